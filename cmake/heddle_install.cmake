@@ -1,0 +1,21 @@
+# Install and export, so that find_package(heddle) works: heddle::tensor ... heddle::trainers.
+
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+get_property(libraries GLOBAL PROPERTY HEDDLE_LIBRARIES)
+set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/heddle")
+install(TARGETS ${libraries} EXPORT heddle_targets
+        ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"
+        FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/heddle")
+install(TARGETS heddle_yaml_cpp EXPORT heddle_targets)
+if(TARGET heddle)
+  install(TARGETS heddle RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+endif()
+
+install(EXPORT heddle_targets NAMESPACE heddle:: DESTINATION "${package_dir}")
+configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/heddle-config.cmake.in"
+  "${PROJECT_BINARY_DIR}/heddle-config.cmake" INSTALL_DESTINATION "${package_dir}")
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/heddle-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/heddle-config.cmake" "${PROJECT_BINARY_DIR}/heddle-config-version.cmake"
+        DESTINATION "${package_dir}")

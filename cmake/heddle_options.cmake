@@ -1,0 +1,51 @@
+# Options, build type, and the compile flags that every target of heddle shares.
+# The same flags for every file: floating-point contraction must not differ between two translation units.
+
+option(HEDDLE_NATIVE "Compile for the CPU of this machine (-march=native)" ON)
+option(HEDDLE_WERROR "Warnings are errors" OFF)
+option(HEDDLE_OPENMP "CPU kernels run on OpenMP threads; OFF: on std::thread, which ThreadSanitizer can see" ON)
+option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
+option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
+set(HEDDLE_SANITIZE "" CACHE STRING "Value of -fsanitize=, e.g. address,undefined or thread")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+# ccache where it is there and the user has chosen no launcher; the sloppiness lets it serve precompiled headers.
+find_program(HEDDLE_CCACHE ccache)
+if(HEDDLE_CCACHE)
+  foreach(language CXX CUDA)
+    if(NOT DEFINED CMAKE_${language}_COMPILER_LAUNCHER)
+      set(CMAKE_${language}_COMPILER_LAUNCHER
+          "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros "${HEDDLE_CCACHE}")
+    endif()
+  endforeach()
+endif()
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_VERIFY_INTERFACE_HEADER_SETS ${HEDDLE_BUILD_TESTS})  # a target that compiles every public header alone
+
+add_library(heddle_flags INTERFACE)
+target_compile_definitions(heddle_flags INTERFACE EIGEN_DONT_PARALLELIZE EIGEN_MPL2_ONLY)
+set(cxx_flags -Wall -Wextra -fno-math-errno -fno-trapping-math)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND cxx_flags -Wno-maybe-uninitialized)  # gcc's is false in its AVX-512 and sanitized standard headers
+endif()
+if(HEDDLE_WERROR)
+  list(APPEND cxx_flags -Werror)
+endif()
+if(HEDDLE_NATIVE)
+  list(APPEND cxx_flags -march=native)
+endif()
+if(HEDDLE_SANITIZE)
+  set(sanitize_flags -fsanitize=${HEDDLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  list(APPEND cxx_flags ${sanitize_flags})
+  target_link_options(heddle_flags INTERFACE ${sanitize_flags})
+endif()
+target_compile_options(heddle_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${cxx_flags}>")
