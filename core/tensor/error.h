@@ -1,0 +1,33 @@
+// How heddle reports what went wrong: exceptions whose text says where, what was found and what was expected.
+#pragma once
+
+#if defined(__CUDACC__)  // nvcc cannot evaluate fmt's check of format strings; the host compiler does elsewhere
+#define FMT_CONSTEVAL
+#define FMT_USE_CONSTEXPR 1
+#endif
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace heddle {
+
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Throws Error with a formatted message.
+template <class... Args>
+[[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// Throws Error with a formatted message unless `condition` holds. The arguments are formatted only on failure.
+template <class... Args>
+void check(bool condition, fmt::format_string<Args...> format, Args&&... args) {
+  if (!condition) fail(format, std::forward<Args>(args)...);
+}
+
+}  // namespace heddle

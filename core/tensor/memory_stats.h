@@ -1,0 +1,71 @@
+// What the allocator counts, and the labels it counts by.                                          docs/memory.md
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace heddle {
+
+enum class MemoryCategory : uint8_t { parameter, gradient, optimizer, activation, workspace, data, other };
+inline constexpr int kMemoryCategories = 7;
+
+std::string_view name(MemoryCategory category);
+
+// "12.5 KiB", "211.0 MiB", "2.1 GiB".
+std::string format_bytes(size_t bytes);
+
+// A byte count and the largest value it had since the last reset.
+struct ByteCounter {
+  size_t current = 0;
+  size_t peak = 0;
+
+  void add(size_t bytes) {
+    current += bytes;
+    if (current > peak) peak = current;
+  }
+  void subtract(size_t bytes) { current -= bytes; }
+};
+
+using CategoryBytes = std::array<size_t, kMemoryCategories>;
+
+// Bytes of one scope (the path of a layer, as "blocks.3.mixer.norm"; "" outside of any).
+struct ScopeBytes {
+  std::string scope;
+  ByteCounter allocated;    // over all categories; its peak is the scope's own
+  CategoryBytes current{};  // now
+  CategoryBytes at_peak{};  // when the allocator's total was at its peak
+};
+
+struct MemoryStats {
+  ByteCounter allocated;  // owned by tensors and workspaces, in units of 512 bytes
+  ByteCounter reserved;   // taken from the device
+  std::array<ByteCounter, kMemoryCategories> by_category{};
+  int64_t allocations = 0;         // blocks handed out
+  int64_t reuses = 0;              // of these, served from cached memory
+  int64_t splits = 0;              // blocks cut in two
+  int64_t merges = 0;              // neighbours joined
+  int64_t frees = 0;               // blocks given back by their owners
+  int64_t device_allocations = 0;  // segments taken from the device
+  int64_t device_frees = 0;        // segments given back to the device
+  int64_t retries = 0;             // device refusals answered by freeing the cache
+};
+
+enum class MemoryAction : uint8_t { allocate, free, device_allocate, device_free, out_of_memory };
+
+std::string_view name(MemoryAction action);
+
+// One line of the trace ring.
+struct MemoryEvent {
+  MemoryAction action;
+  MemoryCategory category;
+  uint32_t scope;     // index for CachingAllocator::scope_name
+  uintptr_t address;  // of the block or segment
+  size_t bytes;
+  int64_t sequence;  // counts all events since the start
+};
+
+}  // namespace heddle
