@@ -1,0 +1,135 @@
+#include "core/autograd/gradient_slots.h"
+
+#include <utility>
+
+#include "core/tensor/error.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle {
+
+Slot GradientSlots::add(const Tensor& value) {
+  State& state = slots_.emplace_back();
+  state.shape = value.shape();
+  state.dtype = value.dtype();
+  return {static_cast<int>(slots_.size()) - 1};
+}
+
+Slot GradientSlots::add_leaf(const Tensor& value, Gradient& gradient, std::string_view name) {
+  const auto [found, is_new] = leaves_.try_emplace(&gradient, static_cast<int>(slots_.size()));
+  if (is_new) {
+    State& state = slots_[add(value).id];
+    state.leaf = &gradient;
+    state.leaf_name = name;
+    if (gradient.tensor.defined()) state.dtype = gradient.tensor.dtype();
+  }
+  const Shape& expected = gradient.tensor.defined() ? gradient.tensor.shape() : slots_[found->second].shape;
+  check(value.shape() == expected, "leaf {} has shape {}, its gradient {}", name, to_string(value.shape()),
+        to_string(expected));
+  return {found->second};
+}
+
+Slot GradientSlots::add_view(Slot of, const Tensor& value, View view) {
+  const Slot slot = add(value);
+  State& state = slots_[slot.id];
+  state.view_of = of.id;
+  state.view = std::move(view);
+  if (numel(state.shape) == numel(slots_[of.id].shape)) state.partition = {slot.id, 1};
+  return slot;
+}
+
+void GradientSlots::make_partition(const std::vector<Slot>& parts) {
+  for (Slot part : parts) slots_[part.id].partition = {parts.front().id, static_cast<int>(parts.size())};
+}
+
+Tensor GradientSlots::take(Slot slot) {
+  close(slots_[slot.id]);
+  return std::move(slots_[slot.id].gradient);
+}
+
+GradientDestination GradientSlots::destination(Slot slot) {
+  State& state = slots_[slot.id];
+  close(state);
+  const Accumulate mode = holds_gradient(state) ? Accumulate::add : Accumulate::overwrite;
+  state.written = true;
+  for (int id = slot.id; id >= 0; id = slots_[id].view_of) slots_[id].reached = true;
+  return {memory(state), mode};
+}
+
+// The memory a gradient is written to: allocated by the first write, and copied before a write when it has other
+// holders. A destination that the running node already has for the same slot is none: it is about to be written.
+Tensor GradientSlots::memory(State& state) {
+  if (state.view_of >= 0) return state.view(memory(slots_[state.view_of]));
+  Tensor& tensor = state.leaf != nullptr ? state.leaf->tensor : state.gradient;
+  if (!tensor.defined()) tensor = Tensor::empty(context_, state.shape, state.dtype);
+  const int64_t writer = std::exchange(state.writer, node_);
+  if (state.leaf == nullptr && writer != node_ && !tensor.is_unique()) tensor = clone(context_, tensor);
+  return tensor;
+}
+
+bool GradientSlots::is_written(const State& state) const {
+  return state.written || (state.view_of >= 0 && is_written(slots_[state.view_of]));
+}
+
+// Whether a write to a slot has to add to what its memory holds. If not, makes sure that all memory around the slot
+// will be written too: later, through the other parts of its partition, or with zeros right here.
+bool GradientSlots::holds_gradient(State& state) {
+  if (is_written(state)) return true;
+  if (state.view_of < 0) return false;
+  State& whole = slots_[state.view_of];
+  if (whole.open.count > 0) {
+    if (whole.open == state.partition) return false;
+    close(whole);  // the parts written so far may overlap this one
+    return true;
+  }
+  if (holds_gradient(whole)) return true;
+  whole.open = state.partition;
+  if (state.partition.count == 0) {
+    fill_zero(context_, memory(whole));
+    whole.written = true;
+  }
+  return false;
+}
+
+// After parts of a slot were written: zeroes those that were not, so that the whole counts as written.
+void GradientSlots::close(State& state) {
+  const Partition parts = std::exchange(state.open, {});
+  if (parts.count == 0) return;
+  for (int id = parts.first; id < parts.first + parts.count; ++id) {
+    close(slots_[id]);
+    if (!is_written(slots_[id])) fill_zero(context_, memory(slots_[id]));
+  }
+  state.written = true;
+}
+
+bool GradientSlots::can_hand_on(Slot slot) const {
+  const State& state = slots_[slot.id];
+  return state.leaf == nullptr && state.view_of < 0 && !state.reached;
+}
+
+bool GradientSlots::hand_on(Slot slot, const Tensor& gradient) {
+  if (!can_hand_on(slot)) return false;
+  State& state = slots_[slot.id];
+  check(gradient.shape() == state.shape && gradient.dtype() == state.dtype && gradient.is_contiguous(),
+        "hand_on: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()), to_string(gradient.shape()),
+        to_string(gradient.strides()), name(state.dtype), to_string(state.shape));
+  state.gradient = gradient;
+  state.reached = state.written = true;
+  return true;
+}
+
+void GradientSlots::begin_leaves() {
+  for (const auto& [gradient, id] : leaves_) slots_[id].written = gradient->written;
+}
+
+std::string GradientSlots::finish_leaves() {
+  std::string missing;
+  for (State& state : slots_) {
+    if (state.leaf == nullptr) continue;
+    close(state);
+    state.leaf->written = state.written;
+    if (!state.reached) missing += (missing.empty() ? "" : ", ") + state.leaf_name;
+  }
+  return missing;
+}
+
+}  // namespace heddle

@@ -1,0 +1,103 @@
+#include "core/autograd/parameter.h"
+
+#include <algorithm>
+
+#include "core/tensor/error.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle {
+namespace {
+
+constexpr int64_t kAlignment = 128;  // elements: 512 bytes of float32, 256 of bfloat16
+
+Tensor part(const Tensor& flat, int64_t offset, const Shape& shape) {
+  return flat.slice(0, offset, offset + numel(shape)).reshape(shape);
+}
+
+void initialize(Context& context, const Parameter& parameter, uint64_t seed, uint32_t index) {
+  const Initializer& initializer = parameter.initializer;
+  switch (initializer.kind) {
+    case Initializer::Kind::normal: {
+      Random random(seed, RandomStream::parameters, index);
+      fill_normal(context, parameter.master, random, 0.0, initializer.scale);
+      break;
+    }
+    case Initializer::Kind::constant:
+      write_values(context, parameter.master,
+                   std::vector<double>(static_cast<size_t>(numel(parameter.shape)), initializer.scale));
+      break;
+    case Initializer::Kind::values:
+      write_values(context, parameter.master, initializer.values);
+      break;
+  }
+}
+
+}  // namespace
+
+Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay) {
+  check(!master_.defined(), "parameter {} was added after the parameters got their memory", name);
+  for (const Parameter& other : parameters_) {
+    check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, to_string(other.shape),
+          to_string(shape));
+  }
+  Parameter& parameter = parameters_.emplace_back();
+  parameter.name = std::move(name);
+  parameter.shape = shape;
+  parameter.initializer = std::move(initializer);
+  parameter.weight_decay = weight_decay;
+  return parameter;
+}
+
+void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t seed) {
+  check(!master_.defined(), "the parameters have their memory already");
+  int64_t total = 0;
+  offsets_.resize(parameters_.size());
+  for (const bool decays : {true, false}) {
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      if (parameters_[i].weight_decay != decays) continue;
+      offsets_[i] = total;
+      total += (numel(parameters_[i].shape) + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    if (decays) decay_end_ = total;
+  }
+  const DType master_dtype = accumulate_type(compute_dtype);
+  {
+    const MemoryScope scope(context, MemoryCategory::parameter);
+    master_ = Tensor::zeros(context, {total}, master_dtype);
+    value_ = compute_dtype == master_dtype ? master_ : Tensor::zeros(context, {total}, compute_dtype);
+  }
+  {
+    const MemoryScope scope(context, MemoryCategory::gradient);
+    gradient_ = Tensor::zeros(context, {total}, master_dtype);
+  }
+  uint32_t index = 0;
+  for (Parameter& parameter : parameters_) {
+    const int64_t offset = offsets_[index];
+    parameter.master = part(master_, offset, parameter.shape);
+    parameter.value = part(value_, offset, parameter.shape);
+    parameter.gradient.tensor = part(gradient_, offset, parameter.shape);
+    if (!context.is_meta()) {
+      initialize(context, parameter, seed, index);
+      if (compute_dtype != master_dtype) {
+        write_values(context, parameter.value, read_values(context, parameter.master));
+      }
+    }
+    ++index;
+  }
+}
+
+Variable ParameterSet::on(Tape& tape, Parameter& parameter) {
+  return tape.leaf(parameter.value, parameter.gradient, parameter.name);
+}
+
+void ParameterSet::zero_grad() {
+  for (Parameter& parameter : parameters_) parameter.gradient.written = false;
+}
+
+int64_t ParameterSet::count() const {
+  int64_t total = 0;
+  for (const Parameter& parameter : parameters_) total += numel(parameter.shape);
+  return total;
+}
+
+}  // namespace heddle

@@ -1,0 +1,72 @@
+// The parameters of a model: named, initialized from the counter RNG, kept in flat buffers that the optimizer, the
+// checkpoint and an all-reduce see as one vector each.
+#pragma once
+
+#include <deque>
+#include <string>
+
+#include "core/autograd/tape.h"
+#include "core/tensor/random.h"
+
+namespace heddle {
+
+// How a parameter starts. normal: mean 0 and `scale` as standard deviation; constant: `scale` everywhere.
+struct Initializer {
+  enum class Kind { normal, constant, values };
+  Kind kind = Kind::normal;
+  double scale = 0.02;
+  std::vector<double> values;  // for Kind::values, row-major
+
+  static Initializer normal(double standard_deviation) { return {Kind::normal, standard_deviation, {}}; }
+  static Initializer constant(double value) { return {Kind::constant, value, {}}; }
+  static Initializer given(std::vector<double> values) { return {Kind::values, 0.0, std::move(values)}; }
+};
+
+struct Parameter {
+  std::string name;  // "blocks.3.mixer.qkv.weight"
+  Shape shape;
+  Initializer initializer;
+  bool weight_decay = true;
+
+  Tensor value;       // compute dtype; what forward reads
+  Tensor master;      // float32 (float64 for float64): what the optimizer updates. Same memory as value if dtypes agree
+  Gradient gradient;  // in the master's dtype
+};
+
+// Two steps: layers add() their parameters while the model is built, then materialize() gives them memory.
+class ParameterSet {
+ public:
+  // The reference stays valid as long as the set. Throws Error when the name is taken or the set is materialized.
+  Parameter& add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay);
+
+  // Allocates the flat buffers, first the parameters with weight decay, then those without (each starts at a multiple
+  // of 128 elements, gaps are zero) and initializes the masters: parameter i draws from its own substream, so its start
+  // does not depend on the others.
+  void materialize(Context& context, DType compute_dtype, uint64_t seed);
+
+  // The parameter as a leaf of this tape.
+  static Variable on(Tape& tape, Parameter& parameter);
+
+  // The next backward overwrites all gradients.
+  void zero_grad();
+
+  std::deque<Parameter>& all() { return parameters_; }
+  const std::deque<Parameter>& all() const { return parameters_; }
+  int64_t count() const;  // numbers in all parameters, gaps not counted
+
+  // Flat views; undefined before materialize(). value() is master() when the dtypes agree.
+  const Tensor& master() const { return master_; }
+  const Tensor& value() const { return value_; }
+  const Tensor& gradient() const { return gradient_; }
+  // Where parameter i starts in the flat buffers, and where the parameters with weight decay end.
+  int64_t offset(size_t index) const { return offsets_[index]; }
+  int64_t decay_end() const { return decay_end_; }
+
+ private:
+  std::deque<Parameter> parameters_;
+  std::vector<int64_t> offsets_;
+  int64_t decay_end_ = 0;
+  Tensor master_, value_, gradient_;
+};
+
+}  // namespace heddle
