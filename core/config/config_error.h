@@ -1,0 +1,33 @@
+// Where a configuration value was written, and the one exception this library throws.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace heddle {
+
+// A place in a configuration source. `file` is a path as the user gave it, or
+// the text of a command-line override ("--set optimizer.lr=abc"); overrides and
+// whole files have line 0. Lines and columns count from 1.
+struct Location {
+  std::string file;
+  int line = 0;
+  int column = 0;
+
+  std::string to_string() const;  // "FILE:LINE:COL", or "FILE" when line is 0
+};
+
+// A configuration a user has to mend. what() is "FILE:LINE:COL: message".
+class ConfigError : public std::runtime_error {
+ public:
+  ConfigError(Location location, std::string message);
+
+  const Location& location() const { return location_; }
+  const std::string& message() const { return message_; }
+
+ private:
+  Location location_;
+  std::string message_;
+};
+
+}  // namespace heddle

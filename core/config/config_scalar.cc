@@ -1,0 +1,125 @@
+#include "core/config/config_scalar.h"
+
+#include <charconv>
+#include <cmath>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+
+namespace heddle {
+namespace {
+
+std::string format_number(double value) {
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof(text), value).ptr;
+  return std::string(text, end);
+}
+
+template <class T>
+bool parse_number(std::string_view text, T& number) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.empty() || text.starts_with('+')) return false;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, number);
+  if (parsed.ec != std::errc() || parsed.ptr != end) return false;
+  if constexpr (std::is_floating_point_v<T>) return std::isfinite(number);
+  return true;
+}
+
+bool parse_bool(std::string_view text, bool& value) {
+  value = text == "true";
+  return value || text == "false";
+}
+
+}  // namespace
+
+bool Range::contains(double value) const {
+  const bool above_low = low_included ? value >= low : value > low;
+  const bool below_high = high_included ? value <= high : value < high;
+  return above_low && below_high;
+}
+
+std::string Range::describe() const {
+  const bool has_low = std::isfinite(low);
+  const bool has_high = std::isfinite(high);
+  if (has_low && has_high) {
+    return std::string(" in ") + (low_included ? "[" : "(") + format_number(low) + ", " + format_number(high) +
+           (high_included ? "]" : ")");
+  }
+  if (has_low) return (low_included ? " >= " : " > ") + format_number(low);
+  if (has_high) return (high_included ? " <= " : " < ") + format_number(high);
+  return "";
+}
+
+std::string describe_found(const ConfigValue& value) {
+  switch (value.kind) {
+    case ConfigValue::Kind::null:
+      return "nothing";
+    case ConfigValue::Kind::scalar:
+      return "'" + value.scalar + "'";
+    case ConfigValue::Kind::sequence:
+      return "a list";
+    case ConfigValue::Kind::map:
+      return "a map";
+  }
+  return "";
+}
+
+template <ConfigScalar T>
+std::string expected_type() {
+  if constexpr (std::is_same_v<T, bool>) return "true or false";
+  if constexpr (std::is_same_v<T, std::string>) return "text";
+  if constexpr (std::is_floating_point_v<T>) return "a number";
+  if constexpr (std::is_same_v<T, std::uint64_t>) return "a non-negative integer";
+  return "an integer";
+}
+
+template <ConfigScalar T>
+T parse_scalar(const ConfigValue& value, const std::string& path, const Range& range) {
+  const bool is_text = std::is_same_v<T, std::string>;
+  bool good = value.kind == ConfigValue::Kind::scalar && (is_text || !value.quoted);
+  T result{};
+  if (good) {
+    if constexpr (std::is_same_v<T, std::string>) {
+      result = value.scalar;
+    } else if constexpr (std::is_same_v<T, bool>) {
+      good = parse_bool(value.scalar, result);
+    } else {
+      good = parse_number(value.scalar, result) && range.contains(static_cast<double>(result));
+    }
+  }
+  if (!good) {
+    const std::string quoted = value.quoted && !is_text ? " in quotes (text)" : "";
+    throw ConfigError(value.location, path + ": found " + describe_found(value) + quoted + ", expected " +
+                                          expected_type<T>() + range.describe());
+  }
+  return result;
+}
+
+template <ConfigScalar T>
+std::string format_scalar(const T& value) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    return value;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return value ? "true" : "false";
+  } else {
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof(text), value).ptr;
+    return std::string(text, end);
+  }
+}
+
+#define HEDDLE_CONFIG_SCALAR(T)                                                     \
+  template T parse_scalar<T>(const ConfigValue&, const std::string&, const Range&); \
+  template std::string expected_type<T>();                                          \
+  template std::string format_scalar<T>(const T&);
+HEDDLE_CONFIG_SCALAR(int)
+HEDDLE_CONFIG_SCALAR(std::int64_t)
+HEDDLE_CONFIG_SCALAR(std::uint64_t)
+HEDDLE_CONFIG_SCALAR(float)
+HEDDLE_CONFIG_SCALAR(double)
+HEDDLE_CONFIG_SCALAR(bool)
+HEDDLE_CONFIG_SCALAR(std::string)
+#undef HEDDLE_CONFIG_SCALAR
+
+}  // namespace heddle

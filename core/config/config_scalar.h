@@ -1,0 +1,55 @@
+// Text of a YAML scalar to a C++ value, strictly, and back.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "core/config/config_tree.h"
+
+namespace heddle {
+
+// The types a config value can be read as. Integers are decimal; numbers must
+// be finite; booleans are true or false; text is any scalar but null.
+template <class T>
+concept ConfigScalar = std::same_as<T, int> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint64_t> ||
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bool> || std::same_as<T, std::string>;
+
+// The numbers a key accepts; also how an error describes them. For text,
+// `positive` is not meaningful: leave the range out.
+struct Range {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool low_included = true;
+  bool high_included = true;
+
+  static Range any() { return {}; }
+  static Range positive() { return above(0); }
+  static Range above(double low) { return {.low = low, .low_included = false}; }
+  static Range at_least(double low) { return {.low = low}; }
+  static Range between(double low, double high) { return {low, high}; }
+  // low < value < high
+  static Range inside(double low, double high) { return {low, high, false, false}; }
+  // low <= value < high
+  static Range from_below(double low, double high) { return {low, high, true, false}; }
+
+  bool contains(double value) const;
+  std::string describe() const;  // "" when any, else " > 0", " in [0, 1)", ...
+};
+
+// "'abc'", "a list", "a map", "nothing": what an error says was found.
+std::string describe_found(const ConfigValue& value);
+
+// Throws ConfigError at the value: "PATH: found ..., expected ...".
+template <ConfigScalar T>
+T parse_scalar(const ConfigValue& value, const std::string& path, const Range& range);
+
+template <ConfigScalar T>
+std::string expected_type();  // "an integer", "a number", "text", ...
+
+// The shortest text that reads back as the same value.
+template <ConfigScalar T>
+std::string format_scalar(const T& value);
+
+}  // namespace heddle
