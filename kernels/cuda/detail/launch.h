@@ -1,0 +1,46 @@
+// Checked kernel launches on a context's stream, and the sizes of their grids.
+//   HEDDLE_LAUNCH(context, (my_kernel<T, 4>), grid, block, shared_bytes, arguments...);
+// throws Error with the kernel, file and line when the launch is refused. More than 48 KiB of dynamic shared memory are
+// asked for by themselves. Nothing here waits for the device, so all of it can be captured into a graph.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/tensor/context.h"
+#include "core/tensor/cuda_check.h"
+
+#define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                             \
+  ::heddle::kernels::cuda::launch((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), \
+                                  __VA_ARGS__)
+
+namespace heddle::kernels::cuda {
+
+// Kernels go to the current device of the thread, which another context may have changed.
+inline void use_device(const Context& context) { HEDDLE_CUDA_CHECK(cudaSetDevice(context.device().index)); }
+
+template <class... Parameters, class... Arguments>
+void launch(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
+            dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
+  use_device(context);
+  if (shared_bytes > 48 * 1024) {
+    HEDDLE_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  }
+  kernel<<<grid, block, shared_bytes, context.stream()>>>(arguments...);
+  check_cuda(static_cast<int>(cudaGetLastError()), name, file, line);
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks that cover `items`, `per_block` each, but no more than `blocks_per_multiprocessor` on each multiprocessor: for
+// kernels that walk their items in strides of the grid (all indices int64_t). For results that depend on the grid use a
+// grid made of the sizes alone.
+inline unsigned grid_for(Context& context, int64_t items, int64_t per_block, int blocks_per_multiprocessor) {
+  const int64_t most = static_cast<int64_t>(context.properties().multiprocessors) * blocks_per_multiprocessor;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(ceil_div(items, per_block), most)));
+}
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,150 @@
+// Loads and stores of several elements at once, 16 bytes an instruction.
+// Policy: a kernel has a template argument `width`, the elements of one access. The host asks once a launch, by
+// can_vectorize(), whether every pointer and row stride is a multiple of the access and the row length one of the
+// width; then width is what 16 bytes hold of the narrowest type, else 1. There are no heads and tails in kernels.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "kernels/cuda/detail/types.h"
+
+namespace heddle::kernels::cuda {
+
+template <class T>
+inline constexpr int vector_width = 16 / static_cast<int>(sizeof(T));
+
+// N elements of T; longer than 16 bytes where T is wider than the type that set the width.
+template <class T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vec {
+  T values[N];
+  __device__ __forceinline__ T& operator[](int i) { return values[i]; }
+  __device__ __forceinline__ const T& operator[](int i) const { return values[i]; }
+};
+
+namespace detail {
+
+// The word that moves `Bytes` bytes in one instruction.
+template <int Bytes>
+struct word_of;
+template <>
+struct word_of<2> {
+  using type = unsigned short;
+};
+template <>
+struct word_of<4> {
+  using type = unsigned;
+};
+template <>
+struct word_of<8> {
+  using type = uint2;
+};
+template <>
+struct word_of<16> {
+  using type = uint4;
+};
+
+template <class T, int N>
+struct Words {
+  static constexpr int kBytes = N * static_cast<int>(sizeof(T));
+  static constexpr int kWord = kBytes < 16 ? kBytes : 16;
+  static constexpr int kCount = kBytes / kWord;
+  using Word = typename word_of<kWord>::type;
+};
+
+}  // namespace detail
+
+// How long the data should stay in cache: `keep` for what is read again soon, `stream` for what is touched once.
+enum class Reuse { keep, stream };
+
+template <int N, Reuse reuse = Reuse::keep, class T>
+__device__ __forceinline__ Vec<T, N> load(const T* from) {
+  using W = detail::Words<T, N>;
+  Vec<T, N> result;
+  auto* to = reinterpret_cast<typename W::Word*>(&result);
+  const auto* words = reinterpret_cast<const typename W::Word*>(from);
+#pragma unroll
+  for (int i = 0; i < W::kCount; ++i) to[i] = reuse == Reuse::stream ? __ldcs(words + i) : words[i];
+  return result;
+}
+
+template <Reuse reuse = Reuse::keep, class T, int N>
+__device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
+  using W = detail::Words<T, N>;
+  const auto* from = reinterpret_cast<const typename W::Word*>(&value);
+  auto* words = reinterpret_cast<typename W::Word*>(to);
+#pragma unroll
+  for (int i = 0; i < W::kCount; ++i) {
+    if constexpr (reuse == Reuse::stream) {
+      __stcs(words + i, from[i]);
+    } else {
+      words[i] = from[i];
+    }
+  }
+}
+
+// N elements in the type of arithmetic.
+template <int N, Reuse reuse = Reuse::keep, class T>
+__device__ __forceinline__ Vec<accumulate_t<T>, N> load_wide(const T* from) {
+  const Vec<T, N> narrow_values = load<N, reuse>(from);
+  Vec<accumulate_t<T>, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result[i] = widen(narrow_values[i]);
+  return result;
+}
+
+template <Reuse reuse = Reuse::keep, class T, class A, int N>
+__device__ __forceinline__ void store_narrow(T* to, const Vec<A, N>& values) {
+  Vec<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; ++i) result[i] = narrow<T>(values[i]);
+  store<reuse>(to, result);
+}
+
+// to (=|+=) values, rounded once; `add` is the same for all threads.
+template <Reuse reuse = Reuse::stream, class T, class A, int N>
+__device__ __forceinline__ void store_or_add(T* to, Vec<A, N> values, bool add) {
+  if (add) {
+    const Vec<T, N> old = load<N, reuse>(to);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] += static_cast<A>(widen(old[i]));
+  }
+  store_narrow<reuse>(to, values);
+}
+
+// Host: whether rows of `view` can be read `width` elements at a time. An empty view always can.
+inline bool can_vectorize(const void* data, DType dtype, int64_t cols, int64_t row_stride, int width) {
+  if (data == nullptr) return true;
+  const int64_t bytes = width * static_cast<int64_t>(size_of(dtype));
+  const int64_t access = bytes < 16 ? bytes : 16;
+  return reinterpret_cast<uintptr_t>(data) % access == 0 && cols % width == 0 && row_stride % width == 0;
+}
+inline bool can_vectorize(const RowsView& view, int width) {
+  return can_vectorize(view.data, view.dtype, view.cols, view.rows > 1 ? view.row_stride : view.cols, width);
+}
+inline bool can_vectorize(const VectorView& view, int width) {
+  return can_vectorize(view.data, view.dtype, view.size, view.size, width);
+}
+// All strides that are walked must keep the alignment; those of extent 1 are not walked.
+inline bool can_vectorize(const HeadsView& view, int width) {
+  const auto stride = [](int64_t extent, int64_t value) { return extent > 1 ? value : 0; };
+  return can_vectorize(view.data, view.dtype, view.dim, stride(view.batch, view.batch_stride), width) &&
+         can_vectorize(view.data, view.dtype, view.dim, stride(view.length, view.length_stride), width) &&
+         can_vectorize(view.data, view.dtype, view.dim, stride(view.heads, view.head_stride), width);
+}
+template <class... Views>
+bool can_vectorize_all(int width, const Views&... views) {
+  return (can_vectorize(views, width) && ...);
+}
+
+// Host: calls launch(std::integral_constant<int, width>) with vector_width<T> or 1.
+template <class T, class Launch>
+void with_width(bool vectorized, const Launch& launch) {
+  if (vectorized) {
+    launch(std::integral_constant<int, vector_width<T>>{});
+  } else {
+    launch(std::integral_constant<int, 1>{});
+  }
+}
+
+}  // namespace heddle::kernels::cuda
