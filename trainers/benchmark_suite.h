@@ -1,0 +1,53 @@
+// A benchmark suite as configs/bench/*.yaml describes it.                                        docs/performance.md
+//
+//   operator: srms_norm                 # the default of every config
+//   dtype: bfloat16
+//   n: [1024, 2048]                     # the sizes; `n` in shapes stands for one of them
+//   configs:
+//     residual:
+//       operator: rms_norm
+//       options: {return_residual: false}
+//       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # an extent: n, a number, n*n, n*n+10
+//       moved: {fwd: [x, residual, y], bwd: [x, residual, d_y, d_x, d_residual]}
+//
+// `moved` names what must be read or written once: an input, an output, or the gradient of one.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/config/config_node.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/shape.h"
+
+namespace heddle {
+
+struct BenchmarkConfig {
+  std::string name;
+  std::string operator_name;
+  ConfigNode options;
+  DType dtype = DType::bfloat16;
+  std::vector<int64_t> sizes;
+  std::vector<std::pair<std::string, std::vector<std::string>>> inputs;  // name and extents as written
+  std::map<std::string, DType> input_dtypes;                             // where it is not that of the config
+  std::map<std::string, std::vector<std::string>> moved;                 // "fwd", "bwd"
+
+  // The shape of an input at one size. Throws ConfigError for an extent that is no sum of products.
+  Shape shape_of(const std::vector<std::string>& extents, int64_t n) const;
+};
+
+struct BenchmarkSuite {
+  std::string name;
+  std::string published;  // CSV of figures measured elsewhere, or empty
+  std::vector<BenchmarkConfig> configs;
+};
+
+// Reads configs/bench/NAME.yaml, or the file itself when `name_or_path` ends in .yaml. Throws ConfigError.
+BenchmarkSuite load_benchmark_suite(const std::string& name_or_path);
+
+// "n*n+10" with n = 4 is 26. Throws Error.
+int64_t evaluate_extent(const std::string& text, int64_t n);
+
+}  // namespace heddle
