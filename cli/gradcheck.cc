@@ -1,0 +1,90 @@
+// heddle gradcheck [LAYER | CONFIG]
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "cli/command.h"
+#include "cli/device.h"
+#include "cli/dtype.h"
+#include "core/config/nearest_name.h"
+#include "core/tensor/error.h"
+#include "layers/registry.h"
+#include "trainers/check_gradients.h"
+#include "trainers/run_folder.h"
+
+namespace heddle::cli {
+namespace {
+
+struct Options {
+  std::string subject;  // "": all operators
+  std::optional<DType> dtype;
+  DeviceOptions device;
+};
+
+// Prints a block of the table and says whether all of it is right.
+bool show(const std::string& title, const GradcheckReport& report, DType dtype) {
+  fmt::print("{}\n", title);
+  if (!report.deterministic) fmt::print("  WRONG a second backward pass gave different bits\n");
+  if (!report.accumulates) fmt::print("  WRONG a backward pass onto existing gradients did not add to them\n");
+  if (!report.composes) fmt::print("  WRONG other gradients when the inputs are no leaves\n");
+  const char* reference = dtype == DType::float64 ? "numeric" : "float64";
+  for (const GradcheckInputReport& input : report.inputs) {
+    fmt::print("  {} {:<28} worst {:>6} of {:<6} analytic {:>14.7g}  {} {:>14.7g}  error {:.1e}\n",
+               input.failures == 0 ? "ok   " : "WRONG", input.name, input.worst_element, input.checked, input.analytic,
+               reference, input.numeric, input.relative_error);
+  }
+  return report.passed;
+}
+
+bool names_operator(const std::string& subject) {
+  for (const OperatorEntry& entry : operators()) {
+    if (entry.name == subject) return true;
+  }
+  return false;
+}
+
+int check_operators(Context& context, const std::string& subject, DType dtype) {
+  int checked = 0, wrong = 0;
+  for (const OperatorCase& operator_case : operator_cases()) {
+    if (!subject.empty() && operator_case.layer != subject) continue;
+    const GradcheckReport report = check_operator_gradients(context, operator_case, dtype);
+    wrong += show(operator_case.layer + " " + operator_case.options, report, dtype) ? 0 : 1;
+    ++checked;
+  }
+  fmt::print("{} cases, {} wrong\n", checked, wrong);
+  return wrong == 0 ? kDone : kFailed;
+}
+
+int check_model(Context& context, const std::string& path, DType dtype) {
+  return show(path, check_model_gradients(context, load_train_config(path), dtype), dtype) ? kDone : kFailed;
+}
+
+int run(const Options& options) {
+  const DType dtype = options.dtype.value_or(DType::float64);
+  const bool is_operator = options.subject.empty() || names_operator(options.subject);
+  if (!is_operator && !std::filesystem::exists(options.subject)) {
+    std::vector<std::string> names;
+    for (const OperatorEntry& entry : operators()) names.push_back(entry.name);
+    const std::string hint = did_you_mean(options.subject, names);
+    throw UsageError(fmt::format("'{}' is neither an operator nor a config{}", options.subject,
+                                 hint.empty() ? "; operators: " + join_names(names) : hint));
+  }
+  const auto context = open_device(options.device);
+  return is_operator ? check_operators(*context, options.subject, dtype)
+                     : check_model(*context, options.subject, dtype);
+}
+
+}  // namespace
+
+Run add_gradcheck(CLI::App& command) {
+  auto options = std::make_shared<Options>();
+  command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators")
+      ->option_text("LAYER|CONFIG");
+  add_dtype_option(command, options->dtype,
+                   "float64: against finite differences; another: against float64 at the same rounded inputs");
+  add_device_options(command, options->device);
+  command.footer("Exit code 1 when a gradient is wrong. docs/run_layer.md says what is compared, and how closely.");
+  return [options] { return run(*options); };
+}
+
+}  // namespace heddle::cli
