@@ -1,0 +1,212 @@
+#include "core/autograd/gradcheck.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/autograd/test_nodes.h"
+
+namespace heddle {
+namespace {
+
+using ::testing::HasSubstr;
+
+// y = f(x), elementwise, with whatever derivative a test claims.
+struct Elementwise {
+  std::function<double(double)> value;
+  std::function<double(double x, size_t i)> derivative;
+  Accumulate claimed = Accumulate::add;  // overwrite: the node forgets to add where it should
+};
+
+Variable apply(Tape& tape, const Variable& x, const Elementwise& f) {
+  Context& context = tape.context();
+  const Values in = read_values(context, x.value);
+  const Values out = zip(in, in, [&](double v, double) { return f.value(v); });
+  const bool recorded = tape.records({&x});
+  const Variable y = tape.output(make_tensor(context, x.shape(), out), recorded);
+  if (!recorded) return y;
+  auto node = std::make_unique<CallNode>();
+  node->call = [=, from = x.slot, to = y.slot](Tape& running) {
+    Values d = read_values(running.context(), running.take_gradient(to));
+    for (size_t i = 0; i < d.size(); ++i) d[i] *= f.derivative(in[i], i);
+    GradientDestination destination = running.destination(from);
+    if (f.claimed == Accumulate::overwrite) destination.mode = Accumulate::overwrite;
+    write_gradient(running, destination, d);
+  };
+  tape.record(std::move(node), {y.slot});
+  return y;
+}
+
+const Elementwise kSin{[](double x) { return std::sin(x); }, [](double x, size_t) { return std::cos(x); }};
+
+class GradcheckTest : public ::testing::Test {
+ protected:
+  GradcheckInput input(const Values& values, bool differentiate = true) {
+    return {"x", make_tensor(context_, {static_cast<int64_t>(values.size())}, values), differentiate};
+  }
+  GradcheckReport check_of(const Elementwise& f, const Values& values, const GradcheckOptions& options = {}) {
+    return gradcheck(
+        context_,
+        [&](Tape& tape, const std::vector<Variable>& x) { return std::vector<Variable>{apply(tape, x[0], f)}; },
+        {input(values)}, options);
+  }
+
+  Context context_;
+};
+
+TEST_F(GradcheckTest, RightGradientPasses) {
+  const GradcheckReport report = check_of(kSin, {-1, 0, 0.5, 2, 100});
+  EXPECT_TRUE(report.passed) << report.to_string();
+  ASSERT_EQ(report.inputs.size(), 1u);
+  EXPECT_EQ(report.inputs[0].checked, 5);
+  EXPECT_EQ(report.inputs[0].failures, 0);
+  EXPECT_LT(report.inputs[0].relative_error, 1e-7);
+}
+
+TEST_F(GradcheckTest, WrongElementIsFound) {
+  Elementwise wrong = kSin;
+  wrong.derivative = [](double x, size_t i) { return std::cos(x) * (i == 2 ? 1.01 : 1.0); };
+  const GradcheckReport report = check_of(wrong, {0.1, 0.2, 0.3, 0.4});
+  EXPECT_FALSE(report.passed);
+  EXPECT_EQ(report.inputs[0].failures, 1);
+  EXPECT_EQ(report.inputs[0].worst_element, 2);
+  EXPECT_NEAR(report.inputs[0].analytic / report.inputs[0].numeric, 1.01, 1e-6);
+  EXPECT_NEAR(report.inputs[0].relative_error, 0.01 / 1.01, 1e-6);
+  EXPECT_TRUE(report.deterministic && report.accumulates && report.composes);
+  EXPECT_THAT(report.to_string(), HasSubstr("x: 1 of 4 wrong; worst at 2: analytic"));
+}
+
+TEST_F(GradcheckTest, MissingGradientOfOneElementIsFoundAsNaN) {
+  const GradcheckReport report = gradcheck(
+      context_,
+      [](Tape& tape, const std::vector<Variable>& x) {
+        const bool recorded = tape.records({&x[0]});
+        const Variable y = tape.output(clone(tape.context(), x[0].value), recorded);
+        if (recorded) {
+          auto node = std::make_unique<CallNode>();
+          node->call = [from = x[0].slot, to = y.slot](Tape& running) {
+            const Values d = read_values(running.context(), running.take_gradient(to));
+            write_values(running.context(), running.destination(from).tensor.slice(0, 0, 1), {d[0]});  // not d[1]
+          };
+          tape.record(std::move(node), {y.slot});
+        }
+        return std::vector<Variable>{y};
+      },
+      {input({1, 2})});
+  EXPECT_FALSE(report.passed);
+  EXPECT_EQ(report.inputs[0].worst_element, 1);
+  EXPECT_TRUE(std::isnan(report.inputs[0].analytic));
+}
+
+TEST_F(GradcheckTest, ProjectionsFindErrors) {
+  Elementwise wrong = kSin;
+  wrong.derivative = [](double x, size_t i) { return std::cos(x) + (i == 70 ? 1e-3 : 0.0); };
+  Values values(100);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = 0.01 * static_cast<double>(i);
+  GradcheckOptions options;
+  options.projections = 3;
+  EXPECT_TRUE(check_of(kSin, values, options).passed);
+  const GradcheckReport report = check_of(wrong, values, options);
+  EXPECT_FALSE(report.passed);
+  EXPECT_EQ(report.inputs[0].checked, 3);
+  EXPECT_GT(report.inputs[0].failures, 0);
+}
+
+TEST_F(GradcheckTest, SkipLeavesOutPointsWithoutDerivative) {
+  const Elementwise relu{[](double x) { return std::max(x, 0.0); }, [](double x, size_t) { return x > 0 ? 1.0 : 0.0; }};
+  EXPECT_FALSE(check_of(relu, {-1, 0, 1}).passed);
+  GradcheckOptions options;
+  options.skip = [](const std::string& name, double value) { return name == "x" && value == 0.0; };
+  const GradcheckReport report = check_of(relu, {-1, 0, 1}, options);
+  EXPECT_TRUE(report.passed) << report.to_string();
+  EXPECT_EQ(report.inputs[0].checked, 2);
+}
+
+TEST_F(GradcheckTest, BackwardThatChangesFromRunToRunIsReported) {
+  int runs = 0;
+  Elementwise drifting = kSin;
+  drifting.derivative = [&](double x, size_t i) {
+    if (i == 0) ++runs;
+    return std::cos(x) * (1.0 + 1e-14 * runs);
+  };
+  const GradcheckReport report = check_of(drifting, {0.1, 0.2});
+  EXPECT_FALSE(report.deterministic);
+  EXPECT_FALSE(report.passed);
+  EXPECT_EQ(report.inputs[0].failures, 0);
+  EXPECT_THAT(report.to_string(), HasSubstr("different bits"));
+}
+
+TEST_F(GradcheckTest, NodeThatOverwritesWhereItShouldAddIsReported) {
+  Elementwise forgetful = kSin;
+  forgetful.claimed = Accumulate::overwrite;
+  const GradcheckReport report = check_of(forgetful, {0.1, 0.2});
+  EXPECT_FALSE(report.accumulates);
+  EXPECT_FALSE(report.passed);
+  EXPECT_EQ(report.inputs[0].failures, 0);
+  EXPECT_THAT(report.to_string(), HasSubstr("did not add"));
+}
+
+// A node whose gradient is wrong only where it could be handed on: leaves never see it.
+TEST_F(GradcheckTest, WrongGradientOfAnInputThatIsNoLeafIsReported) {
+  const GradcheckReport report = gradcheck(context_,
+                                           [](Tape& tape, const std::vector<Variable>& x) {
+                                             const bool recorded = tape.records({&x[0]});
+                                             const Variable y =
+                                                 tape.output(clone(tape.context(), x[0].value), recorded);
+                                             if (recorded) {
+                                               auto node = std::make_unique<CallNode>();
+                                               node->call = [from = x[0].slot, to = y.slot](Tape& running) {
+                                                 Values d = read_values(running.context(), running.take_gradient(to));
+                                                 if (running.can_hand_on(from)) d[0] += 1.0;
+                                                 write_gradient(running, running.destination(from), d);
+                                               };
+                                               tape.record(std::move(node), {y.slot});
+                                             }
+                                             return std::vector<Variable>{y};
+                                           },
+                                           {input({1, 2})});
+  EXPECT_FALSE(report.composes);
+  EXPECT_FALSE(report.passed);
+  EXPECT_THAT(report.to_string(), HasSubstr("instead of leaves"));
+}
+
+TEST_F(GradcheckTest, SeveralInputsAndOutputsSomeOfThemNotDifferentiated) {
+  GradcheckInput indices{"indices", Tensor::zeros(context_, {2}, DType::int32), false};
+  GradcheckInput a = input({1, 2}), b = input({3, 4}), c = input({5, 6}, false);
+  b.name = "b";
+  const GradcheckReport report =
+      gradcheck(context_,
+                [](Tape& tape, const std::vector<Variable>& in) {
+                  EXPECT_EQ(in.size(), 4u);
+                  const Residual both = residual(tape, multiply(tape, in[1], in[2]), in[1]);
+                  return std::vector<Variable>{both.y, both.r, multiply(tape, in[2], in[3]), in[3]};
+                },
+                {indices, a, b, c});
+  EXPECT_TRUE(report.passed) << report.to_string();
+  ASSERT_EQ(report.inputs.size(), 2u);
+  EXPECT_EQ(report.inputs[0].name, "x");
+  EXPECT_EQ(report.inputs[1].name, "b");
+}
+
+TEST_F(GradcheckTest, InputsAreLeftAsTheyWere) {
+  const GradcheckInput x = input({1, 2, 3});
+  const auto function = [](Tape& tape, const std::vector<Variable>& in) {
+    return std::vector<Variable>{apply(tape, in[0], kSin)};
+  };
+  gradcheck(context_, function, {x});
+  EXPECT_EQ(read_values(context_, x.value), (Values{1, 2, 3}));
+}
+
+TEST_F(GradcheckTest, InputsOfOtherDtypesAreRefused) {
+  const GradcheckInput x{"x", Tensor::zeros(context_, {1}, DType::float32)};
+  const auto function = [](Tape&, const std::vector<Variable>& in) { return in; };
+  try {
+    gradcheck(context_, function, {x});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "[gradcheck] input x is float32, expected float64");
+  }
+}
+
+}  // namespace
+}  // namespace heddle

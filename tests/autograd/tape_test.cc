@@ -1,0 +1,467 @@
+#include "core/autograd/tape.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/autograd/test_nodes.h"
+
+namespace heddle {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The text of the Error that `run` throws, "" if it throws none.
+template <class Run>
+std::string error_of(const Run& run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class TapeTest : public ::testing::Test {
+ protected:
+  Variable leaf(Tape& tape, const Values& values, Gradient& gradient, std::string_view name = "x") {
+    return tape.leaf(make_tensor(context_, {static_cast<int64_t>(values.size())}, values), gradient, name);
+  }
+  Values read(const Gradient& gradient) { return read_values(context_, gradient.tensor); }
+  Tensor ones(const Variable& of) {
+    return make_tensor(context_, of.shape(), Values(static_cast<size_t>(of.value.numel()), 1.0));
+  }
+
+  Context context_;
+  Gradient gx_, gy_;
+};
+
+TEST_F(TapeTest, ChainsAndScalesTheUpstreamGradient) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2, 3}, gx_);
+  const Variable y = scale(tape, scale(tape, x, 3.0), 2.0);
+  tape.backward(y, make_tensor(context_, {3}, {1, 10, 100}));
+  EXPECT_EQ(read_values(context_, y.value), (Values{6, 12, 18}));
+  EXPECT_EQ(read(gx_), (Values{6, 60, 600}));
+  EXPECT_TRUE(gx_.written);
+}
+
+TEST_F(TapeTest, RootOfOneElementStartsFromOne) {
+  Tape tape(context_);
+  tape.backward(scale(tape, leaf(tape, {5}, gx_), 4.0));
+  EXPECT_EQ(read(gx_), (Values{4}));
+}
+
+TEST_F(TapeTest, AReplacedLeafIsAnotherValue) {
+  Tape tape(context_);
+  tape.replace_leaf(gx_, scale(tape, leaf(tape, {1, 2}, gy_), 3.0));
+  const Variable y = scale(tape, leaf(tape, {0, 0}, gx_), 2.0);
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read_values(context_, y.value), (Values{6, 12}));
+  EXPECT_EQ(read(gy_), (Values{6, 6}));
+  EXPECT_FALSE(gx_.written);
+}
+
+TEST_F(TapeTest, FanOutAddsUp) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2}, gx_);
+  const Variable h = scale(tape, x, 2.0);
+  const Variable sum = add(tape, scale(tape, h, 3.0), add(tape, scale(tape, h, 5.0), h));
+  tape.backward(sum, ones(sum));
+  EXPECT_EQ(read(gx_), (Values{18, 18}));
+}
+
+TEST_F(TapeTest, FirstWriteOverwritesPoisonedMemory) {
+  gx_.tensor = Tensor::empty(context_, {2}, DType::float64);
+  poison(context_, gx_.tensor);
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2}, gx_);
+  const Variable y = add(tape, scale(tape, x, 2.0), scale(tape, x, 3.0));
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read(gx_), (Values{5, 5}));
+}
+
+TEST_F(TapeTest, LeafGradientsAccumulateOverTapesUntilTheyAreCleared) {
+  for (int step = 1; step <= 3; ++step) {
+    Tape tape(context_);
+    const Variable y = scale(tape, leaf(tape, {1, 2}, gx_), 2.0);
+    tape.backward(y, ones(y));
+    EXPECT_EQ(read(gx_), Values(2, 2.0 * step));
+  }
+  gx_.written = false;
+  Tape tape(context_);
+  const Variable y = scale(tape, leaf(tape, {1, 2}, gx_), 7.0);
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read(gx_), (Values{7, 7}));
+}
+
+TEST_F(TapeTest, GradientsClearedBetweenForwardAndBackwardAreOverwritten) {
+  gx_.tensor = make_tensor(context_, {1}, {100});
+  gx_.written = true;
+  Tape tape(context_);
+  const Variable y = scale(tape, leaf(tape, {1}, gx_), 2.0);
+  gx_.written = false;
+  tape.backward(y);
+  EXPECT_EQ(read(gx_), (Values{2}));
+}
+
+TEST_F(TapeTest, LeavesWriteIntoTheFlatBufferTheyAreBoundTo) {
+  const Tensor flat = make_tensor(context_, {5}, {9, 9, 9, 9, 9});
+  gx_.tensor = flat.slice(0, 0, 2);
+  gy_.tensor = flat.slice(0, 3, 5);
+  Tape tape(context_);
+  const Variable product = multiply(tape, leaf(tape, {1, 2}, gx_), leaf(tape, {3, 4}, gy_, "y"));
+  tape.backward(product, ones(product));
+  EXPECT_EQ(read_values(context_, flat), (Values{3, 4, 9, 1, 2}));
+}
+
+TEST_F(TapeTest, LeafGradientHasTheDtypeItIsBoundTo) {
+  gx_.tensor = Tensor::empty(context_, {2}, DType::float32);
+  Tape tape(context_);
+  const Variable x = tape.leaf(make_tensor(context_, {2}, {1, 2}, DType::bfloat16), gx_, "x");
+  const Variable y = scale(tape, x, 2.0);
+  tape.backward(y, make_tensor(context_, {2}, {1, 1}, DType::bfloat16));
+  EXPECT_EQ(gx_.tensor.dtype(), DType::float32);
+  EXPECT_EQ(read(gx_), (Values{2, 2}));
+}
+
+TEST_F(TapeTest, SameLeafTwiceIsOneSlot) {
+  Tape tape(context_);
+  const Tensor value = make_tensor(context_, {2}, {3, 4});
+  const Variable a = tape.leaf(value, gx_, "x"), b = tape.leaf(value, gx_, "x");
+  EXPECT_EQ(a.slot.id, b.slot.id);
+  const Variable y = multiply(tape, a, b);
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read(gx_), (Values{6, 8}));
+}
+
+TEST_F(TapeTest, LeafAndItsGradientMustAgreeInShape) {
+  gx_.tensor = Tensor::empty(context_, {3}, DType::float64);
+  Tape tape(context_);
+  EXPECT_EQ(error_of([&] { leaf(tape, {1, 2}, gx_, "weight"); }), "leaf weight has shape (2), its gradient (3)");
+}
+
+TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {
+  Tape tape(context_);
+  EXPECT_FALSE(scale(tape, tape.constant(make_tensor(context_, {1}, {1})), 2.0).requires_grad());
+  Tape inference(context_, Tape::Mode::inference);
+  const Variable x = leaf(inference, {1, 2}, gx_);
+  const std::vector<Variable> parts = inference.split(x, 0, {1, 1});
+  const Variable y = scale(inference, parts[1], 2.0);
+  EXPECT_FALSE(x.requires_grad());
+  EXPECT_FALSE(y.requires_grad());
+  EXPECT_EQ(read_values(context_, y.value), (Values{4}));
+  EXPECT_THAT(error_of([&] { inference.backward(y); }), HasSubstr("depends on no leaf"));
+}
+
+TEST_F(TapeTest, OneConstantInputGetsNoGradient) {
+  Tape tape(context_);
+  const Variable y = multiply(tape, leaf(tape, {2}, gx_), tape.constant(make_tensor(context_, {1}, {5})));
+  tape.backward(y);
+  EXPECT_EQ(read(gx_), (Values{5}));
+}
+
+TEST_F(TapeTest, SecondBackwardIsAnError) {
+  Tape tape(context_);
+  const Variable y = scale(tape, leaf(tape, {1}, gx_), 2.0);
+  tape.backward(y);
+  EXPECT_THAT(error_of([&] { tape.backward(y); }), HasSubstr("backward was called twice"));
+  EXPECT_EQ(read(gx_), (Values{2}));
+}
+
+TEST_F(TapeTest, LeavesThatNothingReachedAreNamed) {
+  Gradient gz;
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_, "used");
+  const Variable unused = leaf(tape, {1}, gy_, "blocks.0.weight");
+  scale(tape, leaf(tape, {1}, gz, "blocks.1.weight"), 2.0);
+  EXPECT_EQ(error_of([&] { tape.backward(scale(tape, x, 2.0)); }),
+            "no gradient reached: blocks.0.weight, blocks.1.weight; the result does not depend on it");
+  EXPECT_EQ(read(gx_), (Values{2})) << "the error comes after the others have their gradients";
+}
+
+TEST_F(TapeTest, UnusedLeavesMayBeAllowedAndStayAsTheyWere) {
+  gy_.tensor = make_tensor(context_, {1}, {42});
+  Tape tape(context_);
+  tape.allow_unused_leaves();
+  leaf(tape, {1}, gy_, "unused");
+  tape.backward(scale(tape, leaf(tape, {1}, gx_), 2.0));
+  EXPECT_FALSE(gy_.written);
+  EXPECT_EQ(read(gy_), (Values{42}));
+}
+
+TEST_F(TapeTest, NodesThatGetNoGradientAreSkipped) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_);
+  auto node = std::make_unique<CallNode>();
+  bool ran = false;
+  node->call = [&](Tape&) { ran = true; };
+  const Variable unused = tape.output(make_tensor(context_, {1}, {1}), true);
+  const Variable y = scale(tape, x, 2.0);
+  tape.record(std::move(node), {unused.slot});
+  tape.backward(y);
+  EXPECT_FALSE(ran);
+}
+
+TEST_F(TapeTest, ANodeRunsWhenOneOfItsOutputsIsUsed) {
+  for (const bool use_y : {true, false}) {
+    Gradient gradient;
+    Tape tape(context_);
+    const Residual both = residual(tape, leaf(tape, {1}, gradient), tape.constant(make_tensor(context_, {1}, {1})));
+    tape.backward(use_y ? both.y : both.r);
+    EXPECT_EQ(read(gradient), (Values{use_y ? 2.0 : 1.0}));
+  }
+}
+
+TEST_F(TapeTest, UpstreamIsChecked) {
+  Tape tape(context_);
+  const Variable y = scale(tape, leaf(tape, {1, 2}, gx_), 2.0);
+  EXPECT_EQ(error_of([&] { tape.backward(y); }), "backward from a value of shape (2) needs an upstream gradient");
+  EXPECT_EQ(error_of([&] {
+              tape.backward(y, make_tensor(context_, {3}, {1, 2, 3}));
+            }),
+            "backward: upstream gradient float64 (3), expected float64 (2)");
+  EXPECT_EQ(error_of([&] {
+              tape.backward(y, make_tensor(context_, {2}, {1, 2}, DType::float32));
+            }),
+            "backward: upstream gradient float32 (2), expected float64 (2)");
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read(gx_), (Values{2, 2})) << "a refused call leaves the tape as it was";
+}
+
+TEST_F(TapeTest, RootsGivenTwiceAndRootsThatAreLeavesAddUp) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_);
+  const Variable y = scale(tape, x, 2.0);
+  const Tensor upstream = make_tensor(context_, {1}, {10});
+  tape.backward({{y, {}}, {y, upstream}, {x, upstream}});
+  EXPECT_EQ(read_values(context_, upstream), (Values{10}));
+  EXPECT_EQ(read(gx_), (Values{32}));
+  Tape again(context_);
+  again.backward(leaf(again, {1}, gx_));
+  EXPECT_EQ(read(gx_), (Values{33}));
+}
+
+TEST_F(TapeTest, ARootMayBeAViewOrHaveAStridedUpstream) {
+  Tape tape(context_);
+  const Variable x = tape.leaf(make_tensor(context_, {2, 2}, {1, 2, 3, 4}), gx_, "x");
+  const Variable y = scale(tape, x, 2.0);
+  const Variable column = tape.view(y, [](const Tensor& whole) { return whole.slice(1, 1, 2); });
+  const Tensor upstream = make_tensor(context_, {1, 2}, {10, 20}).transpose(0, 1);
+  tape.backward({{column, upstream}, {y, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1)}});
+  EXPECT_EQ(read(gx_), (Values{2, 26, 4, 48}));
+}
+
+TEST_F(TapeTest, HandedOnGradientsAreSharedNotCopied) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2}, gx_), y = leaf(tape, {3, 4}, gy_, "y");
+  const Variable a = scale(tape, x, 2.0), b = scale(tape, y, 3.0);
+  const Variable sum = add(tape, a, b);
+  const Tensor upstream = ones(sum);
+  context_.allocator().reset_peaks();
+  tape.backward(sum, upstream);
+  EXPECT_EQ(context_.allocator().stats().allocations, 2) << "the two leaf gradients and nothing else";
+  EXPECT_EQ(read(gx_), (Values{2, 2}));
+  EXPECT_EQ(read(gy_), (Values{3, 3}));
+}
+
+// h gets the shared gradient of `sum` first and a second one later: adding must not reach the other holder.
+TEST_F(TapeTest, AddingToASharedGradientCopiesIt) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2}, gx_), y = leaf(tape, {3, 4}, gy_, "y");
+  const Variable h = scale(tape, x, 1.0), other = scale(tape, y, 1.0);
+  const Variable extra = scale(tape, h, 10.0);
+  const Variable sum = add(tape, h, other);
+  const Tensor upstream = ones(sum);
+  tape.backward({{sum, upstream}, {extra, ones(extra)}});
+  EXPECT_EQ(read_values(context_, upstream), (Values{1, 1})) << "the caller's tensor";
+  EXPECT_EQ(read(gx_), (Values{11, 11}));
+  EXPECT_EQ(read(gy_), (Values{1, 1}));
+}
+
+TEST_F(TapeTest, OneValueInBothInputsOfANodeThatHandsOn) {
+  Tape tape(context_);
+  const Variable h = scale(tape, leaf(tape, {1, 2}, gx_), 1.0);
+  const Variable y = add(tape, h, h);
+  tape.backward(y, ones(y));
+  EXPECT_EQ(read(gx_), (Values{2, 2}));
+}
+
+// The node holds the first destination while it asks for the second, which must be the same memory.
+TEST_F(TapeTest, OneValueInBothInputsOfANodeThatAsksBeforeItWrites) {
+  Tape tape(context_);
+  const Variable h = scale(tape, leaf(tape, {3, 5}, gx_), 1.0);
+  const Variable y = multiply(tape, h, h);
+  const Variable z = add(tape, y, scale(tape, h, 100.0));
+  tape.backward(z, ones(z));
+  EXPECT_EQ(read(gx_), (Values{106, 110}));
+}
+
+// A node may hand on the memory of a destination it has just written.
+TEST_F(TapeTest, ADestinationThatWasHandedOnIsSharedToo) {
+  Tape tape(context_);
+  const Variable a = scale(tape, leaf(tape, {1}, gx_), 1.0), b = scale(tape, leaf(tape, {1}, gy_, "y"), 1.0);
+  const Variable extra = scale(tape, a, 10.0);
+  const Variable y = tape.output(make_tensor(context_, {1}, {0}), true);
+  auto node = std::make_unique<CallNode>();
+  node->call = [&](Tape& running) {
+    const GradientDestination d_a = running.destination(a.slot);
+    write_gradient(running, d_a, read_values(context_, running.take_gradient(y.slot)));
+    EXPECT_TRUE(running.hand_on(b.slot, d_a.tensor));
+  };
+  tape.record(std::move(node), {y.slot});
+  tape.backward({{y, ones(y)}, {extra, ones(extra)}});
+  EXPECT_EQ(read(gx_), (Values{11}));
+  EXPECT_EQ(read(gy_), (Values{1}));
+}
+
+TEST_F(TapeTest, HandOnRefusesWhatDoesNotFit) {
+  Tape tape(context_);
+  const Variable x = tape.leaf(make_tensor(context_, {2, 2}, {1, 2, 3, 4}), gx_, "x");
+  const Variable h = scale(tape, x, 1.0);
+  EXPECT_FALSE(tape.can_hand_on(x.slot)) << "a leaf has a place of its own";
+  EXPECT_TRUE(tape.can_hand_on(h.slot));
+  EXPECT_FALSE(tape.can_hand_on(Slot{}));
+  EXPECT_TRUE(tape.hand_on(Slot{}, {})) << "not wanted: done";
+  EXPECT_THAT(error_of([&] {
+                (void)tape.hand_on(h.slot, make_tensor(context_, {4}, {1, 2, 3, 4}));
+              }),
+              HasSubstr("hand_on: gradient float64 (4)"));
+  EXPECT_THAT(error_of([&] {
+                (void)tape.hand_on(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}, DType::float32));
+              }),
+              HasSubstr("float32"));
+  EXPECT_THAT(error_of([&] {
+                (void)tape.hand_on(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1));
+              }),
+              HasSubstr("of strides (1, 2)"));
+}
+
+// --- In-place reuse: a node writes over the gradient of r when it alone holds it.
+
+TEST_F(TapeTest, GradientThatOnlyTheNodeHoldsIsReused) {
+  bool reused = false;
+  Tape tape(context_);
+  const Residual both = residual(tape, leaf(tape, {1, 2}, gx_), leaf(tape, {3, 4}, gy_, "y"), &reused);
+  const Variable z = multiply(tape, both.y, both.r);
+  tape.backward(z, ones(z));
+  EXPECT_TRUE(reused);
+  EXPECT_EQ(read(gx_), (Values{16, 24}));  // d/ds 2 s^2 = 4 s
+  EXPECT_EQ(read(gy_), (Values{16, 24}));
+}
+
+TEST_F(TapeTest, UpstreamThatTheCallerKeepsIsNotWrittenOver) {
+  bool reused = true;
+  Tape tape(context_);
+  const Residual both = residual(tape, leaf(tape, {1, 2}, gx_), leaf(tape, {3, 4}, gy_, "y"), &reused);
+  const Tensor upstream = make_tensor(context_, {2}, {5, 6});
+  tape.backward({{both.y, ones(both.y)}, {both.r, upstream}});
+  EXPECT_FALSE(reused);
+  EXPECT_EQ(read_values(context_, upstream), (Values{5, 6}));
+  EXPECT_EQ(read(gx_), (Values{7, 8}));
+}
+
+TEST_F(TapeTest, UpstreamThatTheCallerGivesAwayMayBeWrittenOver) {
+  bool reused = false;
+  Tape tape(context_);
+  const Residual both = residual(tape, leaf(tape, {1, 2}, gx_), leaf(tape, {3, 4}, gy_, "y"), &reused);
+  tape.backward(both.r, make_tensor(context_, {2}, {5, 6}));
+  EXPECT_TRUE(reused);
+  EXPECT_EQ(read(gx_), (Values{5, 6}));
+}
+
+// A stack of residual blocks, as a transformer has it, with the residual stream used beside the blocks too.
+// d_r of one block is shared with the block before: whoever writes over it too early spoils the sum.
+TEST_F(TapeTest, ResidualStackWithSideUsesEqualsTheMatrixOfItsSums) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, -2}, gx_);
+  Variable stream = scale(tape, x, 1.0), branch = scale(tape, x, 1.0);
+  std::vector<Tape::Root> roots;
+  double d_stream = 1, d_branch = 1;  // derivatives of stream and branch with respect to x, forward
+  double expected = 0;
+  for (int layer = 0; layer < 5; ++layer) {
+    const Residual both = residual(tape, branch, stream);
+    const double d_r = d_branch + d_stream;
+    const Variable mixed = add(tape, both.y, both.r);  // hands one gradient on to both outputs
+    branch = scale(tape, mixed, 0.5);
+    d_branch = 0.5 * (2 * d_r + d_r);
+    stream = both.r;
+    d_stream = d_r;
+    if (layer % 2 == 0) {
+      roots.push_back({stream, ones(stream)});
+      expected += d_stream;
+    }
+  }
+  roots.push_back({branch, ones(branch)});
+  expected += d_branch;
+  tape.backward(std::move(roots));
+  EXPECT_DOUBLE_EQ(read(gx_)[0], expected);
+  EXPECT_DOUBLE_EQ(read(gx_)[1], expected);
+}
+
+// --- Memory
+
+TEST_F(TapeTest, NodesReleaseWhatTheySavedAsSoonAsTheyHaveRun) {
+  constexpr size_t kUnit = 512;
+  Context meta(Device{DeviceType::meta});
+  const auto allocated = [&] { return meta.allocator().stats().allocated.current; };
+  Gradient gradient;
+  gradient.tensor = Tensor::empty(meta, {64}, DType::float64);
+  Tape tape(meta);
+  std::vector<size_t> seen;
+  Variable h = tape.leaf(Tensor::empty(meta, {64}, DType::float64), gradient, "x");
+  ASSERT_EQ(allocated(), 2 * kUnit);
+  for (int i = 0; i < 4; ++i) {
+    auto node = std::make_unique<CallNode>();
+    const Variable y = tape.output(Tensor::empty(meta, {64}, DType::float64), true);
+    const Tensor saved = h.value;
+    node->call = [&, saved, x = h.slot, y = y.slot](Tape& running) {
+      const Tensor d_y = running.take_gradient(y);
+      running.destination(x);
+      seen.push_back(allocated());
+    };
+    tape.record(std::move(node), {y.slot});
+    h = y;
+  }
+  ASSERT_EQ(allocated(), 6 * kUnit);
+  tape.backward(h, Tensor::empty(meta, {64}, DType::float64));
+  // Outside: the leaf's gradient and the last value. Node 4 runs with 4 saved values, d_y and d_x; each later one with
+  // one saved value less; the last writes into the leaf's own gradient.
+  EXPECT_EQ(seen, (std::vector<size_t>{8 * kUnit, 7 * kUnit, 6 * kUnit, 4 * kUnit}));
+  EXPECT_EQ(allocated(), 2 * kUnit);
+}
+
+TEST_F(TapeTest, GradientsCountForTheScopeTheirNodeWasRecordedIn) {
+  Tape tape(context_);
+  Variable y;
+  {
+    const MemoryScope scope(context_, "outer", MemoryCategory::activation);
+    const Variable h = scale(tape, leaf(tape, {1}, gx_), 2.0);
+    const MemoryScope inner(context_, "inner");
+    y = scale(tape, h, 2.0);
+  }
+  tape.backward(y);
+  const std::vector<ScopeBytes> scopes = context_.allocator().scopes();
+  const auto of = [&](const std::string& name) {
+    const auto found = std::find_if(scopes.begin(), scopes.end(), [&](const ScopeBytes& s) { return s.scope == name; });
+    return found == scopes.end() ? ScopeBytes{} : *found;
+  };
+  const int gradient = static_cast<int>(MemoryCategory::gradient);
+  EXPECT_EQ(of("outer").current[gradient], 512u) << "the leaf's gradient, written by the node in outer";
+  EXPECT_EQ(of("outer.inner").allocated.peak, 1024u) << "y and the gradient of h, written by the node in outer.inner";
+  EXPECT_EQ(context_.label().scope, 0u);
+}
+
+TEST_F(TapeTest, ANodeThatThrowsLeavesTheContextUsable) {
+  Tape tape(context_);
+  const Variable y = tape.output(make_tensor(context_, {1}, {0}), true);
+  auto node = std::make_unique<CallNode>();
+  node->call = [](Tape&) { fail("boom"); };
+  {
+    const MemoryScope scope(context_, "layer");
+    tape.record(std::move(node), {y.slot});
+  }
+  EXPECT_EQ(error_of([&] { tape.backward(y); }), "boom");
+  EXPECT_EQ(context_.label().scope, 0u);
+}
+
+}  // namespace
+}  // namespace heddle

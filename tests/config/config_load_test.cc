@@ -1,0 +1,116 @@
+#include "core/config/config_load.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "core/config/nearest_name.h"
+#include "tests/temp_folder.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+
+class ConfigLoadTest : public ::testing::Test {
+ protected:
+  void SetUp() override { fs::create_directories(folder_ / "sub"); }
+
+  void write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  ConfigNode load(const std::string& name, const std::vector<std::string>& overrides = {}) const {
+    return load_config(path(name), overrides);
+  }
+
+  testing::TempFolder folder_;
+};
+
+TEST_F(ConfigLoadTest, FileWinsOverItsBaseKeyByKey) {
+  write("base.yaml", "seed: 1\na: {x: 1, y: 2, deep: {p: 1, q: 2}}\nlist: [1, 2, 3]\nkept: yes it is\n");
+  write("main.yaml", "base: base.yaml\na: {y: 20, z: 30, deep: {q: 20}}\nlist: [9]\nseed: 2\n");
+  const ConfigNode node = load("main.yaml");
+  EXPECT_EQ(node.dump(),
+            "seed: 2\na:\n  x: 1\n  y: 20\n  deep:\n    p: 1\n    q: 20\n  z: 30\nlist: [9]\nkept: yes it is\n");
+}
+
+TEST_F(ConfigLoadTest, EachValueKeepsItsOrigin) {
+  write("base.yaml", "a:\n  x: 1\n  y: 2\n");
+  write("main.yaml", "base: base.yaml\n\na:\n  y: 20\n");
+  const ConfigNode node = load("main.yaml", {"a.z=3"});
+  const ConfigNode a = node.section("a");
+  EXPECT_EQ(a.location_of("x").to_string(), path("base.yaml") + ":2:6");
+  EXPECT_EQ(a.location_of("y").to_string(), path("main.yaml") + ":4:6");
+  EXPECT_EQ(a.location_of("z").to_string(), "--set a.z=3");
+}
+
+TEST_F(ConfigLoadTest, BasesChainAndAreRelativeToTheirFile) {
+  write("sub/first.yaml", "a: 1\nb: 1\nc: 1\n");
+  write("second.yaml", "base: sub/first.yaml\nb: 2\nc: 2\n");
+  write("sub/third.yaml", "base: ../second.yaml\nc: 3\n");
+  EXPECT_EQ(load("sub/third.yaml").dump(), "a: 1\nb: 2\nc: 3\n");
+}
+
+TEST_F(ConfigLoadTest, ANewTypeReplacesTheSection) {
+  write("base.yaml", "mixer: {type: lightning, heads: 4}\nnorm: {type: rms_norm, eps: 1}\n");
+  write("main.yaml", "base: base.yaml\nmixer: {type: retention, slopes: 1}\nnorm: {type: rms_norm, weight: true}\n");
+  EXPECT_EQ(load("main.yaml").dump(),
+            "mixer:\n  type: retention\n  slopes: 1\nnorm:\n  type: rms_norm\n  eps: 1\n  weight: true\n");
+}
+
+TEST_F(ConfigLoadTest, OverridesOfATypeBelongTogetherInAnyOrder) {
+  write("main.yaml", "mixer: {type: lightning, heads: 4}\n");
+  const std::string expected = "mixer:\n  slopes: 1\n  type: retention\n";
+  EXPECT_EQ(load("main.yaml", {"mixer.slopes=1", "mixer.type=retention"}).dump(), expected);
+  EXPECT_EQ(load("main.yaml", {"mixer.type=retention"}).dump(), "mixer:\n  type: retention\n");
+}
+
+TEST_F(ConfigLoadTest, OverridesReachInheritedSectionsAndListItems) {
+  write("base.yaml", "optimizer: {betas: [0.9, 0.95], lr: 1}\n");
+  write("main.yaml", "base: base.yaml\nseed: 1\n");
+  const ConfigNode node = load("main.yaml", {"optimizer.betas.1=0.99", "optimizer.lr=2", "new.deep.key={a: [1, b]}",
+                                             "seed=5", "seed=6", "text=a=b"});
+  EXPECT_EQ(
+      node.dump(),
+      "optimizer:\n  betas: [0.9, 0.99]\n  lr: 2\nseed: 6\nnew:\n  deep:\n    key:\n      a: [1, b]\ntext: a=b\n");
+}
+
+TEST_F(ConfigLoadTest, NullTakesAnInheritedSectionAway) {
+  write("base.yaml", "gate: {rank: 3}\n");
+  write("main.yaml", "base: base.yaml\ngate: ~\n");
+  EXPECT_FALSE(load("main.yaml").find_section("gate").has_value());
+}
+
+TEST_F(ConfigLoadTest, AnchorsAreCopiedNotShared) {
+  write("main.yaml", "a: &same {x: 1, y: [1, 2]}\nb: *same\n");
+  EXPECT_EQ(load("main.yaml", {"b.x=2", "b.y.0=7"}).dump(), "a:\n  x: 1\n  y: [1, 2]\nb:\n  x: 2\n  y: [7, 2]\n");
+}
+
+TEST_F(ConfigLoadTest, AnEmptyFileIsAnEmptyMap) {
+  write("main.yaml", "# nothing yet\n");
+  const ConfigNode node = load("main.yaml");
+  EXPECT_EQ(node.location().to_string(), path("main.yaml") + ":1:1");
+  node.finish();
+}
+
+TEST_F(ConfigLoadTest, PathsOfBasesAreNormalized) {
+  write("common.yaml", "a: 1\n");
+  write("main.yaml", "base: ./sub/../common.yaml\n");
+  EXPECT_EQ(load("main.yaml").dump(), "a: 1\n");
+}
+
+TEST(NearestNameTest, FindsWhatWasMeant) {
+  const std::vector<std::string> names = {"warmup_steps", "type", "min_lr", "batch_size"};
+  EXPECT_EQ(nearest_name("warmup", names), "warmup_steps");
+  EXPECT_EQ(nearest_name("tpye", names), "type");
+  EXPECT_EQ(nearest_name("minlr", names), "min_lr");
+  EXPECT_EQ(nearest_name("batchsize", names), "batch_size");
+  EXPECT_EQ(nearest_name("color", names), "");
+  EXPECT_EQ(nearest_name("", names), "");
+  EXPECT_EQ(did_you_mean("x", {}), "");
+}
+
+}  // namespace
+}  // namespace heddle
