@@ -1,0 +1,110 @@
+// `heddle run-layer` and `heddle gradcheck` as programs: arguments, files, messages, exit codes. What they compute is
+// tested in tests/trainers.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/io/safetensors.h"
+#include "core/tensor/context.h"
+#include "tests/cli/process.h"
+#include "tests/trainers/test_config.h"
+
+namespace heddle {
+namespace {
+
+using testing::Finished;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::run_heddle;
+
+class RunLayerProgramTest : public ::testing::Test {
+ protected:
+  RunLayerProgramTest() {
+    write("spec.yaml", "layer: rms_norm\noptions: {eps: 1.0e-3}\n");
+    write_tensors("in", {"x", "weight", "d_y"});
+  }
+
+  std::string path(const std::string& name) const { return folder_ / name; }
+  void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
+  void write_tensors(const std::string& file, const std::vector<std::string>& names) {
+    std::vector<NamedTensor> tensors;
+    for (const std::string& name : names) tensors.push_back({name, Tensor::zeros(context_, {8}, DType::float32)});
+    write_safetensors(context_, path(file), tensors);
+  }
+  Finished run(const std::string& spec, const std::string& inputs, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {"run-layer", path(spec),  "--inputs", path(inputs),
+                                          "--outputs", path("out"), "--device", "cpu"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_heddle(arguments);
+  }
+
+  testing::TempFolder folder_;
+  Context context_;
+};
+
+TEST_F(RunLayerProgramTest, WritesOutputsAndGradients) {
+  const Finished plain = run("spec.yaml", "in");
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  SafetensorsReader reader(path("out"));
+  for (const std::string name : {"y", "d_x", "d_weight"}) EXPECT_EQ(reader.at(name).dtype, DType::float32) << name;
+  EXPECT_EQ(reader.entries().size(), 3u);
+
+  const Finished half = run("spec.yaml", "in", {"--dtype", "float16"});
+  ASSERT_EQ(half.code, 0) << half.err;
+  reader = SafetensorsReader(path("out"));
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    EXPECT_EQ(entry.dtype, DType::float16) << entry.name;
+  }
+}
+
+TEST_F(RunLayerProgramTest, ABadSpecOrUsageIsTwo) {
+  write("bad.yaml", "layer: rms_nrom\n");
+  Finished finished = run("bad.yaml", "in");
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("error: " + path("bad.yaml") + ":1:8: "));
+  EXPECT_THAT(finished.err, HasSubstr("did you mean 'rms_norm'?"));
+  write("bad.yaml", "layer: rms_norm\noptions: {epz: 1}\n");
+  finished = run("bad.yaml", "in");
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("error: " + path("bad.yaml") + ":2:11: "));
+  EXPECT_EQ(run("none.yaml", "in").code, 2);
+  EXPECT_EQ(run("spec.yaml", "in", {"--dtype", "int32"}).code, 2);
+  EXPECT_EQ(run_heddle({"run-layer", path("spec.yaml")}).code, 2);
+}
+
+TEST_F(RunLayerProgramTest, TensorsThatDoNotFitAreOne) {
+  write_tensors("unknown", {"x", "wieght"});
+  const Finished finished = run("spec.yaml", "unknown");
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_THAT(finished.err,
+              HasSubstr("error: " + path("unknown") + ": unknown tensor 'wieght'; did you mean 'weight'?"));
+  EXPECT_EQ(run("spec.yaml", "missing").code, 1);
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(RunLayerProgramTest, GradcheckOfAnOperator) {
+  for (const std::string dtype : {"float64", "bfloat16"}) {
+    const Finished finished = run_heddle({"gradcheck", "rms_norm", "--device", "cpu", "--dtype", dtype});
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    EXPECT_THAT(finished.out, HasSubstr("rms_norm {"));
+    EXPECT_THAT(finished.out, HasSubstr(" 0 wrong"));
+    EXPECT_THAT(finished.out, Not(HasSubstr("layer_norm")));
+  }
+  const Finished unknown = run_heddle({"gradcheck", "rms_nrom"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("did you mean 'rms_norm'?"));
+}
+
+TEST_F(RunLayerProgramTest, GradcheckOfAConfig) {
+  write("tiny.yaml", testing::tiny_config());
+  const Finished finished = run_heddle({"gradcheck", path("tiny.yaml"), "--device", "cpu"});
+  EXPECT_EQ(finished.code, 0) << finished.out << finished.err;
+  EXPECT_THAT(finished.out, HasSubstr("blocks.0.mixer.qkv.weight"));
+  EXPECT_THAT(finished.out, Not(HasSubstr("WRONG")));
+  write("bad.yaml", "model: {vocab: 3}\n");
+  EXPECT_EQ(run_heddle({"gradcheck", path("bad.yaml")}).code, 2);
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,169 @@
+// `heddle train` as a user meets it: signals, kills, bad configs.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "core/tensor/random.h"
+#include "tests/cli/process.h"
+#include "tests/config/bad_configs.h"
+#include "tests/trainers/test_config.h"
+#include "trainers/checkpoint.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::duration;
+using std::chrono::steady_clock;
+using testing::Finished;
+using ::testing::HasSubstr;
+using testing::Process;
+using testing::run_heddle;
+using ::testing::StartsWith;
+
+class TrainCommandTest : public ::testing::Test {
+ protected:
+  TrainCommandTest() { std::ofstream(config_) << testing::tiny_config(); }
+
+  std::vector<std::string> train(const std::string& out, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {"train", config_.string(), "--out", (folder_ / out).string(), "--device",
+                                          "cpu",   "--threads",      "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  std::string file(const std::string& path) const { return read_file(folder_ / path); }
+
+  testing::TempFolder folder_;
+  fs::path config_ = folder_ / "tiny.yaml";
+};
+
+TEST_F(TrainCommandTest, SurvivesTwentyKillsAtRandomMoments) {
+  constexpr int kKills = 20;
+  const std::vector<std::string> more = {"--set", "trainer.checkpoint_every=2", "--set", "trainer.eval_every=3"};
+  const auto start = steady_clock::now();
+  const Finished whole = run_heddle(train("whole", more));
+  const double seconds = duration<double>(steady_clock::now() - start).count();
+  ASSERT_EQ(whole.code, 0) << whole.err;
+
+  Random random(1, RandomStream::test);
+  int kills = 0, runs = 0;
+  while (kills < kKills || runs == 0) {
+    const std::string name = fmt::format("killed_{}", runs);
+    for (bool finished = false; !finished;) {
+      Process process(train(name, more));
+      const auto deadline = steady_clock::now() + duration<double>(seconds * 0.3 * random.next_uniform());
+      while (kills < kKills && process.running() && steady_clock::now() < deadline) std::this_thread::yield();
+      if (kills < kKills) process.send(SIGKILL);
+      const int code = process.wait();
+      kills += code == -SIGKILL ? 1 : 0;
+      finished = code != -SIGKILL;
+      ASSERT_TRUE(code == 0 || code == -SIGKILL) << process.err();
+    }
+    ++runs;
+    EXPECT_EQ(file("whole/metrics.csv"), file(name + "/metrics.csv"));
+    for (const char* name_of_file : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
+      const std::string path = std::string("/checkpoints/step_40/") + name_of_file;
+      EXPECT_EQ(file("whole" + path), file(name + path)) << name_of_file;
+    }
+    // Nothing half-written is left.
+    for (const auto& entry : fs::recursive_directory_iterator(folder_ / name)) {
+      EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
+    }
+  }
+  EXPECT_EQ(kills, kKills);
+}
+
+TEST_F(TrainCommandTest, CtrlCWritesACheckpointAndSaysHowToGoOn) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string name = fmt::format("signal_{}", signal);
+    Process process(train(name, {"--set", "trainer.steps=1000000", "--set", "trainer.eval_every=0"}));
+    ASSERT_TRUE(process.wait_for("step 1/1000000")) << process.err();
+    process.send(signal);
+    EXPECT_EQ(process.wait(), 130);
+    EXPECT_THAT(process.err(), HasSubstr("stopped after step "));
+    EXPECT_THAT(process.err(), HasSubstr("--resume auto"));
+    const auto checkpoints = list_checkpoints(folder_ / name / "checkpoints");
+    ASSERT_FALSE(checkpoints.empty());
+    EXPECT_NO_THROW(open_checkpoint(checkpoints.back().path));
+    EXPECT_THAT(process.err(), HasSubstr(fmt::format("step_{}, train again", checkpoints.back().step)));
+  }
+}
+
+TEST_F(TrainCommandTest, BadConfigsExitWithTwoAndNameThePlace) {
+  const std::vector<testing::BadConfig> all = testing::bad_configs();
+  EXPECT_GE(all.size(), 30u);
+  for (const testing::BadConfig& bad : all) {
+    const fs::path folder = folder_ / bad.name;
+    const fs::path path = testing::write_bad_config(bad, folder);
+    std::vector<std::string> arguments = {"train", path.string(), "--out", (folder / "run").string()};
+    for (const std::string& override_text : bad.overrides) {
+      arguments.insert(arguments.end(), {"--set", override_text});
+    }
+    const Finished finished = run_heddle(arguments);
+    const std::string location = bad.location.starts_with("--set") ? bad.location : (folder / bad.location).string();
+    EXPECT_EQ(finished.code, 2) << bad.name;
+    EXPECT_THAT(finished.err, StartsWith("error: " + location + ": ")) << bad.name;
+    EXPECT_THAT(finished.err, HasSubstr(bad.message)) << bad.name;
+    EXPECT_EQ(finished.out, "") << bad.name;
+    EXPECT_FALSE(fs::exists(folder / "run")) << bad.name;
+  }
+}
+
+TEST_F(TrainCommandTest, LayerOptionsAreCheckedAsStrictly) {
+  const auto refusal = [&](const std::string& assignment) {
+    const Finished finished = run_heddle(train("run", {"--set", assignment}));
+    EXPECT_EQ(finished.code, 2) << assignment;
+    EXPECT_THAT(finished.err, StartsWith("error: ")) << assignment;
+    return finished.err;
+  };
+  EXPECT_THAT(refusal("model.mixer.headz=3"), HasSubstr("unknown key 'headz' in model.mixer"));
+  EXPECT_THAT(refusal("model.mixer.heads=3"), HasSubstr("model.mixer.heads"));
+  EXPECT_THAT(refusal("model.mixer.type=lightening"), HasSubstr("did you mean 'lightning'?"));
+  EXPECT_THAT(refusal("model.norm.type=rmsnorm"), HasSubstr("did you mean 'rms_norm'?"));
+  EXPECT_THAT(refusal("model.channel.hiden=3"), HasSubstr("did you mean 'hidden'?"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+}
+
+TEST_F(TrainCommandTest, WrongUsageExitsWithTwo) {
+  const auto refusal = [](const std::vector<std::string>& arguments) {
+    const Finished finished = run_heddle(arguments);
+    EXPECT_EQ(finished.code, 2);
+    EXPECT_THAT(finished.err, StartsWith("error: "));
+    return finished.err;
+  };
+  EXPECT_THAT(refusal({"train", (folder_ / "nowhere.yaml").string()}), HasSubstr("nowhere.yaml"));
+  EXPECT_THAT(refusal({"train"}), HasSubstr("config"));
+  EXPECT_THAT(refusal({}), HasSubstr("subcommand"));
+  EXPECT_THAT(refusal({"trian"}), HasSubstr("trian"));
+  EXPECT_THAT(refusal(train("run", {"--stes", "3"})), HasSubstr("--stes"));
+  EXPECT_THAT(refusal(train("run", {"--device", "gpu"})), HasSubstr("gpu"));
+  EXPECT_THAT(refusal(train("run", {"--threads", "-1"})), HasSubstr("--threads"));
+  EXPECT_THAT(refusal(train("run", {"extra"})), HasSubstr("extra"));
+}
+
+TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
+  const std::vector<std::string> shorter = {"--set", "trainer.steps=10"};
+  ASSERT_EQ(run_heddle(train("run", shorter)).code, 0);
+  const Finished again = run_heddle(train("run", shorter));
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.err, HasSubstr("nothing left to do"));
+  const Finished anew = run_heddle(train("run", {"--set", "trainer.steps=10", "--resume", "none"}));
+  EXPECT_EQ(anew.code, 2);
+  EXPECT_THAT(anew.err, HasSubstr("holds checkpoints up to step 10"));
+  const Finished changed = run_heddle(train("run"));
+  EXPECT_EQ(changed.code, 2);
+  EXPECT_THAT(changed.err, HasSubstr("now 'steps: 40', then 'steps: 10'"));
+
+  fs::resize_file(folder_.path() / "run/checkpoints/step_10/model.safetensors", 50);
+  const Finished damaged = run_heddle(train("run", shorter));
+  EXPECT_EQ(damaged.code, 1);
+  EXPECT_THAT(damaged.err, HasSubstr("step_10/model.safetensors: 50 bytes, expected"));
+  EXPECT_THAT(damaged.err, HasSubstr("error: no checkpoint of"));
+}
+
+}  // namespace
+}  // namespace heddle

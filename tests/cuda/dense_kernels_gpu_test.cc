@@ -1,0 +1,211 @@
+// Products, column sums and elementwise kernels against the CPU: aligned, odd and strided rows, both modes of writing,
+// and the same bits from run to run.
+#include "kernels/elementwise.h"
+#include "kernels/gemm.h"
+#include "tests/cuda/gpu_test.h"
+
+namespace heddle::kernels {
+namespace {
+
+class GemmGpu : public GpuTest {};
+class ColumnSumGpu : public GpuTest {};
+class ElementwiseGpu : public GpuTest {};
+
+struct GemmCase {
+  int64_t m, n, k;
+  Transpose a = Transpose::no, b = Transpose::no;
+  bool bias = false;
+  Accumulate mode = Accumulate::overwrite;
+  bool wide_output = false;
+  Place place = {};
+};
+
+Results run_gemm(Context& context, DType dtype, const GemmCase& c) {
+  Random random(11, RandomStream::test);
+  const bool across = c.a == Transpose::yes, down = c.b == Transpose::yes;
+  const auto values = [&](int64_t rows, int64_t cols) {
+    return placed_values(context, rows, cols, dtype, c.place, random);
+  };
+  const Tensor a = across ? values(c.k, c.m) : values(c.m, c.k);
+  const Tensor b = down ? values(c.n, c.k) : values(c.k, c.n);
+  const Tensor bias = values(1, c.n).reshape({c.n});
+  const DType result = c.wide_output ? accumulate_type(dtype) : dtype;
+  const Tensor y = c.mode == Accumulate::add ? placed_values(context, c.m, c.n, result, c.place, random)
+                                             : placed(context, c.m, c.n, result, c.place);
+  gemm(context, {.a = rows_view(a),
+                 .b = rows_view(b),
+                 .transpose_a = c.a,
+                 .transpose_b = c.b,
+                 .bias = c.bias ? vector_view(bias) : VectorView{},
+                 .c = {rows_view(y), c.mode}});
+  return {read_values(context, y)};
+}
+
+TEST_F(GemmGpu, AllTransposesModesAndTypes) {
+  for (const DType dtype : kFloating) {
+    for (const Transpose a : {Transpose::no, Transpose::yes}) {
+      for (const Transpose b : {Transpose::no, Transpose::yes}) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          for (const bool wide : {false, true}) {
+            for (const bool bias : {false, true}) {
+              const GemmCase c = {64, 48, 96, a, b, bias, mode, wide};
+              expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(GemmGpu, OddSizesGapsAndUnalignedRows) {
+  for (const DType dtype : kFloating) {
+    for (const GemmCase& c :
+         {GemmCase{1, 1, 1}, GemmCase{7, 13, 5, Transpose::yes, Transpose::no, true},
+          GemmCase{33, 65, 129, Transpose::no, Transpose::yes, true, Accumulate::add, true},
+          GemmCase{16, 24, 32, Transpose::no, Transpose::no, true, Accumulate::add, false, {8, 0}},
+          GemmCase{16, 24, 32, Transpose::no, Transpose::yes, true, Accumulate::add, true, {3, 1}},
+          GemmCase{5, 9, 0, Transpose::no, Transpose::no, true},
+          GemmCase{5, 9, 0, Transpose::no, Transpose::no, false, Accumulate::add}, GemmCase{5, 9, 0}}) {
+      expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+    }
+  }
+}
+
+// The gradient of a weight: few outputs, long sums, which the library splits.
+TEST_F(GemmGpu, LongSums) {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    const GemmCase c = {64, 96, 8192, Transpose::yes, Transpose::no, false, Accumulate::add, true};
+    expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+  }
+}
+
+struct RowsCase {
+  int64_t rows, cols;
+  Place place = {};
+};
+constexpr RowsCase kRows[] = {{64, 256},         {1, 1}, {7, 13}, {33, 40, {8, 0}}, {33, 40, {3, 1}},
+                              {5, 1000, {0, 1}}, {0, 8}};
+
+TEST_F(ColumnSumGpu, MatchesTheCpu) {
+  for (const DType dtype : kFloating) {
+    for (const RowsCase& c : {RowsCase{64, 256}, RowsCase{1, 1}, RowsCase{3000, 13}, RowsCase{777, 40, {3, 1}},
+                              RowsCase{20000, 64}, RowsCase{16, 5000}, RowsCase{0, 9}}) {
+      for (const bool wide : {false, true}) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
+            Random random(12, RandomStream::test);
+            const Tensor x = placed_values(context, c.rows, c.cols, type, c.place, random);
+            const DType result = wide ? accumulate_type(type) : type;
+            const Tensor sums = mode == Accumulate::add ? placed_values(context, 1, c.cols, result, {}, random)
+                                                        : placed(context, 1, c.cols, result, {});
+            column_sum(context, {.x = rows_view(x), .sums = {vector_view(sums), mode}});
+            return {read_values(context, sums)};
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ElementwiseGpu, ActivationsAndGatedUnits) {
+  for (const DType dtype : kFloating) {
+    for (const Activation act :
+         {Activation::none, Activation::relu, Activation::sigmoid, Activation::silu, Activation::elu1}) {
+      for (const RowsCase& c : kRows) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          expect_same_as_cpu(
+              dtype,
+              [&](Context& context, DType type) -> Results {
+                Random random(13, RandomStream::test);
+                const auto values = [&] { return placed_values(context, c.rows, c.cols, type, c.place, random); };
+                const auto output = [&] {
+                  return mode == Accumulate::add ? values() : placed(context, c.rows, c.cols, type, c.place);
+                };
+                const Tensor a = values(), b = values(), d_y = values();
+                const Tensor y = placed(context, c.rows, c.cols, type, c.place);
+                const Tensor glu = placed(context, c.rows, c.cols, type, c.place);
+                const Tensor d_x = output(), d_a = output(), d_b = output(), only_b = output();
+                activation_forward(context, {.x = rows_view(a), .y = rows_view(y), .act = act});
+                activation_backward(
+                    context, {.x = rows_view(a), .d_y = rows_view(d_y), .d_x = {rows_view(d_x), mode}, .act = act});
+                glu_forward(context, {.a = rows_view(a), .b = rows_view(b), .y = rows_view(glu), .act = act});
+                glu_backward(context, {.a = rows_view(a),
+                                       .b = rows_view(b),
+                                       .d_y = rows_view(d_y),
+                                       .d_a = {rows_view(d_a), mode},
+                                       .d_b = {rows_view(d_b), mode},
+                                       .act = act});
+                glu_backward(context, {.a = rows_view(a),
+                                       .b = rows_view(b),
+                                       .d_y = rows_view(d_y),
+                                       .d_a = {},
+                                       .d_b = {rows_view(only_b), mode},
+                                       .act = act});
+                Results results;
+                for (const Tensor& result : {y, d_x, glu, d_a, d_b, only_b}) {
+                  results.push_back(read_values(context, result));
+                }
+                return results;
+              },
+              2.0);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ElementwiseGpu, SumsInPlaceToo) {
+  for (const DType dtype : kFloating) {
+    for (const RowsCase& c : kRows) {
+      expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
+        Random random(14, RandomStream::test);
+        const Tensor a = placed_values(context, c.rows, c.cols, type, c.place, random);
+        const Tensor b = placed_values(context, c.rows, c.cols, type, c.place, random);
+        add(context, {.a = rows_view(a), .b = rows_view(b), .y = rows_view(a)});
+        return {read_values(context, a)};
+      });
+    }
+  }
+}
+
+TEST_F(ElementwiseGpu, ConvertsBetweenAllTypes) {
+  Context cpu, gpu({DeviceType::cuda, 0});
+  for (const DType from : kFloating) {
+    for (const DType to : kFloating) {
+      for (const RowsCase& c : kRows) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          const auto run = [&](Context& context) {
+            Random random(15, RandomStream::test);
+            const Tensor source = placed_values(context, c.rows, c.cols, from, c.place, random);
+            const Tensor result = mode == Accumulate::add ? placed_values(context, c.rows, c.cols, to, c.place, random)
+                                                          : placed(context, c.rows, c.cols, to, c.place);
+            accumulate(context, {.from = rows_view(source), .to = {rows_view(result), mode}, .scale = 0.3});
+            return read_values(context, result);
+          };
+          EXPECT_LE(largest_error(run(gpu), run(cpu)), std::max(tolerance(from), tolerance(to)))
+              << name(from) << " to " << name(to) << ", " << c.rows << " x " << c.cols;
+        }
+      }
+    }
+  }
+}
+
+// More than 2^31 elements: indices are 64 bits wide.
+TEST_F(ElementwiseGpu, MoreThanTwoBillionElements) {
+  Context context({DeviceType::cuda, 0});
+  if (context.properties().memory_bytes < size_t{12} << 30) GTEST_SKIP() << "takes 9 GB of device memory";
+  const int64_t rows = 70000, cols = 32768;
+  const Tensor x = Tensor::zeros(context, {rows, cols}, DType::bfloat16);
+  const Tensor y = Tensor::empty(context, {rows, cols}, DType::bfloat16);
+  poison(context, y);
+  const Tensor tail = x.slice(0, rows - 1, rows);
+  write_values(context, tail, std::vector<double>(static_cast<size_t>(cols), 2.0));
+  add(context, {.a = rows_view(x), .b = rows_view(x), .y = rows_view(y)});
+  EXPECT_EQ(read_values(context, y.slice(0, rows - 1, rows)), std::vector<double>(static_cast<size_t>(cols), 4.0));
+  EXPECT_EQ(read_values(context, y.slice(0, rows / 2, rows / 2 + 1)),
+            std::vector<double>(static_cast<size_t>(cols), 0.0));
+}
+
+}  // namespace
+}  // namespace heddle::kernels

@@ -1,0 +1,100 @@
+// Graphs of kernels: replay computes anew, their memory stays theirs, failures leave the context usable.
+#include <gmock/gmock.h>
+
+#include "core/tensor/graph.h"
+#include "kernels/elementwise.h"
+#include "kernels/gemm.h"
+#include "tests/cuda/gpu_test.h"
+
+namespace heddle {
+namespace {
+
+using kernels::rows_view;
+
+class GraphGpu : public GpuTest {};
+
+// y = (x + x) x^T, with a temporary for x + x.
+Tensor double_square(Context& context, const Tensor& x) {
+  const Tensor sum = Tensor::empty(context, x.shape(), x.dtype());
+  kernels::add(context, {.a = rows_view(x), .b = rows_view(x), .y = rows_view(sum)});
+  const Tensor y = Tensor::empty(context, {x.size(0), x.size(0)}, x.dtype());
+  kernels::gemm(context, {.a = rows_view(sum),
+                          .b = rows_view(x),
+                          .transpose_b = kernels::Transpose::yes,
+                          .bias = {},
+                          .c = {rows_view(y), Accumulate::overwrite}});
+  return y;
+}
+
+TEST_F(GraphGpu, ReplayComputesWhatTheWorkComputes) {
+  Context context({DeviceType::cuda, 0});
+  Random random(5, RandomStream::test);
+  const Tensor x = Tensor::empty(context, {64, 256}, DType::bfloat16);
+  write_values(context, x, exact_values(x.numel(), random));
+  double_square(context, x);
+  Tensor y;
+  Graph graph = capture(context, [&] { y = double_square(context, x); });
+  for (int round = 0; round < 3; ++round) {
+    write_values(context, x, exact_values(x.numel(), random));
+    poison(context, y);
+    graph.replay();
+    EXPECT_EQ(read_values(context, y), read_values(context, double_square(context, x)));
+  }
+}
+
+TEST_F(GraphGpu, CountsBytesAsWithoutAGraph) {
+  Context context({DeviceType::cuda, 0});
+  const Tensor x = Tensor::zeros(context, {512, 512}, DType::float32);
+  double_square(context, x);
+  context.allocator().reset_peaks();
+  double_square(context, x);
+  const size_t peak = context.allocator().stats().allocated.peak;
+  context.allocator().reset_peaks();
+  Graph graph = capture(context, [&] { double_square(context, x); });
+  EXPECT_EQ(context.allocator().stats().allocated.peak, peak);
+  context.allocator().reset_peaks();
+  graph.replay();
+  EXPECT_EQ(context.allocator().stats().allocations, 0);
+}
+
+TEST_F(GraphGpu, MemoryStaysTheGraphsUntilItIsGone) {
+  Context context({DeviceType::cuda, 0});
+  CachingAllocator& allocator = context.allocator();
+  const int64_t count = int64_t{64} << 20;
+  void* address = nullptr;
+  {
+    Graph graph = capture(context, [&] {
+      const Tensor temporary = Tensor::zeros(context, {count}, DType::float32);
+      address = temporary.raw();
+    });
+    allocator.release_cached();
+    const Tensor other = Tensor::zeros(context, {count}, DType::float32);
+    EXPECT_NE(other.raw(), address);
+    graph.replay();
+    context.synchronize();
+  }
+  const size_t reserved = allocator.stats().reserved.current;
+  allocator.release_cached();
+  EXPECT_EQ(reserved - allocator.stats().reserved.current, 2 * static_cast<size_t>(count) * sizeof(float));
+}
+
+TEST_F(GraphGpu, AFailedCaptureLeavesTheContextUsable) {
+  Context context({DeviceType::cuda, 0});
+  const Tensor x = Tensor::zeros(context, {16, 16}, DType::float32);
+  double_square(context, x);
+  EXPECT_THROW(capture(context,
+                       [&] {
+                         double_square(context, x);
+                         fail("something else");
+                       }),
+               Error);
+  EXPECT_THROW(capture(context, [&] { context.synchronize(); }), Error);  // nothing may wait for the device
+  EXPECT_EQ(read_values(context, double_square(context, x)), std::vector<double>(256, 0.0));
+  Graph graph = capture(context, [&] { double_square(context, x); });
+  graph.replay();
+  context.synchronize();
+  EXPECT_THROW(Graph().replay(), Error);
+}
+
+}  // namespace
+}  // namespace heddle

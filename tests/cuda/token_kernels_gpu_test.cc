@@ -1,0 +1,174 @@
+// Embedding, cross entropy and the optimizer against the CPU.
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "kernels/optimizer.h"
+#include "tests/cuda/gpu_test.h"
+
+namespace heddle::kernels {
+namespace {
+
+class EmbeddingGpu : public GpuTest {};
+class CrossEntropyGpu : public GpuTest {};
+class OptimizerGpu : public GpuTest {};
+
+struct EmbeddingCase {
+  int64_t tokens, vocabulary, dim;
+  Place place = {};
+  int64_t used = 0;  // tokens below this only; 0: all
+};
+
+TEST_F(EmbeddingGpu, MatchesTheCpu) {
+  for (const DType dtype : kFloating) {
+    for (const EmbeddingCase& c :
+         {EmbeddingCase{1, 1, 1}, EmbeddingCase{1000, 256, 64}, EmbeddingCase{3000, 7, 300},
+          EmbeddingCase{513, 1000, 33}, EmbeddingCase{500, 300, 40, {3, 1}}, EmbeddingCase{2000, 50, 24, {8, 0}, 1},
+          EmbeddingCase{20000, 256, 8, {}, 3}, EmbeddingCase{0, 20, 8}}) {
+      for (const bool wide : {false, true}) {
+        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
+            Random random(16, RandomStream::test);
+            const Tensor tokens = int32_values(context, c.tokens, c.used > 0 ? c.used : c.vocabulary, random);
+            const Tensor weight = placed_values(context, c.vocabulary, c.dim, type, c.place, random);
+            const Tensor y = placed(context, c.tokens, c.dim, type, c.place);
+            embedding_forward(context, {.tokens = vector_view(tokens), .weight = rows_view(weight), .y = rows_view(y)});
+            const Tensor d_y = placed_values(context, c.tokens, c.dim, type, c.place, random);
+            const DType result = wide ? accumulate_type(type) : type;
+            const Tensor d_weight = mode == Accumulate::add
+                                        ? placed_values(context, c.vocabulary, c.dim, result, c.place, random)
+                                        : placed(context, c.vocabulary, c.dim, result, c.place);
+            const Tensor workspace =
+                Tensor::empty(context, {embedding_workspace(c.tokens, c.vocabulary)}, DType::int32);
+            embedding_backward(context, {.tokens = vector_view(tokens),
+                                         .d_y = rows_view(d_y),
+                                         .d_weight = {rows_view(d_weight), mode},
+                                         .workspace = vector_view(workspace)});
+            return {read_values(context, y), read_values(context, d_weight)};
+          });
+        }
+      }
+    }
+  }
+}
+
+// The workspace is enough for the sort of many tokens, few or many of them different.
+TEST_F(EmbeddingGpu, WorkspaceHoldsTheSort) {
+  Context context({DeviceType::cuda, 0});
+  for (const int64_t count : {1, 1000, 100000, 3000000, 20000000}) {
+    for (const int64_t vocabulary : {2, 256, 50304, 1000000}) {
+      const Tensor tokens = Tensor::zeros(context, {count}, DType::int32);
+      const Tensor d_y = Tensor::zeros(context, {count, 1}, DType::float32);
+      const Tensor d_weight = Tensor::empty(context, {vocabulary, 1}, DType::float32);
+      const Tensor workspace = Tensor::empty(context, {embedding_workspace(count, vocabulary)}, DType::int32);
+      EXPECT_NO_THROW(embedding_backward(context, {.tokens = vector_view(tokens),
+                                                   .d_y = rows_view(d_y),
+                                                   .d_weight = {rows_view(d_weight), Accumulate::overwrite},
+                                                   .workspace = vector_view(workspace)}));
+      context.synchronize();
+    }
+  }
+}
+
+struct LossCase {
+  int64_t rows, classes;
+  Place place = {};
+  double smoothing = 0.0;
+  bool all_ignored = false;
+};
+
+TEST_F(CrossEntropyGpu, MatchesTheCpu) {
+  for (const DType dtype : kFloating) {
+    for (const LossCase& c :
+         {LossCase{64, 256}, LossCase{1, 1}, LossCase{7, 33, {}, 0.1}, LossCase{9, 1000, {3, 1}, 0.1},
+          LossCase{33, 5000}, LossCase{3, 50304, {8, 0}, 0.2}, LossCase{5, 4099}, LossCase{4, 256, {}, 0.1, true}}) {
+      for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const bool in_place : {false, true}) {
+          if (in_place && mode == Accumulate::add) continue;
+          expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
+            Random random(17, RandomStream::test);
+            const DType wide = accumulate_type(type);
+            const Tensor logits = placed_values(context, c.rows, c.classes, type, c.place, random);
+            const Tensor targets = int32_values(context, c.rows, c.classes, random);
+            if (c.all_ignored) {
+              write_values(context, targets, std::vector<double>(static_cast<size_t>(c.rows), -100.0));
+            } else if (c.rows > 2) {
+              write_values(context, targets.slice(0, 1, 2), {-100.0});
+            }
+            const Tensor loss = placed(context, 1, 1, wide, {}), count = placed(context, 1, 1, wide, {});
+            const Tensor normalizers = placed(context, 1, c.rows, wide, {});
+            const Tensor losses = placed(context, 1, c.rows, wide, {});
+            const CrossEntropyOptions options = {.label_smoothing = c.smoothing};
+            cross_entropy_forward(context, {.logits = rows_view(logits),
+                                            .targets = vector_view(targets),
+                                            .loss = vector_view(loss),
+                                            .log_sum_exp = vector_view(normalizers),
+                                            .row_losses = vector_view(losses),
+                                            .count = vector_view(count),
+                                            .options = options});
+            const Tensor d_loss = Tensor::empty(context, {1}, wide);
+            write_values(context, d_loss, {1.5});
+            const Tensor d_logits = in_place ? logits
+                                    : mode == Accumulate::add
+                                        ? placed_values(context, c.rows, c.classes, type, c.place, random)
+                                        : placed(context, c.rows, c.classes, type, c.place);
+            cross_entropy_backward(context, {.logits = rows_view(logits),
+                                             .targets = vector_view(targets),
+                                             .log_sum_exp = vector_view(normalizers),
+                                             .count = vector_view(count),
+                                             .d_loss = vector_view(d_loss),
+                                             .d_logits = {rows_view(d_logits), mode},
+                                             .options = options});
+            return {read_values(context, loss), read_values(context, count), read_values(context, normalizers),
+                    read_values(context, d_logits)};
+          });
+        }
+      }
+    }
+  }
+}
+
+// One step with clipping: the scalars, master, m, v and the compute copy after it.
+Results run_step(Context& context, DType value, int64_t size, int64_t shift) {
+  Random random(18, RandomStream::test);
+  const DType master = accumulate_type(value);
+  const auto values = [&] { return placed_values(context, 1, size, master, {0, shift}, random).reshape({size}); };
+  const Tensor weights = values(), gradient = values(), m = values(), v = values();
+  std::vector<double> squares = read_values(context, v);
+  for (double& square : squares) square += 4.5;
+  write_values(context, v, squares);
+  const Tensor copy = placed(context, 1, size, value, {0, shift}).reshape({size});
+  const Tensor scalars = Tensor::empty(context, {step_scalars}, master);
+  write_values(context, scalars, {0.01, 0.1, 0.05, 1.0, 0.5, 0.0, 0.0, 0.0});
+  const Tensor partials = Tensor::empty(context, {gradient_norm_partials(size)}, master);
+  gradient_norm(
+      context, {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
+  adamw(context, {.master = vector_view(weights),
+                  .gradient = vector_view(gradient),
+                  .m = vector_view(m),
+                  .v = vector_view(v),
+                  .value = vector_view(copy),
+                  .scalars = vector_view(scalars),
+                  .weight_decay = 0.1});
+  Results results;
+  for (const Tensor& result : {scalars, weights, m, v, copy}) results.push_back(read_values(context, result));
+  return results;
+}
+
+TEST_F(OptimizerGpu, MatchesTheCpu) {
+  for (const DType value : kFloating) {
+    for (const int64_t size : {1, 1000, 16384, 100001}) {
+      for (const int64_t shift : {0, 1}) {
+        Context cpu, gpu({DeviceType::cuda, 0});
+        const Results expected = run_step(cpu, value, size, shift), found = run_step(gpu, value, size, shift);
+        for (size_t i = 0; i < found.size(); ++i) {
+          const double allowed = tolerance(i == 4 ? value : accumulate_type(value));
+          EXPECT_LE(largest_error(found[i], expected[i]), allowed)
+              << "result " << i << " " << name(value) << ", size " << size;
+        }
+        EXPECT_EQ(found, run_step(gpu, value, size, shift));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace heddle::kernels

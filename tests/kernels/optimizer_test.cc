@@ -1,0 +1,151 @@
+// The optimizer's kernels against loops in double, over several steps, and the same bits for any number of threads.
+#include "kernels/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle::kernels {
+namespace {
+
+constexpr int64_t kSize = 40001;  // several pieces, the last one ragged
+constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEps = 1e-8, kLearningRate = 1e-2;
+
+struct Settings {
+  DType dtype = DType::float32;  // of the master
+  DType value = DType::bfloat16;
+  bool copy = true;  // whether there is a compute copy
+  double clip_norm = 0.0;
+  double gradient_scale = 1.0;
+  double weight_decay = 0.1;
+};
+
+struct State {
+  std::vector<double> master, m, v, value;
+  double norm = 0.0;
+};
+
+std::vector<double> gradient_of_step(int step) {
+  Random random(3, RandomStream::test, static_cast<uint32_t>(step));
+  std::vector<double> values(kSize);
+  for (double& value : values) value = static_cast<float>(random.next_normal());
+  return values;
+}
+
+State run(int threads, int steps, const Settings& settings) {
+  Context context(Device{}, {.threads = threads, .allocator = {}});
+  const auto vector = [&](int64_t size, DType dtype) { return Tensor::empty(context, {size}, dtype); };
+  const Tensor master = vector(kSize, settings.dtype), gradient = vector(kSize, settings.dtype);
+  const Tensor m = vector(kSize, settings.dtype), v = vector(kSize, settings.dtype);
+  const Tensor value = vector(kSize, settings.value), scalars = vector(step_scalars, settings.dtype);
+  const Tensor partials = vector(gradient_norm_partials(kSize), settings.dtype);
+  poison(context, value);
+  poison(context, partials);
+  fill_zero(context, m);
+  fill_zero(context, v);
+  Random random(4, RandomStream::test);
+  fill_normal(context, master, random, 0.0, 1.0);
+  for (int step = 1; step <= steps; ++step) {
+    write_values(context, gradient, gradient_of_step(step));
+    std::vector<double> numbers(step_scalars, 0.0);
+    numbers[scalar_learning_rate] = kLearningRate;
+    numbers[scalar_correction1] = 1.0 - std::pow(kBeta1, step);
+    numbers[scalar_correction2] = 1.0 - std::pow(kBeta2, step);
+    numbers[scalar_clip_norm] = settings.clip_norm;
+    numbers[scalar_gradient_scale] = settings.gradient_scale;
+    write_values(context, scalars, numbers);
+    gradient_norm(context, {vector_view(gradient), vector_view(scalars), vector_view(partials)});
+    adamw(context, {.master = vector_view(master),
+                    .gradient = vector_view(gradient),
+                    .m = vector_view(m),
+                    .v = vector_view(v),
+                    .value = settings.copy ? vector_view(value) : VectorView{},
+                    .scalars = vector_view(scalars),
+                    .beta1 = kBeta1,
+                    .beta2 = kBeta2,
+                    .eps = kEps,
+                    .weight_decay = settings.weight_decay});
+  }
+  return {read_values(context, master), read_values(context, m), read_values(context, v), read_values(context, value),
+          read_values(context, scalars)[scalar_gradient_norm]};
+}
+
+State expected(int steps, const Settings& settings) {
+  State state = run(1, 0, settings);
+  for (int step = 1; step <= steps; ++step) {
+    const auto gradient = gradient_of_step(step);
+    double square = 0.0;
+    for (double g : gradient) square += g * g;
+    state.norm = std::sqrt(square);
+    const double norm = state.norm * settings.gradient_scale;
+    const double clip = settings.clip_norm > 0.0 ? std::min(1.0, settings.clip_norm / norm) : 1.0;
+    for (int64_t i = 0; i < kSize; ++i) {
+      const double g = gradient[i] * settings.gradient_scale * clip;
+      state.m[i] = kBeta1 * state.m[i] + (1.0 - kBeta1) * g;
+      state.v[i] = kBeta2 * state.v[i] + (1.0 - kBeta2) * g * g;
+      const double m = state.m[i] / (1.0 - std::pow(kBeta1, step)), v = state.v[i] / (1.0 - std::pow(kBeta2, step));
+      state.master[i] -= kLearningRate * (m / (std::sqrt(v) + kEps) + settings.weight_decay * state.master[i]);
+    }
+  }
+  return state;
+}
+
+void expect_near(const std::vector<double>& found, const std::vector<double>& wanted, double relative) {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    ASSERT_NEAR(found[i], wanted[i], relative * (1e-2 + std::abs(wanted[i]))) << "element " << i;
+  }
+}
+
+void compare(const Settings& settings) {
+  const State found = run(2, 3, settings), wanted = expected(3, settings);
+  const double relative = settings.dtype == DType::float64 ? 1e-12 : 2e-5;
+  EXPECT_NEAR(found.norm, wanted.norm, 0.1 * relative * wanted.norm);
+  expect_near(found.m, wanted.m, relative);
+  expect_near(found.v, wanted.v, relative);
+  expect_near(found.master, wanted.master, relative);
+}
+
+TEST(AdamW, EqualsItsFormula) {
+  for (DType dtype : {DType::float32, DType::float64}) {
+    compare({.dtype = dtype});
+    compare({.dtype = dtype, .copy = false, .weight_decay = 0.0});
+    compare({.dtype = dtype, .clip_norm = 1.0, .gradient_scale = 0.25});
+    compare({.dtype = dtype, .clip_norm = 1e6});
+  }
+}
+
+TEST(AdamW, TheComputeCopyIsTheMasterRounded) {
+  for (DType value : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    const State state = run(2, 2, {.dtype = accumulate_type(value), .value = value});
+    Context context;
+    const Tensor rounded = Tensor::empty(context, {kSize}, value);
+    write_values(context, rounded, state.master);
+    EXPECT_EQ(state.value, read_values(context, rounded)) << name(value);
+  }
+}
+
+TEST(AdamWThreaded, SameBitsForAnyNumberOfThreads) {
+  const State one = run(1, 2, {.clip_norm = 1.0});
+  for (int threads : {2, 3}) {
+    const State several = run(threads, 2, {.clip_norm = 1.0});
+    EXPECT_EQ(one.norm, several.norm);
+    EXPECT_EQ(one.master, several.master);
+    EXPECT_EQ(one.value, several.value);
+  }
+}
+
+TEST(GradientNorm, OfNothingIsZero) {
+  Context context;
+  const Tensor scalars = Tensor::empty(context, {step_scalars}, DType::float32);
+  poison(context, scalars);
+  const Tensor none = Tensor::empty(context, {0}, DType::float32);
+  gradient_norm(context, {vector_view(none), vector_view(scalars), vector_view(none)});
+  EXPECT_EQ(read_values(context, scalars)[scalar_gradient_norm], 0.0);
+}
+
+}  // namespace
+}  // namespace heddle::kernels

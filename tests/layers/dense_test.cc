@@ -1,0 +1,244 @@
+// What the table of cases does not see of linear, embedding, glu and cross_entropy: errors, modules, memory.
+#include <gtest/gtest.h>
+
+#include "core/tensor/transfer.h"
+#include "layers/cross_entropy.h"
+#include "layers/embedding.h"
+#include "layers/ffn.h"
+#include "layers/glu.h"
+#include "layers/linear.h"
+#include "layers/view.h"
+
+namespace heddle {
+namespace {
+
+constexpr DType kFloat = DType::float32;
+
+class DenseTest : public ::testing::Test {
+ protected:
+  Tensor tensor(const Shape& shape, DType dtype = kFloat) { return normal(context_, shape, dtype); }
+
+  static Tensor normal(Context& context, const Shape& shape, DType dtype = kFloat) {
+    const Tensor result = Tensor::empty(context, shape, dtype);
+    Random random(1, RandomStream::test);
+    fill_normal(context, result, random, 0.0, 1.0);
+    return result;
+  }
+
+  static Tensor indices(Context& context, const Shape& shape, const std::vector<double>& values) {
+    const Tensor result = Tensor::empty(context, shape, DType::int32);
+    write_values(context, result, values);
+    return result;
+  }
+
+  Variable constant(const Shape& shape, DType dtype = kFloat) { return tape_.constant(tensor(shape, dtype)); }
+
+  template <class Call>
+  void expect_error(const Call& call, const std::string& message) {
+    try {
+      call();
+      ADD_FAILURE() << "no error, expected: " << message;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.what(), message);
+    }
+  }
+
+  Context context_;
+  Tape tape_{context_};
+};
+
+TEST_F(DenseTest, LinearNamesWhatDoesNotFit) {
+  const Variable x = constant({4, 3, 8}), weight = constant({5, 8});
+  expect_error(
+      [&] {
+        linear(tape_, x, constant({8, 5}));
+      },
+      "[linear] weight has shape (8, 5), expected (out, 8): the last dimension of x (4, 3, 8)");
+  expect_error([&] { linear(tape_, x, weight, constant({8})); },
+               "[linear] bias has shape (8), expected (5): the first dimension of weight (5, 8)");
+  expect_error(
+      [&] {
+        linear(tape_, x, constant({5, 8}, DType::bfloat16));
+      },
+      "[linear] weight is bfloat16, expected float32: the dtype of x");
+  expect_error([&] { linear(tape_, {}, weight); }, "[linear] x is missing");
+  const Variable sliced = tape_.constant(tensor({4, 3, 8}).slice(1, 0, 2));
+  expect_error([&] { linear(tape_, sliced, weight); },
+               "[linear] x: cannot view (4, 2, 8) with strides (24, 8, 1) as (8, 8) without a copy");
+}
+
+TEST_F(DenseTest, LinearTakesAVectorAndASliceOfTheLastDimension) {
+  const Tensor wide = tensor({4, 3, 10}), weight = tensor({5, 6});
+  const Variable y = linear(tape_, tape_.constant(wide.slice(-1, 2, 8)), tape_.constant(weight));
+  const Tensor row = wide.select(0, 1).select(0, 2).slice(0, 2, 8);
+  const Variable of_row = linear(tape_, tape_.constant(row), tape_.constant(weight));
+  EXPECT_EQ(y.shape(), (Shape{4, 3, 5}));
+  EXPECT_EQ(of_row.shape(), Shape{5});
+  const auto found = read_values(context_, of_row.value);
+  const auto wanted = read_values(context_, y.value.select(0, 1).select(0, 2));
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-5);
+}
+
+TEST_F(DenseTest, LinearModuleHasNamedParametersOfTheRightSize) {
+  ParameterSet parameters;
+  const ModuleBuilder builder(parameters, "blocks.0");
+  const Linear layer({.bias = true}, builder.child("out"), 400, 30);
+  parameters.materialize(context_, kFloat, 1);
+  ASSERT_EQ(parameters.all().size(), 2u);
+  EXPECT_EQ(parameters.all()[0].name, "blocks.0.out.weight");
+  EXPECT_EQ(parameters.all()[0].shape, (Shape{30, 400}));
+  EXPECT_TRUE(parameters.all()[0].weight_decay);
+  EXPECT_EQ(parameters.all()[1].name, "blocks.0.out.bias");
+  EXPECT_FALSE(parameters.all()[1].weight_decay);
+  double square = 0.0;
+  for (double value : read_values(context_, parameters.all()[0].value)) square += value * value;
+  EXPECT_NEAR(std::sqrt(square / (30 * 400)), 1.0 / 20.0, 1e-3);
+}
+
+TEST_F(DenseTest, EmbeddingNamesTheTokenAndTheVocabulary) {
+  const Variable weight = constant({7, 3});
+  expect_error(
+      [&] {
+        embedding(tape_, indices(context_, {2, 2}, {0, 6, 7, 1}), weight);
+      },
+      "[embedding] token 2 is 7, expected one of [0, 7): the vocabulary");
+  expect_error([&] { embedding(tape_, indices(context_, {1}, {-1}), weight); },
+               "[embedding] token 0 is -1, expected one of [0, 7): the vocabulary");
+  expect_error([&] { embedding(tape_, tensor({2}), weight); },
+               "[embedding] tokens are float32 (2) of strides (1), expected dense int32");
+}
+
+TEST_F(DenseTest, AHeadCanShareTheEmbedding) {
+  ParameterSet parameters;
+  const Embedding table({}, ModuleBuilder(parameters, "embedding"), 5, 4);
+  parameters.materialize(context_, DType::float64, 1);
+  Parameter& weight = parameters.all()[0];
+  poison(context_, weight.gradient.tensor);
+  const Tensor tokens = indices(context_, {3}, {4, 1, 4}), upstream = tensor({3, 5}, DType::float64);
+  const Variable x = table.forward(tape_, tokens);
+  const auto rows = read_values(context_, x.value), d_y = read_values(context_, upstream);
+  const auto values = read_values(context_, weight.value);
+  tape_.backward(linear(tape_, x, table.weight(tape_)), upstream);
+  std::vector<double> wanted(20, 0.0);
+  const int64_t places[] = {4, 1, 4};
+  for (int64_t i = 0; i < 3; ++i) {
+    for (int64_t c = 0; c < 5; ++c) {
+      for (int64_t p = 0; p < 4; ++p) {
+        wanted[c * 4 + p] += d_y[i * 5 + c] * rows[i * 4 + p];            // as the head's weight
+        wanted[places[i] * 4 + p] += d_y[i * 5 + c] * values[c * 4 + p];  // as the row of the token
+      }
+    }
+  }
+  const auto found = read_values(context_, weight.gradient.tensor);
+  for (size_t i = 0; i < 20; ++i) EXPECT_NEAR(found[i], wanted[i], 1e-14);
+}
+
+TEST_F(DenseTest, GluNamesWhatDoesNotFit) {
+  expect_error(
+      [&] {
+        glu(tape_, constant({4, 8}), constant({4, 7}));
+      },
+      "[glu] b has shape (4, 7), expected (4, 8): that of a");
+}
+
+// d_product and one buffer for both halves of the projection; weights' gradients are where they belong.
+TEST_F(DenseTest, GluBackwardAllocatesTwoTensors) {
+  ParameterSet parameters;
+  const Glu layer({.hidden = 6}, ModuleBuilder(parameters), 4);
+  parameters.materialize(context_, kFloat, 1);
+  const Variable y = layer.forward(tape_, tape_.constant(tensor({2, 3, 4})));
+  const Tensor upstream = tensor({2, 3, 4});
+  const int64_t before = context_.allocator().stats().allocations;
+  tape_.backward(y, upstream);
+  EXPECT_EQ(context_.allocator().stats().allocations - before, 2);
+}
+
+TEST_F(DenseTest, SplitAndReshapedPartsShareOneGradient) {
+  Gradient d_x;
+  const Variable x = tape_.leaf(tensor({2, 3, 12}, DType::float64), d_x, "x");
+  const std::vector<Variable> parts = split_last(tape_, x, {8, 4});
+  const Variable rows = reshape(tape_, parts[0], {6, 8});
+  const Variable a = activation(tape_, rows, Activation::silu), b = activation(tape_, parts[1], Activation::sigmoid);
+  const Tensor d_a = tensor({6, 8}, DType::float64), d_b = tensor({2, 3, 4}, DType::float64);
+  const int64_t before = context_.allocator().stats().allocations;
+  tape_.backward({{a, d_a}, {b, d_b}});
+  EXPECT_EQ(context_.allocator().stats().allocations - before, 1);
+  EXPECT_EQ(d_x.tensor.shape(), (Shape{2, 3, 12}));
+  const auto values = read_values(context_, x.value), gradient = read_values(context_, d_x.tensor);
+  const auto left = read_values(context_, d_a), right = read_values(context_, d_b);
+  for (int64_t i = 0; i < 6; ++i) {
+    for (int64_t j = 0; j < 12; ++j) {
+      const double s = 1.0 / (1.0 + std::exp(-values[i * 12 + j]));
+      const double wanted =
+          j < 8 ? left[i * 8 + j] * s * (1.0 + values[i * 12 + j] * (1.0 - s)) : right[i * 4 + j - 8] * s * (1.0 - s);
+      EXPECT_NEAR(gradient[i * 12 + j], wanted, 1e-14);
+    }
+  }
+}
+
+TEST_F(DenseTest, CrossEntropyNamesWhatDoesNotFit) {
+  const Variable logits = constant({2, 3, 5});
+  expect_error(
+      [&] {
+        cross_entropy(tape_, logits, indices(context_, {6}, {0, 1, 2, 3, 4, 0}));
+      },
+      "[cross_entropy] targets are int32 (6), expected dense int32 (2, 3): one for each row of logits "
+      "(2, 3, 5)");
+  expect_error(
+      [&] {
+        cross_entropy(tape_, logits, indices(context_, {2, 3}, {0, 1, 2, 5, 4, 0}));
+      },
+      "[cross_entropy] target 3 is 5, expected one of [0, 5) or ignore_index -100");
+  expect_error(
+      [&] {
+        cross_entropy(tape_, logits, indices(context_, {2, 3}, {0, 1, 2, 3, 4, 0}), {-100, 1.5});
+      },
+      "[cross_entropy] label_smoothing is 1.5, expected a number from 0 to 1");
+}
+
+TEST_F(DenseTest, CrossEntropyIsStableForLargeLogits) {
+  const Tensor logits = Tensor::empty(context_, {2, 3}, kFloat);
+  write_values(context_, logits, {1e4, 0.0, -1e4, -1e30, -2e30, -1e30});
+  const Variable loss = cross_entropy(tape_, tape_.constant(logits), indices(context_, {2}, {1, 0}));
+  EXPECT_NEAR(read_values(context_, loss.value)[0], (1e4 + std::log(2.0)) / 2.0, 1e-3);
+}
+
+// When nobody else holds the logits, their gradient takes their place. The same on every device.
+TEST_F(DenseTest, CrossEntropyBackwardWritesOverTheLogits) {
+  const int64_t rows = 64, classes = 512, bytes = rows * classes * 4;
+  std::vector<double> gradients[2];
+  for (const DeviceType device : {DeviceType::cpu, DeviceType::meta}) {
+    for (const bool keep : {false, true}) {
+      Context context({device});
+      ParameterSet parameters;
+      const Linear head({}, ModuleBuilder(parameters), 8, classes);
+      parameters.materialize(context, kFloat, 1);
+      const Tensor targets = Tensor::zeros(context, {rows}, DType::int32), x = normal(context, {rows, 8});
+      Tape tape(context);
+      Variable logits = head.forward(tape, tape.constant(x));
+      const Variable loss = cross_entropy(tape, logits, targets);
+      if (!keep) logits = {};
+      const auto before = static_cast<int64_t>(context.allocator().stats().allocated.current);
+      context.allocator().reset_peaks();
+      tape.backward(loss);
+      const int64_t more = static_cast<int64_t>(context.allocator().stats().allocated.peak) - before;
+      EXPECT_EQ(more >= bytes, keep);
+      if (device == DeviceType::cpu) gradients[keep] = read_values(context, parameters.gradient());
+    }
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
+}
+
+TEST_F(DenseTest, ActivationBackwardWritesOverTheIncomingGradient) {
+  Gradient d_x;
+  const Variable x = tape_.leaf(tensor({4, 6}), d_x, "x");
+  const Variable y = activation(tape_, linear(tape_, x, constant({9, 6})), Activation::silu);
+  const Variable loss = linear(tape_, y, constant({1, 9}));
+  const Tensor upstream = tensor({4, 1});
+  const int64_t before = context_.allocator().stats().allocations;
+  tape_.backward(loss, upstream);
+  EXPECT_EQ(context_.allocator().stats().allocations - before, 2);  // d_y, which becomes that of its input, and d_x
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,206 @@
+// What linear attention promises beyond one call: a state handed over, steps of one token, and inputs of any form.
+#include "layers/linear_attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/autograd/gradcheck.h"
+#include "core/tensor/error.h"
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle {
+namespace {
+
+using testing::DoubleNear;
+using testing::HasSubstr;
+using testing::Pointwise;
+using testing::ThrowsMessage;
+
+constexpr int64_t kBatch = 2, kLength = 150, kHeads = 3, kDim = 5, kValueDim = 7;
+constexpr LinearAttentionOptions kConstant{.decay = Decay::constant, .scale = 0.5};
+
+class LinearAttentionTest : public testing::Test {
+ protected:
+  Tensor normal(const Shape& shape, DType dtype = DType::float64) {
+    Tensor tensor = Tensor::empty(context_, shape, dtype);
+    fill_normal(context_, tensor, random_, 0.0, 1.0);
+    return tensor;
+  }
+  Tensor log_decay(const std::vector<double>& values, DType dtype = DType::float64) {
+    Tensor tensor = Tensor::empty(context_, {static_cast<int64_t>(values.size())}, dtype);
+    write_values(context_, tensor, values);
+    return tensor;
+  }
+  std::vector<double> values(const Variable& variable) { return read_values(context_, variable.value); }
+
+  Context context_;
+  Random random_{7, RandomStream::test};
+};
+
+void append(std::vector<double>& to, const std::vector<double>& values) {
+  to.insert(to.end(), values.begin(), values.end());
+}
+
+Variable tokens(Tape& tape, const Variable& x, int64_t begin, int64_t end) {
+  return tape.view(x, [=](const Tensor& whole) { return whole.slice(1, begin, end); });
+}
+
+TEST_F(LinearAttentionTest, TwoHalvesWithTheStateHandedOverAreTheWhole) {
+  const std::vector<Tensor> inputs = {normal({kBatch, kLength, kHeads, kDim}), normal({kBatch, kLength, kHeads, kDim}),
+                                      normal({kBatch, kLength, kHeads, kValueDim}),
+                                      normal({kBatch, kHeads, kDim, kValueDim})};
+  const Tensor decay = log_decay({0.0, -0.05, -7.75});
+  const Tensor d_o = normal({kBatch, kLength, kHeads, kValueDim});
+  const Tensor d_state = normal({kBatch, kHeads, kDim, kValueDim});
+
+  // Outputs, final state and all gradients, with the sequence cut at `cut`.
+  const auto run = [&](int64_t cut) {
+    Tape tape(context_);
+    std::vector<Gradient> gradients(inputs.size());
+    std::vector<Variable> x;
+    for (size_t i = 0; i < inputs.size(); ++i) x.push_back(tape.leaf(inputs[i], gradients[i], "input"));
+    std::vector<Tape::Root> roots;
+    const Tensor o = Tensor::empty(context_, d_o.shape(), DType::float64);
+    Variable state = x[3];
+    for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, std::pair{cut, kLength}}) {
+      const LinearAttention part =
+          linear_attention(tape, tokens(tape, x[0], begin, end), tokens(tape, x[1], begin, end),
+                           tokens(tape, x[2], begin, end), {tape.constant(decay), state}, kConstant);
+      state = part.final_state;
+      if (begin == end) continue;
+      const Tensor upstream = Tensor::empty(context_, part.o.shape(), DType::float64);
+      write_values(context_, upstream, read_values(context_, d_o.slice(1, begin, end)));
+      roots.push_back({part.o, upstream});
+      write_values(context_, o.slice(1, begin, end), values(part.o));
+    }
+    roots.push_back({state, d_state});
+    tape.backward(roots);
+    std::vector<double> results = read_values(context_, o);
+    append(results, values(state));
+    for (const Gradient& gradient : gradients) append(results, read_values(context_, gradient.tensor));
+    return results;
+  };
+  const std::vector<double> whole = run(kLength);
+  for (int64_t cut : {1, 64, 77}) EXPECT_THAT(run(cut), Pointwise(DoubleNear(1e-10), whole)) << "cut at " << cut;
+}
+
+TEST_F(LinearAttentionTest, StepsOfOneTokenAreTheWhole) {
+  const Variable q{normal({kBatch, kLength, kHeads, kDim}), {}}, k{normal({kBatch, kLength, kHeads, kDim}), {}};
+  const Variable v{normal({kBatch, kLength, kHeads, kValueDim}), {}};
+  const Variable decay{log_decay({-0.01, -0.5, -7.75}), {}};
+  Tape tape(context_, Tape::Mode::inference);
+  const LinearAttention whole = linear_attention(tape, q, k, v, {decay, {}}, kConstant);
+  Variable state;
+  for (int64_t token = 0; token < kLength; ++token) {
+    const auto one = [&](const Variable& x) { return tokens(tape, x, token, token + 1); };
+    const LinearAttention step = linear_attention(tape, one(q), one(k), one(v), {decay, state}, kConstant);
+    state = step.final_state;
+    EXPECT_THAT(values(step.o), Pointwise(DoubleNear(1e-12), values(one(whole.o)))) << "token " << token;
+  }
+  EXPECT_THAT(values(state), Pointwise(DoubleNear(1e-12), values(whole.final_state)));
+}
+
+TEST_F(LinearAttentionTest, GradientsThroughTheStatesAlone) {
+  const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& x) {
+    const LinearAttention result = linear_attention(tape, x[0], x[1], x[2], {x[3], x[4]}, kConstant);
+    return std::vector<Variable>{result.final_state};
+  };
+  const GradcheckReport report = gradcheck(context_, function,
+                                           {{"q", normal({1, 3, 2, 2}), false},
+                                            {"k", normal({1, 3, 2, 2})},
+                                            {"v", normal({1, 3, 2, 3})},
+                                            {"log_decay", log_decay({-0.3, 0.0}), false},
+                                            {"initial_state", normal({1, 2, 2, 3})}});
+  EXPECT_TRUE(report.passed) << report.to_string();
+}
+
+TEST_F(LinearAttentionTest, OneValueMayBeEveryInput) {
+  const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& x) {
+    return std::vector<Variable>{linear_attention(tape, x[0], x[0], x[0]).o};
+  };
+  const GradcheckReport report = gradcheck(context_, function, {{"x", normal({1, 4, 2, 3})}});
+  EXPECT_TRUE(report.passed) << report.to_string();
+}
+
+TEST_F(LinearAttentionTest, AnEmptySequenceHandsTheStateOn) {
+  const Tensor start = normal({1, 2, 3, 4});
+  Tape tape(context_);
+  Gradient gradient;
+  const Variable q{normal({1, 0, 2, 3}), {}}, v{normal({1, 0, 2, 4}), {}};
+  const LinearAttention result =
+      linear_attention(tape, q, q, v, {{log_decay({-1.0, -2.0}), {}}, tape.leaf(start, gradient, "state")}, kConstant);
+  EXPECT_EQ(values(result.final_state), read_values(context_, start));
+  const Tensor upstream = normal({1, 2, 3, 4});
+  tape.backward(result.final_state, upstream);
+  EXPECT_EQ(read_values(context_, gradient.tensor), read_values(context_, upstream));
+}
+
+// float32 with slopes whose powers over a chunk are far below the smallest number: nothing overflows.
+TEST_F(LinearAttentionTest, StrongDecayStaysFinite) {
+  Tape tape(context_);
+  std::vector<Gradient> gradients(3);
+  std::vector<Variable> x;
+  for (Gradient& gradient : gradients) {
+    x.push_back(tape.leaf(normal({1, 130, 2, 4}, DType::float32), gradient, "input"));
+  }
+  const Variable decay{log_decay({-7.75, -1e4}, DType::float32), {}};
+  const LinearAttention result = linear_attention(tape, x[0], x[1], x[2], {decay, {}}, kConstant);
+  tape.backward({{result.o, normal({1, 130, 2, 4}, DType::float32)}});
+  for (double value : values(result.o)) EXPECT_TRUE(std::isfinite(value));
+  for (const Gradient& gradient : gradients) {
+    for (double value : read_values(context_, gradient.tensor)) EXPECT_TRUE(std::isfinite(value));
+  }
+}
+
+TEST_F(LinearAttentionTest, ErrorsNameTheArgument) {
+  Tape tape(context_);
+  const Variable q{normal({2, 3, 4, 5}), {}};
+  const auto message = [&](const char* text) { return ThrowsMessage<Error>(HasSubstr(text)); };
+  const auto run = [&](const Variable& k, const Variable& v, const LinearAttentionInputs& inputs = {},
+                       Decay decay = Decay::none) {
+    return [&, k, v, inputs, decay] { linear_attention(tape, q, k, v, inputs, {.decay = decay}); };
+  };
+  const auto given = [&](const Shape& shape, DType dtype = DType::float64) {
+    return Variable{normal(shape, dtype), {}};
+  };
+  EXPECT_THAT(run(given({2, 3, 4, 6}), q), message("[linear_attention] k is float64 (2, 3, 4, 6), expected float64 "
+                                                   "(2, 3, 4, 5): that of q"));
+  EXPECT_THAT(run(q, given({2, 3, 3, 5})), message("[linear_attention] v is float64 (2, 3, 3, 5)"));
+  EXPECT_THAT(run(q, given({2, 3, 20})), message("expected real numbers (batch, length, heads, dim)"));
+  EXPECT_THAT(run(q, q, {}, Decay::constant), message("decay is constant, but log_decay is missing"));
+  EXPECT_THAT(run(q, q, {given({4}), {}}), message("decay is none, but log_decay is given"));
+  EXPECT_THAT(run(q, q, {given({4}, DType::float32), {}}, Decay::constant), message("log_decay is float32 (4)"));
+  EXPECT_THAT(run(q, q, {{}, given({2, 4, 5, 6})}), message("initial_state is float64 (2, 4, 5, 6)"));
+  EXPECT_THAT(run(q, q, {{log_decay({0, 0, 0.5, 0}), {}}, {}}, Decay::constant),
+              message("log_decay[2] is 0.5, expected a number <= 0"));
+}
+
+// Any number of threads gives the same bits.
+TEST(LinearAttentionThreaded, SameBitsForAnyNumberOfThreads) {
+  const auto run = [](int threads) {
+    ContextOptions options;
+    options.threads = threads;
+    Context context(Device{}, options);
+    Random random(3, RandomStream::test);
+    std::vector<Gradient> gradients(3);
+    Tape tape(context);
+    std::vector<Variable> x;
+    for (Gradient& gradient : gradients) {
+      Tensor tensor = Tensor::empty(context, {2, 70, 3, 40}, DType::float32);
+      fill_normal(context, tensor, random, 0.0, 1.0);
+      x.push_back(tape.leaf(tensor, gradient, "input"));
+    }
+    const Variable o = linear_attention(tape, x[0], x[1], x[2]).o;
+    std::vector<double> results = read_values(context, o.value);
+    tape.backward({{o, x[0].value}});
+    for (const Gradient& gradient : gradients) append(results, read_values(context, gradient.tensor));
+    return results;
+  };
+  EXPECT_EQ(run(1), run(4));
+}
+
+}  // namespace
+}  // namespace heddle

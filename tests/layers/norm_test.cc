@@ -1,0 +1,108 @@
+#include "layers/norm.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/config/config_load.h"
+#include "core/tensor/transfer.h"
+#include "layers/registry.h"
+
+namespace heddle {
+namespace {
+
+using ::testing::HasSubstr;
+
+Variable values(Tape& tape, const Shape& shape, const std::vector<double>& numbers, DType dtype = DType::float32) {
+  const Tensor tensor = Tensor::empty(tape.context(), shape, dtype);
+  write_values(tape.context(), tensor, numbers);
+  return tape.constant(tensor);
+}
+
+std::string message_of(const std::string& op, const std::string& options, const std::vector<std::string>& names) {
+  Context context;
+  Tape tape(context);
+  NamedVariables inputs;
+  for (const std::string& name : names) {
+    const Shape shape = name == "weight" || name == "bias" ? Shape{4} : Shape{2, 4};
+    inputs[name] = values(tape, shape, std::vector<double>(static_cast<size_t>(numel(shape)), 1.0));
+  }
+  try {
+    apply_operator(find_operator(op), tape, parse_config(options, "test.yaml"), inputs);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(NormOptions, MustAgreeWithTheInputs) {
+  EXPECT_EQ(message_of("rms_norm", "{weight: true}", {"x", "weight"}), "no error");
+  EXPECT_THAT(message_of("rms_norm", "{weight: true}", {"x"}), HasSubstr("weight: found true, but no such input"));
+  EXPECT_THAT(message_of("rms_norm", "{bias: false}", {"x", "bias"}), HasSubstr("test.yaml:1:8: bias: found false"));
+  EXPECT_THAT(message_of("rms_norm", "{residual: true}", {"x"}), HasSubstr("residual: found true"));
+  EXPECT_THAT(message_of("rms_norm", "{gate: {act: silu}}", {"x"}), HasSubstr("gate: no input gate was given"));
+  EXPECT_THAT(message_of("rms_norm", "{dim: 8}", {"x"}), HasSubstr("dim: found 8, expected 4"));
+  EXPECT_THAT(message_of("rms_norm", "{groups: 2}", {"x"}), HasSubstr("groups"));
+  EXPECT_THAT(message_of("group_rms_norm", "{groups: 3}", {"x"}), HasSubstr("expected a divisor of 4"));
+  EXPECT_THAT(message_of("group_rms_norm", "{}", {"x"}), HasSubstr("missing key 'groups'"));
+  EXPECT_THAT(message_of("rms_norm", "{epz: 1.0}", {"x"}), HasSubstr("unknown key 'epz'; did you mean 'eps'?"));
+  EXPECT_THAT(message_of("rms_norm", "{}", {"x", "wieght"}),
+              HasSubstr("unknown input 'wieght'; did you mean 'weight'?"));
+  EXPECT_THAT(message_of("rms_norm", "{}", {"weight"}), HasSubstr("[rms_norm] input x is missing"));
+}
+
+TEST(NormOptions, NameTheShapesThatDoNotFit) {
+  Context context;
+  Tape tape(context);
+  const Variable x = values(tape, {1, 2, 3}, {1, 2, 3, 4, 5, 6});
+  try {
+    norm(tape, x, {.residual = {}, .gate = {}, .weight = values(tape, {2}, {1, 1}), .bias = {}}, {}, "rms_norm");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "[rms_norm] weight has shape (2), expected (3): the last dimension of x (1, 2, 3)");
+  }
+}
+
+TEST(NormModule, ReadsItsSection) {
+  Context context;
+  ParameterSet parameters;
+  const ModuleBuilder builder(parameters);
+  make_norm(parse_config("{type: layer_norm}"), builder.child("a"), 8);
+  make_norm(parse_config("{type: rms_norm, bias: true}"), builder.child("b"), 8);
+  make_norm(parse_config("{type: srms_norm, eps: 1.0e-6}"), builder.child("c"), 8);
+  std::vector<std::string> names;
+  for (const Parameter& parameter : parameters.all()) names.push_back(parameter.name);
+  EXPECT_THAT(names, ::testing::ElementsAre("a.weight", "a.bias", "b.weight", "b.bias"));
+  EXPECT_THROW(make_norm(parse_config("{type: rms_nrom}"), builder, 8), ConfigError);
+  EXPECT_THROW(make_norm(parse_config("{type: rms_norm, residual: true}"), builder, 8), ConfigError);
+}
+
+// Squares of numbers near the largest of float16 do not fit into float16.
+TEST(NormNumbers, LargeOnesOfFloat16KeepTheirDigits) {
+  Context context;
+  Tape tape(context);
+  const Variable x = values(tape, {1, 4}, {65504, -65504, 32752, 0}, DType::float16);
+  for (const bool center : {false, true}) {
+    NormOptions options;
+    options.center = center;
+    const std::vector<double> y = read_values(context, norm(tape, x, {}, options).y.value);
+    const double mean = center ? 8188.0 : 0.0;
+    double square = 0.0;
+    for (const double value : {65504.0, -65504.0, 32752.0, 0.0}) square += (value - mean) * (value - mean) / 4.0;
+    EXPECT_NEAR(y[0], (65504.0 - mean) / std::sqrt(square), 1e-3);
+    EXPECT_NEAR(y[3], -mean / std::sqrt(square), 1e-3);
+  }
+}
+
+TEST(NormNumbers, SmallEpsIsNotRaised) {
+  Context context;
+  Tape tape(context);
+  NormOptions options;
+  options.eps = 0.0;
+  const Variable x = values(tape, {1, 2}, {1e-4, -1e-4}, DType::float16);
+  for (const double value : read_values(context, norm(tape, x, {}, options).y.value)) {
+    EXPECT_NEAR(std::abs(value), 1.0, 1e-3);
+  }
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,343 @@
+// Every operator of the registry against its unfused specification and against finite differences, on the CPU and,
+// where there is one, on a GPU.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "core/autograd/gradcheck.h"
+#include "core/tensor/transfer.h"
+#include "tests/layers/operator_runner.h"
+
+namespace heddle::test {
+namespace {
+
+constexpr DType kAllDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
+
+// Half a unit in the last place, relative.
+double roundoff(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return 0x1p-53;
+    case DType::float32:
+      return 0x1p-24;
+    case DType::bfloat16:
+      return 0x1p-8;
+    case DType::float16:
+      return 0x1p-11;
+    default:
+      return 0.0;
+  }
+}
+
+struct Tolerance {
+  double relative = 0.0;  // of each element
+  double largest = 0.0;   // of the largest element: what sums and cancellation leave
+};
+
+// One rounding to the storage dtype at the end, arithmetic in the accumulate type before.
+int roundings(const OpCase& op_case, DType dtype, bool on_gpu) {
+  return op_case.roundings + (on_gpu && size_of(dtype) == 2 ? op_case.gpu_roundings : 0);
+}
+
+Tolerance forward_tolerance(const OpCase& op_case, DType dtype, bool on_gpu) {
+  const double arithmetic = dtype == DType::float64 ? 1e-13 : 64 * 0x1p-24;
+  // The reference rounds what is stored on the way, but may come out on the other side of a tie.
+  return {1.01 * roundoff(dtype), op_case.tolerance * arithmetic + roundings(op_case, dtype, on_gpu) * roundoff(dtype)};
+}
+
+Tolerance gradient_tolerance(const OpCase& op_case, DType dtype, bool on_gpu) {
+  return {1.01 * roundoff(dtype),
+          op_case.tolerance * 128 * 0x1p-24 + roundings(op_case, dtype, on_gpu) * roundoff(dtype)};
+}
+
+double largest(const HostTensor& tensor) {
+  double result = 0.0;
+  for (const double value : tensor.values) result = std::max(result, std::abs(value));
+  return result;
+}
+
+void expect_near(const HostTensor& found, const HostTensor& wanted, Tolerance tolerance, const std::string& what) {
+  ASSERT_EQ(to_string(found.shape), to_string(wanted.shape)) << what;
+  const double allowance = tolerance.largest * largest(wanted) + 1e-7 * (tolerance.relative > 1e-4);
+  for (size_t i = 0; i < wanted.values.size(); ++i) {
+    const double error = std::abs(found.values[i] - wanted.values[i]);
+    ASSERT_TRUE(error <= allowance + tolerance.relative * std::abs(wanted.values[i]))
+        << what << "[" << i << "]: found " << found.values[i] << ", wanted " << wanted.values[i] << ", error " << error
+        << ", allowed " << allowance + tolerance.relative * std::abs(wanted.values[i]);
+  }
+}
+
+void expect_near(const HostTensors& found, const HostTensors& wanted, Tolerance tolerance, const std::string& what) {
+  ASSERT_EQ(found.size(), wanted.size()) << what;
+  for (const auto& [name, tensor] : wanted) {
+    ASSERT_TRUE(found.contains(name)) << what << name;
+    expect_near(found.at(name), tensor, tolerance, what + name);
+  }
+}
+
+// Bit for bit, the sign of zero included.
+void expect_same(const HostTensors& found, const HostTensors& wanted, const std::string& what) {
+  for (const auto& [name, tensor] : wanted) {
+    const auto& other = found.at(name).values;
+    ASSERT_EQ(other.size(), tensor.values.size());
+    for (size_t i = 0; i < other.size(); ++i) {
+      ASSERT_TRUE(std::bit_cast<uint64_t>(other[i]) == std::bit_cast<uint64_t>(tensor.values[i]))
+          << what << name << "[" << i << "]: " << other[i] << " and " << tensor.values[i];
+    }
+  }
+}
+
+void expect_same(const RunResult& found, const RunResult& wanted, const std::string& what) {
+  expect_same(found.outputs, wanted.outputs, what + " output ");
+  expect_same(found.gradients, wanted.gradients, what + " gradient of ");
+}
+
+bool is_gpu(const Context& context) { return context.device().type == DeviceType::cuda; }
+
+std::string text(DType dtype) { return std::string(name(dtype)) + " "; }
+
+// --- What is checked of one case ---
+
+void forward_matches_specification(Context& context, const OpCase& op_case) {
+  for (const DType dtype : kAllDTypes) {
+    if (op_case.large && (dtype == DType::float64 || dtype == DType::float16)) continue;
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    const HostTensors wanted = op_case.reference(parse_config(op_case.options), inputs, dtype);
+    const RunResult found = run_case(context, op_case, inputs, {.dtype = dtype, .gradients = false});
+    expect_near(found.outputs, wanted, forward_tolerance(op_case, dtype, is_gpu(context)), text(dtype));
+    // Recording must not change what is computed.
+    const RunResult recorded = run_case(context, op_case, inputs, {.dtype = dtype});
+    expect_same(recorded.outputs, found.outputs, text(dtype) + "recorded ");
+  }
+}
+
+void gradients_match_finite_differences(Context& context, const OpCase& op_case) {
+  if (op_case.large) return;
+  const HostTensors values = case_inputs(op_case, DType::float64);
+  std::vector<GradcheckInput> inputs;
+  for (const CaseInput& input : op_case.inputs) {
+    const DType dtype = input_dtype(input, DType::float64);
+    Tensor tensor = Tensor::empty(context, input.shape, dtype);
+    write_values(context, tensor, values.at(input.name).values);
+    inputs.push_back({input.name, tensor, input.differentiate && is_floating(dtype)});
+  }
+  const ConfigNode options = parse_config(op_case.options);
+  GradcheckOptions check_options;
+  check_options.step = 3e-6;  // between rounding, which grows below, and curvature, which grows above
+  const GradcheckReport report = gradcheck(
+      context,
+      [&](Tape& tape, const std::vector<Variable>& variables) { return apply_case(op_case, options, tape, variables); },
+      inputs, check_options);
+  EXPECT_TRUE(report.passed) << report.to_string();
+}
+
+void gradients_match_float64(Context& context, const OpCase& op_case) {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    if (op_case.large && dtype == DType::float16) continue;
+    const HostTensors inputs = case_inputs(op_case, dtype, Grid::coarse);
+    const RunResult wanted = run_case(context, op_case, inputs, {.dtype = DType::float64, .upstream = dtype});
+    for (const bool wide : {false, true}) {
+      const RunResult found =
+          run_case(context, op_case, inputs, {.dtype = dtype, .upstream = dtype, .wide_parameters = wide});
+      expect_near(found.gradients, wanted.gradients, gradient_tolerance(op_case, dtype, is_gpu(context)),
+                  text(dtype) + (wide ? "wide gradient of " : "gradient of "));
+    }
+  }
+}
+
+void gradients_are_added(Context& context, const OpCase& op_case) {
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    for (const bool wide : {false, true}) {
+      const RunResult fresh = run_case(context, op_case, inputs, {.dtype = dtype, .wide_parameters = wide});
+      const RunResult added =
+          run_case(context, op_case, inputs, {.dtype = dtype, .add = true, .wide_parameters = wide});
+      for (const CaseInput& input : op_case.inputs) {
+        if (!fresh.gradients.contains(input.name)) continue;
+        const bool is_parameter = input.kind == InputKind::parameter || input.kind == InputKind::matrix;
+        const DType own = input_dtype(input, dtype);
+        HostTensor wanted = old_gradient(op_case, input, wide && is_parameter ? accumulate_type(own) : own);
+        for (size_t i = 0; i < wanted.values.size(); ++i) wanted.values[i] += fresh.gradients.at(input.name).values[i];
+        expect_near(added.gradients.at(input.name), wanted, {2 * roundoff(dtype), 2 * roundoff(dtype)},
+                    text(dtype) + "added gradient of " + input.name);
+      }
+    }
+  }
+}
+
+// The same bits on the CPU. A GPU takes another path where addresses do not allow whole vectors, with another order of
+// summation: there the same but for rounding.
+void views_give_the_same(Context& context, const OpCase& op_case) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    const auto expect_same = [&](const RunResult& found, const RunResult& wanted, const std::string& what) {
+      if (!is_gpu(context)) return heddle::test::expect_same(found, wanted, what);
+      // Both sides are rounded.
+      const Tolerance forward = forward_tolerance(op_case, dtype, true),
+                      backward = gradient_tolerance(op_case, dtype, true);
+      expect_near(found.outputs, wanted.outputs, {2 * forward.relative, 2 * forward.largest}, what + " output ");
+      expect_near(found.gradients, wanted.gradients, {2 * backward.relative, 2 * backward.largest},
+                  what + " gradient of ");
+    };
+    const RunResult dense = run_case(context, op_case, inputs, {.dtype = dtype});
+    const RunResult strided = run_case(context, op_case, inputs, {.dtype = dtype, .strided = true});
+    expect_same(strided, dense, text(dtype) + "views");
+    const RunResult added = run_case(context, op_case, inputs, {.dtype = dtype, .add = true});
+    const RunResult both = run_case(context, op_case, inputs, {.dtype = dtype, .strided = true, .add = true});
+    expect_same(both, added, text(dtype) + "views, added,");
+  }
+}
+
+// Inside a model inputs are no leaves: their gradients may be shared, and written over those of the outputs.
+void inner_values_give_the_same(Context& context, const OpCase& op_case) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    const RunResult leaves = run_case(context, op_case, inputs, {.dtype = dtype});
+    expect_same(run_case(context, op_case, inputs, {.dtype = dtype, .inner = true}), leaves, text(dtype) + "inner");
+  }
+}
+
+void repeats_give_the_same_bits(Context& context, const OpCase& op_case) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    const RunResult first = run_case(context, op_case, inputs, {.dtype = dtype});
+    expect_same(run_case(context, op_case, inputs, {.dtype = dtype}), first, text(dtype) + "repeat");
+  }
+}
+
+// Of the many small cases every tenth.
+void threads_give_the_same_bits(const OpCase& op_case) {
+  if (!op_case.large && (&op_case - op_cases().data()) % 10 != 0) return;
+  const HostTensors inputs = case_inputs(op_case, DType::float32);
+  Context one(Device{}, {.threads = 1});
+  const RunResult wanted = run_case(one, op_case, inputs, {.dtype = DType::float32});
+  for (const int threads : {2, 3}) {
+    Context several(Device{}, {.threads = threads});
+    expect_same(run_case(several, op_case, inputs, {.dtype = DType::float32}), wanted, "threads");
+  }
+}
+
+// No rows: nothing to compute, and gradients of parameters that are 0 and not what was there.
+void empty_batches_work(Context& context, const OpCase& op_case) {
+  const OpCase empty = without_batch(op_case);
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const RunResult result = run_case(context, empty, case_inputs(empty, dtype), {.dtype = dtype});
+    for (const auto& [name, gradient] : result.gradients) {
+      for (const double value : gradient.values) ASSERT_EQ(value, 0.0) << "gradient of " << name;
+    }
+  }
+}
+
+void meta_counts_the_same_bytes(Device device, const OpCase& op_case) {
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    Context real(device, {.threads = 1}), meta({DeviceType::meta}, {.threads = 1});
+    const HostTensors inputs = case_inputs(op_case, dtype);
+    for (Context* context : {&real, &meta}) {
+      run_case(*context, op_case, inputs, {.dtype = dtype, .poison = false});
+      EXPECT_EQ(context->allocator().stats().allocated.current, 0u);
+    }
+    EXPECT_EQ(meta.allocator().stats().allocated.peak, real.allocator().stats().allocated.peak);
+    EXPECT_EQ(meta.allocator().stats().allocations, real.allocator().stats().allocations);
+  }
+}
+
+// --- Suites: one test for each operator and check ---
+
+template <class Check>
+void for_each_case(const std::string& op, const Check& check) {
+  for (const OpCase& op_case : op_cases()) {
+    if (op_case.op != op) continue;
+    SCOPED_TRACE(op_case.name);
+    check(op_case);
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+class OperatorSuite : public ::testing::TestWithParam<std::string> {
+ protected:
+  using Check = void (*)(Context&, const OpCase&);
+
+  void run(Device device, Check check) {
+    Context context(device, {.threads = 1});
+    for_each_case(GetParam(), [&](const OpCase& op_case) { check(context, op_case); });
+  }
+};
+
+class Operators : public OperatorSuite {};
+class OperatorsThreaded : public OperatorSuite {};
+class OperatorsGpu : public OperatorSuite {
+ protected:
+  static constexpr Device kDevice{DeviceType::cuda};
+
+  void SetUp() override {
+    try {
+      Context context(kDevice);
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+  }
+};
+
+TEST_P(Operators, ForwardMatchesSpecification) { run({}, forward_matches_specification); }
+TEST_P(Operators, GradientsMatchFiniteDifferences) { run({}, gradients_match_finite_differences); }
+TEST_P(Operators, GradientsMatchFloat64) { run({}, gradients_match_float64); }
+TEST_P(Operators, GradientsAreAdded) { run({}, gradients_are_added); }
+TEST_P(Operators, ViewsGiveTheSame) { run({}, views_give_the_same); }
+TEST_P(Operators, InnerValuesGiveTheSame) { run({}, inner_values_give_the_same); }
+TEST_P(Operators, RepeatsGiveTheSameBits) { run({}, repeats_give_the_same_bits); }
+TEST_P(Operators, EmptyBatchesWork) { run({}, empty_batches_work); }
+TEST_P(Operators, MetaCountsTheSameBytes) {
+  for_each_case(GetParam(), [](const OpCase& op_case) { meta_counts_the_same_bytes({}, op_case); });
+}
+
+TEST_P(OperatorsThreaded, ThreadsGiveTheSameBits) { for_each_case(GetParam(), threads_give_the_same_bits); }
+
+TEST_P(OperatorsGpu, ForwardMatchesSpecification) { run(kDevice, forward_matches_specification); }
+TEST_P(OperatorsGpu, GradientsMatchFiniteDifferences) { run(kDevice, gradients_match_finite_differences); }
+TEST_P(OperatorsGpu, GradientsMatchFloat64) { run(kDevice, gradients_match_float64); }
+TEST_P(OperatorsGpu, GradientsAreAdded) { run(kDevice, gradients_are_added); }
+TEST_P(OperatorsGpu, ViewsGiveTheSame) { run(kDevice, views_give_the_same); }
+TEST_P(OperatorsGpu, InnerValuesGiveTheSame) { run(kDevice, inner_values_give_the_same); }
+TEST_P(OperatorsGpu, RepeatsGiveTheSameBits) { run(kDevice, repeats_give_the_same_bits); }
+TEST_P(OperatorsGpu, EmptyBatchesWork) { run(kDevice, empty_batches_work); }
+TEST_P(OperatorsGpu, MetaCountsTheSameBytes) {
+  for_each_case(GetParam(), [](const OpCase& op_case) { meta_counts_the_same_bytes(kDevice, op_case); });
+}
+
+std::vector<std::string> registered() {
+  std::vector<std::string> names;
+  for (const OperatorEntry& entry : operators()) names.push_back(entry.name);
+  return names;
+}
+
+std::string test_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
+
+INSTANTIATE_TEST_SUITE_P(All, Operators, ::testing::ValuesIn(registered()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, OperatorsThreaded, ::testing::ValuesIn(registered()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, OperatorsGpu, ::testing::ValuesIn(registered()), test_name);
+
+TEST(OperatorTable, HasCasesForEveryRowAndNoTwice) {
+  std::set<std::string> names;
+  for (const OpCase& op_case : op_cases()) {
+    EXPECT_NO_THROW(find_operator(op_case.op));
+    EXPECT_TRUE(names.insert(op_case.name).second) << op_case.name;
+  }
+  for (const OperatorEntry& entry : operators()) {
+    EXPECT_TRUE(std::any_of(op_cases().begin(), op_cases().end(), [&](const OpCase& op_case) {
+      return op_case.op == entry.name;
+    })) << entry.name;
+  }
+}
+
+TEST(OperatorTable, NamesTheNearest) {
+  try {
+    find_operator("rms_nrom");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "no operator is called 'rms_nrom'; did you mean 'rms_norm'?");
+  }
+}
+
+}  // namespace
+}  // namespace heddle::test

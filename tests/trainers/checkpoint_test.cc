@@ -1,0 +1,179 @@
+#include "trainers/checkpoint.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/io/atomic_file.h"
+#include "core/tensor/transfer.h"
+#include "tests/temp_folder.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+// Two parameters and their optimizer, filled with numbers of their own.
+struct Trained {
+  explicit Trained(Context& context, uint64_t seed, DType dtype = DType::float32, int64_t width = 3) {
+    parameters.add("matrix", {4, width}, Initializer::normal(1.0), true);
+    parameters.add("vector", {5}, Initializer::normal(1.0), false);
+    parameters.materialize(context, dtype, seed);
+    optimizer = std::make_unique<AdamW>(context, parameters, OptimizerConfig{});
+    Random random(seed, RandomStream::test);
+    for (const NamedTensor& named : optimizer->state()) fill_normal(context, named.tensor, random, 0.0, 1.0);
+  }
+
+  std::vector<double> numbers(Context& context) const {
+    std::vector<double> all;
+    const auto append = [&](const Tensor& tensor) {
+      const std::vector<double> values = read_values(context, tensor);
+      all.insert(all.end(), values.begin(), values.end());
+    };
+    for (const Parameter& parameter : parameters.all()) append(parameter.master);
+    for (const NamedTensor& named : optimizer->state()) append(named.tensor);
+    return all;
+  }
+
+  ParameterSet parameters;
+  std::unique_ptr<AdamW> optimizer;
+};
+
+class CheckpointTest : public ::testing::Test {
+ protected:
+  fs::path write(int64_t step, int64_t keep = 100) {
+    return write_checkpoint(context_, folder_.path() / "checkpoints", trained_.parameters, *trained_.optimizer,
+                            {step, 3, "seed: 3\n", "heddle test"}, keep);
+  }
+  std::string refusal(const fs::path& checkpoint) {
+    try {
+      open_checkpoint(checkpoint);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+  std::vector<int64_t> steps() {
+    std::vector<int64_t> all;
+    for (const CheckpointFolder& folder : list_checkpoints(folder_.path() / "checkpoints")) all.push_back(folder.step);
+    return all;
+  }
+
+  testing::TempFolder folder_;
+  Context context_;
+  Trained trained_{context_, 1};
+};
+
+TEST_F(CheckpointTest, ReadsBackBitForBit) {
+  const Checkpoint checkpoint = open_checkpoint(write(12));
+  EXPECT_EQ(checkpoint.path.filename(), "step_12");
+  EXPECT_EQ(checkpoint.state.step, 12);
+  EXPECT_EQ(checkpoint.state.seed, 3u);
+  EXPECT_EQ(checkpoint.state.config, "seed: 3\n");
+  EXPECT_EQ(checkpoint.state.program, "heddle test");
+  Trained other(context_, 2);
+  EXPECT_NE(other.numbers(context_), trained_.numbers(context_));
+  load_parameters(context_, checkpoint, other.parameters);
+  load_optimizer(context_, checkpoint, *other.optimizer);
+  EXPECT_EQ(other.numbers(context_), trained_.numbers(context_));
+}
+
+TEST_F(CheckpointTest, ComputeCopiesFollowTheMasters) {
+  const Checkpoint checkpoint = open_checkpoint(write(1));
+  Trained other(context_, 2, DType::bfloat16);
+  load_parameters(context_, checkpoint, other.parameters);
+  Trained same(context_, 1, DType::bfloat16);
+  EXPECT_EQ(read_values(context_, other.parameters.value()), read_values(context_, same.parameters.value()));
+}
+
+TEST_F(CheckpointTest, TheNewestAreKept) {
+  for (int64_t step : {2, 10, 9, 30}) write(step, 2);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{10, 30}));
+  write(30, 2);  // again: replaced
+  EXPECT_EQ(steps(), (std::vector<int64_t>{10, 30}));
+  for (const auto& entry : fs::directory_iterator(folder_ / "checkpoints")) {
+    EXPECT_TRUE(entry.path().filename().string().starts_with("step_")) << entry.path();
+  }
+}
+
+TEST_F(CheckpointTest, TruncatedFilesAreRefused) {
+  for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
+    const fs::path path = write(1);
+    fs::resize_file(path / name, fs::file_size(path / name) - 5);
+    EXPECT_THAT(refusal(path), HasSubstr((path / name).string() + ": "));
+    EXPECT_THAT(refusal(path), HasSubstr("truncated"));
+    write(1);
+    fs::remove(path / name);
+    EXPECT_THAT(refusal(path), HasSubstr((path / name).string() + ": the file is missing"));
+  }
+}
+
+TEST_F(CheckpointTest, EveryChangedByteIsSeen) {
+  const fs::path path = write(1);
+  for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
+    const std::string good = read_file(path / name);
+    for (size_t i = 0; i < good.size(); i += 7) {
+      std::string bad = good;
+      bad[i] = static_cast<char>(bad[i] ^ 1);
+      if (std::isspace(static_cast<unsigned char>(good[i])) && std::string(name) == "state.json") continue;
+      std::ofstream(path / name, std::ios::binary) << bad;
+      EXPECT_THAT(refusal(path), HasSubstr((path / name).string())) << name << " byte " << i;
+    }
+    write_file(path / name, good);
+  }
+  EXPECT_EQ(refusal(path), "accepted");
+  const std::string model = read_file(path / "model.safetensors");
+  write_file(path / "model.safetensors", model + "x");
+  EXPECT_THAT(refusal(path), HasSubstr("too long"));
+  std::string corrupt = model;
+  corrupt.back() = static_cast<char>(corrupt.back() ^ 1);
+  write_file(path / "model.safetensors", corrupt);
+  EXPECT_THAT(refusal(path), ::testing::MatchesRegex(".*crc32 [0-9a-f]+, expected [0-9a-f]+: the file is corrupt"));
+}
+
+TEST_F(CheckpointTest, TheNewestWholeOneIsFoundAndTheOthersSaid) {
+  std::vector<std::string> skipped;
+  const Note note = [&](const std::string& line) { skipped.push_back(line); };
+  EXPECT_FALSE(newest_checkpoint(folder_ / "checkpoints", note).has_value());
+  write(5);
+  const fs::path damaged = write(10);
+  fs::resize_file(damaged / "model.safetensors", 20);
+  const auto newest = newest_checkpoint(folder_ / "checkpoints", note);
+  ASSERT_TRUE(newest.has_value());
+  EXPECT_EQ(newest->state.step, 5);
+  ASSERT_EQ(skipped.size(), 1u);
+  EXPECT_THAT(skipped[0], HasSubstr("passing over"));
+  EXPECT_THAT(skipped[0], HasSubstr("step_10/model.safetensors: 20 bytes, expected"));
+  EXPECT_EQ(find_checkpoint(folder_.path(), note).state.step, 5);
+  EXPECT_EQ(find_checkpoint(folder_ / "checkpoints", note).state.step, 5);
+  EXPECT_EQ(find_checkpoint(newest->path, note).state.step, 5);
+  EXPECT_THROW(find_checkpoint(damaged, note), Error);
+  EXPECT_THROW(find_checkpoint(folder_ / "nowhere", note), Error);
+}
+
+TEST_F(CheckpointTest, AnotherModelIsRefused) {
+  const Checkpoint checkpoint = open_checkpoint(write(1));
+  Trained wider(context_, 1, DType::float32, 4);
+  const auto message = [&](ParameterSet& parameters) -> std::string {
+    try {
+      load_parameters(context_, checkpoint, parameters);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(message(wider.parameters), HasSubstr("tensor 'matrix' is float32 (4, 3), expected float32 (4, 4)"));
+  ParameterSet fewer;
+  fewer.add("vector", {5}, Initializer::normal(1.0), false);
+  fewer.materialize(context_, DType::float32, 1);
+  EXPECT_THAT(message(fewer), HasSubstr("tensor 'matrix' is no parameter of the model"));
+  ParameterSet other;
+  other.add("row", {5}, Initializer::normal(1.0), false);
+  other.materialize(context_, DType::float32, 1);
+  EXPECT_THAT(message(other), HasSubstr("no tensor 'row', found: matrix, vector"));
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,160 @@
+#include "trainers/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/io/atomic_file.h"
+#include "tests/temp_folder.h"
+#include "tests/trainers/test_config.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() : log_(std::fopen((folder_ / "log").c_str(), "w")) {}
+  ~TrainerTest() override { std::fclose(log_); }
+
+  // Stops after `steps` steps of this call; 0: does not.
+  TrainResult run(const std::string& name, const TrainConfig& config, int64_t steps = 0,
+                  const std::string& resume = "auto") {
+    Context context(Device{}, {.threads = 1});
+    TrainOptions options;
+    options.folder = folder_ / name;
+    options.resume = resume;
+    options.log = log_;
+    options.stop_requested = [left = steps]() mutable { return --left == 0; };
+    return train(context, config, options);
+  }
+  std::string file(const std::string& path) { return read_file(folder_ / path); }
+  std::string log() {
+    std::fflush(log_);
+    return file("log");
+  }
+
+  testing::TempFolder folder_;
+  std::FILE* log_;
+};
+
+TEST_F(TrainerTest, TheRunFolderHoldsWhatTheSpecSays) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.keep_checkpoints=2"});
+  const TrainResult result = run("run", config);
+  EXPECT_TRUE(result.finished);
+  EXPECT_EQ(result.step, 40);
+  ASSERT_TRUE(result.evaluation.has_value());
+  EXPECT_EQ(result.sample, "");
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder_ / "run")) {
+    files.push_back(fs::relative(entry.path(), folder_ / "run").string());
+  }
+  EXPECT_THAT(files,
+              ::testing::UnorderedElementsAre(
+                  "config.yaml", "metrics.csv", "checkpoints", "checkpoints/step_30",
+                  "checkpoints/step_30/model.safetensors", "checkpoints/step_30/optimizer.safetensors",
+                  "checkpoints/step_30/state.json", "checkpoints/step_40", "checkpoints/step_40/model.safetensors",
+                  "checkpoints/step_40/optimizer.safetensors", "checkpoints/step_40/state.json"));
+  // The resolved config gives the same run.
+  const TrainConfig resolved = read_train_config(parse_config(file("run/config.yaml")));
+  run("again", resolved);
+  EXPECT_EQ(file("run/metrics.csv"), file("again/metrics.csv"));
+  EXPECT_EQ(file("run/config.yaml"), file("again/config.yaml"));
+  const std::string metrics = file("run/metrics.csv");
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), 41);
+}
+
+TEST_F(TrainerTest, AStoppedRunGoesOnBitForBit) {
+  for (const char* extra : {"trainer.dtype=float32", "trainer.dtype=bfloat16", "trainer.accumulate=2"}) {
+    const std::string whole = std::string("whole ") + extra, parts = std::string("parts ") + extra;
+    const TrainConfig config = testing::tiny_train_config({extra});
+    run(whole, config);
+    const TrainResult stopped = run(parts, config, 7);
+    EXPECT_FALSE(stopped.finished);
+    EXPECT_EQ(stopped.step, 7);
+    EXPECT_EQ(run(parts, config, 3).step, 10);  // where a checkpoint is due anyway
+    EXPECT_EQ(run(parts, config, 1).step, 11);
+    EXPECT_TRUE(run(parts, config).finished);
+    for (const char* name : {"metrics.csv", "checkpoints/step_40/model.safetensors",
+                             "checkpoints/step_40/optimizer.safetensors", "checkpoints/step_40/state.json"}) {
+      EXPECT_EQ(file(whole + "/" + name), file(parts + "/" + name)) << extra << " " << name;
+    }
+  }
+  EXPECT_THAT(log(), HasSubstr("to go on from"));
+  EXPECT_THAT(log(), HasSubstr("resumed from"));
+}
+
+TEST_F(TrainerTest, ACrashAfterTheMetricsWereWrittenLosesNothing) {
+  const TrainConfig config = testing::tiny_train_config();
+  run("whole", config);
+  run("crashed", config, 25);
+  // As if the process had ended after step 25 without its checkpoint: the metrics are ahead of step 20.
+  fs::remove_all(folder_.path() / "crashed" / "checkpoints" / "step_25");
+  run("crashed", config);
+  EXPECT_EQ(file("whole/metrics.csv"), file("crashed/metrics.csv"));
+  EXPECT_EQ(file("whole/checkpoints/step_40/model.safetensors"), file("crashed/checkpoints/step_40/model.safetensors"));
+}
+
+TEST_F(TrainerTest, ADamagedCheckpointIsPassedOver) {
+  const TrainConfig config = testing::tiny_train_config();
+  run("whole", config);
+  run("damaged", config, 25);
+  fs::resize_file(folder_.path() / "damaged/checkpoints/step_25/optimizer.safetensors", 100);
+  EXPECT_TRUE(run("damaged", config).finished);
+  EXPECT_THAT(log(), HasSubstr("step_25/optimizer.safetensors: 100 bytes, expected"));
+  EXPECT_THAT(log(), HasSubstr("checkpoints/step_20"));
+  EXPECT_EQ(file("whole/metrics.csv"), file("damaged/metrics.csv"));
+  EXPECT_EQ(file("whole/checkpoints/step_40/model.safetensors"), file("damaged/checkpoints/step_40/model.safetensors"));
+}
+
+TEST_F(TrainerTest, AFinishedRunIsLeftAlone) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=10"});
+  run("run", config);
+  const std::string metrics = file("run/metrics.csv");
+  EXPECT_TRUE(run("run", config).finished);
+  EXPECT_THAT(log(), HasSubstr("nothing left to do"));
+  EXPECT_EQ(file("run/metrics.csv"), metrics);
+}
+
+TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=10", "schedule.type=constant"});
+  const TrainConfig longer = testing::tiny_train_config({"trainer.steps=20", "schedule.type=constant"});
+  run("short", config);
+  EXPECT_THROW(run("short", longer), UsageError);
+  run("longer", longer, 0, (folder_ / "short").string());
+  run("whole", longer);
+  EXPECT_EQ(file("longer/metrics.csv"), file("whole/metrics.csv"));
+  EXPECT_EQ(file("longer/checkpoints/step_20/model.safetensors"), file("whole/checkpoints/step_20/model.safetensors"));
+}
+
+TEST_F(TrainerTest, StopsBeforeTheUpdateWhenNumbersBlowUp) {
+  const TrainConfig config =
+      testing::tiny_train_config({"optimizer.lr=1.0e+30", "schedule.warmup_steps=0", "optimizer.weight_decay=0.0"});
+  try {
+    run("run", config);
+    ADD_FAILURE() << "no error";
+  } catch (const NonFinite& error) {
+    EXPECT_THAT(error.what(), HasSubstr("first not finite: "));
+    EXPECT_THAT(error.what(), HasSubstr("A lower optimizer.lr"));
+  }
+  const std::string metrics = file("run/metrics.csv");
+  EXPECT_THAT(metrics, HasSubstr("\n1,"));
+  EXPECT_THAT(metrics, ::testing::Not(HasSubstr("nan")));
+}
+
+TEST_F(TrainerTest, LearnsToCopyAndToRecall) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "hundreds of steps, which the other tests take one by one";
+#endif
+  const auto accuracy = [&](const std::string& name, const std::vector<std::string>& overrides) {
+    const std::string path = std::string(HEDDLE_SOURCE_DIR) + "/configs/" + name + ".yaml";
+    const TrainResult result = run(name, load_train_config(path, overrides));
+    return result.evaluation.value().accuracy;
+  };
+  EXPECT_GE(accuracy("toy_mqar", {"trainer.steps=400"}), 0.90);
+  EXPECT_GE(accuracy("toy_copy", {"trainer.steps=150"}), 0.95);
+}
+
+}  // namespace
+}  // namespace heddle
