@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Times other implementations of heddle's operators on heddle's suites, by heddle's protocol.
+
+    python3 bench/peers/benchmark.py srms_norm norm_gate --json peers.json
+    heddle bench srms_norm norm_gate --json heddle.json
+    python3 bench/compare.py heddle.json peers.json
+
+Providers: torch (eager), torch_functional (torch.nn.functional), torch_compile, and liger where it is importable.
+Protocol (the same as `heddle bench`): before every timed call a buffer of eight times the L2 is overwritten; device
+events around the call; 25 ms of warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the
+mean over 20 repeats of the peak of allocated bytes. `bwd` adds to gradients that exist, `bwd_first` writes fresh ones.
+"""
+
+import argparse
+import functools
+import json
+import os
+import re
+import statistics
+import sys
+
+import torch
+import torch.nn.functional as F
+import yaml
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+ACTS = {"none": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "silu": F.silu}
+
+
+# --- The operators in PyTorch, as one would write them ---
+
+
+def norm(options, center, inputs):
+    r = inputs["x"]
+    if "residual" in inputs:
+        r = r + inputs["residual"]
+    gate = options.get("gate") or {}
+    act = ACTS[gate.get("act", "none")]
+    p = r.float()
+    if "gate" in inputs and gate.get("position", "post") == "pre":
+        p = p * act(inputs["gate"].float())
+    if center:
+        p = p - p.mean(-1, keepdim=True)
+    y = p * torch.rsqrt(p.pow(2).mean(-1, keepdim=True) + options.get("eps", 1e-5)) * options.get("scale", 1.0)
+    if "weight" in inputs:
+        y = y * inputs["weight"].float()
+    if "bias" in inputs:
+        y = y + inputs["bias"].float()
+    if "gate" in inputs and gate.get("position", "post") == "post":
+        y = y * act(inputs["gate"].float())
+    y = y.to(r.dtype)
+    return (y, r) if "residual" in inputs and options.get("return_residual", True) else (y,)
+
+
+def activated(options, x):
+    act = options.get("act", "none")
+    if act == "softmax":
+        return torch.softmax(x.float(), dim=-1 if options.get("act_dim", "feature") == "feature" else 1).to(x.dtype)
+    return ACTS[act](x)
+
+
+def lrpe_rotate(options, inputs):
+    a = activated(options, inputs["x"])
+    theta = inputs["theta"].float()
+    n, half = a.shape[1], a.shape[-1] // 2
+    phase = (torch.arange(n, device=a.device) + options.get("offset", 0))[:, None, None] * theta
+    phase = F.pad(phase, (0, half - theta.shape[-1]))
+    cos, sin = phase.cos().to(a.dtype), phase.sin().to(a.dtype)
+    first, second = a[..., :half], a[..., half:]
+    return (torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1),)
+
+
+def torch_operator(name, options):
+    if name in ("layer_norm", "rms_norm", "srms_norm"):
+        return functools.partial(norm, options, name == "layer_norm")
+    if name == "lrpe_rotate":
+        return functools.partial(lrpe_rotate, options)
+    return None
+
+
+def functional_operator(name, options, inputs):
+    if set(inputs) - {"x", "weight", "bias"} or options.get("scale", 1.0) != 1.0:
+        return None
+    eps = options.get("eps", 1e-5)
+    if name == "layer_norm":
+        return lambda t: (F.layer_norm(t["x"], t["x"].shape[-1:], t.get("weight"), t.get("bias"), eps),)
+    if name in ("rms_norm", "srms_norm"):
+        return lambda t: (F.rms_norm(t["x"], t["x"].shape[-1:], t.get("weight"), eps),)
+    return None
+
+
+def liger_operator(name, options, inputs):
+    if set(inputs) - {"x", "weight", "bias"} or "weight" not in inputs:
+        return None
+    try:
+        from liger_kernel.ops.layer_norm import LigerLayerNormFunction
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+    except ImportError:
+        return None
+    eps = options.get("eps", 1e-5)
+    if name == "layer_norm" and "bias" in inputs:
+        return lambda t: (LigerLayerNormFunction.apply(t["x"], t["weight"], t["bias"], eps),)
+    if name == "rms_norm":
+        return lambda t: (LigerRMSNormFunction.apply(t["x"], t["weight"], eps, 0.0, "llama", False),)
+    return None
+
+
+def providers(name, options, inputs):
+    eager = torch_operator(name, options)
+    if eager is not None:
+        yield "torch", eager
+        torch._dynamo.reset()
+        yield "torch_compile", torch.compile(eager, dynamic=False)
+    for provider, operator in (("torch_functional", functional_operator(name, options, inputs)),
+                               ("liger", liger_operator(name, options, inputs))):
+        if operator is not None:
+            yield provider, operator
+
+
+# --- The protocol ---
+
+
+class Stopwatch:
+    def __init__(self, device):
+        self.device = device
+        l2 = torch.cuda.get_device_properties(device).L2_cache_size
+        self.cache = torch.empty(8 * l2 // 4, dtype=torch.float32, device=device)
+
+    def run(self, repeats, prepare, call):
+        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+        for begin, end in events:
+            prepare()
+            self.cache.zero_()
+            begin.record()
+            call()
+            end.record()
+        torch.cuda.synchronize(self.device)
+        return [begin.elapsed_time(end) for begin, end in events]
+
+    def measure(self, prepare, call, warmup_ms=25.0, repeat_ms=100.0):
+        self.run(3, prepare, call)
+        estimate = max(self.run(1, prepare, call)[0], 1e-3)
+        self.run(max(1, min(1000, int(warmup_ms / estimate))), prepare, call)
+        return statistics.median(self.run(max(1, min(1000, int(repeat_ms / estimate))), prepare, call))
+
+
+def extent(text, n):
+    if not re.fullmatch(r"[n0-9*+]+", str(text)):
+        raise ValueError(f"extent {text!r}")
+    return int(eval(str(text), {"__builtins__": {}}, {"n": n}))  # checked above: n, digits, * and + only
+
+
+class Subject:
+    """The tensors of one config at one size, and one provider's function of them."""
+
+    def __init__(self, operator, inputs):
+        self.operator = operator
+        self.inputs = inputs
+        self.outputs = None
+        self.upstream = None
+
+    def forward(self):
+        self.outputs = self.operator(self.inputs)
+
+    def backward(self):
+        torch.autograd.backward(self.outputs, self.upstream)
+
+    def drop_outputs(self):
+        self.outputs = None
+
+    def drop_gradients(self):
+        for tensor in self.inputs.values():
+            tensor.grad = None
+
+
+def speed(subject, stopwatch, which):
+    if which == "fwd":
+        return stopwatch.measure(subject.drop_outputs, subject.forward)
+    subject.drop_gradients()
+
+    def prepare():
+        subject.forward()
+        if which == "bwd_first":
+            subject.drop_gradients()
+
+    subject.forward()
+    subject.backward()
+    return stopwatch.measure(prepare, subject.backward)
+
+
+def memory(subject, which):
+    subject.drop_gradients()
+    total = 0
+    for _ in range(20):
+        subject.drop_outputs()
+        if which != "fwd":
+            subject.forward()
+        if which == "bwd_first":
+            subject.drop_gradients()
+        torch.cuda.reset_peak_memory_stats()
+        subject.forward() if which == "fwd" else subject.backward()
+        total += torch.cuda.max_memory_allocated()
+    return total / 20 / 2**20
+
+
+def rows_of(suite, arguments):
+    path = suite if suite.endswith(".yaml") else os.path.join(HERE, "../../configs/bench", suite + ".yaml")
+    with open(path) as file:
+        spec = yaml.safe_load(file)
+    device = torch.device("cuda")
+    stopwatch = Stopwatch(device)
+    for config_name, config in spec["configs"].items():
+        if arguments.config and config_name not in arguments.config:
+            continue
+        operator_name = config.get("operator", spec.get("operator"))
+        options = {key: value for key, value in (config.get("options") or {}).items()}
+        dtype_name = config.get("dtype", spec.get("dtype", "bfloat16"))
+        for n in arguments.n or config.get("n", spec.get("n")):
+            generator = torch.Generator(device).manual_seed(1)
+            inputs = {}
+            for name, extents in config["inputs"].items():
+                shape = [extent(e, n) for e in extents]
+                exact = name in ("theta", "log_decay", "initial_state")
+                tensor = torch.randn(shape, device=device, dtype=torch.float32 if exact else DTYPES[dtype_name],
+                                     generator=generator)
+                inputs[name] = tensor.requires_grad_(not exact)
+            for provider, operator in providers(operator_name, options, inputs):
+                if arguments.provider and provider not in arguments.provider:
+                    continue
+                subject = Subject(operator, inputs)
+                try:
+                    subject.forward()
+                    subject.upstream = [torch.randn_like(output) for output in subject.outputs]
+                    for which in arguments.passes:
+                        for quantity in arguments.quantity:
+                            value = speed(subject, stopwatch, which) if quantity == "speed" else memory(subject, which)
+                            yield {"suite": spec.get("suite", os.path.basename(path)[:-5]), "config": config_name,
+                                   "pass": which, "quantity": quantity, "n": n, "dtype": dtype_name,
+                                   "device": torch.cuda.get_device_name(device), "provider": provider, "value": value,
+                                   "unit": "ms" if quantity == "speed" else "MiB"}
+                except Exception as error:  # one provider that fails must not end the table
+                    print(f"{provider} failed on {config_name}, n {n}: {error}", file=sys.stderr)
+                subject.outputs = subject.upstream = None
+                subject.drop_gradients()
+                torch.cuda.empty_cache()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="+")
+    parser.add_argument("--n", type=lambda text: [int(n) for n in text.split(",")])
+    parser.add_argument("--config", type=lambda text: text.split(","))
+    parser.add_argument("--provider", type=lambda text: text.split(","))
+    parser.add_argument("--passes", type=lambda text: text.split(","), default=["fwd", "bwd", "bwd_first"])
+    parser.add_argument("--quantity", type=lambda text: text.split(","), default=["speed"])
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    rows = []
+    for suite in arguments.suites:
+        for row in rows_of(suite, arguments):
+            rows.append(row)
+            print("{suite} {config} {pass} {quantity} n={n} {provider}: {value:.4f} {unit}".format(**row), flush=True)
+    if arguments.json:
+        with open(arguments.json + ".partial", "w") as file:
+            json.dump(rows, file, indent=1)
+        os.replace(arguments.json + ".partial", arguments.json)
+
+
+if __name__ == "__main__":
+    main()

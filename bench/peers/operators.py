@@ -1,0 +1,103 @@
+"""What each operator of heddle computes, in PyTorch, written after its formula in docs/layers.md and not for speed.
+
+Each function takes the tensors by name and the options, and returns the outputs by name.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def activate(x: Tensor, act: str, sequence_dim: int = 1) -> Tensor:
+    return {
+        "none": lambda: x,
+        "relu": lambda: torch.relu(x),
+        "sigmoid": lambda: torch.sigmoid(x),
+        "silu": lambda: F.silu(x),
+        "elu1": lambda: F.elu(x) + 1,
+        "softmax_feature": lambda: torch.softmax(x, -1),
+        "softmax_sequence": lambda: torch.softmax(x, sequence_dim),
+    }[act]()
+
+
+def norm(layer: str, t: Tensors, options: dict) -> Tensors:
+    x = t["x"]
+    center = layer in ("layer_norm", "group_norm")
+    gate = options.get("gate", {"act": "none", "position": "post"})
+    r = x + t["residual"] if "residual" in t else x
+    p = r * activate(t["gate"], gate["act"]) if "gate" in t and gate["position"] == "pre" else r
+    groups = p.unflatten(-1, (options.get("groups", 1), -1))
+    q = groups - groups.mean(-1, keepdim=True) if center else groups
+    s = torch.sqrt(q.square().mean(-1, keepdim=True) + options.get("eps", 1e-5))
+    y = options.get("scale", 1.0) * (q / s).flatten(-2)
+    y = y * t["weight"] if "weight" in t else y
+    y = y + t["bias"] if "bias" in t else y
+    y = y * activate(t["gate"], gate["act"]) if "gate" in t and gate["position"] == "post" else y
+    returns_r = options.get("return_residual", "residual" in t)
+    return {"y": y, "r": r} if returns_r else {"y": y}
+
+
+def lrpe_rotate(layer: str, t: Tensors, options: dict) -> Tensors:
+    """x (B, N, H, D), theta (H or 1, E)."""
+    act = options.get("act", "none")
+    act = f"softmax_{options['act_dim']}" if act == "softmax" else act
+    a = activate(t["x"], act)
+    half = a.shape[-1] // 2
+    theta = F.pad(t["theta"], (0, half - t["theta"].shape[-1]))
+    positions = torch.arange(a.shape[1], dtype=theta.dtype) + options.get("offset", 0)
+    phi = positions[:, None, None] * theta
+    if options.get("pairing", "half") == "interleaved":
+        low, high = a[..., 0::2], a[..., 1::2]
+    else:
+        low, high = a[..., :half], a[..., half:]
+    first, second = low * phi.cos() - high * phi.sin(), low * phi.sin() + high * phi.cos()
+    if options.get("pairing", "half") == "interleaved":
+        return {"y": torch.stack((first, second), -1).flatten(-2)}
+    return {"y": torch.cat((first, second), -1)}
+
+
+def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
+    """q, k (B, N, H, D), v (B, N, H, Dv), log_decay (H): one step a token."""
+    q, k, v = t["q"], t["k"], t["v"]
+    batch, length, heads, dim = q.shape
+    decay = torch.exp(t["log_decay"]) if "log_decay" in t else torch.ones(heads, dtype=q.dtype)
+    state = t.get("initial_state", torch.zeros(batch, heads, dim, v.shape[-1], dtype=q.dtype))
+    outputs = []
+    for n in range(length):
+        state = decay[:, None, None] * state + k[:, n, :, :, None] * v[:, n, :, None, :]
+        outputs.append(options.get("scale", 1.0) * torch.einsum("bhd,bhde->bhe", q[:, n], state))
+    return {"o": torch.stack(outputs, 1), "final_state": state}
+
+
+def linear(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": F.linear(t["x"], t["weight"], t.get("bias"))}
+
+
+def embedding(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": F.embedding(t["tokens"].long(), t["weight"])}
+
+
+def activation(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": activate(t["x"], options["act"])}
+
+
+def glu_product(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": activate(t["a"], options.get("act", "silu")) * t["b"]}
+
+
+def glu(layer: str, t: Tensors, options: dict) -> Tensors:
+    """w12: w1 above w2."""
+    a, b = F.linear(t["x"], t["w12"]).chunk(2, -1)
+    return {"y": F.linear(activate(a, options.get("act", "silu")) * b, t["w3"])}
+
+
+def ffn(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": F.linear(activate(F.linear(t["x"], t["w1"]), options.get("act", "relu")), t["w2"])}
+
+
+def cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
+    logits, targets = t["logits"].flatten(0, -2), t["targets"].flatten().long()
+    return {"loss": F.cross_entropy(logits, targets, ignore_index=options.get("ignore_index", -100),
+                                    label_smoothing=options.get("label_smoothing", 0.0))}

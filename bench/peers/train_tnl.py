@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Trains the model of a heddle config (configs/toy_kjv.yaml) in PyTorch on the CPU and prints tokens per second.
+
+    train_tnl.py [--config FILE] [--threads N] [--steps N] [--compile]     speed, one JSON row a line
+    train_tnl.py --check RUN                        the validation loss of a finished run of heddle, computed here
+
+The step is what heddle's is: float32, forward, backward, clipping of the global norm, AdamW on matrices with decay.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from config import load_config
+from tnl import CHUNK, LanguageModel
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/toy_kjv.yaml")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, default=20, help="timed steps")
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--attention", choices=("auto", "chunked", "quadratic"), default="auto",
+                        help="auto: both are timed, the faster one is used")
+    parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager")
+    parser.add_argument("--check", type=Path, metavar="RUN", help="a run folder of heddle with a text")
+    return parser.parse_args()
+
+
+def read_tokens(config: dict) -> torch.Tensor:
+    """The text's bytes; random ones when it is not there, which costs the same."""
+    path = Path(config["data"].get("path", ""))
+    for place in (path, ROOT / path):
+        if place.is_file():
+            return torch.from_numpy(np.fromfile(place, dtype=np.uint8)).long()
+    print("train_tnl: no text at data.path, random bytes instead", file=sys.stderr)
+    return torch.randint(config["model"]["vocab_size"], (1 << 20,))
+
+
+def optimizer_of(model: LanguageModel, section: dict) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": section["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section["lr"], betas=tuple(section["betas"]),
+                             eps=section["eps"], fused=True)
+
+
+class Trainer:
+    def __init__(self, config: dict, attention: str, compiled: bool):
+        trainer = config["trainer"]
+        torch.manual_seed(config.get("seed", 1))
+        self.batch, self.length = trainer["batch_size"], trainer["sequence_length"]
+        self.tokens = read_tokens(config)
+        self.model = LanguageModel(config["model"], self.length, attention)
+        self.forward = torch.compile(self.model) if compiled else self.model
+        self.optimizer = optimizer_of(self.model, config["optimizer"])
+        self.clip_norm = config["optimizer"]["clip_norm"]
+
+    def step(self) -> float:
+        begins = torch.randint(self.tokens.numel() - self.length, (self.batch, 1))
+        windows = self.tokens[begins + torch.arange(self.length + 1)]
+        loss = self.forward(windows[:, :-1], windows[:, 1:])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss.item()
+
+    def seconds(self, warmup: int, steps: int) -> list[float]:
+        for _ in range(warmup):
+            self.step()
+        times = []
+        for _ in range(steps):
+            begin = time.perf_counter()
+            self.step()
+            times.append(time.perf_counter() - begin)
+        return times
+
+
+def measure(config: dict, arguments: argparse.Namespace) -> dict:
+    choices = ("chunked", "quadratic") if arguments.attention == "auto" else (arguments.attention,)
+    trainers = {name: Trainer(config, name, arguments.compile) for name in choices}
+    if len(trainers) > 1:
+        trial = {name: min(trainer.seconds(arguments.warmup, 3)) for name, trainer in trainers.items()}
+        trainers = {min(trial, key=trial.get): trainers[min(trial, key=trial.get)]}
+    (attention, trainer), = trainers.items()
+    times = trainer.seconds(arguments.warmup, arguments.steps)
+    tokens = trainer.batch * trainer.length
+    return {
+        "suite": "training", "config": arguments.config.stem, "pass": "step", "quantity": "speed", "n": tokens,
+        "dtype": "float32", "device": "cpu", "value": tokens * len(times) / sum(times), "unit": "tokens/s",
+        "median": tokens / statistics.median(times), "threads": arguments.threads, "steps": len(times),
+        "peer": f"torch {torch.__version__} {'compile' if arguments.compile else 'eager'}", "attention": attention,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+    }
+
+
+def validation_windows(config: dict) -> torch.Tensor:
+    """(windows, length + 1): those of heddle, spread evenly over the end of the text."""
+    trainer, tokens = config["trainer"], read_tokens(config)
+    length, total = trainer["sequence_length"], tokens.numel()
+    begin = total - int(total * config["data"]["validation_fraction"])
+    windows = (total - begin - 1) // length
+    used = min(windows, trainer["eval_batches"] * trainer["batch_size"])
+    begins = begin + torch.arange(used) * windows // used * length
+    return tokens[begins[:, None] + torch.arange(length + 1)]
+
+
+def check(run: Path, tolerance: float = 1e-4) -> bool:
+    """Compares the validation loss of the last step in metrics.csv with that of the same weights here."""
+    config = load_config(run / "config.yaml")
+    with open(run / "metrics.csv") as file:
+        last = [row for row in csv.DictReader(file) if row["validation_loss"]][-1]
+    model = LanguageModel(config["model"], config["trainer"]["sequence_length"], "chunked")
+    model.load_state_dict(load_file(run / f"checkpoints/step_{last['step']}/model.safetensors"))
+    with torch.no_grad():
+        losses = [(model(part[:, :-1], part[:, 1:]).item(), len(part)) for part in validation_windows(config).split(16)]
+    ours = sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+    theirs = float(last["validation_loss"])
+    right = abs(ours - theirs) <= tolerance
+    print(f"step {last['step']}: validation loss {theirs:.6f} in heddle, {ours:.6f} here: {'ok' if right else 'WRONG'}")
+    return right
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)  # the far ends of the decay would cost tens of times the rest
+    if arguments.check:
+        return 0 if check(arguments.check) else 1
+    config = load_config(arguments.config)
+    if config["trainer"]["sequence_length"] % CHUNK != 0:
+        sys.exit(f"train_tnl: trainer.sequence_length must be a multiple of {CHUNK}")
+    print(json.dumps(measure(config, arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
