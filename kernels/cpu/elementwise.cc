@@ -105,8 +105,9 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
     const A* value = load_chunk(stretch<const T>(b, row, col), count, b_buffer);
     const A* upstream = load_chunk(stretch<const T>(d_y, row, col), count, d_y_buffer);
     for (int64_t i = 0; i < count; ++i) {
-      d_a_values[i] = upstream[i] * value[i] * activation_derivative<act>(gate[i]);
-      d_b_values[i] = upstream[i] * apply_activation<act>(gate[i]);
+      const Activated<A> activated = activate_with_slope<act>(gate[i]);
+      d_a_values[i] = upstream[i] * value[i] * activated.slope;
+      d_b_values[i] = upstream[i] * activated.value;
     }
     if (d_a) store_chunk(stretch<T>(d_a, row, col), d_a_values, count, args.d_a.mode);
     if (d_b) store_chunk(stretch<T>(d_b, row, col), d_b_values, count, args.d_b.mode);

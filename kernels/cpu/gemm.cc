@@ -1,7 +1,9 @@
-// Matrix products by Eigen, one tile of the output a piece of work. docs/performance.md#cpu-matrix-products
+// Matrix products, one block of the sum a piece of work. docs/performance.md#cpu-matrix-products
 #include "kernels/gemm.h"
 
 #include <array>
+#include <memory>
+#include <vector>
 
 #include "kernels/cpu/detail/convert.h"
 #include "kernels/cpu/detail/gemm_tile.h"
@@ -11,86 +13,98 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-struct TileSize {
-  int64_t rows, cols;
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A block of a product: rows and columns of c, and a stretch of the sum.
+struct Block {
+  int64_t rows, cols, depth;
 };
 
-constexpr int64_t half_of(int64_t size) { return (size + 1) / 2; }
+constexpr int64_t kMostSplits = 16;      // of the sum
+// Numbers of c in a block that was cut.
+constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
 
-// Tiles of c (m, n) made from the sizes alone: halved until one is about 16 million operations, so that many threads
-// stay busy, but not to tiles so small that most of the time would go into packing.
-TileSize choose_tiles(int64_t m, int64_t n, int64_t k) {
-  constexpr int64_t operations_per_tile = int64_t{1} << 24;
-  TileSize tile{m, n};
-  int64_t tiles = 1;
-  while (tiles < 64 && 2 * tile.rows * tile.cols * k > operations_per_tile) {
-    const int64_t area = tile.rows * tile.cols;
-    if (area < 4096 || (area < 8192 && tiles >= 8)) break;
-    (tile.rows >= tile.cols ? tile.rows : tile.cols) = half_of(std::max(tile.rows, tile.cols));
-    tiles *= 2;
-  }
-  return tile;
-}
-
-// Calls tile(row, col, rows, cols) for each tile of (m, n).
-template <class Tile>
-void for_tiles(const Context& context, int64_t m, int64_t n, TileSize size, const Tile& tile) {
-  const int64_t down = (m + size.rows - 1) / size.rows;
-  const int64_t across = (n + size.cols - 1) / size.cols;
-  parallel_pieces(context, down * across, [&](int64_t index) {
-    const int64_t row = index / across * size.rows;
-    const int64_t col = index % across * size.cols;
-    tile(row, col, std::min(size.rows, m - row), std::min(size.cols, n - col));
-  });
-}
-
-// What a row of c holds before the product is added: c itself when adding, then the bias.
-template <class T>
-void start_row(T* c, const T* bias, int64_t cols, Accumulate mode) {
-  if (mode == Accumulate::overwrite) {
-    if (bias != nullptr) {
-      std::copy_n(bias, cols, c);
+// Blocks of c (m, n) = sum over k, made from the sizes alone: halved until there are enough of them to keep many threads
+// busy, but not so small that packing the operands would take most of the time. The sum is cut where c is small.
+Block choose_blocks(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t smallest_work = int64_t{1} << 22;  // operations
+  Block block{m, n, k};
+  for (int64_t blocks = 1;; blocks *= 2) {
+    const int64_t tile = block.rows * block.cols;
+    const bool enough = blocks >= 32 || 2 * tile * block.depth <= smallest_work;
+    if (tile > kLargestTile || (!enough && tile >= 2 * kSmallestTile)) {
+      int64_t& longer = block.rows >= block.cols ? block.rows : block.cols;
+      longer = ceil_div(longer, 2);
+    } else if (!enough && blocks < kMostSplits && block.depth >= 512) {
+      block.depth = ceil_div(block.depth, 2);
     } else {
-      std::fill_n(c, cols, T{0});
+      return block;
     }
-  } else if (bias != nullptr) {
-    for (int64_t col = 0; col < cols; ++col) c[col] += bias[col];
   }
 }
+
+// Room for the partial sums of a product whose sum is cut. Its size is bounded by choose_blocks(), so it belongs to the
+// context, as the workspace of a GPU library does.
+template <class A>
+class SplitSums {
+ public:
+  static constexpr int64_t kNumbers = kMostSplits * 2 * kSmallestTile;
+  explicit SplitSums(Context& context) : numbers_(new A[kNumbers]) { context.add_library_bytes(kNumbers * sizeof(A)); }
+  A* data() { return numbers_.get(); }
+
+ private:
+  std::unique_ptr<A[]> numbers_;
+};
 
 template <class T>
 GemmOperand<T> operand(const RowsView& view, Transpose transpose) {
   return {static_cast<const T*>(view.data), view.row_stride, transpose};
 }
 
-int64_t inner_size(const GemmArgs& args) { return args.transpose_a == Transpose::no ? args.a.cols : args.a.rows; }
+// c (rows, cols) (=|+=) product + bias; the product lies dense. bias may be null.
+template <class A, class T, class C>
+void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C* c, int64_t c_stride, Accumulate mode) {
+  Buffer<A> sums;
+  for (int64_t i = 0; i < rows; ++i) {
+    for_each_chunk(cols, [&](int64_t first, int64_t count) {
+      const A* values = product + i * cols + first;
+      if (bias != nullptr) {
+        for (int64_t j = 0; j < count; ++j) sums[j] = values[j] + static_cast<A>(bias[first + j]);
+        values = sums;
+      }
+      store_chunk(c + i * c_stride + first, values, count, mode);
+    });
+  }
+}
 
-// float and double: Eigen reads a and b and writes c where they are.
+// One block of c (=|+=) op(a) op(b) + bias; bias may be null. float and double: a and b are read where they are, and c
+// is written where it is unless it is added to.
 template <class T>
-void gemm_in_place(const Context& context, const GemmArgs& args) {
-  const RowsView& c = args.c.view;
-  const int64_t k = inner_size(args);
-  const auto a = operand<T>(args.a, args.transpose_a);
-  const auto b = operand<T>(args.b, args.transpose_b);
-  const T* bias = vector<const T>(args.bias);
-  for_tiles(context, c.rows, c.cols, choose_tiles(c.rows, c.cols, k),
-            [&](int64_t row, int64_t col, int64_t rows, int64_t cols) {
-              T* tile = cpu::row<T>(c, row) + col;
-              for (int64_t i = 0; i < rows; ++i) {
-                start_row(tile + i * c.row_stride, bias != nullptr ? bias + col : nullptr, cols, args.c.mode);
-              }
-              if (k > 0) add_product(rows, cols, k, a.at(row, 0), b.at(0, col), tile, c.row_stride);
-            });
+  requires(sizeof(T) > 2)
+void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b, const T* bias, T* c,
+                   int64_t c_stride, Accumulate mode) {
+  if (mode == Accumulate::overwrite) {
+    multiply(size.rows, size.cols, size.depth, a, b, c, c_stride);
+    if (bias == nullptr) return;
+    for (int64_t i = 0; i < size.rows; ++i) {
+      T* row = c + i * c_stride;
+      for (int64_t j = 0; j < size.cols; ++j) row[j] += bias[j];
+    }
+    return;
+  }
+  static thread_local std::vector<T> product;  // at most kLargestTile
+  product.resize(std::max<size_t>(product.size(), size.rows * size.cols));
+  multiply(size.rows, size.cols, size.depth, a, b, product.data(), size.cols);
+  finish_tile(product.data(), size.rows, size.cols, bias, c, c_stride, mode);
 }
 
 // 16-bit types: panels are converted to float, tiles are summed in float and rounded once.
-constexpr TileSize kConvertedTile{64, 128};  // at most
-constexpr int64_t kConvertedDepth = 256;
+constexpr Block kPanel{64, 128, 256};
 
 struct ConversionScratch {
-  std::array<float, kConvertedTile.rows * kConvertedDepth> a;
-  std::array<float, kConvertedDepth * kConvertedTile.cols> b;
-  std::array<float, kConvertedTile.rows * kConvertedTile.cols> c;
+  std::array<float, kPanel.rows * kPanel.depth> a;
+  std::array<float, kPanel.depth * kPanel.cols> b;
+  std::array<float, kPanel.rows * kPanel.cols> part, sums;
 };
 
 // The (rows, cols) part of op(x) as float, in x's own order of memory.
@@ -102,31 +116,75 @@ GemmOperand<float> convert_panel(const GemmOperand<T>& x, int64_t rows, int64_t 
 }
 
 template <class T, class C>
-void gemm_converted(const Context& context, const GemmArgs& args) {
+  requires(sizeof(T) == 2)
+void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b, const T* bias, C* c,
+                   int64_t c_stride, Accumulate mode) {
+  static thread_local ConversionScratch scratch;
+  float* sums = scratch.sums.data();
+  for (int64_t row = 0; row < size.rows; row += kPanel.rows) {
+    const int64_t rows = std::min(kPanel.rows, size.rows - row);
+    for (int64_t col = 0; col < size.cols; col += kPanel.cols) {
+      const int64_t cols = std::min(kPanel.cols, size.cols - col);
+      std::fill_n(sums, rows * cols, 0.0f);
+      for (int64_t begin = 0; begin < size.depth; begin += kPanel.depth) {
+        const int64_t depth = std::min(kPanel.depth, size.depth - begin);
+        const auto left = convert_panel(a.at(row, begin), rows, depth, scratch.a.data());
+        const auto right = convert_panel(b.at(begin, col), depth, cols, scratch.b.data());
+        multiply(rows, cols, depth, left, right, scratch.part.data(), cols);
+        for (int64_t i = 0; i < rows * cols; ++i) sums[i] += scratch.part[i];
+      }
+      finish_tile(sums, rows, cols, bias != nullptr ? bias + col : nullptr, c + row * c_stride + col, c_stride, mode);
+    }
+  }
+}
+
+// c (=|+=) the sum of `splits` partial products, which lie dense one after the other, in their order, + bias.
+template <class C, class A, class T>
+void add_partials(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
+  const RowsView& c = to.view;
+  const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
+  parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
+    Buffer<A> sums;
+    for (int64_t row = begin; row < end; ++row) {
+      for_each_chunk(c.cols, [&](int64_t col, int64_t count) {
+        const A* part = partials + row * c.cols + col;
+        for (int64_t j = 0; j < count; ++j) sums[j] = bias != nullptr ? static_cast<A>(bias[col + j]) : A(0);
+        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
+          for (int64_t j = 0; j < count; ++j) sums[j] += part[j];
+        }
+        store_chunk(cpu::row<C>(c, row) + col, sums.data(), count, to.mode);
+      });
+    }
+  });
+}
+
+template <class T, class C>
+void gemm_as(Context& context, const GemmArgs& args) {
+  using A = accumulate_t<T>;
   const RowsView& c = args.c.view;
-  const int64_t k = inner_size(args);
+  const int64_t m = c.rows, n = c.cols, k = args.transpose_a == Transpose::no ? args.a.cols : args.a.rows;
   const auto a = operand<T>(args.a, args.transpose_a);
   const auto b = operand<T>(args.b, args.transpose_b);
   const T* bias = vector<const T>(args.bias);
-  const TileSize size = choose_tiles(c.rows, c.cols, k);
-  const TileSize tile{std::min(size.rows, kConvertedTile.rows), std::min(size.cols, kConvertedTile.cols)};
-  for_tiles(context, c.rows, c.cols, tile, [&](int64_t row, int64_t col, int64_t rows, int64_t cols) {
-    static thread_local ConversionScratch scratch;
-    float* sums = scratch.c.data();
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < cols; ++j)
-        sums[i * cols + j] = bias != nullptr ? static_cast<float>(bias[col + j]) : 0.0f;
-    }
-    for (int64_t begin = 0; begin < k; begin += kConvertedDepth) {
-      const int64_t depth = std::min(kConvertedDepth, k - begin);
-      const auto left = convert_panel(a.at(row, begin), rows, depth, scratch.a.data());
-      const auto right = convert_panel(b.at(begin, col), depth, cols, scratch.b.data());
-      add_product(rows, cols, depth, left, right, sums, cols);
-    }
-    for (int64_t i = 0; i < rows; ++i) {
-      store_chunk(cpu::row<C>(c, row + i) + col, sums + i * cols, cols, args.c.mode);
+  const Block block = choose_blocks(m, n, k);
+  const int64_t down = ceil_div(m, block.rows), across = ceil_div(n, block.cols);
+  const int64_t splits = k > 0 ? ceil_div(k, block.depth) : 1;
+  A* partials = splits > 1 ? context.resource<SplitSums<A>>().data() : nullptr;
+  parallel_pieces(context, splits * down * across, [&](int64_t index) {
+    const int64_t split = index / (down * across), tile = index % (down * across);
+    const int64_t row = tile / across * block.rows, col = tile % across * block.cols, begin = split * block.depth;
+    const Block size{std::min(block.rows, m - row), std::min(block.cols, n - col), std::min(block.depth, k - begin)};
+    const auto left = a.at(row, begin);
+    const auto right = b.at(begin, col);
+    if (splits > 1) {
+      compute_block(size, left, right, static_cast<const T*>(nullptr), partials + split * m * n + row * n + col, n,
+                    Accumulate::overwrite);
+    } else {
+      compute_block(size, left, right, bias != nullptr ? bias + col : nullptr, cpu::row<C>(c, row) + col, c.row_stride,
+                    args.c.mode);
     }
   });
+  if (splits > 1) add_partials<C>(context, partials, splits, bias, args.c);
 }
 
 // Columns are summed in blocks of rows, which keeps the rounding error small in long sums.
@@ -156,12 +214,10 @@ void column_sum_as(const Context& context, const ColumnSumArgs& args) {
 void gemm(Context& context, const GemmArgs& args) {
   if (args.c.view.rows == 0 || args.c.view.cols == 0) return;
   visit_floating(args.a.dtype, [&]<class T>(T) {
-    if constexpr (sizeof(T) > 2) {
-      gemm_in_place<T>(context, args);
-    } else if (args.c.view.dtype == args.a.dtype) {
-      gemm_converted<T, T>(context, args);
+    if (args.c.view.dtype == args.a.dtype) {
+      gemm_as<T, T>(context, args);
     } else {
-      gemm_converted<T, float>(context, args);
+      gemm_as<T, accumulate_t<T>>(context, args);
     }
   });
 }

@@ -1,6 +1,12 @@
 #include "kernels/cpu/detail/gemm_tile.h"
 
 #include <Eigen/Core>
+#include <algorithm>
+
+#if defined(HEDDLE_ONEDNN)
+#include <dnnl.h>
+#include <omp.h>
+#endif
 
 namespace heddle::kernels::cpu {
 namespace {
@@ -28,8 +34,7 @@ void add_row_times_transpose(Eigen::Index n, Eigen::Index k, const T* a, const G
   Eigen::Map<Vector>(c, n).noalias() += weight * Eigen::Map<const Vector>(a, k);
 }
 
-}  // namespace
-
+// c += op(a) op(b)
 template <class T>
 void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
                  int64_t c_stride) {
@@ -48,9 +53,46 @@ void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const
   }
 }
 
-template void add_product(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*,
-                          int64_t);
-template void add_product(int64_t, int64_t, int64_t, const GemmOperand<double>&, const GemmOperand<double>&, double*,
-                          int64_t);
+#if defined(HEDDLE_ONEDNN)
+// oneDNN takes a second thread only outside of a parallel region and when OpenMP would give it one.
+class OneThread {
+ public:
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_ = omp_get_max_threads();
+};
+
+// Whether it was done: oneDNN refuses when it cannot allocate. It only overwrites here: how it adds to c depends on the
+// addresses.
+bool multiply_by_onednn(int64_t m, int64_t n, int64_t k, const GemmOperand<float>& a, const GemmOperand<float>& b,
+                        float* c, int64_t c_stride) {
+  const OneThread one_thread;
+  const auto letter = [](Transpose transpose) { return transpose == Transpose::no ? 'N' : 'T'; };
+  return dnnl_sgemm(letter(a.transpose), letter(b.transpose), m, n, k, 1.0f, a.data, a.stride, b.data, b.stride, 0.0f,
+                    c, c_stride) == dnnl_success;
+}
+#endif
+
+}  // namespace
+
+template <class T>
+void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
+              int64_t c_stride) {
+#if defined(HEDDLE_ONEDNN)
+  if constexpr (std::is_same_v<T, float>) {
+    if (k > 0 && multiply_by_onednn(m, n, k, a, b, c, c_stride)) return;
+  }
+#endif
+  for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * c_stride, n, T{0});
+  if (k > 0) add_product(m, n, k, a, b, c, c_stride);
+}
+
+template void multiply(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*, int64_t);
+template void multiply(int64_t, int64_t, int64_t, const GemmOperand<double>&, const GemmOperand<double>&, double*,
+                       int64_t);
 
 }  // namespace heddle::kernels::cpu

@@ -131,6 +131,20 @@ TEST(Gemm, SmallAndEmptyExtents) {
   }
 }
 
+// Small results of long sums are made of partial sums, large ones of many tiles.
+TEST(Gemm, LongSumsAndLargeResults) {
+  for (DType dtype : kAll) {
+    for (const Case& c : {Case{130, 70, 2051, 1, Transpose::yes, Transpose::no, true},
+                          Case{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, Accumulate::add, true},
+                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, Accumulate::add}}) {
+      SCOPED_TRACE(testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
+      std::vector<double> expected;
+      const auto found = run_gemm(2, dtype, c, &expected);
+      expect_near(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, c.k));
+    }
+  }
+}
+
 TEST(GemmThreaded, SameBitsForAnyNumberOfThreads) {
   const Case cases[] = {{515, 384, 128, 3, Transpose::no, Transpose::yes, true},
                         {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, Accumulate::add, true},

@@ -1,4 +1,4 @@
-// A matrix product on one thread, by Eigen: what the tiles of kernels/cpu/gemm.cc are made of.
+// A matrix product on one thread, by a library: what the blocks of kernels/cpu/gemm.cc are made of.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -19,14 +19,14 @@ struct GemmOperand {
   }
 };
 
-// c (m, n) += op(a) (m, k) op(b) (k, n). T is float or double; m, n, k > 0.
+// c (m, n) = op(a) (m, k) op(b) (k, n), rows of c `c_stride` apart. T is float or double; m, n > 0. float goes through
+// oneDNN where heddle was built with it, all else through Eigen. The order of a sum depends on the sizes alone.
 template <class T>
-void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
-                 int64_t c_stride);
+void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c, int64_t c_stride);
 
-extern template void add_product(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&,
-                                 float*, int64_t);
-extern template void add_product(int64_t, int64_t, int64_t, const GemmOperand<double>&, const GemmOperand<double>&,
-                                 double*, int64_t);
+extern template void multiply(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*,
+                              int64_t);
+extern template void multiply(int64_t, int64_t, int64_t, const GemmOperand<double>&, const GemmOperand<double>&,
+                              double*, int64_t);
 
 }  // namespace heddle::kernels::cpu
