@@ -9,6 +9,7 @@ Providers: torch (eager), torch_functional (torch.nn.functional), torch_compile,
 Protocol (the same as `heddle bench`): before every timed call a buffer of eight times the L2 is overwritten; device
 events around the call; 25 ms of warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the
 mean over 20 repeats of the peak of allocated bytes. `bwd` adds to gradients that exist, `bwd_first` writes fresh ones.
+With --device cpu the same by the clock, with --threads threads, and no memory.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import os
 import re
 import statistics
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -122,12 +124,14 @@ def providers(name, options, inputs):
 
 
 class Stopwatch:
+    """Milliseconds of a call with a cold cache."""
+
     def __init__(self, device):
         self.device = device
-        l2 = torch.cuda.get_device_properties(device).L2_cache_size
-        self.cache = torch.empty(8 * l2 // 4, dtype=torch.float32, device=device)
+        cold_bytes = 8 * torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 2**26
+        self.cache = torch.empty(cold_bytes // 4, dtype=torch.float32, device=device)
 
-    def run(self, repeats, prepare, call):
+    def run_cuda(self, repeats, prepare, call):
         events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
         for begin, end in events:
             prepare()
@@ -138,11 +142,22 @@ class Stopwatch:
         torch.cuda.synchronize(self.device)
         return [begin.elapsed_time(end) for begin, end in events]
 
+    def run_cpu(self, repeats, prepare, call):
+        times = []
+        for _ in range(repeats):
+            prepare()
+            self.cache.zero_()
+            begin = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - begin) * 1e3)
+        return times
+
     def measure(self, prepare, call, warmup_ms=25.0, repeat_ms=100.0):
-        self.run(3, prepare, call)
-        estimate = max(self.run(1, prepare, call)[0], 1e-3)
-        self.run(max(1, min(1000, int(warmup_ms / estimate))), prepare, call)
-        return statistics.median(self.run(max(1, min(1000, int(repeat_ms / estimate))), prepare, call))
+        run = self.run_cuda if self.device.type == "cuda" else self.run_cpu
+        run(3, prepare, call)
+        estimate = max(run(1, prepare, call)[0], 1e-3)
+        run(max(1, min(1000, int(warmup_ms / estimate))), prepare, call)
+        return statistics.median(run(max(1, min(1000, int(repeat_ms / estimate))), prepare, call))
 
 
 def extent(text, n):
@@ -208,7 +223,8 @@ def rows_of(suite, arguments):
     path = suite if suite.endswith(".yaml") else os.path.join(HERE, "../../configs/bench", suite + ".yaml")
     with open(path) as file:
         spec = yaml.safe_load(file)
-    device = torch.device("cuda")
+    device = torch.device(arguments.device)
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     stopwatch = Stopwatch(device)
     for config_name, config in spec["configs"].items():
         if arguments.config and config_name not in arguments.config:
@@ -237,13 +253,14 @@ def rows_of(suite, arguments):
                             value = speed(subject, stopwatch, which) if quantity == "speed" else memory(subject, which)
                             yield {"suite": spec.get("suite", os.path.basename(path)[:-5]), "config": config_name,
                                    "pass": which, "quantity": quantity, "n": n, "dtype": dtype_name,
-                                   "device": torch.cuda.get_device_name(device), "provider": provider, "value": value,
+                                   "device": device_name, "provider": provider, "value": value,
                                    "unit": "ms" if quantity == "speed" else "MiB"}
                 except Exception as error:  # one provider that fails must not end the table
                     print(f"{provider} failed on {config_name}, n {n}: {error}", file=sys.stderr)
                 subject.outputs = subject.upstream = None
                 subject.drop_gradients()
-                torch.cuda.empty_cache()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
 
 
 def main():
@@ -254,8 +271,14 @@ def main():
     parser.add_argument("--provider", type=lambda text: text.split(","))
     parser.add_argument("--passes", type=lambda text: text.split(","), default=["fwd", "bwd", "bwd_first"])
     parser.add_argument("--quantity", type=lambda text: text.split(","), default=["speed"])
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.device == "cpu" and "memory" in arguments.quantity:
+        parser.error("--quantity memory is counted on cuda only")
     rows = []
     for suite in arguments.suites:
         for row in rows_of(suite, arguments):

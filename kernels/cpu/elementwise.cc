@@ -74,11 +74,14 @@ void activation_backward_as(const Context& context, RowsView x, RowsView d_y, Ro
   using A = accumulate_t<T>;
   flatten(x, d_y, d_x);
   for_each_stretch(context, d_x, [&](int64_t row, int64_t col, int64_t count) {
-    A x_buffer[kChunk], d_y_buffer[kChunk], d_x_values[kChunk];  // apart, because d_x may be the memory of d_y
+    A x_buffer[kChunk], d_y_buffer[kChunk], d_x_buffer[kChunk];
     const A* from = load_chunk(stretch<const T>(x, row, col), count, x_buffer);
     const A* upstream = load_chunk(stretch<const T>(d_y, row, col), count, d_y_buffer);
+    T* to = stretch<T>(d_x, row, col);
+    A* d_x_values = target_chunk(to, mode, d_x_buffer);
+    HEDDLE_INDEPENDENT  // d_x may be the memory of d_y
     for (int64_t i = 0; i < count; ++i) d_x_values[i] = upstream[i] * activation_derivative<act>(from[i]);
-    store_chunk(stretch<T>(d_x, row, col), d_x_values, count, mode);
+    store_chunk(to, d_x_values, count, mode);
   });
 }
 
@@ -100,17 +103,23 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
   RowsView a = args.a, b = args.b, d_y = args.d_y, d_a = args.d_a.view, d_b = args.d_b.view;
   flatten(a, b, d_y, d_a, d_b);
   for_each_stretch(context, d_y, [&](int64_t row, int64_t col, int64_t count) {
-    A a_buffer[kChunk], b_buffer[kChunk], d_y_buffer[kChunk], d_a_values[kChunk], d_b_values[kChunk];
+    A a_buffer[kChunk], b_buffer[kChunk], d_y_buffer[kChunk], d_a_buffer[kChunk], d_b_buffer[kChunk];
     const A* gate = load_chunk(stretch<const T>(a, row, col), count, a_buffer);
     const A* value = load_chunk(stretch<const T>(b, row, col), count, b_buffer);
     const A* upstream = load_chunk(stretch<const T>(d_y, row, col), count, d_y_buffer);
+    T* to_a = d_a ? stretch<T>(d_a, row, col) : nullptr;
+    T* to_b = d_b ? stretch<T>(d_b, row, col) : nullptr;
+    A* d_a_values = d_a ? target_chunk(to_a, args.d_a.mode, d_a_buffer) : d_a_buffer;
+    A* d_b_values = d_b ? target_chunk(to_b, args.d_b.mode, d_b_buffer) : d_b_buffer;
+    HEDDLE_INDEPENDENT  // a gradient may be the memory of d_y
     for (int64_t i = 0; i < count; ++i) {
       const Activated<A> activated = activate_with_slope<act>(gate[i]);
-      d_a_values[i] = upstream[i] * value[i] * activated.slope;
-      d_b_values[i] = upstream[i] * activated.value;
+      const A here = upstream[i];
+      d_a_values[i] = here * value[i] * activated.slope;
+      d_b_values[i] = here * activated.value;
     }
-    if (d_a) store_chunk(stretch<T>(d_a, row, col), d_a_values, count, args.d_a.mode);
-    if (d_b) store_chunk(stretch<T>(d_b, row, col), d_b_values, count, args.d_b.mode);
+    if (d_a) store_chunk(to_a, d_a_values, count, args.d_a.mode);
+    if (d_b) store_chunk(to_b, d_b_values, count, args.d_b.mode);
   });
 }
 

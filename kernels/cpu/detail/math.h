@@ -1,7 +1,7 @@
 // Mathematics for inner loops of CPU kernels: without branches and without calls, so that compilers vectorise what is
 // built on it.
-// float: exponential within 1 unit in the last place, activations within 3, while the result is a normal number;
-// right at 0 and at infinity, NaN stays NaN.
+// float: exponential within 1 unit in the last place, activations within 3, while sigmoid(x) is a normal number (below,
+// from x = -87.3 on, sigmoid and silu are 0); right at 0 and at infinity, NaN stays NaN.
 // double is for gradient tests and takes the library's exp.
 #pragma once
 
@@ -24,15 +24,17 @@
 
 namespace heddle::kernels::cpu {
 
-// exp(x), gradual underflow included.
-//   x = n ln 2 + r, |r| <= ln 2 / 2;   exp(x) = 2^n exp(r), exp(r) by the polynomial of Cephes' expf.
+// exp(x) = 2^n significand for x where neither overflows:
+//   x = n ln 2 + r, |r| <= ln 2 / 2;   exp(r) by the polynomial of Cephes' expf.
 // Source: S. L. Moshier, Cephes Mathematical Library, single/expf.c.
-inline float exponential(float x) {
+struct ScaledExponential {
+  uint32_t n;  // modulo 2^23: right after a shift by 23
+  float significand;
+};
+inline ScaledExponential scaled_exponential(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that sits in the low bits
   constexpr float kLog2E = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  x = x > 89.0f ? 89.0f : x;  // written so that NaN stays
-  x = x < -104.0f ? -104.0f : x;
   const float shifted = x * kLog2E + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * kLn2High) - n * kLn2Low;
@@ -43,20 +45,33 @@ inline float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = (p * (r * r) + r) + 1.0f;
-  // 2^n as two factors, because n reaches from -150 to 128. Unsigned: the bits of NaN must not overflow.
-  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound);
-  const uint32_t first = static_cast<uint32_t>(static_cast<int32_t>(exponent) >> 1);
+  // Unsigned: the bits of NaN must not overflow.
+  return {std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound), p};
+}
+
+// exp(x), gradual underflow included.
+inline float exponential(float x) {
+  x = x > 89.0f ? 89.0f : x;  // written so that NaN stays
+  x = x < -104.0f ? -104.0f : x;
+  const ScaledExponential e = scaled_exponential(x);
+  // 2^n as two factors, because n reaches from -150 to 128.
+  const uint32_t first = static_cast<uint32_t>(static_cast<int32_t>(e.n) >> 1);
   const float low = std::bit_cast<float>((first + 127u) << 23);
-  const float high = std::bit_cast<float>((exponent - first + 127u) << 23);
-  return p * low * high;
+  const float high = std::bit_cast<float>((e.n - first + 127u) << 23);
+  return e.significand * low * high;
 }
 inline double exponential(double x) { return std::exp(x); }
 
-// exp(-|x|), in (0, 1]; NaN stays. What sigmoids are made of, so that nothing overflows and no digits cancel.
-template <class A>
-inline A exponential_of_minus_magnitude(A x) {
-  return exponential(x < A(0) ? x : -x);
+// exp(-|x|), in [0, 1]; NaN stays, what would be subnormal is 0. What sigmoids are made of, so that nothing overflows
+// and no digits cancel.
+inline float exponential_of_minus_magnitude(float x) {
+  constexpr float kSmallest = -87.3365447505f;  // ln 2^-126
+  const float given = x < 0.0f ? x : -x;
+  const ScaledExponential e = scaled_exponential(given < kSmallest ? kSmallest : given);
+  const float scale = std::bit_cast<float>((e.n + 127u) << 23);
+  return given < kSmallest ? 0.0f : e.significand * scale;
 }
+inline double exponential_of_minus_magnitude(double x) { return std::exp(x < 0.0 ? x : -x); }
 
 // 1 / d for d in [1, 2], within 1 unit in the last place; NaN stays. Division has one slow unit, this runs on the
 // multipliers: a parabola with an error of 1/99 (the one of equal maxima), and two steps of Newton's, which square it.
