@@ -80,7 +80,7 @@ void activation_backward_as(const Context& context, RowsView x, RowsView d_y, Ro
     T* to = stretch<T>(d_x, row, col);
     A* d_x_values = target_chunk(to, mode, d_x_buffer);
     HEDDLE_INDEPENDENT  // d_x may be the memory of d_y
-    for (int64_t i = 0; i < count; ++i) d_x_values[i] = upstream[i] * activation_derivative<act>(from[i]);
+        for (int64_t i = 0; i < count; ++i) d_x_values[i] = upstream[i] * activation_derivative<act>(from[i]);
     store_chunk(to, d_x_values, count, mode);
   });
 }
@@ -112,7 +112,7 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
     A* d_a_values = d_a ? target_chunk(to_a, args.d_a.mode, d_a_buffer) : d_a_buffer;
     A* d_b_values = d_b ? target_chunk(to_b, args.d_b.mode, d_b_buffer) : d_b_buffer;
     HEDDLE_INDEPENDENT  // a gradient may be the memory of d_y
-    for (int64_t i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < count; ++i) {
       const Activated<A> activated = activate_with_slope<act>(gate[i]);
       const A here = upstream[i];
       d_a_values[i] = here * value[i] * activated.slope;

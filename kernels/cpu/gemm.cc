@@ -20,12 +20,13 @@ struct Block {
   int64_t rows, cols, depth;
 };
 
-constexpr int64_t kMostSplits = 16;      // of the sum
+constexpr int64_t kMostSplits = 16;  // of the sum
 // Numbers of c in a block that was cut.
 constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
 
-// Blocks of c (m, n) = sum over k, made from the sizes alone: halved until there are enough of them to keep many threads
-// busy, but not so small that packing the operands would take most of the time. The sum is cut where c is small.
+// Blocks of c (m, n) = sum over k, made from the sizes alone: halved until there are enough of them to keep many
+// threads busy, but not so small that packing the operands would take most of the time. The sum is cut where c is
+// small.
 Block choose_blocks(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t smallest_work = int64_t{1} << 22;  // operations
   Block block{m, n, k};
@@ -80,9 +81,8 @@ void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C*
 // One block of c (=|+=) op(a) op(b) + bias; bias may be null. float and double: a and b are read where they are, and c
 // is written where it is unless it is added to.
 template <class T>
-  requires(sizeof(T) > 2)
-void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b, const T* bias, T* c,
-                   int64_t c_stride, Accumulate mode) {
+requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
+                                           const T* bias, T* c, int64_t c_stride, Accumulate mode) {
   if (mode == Accumulate::overwrite) {
     multiply(size.rows, size.cols, size.depth, a, b, c, c_stride);
     if (bias == nullptr) return;
@@ -116,9 +116,8 @@ GemmOperand<float> convert_panel(const GemmOperand<T>& x, int64_t rows, int64_t 
 }
 
 template <class T, class C>
-  requires(sizeof(T) == 2)
-void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b, const T* bias, C* c,
-                   int64_t c_stride, Accumulate mode) {
+requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
+                                            const T* bias, C* c, int64_t c_stride, Accumulate mode) {
   static thread_local ConversionScratch scratch;
   float* sums = scratch.sums.data();
   for (int64_t row = 0; row < size.rows; row += kPanel.rows) {

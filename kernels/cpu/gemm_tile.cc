@@ -91,7 +91,8 @@ void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const Ge
   if (k > 0) add_product(m, n, k, a, b, c, c_stride);
 }
 
-template void multiply(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*, int64_t);
+template void multiply(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*,
+                       int64_t);
 template void multiply(int64_t, int64_t, int64_t, const GemmOperand<double>&, const GemmOperand<double>&, double*,
                        int64_t);
 

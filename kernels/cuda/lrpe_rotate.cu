@@ -95,8 +95,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   SinCos<A> angle[WIDTH];
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
-    angle[i] =
-        angle_of<T>(args.theta, item.active ? item.theta_head : 0, item.k + i).at(item.position + args.options.offset);
+    angle[i] = angle_of<T>(args.theta, item.theta_head, item.k + i).at(item.position + args.options.offset);
   }
   const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
   const int64_t last = min(work.replicas, first + work.replicas_per_block);
@@ -104,10 +103,8 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
     PairVectors<T, WIDTH> loaded[LrpeWork::kUnroll];
 #pragma unroll
     for (int u = 0; u < LrpeWork::kUnroll; ++u) {
-      if (item.active && base + u < last) {
-        loaded[u] =
-            load_pairs<INTERLEAVED, WIDTH>(replica_row<const T>(args.x, item, theta_heads, base + u), item.k, half);
-      }
+      const int64_t r = min(base + u, last - 1);
+      loaded[u] = load_pairs<INTERLEAVED, WIDTH>(replica_row<const T>(args.x, item, theta_heads, r), item.k, half);
     }
 #pragma unroll
     for (int u = 0; u < LrpeWork::kUnroll; ++u) {
@@ -133,8 +130,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   SinCos<A> angle[WIDTH];
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
-    angle[i] =
-        angle_of<T>(args.theta, item.active ? item.theta_head : 0, item.k + i).at(item.position + args.options.offset);
+    angle[i] = angle_of<T>(args.theta, item.theta_head, item.k + i).at(item.position + args.options.offset);
   }
   const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
   const int64_t last = min(work.replicas, first + work.replicas_per_block);
@@ -142,8 +138,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
     PairVectors<T, WIDTH> d_y[kUnroll], x[kUnroll], old[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (!item.active || base + u >= last) continue;
-      const int64_t r = base + u;
+      const int64_t r = min(base + u, last - 1);
       d_y[u] = load_pairs<INTERLEAVED, WIDTH>(replica_row<const T>(args.d_y, item, theta_heads, r), item.k, half);
       if constexpr (ACT != Act::none) {
         x[u] = load_pairs<INTERLEAVED, WIDTH>(replica_row<const T>(args.x, item, theta_heads, r), item.k, half);

@@ -8,147 +8,187 @@
 namespace heddle::kernels::cuda {
 namespace {
 
-template <class T, int WIDTH, int TEAM, int VECTORS, int THREADS>
-__global__ void __launch_bounds__(THREADS) norm_forward_in_registers(const __grid_constant__ NormForwardArgs args) {
+// Blocks that a multiprocessor should hold: limits the registers where a unit is all that a thread keeps.
+__host__ __device__ constexpr int norm_forward_blocks(int team, int vectors, bool more_inputs) {
+  return team == 32 && vectors == 8 && !more_inputs ? 5 : 1;
+}
+
+// A unit stays in registers as it was stored, and is widened again for each pass: that is half of the registers, and
+// the more units wait for memory at once. All loads are issued before the first use; what lies beyond the end of a unit
+// is read from its last vector and left out of the sums, so that no load waits for a condition.
+template <class T, int WIDTH, int TEAM, int VECTORS, Gate GATE, bool RESIDUAL>
+__global__ void __launch_bounds__(norm_block_threads(TEAM),
+                                  norm_forward_blocks(TEAM, VECTORS, GATE != Gate::none || RESIDUAL))
+    norm_forward_rows(const __grid_constant__ NormForwardArgs args,
+                      const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
   using A = accumulate_t<T>;
-  constexpr int kTeams = THREADS / TEAM;
-  __shared__ TeamSums<A, TEAM, kTeams, 1> shared;
-  const NormOptions& options = args.options;
+  constexpr int kTeams = norm_block_threads(TEAM) / TEAM;
+  __shared__ TeamSums<A, TEAM, kTeams, 2> shared;
   const int team = threadIdx.x / TEAM;
   const int lane = threadIdx.x % TEAM;
-  const int64_t groups = options.groups;
-  const int64_t unit = int64_t{blockIdx.x} * kTeams + team;
-  const bool active = unit < args.x.rows * groups;
-  const int64_t row_index = groups == 1 ? unit : unit / groups;
-  const int extent = static_cast<int>(args.x.cols / groups);
-  const int64_t first = groups == 1 ? 0 : (unit - row_index * groups) * extent;
+  const int64_t own = int64_t{blockIdx.x} * kTeams + team;
+  const bool active = own < numbers.units;
+  const int64_t unit = active ? own : numbers.units - 1;
+  const int64_t row_index = numbers.groups == 1 ? unit : unit / numbers.groups;
+  const int vectors = static_cast<int>(numbers.extent) / WIDTH;
+  const int64_t first = numbers.groups == 1 ? 0 : (unit - row_index * numbers.groups) * numbers.extent;
   int turn = 0;
 
-  A p[VECTORS][WIDTH];
-  const auto has = [&](int v) { return active && (lane + v * TEAM) * WIDTH < extent; };
-  const auto column = [&](int v) { return first + (lane + v * TEAM) * WIDTH; };
-  {
-    Vec<T, WIDTH> loaded[VECTORS];
+  const auto has = [&](int v) { return lane + v * TEAM < vectors; };
+  const auto offset = [&](int v) { return min(lane + v * TEAM, vectors - 1) * WIDTH; };
+  const auto load_all = [&](const RowsView& view, Vec<T, WIDTH>(&to)[VECTORS]) {
+    const T* from = row<const T>(view, row_index) + first;
 #pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      if (has(v)) loaded[v] = load<WIDTH, Reuse::stream>(row<const T>(args.x, row_index) + column(v));
-    }
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) p[v][i] = has(v) ? widen(loaded[v][i]) : A(0);
-    }
-  }
-  if (args.residual) {
-    Vec<T, WIDTH> loaded[VECTORS];
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      if (has(v)) loaded[v] = load<WIDTH, Reuse::stream>(row<const T>(args.residual, row_index) + column(v));
-    }
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      if (!has(v)) continue;
-      Vec<T, WIDTH> r;
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        r[i] = narrow<T>(p[v][i] + widen(loaded[v][i]));
-        p[v][i] = widen(r[i]);
-      }
-      if (args.r) store(row<T>(args.r, row_index) + column(v), r);
-    }
-  }
-  const bool gate_before = args.gate && options.gate_position == GatePosition::pre;
-  const bool gate_after = args.gate && options.gate_position == GatePosition::post;
-  Vec<T, WIDTH> gate[VECTORS];
-  if (args.gate) {
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      if (has(v)) gate[v] = load<WIDTH, Reuse::stream>(row<const T>(args.gate, row_index) + column(v));
-    }
-  }
-  if (gate_before) {
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      if (!has(v)) continue;
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) p[v][i] *= activated<T>(options.gate_act, widen(gate[v][i]));
-    }
-  }
+    for (int v = 0; v < VECTORS; ++v) to[v] = load<WIDTH, Reuse::stream>(from + offset(v));
+  };
 
-  A mean = A(0);
-  if (options.center) {
+  Vec<T, WIDTH> r[VECTORS], gate[GATE != Gate::none ? VECTORS : 1];
+  load_all(args.x, r);
+  if constexpr (GATE != Gate::none) load_all(args.gate, gate);
+  if constexpr (RESIDUAL) {
+    Vec<T, WIDTH> residual[VECTORS];
+    load_all(args.residual, residual);
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) {
+      Vec<A, WIDTH> sum = widen_all(r[v]);
+      const Vec<A, WIDTH> more = widen_all(residual[v]);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) sum[i] += more[i];
+      r[v] = narrow_all<T>(sum);
+      if (args.r && active && has(v)) store<Reuse::stream>(row<T>(args.r, row_index) + first + offset(v), r[v]);
+    }
+  }
+  Vec<A, WIDTH> gated[GATE == Gate::pre ? VECTORS : 1];
+  if constexpr (GATE == Gate::pre) {
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) {
+      gated[v] = activated(args.options.gate_act, gate[v]);
+      const Vec<A, WIDTH> wide = widen_all(r[v]);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) gated[v][i] *= wide[i];
+    }
+  }
+  const auto forget_wide = [&] {
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) forget(r[v]);
+  };
+  const auto p_of = [&](int v) {
+    if constexpr (GATE == Gate::pre) {
+      return gated[v];
+    } else {
+      return widen_all(r[v]);
+    }
+  };
+
+  // Of the deviations from the mean as it was rounded the mean is taken once more, as `shift`: what rounding left.
+  A mean = A(0), shift = A(0), variance;
+  if (args.options.center) {
     A sum[1] = {A(0)};
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
+      const Vec<A, WIDTH> p = p_of(v);
+      A part = A(0);
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) sum[0] += p[v][i];
+      for (int i = 0; i < WIDTH; ++i) part += p[i];
+      if (has(v)) sum[0] += part;
     }
     team_sum(sum, shared, team, turn);
-    mean = sum[0] / static_cast<A>(extent);
-  }
-  A squares[1] = {A(0)};
+    mean = sum[0] * numbers.per_extent;
+    forget_wide();
+    A moments[2] = {A(0), A(0)};
 #pragma unroll
-  for (int v = 0; v < VECTORS; ++v) {
-    if (!has(v)) continue;
+    for (int v = 0; v < VECTORS; ++v) {
+      const Vec<A, WIDTH> p = p_of(v);
+      A part = A(0), squares = A(0);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) {
-      p[v][i] -= mean;
-      squares[0] += p[v][i] * p[v][i];
+      for (int i = 0; i < WIDTH; ++i) {
+        const A q = p[i] - mean;
+        part += q;
+        squares += q * q;
+      }
+      if (has(v)) {
+        moments[0] += part;
+        moments[1] += squares;
+      }
     }
+    team_sum(moments, shared, team, turn);
+    shift = moments[0] * numbers.per_extent;
+    variance = max(A(0), moments[1] * numbers.per_extent - shift * shift);
+  } else {
+    A squares[1] = {A(0)};
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) {
+      const Vec<A, WIDTH> p = p_of(v);
+      A part = A(0);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) part += p[i] * p[i];
+      if (has(v)) squares[0] += part;
+    }
+    team_sum(squares, shared, team, turn);
+    variance = squares[0] * numbers.per_extent;
   }
-  team_sum(squares, shared, team, turn);
-  const A inv_std = inverse_root(squares[0] / static_cast<A>(extent), options.eps);
-  if (active && lane == 0) {
+  const A inv_std = inverse_root(variance + numbers.eps);
+  forget_wide();
+  if (!active) return;
+  if (lane == 0) {
     if (args.inv_std) vector<A>(args.inv_std)[unit] = inv_std;
-    if (args.mean) vector<A>(args.mean)[unit] = mean;
+    if (args.mean) vector<A>(args.mean)[unit] = mean + shift;
   }
 
-  const A factor = inv_std * static_cast<A>(options.scale);
+  const A factor = inv_std * numbers.scale;
+  const auto write_y = [&](const auto& normalized) {
 #pragma unroll
-  for (int v = 0; v < VECTORS; ++v) {
-    if (!has(v)) continue;
-    Vec<A, WIDTH> y;
+    for (int v = 0; v < VECTORS; ++v) {
+      if (!has(v)) continue;
+      Vec<A, WIDTH> y = p_of(v);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) y[i] = p[v][i] * factor;
-    if (args.weight) {
-      const auto weight = load_wide<WIDTH>(vector<const T>(args.weight) + column(v));
+      for (int i = 0; i < WIDTH; ++i) y[i] = normalized(y[i]);
+      if (args.weight) {
+        const auto weight = load_wide<WIDTH>(vector<const T>(args.weight) + first + offset(v));
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) y[i] *= weight[i];
+        for (int i = 0; i < WIDTH; ++i) y[i] *= weight[i];
+      }
+      if (args.bias) {
+        const auto bias = load_wide<WIDTH>(vector<const T>(args.bias) + first + offset(v));
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
+      }
+      if constexpr (GATE == Gate::post) {
+        const auto value = activated(args.options.gate_act, gate[v]);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) y[i] *= value[i];
+      }
+      store_narrow<Reuse::stream>(row<T>(args.y, row_index) + first + offset(v), y);
     }
-    if (args.bias) {
-      const auto bias = load_wide<WIDTH>(vector<const T>(args.bias) + column(v));
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
-    }
-    if (gate_after) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) y[i] *= activated<T>(options.gate_act, widen(gate[v][i]));
-    }
-    store_narrow(row<T>(args.y, row_index) + column(v), y);
+  };
+  if (args.options.center) {
+    write_y([&, less = shift * factor](A value) { return (value - mean) * factor - less; });
+  } else {
+    write_y([&](A value) { return value * factor; });
   }
 }
 
 // Any length, any alignment: one element at a time, the unit read once for each pass.
 template <class T, int TEAM>
-__global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__ NormForwardArgs args) {
+__global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__ NormForwardArgs args,
+                                                         const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
   using A = accumulate_t<T>;
-  __shared__ TeamSums<A, TEAM, 1, 1> shared;
+  __shared__ TeamSums<A, TEAM, 1, 2> shared;
   const NormOptions& options = args.options;
-  const int64_t extent = args.x.cols / options.groups;
-  const int64_t units = args.x.rows * options.groups;
+  const int64_t extent = numbers.extent;
   const bool gate_before = args.gate && options.gate_position == GatePosition::pre;
   const bool gate_after = args.gate && options.gate_position == GatePosition::post;
   int turn = 0;
-  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    const int64_t row_index = unit / options.groups;
-    const int64_t first = (unit - row_index * options.groups) * extent;
+  for (int64_t unit = blockIdx.x; unit < numbers.units; unit += gridDim.x) {
+    const int64_t row_index = unit / numbers.groups;
+    const int64_t first = (unit - row_index * numbers.groups) * extent;
     const auto input = [&](int64_t c) {
       A value = widen(row<const T>(args.x, row_index)[first + c]);
       if (args.residual) value = round_to<T>(value + widen(row<const T>(args.residual, row_index)[first + c]));
       return value;
     };
     const auto gate = [&](int64_t c) {
-      return activated<T>(options.gate_act, widen(row<const T>(args.gate, row_index)[first + c]));
+      return activated(options.gate_act, Vec<T, 1>{row<const T>(args.gate, row_index)[first + c]})[0];
     };
     const auto gated = [&](int64_t c) { return gate_before ? input(c) * gate(c) : input(c); };
 
@@ -157,22 +197,26 @@ __global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__
       A sum[1] = {A(0)};
       for (int64_t c = threadIdx.x; c < extent; c += TEAM) sum[0] += gated(c);
       team_sum(sum, shared, 0, turn);
-      mean = sum[0] / static_cast<A>(extent);
+      mean = sum[0] * numbers.per_extent;
     }
-    A squares[1] = {A(0)};
+    A moments[2] = {A(0), A(0)};
     for (int64_t c = threadIdx.x; c < extent; c += TEAM) {
       const A q = gated(c) - mean;
-      squares[0] += q * q;
+      moments[0] += q;
+      moments[1] += q * q;
     }
-    team_sum(squares, shared, 0, turn);
-    const A inv_std = inverse_root(squares[0] / static_cast<A>(extent), options.eps);
+    team_sum(moments, shared, 0, turn);
+    const A shift = options.center ? moments[0] * numbers.per_extent : A(0);
+    const A variance = max(A(0), moments[1] * numbers.per_extent - shift * shift);
+    const A inv_std = inverse_root(variance + numbers.eps);
     if (threadIdx.x == 0) {
       if (args.inv_std) vector<A>(args.inv_std)[unit] = inv_std;
-      if (args.mean) vector<A>(args.mean)[unit] = mean;
+      if (args.mean) vector<A>(args.mean)[unit] = mean + shift;
     }
-    const A factor = inv_std * static_cast<A>(options.scale);
+    const A factor = inv_std * numbers.scale;
+    const A less = shift * factor;
     for (int64_t c = threadIdx.x; c < extent; c += TEAM) {
-      A y = (gated(c) - mean) * factor;
+      A y = (gated(c) - mean) * factor - less;
       if (args.weight) y *= widen(vector<const T>(args.weight)[first + c]);
       if (args.bias) y += widen(vector<const T>(args.bias)[first + c]);
       if (gate_after) y *= gate(c);
@@ -182,32 +226,52 @@ __global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__
   }
 }
 
+template <class T, Gate GATE, class Shape>
+void launch_rows(Context& context, const NormForwardArgs& args, Shape) {
+  constexpr int kThreads = norm_block_threads(Shape::kTeam);
+  const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
+  const auto kernel = args.residual ? norm_forward_rows<T, vector_width<T>, Shape::kTeam, Shape::kVectors, GATE, true>
+                                    : norm_forward_rows<T, vector_width<T>, Shape::kTeam, Shape::kVectors, GATE, false>;
+  HEDDLE_LAUNCH(context, kernel, static_cast<unsigned>(ceil_div(numbers.units, kThreads / Shape::kTeam)), kThreads, 0,
+                args, numbers);
+}
+
 template <class T>
 void launch_forward(Context& context, const NormForwardArgs& args) {
+  using A = accumulate_t<T>;
   constexpr int kWidth = vector_width<T>;
-  const int64_t extent = args.x.cols / args.options.groups;
-  const int64_t units = args.x.rows * args.options.groups;
-  const bool vectorized =
-      groups_vectorize(args.x, args.options, kWidth) &&
-      can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.y, args.r, args.weight, args.bias);
-  bool done = false;
+  const NormNumbers<A> numbers(args.x, args.options);
   if constexpr (!std::is_same_v<T, double>) {
-    if (vectorized) {
-      done = choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                         TeamShape<32, 8>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<256, 8>, TeamShape<512, 8>>(
-          extent / kWidth, [&](auto shape) {
-            constexpr int kTeam = decltype(shape)::kTeam;
-            constexpr int kThreads = kTeam > 128 ? kTeam : 128;
-            HEDDLE_LAUNCH(context, (norm_forward_in_registers<T, kWidth, kTeam, decltype(shape)::kVectors, kThreads>),
-                          static_cast<unsigned>(ceil_div(units, kThreads / kTeam)), kThreads, 0, args);
-          });
+    const bool vectorized =
+        groups_vectorize(args.x, args.options, kWidth) &&
+        can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.y, args.r, args.weight, args.bias);
+    const int64_t vectors = vectorized ? numbers.extent / kWidth : INT64_MAX;
+    // A gate takes as many registers as the unit.
+    const auto launch_gated = [&](auto gate) {
+      return choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
+                         TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 4>>(
+          vectors, [&](auto shape) { launch_rows<T, decltype(gate)::value>(context, args, shape); });
+    };
+    bool done = false;
+    switch (gate_of(args.gate, args.options)) {
+      case Gate::none:
+        done = choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
+                           TeamShape<32, 8>, TeamShape<64, 8>, TeamShape<128, 8>, TeamShape<256, 8>, TeamShape<512, 8>>(
+            vectors, [&](auto shape) { launch_rows<T, Gate::none>(context, args, shape); });
+        break;
+      case Gate::pre:
+        done = launch_gated(std::integral_constant<Gate, Gate::pre>{});
+        break;
+      case Gate::post:
+        done = launch_gated(std::integral_constant<Gate, Gate::post>{});
+        break;
     }
+    if (done) return;
   }
-  if (done) return;
-  if (extent <= 512) {
-    HEDDLE_LAUNCH(context, (norm_forward_any<T, 32>), grid_for(context, units, 1, 64), 32, 0, args);
+  if (numbers.extent <= 512) {
+    HEDDLE_LAUNCH(context, (norm_forward_any<T, 32>), grid_for(context, numbers.units, 1, 64), 32, 0, args, numbers);
   } else {
-    HEDDLE_LAUNCH(context, (norm_forward_any<T, 256>), grid_for(context, units, 1, 8), 256, 0, args);
+    HEDDLE_LAUNCH(context, (norm_forward_any<T, 256>), grid_for(context, numbers.units, 1, 8), 256, 0, args, numbers);
   }
 }
 

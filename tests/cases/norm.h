@@ -71,6 +71,8 @@ inline OpCase norm_case(const NormCase& wanted) {
   result.options = "{" + options + "}";
   result.name = fmt::format("{} {} {} mean {}", wanted.op, to_string(wanted.shape), result.options, wanted.mean);
   result.large = wanted.large;
+  // The mean that backward reads is rounded to float32, by up to 1.2e-4 at 3000 where the deviation is 1.
+  if (std::abs(wanted.mean) >= 1000.0) result.tolerance = 2.0;
   result.reference = [center](const ConfigNode& node, const HostTensors& inputs, DType dtype) {
     return norm_reference(center, node, inputs, dtype);
   };

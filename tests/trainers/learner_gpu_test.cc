@@ -22,6 +22,10 @@ struct Trained {
   MemoryStats memory;
 };
 
+// Of a warm-up. At its full height from the first step on, AdamW would turn gradients that are nothing but rounding
+// into whole steps of either sign.
+double learning_rate(int64_t step) { return 3e-5 * static_cast<double>(step); }
+
 Trained train(Device device, const TrainConfig& config, int64_t steps) {
   Context context(device);
   Learner learner(context, config);
@@ -32,7 +36,7 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
     for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
       batches.push_back(data->training_batch((step - 1) * config.trainer.accumulate + i));
     }
-    result.losses.push_back(learner.step(batches, step, 3e-3).loss);
+    result.losses.push_back(learner.step(batches, step, learning_rate(step)).loss);
   }
   if (!context.is_meta()) result.weights = read_values(context, learner.model().parameters().master());
   result.memory = context.allocator().stats();

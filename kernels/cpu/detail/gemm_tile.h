@@ -22,7 +22,8 @@ struct GemmOperand {
 // c (m, n) = op(a) (m, k) op(b) (k, n), rows of c `c_stride` apart. T is float or double; m, n > 0. float goes through
 // oneDNN where heddle was built with it, all else through Eigen. The order of a sum depends on the sizes alone.
 template <class T>
-void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c, int64_t c_stride);
+void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
+              int64_t c_stride);
 
 extern template void multiply(int64_t, int64_t, int64_t, const GemmOperand<float>&, const GemmOperand<float>&, float*,
                               int64_t);

@@ -21,16 +21,31 @@ namespace heddle::kernels::cuda {
 // Kernels go to the current device of the thread, which another context may have changed.
 inline void use_device(const Context& context) { HEDDLE_CUDA_CHECK(cudaSetDevice(context.device().index)); }
 
+// More than 48 KiB of dynamic shared memory must be asked for.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
+  if (bytes <= 48 * 1024) return;
+  HEDDLE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
             dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
   use_device(context);
-  if (shared_bytes > 48 * 1024) {
-    HEDDLE_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  }
+  allow_shared(kernel, shared_bytes);
   kernel<<<grid, block, shared_bytes, context.stream()>>>(arguments...);
   check_cuda(static_cast<int>(cudaGetLastError()), name, file, line);
+}
+
+// Blocks of a kernel that a multiprocessor holds at once; 0 when not even one.
+template <class... Parameters>
+int resident_blocks(const Context& context, void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
+  if (shared_bytes > context.properties().shared_bytes_per_block) return 0;
+  use_device(context);
+  int blocks = 0;
+  allow_shared(kernel, shared_bytes);
+  HEDDLE_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes));
+  return blocks;
 }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -105,7 +105,8 @@ struct LrpeWork {
   dim3 grid() const { return dim3(blocks, parts); }
 };
 
-// The place of one thread in that work.
+// The place of one thread in that work. A thread beyond the end has the last place and is not active: it reads with the
+// others, so that no load waits for a condition, and stores nothing.
 struct LrpeItem {
   bool active;
   int64_t position;
@@ -113,8 +114,9 @@ struct LrpeItem {
   int k;  // first pair
 
   __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) {
-    const int64_t index = int64_t{blockIdx.x} * LrpeWork::kThreads + threadIdx.x;
-    active = index < work.items;
+    const int64_t own = int64_t{blockIdx.x} * LrpeWork::kThreads + threadIdx.x;
+    active = own < work.items;
+    const int64_t index = active ? own : work.items - 1;
     if (work.items <= 0x7fffffff) {  // division of 32 bits where it is enough
       const auto small = static_cast<uint32_t>(index);
       const uint32_t rest = small / work.vectors;

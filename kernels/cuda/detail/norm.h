@@ -11,6 +11,9 @@
 
 namespace heddle::kernels::cuda {
 
+// Threads of a block of forward: small, so that blocks that have ended are replaced soon.
+__host__ __device__ constexpr int norm_block_threads(int team) { return team > 128 ? team : 128; }
+
 // Sums over a team. Teams of a warp or less exchange by shuffles; larger ones through shared memory and a barrier of
 // their own, with two buffers in turn so that one barrier a sum is enough. Every thread gets the same bits.
 template <class A, int TEAM, int TEAMS, int VALUES>
@@ -24,9 +27,10 @@ __device__ __forceinline__ void team_barrier(int team) {
   asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(TEAM) : "memory");
 }
 
-template <class A, int TEAM, int TEAMS, int VALUES>
-__device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, TEAMS, VALUES>& shared, int team,
+template <class A, int TEAM, int TEAMS, int MOST, int VALUES>
+__device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, TEAMS, MOST>& shared, int team,
                                          int& turn) {
+  static_assert(VALUES <= MOST);
   constexpr int kLanes = TEAM < 32 ? TEAM : 32;
 #pragma unroll
   for (int i = 0; i < VALUES; ++i) value[i] = group_sum<kLanes>(value[i]);
@@ -46,24 +50,76 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
   }
 }
 
-// act(x), chosen at run time: the branch is the same for all threads.
-template <class T, class A>
-__device__ __forceinline__ A activated(Activation act, A x) {
-  A result = x;
-  visit_activation(act, [&](auto chosen) { result = activate<decltype(chosen)::value, T>(x); });
-  return result;
+// Where the gate of a kernel stands.
+enum class Gate { none, pre, post };
+
+inline Gate gate_of(const RowsView& gate, const NormOptions& options) {
+  return !gate ? Gate::none : options.gate_position == GatePosition::pre ? Gate::pre : Gate::post;
 }
 
-template <class T, class A>
-__device__ __forceinline__ Activated<A> activated_with_derivative(Activation act, A x) {
-  Activated<A> result{x, A(1)};
-  visit_activation(act, [&](auto chosen) { result = activate_with_derivative<decltype(chosen)::value, T>(x); });
-  return result;
-}
-
+// What threads would otherwise work out for each unit, divisions and conversions from double: worked out on the host.
 template <class A>
-__device__ __forceinline__ A inverse_root(A mean_square, double eps) {
-  return A(1) / sqrt(mean_square + static_cast<A>(eps));
+struct NormNumbers {
+  int64_t groups, units;  // of a row, in all
+  int64_t extent;
+  A per_extent, eps, scale;
+
+  NormNumbers(const RowsView& x, const NormOptions& options)
+      : groups(options.groups),
+        units(x.rows * options.groups),
+        extent(x.cols / options.groups),
+        per_extent(A(1) / static_cast<A>(extent)),
+        eps(static_cast<A>(options.eps)),
+        scale(static_cast<A>(options.scale)) {}
+};
+
+// act(gate) of N neighbours; the activation is chosen at run time, by one branch that all threads take together.
+template <class T, int N>
+__device__ __forceinline__ Vec<accumulate_t<T>, N> activated(Activation act, const Vec<T, N>& gate) {
+  Vec<accumulate_t<T>, N> values = widen_all(gate);
+  visit_activation(act, [&](auto chosen) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = activate<decltype(chosen)::value, T>(values[i]);
+  });
+  return values;
+}
+
+// And its derivative.
+template <class T, int N>
+struct ActivatedVec {
+  Vec<accumulate_t<T>, N> value, derivative;
+};
+template <class T, int N>
+__device__ __forceinline__ ActivatedVec<T, N> activated_with_derivative(Activation act, const Vec<T, N>& gate) {
+  const Vec<accumulate_t<T>, N> x = widen_all(gate);
+  ActivatedVec<T, N> result;
+  visit_activation(act, [&](auto chosen) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const auto both = activate_with_derivative<decltype(chosen)::value, T>(x[i]);
+      result.value[i] = both.value;
+      result.derivative[i] = both.derivative;
+    }
+  });
+  return result;
+}
+
+// 1 / sqrt(x), within 2 units in the last place.
+__device__ __forceinline__ float inverse_root(float x) { return rsqrtf(x); }
+__device__ __forceinline__ double inverse_root(double x) { return rsqrt(x); }
+
+// N neighbours of a vector in the type of arithmetic, or `otherwise` where there is no vector.
+template <class T, int N>
+__device__ __forceinline__ Vec<accumulate_t<T>, N> load_or(const VectorView& view, int64_t column,
+                                                           accumulate_t<T> otherwise) {
+  Vec<accumulate_t<T>, N> values;
+  if (view) {
+    values = load_wide<N>(vector<const T>(view) + column);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = otherwise;
+  }
+  return values;
 }
 
 // How a unit of `vectors` vectors is split: the smallest team that holds it.

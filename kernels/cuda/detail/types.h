@@ -63,6 +63,28 @@ __device__ __forceinline__ fp16 narrow<fp16, double>(double value) {
   return __double2half(value);
 }
 
+// Two neighbours at once, which are aligned to both.
+__device__ __forceinline__ void widen_pair(const bf16* from, float& first, float& second) {
+  const unsigned word = *reinterpret_cast<const unsigned*>(from);
+  first = __uint_as_float(word << 16);
+  second = __uint_as_float(word & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_pair(const fp16* from, float& first, float& second) {
+  const float2 both = __half22float2(*reinterpret_cast<const __half2*>(from));
+  first = both.x;
+  second = both.y;
+}
+__device__ __forceinline__ void narrow_pair(float first, float second, bf16* to) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+}
+__device__ __forceinline__ void narrow_pair(float first, float second, fp16* to) {
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
+}
+
+// a * b, rounded: never part of a fused multiply-add, so that two places have the same bits.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+
 // A value as it will be read back after it was stored as T: for results that feed further arithmetic.
 template <class T>
 __device__ __forceinline__ accumulate_t<T> round_to(accumulate_t<T> value) {

@@ -54,8 +54,21 @@ struct Words {
 
 }  // namespace detail
 
-// How long the data should stay in cache: `keep` for what is read again soon, `stream` for what is touched once.
+// How long the data should stay in cache: `keep` for what is read again soon, `stream` for what is touched once, which
+// leaves the first-level cache to the rest.
 enum class Reuse { keep, stream };
+
+__device__ __forceinline__ uint4 load_streamed(const uint4* from) {
+  uint4 word;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+               : "l"(from));
+  return word;
+}
+template <class Word>
+__device__ __forceinline__ Word load_streamed(const Word* from) {
+  return __ldcs(from);
+}
 
 template <int N, Reuse reuse = Reuse::keep, class T>
 __device__ __forceinline__ Vec<T, N> load(const T* from) {
@@ -64,7 +77,7 @@ __device__ __forceinline__ Vec<T, N> load(const T* from) {
   auto* to = reinterpret_cast<typename W::Word*>(&result);
   const auto* words = reinterpret_cast<const typename W::Word*>(from);
 #pragma unroll
-  for (int i = 0; i < W::kCount; ++i) to[i] = reuse == Reuse::stream ? __ldcs(words + i) : words[i];
+  for (int i = 0; i < W::kCount; ++i) to[i] = reuse == Reuse::stream ? load_streamed(words + i) : words[i];
   return result;
 }
 
@@ -83,22 +96,53 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
   }
 }
 
+// The compiler knows nothing of the contents from here on: what it had computed from them, wide copies above all, is
+// computed again where it is used next instead of being kept in registers.
+template <class T, int N>
+__device__ __forceinline__ void forget(Vec<T, N>& values) {
+  static_assert(sizeof(values) % 4 == 0);
+  auto* words = reinterpret_cast<unsigned*>(&values);
+#pragma unroll
+  for (size_t i = 0; i < sizeof(values) / 4; ++i) asm volatile("" : "+r"(words[i]));
+}
+
+// To the type of arithmetic: exact; 16-bit types two at a time.
+template <class T, int N>
+__device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& values) {
+  Vec<accumulate_t<T>, N> result;
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) widen_pair(values.values + i, result[i], result[i + 1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) result[i] = widen(values[i]);
+  }
+  return result;
+}
+
 // N elements in the type of arithmetic.
 template <int N, Reuse reuse = Reuse::keep, class T>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> load_wide(const T* from) {
-  const Vec<T, N> narrow_values = load<N, reuse>(from);
-  Vec<accumulate_t<T>, N> result;
+  return widen_all(load<N, reuse>(from));
+}
+
+// Rounded once to nearest even; 16-bit types two at a time.
+template <class T, class A, int N>
+__device__ __forceinline__ Vec<T, N> narrow_all(const Vec<A, N>& values) {
+  Vec<T, N> result;
+  if constexpr (sizeof(T) == 2 && sizeof(A) == 4 && N % 2 == 0) {
 #pragma unroll
-  for (int i = 0; i < N; ++i) result[i] = widen(narrow_values[i]);
+    for (int i = 0; i < N; i += 2) narrow_pair(values[i], values[i + 1], result.values + i);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) result[i] = narrow<T>(values[i]);
+  }
   return result;
 }
 
 template <Reuse reuse = Reuse::keep, class T, class A, int N>
 __device__ __forceinline__ void store_narrow(T* to, const Vec<A, N>& values) {
-  Vec<T, N> result;
-#pragma unroll
-  for (int i = 0; i < N; ++i) result[i] = narrow<T>(values[i]);
-  store<reuse>(to, result);
+  store<reuse>(to, narrow_all<T>(values));
 }
 
 // to (=|+=) values, rounded once; `add` is the same for all threads.
