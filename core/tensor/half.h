@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <cstdint>
 
 #include "core/tensor/dtype.h"
 
@@ -36,5 +37,24 @@ template <>
 struct dtype_of<int64_t> {
   static constexpr DType value = DType::int64;
 };
+
+// Calls visit(T{}) with the C++ type of a dtype.
+template <class Visit>
+void visit_type(DType dtype, const Visit& visit) {
+  switch (dtype) {
+    case DType::float64:
+      return visit(double{});
+    case DType::float32:
+      return visit(float{});
+    case DType::bfloat16:
+      return visit(bfloat16{});
+    case DType::float16:
+      return visit(float16{});
+    case DType::int32:
+      return visit(int32_t{});
+    case DType::int64:
+      return visit(int64_t{});
+  }
+}
 
 }  // namespace heddle

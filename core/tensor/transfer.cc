@@ -74,24 +74,6 @@ void encode(const std::vector<double>& values, std::vector<char>& bytes) {
   }
 }
 
-template <class Visit>
-void visit_type(DType dtype, const Visit& visit) {
-  switch (dtype) {
-    case DType::float64:
-      return visit(double{});
-    case DType::float32:
-      return visit(float{});
-    case DType::bfloat16:
-      return visit(bfloat16{});
-    case DType::float16:
-      return visit(float16{});
-    case DType::int32:
-      return visit(int32_t{});
-    case DType::int64:
-      return visit(int64_t{});
-  }
-}
-
 void fill_byte(Context& context, const Tensor& tensor, int byte) {
   for_each_stretch(
       tensor, [&](char* data, size_t bytes) { context.backend().fill_bytes(data, byte, bytes, context.stream()); });

@@ -63,12 +63,9 @@ class ForwardRow {
     gate_ = args_.gate ? row<T>(args_.gate, index) : nullptr;
     y_ = row<T>(args_.y, index);
     r_ = args_.r ? row<T>(args_.r, index) : nullptr;
-    const int64_t dim = args_.x.cols;
-    const int64_t stretch = stretch_of_groups(dim, args_.options.groups);
-    for (int64_t begin = 0; begin < dim; begin += stretch) {
-      const int64_t count = std::min(stretch, dim - begin);
-      count <= kChunk ? whole_groups(begin, count) : large_group(begin);
-    }
+    for_each_stretch_of_groups(
+        args_.x.cols, args_.options.groups, [this](int64_t begin, int64_t count) { whole_groups(begin, count); },
+        [this](int64_t begin) { large_group(begin); });
   }
 
  private:

@@ -38,12 +38,9 @@ class BackwardRow {
     index_ = index;
     d_weight_ = args_.d_weight ? d_weight : nullptr;
     d_bias_ = args_.d_bias ? d_bias : nullptr;
-    const int64_t dim = args_.x.cols;
-    const int64_t stretch = stretch_of_groups(dim, args_.options.groups);
-    for (int64_t begin = 0; begin < dim; begin += stretch) {
-      const int64_t count = std::min(stretch, dim - begin);
-      count <= kChunk ? whole_groups(begin, count) : large_group(begin);
-    }
+    for_each_stretch_of_groups(
+        args_.x.cols, args_.options.groups, [this](int64_t begin, int64_t count) { whole_groups(begin, count); },
+        [this](int64_t begin) { large_group(begin); });
   }
 
  private:

@@ -8,11 +8,18 @@
 
 namespace heddle::kernels::cpu {
 
-// A row is cut into stretches of whole groups with at most kChunk features, or into single groups when a group is
-// larger than kChunk; such a group is read in several chunks, once a pass.
-inline int64_t stretch_of_groups(int64_t dim, int64_t groups) {
+// A row is cut into stretches of whole groups with at most kChunk features, for whole_groups(begin, count), or into
+// single groups when a group is larger than kChunk, for large_group(begin); such a group is read in several chunks,
+// once a pass.
+template <class WholeGroups, class LargeGroup>
+inline void for_each_stretch_of_groups(int64_t dim, int64_t groups, const WholeGroups& whole_groups,
+                                       const LargeGroup& large_group) {
   const int64_t size = dim / groups;
-  return size >= kChunk ? size : kChunk / size * size;
+  const int64_t stretch = size >= kChunk ? size : kChunk / size * size;
+  for (int64_t begin = 0; begin < dim; begin += stretch) {
+    const int64_t count = std::min(stretch, dim - begin);
+    count <= kChunk ? whole_groups(begin, count) : large_group(begin);
+  }
 }
 
 // Rows a piece of work holds: enough to be worth a thread's while.

@@ -1,6 +1,8 @@
 // The dtype switch of CPU kernels, and typed access to views.
 #pragma once
 
+#include <type_traits>
+
 #include "core/tensor/error.h"
 #include "core/tensor/half.h"
 #include "kernels/views.h"
@@ -22,18 +24,13 @@ using accumulate_t = typename AccumulateOf<T>::type;
 // Calls visit(T{}) with the C++ type of a floating dtype.
 template <class Visit>
 void visit_floating(DType dtype, const Visit& visit) {
-  switch (dtype) {
-    case DType::float64:
-      return visit(double{});
-    case DType::float32:
-      return visit(float{});
-    case DType::bfloat16:
-      return visit(bfloat16{});
-    case DType::float16:
-      return visit(float16{});
-    default:
+  visit_type(dtype, [&]<class T>(T value) {
+    if constexpr (std::is_integral_v<T>) {
       fail("a kernel for real numbers was given {}", name(dtype));
-  }
+    } else {
+      visit(value);
+    }
+  });
 }
 
 template <class T>
