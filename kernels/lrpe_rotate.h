@@ -8,12 +8,12 @@
 
 #include "kernels/activation.h"
 #include "kernels/dispatch.h"
+#include "kernels/lrpe.h"
 #include "kernels/views.h"
 
 namespace heddle::kernels {
 
 enum class Pairing : uint8_t { half, interleaved };
-enum class Softmax : uint8_t { none, feature, sequence };
 
 struct LrpeRotateOptions {
   Activation act = Activation::none;
@@ -23,7 +23,7 @@ struct LrpeRotateOptions {
 };
 
 // x and y have the same extents and dtype, dim even. theta: (theta_heads, E) row-major, theta_heads is 1 or heads,
-// E <= dim / 2; float64 for float64 x and float32 otherwise. `maximum` and `sum`: float32 (float64) vectors of
+// E <= dim / 2; of x's dtype or float32 (float64 for float64 x). `maximum` and `sum`: float32 (float64) vectors of
 // batch * heads * dim, written by a forward with softmax over the sequence and read by its backward; else empty.
 struct LrpeRotateForwardArgs {
   HeadsView x, y;
@@ -38,17 +38,14 @@ struct LrpeRotateBackwardArgs {
   RowsView theta;
   VectorView maximum, sum;
   HeadsDestination d_x;
-  RowsDestination d_theta;
-  // (lrpe_theta_partials(length), theta_heads * E) of theta's dtype when d_theta is wanted, else empty: workspace, one
-  // row for each stretch of positions, added up in order.
+  RowsDestination d_theta;  // of theta's dtype, or float32 (float64)
+  // (lrpe_theta_partials(length), theta_heads * E) of float32 (float64) when d_theta is wanted, else empty: workspace,
+  // one row for each stretch of positions, added up in order.
   RowsView partials;
-  // batch * heads * dim numbers of theta's dtype for softmax over the sequence, else empty: workspace.
+  // batch * heads * dim numbers of float32 (float64) for softmax over the sequence, else empty: workspace.
   VectorView dots;
   LrpeRotateOptions options;
 };
-
-// Stretches of positions that d_theta is summed over one by one: a function of the length alone.
-constexpr int64_t lrpe_theta_partials(int64_t length) { return length < 256 ? (length > 0 ? length : 1) : 256; }
 
 HEDDLE_KERNEL(lrpe_rotate_forward, LrpeRotateForwardArgs);
 HEDDLE_KERNEL(lrpe_rotate_backward, LrpeRotateBackwardArgs);
