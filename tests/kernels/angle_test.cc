@@ -10,9 +10,13 @@
 namespace heddle::kernels::cpu {
 namespace {
 
+RowsView rows_of(const float* theta, int64_t heads, int64_t known) {
+  return {const_cast<float*>(theta), DType::float32, heads, known, known};
+}
+
 double worst_error(const std::vector<float>& theta, int64_t position) {
   const auto count = static_cast<int64_t>(theta.size());
-  AngleTable<float> table(theta.data(), 1, count, count);
+  AngleTable<float> table(rows_of(theta.data(), 1, count));
   std::vector<float> cosines(theta.size()), sines(theta.size());
   table.at(0, 0, count, position, cosines.data(), sines.data());
   double worst = 0.0;
@@ -41,7 +45,7 @@ INSTANTIATE_TEST_SUITE_P(Scales, Angles, ::testing::Values(1e-6, 1e-3, 1.0, 3.14
 
 TEST(AngleTable, ShowsWhatIsNotANumber) {
   const float theta[] = {NAN, INFINITY, 1.0f};
-  AngleTable<float> table(theta, 1, 3, 3);
+  AngleTable<float> table(rows_of(theta, 1, 3));
   float cosines[4], sines[4];
   table.at(0, 0, 4, 5, cosines, sines);
   EXPECT_TRUE(std::isnan(cosines[0]) && std::isnan(sines[0]));
@@ -53,7 +57,7 @@ TEST(AngleTable, ShowsWhatIsNotANumber) {
 TEST(AngleTable, LargeOnesGiveTheSameAsSmallOnes) {
   std::vector<float> theta(3000);
   for (size_t i = 0; i < theta.size(); ++i) theta[i] = 0.001f * static_cast<float>(i);
-  AngleTable<float> large(theta.data(), 3, 1000, 1000), small(theta.data() + 2000, 1, 1000, 1000);
+  AngleTable<float> large(rows_of(theta.data(), 3, 1000)), small(rows_of(theta.data() + 2000, 1, 1000));
   float cosines[2][1000], sines[2][1000];
   large.at(2, 0, 1000, 12345, cosines[0], sines[0]);
   small.at(0, 0, 1000, 12345, cosines[1], sines[1]);

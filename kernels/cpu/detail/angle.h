@@ -7,9 +7,12 @@
 // Source of the polynomials: S. L. Moshier, Cephes Mathematical Library, single/sinf.c.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+
+#include "kernels/cpu/detail/types.h"
 
 namespace heddle::kernels::cpu {
 
@@ -71,38 +74,40 @@ inline void cos_and_sin(const double*, const double* prepared, int64_t count, in
   }
 }
 
-// Angles of a small matrix of theta, prepared once for all positions of a piece of work; a theta of more than kKept
-// numbers is prepared anew for each position.
+// Angles of a small matrix of theta, (heads, known) of any real dtype, prepared once for all positions of a piece of
+// work; a theta of more than kKept numbers is prepared anew for each position.
 template <class A>
 class AngleTable {
  public:
-  AngleTable(const A* theta, int64_t heads, int64_t known, int64_t row_stride)
-      : theta_(theta), known_(known), row_stride_(row_stride), kept_(heads * known <= kKept) {
+  explicit AngleTable(const RowsView& theta) : theta_(theta), kept_(theta.rows * theta.cols <= kKept) {
     if (!kept_) return;
-    for (int64_t head = 0; head < heads; ++head) {
-      for (int64_t i = 0; i < known; ++i) prepared_[head * known + i] = prepare_angle(theta[head * row_stride + i]);
-    }
+    for (int64_t head = 0; head < theta.rows; ++head) prepare(head, 0, theta.cols, head * theta.cols);
   }
 
   // Angles [begin, begin + count) of a head, count <= kAngles; those from `known` on are 0.
   void at(int64_t head, int64_t begin, int64_t count, int64_t position, A* cosines, A* sines) {
-    const A* theta = theta_ + head * row_stride_ + begin;
-    const int64_t here = known_ > begin ? (known_ - begin < count ? known_ - begin : count) : 0;
-    if (!kept_) {
-      for (int64_t i = 0; i < here; ++i) prepared_[i] = prepare_angle(theta[i]);
-    }
-    cos_and_sin(theta, kept_ ? prepared_ + head * known_ + begin : prepared_, here, position, cosines, sines);
-    for (int64_t i = here; i < count; ++i) {
-      cosines[i] = A(1);
-      sines[i] = A(0);
-    }
+    const int64_t here = std::clamp<int64_t>(theta_.cols - begin, 0, count);
+    const int64_t place = kept_ ? head * theta_.cols + begin : 0;
+    if (!kept_) prepare(head, begin, here, place);
+    cos_and_sin(values_ + place, prepared_ + place, here, position, cosines, sines);
+    std::fill(cosines + here, cosines + count, A(1));
+    std::fill(sines + here, sines + count, A(0));
   }
 
  private:
+  // Numbers [begin, begin + count) of a row of theta, as the exact numbers they are, to values_ and prepared_.
+  void prepare(int64_t head, int64_t begin, int64_t count, int64_t place) {
+    visit_floating(theta_.dtype, [&](auto type) {
+      const auto* theta = row<decltype(type)>(theta_, head) + begin;
+      for (int64_t i = 0; i < count; ++i) values_[place + i] = static_cast<A>(theta[i]);
+    });
+    for (int64_t i = 0; i < count; ++i) prepared_[place + i] = prepare_angle(values_[place + i]);
+  }
+
   static constexpr int64_t kKept = 2048;  // >= kAngles
-  const A* theta_;
-  int64_t known_, row_stride_;
-  bool kept_;
+  const RowsView theta_;
+  const bool kept_;
+  A values_[kKept];
   prepared_angle_t<A> prepared_[kKept];
 };
 

@@ -1,4 +1,5 @@
-// Rows of the position encodings on the CPU: their features as pairs, and the activation of a stretch of features.
+// Rows of the position encodings on the CPU: which features an angle turns, and the activation of a stretch of
+// features. A row has one or two features for each angle. Two are a pair; one is the pair (feature, 0).
 #pragma once
 
 #include "kernels/cpu/detail/angle.h"
@@ -15,55 +16,55 @@ static_assert(2 * kPairs <= kChunk);
 // The first and the second features of some pairs, in buffers or where they lie.
 template <class A>
 struct Pairs {
-  const A *first, *second;
+  const A* side[2];
 };
 template <class A>
 struct PairTarget {
-  A *first, *second;
-  operator Pairs<A>() const { return {first, second}; }
+  A* side[2];
+  operator Pairs<A>() const { return {side[0], side[1]}; }
 };
 template <class A>
 struct PairBuffer {
-  Buffer<A, kPairs> first, second;
-  operator Pairs<A>() const { return {first, second}; }
+  Buffer<A, kPairs> side[2];
+  operator Pairs<A>() const { return {side[0], side[1]}; }
 };
 
-// Pairs [begin, begin + count) of a row of `half` pairs.
-template <class T, class A = accumulate_t<T>>
-inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t half, int64_t begin, int64_t count,
+// Pairs [begin, begin + count) of a row of `pairs` pairs. With one side the second features are not there: null.
+template <int sides, class T, class A = accumulate_t<T>>
+inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
                            PairBuffer<A>& buffer) {
-  if (pairing == Pairing::half) {
-    return {load_chunk(row + begin, count, buffer.first), load_chunk(row + half + begin, count, buffer.second)};
-  }
+  const A* first = nullptr;
+  if (sides == 1 || pairing == Pairing::half) first = load_chunk(row + begin, count, buffer.side[0]);
+  if constexpr (sides == 1) return {first, nullptr};
+  if (pairing == Pairing::half) return {first, load_chunk(row + pairs + begin, count, buffer.side[1])};
   Buffer<A, 2 * kPairs> both;
   const A* values = load_chunk(row + 2 * begin, 2 * count, both);
   for (int64_t i = 0; i < count; ++i) {
-    buffer.first[i] = values[2 * i];
-    buffer.second[i] = values[2 * i + 1];
+    buffer.side[0][i] = values[2 * i];
+    buffer.side[1][i] = values[2 * i + 1];
   }
   return buffer;
 }
 
 // Where to compute pairs that store_pairs will then store: in the row itself where that is possible.
 template <class T>
-inline PairTarget<accumulate_t<T>> target_pairs(T* row, Pairing pairing, int64_t half, int64_t begin, Accumulate mode,
+inline PairTarget<accumulate_t<T>> target_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, Accumulate mode,
                                                 PairBuffer<accumulate_t<T>>& buffer) {
-  if (pairing == Pairing::interleaved) return {buffer.first, buffer.second};
-  return {target_chunk(row + begin, mode, buffer.first), target_chunk(row + half + begin, mode, buffer.second)};
+  if (pairing == Pairing::interleaved) return {buffer.side[0], buffer.side[1]};
+  return {target_chunk(row + begin, mode, buffer.side[0]), target_chunk(row + pairs + begin, mode, buffer.side[1])};
 }
 
-template <class T>
-inline void store_pairs(T* row, Pairing pairing, int64_t half, int64_t begin, int64_t count,
+template <int sides, class T>
+inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
                         const Pairs<accumulate_t<T>>& values, Accumulate mode) {
-  if (pairing == Pairing::half) {
-    store_chunk(row + begin, values.first, count, mode);
-    store_chunk(row + half + begin, values.second, count, mode);
+  if (sides == 1 || pairing == Pairing::half) {
+    for (int side = 0; side < sides; ++side) store_chunk(row + side * pairs + begin, values.side[side], count, mode);
     return;
   }
   Buffer<accumulate_t<T>, 2 * kPairs> both;
   for (int64_t i = 0; i < count; ++i) {
-    both[2 * i] = values.first[i];
-    both[2 * i + 1] = values.second[i];
+    both[2 * i] = values.side[0][i];
+    both[2 * i + 1] = values.side[1][i];
   }
   store_chunk(row + 2 * begin, both, 2 * count, mode);
 }
@@ -113,6 +114,28 @@ inline const A* activate(Activation act, Softmax softmax, const RowSoftmax<A>& r
     for (int64_t i = 0; i < count; ++i) buffer[i] = apply_activation<kind.value>(x[i]);
   });
   return buffer;
+}
+
+// From the gradient of a, in place, to that of x: times act'(x), or a (d_a - dot) for a softmax, dot the sum of a d_a
+// over what it normalizes: `row_dot`, or one of `column_dots` for each feature. Reads x or a, whichever it needs.
+template <class A>
+inline void differentiate_activation(Activation act, Softmax softmax, const A* x, const A* a, A row_dot,
+                                     const A* column_dots, int64_t count, A* d_a) {
+  switch (softmax) {
+    case Softmax::feature:
+      for (int64_t i = 0; i < count; ++i) d_a[i] = a[i] * (d_a[i] - row_dot);
+      return;
+    case Softmax::sequence:
+      for (int64_t i = 0; i < count; ++i) d_a[i] = a[i] * (d_a[i] - column_dots[i]);
+      return;
+    case Softmax::none:
+      break;
+  }
+  if (act == Activation::none) return;
+  visit_activation(act, [&](auto kind) {
+    HEDDLE_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) d_a[i] *= activation_derivative<kind.value>(x[i]);
+  });
 }
 
 }  // namespace heddle::kernels::cpu
