@@ -63,6 +63,18 @@ void add_lrpe_rotate(Cases& cases) {
   cases.push_back({"lrpe_rotate", "{act: relu}", {{"x", {2, 5, 6}}, {"theta", {1, 3}}}});
 }
 
+void add_lrpe_cosine(Cases& cases) {
+  const std::vector<std::pair<std::string, Shape>> per_head = {{"x", {2, 5, 2, 6}}, {"theta", {2, 6}}};
+  cases.push_back({"lrpe_cosine", "{}", per_head});
+  cases.push_back({"lrpe_cosine", "{act: silu, extra_tokens: 2, offset: 3}", per_head});
+  cases.push_back({"lrpe_cosine", "{act: softmax, act_dim: feature}", per_head});
+  cases.push_back({"lrpe_cosine", "{act: softmax, act_dim: sequence, extra_tokens: 1}", per_head});
+  cases.push_back({"lrpe_cosine",
+                   "{act: sigmoid, layout: bhnd, shape: [2, 3], extra_tokens: 1}",
+                   {{"x", {2, 2, 7, 6}}, {"theta", {1, 4}}}});
+  cases.push_back({"lrpe_cosine", "{act: relu, shape: [2, 1, 2]}", {{"x", {2, 4, 5}}, {"theta", {1, 2}}}});
+}
+
 }  // namespace
 
 std::span<const OperatorCase> operator_cases() {
@@ -72,6 +84,7 @@ std::span<const OperatorCase> operator_cases() {
     add_dense(cases);
     add_linear_attention(cases);
     add_lrpe_rotate(cases);
+    add_lrpe_cosine(cases);
     return cases;
   }();
   return all;

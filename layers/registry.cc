@@ -12,7 +12,8 @@
 #include "layers/lightning.h"
 #include "layers/linear.h"
 #include "layers/linear_attention.h"
-#include "layers/lrpe.h"
+#include "layers/lrpe_cosine.h"
+#include "layers/lrpe_rotate.h"
 
 namespace heddle {
 
@@ -40,6 +41,7 @@ std::span<const OperatorEntry> operators() {
        apply_linear_attention,
        {"log_decay", "initial_state"}},
       {"lrpe_rotate", {"x", "theta"}, {}, {"y"}, apply_lrpe_rotate, {"theta"}},
+      {"lrpe_cosine", {"x", "theta"}, {}, {"y"}, apply_lrpe_cosine, {"theta"}},
   };
   return table;
 }

@@ -5,6 +5,7 @@
 #include "tests/cases/dense.h"
 #include "tests/cases/linear_attention.h"
 #include "tests/cases/lrpe.h"
+#include "tests/cases/lrpe_cosine.h"
 #include "tests/cases/norm.h"
 
 namespace heddle::test {
@@ -12,7 +13,7 @@ namespace heddle::test {
 inline const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> all = [] {
     std::vector<OpCase> cases;
-    for (const auto& family : {norm_cases, lrpe_rotate_cases, dense_cases, linear_attention_cases}) {
+    for (const auto& family : {norm_cases, lrpe_rotate_cases, lrpe_cosine_cases, dense_cases, linear_attention_cases}) {
       for (OpCase& next : family()) cases.push_back(std::move(next));
     }
     return cases;
