@@ -28,8 +28,9 @@ kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const L
   const Shape shape = options.shape.rank() > 0 ? options.shape : Shape{length - extra};
   check(shape.rank() <= kMostAxes && std::all_of(shape.begin(), shape.end(), [](int64_t n) { return n >= 0; }),
         "[lrpe_cosine] shape is {}, expected 1 to {} extents of at least 0", to_string(shape), kMostAxes);
-  check(extra + numel(shape) == length, "[lrpe_cosine] shape {} and {} extra tokens make {} tokens, expected {}: x is {}",
-        to_string(shape), extra, extra + numel(shape), length, to_string(x.shape()));
+  check(extra + numel(shape) == length,
+        "[lrpe_cosine] shape {} and {} extra tokens make {} tokens, expected {}: x is {}", to_string(shape), extra,
+        extra + numel(shape), length, to_string(x.shape()));
   check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",
         options.offset, to_string(shape), shape.rank());
   kernels::LrpeCosineOptions grid;
@@ -48,10 +49,10 @@ kernels::LrpeCosineOptions check_lrpe_cosine(const Variable& x, const Variable& 
   const kernels::LrpeCosineOptions grid = check_grid(x, view.length, options);
   check_lrpe_theta(Cosine::kName, x, theta);
   const int64_t heads = theta.shape()[0], angles = theta.shape()[1], least = (view.dim + grid.axes - 1) / grid.axes;
-  check((heads == 1 || heads == view.heads) && angles >= least,
-        "[lrpe_cosine] theta has shape {}, expected (1 or {}, at least {}): the heads and the features of x {} on {} {}",
-        to_string(theta.shape()), view.heads, least, to_string(x.shape()), grid.axes,
-        grid.axes == 1 ? "axis" : "axes");
+  check(
+      (heads == 1 || heads == view.heads) && angles >= least,
+      "[lrpe_cosine] theta has shape {}, expected (1 or {}, at least {}): the heads and the features of x {} on {} {}",
+      to_string(theta.shape()), view.heads, least, to_string(x.shape()), grid.axes, grid.axes == 1 ? "axis" : "axes");
   return grid;
 }
 

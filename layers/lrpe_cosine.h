@@ -18,7 +18,7 @@ struct LrpeCosineOptions {
   Activation act = Activation::none;
   Softmax softmax = Softmax::none;  // instead of act
   Layout layout = Layout::bnhd;
-  Shape shape;               // (n_1 .. n_k) of the grid, the last fastest; empty: one axis of all tokens on it
+  Shape shape = {};          // (n_1 .. n_k) of the grid, the last fastest; empty: one axis of all tokens on it
   int64_t extra_tokens = 0;  // before the grid: their angles are 0
   int64_t offset = 0;        // position of the first token of the grid; 0 with more than one axis
 };

@@ -47,10 +47,8 @@ inline std::vector<OpCase> lrpe_cosine_cases() {
     std::string options;
     int64_t tokens, angles;  // of 7 features
   };
-  const std::vector<SmallGrid> grids = {{"offset: 3", 3, 7},
-                                        {"shape: [2, 2]", 4, 4},
-                                        {"shape: [2, 1, 2]", 4, 3},
-                                        {"shape: [1, 2, 1, 2]", 4, 2}};
+  const std::vector<SmallGrid> grids = {
+      {"offset: 3", 3, 7}, {"shape: [2, 2]", 4, 4}, {"shape: [2, 1, 2]", 4, 3}, {"shape: [1, 2, 1, 2]", 4, 2}};
   std::vector<OpCase> cases;
   const auto add = [&](const Shape& shape, const ThetaInput& theta, const std::string& options, bool large = false) {
     cases.push_back(lrpe_case("lrpe_cosine", lrpe_cosine_reference, shape, theta, options, large));
@@ -76,14 +74,15 @@ inline std::vector<OpCase> lrpe_cosine_cases() {
       add({1, 1, 7, dim}, {{7, dim + 1}, InputKind::matrix}, act + ", offset: 2", dim > 200);
     }
     add({1, 3, 7, 6}, {{7, 1}, InputKind::matrix}, act + ", shape: [1, 3, 1, 1, 1, 1]");
-    add({2, 2, 6}, {{1, 6}}, act + ", extra_tokens: 2");                              // nothing but extra tokens
+    add({2, 2, 6}, {{1, 6}}, act + ", extra_tokens: 2");  // nothing but extra tokens
     add({2, 3, 2, 6}, {.shape = {2, 6}, .scale = 0.0}, act + ", offset: 5");
     add({2, 4, 2, 6}, {.shape = {2, 3}, .learned = false, .scale = 1e10}, act + ", shape: [2, 2]");
     add({2, 3, 2, 64}, {.shape = {1, 64}, .scale = 1e11}, act + ", offset: 1000000", true);
     add({2, 33, 3, 96}, {{3, 96}}, act, true);
     add({2, 33, 1, 48}, {{1, 48}, InputKind::matrix}, act + ", extra_tokens: 1", true);
     add({1, 300, 2, 64}, {{1, 32}}, act + ", shape: [10, 30]", true);
-    add({1, 2, 74, 128}, {{2, 43}, InputKind::matrix}, act + ", layout: bhnd, shape: [4, 4, 4], extra_tokens: 10", true);
+    add({1, 2, 74, 128}, {{2, 43}, InputKind::matrix}, act + ", layout: bhnd, shape: [4, 4, 4], extra_tokens: 10",
+        true);
     add({1, 2, 1100}, {{1, 1100}}, act, true);
     add({1, 6, 2100}, {{1, 700}}, act + ", shape: [3, 2, 1]", true);
     add({1, 2, 5, 64}, {{2, 64}}, act + ", layout: bhnd, offset: 1048571", true);

@@ -133,7 +133,10 @@ TEST_P(LightningOptions, MetaCountsTheBytesOfTheCpu) {
 INSTANTIATE_TEST_SUITE_P(
     All, LightningOptions,
     testing::Values(kFull, "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
-                    "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}"));
+                    "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
+                    "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
+                    "{type: lightning, heads: 8, lrpe: {type: lrpe_cosine, learnable: true, per_head: true, "
+                    "extra_tokens: 2}}"));
 
 TEST(LightningTest, BadOptionsNameTheirPlace) {
   const auto build = [](const std::string& options, const BlockPlace& place = {8, 0, 2}) {

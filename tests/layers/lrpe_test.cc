@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "core/config/config_load.h"
+#include "core/tensor/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 
@@ -11,6 +14,7 @@ namespace heddle {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ThrowsMessage;
 
 Tensor normal(Context& context, const Shape& shape, DType dtype = DType::float32) {
   Random random(7, RandomStream::test);
@@ -43,63 +47,179 @@ TEST(Lrpe, RefusesWhatMakesNoSense) {
   EXPECT_THROW(make("{type: lrpe_rotate, act: softmax, act_dim: sequence}", parameters), ConfigError);
   EXPECT_THROW(make("{type: lrpe_rotate, act: silu, act_dim: feature}", parameters), ConfigError);
   EXPECT_THROW(make("{type: lrpe_rotate, bas: 10}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_rotate, shape: [6]}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_cosine, pairing: half}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_cosine, act: softmax, act_dim: sequence}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_cosine, shape: []}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_cosine, shape: [1, 1, 1, 1, 1, 1, 1]}", parameters), ConfigError);
+  EXPECT_THROW(make("{type: lrpe_cosine, extra_tokens: -1}", parameters), ConfigError);
 }
 
-TEST(Lrpe, NamesTheShapesThatDoNotFit) {
+TEST(Lrpe, HasAnAngleForEachPairOrEachFeatureOfAnAxis) {
+  const auto theta = [](const std::string& yaml) {
+    ParameterSet parameters;
+    make(yaml, parameters);
+    return to_string(parameters.all().front().shape);
+  };
+  EXPECT_EQ(theta("{type: lrpe_rotate, learnable: true}"), "(1, 4)");
+  EXPECT_EQ(theta("{type: lrpe_cosine, learnable: true}"), "(1, 8)");
+  EXPECT_EQ(theta("{type: lrpe_cosine, learnable: true, per_head: true, shape: [2, 2, 2]}"), "(2, 3)");
+}
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(LrpeRotate, NamesWhatDoesNotFit) {
   Context context;
   Tape tape(context);
-  const Variable x = tape.constant(normal(context, {1, 3, 2, 8}));
-  try {
-    lrpe_rotate(tape, x, tape.constant(normal(context, {2, 5})));
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_STREQ(error.what(),
-                 "[lrpe_rotate] theta has shape (2, 5), expected (1 or 2, at most 4): the heads and half the features "
-                 "of x (1, 3, 2, 8)");
+  const auto message = [&](const Shape& x, const Shape& theta, DType x_dtype = DType::float32,
+                           DType theta_dtype = DType::float32) {
+    return message_of([&] {
+      lrpe_rotate(tape, tape.constant(normal(context, x, x_dtype)), tape.constant(normal(context, theta, theta_dtype)));
+    });
+  };
+  EXPECT_EQ(message({3, 8}, {1, 4}),
+            "[lrpe_rotate] x has shape (3, 8), expected real numbers (B, N, H, D) or (B, N, D)");
+  EXPECT_EQ(message({1, 3, 7}, {1, 3}), "[lrpe_rotate] x has shape (1, 3, 7), expected an even last dimension");
+  EXPECT_EQ(message({1, 3, 8}, {4}), "[lrpe_rotate] theta has shape (4), expected (H, E) or (1, E)");
+  EXPECT_EQ(message({1, 3, 2, 8}, {2, 5}),
+            "[lrpe_rotate] theta has shape (2, 5), expected (1 or 2, at most 4): the heads and half the features of x "
+            "(1, 3, 2, 8)");
+  EXPECT_EQ(message({1, 3, 8}, {1, 4}, DType::float32, DType::bfloat16),
+            "[lrpe_rotate] theta is bfloat16, expected float32: x is float32");
+  EXPECT_EQ(message({1, 3, 8}, {1, 4}, DType::float64, DType::float32),
+            "[lrpe_rotate] theta is float32, expected float64: x is float64");
+  EXPECT_EQ(message({1, 3, 8}, {1, 4}, DType::bfloat16, DType::float16),
+            "[lrpe_rotate] theta is float16, expected bfloat16 or float32: x is bfloat16");
+  EXPECT_EQ(message({1, 3, 8}, {1, 4}, DType::bfloat16, DType::bfloat16), "no error");
+  EXPECT_EQ(message({1, 3, 8}, {1, 4}, DType::bfloat16, DType::float32), "no error");
+}
+
+TEST(LrpeCosine, NamesWhatDoesNotFit) {
+  Context context;
+  Tape tape(context);
+  const auto message = [&](const Shape& x, const Shape& theta, const LrpeCosineOptions& options = {}) {
+    return message_of(
+        [&] { lrpe_cosine(tape, tape.constant(normal(context, x)), tape.constant(normal(context, theta)), options); });
+  };
+  EXPECT_EQ(message({3, 8}, {1, 8}, {.layout = Layout::bhnd}),
+            "[lrpe_cosine] x has shape (3, 8), expected real numbers (B, H, N, D) or (B, N, D)");
+  EXPECT_EQ(message({1, 3, 2, 8}, {3, 8}),
+            "[lrpe_cosine] theta has shape (3, 8), expected (1 or 2, at least 8): the heads and the features of x "
+            "(1, 3, 2, 8) on 1 axis");
+  EXPECT_EQ(message({1, 4, 2, 7}, {2, 3}, {.shape = {2, 2}}),
+            "[lrpe_cosine] theta has shape (2, 3), expected (1 or 2, at least 4): the heads and the features of x "
+            "(1, 4, 2, 7) on 2 axes");
+  EXPECT_EQ(message({1, 15, 8}, {1, 4}, {.shape = {3, 4}, .extra_tokens = 2}),
+            "[lrpe_cosine] shape (3, 4) and 2 extra tokens make 14 tokens, expected 15: x is (1, 15, 8)");
+  EXPECT_EQ(message({1, 4, 8}, {1, 8}, {.extra_tokens = 5}),
+            "[lrpe_cosine] extra_tokens is 5, expected 0 to 4: the tokens of x (1, 4, 8)");
+  EXPECT_EQ(message({1, 4, 8}, {1, 4}, {.shape = {2, 2}, .offset = 3}),
+            "[lrpe_cosine] offset is 3, expected 0: shape (2, 2) has 2 axes");
+  EXPECT_EQ(message({1, 1, 8}, {1, 4}, {.shape = {1, 1, 1, 1, 1, 1, 1}}),
+            "[lrpe_cosine] shape is (1, 1, 1, 1, 1, 1, 1), expected 1 to 6 extents of at least 0");
+  EXPECT_EQ(message({1, 4, 8}, {1, 9}, {.shape = {4}, .offset = 3}), "no error");
+}
+
+TEST(LrpeCosine, RefusesAnOffsetOnAGrid) {
+  Context context;
+  Tape tape(context);
+  const NamedVariables inputs = {{"x", tape.constant(normal(context, {1, 4, 8}))},
+                                 {"theta", tape.constant(normal(context, {1, 4}))}};
+  EXPECT_THAT([&] { apply_lrpe_cosine(tape, parse_config("{shape: [2, 2], offset: 3}", "f.yaml"), inputs); },
+              ThrowsMessage<ConfigError>("f.yaml:1:25: offset: found 3, expected 0: shape has 2 axes"));
+}
+
+class LrpeTypes : public ::testing::TestWithParam<const char*> {
+ protected:
+  static std::unique_ptr<Lrpe> make_with(const std::string& options, ParameterSet& parameters) {
+    return make(std::string("{type: ") + GetParam() + options + "}", parameters);
+  }
+  static bool is_cosine() { return GetParam() == std::string("lrpe_cosine"); }
+  static Shape shape_of_y(int64_t batch, int64_t length) { return {batch, length, 2, is_cosine() ? 16 : 8}; }
+};
+
+// A text read in stretches gives what it gives in one.
+TEST_P(LrpeTypes, ContinuesAtAnOffset) {
+  Context context;
+  for (const std::string options : {", act: silu", ", extra_tokens: 2"}) {
+    if (options == ", extra_tokens: 2" && !is_cosine()) continue;
+    ParameterSet parameters;
+    const auto lrpe = make_with(options, parameters);
+    Tape tape(context, Tape::Mode::inference);
+    const Variable x = tape.constant(normal(context, {2, 6, 2, 8}));
+    const Variable y = lrpe->forward(tape, x);
+    for (const auto& [begin, end] : {std::pair{0, 1}, {1, 2}, {1, 4}, {2, 3}, {3, 6}}) {
+      const Variable part = lrpe->forward(tape, tape.constant(x.value.slice(1, begin, end)), begin);
+      EXPECT_EQ(read_values(context, part.value), read_values(context, y.value.slice(1, begin, end)))
+          << options << " " << begin;
+    }
   }
 }
 
-// A text read in two stretches gives what it gives in one.
-TEST(Lrpe, ContinuesAtAnOffset) {
+TEST_P(LrpeTypes, LearnsThetaInFloat32) {
   Context context;
   ParameterSet parameters;
-  const auto lrpe = make("{type: lrpe_rotate, act: silu}", parameters);
-  Tape tape(context, Tape::Mode::inference);
-  const Variable x = tape.constant(normal(context, {2, 6, 2, 8}));
-  const std::vector<double> whole = read_values(context, lrpe->forward(tape, x).value.slice(1, 4, 6));
-  const std::vector<double> second =
-      read_values(context, lrpe->forward(tape, tape.constant(x.value.slice(1, 4, 6)), 4).value);
-  EXPECT_EQ(second, whole);
-}
-
-TEST(Lrpe, LearnsThetaInFloat32) {
-  Context context;
-  ParameterSet parameters;
-  const auto lrpe = make("{type: lrpe_rotate, learnable: true, per_head: true}", parameters);
+  const auto lrpe = make_with(", learnable: true, per_head: true", parameters);
   parameters.materialize(context, DType::bfloat16, 1);
   ASSERT_EQ(parameters.all().size(), 1u);
   EXPECT_EQ(parameters.all().front().name, "lrpe.theta");
   Tape tape(context);
   const Variable y = lrpe->forward(tape, tape.constant(normal(context, {1, 5, 2, 8}, DType::bfloat16)));
-  tape.backward(y, normal(context, {1, 5, 2, 8}, DType::bfloat16));
+  tape.backward(y, normal(context, shape_of_y(1, 5), DType::bfloat16));
   const Tensor& gradient = parameters.all().front().gradient.tensor;
   EXPECT_EQ(gradient.dtype(), DType::float32);
-  EXPECT_EQ(to_string(gradient.shape()), "(2, 4)");
+  EXPECT_EQ(to_string(gradient.shape()), is_cosine() ? "(2, 8)" : "(2, 4)");
   for (const double value : read_values(context, gradient)) EXPECT_NE(value, 0.0);
 }
 
-TEST(Lrpe, KeepsNothingWithoutActivation) {
+TEST_P(LrpeTypes, KeepsNothingWithoutActivation) {
   Context context;
   ParameterSet parameters;
-  const auto lrpe = make("{type: lrpe_rotate}", parameters);
+  const auto lrpe = make_with("", parameters);
   Gradient gradient;
   Tape tape(context);
   Variable x = tape.leaf(normal(context, {1, 64, 2, 8}), gradient, "x");
-  const size_t before = context.allocator().stats().allocated.current;
+  const size_t bytes_of_x = context.allocator().stats().allocated.current;
   const Variable y = lrpe->forward(tape, x);
   x.value = {};
-  // y in the place of x, and theta.
-  EXPECT_EQ(context.allocator().stats().allocated.current, before + CachingAllocator::kGranularity);
+  // y, and theta.
+  EXPECT_EQ(context.allocator().stats().allocated.current,
+            bytes_of_x * (is_cosine() ? 2 : 1) + CachingAllocator::kGranularity);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LrpeTypes, ::testing::Values("lrpe_rotate", "lrpe_cosine"),
+                         [](const auto& info) { return info.param; });
+
+// y, theta, and two vectors of batch * heads * features.
+TEST(LrpeCosine, KeepsXAndTwoStatisticsForSoftmaxOverTheSequence) {
+  Context context;
+  Gradient gradient;
+  Tape tape(context);
+  Variable x = tape.leaf(normal(context, {2, 64, 2, 128}), gradient, "x");
+  const size_t bytes_of_x = context.allocator().stats().allocated.current;
+  const Variable theta = tape.constant(normal(context, {1, 128}));
+  const Variable y = lrpe_cosine(tape, x, theta, {.softmax = Softmax::sequence});
+  x.value = {};
+  EXPECT_EQ(context.allocator().stats().allocated.current, 3 * bytes_of_x + 512 + 2 * 4 * 2 * 2 * 128);
+}
+
+TEST(LrpeCosine, AGridIsReadInOnePass) {
+  Context context;
+  ParameterSet parameters;
+  const auto lrpe = make("{type: lrpe_cosine, shape: [2, 3], extra_tokens: 1}", parameters);
+  Tape tape(context, Tape::Mode::inference);
+  EXPECT_EQ(to_string(lrpe->forward(tape, tape.constant(normal(context, {1, 7, 2, 8}))).shape()), "(1, 7, 2, 16)");
+  EXPECT_EQ(message_of([&] {
+              lrpe->forward(tape, tape.constant(normal(context, {1, 1, 2, 8})), 7);
+            }),
+            "[lrpe_cosine] a text on the grid (2, 3) is read in one pass, found one that goes on at token 7");
 }
 
 }  // namespace

@@ -64,13 +64,16 @@ TEST(SampleTokenTest, KeepsTheLikeliest) {
   EXPECT_EQ(sample_token(std::vector<double>{1.0, 2.0, 2.0}, {.temperature = 0.0}, 0.9), 1);
 }
 
-TrainConfig text_model_config() {
-  return testing::tiny_train_config({"data={type: text, path: none}", "model.vocab_size=260"});
+TrainConfig text_model_config(std::vector<std::string> overrides = {}) {
+  overrides.insert(overrides.end(), {"data={type: text, path: none}", "model.vocab_size=260"});
+  return testing::tiny_train_config(overrides);
 }
 
-TEST(GenerateTest, StateEqualsReadingTheWholeTextAgain) {
+class GenerateLrpe : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(GenerateLrpe, StateEqualsReadingTheWholeTextAgain) {
   Context context(Device{}, {.threads = 1});
-  LanguageModel model(text_model_config().model);
+  LanguageModel model(text_model_config({std::string("model.mixer.lrpe=") + GetParam()}).model);
   model.parameters().materialize(context, DType::float64, 5);
   std::string text = "In the beginning";
   generate(context, model, text, {.tokens = 20, .temperature = 0.0}, [&](uint8_t byte) {
@@ -88,6 +91,10 @@ TEST(GenerateTest, StateEqualsReadingTheWholeTextAgain) {
   });
   EXPECT_EQ(text.size(), 36u);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, GenerateLrpe,
+                         ::testing::Values("{type: lrpe_rotate, base: 100}",
+                                           "{type: lrpe_cosine, base: 100, act: relu, extra_tokens: 3}"));
 
 TEST(GenerateTest, TheSeedDecides) {
   Context context(Device{}, {.threads = 1});

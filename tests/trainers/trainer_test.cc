@@ -128,6 +128,24 @@ TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {
   EXPECT_EQ(file("longer/checkpoints/step_20/model.safetensors"), file("whole/checkpoints/step_20/model.safetensors"));
 }
 
+// By rotation the other tests train.
+TEST_F(TrainerTest, TrainsWithLrpeCosine) {
+  const auto config = [](const std::string& steps, const std::string& lrpe) {
+    return testing::tiny_train_config(
+        {"trainer.steps=" + steps, "optimizer.lr=1.0e-2", "schedule.warmup_steps=0", "model.mixer.lrpe=" + lrpe});
+  };
+  for (const std::string lrpe :
+       {"{type: lrpe_cosine, act: silu}", "{type: lrpe_cosine, learnable: true, per_head: true, extra_tokens: 2}",
+        "{type: lrpe_cosine, shape: [4, 4], theta_init: low_half}"}) {
+    const double before = run("one " + lrpe, config("1", lrpe)).evaluation.value().loss;
+    const double after = run("many " + lrpe, config("60", lrpe)).evaluation.value().loss;
+    EXPECT_LT(after, 0.8 * before) << lrpe;
+    EXPECT_EQ(run("stopped " + lrpe, config("60", lrpe), 7).step, 7);
+    run("stopped " + lrpe, config("60", lrpe));
+    EXPECT_EQ(file("many " + lrpe + "/metrics.csv"), file("stopped " + lrpe + "/metrics.csv"));
+  }
+}
+
 TEST_F(TrainerTest, StopsBeforeTheUpdateWhenNumbersBlowUp) {
   const TrainConfig config =
       testing::tiny_train_config({"optimizer.lr=1.0e+30", "schedule.warmup_steps=0", "optimizer.weight_decay=0.0"});

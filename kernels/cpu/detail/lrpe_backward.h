@@ -58,9 +58,7 @@ class LrpeBackward {
   }
 
  private:
-  int64_t column_of(int64_t batch, int64_t index) const {
-    return (batch * args_.d_y.heads + index) * pairs_ * kSides;
-  }
+  int64_t column_of(int64_t batch, int64_t index) const { return (batch * args_.d_y.heads + index) * pairs_ * kSides; }
 
   // The pairs that the members below work on, and their angles.
   void stretch(int64_t shared, int64_t begin, int64_t count, int64_t position) {

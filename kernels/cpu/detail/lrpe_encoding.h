@@ -1,5 +1,5 @@
-// The two position encodings as the passes over their rows see them: how many features of x an angle turns, how these are
-// paired, and the angles of a token. y has two features for each angle, paired likewise.
+// The two position encodings as the passes over their rows see them: how many features of x an angle turns, how these
+// are paired, and the angles of a token. y has two features for each angle, paired likewise.
 #pragma once
 
 #include "kernels/cpu/detail/angle.h"

@@ -1,7 +1,6 @@
-// Forward of the position encodings on the CPU: y = R(phi) a, a = act(x), written (=); with one feature for each angle the
-// pair that is turned is (a, 0).
-// A piece of work is a stretch of positions; cos and sin of one position are computed once for the whole batch and,
-// when the heads share theta, for all heads.
+// Forward of the position encodings on the CPU: y = R(phi) a, a = act(x), written (=); with one feature for each angle
+// the pair that is turned is (a, 0). A piece of work is a stretch of positions; cos and sin of one position are
+// computed once for the whole batch and, when the heads share theta, for all heads.
 #pragma once
 
 #include "kernels/cpu/detail/lrpe_encoding.h"
