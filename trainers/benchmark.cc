@@ -86,7 +86,10 @@ class Stopwatch {
 class Subject {
  public:
   Subject(Context& context, const BenchmarkConfig& config, int64_t n)
-      : context_(context), config_(config), entry_(find_operator(config.operator_name)) {
+      : context_(context),
+        config_(config),
+        options_(config.options_at(n)),
+        entry_(find_operator(config.operator_name)) {
     Random random(1, RandomStream::test);
     const MemoryScope scope(context, MemoryCategory::data);
     for (const auto& [name, extents] : config.inputs) {
@@ -114,7 +117,7 @@ class Subject {
           gradient != gradients_.end() ? tape_->leaf(tensor, gradient->second, name) : tape_->constant(tensor);
     }
     const MemoryScope scope(context_, MemoryCategory::activation);
-    outputs_ = apply_operator(entry_, *tape_, config_.options, variables);
+    outputs_ = apply_operator(entry_, *tape_, options_, variables);
   }
 
   void make_upstream() {
@@ -173,6 +176,7 @@ class Subject {
 
   Context& context_;
   const BenchmarkConfig& config_;
+  const ConfigNode options_;
   const OperatorEntry& entry_;
   std::map<std::string, Tensor> inputs_;
   std::map<std::string, Gradient> gradients_;

@@ -39,6 +39,11 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
   config.sizes = node.get<std::vector<int64_t>>("n", sizes, Range::at_least(0));
   if (config.sizes.empty()) node.fail("missing key 'n', here or at the top of the suite");
   config.options = node.section("options");
+  try {
+    config.options_at(config.sizes.front());
+  } catch (const Error& error) {
+    node.fail("options", error.what());
+  }
   const ConfigNode inputs = node.require_section("inputs");
   for (const std::string& input : inputs.keys()) {
     config.inputs.emplace_back(input, inputs.require<std::vector<std::string>>(input));
@@ -71,6 +76,14 @@ int64_t evaluate_extent(const std::string& text, int64_t n) {
     sum += product;
   }
   return sum;
+}
+
+ConfigNode BenchmarkConfig::options_at(int64_t n) const {
+  return options.with_scalars([n](const std::string& text) {
+    const bool is_extent =
+        text.find('n') != std::string::npos && text.find_first_not_of("n0123456789*+") == std::string::npos;
+    return is_extent ? std::to_string(evaluate_extent(text, n)) : text;
+  });
 }
 
 Shape BenchmarkConfig::shape_of(const std::vector<std::string>& extents, int64_t n) const {

@@ -2,11 +2,11 @@
 //
 //   operator: srms_norm                 # the default of every config
 //   dtype: bfloat16
-//   n: [1024, 2048]                     # the sizes; `n` in shapes stands for one of them
+//   n: [1024, 2048]                     # the sizes; `n` in shapes and options stands for one of them
 //   configs:
 //     residual:
 //       operator: rms_norm
-//       options: {return_residual: false}
+//       options: {return_residual: false}                     # a number in it may be an extent: shape: [n, n]
 //       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # an extent: n, a number, n*n, n*n+10
 //       moved: {fwd: [x, residual, y], bwd: [x, residual, d_y, d_x, d_residual]}
 //
@@ -27,14 +27,16 @@ namespace heddle {
 struct BenchmarkConfig {
   std::string name;
   std::string operator_name;
-  ConfigNode options;
+  ConfigNode options;  // as written
   DType dtype = DType::bfloat16;
   std::vector<int64_t> sizes;
   std::vector<std::pair<std::string, std::vector<std::string>>> inputs;  // name and extents as written
   std::map<std::string, DType> input_dtypes;                             // where it is not that of the config
   std::map<std::string, std::vector<std::string>> moved;                 // "fwd", "bwd"
 
-  // The shape of an input at one size. Throws ConfigError for an extent that is no sum of products.
+  // The options at one size. Throws Error for an extent that is no sum of products.
+  ConfigNode options_at(int64_t n) const;
+  // The shape of an input at one size. Throws Error for an extent that is no sum of products.
   Shape shape_of(const std::vector<std::string>& extents, int64_t n) const;
 };
 

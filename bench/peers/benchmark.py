@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+import operators
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 ACTS = {"none": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "silu": F.silu}
@@ -55,10 +57,11 @@ def norm(options, center, inputs):
     return (y, r) if "residual" in inputs and options.get("return_residual", True) else (y,)
 
 
-def activated(options, x):
+def activated(options, x, sequence_dim=1):
     act = options.get("act", "none")
     if act == "softmax":
-        return torch.softmax(x.float(), dim=-1 if options.get("act_dim", "feature") == "feature" else 1).to(x.dtype)
+        dim = -1 if options.get("act_dim", "feature") == "feature" else sequence_dim
+        return torch.softmax(x.float(), dim=dim).to(x.dtype)
     return ACTS[act](x)
 
 
@@ -73,11 +76,23 @@ def lrpe_rotate(options, inputs):
     return (torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1),)
 
 
+def lrpe_cosine(options, inputs):
+    """x (B, N, H, D) or (B, H, N, D): concat(a cos phi, a sin phi), phi as grid_angles in operators.py says."""
+    bhnd = options.get("layout", "bnhd") == "bhnd"
+    a = activated(options, inputs["x"], 2 if bhnd else 1)
+    phi = operators.grid_angles(inputs["theta"].float(), a.shape[2 if bhnd else 1], a.shape[-1], options)
+    if bhnd:
+        phi = phi.transpose(0, 1)
+    return (torch.cat([a * phi.cos().to(a.dtype), a * phi.sin().to(a.dtype)], dim=-1),)
+
+
 def torch_operator(name, options):
     if name in ("layer_norm", "rms_norm", "srms_norm"):
         return functools.partial(norm, options, name == "layer_norm")
     if name == "lrpe_rotate":
         return functools.partial(lrpe_rotate, options)
+    if name == "lrpe_cosine":
+        return functools.partial(lrpe_cosine, options)
     return None
 
 
@@ -166,6 +181,16 @@ def extent(text, n):
     return int(eval(str(text), {"__builtins__": {}}, {"n": n}))  # checked above: n, digits, * and + only
 
 
+def at_size(value, n):
+    """Options of a suite, where a number may be written as an extent: shape: [n, n]."""
+    if isinstance(value, dict):
+        return {key: at_size(item, n) for key, item in value.items()}
+    if isinstance(value, list):
+        return [at_size(item, n) for item in value]
+    is_extent = isinstance(value, str) and "n" in value and re.fullmatch(r"[n0-9*+]+", value)
+    return extent(value, n) if is_extent else value
+
+
 class Subject:
     """The tensors of one config at one size, and one provider's function of them."""
 
@@ -230,16 +255,17 @@ def rows_of(suite, arguments):
         if arguments.config and config_name not in arguments.config:
             continue
         operator_name = config.get("operator", spec.get("operator"))
-        options = {key: value for key, value in (config.get("options") or {}).items()}
         dtype_name = config.get("dtype", spec.get("dtype", "bfloat16"))
+        input_dtypes = config.get("input_dtypes") or {}
         for n in arguments.n or config.get("n", spec.get("n")):
+            options = at_size(config.get("options") or {}, n)
             generator = torch.Generator(device).manual_seed(1)
             inputs = {}
             for name, extents in config["inputs"].items():
                 shape = [extent(e, n) for e in extents]
                 exact = name in ("theta", "log_decay", "initial_state")
-                tensor = torch.randn(shape, device=device, dtype=torch.float32 if exact else DTYPES[dtype_name],
-                                     generator=generator)
+                input_dtype = input_dtypes.get(name, "float32" if exact else dtype_name)
+                tensor = torch.randn(shape, device=device, dtype=DTYPES[input_dtype], generator=generator)
                 inputs[name] = tensor.requires_grad_(not exact)
             for provider, operator in providers(operator_name, options, inputs):
                 if arguments.provider and provider not in arguments.provider:

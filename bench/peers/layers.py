@@ -59,6 +59,17 @@ def rotate_cases() -> list[Case]:
     return cases + [Case("lrpe_rotate", operators.lrpe_rotate, {"x": (2, 5, 3, 16), "theta": (1, 5)})]
 
 
+def cosine_cases() -> list[Case]:
+    def case(x: tuple[int, ...], theta: tuple[int, ...], **options) -> Case:
+        return Case("lrpe_cosine", operators.lrpe_cosine, {"x": x, "theta": theta}, options)
+
+    one_axis = ((2, 37, 3, 16), (3, 16))
+    return [case(*one_axis), case(*one_axis, act="silu", offset=1000), case(*one_axis, act="relu", extra_tokens=5),
+            case(*one_axis, act="softmax", act_dim="feature"), case(*one_axis, act="softmax", act_dim="sequence"),
+            case((2, 3, 37, 16), (1, 8), layout="bhnd", shape=[5, 7], extra_tokens=2, act="sigmoid"),
+            case((2, 24, 3, 16), (3, 6), shape=[2, 3, 4]), case((2, 24, 3, 7), (1, 2), shape=[2, 3, 2, 2])]
+
+
 def attention_cases() -> list[Case]:
     qkv = {"q": (2, 150, 3, 16), "k": (2, 150, 3, 16), "v": (2, 150, 3, 24)}
     decay = {**qkv, "log_decay": (3,)}
@@ -88,7 +99,7 @@ def dense_cases() -> list[Case]:
 
 
 def all_cases() -> list[Case]:
-    return norm_cases() + dense_cases() + rotate_cases() + attention_cases()
+    return norm_cases() + dense_cases() + rotate_cases() + cosine_cases() + attention_cases()
 
 
 def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> operators.Tensors:

@@ -39,11 +39,15 @@ def norm(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": y, "r": r} if returns_r else {"y": y}
 
 
+def lrpe_activate(x: Tensor, options: dict) -> Tensor:
+    """x (B, N, H, D)."""
+    act = options.get("act", "none")
+    return activate(x, f"softmax_{options.get('act_dim', 'feature')}" if act == "softmax" else act)
+
+
 def lrpe_rotate(layer: str, t: Tensors, options: dict) -> Tensors:
     """x (B, N, H, D), theta (H or 1, E)."""
-    act = options.get("act", "none")
-    act = f"softmax_{options['act_dim']}" if act == "softmax" else act
-    a = activate(t["x"], act)
+    a = lrpe_activate(t["x"], options)
     half = a.shape[-1] // 2
     theta = F.pad(t["theta"], (0, half - t["theta"].shape[-1]))
     positions = torch.arange(a.shape[1], dtype=theta.dtype) + options.get("offset", 0)
@@ -56,6 +60,25 @@ def lrpe_rotate(layer: str, t: Tensors, options: dict) -> Tensors:
     if options.get("pairing", "half") == "interleaved":
         return {"y": torch.stack((first, second), -1).flatten(-2)}
     return {"y": torch.cat((first, second), -1)}
+
+
+def grid_angles(theta: Tensor, length: int, dim: int, options: dict) -> Tensor:
+    """(N, H or 1, D): 0 for the extra tokens, then s_i * theta[j mod e], i = floor(j / e) + 1, on the grid."""
+    extra = options.get("extra_tokens", 0)
+    shape = options.get("shape", [length - extra])
+    axes = [torch.arange(n, dtype=theta.dtype, device=theta.device) for n in shape]
+    coordinates = torch.cartesian_prod(*axes).reshape(-1, len(shape)) + options.get("offset", 0)
+    phi = (coordinates[:, None, :, None] * theta[:, None, :]).flatten(-2)[..., :dim]
+    return F.pad(phi, (0, 0, 0, 0, extra, 0))
+
+
+def lrpe_cosine(layer: str, t: Tensors, options: dict) -> Tensors:
+    """x (B, N, H, D) or, by layout, (B, H, N, D), theta (H or 1, e): concat(a cos phi, a sin phi)."""
+    bhnd = options.get("layout", "bnhd") == "bhnd"
+    a = lrpe_activate(t["x"].transpose(1, 2) if bhnd else t["x"], options)
+    phi = grid_angles(t["theta"], a.shape[1], a.shape[-1], options)
+    y = torch.cat((a * phi.cos(), a * phi.sin()), -1)
+    return {"y": y.transpose(1, 2) if bhnd else y}
 
 
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:

@@ -34,6 +34,14 @@ std::string expected() {
   }
 }
 
+// Of the copy of a map that with_scalars() gives.
+void replace_scalars(ConfigValue& value, const std::function<std::string(const std::string&)>& replace) {
+  if (value.kind == Kind::scalar) value.scalar = replace(value.scalar);
+  for (const std::shared_ptr<ConfigValue>& item : value.items) replace_scalars(*item, replace);
+  for (const ConfigEntry& entry : value.entries) replace_scalars(*entry.value, replace);
+  value.known.clear();
+}
+
 }  // namespace
 
 ConfigNode::ConfigNode() : value_(std::make_shared<ConfigValue>()) { value_->kind = Kind::map; }
@@ -217,6 +225,12 @@ std::vector<ConfigNode> ConfigNode::list(const std::string& key) const {
     nodes.push_back(ConfigNode(value->items[i], value->items[i]->location, path_of(key) + "." + std::to_string(i)));
   }
   return nodes;
+}
+
+ConfigNode ConfigNode::with_scalars(const std::function<std::string(const std::string&)>& replace) const {
+  const std::shared_ptr<ConfigValue> copy = value_->clone();
+  replace_scalars(*copy, replace);
+  return ConfigNode(copy, location_, path_);
 }
 
 void ConfigNode::finish() const {

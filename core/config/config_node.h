@@ -21,6 +21,7 @@
 // thread-safe. All errors are ConfigError.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
@@ -98,6 +99,10 @@ class ConfigNode {
   std::optional<ConfigNode> find_section(const std::string& key) const;
   // A list of maps; empty when it is not written.
   std::vector<ConfigNode> list(const std::string& key) const;
+
+  // A copy of this map, read anew, with each of its scalars as `replace` gives
+  // it; places are those of the original.
+  ConfigNode with_scalars(const std::function<std::string(const std::string&)>& replace) const;
 
   // Call when every key has been read: refuses the first key nobody asked for.
   // Sections have their own finish(), called by whoever reads them.

@@ -90,6 +90,18 @@ TEST(ConfigNodeTest, CopiesShareWhatWasAsked) {
   second.finish();
 }
 
+TEST(ConfigNodeTest, ScalarsAreReplacedInACopy) {
+  const ConfigNode node = parse_config("norm: {dim: n, name: n}\nshape: [n, 3]\n", "m.yaml");
+  const ConfigNode copy = node.with_scalars([](const std::string& text) { return text == "n" ? "4" : text; });
+  EXPECT_EQ(copy.require<std::vector<int>>("shape"), (std::vector<int>{4, 3}));
+  EXPECT_EQ(copy.section("norm").require<int>("dim"), 4);
+  EXPECT_EQ(error_of([&] { copy.section("norm").finish(); }),
+            "m.yaml:1:16: unknown key 'name' in norm, expected one of dim")
+      << "with the places of the original";
+  EXPECT_EQ(node.section("norm").require<std::string>("dim"), "n");
+  EXPECT_EQ(node.require<std::vector<std::string>>("shape"), (std::vector<std::string>{"n", "3"}));
+}
+
 TEST(ConfigNodeTest, ChoicesAreNames) {
   enum class Position { pre, post };
   const Choices<Position> choices = {{"pre", Position::pre}, {"post", Position::post}};
