@@ -7,7 +7,6 @@
 // Source of the polynomials: S. L. Moshier, Cephes Mathematical Library, single/sinf.c.
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -80,28 +79,31 @@ template <class A>
 class AngleTable {
  public:
   explicit AngleTable(const RowsView& theta) : theta_(theta), kept_(theta.rows * theta.cols <= kKept) {
-    if (!kept_) return;
-    for (int64_t head = 0; head < theta.rows; ++head) prepare(head, 0, theta.cols, head * theta.cols);
+    if (kept_) prepare(0, theta.rows, 0, theta.cols);
   }
 
   // Angles [begin, begin + count) of a head, count <= kAngles; those from `known` on are 0.
   void at(int64_t head, int64_t begin, int64_t count, int64_t position, A* cosines, A* sines) {
-    const int64_t here = std::clamp<int64_t>(theta_.cols - begin, 0, count);
+    const int64_t known = theta_.cols - begin, here = known > 0 ? (known < count ? known : count) : 0;
     const int64_t place = kept_ ? head * theta_.cols + begin : 0;
-    if (!kept_) prepare(head, begin, here, place);
+    if (!kept_) prepare(head, 1, begin, here);
     cos_and_sin(values_ + place, prepared_ + place, here, position, cosines, sines);
-    std::fill(cosines + here, cosines + count, A(1));
-    std::fill(sines + here, sines + count, A(0));
+    for (int64_t i = here; i < count; ++i) {
+      cosines[i] = A(1);
+      sines[i] = A(0);
+    }
   }
 
  private:
-  // Numbers [begin, begin + count) of a row of theta, as the exact numbers they are, to values_ and prepared_.
-  void prepare(int64_t head, int64_t begin, int64_t count, int64_t place) {
-    visit_floating(theta_.dtype, [&](auto type) {
-      const auto* theta = row<decltype(type)>(theta_, head) + begin;
-      for (int64_t i = 0; i < count; ++i) values_[place + i] = static_cast<A>(theta[i]);
+  // Columns [begin, begin + count) of some rows of theta, as the numbers they are, to values_ and prepared_.
+  void prepare(int64_t head, int64_t heads, int64_t begin, int64_t count) {
+    visit_floating(theta_.dtype, [=, this](auto type) {
+      for (int64_t index = 0; index < heads; ++index) {
+        const auto* theta = row<decltype(type)>(theta_, head + index) + begin;
+        for (int64_t i = 0; i < count; ++i) values_[index * count + i] = static_cast<A>(theta[i]);
+      }
     });
-    for (int64_t i = 0; i < count; ++i) prepared_[place + i] = prepare_angle(values_[place + i]);
+    for (int64_t i = 0; i < heads * count; ++i) prepared_[i] = prepare_angle(values_[i]);
   }
 
   static constexpr int64_t kKept = 2048;  // >= kAngles

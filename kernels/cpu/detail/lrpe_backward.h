@@ -44,14 +44,14 @@ class LrpeBackward {
 
   // dots of the pairs [begin, begin + count) of one batch and head: sum over positions of a d_a.
   void column(int64_t batch, int64_t index, int64_t begin, int64_t count) {
-    for (int side = 0; side < kSides; ++side) std::fill_n(dots_.side[side].data(), count, A(0));
+    for_each_side<kSides>([&](auto side) { std::fill_n(dots_.side[side].data(), count, A(0)); });
     for (int64_t position = 0; position < args_.d_y.length; ++position) {
       stretch(index / group_, begin, count, position);
       const Pairs<A> d_a = rotate_back(batch, position, index);
       const Pairs<A> a = activations(batch, position, index);
-      for (int side = 0; side < kSides; ++side) {
+      for_each_side<kSides>([&](auto side) {
         for (int64_t i = 0; i < count; ++i) dots_.side[side][i] += a.side[side][i] * d_a.side[side][i];
-      }
+      });
     }
     A* dots = vector<A>(args_.dots) + column_of(batch, index);
     store_pairs<kSides>(dots, encoding_.pairing(), pairs_, begin, count, Pairs<A>(dots_), Accumulate::overwrite);
@@ -102,10 +102,10 @@ class LrpeBackward {
       sum = load(vector<A>(args_.sum) + place, sum_);
     }
     if (softmax == Softmax::feature) row_ = row_softmax(x, args_.x.dim);
-    for (int side = 0; side < kSides; ++side) {
+    for_each_side<kSides>([&](auto side) {
       a.side[side] = activate(args_.options.act, softmax, row_, x_.side[side], maximum.side[side], sum.side[side],
                               count_, a_.side[side]);
-    }
+    });
     return a;
   }
 
@@ -131,12 +131,9 @@ class LrpeBackward {
     const auto& options = args_.options;
     const A dot = options.softmax == Softmax::feature ? row_dot(batch, position, index) : A(0);
     const Pairs<A> d_a = rotate_back(batch, position, index);
-    Pairs<A> a{}, dots{};
-    if (options.softmax != Softmax::none || wants_d_phi) {
-      a = activations(batch, position, index);
-    } else if (options.act != Activation::none) {
-      load_x(batch, position, index);
-    }
+    const bool has_softmax = options.softmax != Softmax::none, has_act = options.act != Activation::none;
+    Pairs<A> a{};
+    if (has_softmax || wants_d_phi) a = activations(batch, position, index);
     if (wants_d_phi) {
       for (int64_t i = 0; i < count_; ++i) {
         A turn = d_a.side[1][i] * a.side[0][i];
@@ -145,10 +142,14 @@ class LrpeBackward {
       }
     }
     if (!args_.d_x) return;
-    if (options.softmax == Softmax::sequence) dots = load(vector<A>(args_.dots) + column_of(batch, index), dots_);
-    for (int side = 0; side < kSides; ++side) {
-      differentiate_activation<A>(options.act, options.softmax, x_.side[side], a.side[side], dot, dots.side[side],
-                                  count_, d_a_.side[side]);
+    if (has_softmax || has_act) {
+      Pairs<A> dots{};
+      if (options.softmax == Softmax::sequence) dots = load(vector<A>(args_.dots) + column_of(batch, index), dots_);
+      if (!has_softmax && !wants_d_phi) load_x(batch, position, index);
+      for_each_side<kSides>([&](auto side) {
+        differentiate_activation<A>(options.act, options.softmax, x_.side[side], a.side[side], dot, dots.side[side],
+                                    count_, d_a_.side[side]);
+      });
     }
     T* d_x = head<T>(args_.d_x.view, batch, position, index);
     store_pairs<kSides>(d_x, encoding_.pairing(), pairs_, begin_, count_, Pairs<A>(d_a_), args_.d_x.mode);

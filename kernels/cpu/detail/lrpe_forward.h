@@ -48,22 +48,23 @@ class LrpeForward {
       sum = load_pairs<kSides>(vector<A>(args_.sum) + column, pairing, pairs_, begin, count, sum_);
     }
     const RowSoftmax<A> row = options.softmax == Softmax::feature ? row_softmax(x, args_.x.dim) : RowSoftmax<A>{};
-    for (int side = 0; side < kSides; ++side) {
+    for_each_side<kSides>([&](auto side) {
       a.side[side] = activate(options.act, options.softmax, row, a.side[side], maximum.side[side], sum.side[side],
                               count, input_.side[side]);
-    }
+    });
     T* y = head<T>(args_.y, batch, position, index);
     const PairTarget<A> to = target_pairs(y, pairing, pairs_, begin, Accumulate::overwrite, output_);
+    const A *first = a.side[0], *second = a.side[1];
+    A *to_first = to.side[0], *to_second = to.side[1];
     HEDDLE_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
-      const A first = a.side[0][i];
       if constexpr (kSides == 1) {
-        to.side[0][i] = first * cosines_[i];
-        to.side[1][i] = first * sines_[i];
+        to_first[i] = first[i] * cosines_[i];
+        to_second[i] = first[i] * sines_[i];
       } else {
-        const A second = a.side[1][i];
-        to.side[0][i] = first * cosines_[i] - second * sines_[i];
-        to.side[1][i] = first * sines_[i] + second * cosines_[i];
+        const A p = first[i], q = second[i];
+        to_first[i] = p * cosines_[i] - q * sines_[i];
+        to_second[i] = p * sines_[i] + q * cosines_[i];
       }
     }
     store_pairs<2>(y, pairing, pairs_, begin, count, Pairs<A>(to), Accumulate::overwrite);

@@ -29,6 +29,13 @@ struct PairBuffer {
   operator Pairs<A>() const { return {side[0], side[1]}; }
 };
 
+// Calls visit(side) for each side, a constant: indices that are not would keep the addresses in memory.
+template <int sides, class Visit>
+inline void for_each_side(const Visit& visit) {
+  visit(std::integral_constant<int, 0>{});
+  if constexpr (sides == 2) visit(std::integral_constant<int, 1>{});
+}
+
 // Pairs [begin, begin + count) of a row of `pairs` pairs. With one side the second features are not there: null.
 template <int sides, class T, class A = accumulate_t<T>>
 inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
@@ -58,7 +65,7 @@ template <int sides, class T>
 inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
                         const Pairs<accumulate_t<T>>& values, Accumulate mode) {
   if (sides == 1 || pairing == Pairing::half) {
-    for (int side = 0; side < sides; ++side) store_chunk(row + side * pairs + begin, values.side[side], count, mode);
+    for_each_side<sides>([&](auto side) { store_chunk(row + side * pairs + begin, values.side[side], count, mode); });
     return;
   }
   Buffer<accumulate_t<T>, 2 * kPairs> both;
