@@ -109,8 +109,8 @@ std::unique_ptr<Mixer> make_lightning(const ConfigNode& section, const ModuleBui
   }
   options.act = section.get_choice<Activation>("act", options.act, activation_choices());
   std::unique_ptr<Lrpe> lrpe;
-  if (const std::optional<ConfigNode> rotation = section.find_section("lrpe")) {
-    lrpe = make_lrpe(*rotation, builder.child("lrpe"), place, options.heads, place.dim / options.heads);
+  if (const std::optional<ConfigNode> encoding = section.find_section("lrpe")) {
+    lrpe = make_lrpe(*encoding, builder.child("lrpe"), place, options.heads, place.dim / options.heads);
   }
   options.gate = read_gate(section);
   section.finish();

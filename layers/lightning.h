@@ -35,7 +35,7 @@ class Lightning : public Mixer {
     std::optional<Gate> gate;
   };
 
-  // `lrpe` rotates q and k; null: nothing does.
+  // `lrpe` encodes the positions of q and k; null: nothing does.
   Lightning(const Options& options, std::unique_ptr<Lrpe> lrpe, const ModuleBuilder& builder, const BlockPlace& place);
   Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
 
