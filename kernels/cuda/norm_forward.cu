@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM),
   if constexpr (GATE == Gate::pre) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-      gated[v] = activated(args.options.gate_act, gate[v]);
+      gated[v] = activate_all(args.options.gate_act, gate[v]);
       const Vec<A, WIDTH> wide = widen_all(r[v]);
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) gated[v][i] *= wide[i];
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM),
         for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
       }
       if constexpr (GATE == Gate::post) {
-        const auto value = activated(args.options.gate_act, gate[v]);
+        const auto value = activate_all(args.options.gate_act, gate[v]);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] *= value[i];
       }
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__
       return value;
     };
     const auto gate = [&](int64_t c) {
-      return activated(options.gate_act, Vec<T, 1>{row<const T>(args.gate, row_index)[first + c]})[0];
+      return activate_all(options.gate_act, Vec<T, 1>{row<const T>(args.gate, row_index)[first + c]})[0];
     };
     const auto gated = [&](int64_t c) { return gate_before ? input(c) * gate(c) : input(c); };
 

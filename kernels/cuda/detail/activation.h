@@ -10,6 +10,18 @@
 
 namespace heddle::kernels::cuda {
 
+// The hardware's 2^x and 1/x, relative error 2^-22; results too small for a normal number are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 template <class T>
 __device__ __forceinline__ accumulate_t<T> exponential(accumulate_t<T> x) {
   if constexpr (std::is_same_v<T, double>) {
@@ -17,7 +29,7 @@ __device__ __forceinline__ accumulate_t<T> exponential(accumulate_t<T> x) {
   } else if constexpr (std::is_same_v<T, float>) {
     return expf(x);
   } else {
-    return __expf(x);
+    return fast_exp2(x * 1.44269504f);
   }
 }
 
@@ -35,44 +47,43 @@ __device__ __forceinline__ accumulate_t<T> sigmoid(accumulate_t<T> x) {
   using A = accumulate_t<T>;
   const A denominator = A(1) + exponential<T>(-x);
   if constexpr (sizeof(T) == 2) {
-    return __fdividef(1.0f, denominator);  // 0 where the exponential overflows
+    return fast_reciprocal(denominator);  // 0 where the exponential overflows
   } else {
     return A(1) / denominator;
   }
 }
 
+// The part of an activation that is dear and that its value and its derivative share: a sigmoid or an exponential.
 template <Activation act, class T>
-__device__ __forceinline__ accumulate_t<T> activate(accumulate_t<T> x) {
-  using A = accumulate_t<T>;
-  if constexpr (act == Activation::relu) return x > A(0) ? x : A(0);
-  if constexpr (act == Activation::sigmoid) return sigmoid<T>(x);
-  if constexpr (act == Activation::silu) return x * sigmoid<T>(x);
-  if constexpr (act == Activation::elu1) return x > A(0) ? x + A(1) : exponential<T>(x);
+__device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
+  if constexpr (act == Activation::sigmoid || act == Activation::silu) return sigmoid<T>(x);
+  if constexpr (act == Activation::elu1) return exponential<T>(x);
   return x;
 }
 
-// The value and the derivative, which share their exponential.
 template <class A>
 struct Activated {
   A value, derivative;
 };
-template <Activation act, class T>
-__device__ __forceinline__ Activated<accumulate_t<T>> activate_with_derivative(accumulate_t<T> x) {
-  using A = accumulate_t<T>;
+// From x and its core; what is not used costs nothing.
+template <Activation act, class A>
+__device__ __forceinline__ Activated<A> activated(A x, A core) {
   if constexpr (act == Activation::relu) return x > A(0) ? Activated<A>{x, A(1)} : Activated<A>{A(0), A(0)};
-  if constexpr (act == Activation::sigmoid) {
-    const A s = sigmoid<T>(x);
-    return {s, s * (A(1) - s)};
-  }
-  if constexpr (act == Activation::silu) {
-    const A s = sigmoid<T>(x);
-    return {x * s, s * (A(1) + x * (A(1) - s))};
-  }
+  if constexpr (act == Activation::sigmoid) return {core, core * (A(1) - core)};
+  if constexpr (act == Activation::silu) return {x * core, core * (A(1) + x * (A(1) - core))};
   if constexpr (act == Activation::elu1) {
-    const A e = exponential<T>(x);
-    return x > A(0) ? Activated<A>{x + A(1), A(1)} : Activated<A>{e, e};
+    return x > A(0) ? Activated<A>{x + A(1), A(1)} : Activated<A>{core, core};
   }
   return {x, A(1)};
+}
+
+template <Activation act, class T>
+__device__ __forceinline__ Activated<accumulate_t<T>> activate_with_derivative(accumulate_t<T> x) {
+  return activated<act>(x, activation_core<act, T>(x));
+}
+template <Activation act, class T>
+__device__ __forceinline__ accumulate_t<T> activate(accumulate_t<T> x) {
+  return activate_with_derivative<act, T>(x).value;
 }
 
 // Calls visit(std::integral_constant<Activation, act>). On the device: one branch that all threads take together,

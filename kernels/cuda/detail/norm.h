@@ -19,7 +19,7 @@ __host__ __device__ constexpr int norm_block_threads(int team) { return team > 1
 template <class A, int TEAM, int TEAMS, int VALUES>
 struct TeamSums {
   static constexpr int kWarps = TEAM > 32 ? TEAM / 32 : 1;
-  A warps[2][TEAMS][VALUES][kWarps];
+  alignas(16) A warps[2][TEAMS][VALUES][kWarps];
 };
 
 template <int TEAM>
@@ -75,7 +75,7 @@ struct NormNumbers {
 
 // act(gate) of N neighbours; the activation is chosen at run time, by one branch that all threads take together.
 template <class T, int N>
-__device__ __forceinline__ Vec<accumulate_t<T>, N> activated(Activation act, const Vec<T, N>& gate) {
+__device__ __forceinline__ Vec<accumulate_t<T>, N> activate_all(Activation act, const Vec<T, N>& gate) {
   Vec<accumulate_t<T>, N> values = widen_all(gate);
   visit_activation(act, [&](auto chosen) {
 #pragma unroll
@@ -84,43 +84,9 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> activated(Activation act, con
   return values;
 }
 
-// And its derivative.
-template <class T, int N>
-struct ActivatedVec {
-  Vec<accumulate_t<T>, N> value, derivative;
-};
-template <class T, int N>
-__device__ __forceinline__ ActivatedVec<T, N> activated_with_derivative(Activation act, const Vec<T, N>& gate) {
-  const Vec<accumulate_t<T>, N> x = widen_all(gate);
-  ActivatedVec<T, N> result;
-  visit_activation(act, [&](auto chosen) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const auto both = activate_with_derivative<decltype(chosen)::value, T>(x[i]);
-      result.value[i] = both.value;
-      result.derivative[i] = both.derivative;
-    }
-  });
-  return result;
-}
-
 // 1 / sqrt(x), within 2 units in the last place.
 __device__ __forceinline__ float inverse_root(float x) { return rsqrtf(x); }
 __device__ __forceinline__ double inverse_root(double x) { return rsqrt(x); }
-
-// N neighbours of a vector in the type of arithmetic, or `otherwise` where there is no vector.
-template <class T, int N>
-__device__ __forceinline__ Vec<accumulate_t<T>, N> load_or(const VectorView& view, int64_t column,
-                                                           accumulate_t<T> otherwise) {
-  Vec<accumulate_t<T>, N> values;
-  if (view) {
-    values = load_wide<N>(vector<const T>(view) + column);
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] = otherwise;
-  }
-  return values;
-}
 
 // How a unit of `vectors` vectors is split: the smallest team that holds it.
 template <int TEAM_, int VECTORS_>

@@ -106,6 +106,11 @@ __device__ __forceinline__ void forget(Vec<T, N>& values) {
   for (size_t i = 0; i < sizeof(values) / 4; ++i) asm volatile("" : "+r"(words[i]));
 }
 
+template <class T>
+__device__ __forceinline__ void forget(T*& pointer) {
+  asm volatile("" : "+l"(pointer));
+}
+
 // To the type of arithmetic: exact; 16-bit types two at a time.
 template <class T, int N>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& values) {

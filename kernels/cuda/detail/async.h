@@ -1,0 +1,36 @@
+// Copies from global into shared memory that run ahead of their use (cp.async, sm_80 and later), and reads of what they
+// brought, by the 32-bit addresses of shared memory: distances that are known when compiling then cost nothing.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/detail/vec.h"
+
+namespace heddle::kernels::cuda {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes, past the first-level cache.
+__device__ __forceinline__ void copy_ahead(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+// Ends a group of copies.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `groups` of this thread's groups are under way.
+template <int groups>
+__device__ __forceinline__ void await_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
+
+template <class T>
+__device__ __forceinline__ Vec<T, vector_width<T>> load_shared(uint32_t from) {
+  uint4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(from));
+  return *reinterpret_cast<const Vec<T, vector_width<T>>*>(&words);
+}
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,308 @@
+// The kernel of the norm backward for units that fit a team.                             docs/layers.md#normalization
+// Bytes: every input, and every destination that is added to, is read once; every destination is written once. The grid
+// stays while rows go by; the sums over rows stay in registers and leave as one row of `partials` a block.
+#pragma once
+
+#include "kernels/cuda/detail/async.h"
+#include "kernels/cuda/detail/norm.h"
+#include "kernels/cuda/detail/norm_streams.h"
+
+namespace heddle::kernels::cuda {
+
+enum class Sums { none, weight, weight_and_bias };  // as many as the number says
+
+// What the sums over a unit leave for its elements: d = p - mean as it was rounded, whose own mean is `shift`.
+//   xhat = (d - shift) inv_std
+//   d_p = inv_std * (g - xhat * mean(g xhat) - (mean(g) if centred))               g with the scale
+template <class A>
+struct UnitFactors {
+  A inv_std, less_xhat, of_g, dot, less;
+
+  // sums: of g d, of g, of d, the first two without the scale.
+  __device__ __forceinline__ UnitFactors(const A (&sums)[3], A inv_std, bool center, const NormNumbers<A>& numbers)
+      : inv_std(inv_std), of_g(inv_std * numbers.scale) {
+    const A shift = center ? sums[2] * numbers.per_extent : A(0);
+    less_xhat = shift * inv_std;
+    dot = (sums[0] - shift * sums[1]) * inv_std * numbers.per_extent;
+    less = center ? sums[1] * numbers.per_extent : A(0);
+  }
+  __device__ __forceinline__ A xhat(A d) const { return d * inv_std - less_xhat; }
+  // g without the scale. 0 for a unit of one centred element, as it must be.
+  __device__ __forceinline__ A d_p(A g, A xhat) const { return of_g * (g - (xhat * dot + less)); }
+};
+
+// Units that a team has under way at once: two where shared memory holds them.
+constexpr int kMostStages = 2;
+
+// Threads of a block of teams of `team` threads, at most.
+__host__ __device__ constexpr int most_block_threads(int team) { return team <= 256 ? 256 : 512; }
+
+// Whether a thread keeps its part of the weight in registers: where they are enough.
+__host__ __device__ constexpr bool keeps_weight(Sums sums, int team) {
+  return sums == Sums::weight || (sums == Sums::weight_and_bias && team <= 256);
+}
+
+template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE>
+__global__ void __launch_bounds__(most_block_threads(TEAM))
+    norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
+                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int stages) {
+  using A = accumulate_t<T>;
+  constexpr int WIDTH = vector_width<T>;
+  constexpr bool kWeight = SUMS != Sums::none;
+  constexpr bool kBias = SUMS == Sums::weight_and_bias;
+  constexpr bool kKeepsWeight = keeps_weight(SUMS, TEAM);
+  constexpr int kVectorBytes = TEAM * 16;  // from one vector of a thread to its next, in shared memory
+  extern __shared__ uint4 staged[];
+  __shared__ TeamSums<A, TEAM, most_block_threads(TEAM) / TEAM, 3> shared;
+  const int teams = blockDim.x / TEAM;
+  const int team = threadIdx.x / TEAM;
+  const int lane = threadIdx.x % TEAM;
+  const int64_t groups = numbers.groups;
+  const int extent = static_cast<int>(numbers.extent);
+  // With sums over rows a block stays with one group (its y index); without, units are taken as they lie in memory.
+  const int64_t count = kWeight ? args.x.rows : numbers.units;
+  const int64_t step = int64_t{gridDim.x} * teams;
+  int turn = 0;
+
+  const auto has = [&](int v) { return (lane + v * TEAM) * WIDTH < extent; };
+  const auto row_of = [&](int64_t index) { return kWeight || groups == 1 ? index : index / groups; };
+  // Of the thread's first vector; the others follow at TEAM * WIDTH.
+  const auto column_of = [&](int64_t index) {
+    const int64_t group = kWeight ? int64_t{blockIdx.y} : (groups == 1 ? 0 : index % groups);
+    return group * extent + lane * WIDTH;
+  };
+  // The thread's part of a stream in a stage.
+  const uint32_t stream_bytes = teams * VECTORS * kVectorBytes;
+  const uint32_t stage_bytes = streams.count * stream_bytes;
+  const uint32_t own_place = shared_address(staged) + team * VECTORS * kVectorBytes + lane * 16;
+  const auto fetch = [&](int64_t index, int stage) {
+    if (index < count) {
+      const int64_t row_index = row_of(index), column = column_of(index);
+      uint32_t to = own_place + stage * stage_bytes;
+#pragma unroll 1
+      for (int stream = 0; stream < streams.count; ++stream) {
+        const T* from = row<const T>(streams.views[stream], row_index) + column;
+        forget(from);  // the vectors are then at fixed distances from it
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) {
+          if (has(v)) copy_ahead(to + v * kVectorBytes, from + v * TEAM * WIDTH);
+        }
+        to += stream_bytes;
+      }
+    }
+    commit_copies();
+  };
+
+  A sum_weight[kWeight ? VECTORS : 1][WIDTH];
+  A sum_bias[kBias ? VECTORS : 1][WIDTH];
+  Vec<T, WIDTH> kept_weight[kKeepsWeight ? VECTORS : 1];
+  if constexpr (kWeight) {
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        sum_weight[v][i] = A(0);
+        if constexpr (kBias) sum_bias[v][i] = A(0);
+        if constexpr (kKeepsWeight) kept_weight[v][i] = narrow<T>(A(1));
+      }
+      if constexpr (kKeepsWeight) {
+        if (args.weight && has(v)) {
+          kept_weight[v] = load<WIDTH>(vector<const T>(args.weight) + column_of(0) + v * TEAM * WIDTH);
+        }
+      }
+    }
+  }
+
+  // The teams of a block make the same number of turns: those that share a warp exchange by shuffles.
+  int64_t index = int64_t{blockIdx.x} * teams + team;
+  for (int stage = 0; stage < stages; ++stage) fetch(index + stage * step, stage);
+  int stage = 0;
+  for (; index - team < count; index += step) {
+    const bool active = index < count;
+    const int64_t row_index = row_of(index), column = column_of(index);
+    const int64_t unit = kWeight ? row_index * groups + blockIdx.y : index;
+    const A mean = active && args.mean ? vector<const A>(args.mean)[unit] : A(0);
+    const A inv_std = active ? vector<const A>(args.inv_std)[unit] : A(0);
+    if (stages == 1) {
+      await_copies<0>();
+    } else {
+      await_copies<kMostStages - 1>();
+    }
+    const uint32_t x_place = own_place + stage * stage_bytes;
+    const auto place = [&](int stream) { return x_place + stream * stream_bytes; };
+    const uint32_t d_y_place = place(1), residual_place = place(streams.residual), gate_place = place(streams.gate);
+    const auto vector_at = [&](uint32_t from, int v) { return load_shared<T>(from + v * kVectorBytes); };
+    const auto r_of = [&](int v) {
+      Vec<A, WIDTH> r = widen_all(vector_at(x_place, v));
+      if (streams.residual < 0) return r;
+      const Vec<A, WIDTH> more = widen_all(vector_at(residual_place, v));
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) r[i] += more[i];
+      return widen_all(narrow_all<T>(r));
+    };
+    const auto weight_of = [&](int v) {
+      if constexpr (kKeepsWeight) {
+        return widen_all(kept_weight[v]);
+      } else {
+        return load_wide<WIDTH>(vector<const T>(args.weight) + column + v * TEAM * WIDTH);
+      }
+    };
+
+    A sums[3] = {A(0), A(0), A(0)};
+    A core[GATE != Gate::none ? VECTORS : 1][WIDTH];  // of the gate's activation
+    const auto add_up = [&](auto center, auto has_weight) {
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {
+        if (!active || !has(v)) continue;
+        Vec<A, WIDTH> p = r_of(v), g = widen_all(vector_at(d_y_place, v));
+        if constexpr (GATE != Gate::none) {
+          const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
+          visit_activation(args.options.gate_act, [&](auto act) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) {
+              core[v][i] = activation_core<decltype(act)::value, T>(gate[i]);
+              (GATE == Gate::pre ? p : g)[i] *= activated<decltype(act)::value>(gate[i], core[v][i]).value;
+            }
+          });
+        }
+        if constexpr (decltype(has_weight)::value) {
+          const Vec<A, WIDTH> weight = weight_of(v);
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) g[i] = rounded_product(g[i], weight[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+          if constexpr (decltype(center)::value) {
+            p[i] -= mean;
+            sums[1] += g[i];
+            sums[2] += p[i];
+          }
+          sums[0] += g[i] * p[i];
+        }
+      }
+    };
+    const bool center = args.options.center;
+    const bool weighted = kKeepsWeight || args.weight;
+    if (center) {
+      if (weighted) {
+        add_up(std::true_type{}, std::true_type{});
+      } else {
+        add_up(std::true_type{}, std::false_type{});
+      }
+      team_sum(sums, shared, team, turn);
+    } else {
+      if (weighted) {
+        add_up(std::false_type{}, std::true_type{});
+      } else {
+        add_up(std::false_type{}, std::false_type{});
+      }
+      A sum[1] = {sums[0]};
+      team_sum(sum, shared, team, turn);
+      sums[0] = sum[0];
+    }
+    const UnitFactors<A> factors(sums, inv_std, center, numbers);
+
+    const auto row_at = [&](const RowsDestination& to) { return to ? row<T>(to.view, row_index) + column : nullptr; };
+    T *d_x = row_at(args.d_x), *d_residual = row_at(args.d_residual);
+    T* d_gate_row = GATE != Gate::none ? row_at(args.d_gate) : nullptr;
+    const auto write_out = [&](auto has_weight) {
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {
+        if (!active || !has(v)) continue;
+        Vec<A, WIDTH> r = r_of(v), upstream = widen_all(vector_at(d_y_place, v)), d_r;
+        [[maybe_unused]] Vec<A, WIDTH> act, d_gate, weight;  // d_gate begins as the derivative of act
+        if constexpr (GATE != Gate::none) {
+          const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
+          visit_activation(args.options.gate_act, [&](auto chosen) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) {
+              const auto both = activated<decltype(chosen)::value>(gate[i], core[v][i]);
+              act[i] = both.value;
+              d_gate[i] = both.derivative * (GATE == Gate::pre ? r : upstream)[i];
+              if constexpr (GATE == Gate::post) upstream[i] *= act[i];
+            }
+          });
+        }
+        if constexpr (decltype(has_weight)::value) weight = weight_of(v);
+        [[maybe_unused]] Vec<A, WIDTH> y;  // before the gate
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+          const A p = GATE == Gate::pre ? r[i] * act[i] : r[i];
+          const A xhat = factors.xhat(p - mean);
+          if constexpr (kWeight) sum_weight[v][i] += upstream[i] * xhat;
+          if constexpr (kBias) sum_bias[v][i] += upstream[i];
+          A g = upstream[i];
+          if constexpr (decltype(has_weight)::value) g = rounded_product(g, weight[i]);
+          d_r[i] = factors.d_p(g, xhat);
+          if constexpr (GATE == Gate::pre) {
+            d_gate[i] *= d_r[i];
+            d_r[i] *= act[i];
+          }
+          if constexpr (GATE == Gate::post) {
+            y[i] = numbers.scale * xhat;
+            if constexpr (decltype(has_weight)::value) y[i] *= weight[i];
+          }
+        }
+        if constexpr (GATE == Gate::post) {
+          if (args.bias) {
+            const auto bias = load_wide<WIDTH>(vector<const T>(args.bias) + column + v * TEAM * WIDTH);
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
+          }
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) d_gate[i] *= y[i];
+        }
+        const auto add = [&](Vec<A, WIDTH>& to, int stream) {
+          if (stream < 0) return;
+          const Vec<A, WIDTH> more = widen_all(vector_at(place(stream), v));
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) to[i] += more[i];
+        };
+        const auto write = [&](T* to, Vec<A, WIDTH> values, int old) {
+          if (to == nullptr) return;
+          add(values, old);
+          store_narrow<Reuse::stream>(to + v * TEAM * WIDTH, values);
+        };
+        add(d_r, streams.d_r);
+        write(d_x, d_r, streams.old_d_x);
+        write(d_residual, d_r, streams.old_d_residual);
+        if constexpr (GATE != Gate::none) write(d_gate_row, d_gate, streams.old_d_gate);
+      }
+    };
+    if (weighted) {
+      write_out(std::true_type{});
+    } else {
+      write_out(std::false_type{});
+    }
+    fetch(index + stages * step, stage);
+    stage = stage + 1 == stages ? 0 : stage + 1;
+  }
+
+  if constexpr (kWeight) {
+    // The teams of the block add up in their order, then the block's row of partials is written.
+    await_copies<0>();
+    A* totals = reinterpret_cast<A*>(staged);  // (1 or 2, extent)
+    for (int turn_of = 0; turn_of < teams; ++turn_of) {
+      __syncthreads();
+      if (team != turn_of) continue;
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {
+        if (!has(v)) continue;
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+          const int c = (lane + v * TEAM) * WIDTH + i;
+          totals[c] = sum_weight[v][i] + (turn_of > 0 ? totals[c] : A(0));
+          if constexpr (kBias) totals[extent + c] = sum_bias[v][i] + (turn_of > 0 ? totals[extent + c] : A(0));
+        }
+      }
+    }
+    __syncthreads();
+    A* partials = row<A>(args.partials, blockIdx.x) + int64_t{blockIdx.y} * extent;
+    for (int c = threadIdx.x; c < extent; c += blockDim.x) {
+      partials[c] = totals[c] * numbers.scale;
+      if constexpr (kBias) partials[args.x.cols + c] = totals[extent + c];
+    }
+  }
+}
+
+}  // namespace heddle::kernels::cuda
