@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kLanes* kDepth) sum_segments(RowsView x, int64
     }
   }
   sum = sum_down(sum, shared);
-  if (threadIdx.y == 0 && col < x.cols) store_or_add<Reuse::keep>(to + blockIdx.y * x.cols + col, sum, add);
+  if (threadIdx.y == 0 && col < x.cols) store_or_add(to + blockIdx.y * x.cols + col, sum, add);
 }
 
 template <class T, class To>

@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
         gradient[e] = weight * exponential<T>(values[e] - normalizer) - spread - (j + e == target ? hit : A(0));
       }
     }
-    store_or_add<Reuse::keep>(d_z + j, gradient, p.add);
+    store_or_add(d_z + j, gradient, p.add);
   }
 }
 

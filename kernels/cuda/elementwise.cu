@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) map_vectors(Grid grid, Inputs<inputs
 #pragma unroll
     for (int i = 0; i < outputs; ++i) {
       if (to.rows[i].data == nullptr) continue;
-      store_or_add<Reuse::keep>(grid.at<Out>(to.rows[i], vector), out[i], to.add[i]);
+      store_or_add(grid.at<Out>(to.rows[i], vector), out[i], to.add[i]);
     }
   }
 }

@@ -70,7 +70,7 @@ struct Target {
 
   template <int width>
   __device__ __forceinline__ void write(unsigned key, int64_t col, const Vec<A, width>& sum) const {
-    if (key < d_weight.rows) store_or_add<Reuse::keep>(row<W>(d_weight, key) + col, sum, add);
+    if (key < d_weight.rows) store_or_add(row<W>(d_weight, key) + col, sum, add);
   }
   __device__ __forceinline__ A* partial(int64_t piece, int which) const {
     return partials + (2 * piece + which) * d_weight.cols;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) sum_pieces(Sorted sorted, RowsView d
     for (int a = 0; a < kAhead; ++a) {
       if (i + a >= end) break;
       keys[a] = sorted.keys[i + a];
-      values[a] = load<width, Reuse::stream>(row<const T>(d_y, sorted.places[i + a]) + col);
+      values[a] = load<width>(row<const T>(d_y, sorted.places[i + a]) + col);
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {

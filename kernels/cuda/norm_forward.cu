@@ -8,17 +8,11 @@
 namespace heddle::kernels::cuda {
 namespace {
 
-// Blocks that a multiprocessor should hold: limits the registers where a unit is all that a thread keeps.
-__host__ __device__ constexpr int norm_forward_blocks(int team, int vectors, bool more_inputs) {
-  return team == 32 && vectors == 8 && !more_inputs ? 5 : 1;
-}
-
 // A unit stays in registers as it was stored, and is widened again for each pass: that is half of the registers, and
 // the more units wait for memory at once. All loads are issued before the first use; what lies beyond the end of a unit
 // is read from its last vector and left out of the sums, so that no load waits for a condition.
 template <class T, int WIDTH, int TEAM, int VECTORS, Gate GATE, bool RESIDUAL>
-__global__ void __launch_bounds__(norm_block_threads(TEAM),
-                                  norm_forward_blocks(TEAM, VECTORS, GATE != Gate::none || RESIDUAL))
+__global__ void __launch_bounds__(norm_block_threads(TEAM))
     norm_forward_rows(const __grid_constant__ NormForwardArgs args,
                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
   using A = accumulate_t<T>;
@@ -39,7 +33,7 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM),
   const auto load_all = [&](const RowsView& view, Vec<T, WIDTH>(&to)[VECTORS]) {
     const T* from = row<const T>(view, row_index) + first;
 #pragma unroll
-    for (int v = 0; v < VECTORS; ++v) to[v] = load<WIDTH, Reuse::stream>(from + offset(v));
+    for (int v = 0; v < VECTORS; ++v) to[v] = load<WIDTH>(from + offset(v));
   };
 
   Vec<T, WIDTH> r[VECTORS], gate[GATE != Gate::none ? VECTORS : 1];
@@ -55,7 +49,7 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM),
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) sum[i] += more[i];
       r[v] = narrow_all<T>(sum);
-      if (args.r && active && has(v)) store<Reuse::stream>(row<T>(args.r, row_index) + first + offset(v), r[v]);
+      if (args.r && active && has(v)) store(row<T>(args.r, row_index) + first + offset(v), r[v]);
     }
   }
   Vec<A, WIDTH> gated[GATE == Gate::pre ? VECTORS : 1];
@@ -144,21 +138,21 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM),
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) y[i] = normalized(y[i]);
       if (args.weight) {
-        const auto weight = load_wide<WIDTH>(vector<const T>(args.weight) + first + offset(v));
+        const Vec<A, WIDTH> factors = load_wide<WIDTH>(vector<const T>(args.weight) + first + offset(v));
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) y[i] *= weight[i];
+        for (int i = 0; i < WIDTH; ++i) y[i] *= factors[i];
       }
       if (args.bias) {
-        const auto bias = load_wide<WIDTH>(vector<const T>(args.bias) + first + offset(v));
+        const Vec<A, WIDTH> more = load_wide<WIDTH>(vector<const T>(args.bias) + first + offset(v));
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
+        for (int i = 0; i < WIDTH; ++i) y[i] += more[i];
       }
       if constexpr (GATE == Gate::post) {
         const auto value = activate_all(args.options.gate_act, gate[v]);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] *= value[i];
       }
-      store_narrow<Reuse::stream>(row<T>(args.y, row_index) + first + offset(v), y);
+      store_narrow(row<T>(args.y, row_index) + first + offset(v), y);
     }
   };
   if (args.options.center) {
@@ -256,7 +250,7 @@ void launch_forward(Context& context, const NormForwardArgs& args) {
     switch (gate_of(args.gate, args.options)) {
       case Gate::none:
         done = choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                           TeamShape<32, 8>, TeamShape<64, 8>, TeamShape<128, 8>, TeamShape<256, 8>, TeamShape<512, 8>>(
+                           TeamShape<64, 4>, TeamShape<64, 8>, TeamShape<128, 8>, TeamShape<256, 8>, TeamShape<512, 8>>(
             vectors, [&](auto shape) { launch_rows<T, Gate::none>(context, args, shape); });
         break;
       case Gate::pre:

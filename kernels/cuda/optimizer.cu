@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(kThreads) update(AdamW<A> p, T* value) {
 
   const int64_t stride = gridDim.x * int64_t{kThreads * width};
   for (int64_t i = (blockIdx.x * int64_t{kThreads} + threadIdx.x) * width; i < p.size; i += stride) {
-    const Vec<A, width> gradient = load<width, Reuse::stream>(p.gradient + i);
-    Vec<A, width> m = load<width, Reuse::stream>(p.m + i);
-    Vec<A, width> v = load<width, Reuse::stream>(p.v + i);
+    const Vec<A, width> gradient = load<width>(p.gradient + i);
+    Vec<A, width> m = load<width>(p.m + i);
+    Vec<A, width> v = load<width>(p.v + i);
     Vec<A, width> master = load<width>(p.master + i);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads) update(AdamW<A> p, T* value) {
       const A direction = m[j] * correction1 / (sqrt(v[j] * correction2) + p.eps);
       master[j] = decay * master[j] - learning_rate * direction;
     }
-    store<Reuse::stream>(p.m + i, m);
-    store<Reuse::stream>(p.v + i, v);
+    store(p.m + i, m);
+    store(p.v + i, v);
     store(p.master + i, master);
     if (value != nullptr) store_narrow(value + i, master);
   }

@@ -10,6 +10,8 @@
 
 namespace heddle::kernels::cuda {
 
+inline constexpr float kLog2E = 1.44269504f;
+
 // The hardware's 2^x and 1/x, relative error 2^-22; results too small for a normal number are 0.
 __device__ __forceinline__ float fast_exp2(float x) {
   float result;
@@ -29,7 +31,7 @@ __device__ __forceinline__ accumulate_t<T> exponential(accumulate_t<T> x) {
   } else if constexpr (std::is_same_v<T, float>) {
     return expf(x);
   } else {
-    return fast_exp2(x * 1.44269504f);
+    return fast_exp2(x * kLog2E);
   }
 }
 

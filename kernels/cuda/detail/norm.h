@@ -11,8 +11,8 @@
 
 namespace heddle::kernels::cuda {
 
-// Threads of a block of forward: small, so that blocks that have ended are replaced soon.
-__host__ __device__ constexpr int norm_block_threads(int team) { return team > 128 ? team : 128; }
+// Threads of a block of forward.
+__host__ __device__ constexpr int norm_block_threads(int team) { return team > 256 ? team : 256; }
 
 // Sums over a team. Teams of a warp or less exchange by shuffles; larger ones through shared memory and a barrier of
 // their own, with two buffers in turn so that one barrier a sum is enough. Every thread gets the same bits.

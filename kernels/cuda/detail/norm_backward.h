@@ -5,9 +5,9 @@
 //   act' d_x = d_residual = d_r (of the norm) + d_r (that arrived);  d_weight = sum of d_y * act(gate) * scale * xhat;
 //   d_bias = sum of d_y * act(gate)
 // Writes or adds (Destination) d_x, d_residual, d_gate, d_weight, d_bias.
-// Units that fit a team of threads take norm_backward_rows; others are read twice, one element at a time. Partial sums of
-// d_weight and d_bias are added up by a second kernel in the order of the blocks.
-// A translation unit a storage type instantiates launch_backward.
+// Units that fit a team of threads take norm_backward_rows; others are read twice, one element at a time. Partial sums
+// of d_weight and d_bias are added up by a second kernel in the order of the blocks. A translation unit a storage type
+// instantiates launch_backward.
 #pragma once
 
 #include "kernels/cuda/detail/norm_backward_rows.h"
@@ -92,23 +92,26 @@ __global__ void __launch_bounds__(TEAM)
   }
 }
 
-// destination (=|+=) sum over the rows of partials. A block owns 32 columns; its warps take rows in turn and add up in
-// the order of the warps.
+// destination (=|+=) sum over the rows of partials. A block owns 32 columns; its 32 warps take rows in turn, then each
+// adds up one column.
+constexpr int kFinishThreads = 1024;
+
 template <class O, class A>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(kFinishThreads)
     norm_finish(const A* partials, int64_t stride, int rows, int64_t cols, O* destination, bool add) {
-  __shared__ A sums[8][33];
-  const int64_t column = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
+  __shared__ A sums[32][33];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t first = int64_t{blockIdx.x} * 32;
   A sum = A(0);
-  if (column < cols) {
-    for (int r = warp; r < rows; r += 8) sum += partials[r * stride + column];
+  if (first + lane < cols) {
+#pragma unroll 8
+    for (int r = warp; r < rows; r += 32) sum += partials[r * stride + first + lane];
   }
-  sums[warp][threadIdx.x % 32] = sum;
+  sums[lane][warp] = sum;
   __syncthreads();
-  if (warp != 0 || column >= cols) return;
-#pragma unroll
-  for (int w = 1; w < 8; ++w) sum += sums[w][threadIdx.x % 32];
+  sum = group_sum(sums[warp][lane]);
+  const int64_t column = first + warp;
+  if (lane != 0 || column >= cols) return;
   if (add) sum += static_cast<A>(widen(destination[column]));
   destination[column] = narrow<O>(sum);
 }
@@ -120,7 +123,7 @@ void finish(Context& context, const NormBackwardArgs& args, int64_t first_column
   using A = accumulate_t<T>;
   visit_same_or_accumulate<T>(to.view.dtype, args.x.dtype, [&](auto type) {
     using O = decltype(type);
-    HEDDLE_LAUNCH(context, (norm_finish<O, A>), static_cast<unsigned>(ceil_div(args.x.cols, 32)), 256, 0,
+    HEDDLE_LAUNCH(context, (norm_finish<O, A>), static_cast<unsigned>(ceil_div(args.x.cols, 32)), kFinishThreads, 0,
                   vector<const A>({args.partials.data, args.partials.dtype, 0}) + first_column,
                   args.partials.row_stride, rows, args.x.cols, vector<O>(to.view), to.mode == Accumulate::add);
   });
@@ -133,15 +136,16 @@ int launch_rows(Context& context, const NormBackwardArgs& args, Shape) {
   const NormStreams streams(args);
   const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
   const auto kernel = norm_backward_rows<T, kTeam, Shape::kVectors, SUMS, GATE>;
-  const size_t totals_bytes = static_cast<size_t>(SUMS) * numbers.extent * sizeof(accumulate_t<T>);
-  const auto shared_bytes = [&](int threads, int stages) {
-    return std::max(stages * streams.count * Shape::kVectors * threads * sizeof(uint4), totals_bytes);
+  const int64_t totals_bytes = static_cast<int64_t>(SUMS) * numbers.extent * static_cast<int>(sizeof(accumulate_t<T>));
+  const auto shared_bytes = [&](int threads, int stages) -> size_t {
+    return std::max(weight_bytes<T>(SUMS, numbers.extent) + stages * streams.count * Shape::kVectors * threads * 16,
+                    totals_bytes);
   };
   const auto resident = [&](int threads, int stages) {
     return resident_blocks(context, kernel, threads, shared_bytes(threads, stages));
   };
   // Units of the next row are fetched ahead where enough threads find room then; 256 on a multiprocessor are enough.
-  const int threads = std::max(kTeam, SUMS == Sums::none ? 128 : 256);
+  const int threads = SUMS == Sums::none ? std::max(kTeam, 128) : most_block_threads(kTeam);
   int stages = kMostStages;
   int blocks = resident(threads, stages);
   if (blocks * threads < 256) {
@@ -169,13 +173,10 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
   int partials = 0;
   const auto launch = [&](auto shape) { partials = launch_rows<T, SUMS, GATE>(context, args, shape); };
   const int64_t vectors = args.x.cols / args.options.groups / kWidth;
-  if constexpr (SUMS == Sums::none && GATE == Gate::none) {
-    choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                TeamShape<32, 8>, TeamShape<64, 8>, TeamShape<128, 8>, TeamShape<256, 8>>(vectors, launch);
-  } else if constexpr (SUMS != Sums::none && GATE != Gate::none) {  // few vectors, so that nothing spills
+  if constexpr (SUMS != Sums::none && GATE != Gate::none) {  // few vectors, so that nothing spills
     choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<64, 2>,
                 TeamShape<128, 2>, TeamShape<256, 2>, TeamShape<512, 2>>(vectors, launch);
-  } else {  // the sums or the gate take registers
+  } else {
     choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
                 TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 4>>(vectors, launch);
   }

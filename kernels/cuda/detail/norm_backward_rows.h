@@ -34,23 +34,29 @@ struct UnitFactors {
 // Units that a team has under way at once: two where shared memory holds them.
 constexpr int kMostStages = 2;
 
-// Threads of a block of teams of `team` threads, at most.
-__host__ __device__ constexpr int most_block_threads(int team) { return team <= 256 ? 256 : 512; }
+// Threads of a block, at most.
+__host__ __device__ constexpr int most_block_threads(int team) { return team <= 256 ? 256 : team; }
 
-// Whether a thread keeps its part of the weight in registers: where they are enough.
-__host__ __device__ constexpr bool keeps_weight(Sums sums, int team) {
-  return sums == Sums::weight || (sums == Sums::weight_and_bias && team <= 256);
+// Blocks that a multiprocessor should hold: sums over rows are cut for two of them on each (norm_partials).
+__host__ __device__ constexpr int backward_blocks(int team, Sums sums) {
+  return sums != Sums::none && team <= 256 ? 2 : 1;
+}
+
+// Bytes of shared memory that a block with sums keeps the weight in.
+template <class T>
+__host__ __device__ constexpr int64_t weight_bytes(Sums sums, int64_t extent) {
+  return sums == Sums::none ? 0 : extent * static_cast<int64_t>(sizeof(T));
 }
 
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE>
-__global__ void __launch_bounds__(most_block_threads(TEAM))
+__global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM, SUMS))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
                        const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int stages) {
   using A = accumulate_t<T>;
   constexpr int WIDTH = vector_width<T>;
   constexpr bool kWeight = SUMS != Sums::none;
   constexpr bool kBias = SUMS == Sums::weight_and_bias;
-  constexpr bool kKeepsWeight = keeps_weight(SUMS, TEAM);
+  constexpr bool kKeepsCore = GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;  // else no registers
   constexpr int kVectorBytes = TEAM * 16;  // from one vector of a thread to its next, in shared memory
   extern __shared__ uint4 staged[];
   __shared__ TeamSums<A, TEAM, most_block_threads(TEAM) / TEAM, 3> shared;
@@ -74,7 +80,9 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
   // The thread's part of a stream in a stage.
   const uint32_t stream_bytes = teams * VECTORS * kVectorBytes;
   const uint32_t stage_bytes = streams.count * stream_bytes;
-  const uint32_t own_place = shared_address(staged) + team * VECTORS * kVectorBytes + lane * 16;
+  const uint32_t weight_place = shared_address(staged) + lane * 16;
+  const uint32_t own_place =
+      weight_place + static_cast<uint32_t>(weight_bytes<T>(SUMS, extent)) + team * VECTORS * kVectorBytes;
   const auto fetch = [&](int64_t index, int stage) {
     if (index < count) {
       const int64_t row_index = row_of(index), column = column_of(index);
@@ -95,7 +103,6 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
 
   A sum_weight[kWeight ? VECTORS : 1][WIDTH];
   A sum_bias[kBias ? VECTORS : 1][WIDTH];
-  Vec<T, WIDTH> kept_weight[kKeepsWeight ? VECTORS : 1];
   if constexpr (kWeight) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
@@ -103,14 +110,17 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
       for (int i = 0; i < WIDTH; ++i) {
         sum_weight[v][i] = A(0);
         if constexpr (kBias) sum_bias[v][i] = A(0);
-        if constexpr (kKeepsWeight) kept_weight[v][i] = narrow<T>(A(1));
-      }
-      if constexpr (kKeepsWeight) {
-        if (args.weight && has(v)) {
-          kept_weight[v] = load<WIDTH>(vector<const T>(args.weight) + column_of(0) + v * TEAM * WIDTH);
-        }
       }
     }
+    // The weight, or ones, in shared memory: the teams of the block read it for every row.
+    for (int at = threadIdx.x; at * WIDTH < extent; at += blockDim.x) {
+      Vec<T, WIDTH> weight;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) weight[i] = narrow<T>(A(1));
+      if (args.weight) weight = load<WIDTH>(vector<const T>(args.weight) + int64_t{blockIdx.y} * extent + at * WIDTH);
+      *reinterpret_cast<Vec<T, WIDTH>*>(staged + at) = weight;
+    }
+    __syncthreads();
   }
 
   // The teams of a block make the same number of turns: those that share a warp exchange by shuffles.
@@ -141,15 +151,15 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
       return widen_all(narrow_all<T>(r));
     };
     const auto weight_of = [&](int v) {
-      if constexpr (kKeepsWeight) {
-        return widen_all(kept_weight[v]);
+      if constexpr (kWeight) {
+        return widen_all(load_shared<T>(weight_place + v * kVectorBytes));
       } else {
         return load_wide<WIDTH>(vector<const T>(args.weight) + column + v * TEAM * WIDTH);
       }
     };
 
     A sums[3] = {A(0), A(0), A(0)};
-    A core[GATE != Gate::none ? VECTORS : 1][WIDTH];  // of the gate's activation
+    A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];  // of the gate's activation
     const auto add_up = [&](auto center, auto has_weight) {
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
@@ -160,8 +170,9 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
           visit_activation(args.options.gate_act, [&](auto act) {
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) {
-              core[v][i] = activation_core<decltype(act)::value, T>(gate[i]);
-              (GATE == Gate::pre ? p : g)[i] *= activated<decltype(act)::value>(gate[i], core[v][i]).value;
+              const A core = activation_core<decltype(act)::value, T>(gate[i]);
+              if constexpr (kKeepsCore) kept_core[v][i] = core;
+              (GATE == Gate::pre ? p : g)[i] *= activated<decltype(act)::value>(gate[i], core).value;
             }
           });
         }
@@ -182,7 +193,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
       }
     };
     const bool center = args.options.center;
-    const bool weighted = kKeepsWeight || args.weight;
+    const bool weighted = kWeight || args.weight;
     if (center) {
       if (weighted) {
         add_up(std::true_type{}, std::true_type{});
@@ -216,7 +227,13 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
           visit_activation(args.options.gate_act, [&](auto chosen) {
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) {
-              const auto both = activated<decltype(chosen)::value>(gate[i], core[v][i]);
+              A core;
+              if constexpr (kKeepsCore) {
+                core = kept_core[v][i];
+              } else {
+                core = activation_core<decltype(chosen)::value, T>(gate[i]);
+              }
+              const auto both = activated<decltype(chosen)::value>(gate[i], core);
               act[i] = both.value;
               d_gate[i] = both.derivative * (GATE == Gate::pre ? r : upstream)[i];
               if constexpr (GATE == Gate::post) upstream[i] *= act[i];
@@ -261,7 +278,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM))
         const auto write = [&](T* to, Vec<A, WIDTH> values, int old) {
           if (to == nullptr) return;
           add(values, old);
-          store_narrow<Reuse::stream>(to + v * TEAM * WIDTH, values);
+          store_narrow(to + v * TEAM * WIDTH, values);
         };
         add(d_r, streams.d_r);
         write(d_x, d_r, streams.old_d_x);

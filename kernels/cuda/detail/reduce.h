@@ -12,11 +12,10 @@ struct Sum {
     return a + b;
   }
 };
+// NaN counts for nothing: in a softmax it comes back through the exponentials.
 struct Max {
-  template <class A>
-  __device__ __forceinline__ A operator()(A a, A b) const {
-    return a > b ? a : b;  // a NaN in b is kept, one in a is lost: for callers that know their numbers
-  }
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+  __device__ __forceinline__ double operator()(double a, double b) const { return fmax(a, b); }
 };
 
 // Over groups of `width` consecutive lanes (a power of two up to 32). All lanes of the warp must take part.
