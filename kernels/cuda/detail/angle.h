@@ -18,7 +18,8 @@ struct SinCos {
 // theta of one feature, ready to be multiplied by positions, for tensors of T.
 template <class T>
 struct Angle {
-  uint64_t turns = 0;  // theta / 2 pi modulo 1, in units of 2^-64
+  uint64_t turns = 0;    // theta / 2 pi modulo 1, in units of 2^-64
+  float not_finite = 0;  // 0, or NaN where theta is none or infinite
 
   __device__ __forceinline__ static Angle of(float theta) {
     // 1 / 2 pi in two doubles; the product is exact to about 2^-100 of its size before the whole turns are dropped.
@@ -27,7 +28,7 @@ struct Angle {
     const double product = theta * kHigh;
     const double rest = fma(static_cast<double>(theta), kHigh, -product) + theta * kLow;
     const double fraction = (product - rint(product)) + rest;
-    return {static_cast<uint64_t>(static_cast<int64_t>(fraction * 0x1p62)) << 2};
+    return {static_cast<uint64_t>(static_cast<int64_t>(fraction * 0x1p62)) << 2, theta - theta};
   }
 
   __device__ __forceinline__ SinCos<float> at(int64_t position) const {
@@ -35,9 +36,9 @@ struct Angle {
     SinCos<float> result;
     if constexpr (sizeof(T) == 2) {
       // The hardware's sine and cosine: 2^-20.5 absolute on [-pi, pi], far below the rounding of y.
-      __sincosf(static_cast<float>(upper) * 0x1.921fb6p-30f, &result.sin, &result.cos);
+      __sincosf(static_cast<float>(upper) * 0x1.921fb6p-30f + not_finite, &result.sin, &result.cos);
     } else {
-      sincospif(static_cast<float>(upper) * 0x1p-31f, &result.sin, &result.cos);
+      sincospif(static_cast<float>(upper) * 0x1p-31f + not_finite, &result.sin, &result.cos);
     }
     return result;
   }

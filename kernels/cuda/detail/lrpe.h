@@ -1,4 +1,6 @@
-// What the kernels of the LRPE family share: pairs of features, and who works on what.
+// What the kernels of both position encodings share: the encodings themselves, activations, and who works on what.
+// A unit is what shares an angle: a pair of features that is rotated, or one feature whose cosine and sine are taken. A
+// thread holds WIDTH neighbouring units: kInputs vectors of a row of x and two vectors of a row of y.
 #pragma once
 
 #include "kernels/cuda/detail/activation.h"
@@ -6,66 +8,268 @@
 #include "kernels/cuda/detail/launch.h"
 #include "kernels/cuda/detail/reduce.h"
 #include "kernels/cuda/detail/vec.h"
+#include "kernels/lrpe_cosine.h"
+#include "kernels/lrpe_rotate.h"
 
 namespace heddle::kernels::cuda {
 
-// WIDTH pairs of features that are rotated together, pair i in (first[i], second[i]).
-template <class A, int WIDTH>
-struct Pairs {
-  A first[WIDTH], second[WIDTH];
+// theta is of T or of the type of arithmetic.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> theta_at(const RowsView& theta, int64_t theta_head, int64_t index) {
+  if (theta.dtype == dtype_of<T>) return widen(row<const T>(theta, theta_head)[index]);
+  return row<const accumulate_t<T>>(theta, theta_head)[index];
+}
+
+// The angles of a thread at the positions first, first + step, .. one after the other.
+template <class Angles_, class Options, class A, int WIDTH>
+struct ExactWalk {
+  const Angles_& angles;
+  const Options& options;
+  int64_t position, step;
+  SinCos<A> angle[WIDTH];
+  __device__ __forceinline__ ExactWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step)
+      : angles(angles), options(options), position(first), step(step) {
+    angles.at(options, position, angle);
+  }
+  __device__ __forceinline__ void next() { angles.at(options, position += step, angle); }
+};
+// The same by turning on from the angle before, for 16-bit types: some ten steps lose 1e-6, and the unit for sines is
+// left to the exponentials.
+template <class Angles_, class Options, int WIDTH>
+struct TurningWalk {
+  SinCos<float> angle[WIDTH], turn[WIDTH];
+  __device__ __forceinline__ TurningWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step) {
+    angles.at(options, first, angle);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) turn[i] = angles.theta[i].at(step);
+  }
+  __device__ __forceinline__ void next() {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float cos = angle[i].cos * turn[i].cos - angle[i].sin * turn[i].sin;
+      angle[i].sin = angle[i].sin * turn[i].cos + angle[i].cos * turn[i].sin;
+      angle[i].cos = cos;
+    }
+  }
 };
 
-// The two vectors of a row that hold pairs k .. k + WIDTH - 1: (k, k + half) or, interleaved, (2k, 2k + 1).
-template <class T, int WIDTH>
-struct PairVectors {
-  Vec<T, WIDTH> low, high;
+// y = (first cos - second sin, first sin + second cos) for the pair k of the features (k, k + D/2) or (2k, 2k + 1).
+template <class T_, int WIDTH_, bool INTERLEAVED>
+struct Rotation {
+  using T = T_;
+  using A = accumulate_t<T>;
+  using Options = LrpeRotateOptions;
+  using ForwardArgs = LrpeRotateForwardArgs;
+  using BackwardArgs = LrpeRotateBackwardArgs;
+  static constexpr int WIDTH = WIDTH_;
+  static constexpr int kInputs = 2;
+  static constexpr int kValues = kInputs * WIDTH;
+
+  __host__ __device__ static int64_t units(int64_t dim) { return dim / 2; }
+  // Units k, k + period, .. have the same theta.
+  __device__ static int64_t period(const RowsView&) { return INT64_MAX; }
+  // Where vector 0 or 1 of the units from k on begins in a row of x of `dim` features, and in one of y.
+  __device__ __forceinline__ static int input_at(int vector, int k, int dim) {
+    return INTERLEAVED ? 2 * k + vector * WIDTH : k + vector * (dim / 2);
+  }
+  __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return input_at(vector, k, dim); }
+  // What theta is multiplied by for unit k.
+  __device__ __forceinline__ static int64_t coordinate(const Options& options, const RowsView&, int64_t position,
+                                                       int64_t) {
+    return position + options.offset;
+  }
+
+  // The angles of units k .. k + WIDTH - 1 of a head, ready for any position; 0 beyond those that theta has.
+  struct Angles {
+    Angle<T> theta[WIDTH];
+    __device__ __forceinline__ Angles(const RowsView& view, const Options&, int64_t theta_head, int k) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        theta[i] = Angle<T>::of(k + i < view.cols ? theta_at<T>(view, theta_head, k + i) : A(0));
+      }
+    }
+    __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) angle[i] = theta[i].at(position + options.offset);
+    }
+  };
+
+  using Walk =
+      std::conditional_t<sizeof(T) == 2, TurningWalk<Angles, Options, WIDTH>, ExactWalk<Angles, Options, A, WIDTH>>;
+
+  __device__ __forceinline__ static constexpr int first(int i) { return INTERLEAVED ? 2 * i : i; }
+  __device__ __forceinline__ static constexpr int second(int i) { return INTERLEAVED ? 2 * i + 1 : i + WIDTH; }
+  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
+                                                 A (&y)[2 * WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      y[first(i)] = a[first(i)] * angle[i].cos - a[second(i)] * angle[i].sin;
+      y[second(i)] = a[first(i)] * angle[i].sin + a[second(i)] * angle[i].cos;
+    }
+  }
+  __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
+                                                  A (&d_a)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      d_a[first(i)] = d_y[first(i)] * angle[i].cos + d_y[second(i)] * angle[i].sin;
+      d_a[second(i)] = d_y[second(i)] * angle[i].cos - d_y[first(i)] * angle[i].sin;
+    }
+  }
 };
 
-template <bool INTERLEAVED, int WIDTH>
-__device__ __forceinline__ int low_offset(int k) {
-  return INTERLEAVED ? 2 * k : k;
-}
-template <bool INTERLEAVED, int WIDTH>
-__device__ __forceinline__ int high_offset(int k, int half) {
-  return INTERLEAVED ? 2 * k + WIDTH : k + half;
-}
+// y = (a cos, a sin): feature k of x gives features k and k + D of y; its theta is k mod e, its axis floor(k / e).
+template <class T_, int WIDTH_>
+struct CosineSine {
+  using T = T_;
+  using A = accumulate_t<T>;
+  using Options = LrpeCosineOptions;
+  using ForwardArgs = LrpeCosineForwardArgs;
+  using BackwardArgs = LrpeCosineBackwardArgs;
+  static constexpr int WIDTH = WIDTH_;
+  static constexpr int kInputs = 1;
+  static constexpr int kValues = WIDTH;
 
-template <bool INTERLEAVED, int WIDTH, class T>
-__device__ __forceinline__ PairVectors<T, WIDTH> load_pairs(const T* row, int k, int half) {
-  return {load<WIDTH, Reuse::stream>(row + low_offset<INTERLEAVED, WIDTH>(k)),
-          load<WIDTH, Reuse::stream>(row + high_offset<INTERLEAVED, WIDTH>(k, half))};
-}
-
-// Element i of the first (second) members of the pairs, of the 2 WIDTH elements low, high.
-template <bool INTERLEAVED, int WIDTH>
-__device__ __forceinline__ constexpr int element_of(int i, bool second) {
-  return INTERLEAVED ? 2 * i + (second ? 1 : 0) : i + (second ? WIDTH : 0);
-}
-
-template <bool INTERLEAVED, class T, int WIDTH>
-__device__ __forceinline__ Pairs<accumulate_t<T>, WIDTH> widen_pairs(const PairVectors<T, WIDTH>& v) {
-  Pairs<accumulate_t<T>, WIDTH> p;
-  const auto element = [&](int e) { return widen(e < WIDTH ? v.low[e] : v.high[e - WIDTH]); };
-#pragma unroll
-  for (int i = 0; i < WIDTH; ++i) {
-    p.first[i] = element(element_of<INTERLEAVED, WIDTH>(i, false));
-    p.second[i] = element(element_of<INTERLEAVED, WIDTH>(i, true));
+  __host__ __device__ static int64_t units(int64_t dim) { return dim; }
+  __device__ static int64_t period(const RowsView& theta) { return theta.cols; }
+  __device__ __forceinline__ static int input_at(int, int k, int) { return k; }
+  __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return k + vector * dim; }
+  __device__ __forceinline__ static int64_t coordinate(const Options& options, const RowsView& theta, int64_t position,
+                                                       int64_t k) {
+    return along(options, position, options.axes == 1 ? 0 : static_cast<int>(k / theta.cols));
   }
-  return p;
+
+  struct Angles {
+    Angle<T> theta[WIDTH];
+    int axis;     // of the first feature
+    int changes;  // bit i: feature i is on the axis after that of feature i - 1
+    __device__ __forceinline__ Angles(const RowsView& view, const Options&, int64_t theta_head, int k) : changes(0) {
+      const int known = static_cast<int>(view.cols);
+      axis = k / known;
+      int index = k - axis * known;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        if (index == known) {
+          index = 0;
+          changes |= 1 << i;
+        }
+        theta[i] = Angle<T>::of(theta_at<T>(view, theta_head, index++));
+      }
+    }
+    __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
+      int on = axis;
+      int64_t s = along(options, position, on);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        if (changes >> i & 1) s = along(options, position, ++on);
+        angle[i] = theta[i].at(s);
+      }
+    }
+  };
+
+  using Walk = ExactWalk<Angles, Options, A, WIDTH>;
+
+  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
+                                                 A (&y)[2 * WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      y[i] = a[i] * angle[i].cos;
+      y[i + WIDTH] = a[i] * angle[i].sin;
+    }
+  }
+  __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
+                                                  A (&d_a)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) d_a[i] = d_y[i] * angle[i].cos + d_y[i + WIDTH] * angle[i].sin;
+  }
+
+ private:
+  // The coordinate of a token on an axis; 0 for the tokens before the grid.
+  __device__ __forceinline__ static int64_t along(const Options& options, int64_t position, int axis) {
+    int64_t s = position - options.extra_tokens;
+    if (s < 0) return 0;
+    if (options.axes == 1) return s + options.offset;
+    for (int last = options.axes - 1; last > axis; --last) s /= options.extents[last];
+    return s % options.extents[axis];
+  }
+};
+
+// The vectors of one row that a thread holds, as they are stored and in the type of arithmetic.
+template <class T, int WIDTH, int COUNT>
+struct RowVectors {
+  Vec<T, WIDTH> vectors[COUNT];
+
+  __device__ __forceinline__ void widen_to(accumulate_t<T> (&values)[COUNT * WIDTH]) const {
+#pragma unroll
+    for (int v = 0; v < COUNT; ++v) {
+      const auto wide = widen_all(vectors[v]);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) values[v * WIDTH + i] = wide[i];
+    }
+  }
+};
+template <class Encoding>
+using InputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, Encoding::kInputs>;
+template <class Encoding>
+using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
+
+template <class Encoding>
+__device__ __forceinline__ InputVectors<Encoding> load_input(const typename Encoding::T* row, int k, int dim) {
+  InputVectors<Encoding> result;
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    result.vectors[v] = load<Encoding::WIDTH>(row + Encoding::input_at(v, k, dim));
+  }
+  return result;
+}
+template <class Encoding>
+__device__ __forceinline__ OutputVectors<Encoding> load_output(const typename Encoding::T* row, int k, int dim) {
+  OutputVectors<Encoding> result;
+#pragma unroll
+  for (int v = 0; v < 2; ++v) result.vectors[v] = load<Encoding::WIDTH>(row + Encoding::output_at(v, k, dim));
+  return result;
 }
 
-template <bool INTERLEAVED, class T, class A, int WIDTH>
-__device__ __forceinline__ void store_pairs(T* row, int k, int half, const Pairs<A, WIDTH>& p) {
-  PairVectors<T, WIDTH> v;
-  const auto put = [&](int e, A value) { (e < WIDTH ? v.low[e] : v.high[e - WIDTH]) = narrow<T>(value); };
+template <class T, int WIDTH, class A>
+__device__ __forceinline__ void store_values(T* to, const A* values) {
+  Vec<A, WIDTH> wide;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) {
-    put(element_of<INTERLEAVED, WIDTH>(i, false), p.first[i]);
-    put(element_of<INTERLEAVED, WIDTH>(i, true), p.second[i]);
-  }
-  store<Reuse::stream>(row + low_offset<INTERLEAVED, WIDTH>(k), v.low);
-  store<Reuse::stream>(row + high_offset<INTERLEAVED, WIDTH>(k, half), v.high);
+  for (int i = 0; i < WIDTH; ++i) wide[i] = values[i];
+  store_narrow(to, wide);
 }
+template <class Encoding, class A>
+__device__ __forceinline__ void store_input(typename Encoding::T* row, int k, int dim,
+                                            const A (&values)[Encoding::kValues]) {
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    store_values<typename Encoding::T, Encoding::WIDTH>(row + Encoding::input_at(v, k, dim),
+                                                        values + v * Encoding::WIDTH);
+  }
+}
+template <class Encoding, class A>
+__device__ __forceinline__ void store_output(typename Encoding::T* row, int k, int dim,
+                                             const A (&values)[2 * Encoding::WIDTH]) {
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    store_values<typename Encoding::T, Encoding::WIDTH>(row + Encoding::output_at(v, k, dim),
+                                                        values + v * Encoding::WIDTH);
+  }
+}
+
+// exp(x - most) for many x, exactly 1 where they are the same.
+template <class T>
+struct ExponentialBelow {
+  using A = accumulate_t<T>;
+  A most;
+  __device__ __forceinline__ explicit ExponentialBelow(A most)
+      : most(sizeof(T) == 2 ? rounded_product(most, A(kLog2E)) : most) {}
+  __device__ __forceinline__ A operator()(A x) const {
+    if constexpr (sizeof(T) == 2) {
+      return fast_exp2(rounded_product(x, kLog2E) - most);
+    } else {
+      return exponential<T>(x - most);
+    }
+  }
+};
 
 // Over groups of `width` neighbouring lanes, a power of two up to 32 known at run time. All lanes take part.
 template <class A, class Op>
@@ -76,31 +280,36 @@ __device__ __forceinline__ A lanes_reduce(A value, int width, Op op) {
   return value;
 }
 
-// How the vector kernels cut the work. An item is (position, head of theta, vector of pairs), the last fastest; its
-// thread goes over `replicas`: the batch, and the heads as well when they share theta.
+// How the vector kernels cut the work. An item is (position, head of theta, vector of units), the vector fastest and
+// then what lies closer together; its thread goes over `replicas`: the batch, and the heads as well when they share
+// theta.
 struct LrpeWork {
   int64_t items = 0;
   int64_t replicas = 0;
-  int64_t replicas_per_block = 0;  // a multiple of the unrolling
+  int64_t replicas_per_block = 0;  // a multiple of kVectors
   int64_t heads_of_items = 1;      // heads of theta
-  int vectors = 0;                 // of pairs in a row
+  int64_t inner = 1;               // positions or heads that follow each other
+  bool positions_inside = false;   // positions
+  int vectors = 0;                 // of units in a row
   unsigned blocks = 0, parts = 0;  // the grid
 
-  static constexpr int kThreads = 256;
-  static constexpr int kUnroll = 4;
+  static constexpr int kThreads = 128;
+  static constexpr int kVectors = 4;  // of x or y that a thread reads before it computes
 
-  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int width) {
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row) {
     heads_of_items = theta_heads;
-    vectors = static_cast<int>(x.dim / 2 / width);
+    positions_inside = x.length_stride < x.head_stride;
+    inner = positions_inside ? x.length : heads_of_items;
+    vectors = static_cast<int>(vectors_of_row);
     items = x.length * heads_of_items * vectors;
     replicas = x.batch * (x.heads / theta_heads);
     blocks = static_cast<unsigned>(ceil_div(items, kThreads));
     // Enough blocks for the chip before sines are shared further.
-    const int64_t wanted = int64_t{context.properties().multiprocessors} * 4;
-    const int64_t most_parts = ceil_div(replicas, kUnroll);
+    const int64_t wanted = int64_t{context.properties().multiprocessors} * 8;
+    const int64_t most_parts = ceil_div(replicas, kVectors);
     parts =
         static_cast<unsigned>(std::clamp<int64_t>(ceil_div(wanted, blocks), 1, std::min<int64_t>(most_parts, 65535)));
-    replicas_per_block = ceil_div(ceil_div(replicas, parts), kUnroll) * kUnroll;
+    replicas_per_block = ceil_div(ceil_div(replicas, parts), kVectors) * kVectors;
   }
   dim3 grid() const { return dim3(blocks, parts); }
 };
@@ -111,26 +320,35 @@ struct LrpeItem {
   bool active;
   int64_t position;
   int64_t theta_head;
-  int k;  // first pair
+  int k;  // first unit
 
   __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) {
     const int64_t own = int64_t{blockIdx.x} * LrpeWork::kThreads + threadIdx.x;
     active = own < work.items;
     const int64_t index = active ? own : work.items - 1;
+    int64_t outer, inner;
     if (work.items <= 0x7fffffff) {  // division of 32 bits where it is enough
       const auto small = static_cast<uint32_t>(index);
       const uint32_t rest = small / work.vectors;
       k = static_cast<int>(small - rest * work.vectors) * width;
-      position = rest / static_cast<uint32_t>(work.heads_of_items);
-      theta_head = rest - position * work.heads_of_items;
+      outer = rest / static_cast<uint32_t>(work.inner);
+      inner = rest - outer * work.inner;
     } else {
       const int64_t rest = index / work.vectors;
       k = static_cast<int>(index - rest * work.vectors) * width;
-      position = rest / work.heads_of_items;
-      theta_head = rest - position * work.heads_of_items;
+      outer = rest / work.inner;
+      inner = rest - outer * work.inner;
     }
+    position = work.positions_inside ? inner : outer;
+    theta_head = work.positions_inside ? outer : inner;
   }
 };
+
+// Batch and head of replica r, as batch * heads + head.
+__device__ __forceinline__ int64_t replica_slab(const HeadsView& view, const LrpeItem& item, int64_t theta_heads,
+                                                int64_t replica) {
+  return theta_heads > 1 || view.heads == 1 ? replica * view.heads + item.theta_head : replica;
+}
 
 // The row (batch, position, head) of replica r.
 template <class T>
@@ -139,13 +357,6 @@ __device__ __forceinline__ T* replica_row(const HeadsView& view, const LrpeItem&
   if (theta_heads > 1 || view.heads == 1) return head<T>(view, replica, item.position, item.theta_head);
   const int64_t batch = replica / view.heads;
   return head<T>(view, batch, item.position, replica - batch * view.heads);
-}
-
-// The angle of pair k of a head: 0 beyond the E angles there are.
-template <class T>
-__device__ __forceinline__ Angle<T> angle_of(const RowsView& theta, int64_t theta_head, int64_t k) {
-  using A = accumulate_t<T>;
-  return Angle<T>::of(k < theta.cols ? row<const A>(theta, theta_head)[k] : A(0));
 }
 
 }  // namespace heddle::kernels::cuda

@@ -1,0 +1,197 @@
+// The kernels of the position encodings for whole vectors.                                         docs/layers.md#lrpe
+// Bytes: x (and d_y) read once, y (d_x) written once. A thread owns WIDTH units of one position and goes over the batch
+// (and over the heads where they share theta), so that sines and cosines are computed once for all of them.
+#pragma once
+
+#include "kernels/cuda/detail/lrpe.h"
+
+namespace heddle::kernels::cuda {
+
+enum class Act { none, elementwise, softmax, sequence };  // softmax: over features; sequence: over the sequence
+
+// What a softmax over the sequence needs of a feature: a = exp(x - maximum) / sum. 16-bit types take one step,
+// 2^(x log2 e - less).
+template <class T>
+struct SequenceScale {
+  float most, factor;
+  SequenceScale() = default;
+  __device__ __forceinline__ SequenceScale(float maximum, float sum) : most(maximum), factor(1.0f / sum) {}
+  __device__ __forceinline__ float operator()(float x) const { return exponential<T>(x - most) * factor; }
+};
+template <class T>
+requires(sizeof(T) == 2) struct SequenceScale<T> {
+  float less;
+  SequenceScale() = default;
+  __device__ __forceinline__ SequenceScale(float maximum, float sum)
+      : less(rounded_product(maximum, kLog2E) + log2f(sum)) {}
+  __device__ __forceinline__ float operator()(float x) const { return fast_exp2(rounded_product(x, kLog2E) - less); }
+};
+
+// Those of the features of a thread, from the row of a table that belongs to its batch and head.
+template <class Encoding>
+__device__ __forceinline__ void load_scales(const SequenceScale<typename Encoding::T>* row, int k, int dim,
+                                            SequenceScale<typename Encoding::T> (&scales)[Encoding::kValues]) {
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    const auto* from = row + Encoding::input_at(v, k, dim);
+    const auto* words = reinterpret_cast<const uint4*>(from);
+    constexpr int kPerWord = 16 / static_cast<int>(sizeof(scales[0]));
+#pragma unroll
+    for (int i = 0; i < Encoding::WIDTH; i += kPerWord) {
+      *reinterpret_cast<uint4*>(&scales[v * Encoding::WIDTH + i]) = words[i / kPerWord];
+    }
+  }
+}
+
+// act(x) in place, over the row that `lanes` neighbouring threads hold together.
+template <class T, Act ACT, class A, int COUNT>
+__device__ __forceinline__ void activate_row(A (&x)[COUNT], Activation act, int lanes) {
+  if constexpr (ACT == Act::elementwise) {
+    visit_activation(act, [&](auto chosen) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) x[i] = activate<decltype(chosen)::value, T>(x[i]);
+    });
+  }
+  if constexpr (ACT == Act::softmax) {
+    A most = x[0];
+#pragma unroll
+    for (int i = 1; i < COUNT; ++i) most = Max{}(most, x[i]);
+    const ExponentialBelow<T> exponential(lanes_reduce(most, lanes, Max{}));
+    A sum = A(0);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) sum += x[i] = exponential(x[i]);
+    const A factor = A(1) / lanes_reduce(sum, lanes, Sum{});
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) x[i] *= factor;
+  }
+}
+
+// From the gradient of a (in place) to that of x.
+template <class T, Act ACT, class A, int COUNT>
+__device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&x)[COUNT], Activation act, int lanes) {
+  if constexpr (ACT == Act::elementwise) {
+    visit_activation(act, [&](auto chosen) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) {
+        gradient[i] *= activate_with_derivative<decltype(chosen)::value, T>(x[i]).derivative;
+      }
+    });
+  }
+  if constexpr (ACT == Act::softmax) {
+    activate_row<T, Act::softmax>(x, act, lanes);
+    A dot = A(0);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) dot += x[i] * gradient[i];
+    dot = lanes_reduce(dot, lanes, Sum{});
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) gradient[i] = x[i] * (gradient[i] - dot);
+  }
+}
+
+template <class Encoding, Act ACT>
+__global__ void __launch_bounds__(LrpeWork::kThreads)
+    lrpe_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ LrpeWork work,
+                 const SequenceScale<typename Encoding::T>* table) {
+  using T = typename Encoding::T;
+  using A = typename Encoding::A;
+  constexpr int kUnroll = LrpeWork::kVectors / Encoding::kInputs;
+  const LrpeItem item(work, Encoding::WIDTH);
+  const int dim = static_cast<int>(args.x.dim);
+  const int64_t theta_heads = work.heads_of_items;
+  SinCos<A> angle[Encoding::WIDTH];
+  typename Encoding::Angles(args.theta, args.options, item.theta_head, item.k).at(args.options, item.position, angle);
+  const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
+  const int64_t last = min(work.replicas, first + work.replicas_per_block);
+  for (int64_t base = first; base < last; base += kUnroll) {
+    InputVectors<Encoding> loaded[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t r = min(base + u, last - 1);
+      loaded[u] = load_input<Encoding>(replica_row<const T>(args.x, item, theta_heads, r), item.k, dim);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      A a[Encoding::kValues], y[2 * Encoding::WIDTH];
+      loaded[u].widen_to(a);
+      activate_row<T, ACT>(a, args.options.act, work.vectors);
+      if constexpr (ACT == Act::sequence) {
+        alignas(16) SequenceScale<T> scales[Encoding::kValues];
+        load_scales<Encoding>(table + replica_slab(args.x, item, theta_heads, min(base + u, last - 1)) * dim, item.k,
+                              dim, scales);
+#pragma unroll
+        for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
+      }
+      Encoding::forward(a, angle, y);
+      if (item.active && base + u < last) {
+        store_output<Encoding>(replica_row<T>(args.y, item, theta_heads, base + u), item.k, dim, y);
+      }
+    }
+  }
+}
+
+template <class Encoding, Act ACT>
+__global__ void __launch_bounds__(LrpeWork::kThreads, ACT == Act::sequence ? 3 : 4)
+    lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work,
+                  const SequenceScale<typename Encoding::T>* table) {
+  using T = typename Encoding::T;
+  using A = typename Encoding::A;
+  constexpr int kUnroll = LrpeWork::kVectors / 2;
+  const LrpeItem item(work, Encoding::WIDTH);
+  const int dim = static_cast<int>(args.d_x.view.dim);
+  const int64_t theta_heads = work.heads_of_items;
+  const bool add = args.d_x.mode == Accumulate::add;
+  SinCos<A> angle[Encoding::WIDTH];
+  typename Encoding::Angles(args.theta, args.options, item.theta_head, item.k).at(args.options, item.position, angle);
+  const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
+  const int64_t last = min(work.replicas, first + work.replicas_per_block);
+  for (int64_t base = first; base < last; base += kUnroll) {
+    OutputVectors<Encoding> d_y[kUnroll];
+    InputVectors<Encoding> x[kUnroll], old[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t r = min(base + u, last - 1);
+      d_y[u] = load_output<Encoding>(replica_row<const T>(args.d_y, item, theta_heads, r), item.k, dim);
+      if constexpr (ACT != Act::none) {
+        x[u] = load_input<Encoding>(replica_row<const T>(args.x, item, theta_heads, r), item.k, dim);
+      }
+      if (add) old[u] = load_input<Encoding>(replica_row<const T>(args.d_x.view, item, theta_heads, r), item.k, dim);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
+      d_y[u].widen_to(upstream);
+      Encoding::backward(upstream, angle, gradient);
+      if constexpr (ACT != Act::none) {
+        A values[Encoding::kValues];
+        x[u].widen_to(values);
+        activate_row_backward<T, ACT>(gradient, values, args.options.act, work.vectors);
+        if constexpr (ACT == Act::sequence) {
+          const int64_t slab = replica_slab(args.x, item, theta_heads, min(base + u, last - 1)) * dim;
+          alignas(16) SequenceScale<T> scales[Encoding::kValues];
+          load_scales<Encoding>(table + slab, item.k, dim, scales);
+#pragma unroll
+          for (int v = 0; v < Encoding::kInputs; ++v) {
+            const auto dots =
+                load<Encoding::WIDTH>(vector<const float>(args.dots) + slab + Encoding::input_at(v, item.k, dim));
+#pragma unroll
+            for (int i = 0; i < Encoding::WIDTH; ++i) {
+              const int at = v * Encoding::WIDTH + i;
+              gradient[at] = scales[at](values[at]) * (gradient[at] - dots[i]);
+            }
+          }
+        }
+      }
+      if (add) {
+        A before[Encoding::kValues];
+        old[u].widen_to(before);
+#pragma unroll
+        for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
+      }
+      if (item.active && base + u < last) {
+        store_input<Encoding>(replica_row<T>(args.d_x.view, item, theta_heads, base + u), item.k, dim, gradient);
+      }
+    }
+  }
+}
+
+}  // namespace heddle::kernels::cuda
