@@ -63,8 +63,10 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
     }
   }
   const auto forget_wide = [&] {
+    if constexpr (VECTORS > 4) {  // there are registers for four
 #pragma unroll
-    for (int v = 0; v < VECTORS; ++v) forget(r[v]);
+      for (int v = 0; v < VECTORS; ++v) forget(r[v]);
+    }
   };
   const auto p_of = [&](int v) {
     if constexpr (GATE == Gate::pre) {
@@ -137,13 +139,19 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
       Vec<A, WIDTH> y = p_of(v);
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) y[i] = normalized(y[i]);
-      if (args.weight) {
-        const Vec<A, WIDTH> factors = load_wide<WIDTH>(vector<const T>(args.weight) + first + offset(v));
+      const auto parameter = [&](const VectorView& view) {
+        return load_wide<WIDTH>(vector<const T>(view) + first + offset(v));
+      };
+      if (args.weight && args.bias) {
+        const Vec<A, WIDTH> factors = parameter(args.weight), more = parameter(args.bias);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) y[i] = y[i] * factors[i] + more[i];
+      } else if (args.weight) {
+        const Vec<A, WIDTH> factors = parameter(args.weight);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] *= factors[i];
-      }
-      if (args.bias) {
-        const Vec<A, WIDTH> more = load_wide<WIDTH>(vector<const T>(args.bias) + first + offset(v));
+      } else if (args.bias) {
+        const Vec<A, WIDTH> more = parameter(args.bias);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] += more[i];
       }
@@ -250,8 +258,9 @@ void launch_forward(Context& context, const NormForwardArgs& args) {
     switch (gate_of(args.gate, args.options)) {
       case Gate::none:
         done = choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                           TeamShape<64, 4>, TeamShape<64, 8>, TeamShape<128, 8>, TeamShape<256, 8>, TeamShape<512, 8>>(
-            vectors, [&](auto shape) { launch_rows<T, Gate::none>(context, args, shape); });
+                           TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<256, 6>, TeamShape<256, 8>,
+                           TeamShape<512, 8>>(vectors,
+                                              [&](auto shape) { launch_rows<T, Gate::none>(context, args, shape); });
         break;
       case Gate::pre:
         done = launch_gated(std::integral_constant<Gate, Gate::pre>{});
