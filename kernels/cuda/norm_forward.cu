@@ -3,45 +3,85 @@
 // Bytes: x, residual and gate are read once, y and r written once. A unit is kept in registers between the passes over
 // it (mean, squares, output); units that are too long for that are read again, from L2 where they still are.
 
+#include "kernels/cuda/detail/async.h"
 #include "kernels/cuda/detail/norm.h"
 
 namespace heddle::kernels::cuda {
 namespace {
 
+// Rows of a forward pass that 32 bits count.
+struct ForwardRows {
+  StridedRows x, residual, gate, y, r;
+
+  explicit ForwardRows(const NormForwardArgs& args)
+      : x(args.x), residual(args.residual), gate(args.gate), y(args.y), r(args.r) {}
+  static bool fit(const NormForwardArgs& args) {
+    return args.x.rows * args.options.groups <= INT32_MAX / 2 &&
+           StridedRows::fit(args.x, args.residual, args.gate, args.y, args.r);
+  }
+};
+
+// A team of threads, how many vectors each of them holds, and the registers that leaves them: those of `kBlocks` blocks
+// of kThreads on a multiprocessor.
+template <int TEAM, int VECTORS, int BLOCKS, int THREADS = std::max(TEAM, 256)>
+struct ForwardShape : TeamShape<TEAM, VECTORS> {
+  static constexpr int kThreads = THREADS;
+  static constexpr int kBlocks = BLOCKS;
+};
+
 // A unit stays in registers as it was stored, and is widened again for each pass: that is half of the registers, and
 // the more units wait for memory at once. All loads are issued before the first use; what lies beyond the end of a unit
-// is read from its last vector and left out of the sums, so that no load waits for a condition.
-template <class T, int WIDTH, int TEAM, int VECTORS, Gate GATE, bool RESIDUAL>
-__global__ void __launch_bounds__(norm_block_threads(TEAM))
-    norm_forward_rows(const __grid_constant__ NormForwardArgs args,
+// is read from its last vector and left out of the sums, so that no load waits for a condition. Weight and bias are
+// copied into shared memory meanwhile, once for the teams of a block.
+template <class T, class Shape, Gate GATE, bool RESIDUAL>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
+    norm_forward_rows(const __grid_constant__ NormForwardArgs args, const __grid_constant__ ForwardRows rows,
                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
   using A = accumulate_t<T>;
-  constexpr int kTeams = norm_block_threads(TEAM) / TEAM;
+  constexpr int WIDTH = vector_width<T>, TEAM = Shape::kTeam, VECTORS = Shape::kVectors;
+  constexpr int kTeams = Shape::kThreads / TEAM;
+  extern __shared__ uint4 parameters[];  // weight, then bias
   __shared__ TeamSums<A, TEAM, kTeams, 2> shared;
-  const int team = threadIdx.x / TEAM;
+  const int team = team_of_thread<TEAM, kTeams>();
   const int lane = threadIdx.x % TEAM;
-  const int64_t own = int64_t{blockIdx.x} * kTeams + team;
-  const bool active = own < numbers.units;
-  const int64_t unit = active ? own : numbers.units - 1;
-  const int64_t row_index = numbers.groups == 1 ? unit : unit / numbers.groups;
-  const int vectors = static_cast<int>(numbers.extent) / WIDTH;
-  const int64_t first = numbers.groups == 1 ? 0 : (unit - row_index * numbers.groups) * numbers.extent;
+  const int own = static_cast<int>(blockIdx.x) * kTeams + team, units = static_cast<int>(numbers.units);
+  const bool active = own < units;
+  const int unit = active ? own : units - 1;
+  const int groups = static_cast<int>(numbers.groups);
+  const int row_index = groups == 1 ? unit : unit / groups;
+  const int extent = static_cast<int>(numbers.extent), vectors = extent / WIDTH;
+  const int first = groups == 1 ? 0 : (unit - row_index * groups) * extent;
   int turn = 0;
 
   const auto has = [&](int v) { return lane + v * TEAM < vectors; };
   const auto offset = [&](int v) { return min(lane + v * TEAM, vectors - 1) * WIDTH; };
-  const auto load_all = [&](const RowsView& view, Vec<T, WIDTH>(&to)[VECTORS]) {
-    const T* from = row<const T>(view, row_index) + first;
+  const auto unit_of = [&](const StridedRows& view) {
+    return reinterpret_cast<T*>(view.at(row_index, first * static_cast<int>(sizeof(T))));
+  };
+  const auto load_all = [&](const StridedRows& view, Vec<T, WIDTH>(&to)[VECTORS]) {
+    const T* from = unit_of(view);
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) to[v] = load<WIDTH>(from + offset(v));
   };
 
-  Vec<T, WIDTH> r[VECTORS], gate[GATE != Gate::none ? VECTORS : 1];
-  load_all(args.x, r);
-  if constexpr (GATE != Gate::none) load_all(args.gate, gate);
+  Vec<T, WIDTH> r[VECTORS], gate[GATE != Gate::none ? VECTORS : 1], residual[RESIDUAL ? VECTORS : 1];
+  load_all(rows.x, r);
+  if constexpr (GATE != Gate::none) load_all(rows.gate, gate);
+  if constexpr (RESIDUAL) load_all(rows.residual, residual);
+  const bool is_staged = groups == 1 && (args.weight || args.bias);  // all teams read the same
+  if (is_staged) {
+    const auto stage = [&](const VectorView& view, uint32_t to) {
+      if (!view) return;
+      for (int at = threadIdx.x; at < vectors; at += Shape::kThreads) {
+        copy_ahead(to + at * 16, vector<const T>(view) + at * WIDTH);
+      }
+    };
+    stage(args.weight, shared_address(parameters));
+    stage(args.bias, shared_address(parameters + vectors));
+    commit_copies();
+  }
   if constexpr (RESIDUAL) {
-    Vec<T, WIDTH> residual[VECTORS];
-    load_all(args.residual, residual);
+    T* to = unit_of(rows.r);
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
       Vec<A, WIDTH> sum = widen_all(r[v]);
@@ -49,82 +89,86 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) sum[i] += more[i];
       r[v] = narrow_all<T>(sum);
-      if (args.r && active && has(v)) store(row<T>(args.r, row_index) + first + offset(v), r[v]);
+      if (rows.r.data && active && has(v)) store(to + offset(v), r[v]);
     }
   }
-  Vec<A, WIDTH> gated[GATE == Gate::pre ? VECTORS : 1];
-  if constexpr (GATE == Gate::pre) {
+  Vec<A, WIDTH> act[GATE != Gate::none ? VECTORS : 1];  // of the gate; before: times r
+  if constexpr (GATE != Gate::none) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-      gated[v] = activate_all(args.options.gate_act, gate[v]);
-      const Vec<A, WIDTH> wide = widen_all(r[v]);
+      act[v] = activate_all(args.options.gate_act, gate[v]);
+      if constexpr (GATE == Gate::pre) {
+        const Vec<A, WIDTH> wide = widen_all(r[v]);
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) gated[v][i] *= wide[i];
+        for (int i = 0; i < WIDTH; ++i) act[v][i] *= wide[i];
+      }
     }
   }
   const auto forget_wide = [&] {
-    if constexpr (VECTORS > 4) {  // there are registers for four
 #pragma unroll
-      for (int v = 0; v < VECTORS; ++v) forget(r[v]);
-    }
+    for (int v = 0; v < VECTORS; ++v) forget(r[v]);
   };
   const auto p_of = [&](int v) {
     if constexpr (GATE == Gate::pre) {
-      return gated[v];
+      return act[v];
     } else {
       return widen_all(r[v]);
     }
   };
+  // Adds up `count` numbers of each element, as of(p, parts) adds them to its parts.
+  const auto sum_over_unit = [&](auto& sums, const auto& of) {
+    constexpr int kCount = sizeof(sums) / sizeof(A);
+#pragma unroll
+    for (int v = 0; v < VECTORS; ++v) {
+      const Vec<A, WIDTH> p = p_of(v);
+      A parts[kCount] = {};
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) of(p[i], parts);
+      if (has(v)) {
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) sums[k] += parts[k];
+      }
+    }
+    team_sum(sums, shared, team, turn);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sums[k] *= numbers.per_extent;
+    forget_wide();
+  };
 
-  // Of the deviations from the mean as it was rounded the mean is taken once more, as `shift`: what rounding left.
+  // One pass is enough for the variance while the mean is not larger than the deviations. Else they are taken from the
+  // mean as it was rounded, and their own mean as `shift`: what rounding left.
   A mean = A(0), shift = A(0), variance;
   if (args.options.center) {
-    A sum[1] = {A(0)};
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      const Vec<A, WIDTH> p = p_of(v);
-      A part = A(0);
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) part += p[i];
-      if (has(v)) sum[0] += part;
-    }
-    team_sum(sum, shared, team, turn);
-    mean = sum[0] * numbers.per_extent;
-    forget_wide();
-    A moments[2] = {A(0), A(0)};
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      const Vec<A, WIDTH> p = p_of(v);
-      A part = A(0), squares = A(0);
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        const A q = p[i] - mean;
-        part += q;
-        squares += q * q;
-      }
-      if (has(v)) {
-        moments[0] += part;
-        moments[1] += squares;
+    A moments[2] = {};
+    sum_over_unit(moments, [](A p, A(&parts)[2]) {
+      parts[0] += p;
+      parts[1] += p * p;
+    });
+    mean = moments[0];
+    variance = moments[1] - mean * mean;
+    const bool again = !(mean * mean <= variance);  // the same for the whole team
+    if (TEAM < 32 ? __any_sync(0xffffffffu, again) : again) {
+      A deviations[2] = {};
+      sum_over_unit(deviations, [mean](A p, A(&parts)[2]) {
+        const A q = p - mean;
+        parts[0] += q;
+        parts[1] += q * q;
+      });
+      if (again) {
+        shift = deviations[0];
+        variance = max(A(0), deviations[1] - shift * shift);
       }
     }
-    team_sum(moments, shared, team, turn);
-    shift = moments[0] * numbers.per_extent;
-    variance = max(A(0), moments[1] * numbers.per_extent - shift * shift);
   } else {
-    A squares[1] = {A(0)};
-#pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-      const Vec<A, WIDTH> p = p_of(v);
-      A part = A(0);
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) part += p[i] * p[i];
-      if (has(v)) squares[0] += part;
-    }
-    team_sum(squares, shared, team, turn);
-    variance = squares[0] * numbers.per_extent;
+    A squares[1] = {};
+    sum_over_unit(squares, [](A p, A(&parts)[1]) { parts[0] += p * p; });
+    variance = squares[0];
+  }
+  if (is_staged) {
+    await_copies<0>();
+    __syncthreads();
   }
   const A inv_std = inverse_root(variance + numbers.eps);
-  forget_wide();
   if (!active) return;
   if (lane == 0) {
     if (args.inv_std) vector<A>(args.inv_std)[unit] = inv_std;
@@ -132,6 +176,7 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
   }
 
   const A factor = inv_std * numbers.scale;
+  T* const to = unit_of(rows.y);
   const auto write_y = [&](const auto& normalized) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
@@ -139,28 +184,25 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
       Vec<A, WIDTH> y = p_of(v);
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) y[i] = normalized(y[i]);
-      const auto parameter = [&](const VectorView& view) {
-        return load_wide<WIDTH>(vector<const T>(view) + first + offset(v));
+      const auto parameter = [&](const VectorView& view, const uint4* staged) {
+        if (!is_staged) return load_wide<WIDTH>(vector<const T>(view) + first + offset(v));
+        return widen_all(*reinterpret_cast<const Vec<T, WIDTH>*>(staged + lane + v * TEAM));
       };
-      if (args.weight && args.bias) {
-        const Vec<A, WIDTH> factors = parameter(args.weight), more = parameter(args.bias);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) y[i] = y[i] * factors[i] + more[i];
-      } else if (args.weight) {
-        const Vec<A, WIDTH> factors = parameter(args.weight);
+      if (args.weight) {
+        const Vec<A, WIDTH> factors = parameter(args.weight, parameters);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] *= factors[i];
-      } else if (args.bias) {
-        const Vec<A, WIDTH> more = parameter(args.bias);
+      }
+      if (args.bias) {
+        const Vec<A, WIDTH> more = parameter(args.bias, parameters + vectors);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y[i] += more[i];
       }
       if constexpr (GATE == Gate::post) {
-        const auto value = activate_all(args.options.gate_act, gate[v]);
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) y[i] *= value[i];
+        for (int i = 0; i < WIDTH; ++i) y[i] *= act[v][i];
       }
-      store_narrow(row<T>(args.y, row_index) + first + offset(v), y);
+      store_narrow(to + offset(v), y);
     }
   };
   if (args.options.center) {
@@ -172,8 +214,9 @@ __global__ void __launch_bounds__(norm_block_threads(TEAM))
 
 // Any length, any alignment: one element at a time, the unit read once for each pass.
 template <class T, int TEAM>
-__global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__ NormForwardArgs args,
-                                                         const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
+__global__ void __launch_bounds__(TEAM, 1)
+    norm_forward_any(const __grid_constant__ NormForwardArgs args,
+                     const __grid_constant__ NormNumbers<accumulate_t<T>> numbers) {
   using A = accumulate_t<T>;
   __shared__ TeamSums<A, TEAM, 1, 2> shared;
   const NormOptions& options = args.options;
@@ -228,48 +271,69 @@ __global__ void __launch_bounds__(TEAM) norm_forward_any(const __grid_constant__
   }
 }
 
-template <class T, Gate GATE, class Shape>
-void launch_rows(Context& context, const NormForwardArgs& args, Shape) {
-  constexpr int kThreads = norm_block_threads(Shape::kTeam);
-  const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
-  const auto kernel = args.residual ? norm_forward_rows<T, vector_width<T>, Shape::kTeam, Shape::kVectors, GATE, true>
-                                    : norm_forward_rows<T, vector_width<T>, Shape::kTeam, Shape::kVectors, GATE, false>;
-  HEDDLE_LAUNCH(context, kernel, static_cast<unsigned>(ceil_div(numbers.units, kThreads / Shape::kTeam)), kThreads, 0,
-                args, numbers);
+template <class T, Gate GATE, bool RESIDUAL, class Shape>
+void launch_rows(Context& context, const NormForwardArgs& args, const NormNumbers<accumulate_t<T>>& numbers, Shape) {
+  const int64_t blocks = ceil_div(numbers.units, int64_t{Shape::kThreads / Shape::kTeam});
+  const int64_t shared_bytes = numbers.groups == 1 ? 2 * numbers.extent * static_cast<int64_t>(sizeof(T)) : 0;
+  HEDDLE_LAUNCH(context, (norm_forward_rows<T, Shape, GATE, RESIDUAL>), static_cast<unsigned>(blocks), Shape::kThreads,
+                static_cast<size_t>(shared_bytes), args, ForwardRows(args), numbers);
+}
+
+// Calls launch(shape), measured on an H200 from 2048 features of 16 bits on; false when the unit is too long for any.
+template <Gate GATE, class Launch>
+bool choose_forward_shape(int64_t vectors, bool has_parameters, const Launch& launch) {
+  if constexpr (GATE == Gate::post) {  // the gate waits in registers, wide
+    return choose_team<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
+                       ForwardShape<64, 2, 4>, ForwardShape<128, 2, 4>, ForwardShape<256, 2, 4>,
+                       ForwardShape<256, 4, 2>, ForwardShape<512, 4, 1>>(vectors, launch);
+  } else if constexpr (GATE == Gate::pre) {
+    return choose_team<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
+                       ForwardShape<32, 4, 3>, ForwardShape<64, 4, 3>, ForwardShape<128, 4, 3>, ForwardShape<256, 4, 3>,
+                       ForwardShape<512, 4, 1>>(vectors, launch);
+  } else {
+    using Four = ForwardShape<64, 4, 4>;
+    if (!has_parameters && vectors > Four::kCapacity / 2 && vectors <= Four::kCapacity) {
+      launch(ForwardShape<64, 4, 3>{});
+      return true;
+    }
+    return choose_team<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
+                       ForwardShape<32, 4, 4>, Four, ForwardShape<128, 4, 4>, ForwardShape<256, 4, 4>,
+                       ForwardShape<256, 6, 3>, ForwardShape<512, 4, 2>, ForwardShape<512, 8, 1>>(vectors, launch);
+  }
+}
+
+template <class T, Gate GATE>
+bool launch_rows(Context& context, const NormForwardArgs& args, const NormNumbers<accumulate_t<T>>& numbers) {
+  return choose_forward_shape<GATE>(numbers.extent / vector_width<T>, args.weight || args.bias, [&](auto shape) {
+    if (args.residual) {
+      launch_rows<T, GATE, true>(context, args, numbers, shape);
+    } else {
+      launch_rows<T, GATE, false>(context, args, numbers, shape);
+    }
+  });
 }
 
 template <class T>
 void launch_forward(Context& context, const NormForwardArgs& args) {
-  using A = accumulate_t<T>;
-  constexpr int kWidth = vector_width<T>;
-  const NormNumbers<A> numbers(args.x, args.options);
+  const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
   if constexpr (!std::is_same_v<T, double>) {
-    const bool vectorized =
-        groups_vectorize(args.x, args.options, kWidth) &&
-        can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.y, args.r, args.weight, args.bias);
-    const int64_t vectors = vectorized ? numbers.extent / kWidth : INT64_MAX;
-    // A gate takes as many registers as the unit.
-    const auto launch_gated = [&](auto gate) {
-      return choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                         TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 4>>(
-          vectors, [&](auto shape) { launch_rows<T, decltype(gate)::value>(context, args, shape); });
-    };
-    bool done = false;
-    switch (gate_of(args.gate, args.options)) {
-      case Gate::none:
-        done = choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                           TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<256, 6>, TeamShape<256, 8>,
-                           TeamShape<512, 8>>(vectors,
-                                              [&](auto shape) { launch_rows<T, Gate::none>(context, args, shape); });
-        break;
-      case Gate::pre:
-        done = launch_gated(std::integral_constant<Gate, Gate::pre>{});
-        break;
-      case Gate::post:
-        done = launch_gated(std::integral_constant<Gate, Gate::post>{});
-        break;
+    constexpr int kWidth = vector_width<T>;
+    if (ForwardRows::fit(args) && groups_vectorize(args.x, args.options, kWidth) &&
+        can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.y, args.r, args.weight, args.bias)) {
+      bool done = false;
+      switch (gate_of(args.gate, args.options)) {
+        case Gate::none:
+          done = launch_rows<T, Gate::none>(context, args, numbers);
+          break;
+        case Gate::pre:
+          done = launch_rows<T, Gate::pre>(context, args, numbers);
+          break;
+        case Gate::post:
+          done = launch_rows<T, Gate::post>(context, args, numbers);
+          break;
+      }
+      if (done) return;
     }
-    if (done) return;
   }
   if (numbers.extent <= 512) {
     HEDDLE_LAUNCH(context, (norm_forward_any<T, 32>), grid_for(context, numbers.units, 1, 64), 32, 0, args, numbers);

@@ -21,10 +21,10 @@ namespace heddle::kernels::cuda {
 // Kernels go to the current device of the thread, which another context may have changed.
 inline void use_device(const Context& context) { HEDDLE_CUDA_CHECK(cudaSetDevice(context.device().index)); }
 
-// More than 48 KiB of dynamic shared memory must be asked for.
+// More than 48 KiB of shared memory must be asked for, those included that the kernel declares: less than 8 KiB here.
 template <class... Parameters>
 void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
-  if (bytes <= 48 * 1024) return;
+  if (bytes <= 40 * 1024) return;
   HEDDLE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
@@ -35,6 +35,39 @@ void launch(const Context& context, const char* name, const char* file, int line
   allow_shared(kernel, shared_bytes);
   kernel<<<grid, block, shared_bytes, context.stream()>>>(arguments...);
   check_cuda(static_cast<int>(cudaGetLastError()), name, file, line);
+}
+
+// For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
+// stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
+#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, ...) \
+  ::heddle::kernels::cuda::launch_early((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), __VA_ARGS__)
+
+template <class... Parameters, class... Arguments>
+void launch_early(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
+                  dim3 grid, dim3 block, const Arguments&... arguments) {
+  use_device(context);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = context.stream();
+  config.attrs = &early;
+  config.numAttrs = context.properties().compute_capability >= 90 ? 1 : 0;
+  check_cuda(static_cast<int>(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...)), name, file,
+             line);
+}
+// Waits until the kernel before it is done and what it wrote can be read.
+__device__ __forceinline__ void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
 }
 
 // Blocks of a kernel that a multiprocessor holds at once; 0 when not even one.

@@ -11,8 +11,27 @@
 
 namespace heddle::kernels::cuda {
 
-// Threads of a block of forward.
-__host__ __device__ constexpr int norm_block_threads(int team) { return team > 256 ? team : 256; }
+// Rows that 32 bits count: one multiplication finds the address of a row.
+struct StridedRows {
+  char* data = nullptr;
+  uint32_t stride = 0;  // in bytes
+
+  StridedRows() = default;
+  explicit StridedRows(const RowsView& view)
+      : data(static_cast<char*>(view.data)), stride(static_cast<uint32_t>(bytes(view))) {}
+  __device__ __forceinline__ char* at(uint32_t row, uint32_t column_bytes) const {
+    return data + uint64_t{row} * stride + column_bytes;
+  }
+
+  // Whether 32 bits are enough for the strides.
+  template <class... Views>
+  static bool fit(const Views&... views) {
+    return ((!views || bytes(views) <= INT32_MAX) && ...);
+  }
+
+ private:
+  static int64_t bytes(const RowsView& view) { return view.row_stride * static_cast<int64_t>(size_of(view.dtype)); }
+};
 
 // Sums over a team. Teams of a warp or less exchange by shuffles; larger ones through shared memory and a barrier of
 // their own, with two buffers in turn so that one barrier a sum is enough. Every thread gets the same bits.
@@ -21,6 +40,15 @@ struct TeamSums {
   static constexpr int kWarps = TEAM > 32 ? TEAM / 32 : 1;
   alignas(16) A warps[2][TEAMS][VALUES][kWarps];
 };
+
+// The team of a thread. That all threads of a warp have the same is told to the compiler where it is so: addresses of
+// rows are then worked out once for the warp.
+template <int TEAM, int TEAMS>
+__device__ __forceinline__ int team_of_thread() {
+  if constexpr (TEAMS == 1) return 0;
+  const int team = threadIdx.x / TEAM;
+  return TEAM >= 32 ? __shfl_sync(0xffffffffu, team, 0) : team;
+}
 
 template <int TEAM>
 __device__ __forceinline__ void team_barrier(int team) {
@@ -42,9 +70,14 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
     team_barrier<TEAM>(team);
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) {
-      value[i] = shared.warps[turn][team][i][0];
+      constexpr int kWarps = TEAM / 32;
+      if constexpr (kWarps >= 8) {
+        value[i] = group_sum<kWarps>(shared.warps[turn][team][i][threadIdx.x % kWarps]);
+      } else {
+        value[i] = shared.warps[turn][team][i][0];
 #pragma unroll
-      for (int warp = 1; warp < TEAM / 32; ++warp) value[i] += shared.warps[turn][team][i][warp];
+        for (int warp = 1; warp < kWarps; ++warp) value[i] += shared.warps[turn][team][i][warp];
+      }
     }
     turn ^= 1;
   }

@@ -66,14 +66,14 @@ __global__ void __launch_bounds__(TEAM)
       for (int64_t c = threadIdx.x; c < numbers.extent; c += TEAM) {
         const Activated<A> act = act_of(c);
         const A r = r_of(c), d_y = at(args.d_y, c), weight = weight_of(c);
-        const A xhat = factors.xhat(d_of(r, act.value));
+        const A d = d_of(r, act.value), xhat = factors.xhat(d);
         const A upstream = after ? d_y * act.value : d_y;
         if (args.partials) {
           A* partials = row<A>(args.partials, blockIdx.x) + first + c;
           partials[0] += upstream * xhat * numbers.scale;
           partials[args.x.cols] += upstream;
         }
-        const A d_p = factors.d_p(rounded_product(upstream, weight), xhat);
+        const A d_p = factors.d_p(rounded_product(upstream, weight), d);
         const A bias = args.bias ? widen(vector<const T>(args.bias)[first + c]) : A(0);
         const A d_gate = (before ? d_p * r : d_y * (numbers.scale * xhat * weight + bias)) * act.derivative;
         A d_r = before ? d_p * act.value : d_p;
@@ -93,40 +93,67 @@ __global__ void __launch_bounds__(TEAM)
 }
 
 // destination (=|+=) sum over the rows of partials. A block owns 32 columns; its 32 warps take rows in turn, then each
-// adds up one column.
+// adds up one column. The y index of a block is that of its sums.
 constexpr int kFinishThreads = 1024;
 
 template <class O, class A>
-__global__ void __launch_bounds__(kFinishThreads)
-    norm_finish(const A* partials, int64_t stride, int rows, int64_t cols, O* destination, bool add) {
-  __shared__ A sums[32][33];
+struct FinishedSums {
+  const A* partials;  // (rows, cols)
+  O* destination;     // (cols)
+  bool add;
+};
+template <class O, class A>
+struct FinishArgs {
+  FinishedSums<O, A> sums[2];
+  int64_t stride, cols;
+  int rows;
+};
+
+template <class O, class A>
+__global__ void __launch_bounds__(kFinishThreads) norm_finish(const __grid_constant__ FinishArgs<O, A> args) {
+  __shared__ A shared[32][33];
+  const FinishedSums<O, A>& own = args.sums[blockIdx.y];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t first = int64_t{blockIdx.x} * 32;
+  await_previous();
   A sum = A(0);
-  if (first + lane < cols) {
+  if (first + lane < args.cols) {
 #pragma unroll 8
-    for (int r = warp; r < rows; r += 32) sum += partials[r * stride + first + lane];
+    for (int r = warp; r < args.rows; r += 32) sum += own.partials[r * args.stride + first + lane];
   }
-  sums[lane][warp] = sum;
+  shared[lane][warp] = sum;
   __syncthreads();
-  sum = group_sum(sums[warp][lane]);
+  sum = group_sum(shared[warp][lane]);
   const int64_t column = first + warp;
-  if (lane != 0 || column >= cols) return;
-  if (add) sum += static_cast<A>(widen(destination[column]));
-  destination[column] = narrow<O>(sum);
+  if (lane != 0 || column >= args.cols) return;
+  if (own.add) sum += static_cast<A>(widen(own.destination[column]));
+  own.destination[column] = narrow<O>(sum);
 }
 
 template <class T>
-void finish(Context& context, const NormBackwardArgs& args, int64_t first_column, int rows,
-            const VectorDestination& to) {
-  if (!to) return;
+void finish(Context& context, const NormBackwardArgs& args, int rows) {
   using A = accumulate_t<T>;
-  visit_same_or_accumulate<T>(to.view.dtype, args.x.dtype, [&](auto type) {
-    using O = decltype(type);
-    HEDDLE_LAUNCH(context, (norm_finish<O, A>), static_cast<unsigned>(ceil_div(args.x.cols, 32)), kFinishThreads, 0,
-                  vector<const A>({args.partials.data, args.partials.dtype, 0}) + first_column,
-                  args.partials.row_stride, rows, args.x.cols, vector<O>(to.view), to.mode == Accumulate::add);
-  });
+  const auto* partials = static_cast<const A*>(args.partials.data);
+  const auto launch = [&](std::initializer_list<std::pair<const A*, const VectorDestination*>> wanted) {
+    visit_same_or_accumulate<T>(wanted.begin()->second->view.dtype, args.x.dtype, [&](auto type) {
+      using O = decltype(type);
+      FinishArgs<O, A> finish{.sums = {}, .stride = args.partials.row_stride, .cols = args.x.cols, .rows = rows};
+      int count = 0;
+      for (const auto& [from, to] : wanted) {
+        finish.sums[count++] = {from, vector<O>(to->view), to->mode == Accumulate::add};
+      }
+      const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, 32)), static_cast<unsigned>(count));
+      HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A>), grid, kFinishThreads, finish);
+    });
+  };
+  const std::pair<const A*, const VectorDestination*> weight{partials, &args.d_weight};
+  const std::pair<const A*, const VectorDestination*> bias{partials + args.x.cols, &args.d_bias};
+  if (args.d_weight && args.d_bias && args.d_weight.view.dtype == args.d_bias.view.dtype) {
+    launch({weight, bias});
+  } else {
+    if (args.d_weight) launch({weight});
+    if (args.d_bias) launch({bias});
+  }
 }
 
 // Launches the kernel that keeps units in shared memory; returns its rows of partials, 0 when there is no room.
@@ -144,28 +171,42 @@ int launch_rows(Context& context, const NormBackwardArgs& args, Shape) {
   const auto resident = [&](int threads, int stages) {
     return resident_blocks(context, kernel, threads, shared_bytes(threads, stages));
   };
-  // Units of the next row are fetched ahead where enough threads find room then; 256 on a multiprocessor are enough.
-  const int threads = SUMS == Sums::none ? std::max(kTeam, 128) : most_block_threads(kTeam);
-  int stages = kMostStages;
-  int blocks = resident(threads, stages);
-  if (blocks * threads < 256) {
-    stages = 1;
-    blocks = resident(threads, stages);
-  }
-  if (blocks == 0) return 0;
+  constexpr int kThreads = most_block_threads(kTeam);
+  constexpr int kTeams = kThreads / kTeam;
   const int64_t count = SUMS == Sums::none ? numbers.units : args.x.rows;
-  int64_t most = int64_t{context.properties().multiprocessors} * blocks;
-  if (SUMS != Sums::none) most = std::min({most, norm_partials(args.x.rows), args.partials.rows});
-  const auto grid = static_cast<unsigned>(std::min(ceil_div(count, threads / kTeam), most));
-  HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), threads,
-                shared_bytes(threads, stages), args, streams, numbers, stages);
+  int64_t each = 0, blocks;
+  int stages = 1;
+  if constexpr (SUMS == Sums::none) {
+    // One unit a team, and several where those are so short that starting blocks would take longer than their work.
+    const int64_t bytes = streams.count * int64_t{kThreads} * Shape::kVectors * 16;
+    const int64_t turns = std::clamp<int64_t>((32 << 10) / bytes, 1, 8);
+    if (turns > 1) stages = kMostStages;
+    if (resident(kThreads, stages) == 0) return 0;
+    each = kTeams * turns;
+    blocks = ceil_div(count, each);
+  } else {
+    // Units of the next row are fetched ahead where enough threads find room then; 256 on a multiprocessor are enough.
+    stages = kMostStages;
+    blocks = resident(kThreads, stages);
+    if (blocks * kThreads < 256) {
+      stages = 1;
+      blocks = resident(kThreads, stages);
+    }
+    if (blocks == 0) return 0;
+    blocks = std::min({ceil_div(count, kTeams), blocks * context.properties().multiprocessors,
+                       norm_partials(args.x.rows), args.partials.rows});
+  }
+  const auto grid = static_cast<unsigned>(blocks);
+  HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), kThreads,
+                shared_bytes(kThreads, stages), args, streams, numbers, static_cast<int>(count), static_cast<int>(each),
+                stages);
   return static_cast<int>(grid);
 }
 
 template <class T, Sums SUMS, Gate GATE>
 int launch_rows(Context& context, const NormBackwardArgs& args) {
   constexpr int kWidth = vector_width<T>;
-  if (!groups_vectorize(args.x, args.options, kWidth) || args.options.groups > 65535 ||
+  if (!NormStreams::fit(args) || !groups_vectorize(args.x, args.options, kWidth) || args.options.groups > 65535 ||
       !can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.weight, args.bias, args.d_y, args.d_r,
                          args.d_x.view, args.d_residual.view, args.d_gate.view)) {
     return 0;
@@ -178,7 +219,8 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
                 TeamShape<128, 2>, TeamShape<256, 2>, TeamShape<512, 2>>(vectors, launch);
   } else {
     choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 4>>(vectors, launch);
+                TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 3>, TeamShape<512, 4>>(vectors,
+                                                                                                              launch);
   }
   return partials;
 }
@@ -220,8 +262,7 @@ void launch_backward(Context& context, const NormBackwardArgs& args) {
       }
     }
   }
-  finish<T>(context, args, 0, partials, args.d_weight);
-  finish<T>(context, args, args.x.cols, partials, args.d_bias);
+  finish<T>(context, args, partials);
 }
 
 }  // namespace heddle::kernels::cuda

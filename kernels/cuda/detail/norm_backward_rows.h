@@ -1,6 +1,7 @@
 // The kernel of the norm backward for units that fit a team.                             docs/layers.md#normalization
-// Bytes: every input, and every destination that is added to, is read once; every destination is written once. The grid
-// stays while rows go by; the sums over rows stay in registers and leave as one row of `partials` a block.
+// Bytes: every input, and every destination that is added to, is read once; every destination is written once. Where
+// there are sums over rows the grid stays while rows go by; the sums stay in registers and leave as one row of
+// `partials` a block.
 #pragma once
 
 #include "kernels/cuda/detail/async.h"
@@ -13,22 +14,23 @@ enum class Sums { none, weight, weight_and_bias };  // as many as the number say
 
 // What the sums over a unit leave for its elements: d = p - mean as it was rounded, whose own mean is `shift`.
 //   xhat = (d - shift) inv_std
-//   d_p = inv_std * (g - xhat * mean(g xhat) - (mean(g) if centred))               g with the scale
+//   d_p = inv_std * (g - xhat * mean(g xhat) - (mean(g) if centred)) = of_g g - (of_d d + less)     g with the scale
 template <class A>
 struct UnitFactors {
-  A inv_std, less_xhat, of_g, dot, less;
+  A inv_std, less_xhat, of_g, of_d, less;
 
   // sums: of g d, of g, of d, the first two without the scale.
   __device__ __forceinline__ UnitFactors(const A (&sums)[3], A inv_std, bool center, const NormNumbers<A>& numbers)
       : inv_std(inv_std), of_g(inv_std * numbers.scale) {
     const A shift = center ? sums[2] * numbers.per_extent : A(0);
+    if (center && numbers.extent == 1) of_g = A(0);  // a constant has no gradient
+    const A dot = (sums[0] - shift * sums[1]) * inv_std * numbers.per_extent;
     less_xhat = shift * inv_std;
-    dot = (sums[0] - shift * sums[1]) * inv_std * numbers.per_extent;
-    less = center ? sums[1] * numbers.per_extent : A(0);
+    of_d = of_g * dot * inv_std;
+    less = (center ? of_g * (sums[1] * numbers.per_extent) : A(0)) - of_d * shift;
   }
   __device__ __forceinline__ A xhat(A d) const { return d * inv_std - less_xhat; }
-  // g without the scale. 0 for a unit of one centred element, as it must be.
-  __device__ __forceinline__ A d_p(A g, A xhat) const { return of_g * (g - (xhat * dot + less)); }
+  __device__ __forceinline__ A d_p(A g, A d) const { return of_g * g - (of_d * d + less); }  // g without the scale
 };
 
 // Units that a team has under way at once: two where shared memory holds them.
@@ -48,58 +50,93 @@ __host__ __device__ constexpr int64_t weight_bytes(Sums sums, int64_t extent) {
   return sums == Sums::none ? 0 : extent * static_cast<int64_t>(sizeof(T));
 }
 
+// Calls work(center, weighted) with the flags as types.
+template <class Work>
+__device__ __forceinline__ void with_flags(const Work& work, bool center, bool weighted) {
+  if (center) {
+    if (weighted) {
+      work(std::true_type{}, std::true_type{});
+    } else {
+      work(std::true_type{}, std::false_type{});
+    }
+  } else {
+    if (weighted) {
+      work(std::false_type{}, std::true_type{});
+    } else {
+      work(std::false_type{}, std::false_type{});
+    }
+  }
+}
+
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE>
 __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM, SUMS))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
-                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int stages) {
+                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages) {
   using A = accumulate_t<T>;
   constexpr int WIDTH = vector_width<T>;
   constexpr bool kWeight = SUMS != Sums::none;
   constexpr bool kBias = SUMS == Sums::weight_and_bias;
   constexpr bool kKeepsCore = GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;  // else no registers
-  constexpr int kVectorBytes = TEAM * 16;  // from one vector of a thread to its next, in shared memory
+  constexpr int kTeams = most_block_threads(TEAM) / TEAM;
+  // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
+  constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
   extern __shared__ uint4 staged[];
-  __shared__ TeamSums<A, TEAM, most_block_threads(TEAM) / TEAM, 3> shared;
-  const int teams = blockDim.x / TEAM;
-  const int team = threadIdx.x / TEAM;
+  __shared__ TeamSums<A, TEAM, kTeams, 3> shared;
+  // Mean and inv_std of a unit, for each warp that works on it.
+  constexpr int kReaders = TEAM < 32 ? TEAM : 32;
+  __shared__ A statistics[kMostStages][kTeams * TEAM / kReaders][2];
+  const int team = team_of_thread<TEAM, kTeams>();
   const int lane = threadIdx.x % TEAM;
-  const int64_t groups = numbers.groups;
+  const int groups = static_cast<int>(numbers.groups);
   const int extent = static_cast<int>(numbers.extent);
-  // With sums over rows a block stays with one group (its y index); without, units are taken as they lie in memory.
-  const int64_t count = kWeight ? args.x.rows : numbers.units;
-  const int64_t step = int64_t{gridDim.x} * teams;
+  // With sums over rows a block takes rows in turns with the others, and stays with one group (its y index); without,
+  // it takes the next `each` units as they lie in memory.
+  const int begin = static_cast<int>(blockIdx.x) * (kWeight ? kTeams : each);
+  const int end = kWeight ? count : min(count, begin + each);
+  const int step = kWeight ? static_cast<int>(gridDim.x) * kTeams : kTeams;
   int turn = 0;
+  if constexpr (kWeight) let_next_start();
 
-  const auto has = [&](int v) { return (lane + v * TEAM) * WIDTH < extent; };
-  const auto row_of = [&](int64_t index) { return kWeight || groups == 1 ? index : index / groups; };
+  const int own_extent = extent - lane * WIDTH;
+  const auto has = [&](int v) { return v * TEAM * WIDTH < own_extent; };
+  const auto row_of = [&](int index) { return kWeight || groups == 1 ? index : index / groups; };
   // Of the thread's first vector; the others follow at TEAM * WIDTH.
-  const auto column_of = [&](int64_t index) {
-    const int64_t group = kWeight ? int64_t{blockIdx.y} : (groups == 1 ? 0 : index % groups);
+  const auto column_of = [&](int index) {
+    const int group = kWeight ? static_cast<int>(blockIdx.y) : (groups == 1 ? 0 : index % groups);
     return group * extent + lane * WIDTH;
   };
   // The thread's part of a stream in a stage.
-  const uint32_t stream_bytes = teams * VECTORS * kVectorBytes;
-  const uint32_t stage_bytes = streams.count * stream_bytes;
+  const uint32_t stage_bytes = streams.count * kStreamBytes;
   const uint32_t weight_place = shared_address(staged) + lane * 16;
   const uint32_t own_place =
       weight_place + static_cast<uint32_t>(weight_bytes<T>(SUMS, extent)) + team * VECTORS * kVectorBytes;
-  const auto fetch = [&](int64_t index, int stage) {
-    if (index < count) {
-      const int64_t row_index = row_of(index), column = column_of(index);
+  const bool center = args.options.center;
+  const auto unit_of = [&](int index) { return kWeight ? index * groups + static_cast<int>(blockIdx.y) : index; };
+  const auto fetch = [&](int index, int stage) {
+    if (index < end) {
+      const int row_index = row_of(index), column = column_of(index);
+      if (center && threadIdx.x % kReaders == 0) {
+        const uint32_t to = shared_address(statistics[stage][threadIdx.x / kReaders]);
+        copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
+        copy_number_ahead(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
+      }
       uint32_t to = own_place + stage * stage_bytes;
 #pragma unroll 1
       for (int stream = 0; stream < streams.count; ++stream) {
-        const T* from = row<const T>(streams.views[stream], row_index) + column;
+        const auto* from = reinterpret_cast<const T*>(streams.inputs[stream].at(row_index, column * sizeof(T)));
         forget(from);  // the vectors are then at fixed distances from it
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
           if (has(v)) copy_ahead(to + v * kVectorBytes, from + v * TEAM * WIDTH);
         }
-        to += stream_bytes;
+        to += kStreamBytes;
       }
     }
     commit_copies();
   };
+
+  int index = begin + team;
+  for (int stage = 0; stage < stages; ++stage) fetch(index + stage * step, stage);
 
   A sum_weight[kWeight ? VECTORS : 1][WIDTH];
   A sum_bias[kBias ? VECTORS : 1][WIDTH];
@@ -113,7 +150,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
       }
     }
     // The weight, or ones, in shared memory: the teams of the block read it for every row.
-    for (int at = threadIdx.x; at * WIDTH < extent; at += blockDim.x) {
+    for (int at = threadIdx.x; at * WIDTH < extent; at += kTeams * TEAM) {
       Vec<T, WIDTH> weight;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) weight[i] = narrow<T>(A(1));
@@ -124,27 +161,33 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
   }
 
   // The teams of a block make the same number of turns: those that share a warp exchange by shuffles.
-  int64_t index = int64_t{blockIdx.x} * teams + team;
-  for (int stage = 0; stage < stages; ++stage) fetch(index + stage * step, stage);
   int stage = 0;
-  for (; index - team < count; index += step) {
-    const bool active = index < count;
-    const int64_t row_index = row_of(index), column = column_of(index);
-    const int64_t unit = kWeight ? row_index * groups + blockIdx.y : index;
-    const A mean = active && args.mean ? vector<const A>(args.mean)[unit] : A(0);
-    const A inv_std = active ? vector<const A>(args.inv_std)[unit] : A(0);
+  for (; index - team < end; index += step) {
+    const bool active = kTeams == 1 || index < end;
+    const int row_index = row_of(index), column = column_of(index);
+    // Without a mean the statistics are needed late enough for a plain load.
+    A mean = A(0), inv_std = A(0);
+    if (!center && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
     if (stages == 1) {
       await_copies<0>();
     } else {
       await_copies<kMostStages - 1>();
     }
+    if (center) {
+      __syncwarp();  // what one thread of the warp brought, all may read
+      const A* own = statistics[stage][threadIdx.x / kReaders];
+      mean = own[0];
+      inv_std = own[1];
+      __syncwarp();  // before it is overwritten
+    }
     const uint32_t x_place = own_place + stage * stage_bytes;
-    const auto place = [&](int stream) { return x_place + stream * stream_bytes; };
-    const uint32_t d_y_place = place(1), residual_place = place(streams.residual), gate_place = place(streams.gate);
-    const auto vector_at = [&](uint32_t from, int v) { return load_shared<T>(from + v * kVectorBytes); };
+    // Negative: not there.
+    const auto place = [&](int stream) { return stream * kStreamBytes; };
+    const int residual_place = place(streams.residual), gate_place = place(streams.gate);
+    const auto vector_at = [&](int place, int v) { return load_shared<T>(x_place + place + v * kVectorBytes); };
     const auto r_of = [&](int v) {
-      Vec<A, WIDTH> r = widen_all(vector_at(x_place, v));
-      if (streams.residual < 0) return r;
+      Vec<A, WIDTH> r = widen_all(vector_at(0, v));
+      if (residual_place < 0) return r;
       const Vec<A, WIDTH> more = widen_all(vector_at(residual_place, v));
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) r[i] += more[i];
@@ -164,7 +207,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
         if (!active || !has(v)) continue;
-        Vec<A, WIDTH> p = r_of(v), g = widen_all(vector_at(d_y_place, v));
+        Vec<A, WIDTH> p = r_of(v), g = widen_all(vector_at(kStreamBytes, v));
         if constexpr (GATE != Gate::none) {
           const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
           visit_activation(args.options.gate_act, [&](auto act) {
@@ -192,35 +235,30 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
         }
       }
     };
-    const bool center = args.options.center;
     const bool weighted = kWeight || args.weight;
+    with_flags(add_up, center, weighted);
     if (center) {
-      if (weighted) {
-        add_up(std::true_type{}, std::true_type{});
-      } else {
-        add_up(std::true_type{}, std::false_type{});
-      }
       team_sum(sums, shared, team, turn);
     } else {
-      if (weighted) {
-        add_up(std::false_type{}, std::true_type{});
-      } else {
-        add_up(std::false_type{}, std::false_type{});
-      }
       A sum[1] = {sums[0]};
       team_sum(sum, shared, team, turn);
       sums[0] = sum[0];
     }
     const UnitFactors<A> factors(sums, inv_std, center, numbers);
 
-    const auto row_at = [&](const RowsDestination& to) { return to ? row<T>(to.view, row_index) + column : nullptr; };
-    T *d_x = row_at(args.d_x), *d_residual = row_at(args.d_residual);
-    T* d_gate_row = GATE != Gate::none ? row_at(args.d_gate) : nullptr;
-    const auto write_out = [&](auto has_weight) {
+    const int d_r_place = place(streams.d_r), old_d_x_place = place(streams.old_d_x);
+    const int old_d_residual_place = place(streams.old_d_residual), old_d_gate_place = place(streams.old_d_gate);
+    const auto row_at = [&](const StridedRows& to) {
+      return reinterpret_cast<T*>(to.at(row_index, column * sizeof(T)));
+    };
+    T *const d_x = row_at(streams.d_x), *const d_residual = row_at(streams.d_residual);
+    T* const d_gate_row = GATE != Gate::none ? row_at(streams.d_gate) : nullptr;
+    const auto write_out = [&](auto center, auto has_weight) {
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
         if (!active || !has(v)) continue;
-        Vec<A, WIDTH> r = r_of(v), upstream = widen_all(vector_at(d_y_place, v)), d_r;
+        const Vec<A, WIDTH> r = r_of(v);
+        Vec<A, WIDTH> upstream = widen_all(vector_at(kStreamBytes, v)), d_r;
         [[maybe_unused]] Vec<A, WIDTH> act, d_gate, weight;  // d_gate begins as the derivative of act
         if constexpr (GATE != Gate::none) {
           const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
@@ -244,13 +282,14 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
         [[maybe_unused]] Vec<A, WIDTH> y;  // before the gate
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-          const A p = GATE == Gate::pre ? r[i] * act[i] : r[i];
-          const A xhat = factors.xhat(p - mean);
+          A d = GATE == Gate::pre ? r[i] * act[i] : r[i];
+          if constexpr (decltype(center)::value) d -= mean;
+          [[maybe_unused]] const A xhat = factors.xhat(d);
           if constexpr (kWeight) sum_weight[v][i] += upstream[i] * xhat;
           if constexpr (kBias) sum_bias[v][i] += upstream[i];
           A g = upstream[i];
           if constexpr (decltype(has_weight)::value) g = rounded_product(g, weight[i]);
-          d_r[i] = factors.d_p(g, xhat);
+          d_r[i] = factors.d_p(g, d);
           if constexpr (GATE == Gate::pre) {
             d_gate[i] *= d_r[i];
             d_r[i] *= act[i];
@@ -269,28 +308,25 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) d_gate[i] *= y[i];
         }
-        const auto add = [&](Vec<A, WIDTH>& to, int stream) {
-          if (stream < 0) return;
-          const Vec<A, WIDTH> more = widen_all(vector_at(place(stream), v));
+        const auto add = [&](Vec<A, WIDTH>& to, int place) {
+          if (place < 0) return;
+          const Vec<A, WIDTH> more = widen_all(vector_at(place, v));
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) to[i] += more[i];
         };
         const auto write = [&](T* to, Vec<A, WIDTH> values, int old) {
-          if (to == nullptr) return;
           add(values, old);
           store_narrow(to + v * TEAM * WIDTH, values);
         };
-        add(d_r, streams.d_r);
-        write(d_x, d_r, streams.old_d_x);
-        write(d_residual, d_r, streams.old_d_residual);
-        if constexpr (GATE != Gate::none) write(d_gate_row, d_gate, streams.old_d_gate);
+        if constexpr (GATE != Gate::none) {
+          if (streams.d_gate.data) write(d_gate_row, d_gate, old_d_gate_place);
+        }
+        add(d_r, d_r_place);
+        if (streams.d_residual.data) write(d_residual, d_r, old_d_residual_place);
+        if (streams.d_x.data) write(d_x, d_r, old_d_x_place);
       }
     };
-    if (weighted) {
-      write_out(std::true_type{});
-    } else {
-      write_out(std::false_type{});
-    }
+    with_flags(write_out, center, weighted);
     fetch(index + stages * step, stage);
     stage = stage + 1 == stages ? 0 : stage + 1;
   }
@@ -299,7 +335,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
     // The teams of the block add up in their order, then the block's row of partials is written.
     await_copies<0>();
     A* totals = reinterpret_cast<A*>(staged);  // (1 or 2, extent)
-    for (int turn_of = 0; turn_of < teams; ++turn_of) {
+    for (int turn_of = 0; turn_of < kTeams; ++turn_of) {
       __syncthreads();
       if (team != turn_of) continue;
 #pragma unroll
@@ -315,7 +351,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
     }
     __syncthreads();
     A* partials = row<A>(args.partials, blockIdx.x) + int64_t{blockIdx.y} * extent;
-    for (int c = threadIdx.x; c < extent; c += blockDim.x) {
+    for (int c = threadIdx.x; c < extent; c += kTeams * TEAM) {
       partials[c] = totals[c] * numbers.scale;
       if constexpr (kBias) partials[args.x.cols + c] = totals[extent + c];
     }

@@ -1,22 +1,22 @@
-// The inputs of the norm backward that are as large as x, as a list: each is copied ahead of its use into shared memory
-// (cp.async, 16 bytes a thread), by the thread that will use it, so that no barrier is needed and the latency of device
-// memory is hidden whatever the options are.
+// What the norm backward moves that is as large as x. The inputs are a list: each is copied ahead of its use into
+// shared memory (cp.async, 16 bytes a thread), by the thread that will use it, so that no barrier is needed and the
+// latency of device memory is hidden whatever the options are.
 #pragma once
 
-#include <cuda_pipeline_primitives.h>
-
-#include "kernels/norm.h"
+#include "kernels/cuda/detail/norm.h"
 
 namespace heddle::kernels::cuda {
 
 struct NormStreams {
   static constexpr int kMost = 8;
-  RowsView views[kMost];
+  StridedRows inputs[kMost];
   int count = 0;
   // Place of each input in the list; -1: not there. x and d_y are 0 and 1.
   int residual = -1, gate = -1, d_r = -1, old_d_x = -1, old_d_residual = -1, old_d_gate = -1;
+  StridedRows d_x, d_residual, d_gate;
 
-  explicit NormStreams(const NormBackwardArgs& args) {
+  explicit NormStreams(const NormBackwardArgs& args)
+      : d_x(args.d_x.view), d_residual(args.d_residual.view), d_gate(args.d_gate.view) {
     add(args.x);
     add(args.d_y);
     residual = add(args.residual);
@@ -27,10 +27,17 @@ struct NormStreams {
     old_d_gate = add_old(args.d_gate);
   }
 
+  // Whether 32 bits are enough for units and strides.
+  static bool fit(const NormBackwardArgs& args) {
+    return args.x.rows * args.options.groups <= INT32_MAX / 2 &&
+           StridedRows::fit(args.x, args.residual, args.gate, args.d_y, args.d_r, args.d_x.view, args.d_residual.view,
+                            args.d_gate.view);
+  }
+
  private:
   int add(const RowsView& view) {
     if (!view) return -1;
-    views[count] = view;
+    inputs[count] = StridedRows(view);
     return count++;
   }
   int add_old(const RowsDestination& destination) {
