@@ -9,7 +9,6 @@
 #include "kernels/activation.h"
 #include "kernels/dispatch.h"
 #include "kernels/lrpe.h"
-#include "kernels/views.h"
 
 namespace heddle::kernels {
 
@@ -24,31 +23,9 @@ struct LrpeCosineOptions {
   int64_t extents[kMostAxes]{};  // their product and extra_tokens are the length of x
 };
 
-// x and y have the same extents but for y's 2 D features, and the same dtype. theta: (theta_heads, e) row-major,
-// theta_heads is 1 or heads, e * axes >= D; of x's dtype or float32 (float64 for float64 x). `maximum` and `sum`:
-// float32 (float64) vectors of batch * heads * D, written by a forward with softmax over the sequence and read by its
-// backward; else empty.
-struct LrpeCosineForwardArgs {
-  HeadsView x, y;
-  RowsView theta;
-  VectorView maximum, sum;
-  LrpeCosineOptions options;
-};
-
-struct LrpeCosineBackwardArgs {
-  HeadsView x;    // empty when act and softmax are none and d_theta is not wanted
-  HeadsView d_y;  // 2 D features
-  RowsView theta;
-  VectorView maximum, sum;
-  HeadsDestination d_x;
-  RowsDestination d_theta;  // of theta's dtype, or float32 (float64)
-  // (lrpe_theta_partials(length), theta_heads * e) of float32 (float64) when d_theta is wanted, else empty: workspace,
-  // one row for each stretch of positions, added up in order.
-  RowsView partials;
-  // batch * heads * D numbers of float32 (float64) for softmax over the sequence, else empty: workspace.
-  VectorView dots;
-  LrpeCosineOptions options;
-};
+// y has 2 D features; theta has e columns, e * axes >= D.
+using LrpeCosineForwardArgs = LrpeForwardArgs<LrpeCosineOptions>;
+using LrpeCosineBackwardArgs = LrpeBackwardArgs<LrpeCosineOptions>;
 
 HEDDLE_KERNEL(lrpe_cosine_forward, LrpeCosineForwardArgs);
 HEDDLE_KERNEL(lrpe_cosine_backward, LrpeCosineBackwardArgs);

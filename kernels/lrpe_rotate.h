@@ -9,7 +9,6 @@
 #include "kernels/activation.h"
 #include "kernels/dispatch.h"
 #include "kernels/lrpe.h"
-#include "kernels/views.h"
 
 namespace heddle::kernels {
 
@@ -22,30 +21,9 @@ struct LrpeRotateOptions {
   int64_t offset = 0;  // position of the first token
 };
 
-// x and y have the same extents and dtype, dim even. theta: (theta_heads, E) row-major, theta_heads is 1 or heads,
-// E <= dim / 2; of x's dtype or float32 (float64 for float64 x). `maximum` and `sum`: float32 (float64) vectors of
-// batch * heads * dim, written by a forward with softmax over the sequence and read by its backward; else empty.
-struct LrpeRotateForwardArgs {
-  HeadsView x, y;
-  RowsView theta;
-  VectorView maximum, sum;
-  LrpeRotateOptions options;
-};
-
-struct LrpeRotateBackwardArgs {
-  HeadsView x;  // empty when act and softmax are none and d_theta is not wanted
-  HeadsView d_y;
-  RowsView theta;
-  VectorView maximum, sum;
-  HeadsDestination d_x;
-  RowsDestination d_theta;  // of theta's dtype, or float32 (float64)
-  // (lrpe_theta_partials(length), theta_heads * E) of float32 (float64) when d_theta is wanted, else empty: workspace,
-  // one row for each stretch of positions, added up in order.
-  RowsView partials;
-  // batch * heads * dim numbers of float32 (float64) for softmax over the sequence, else empty: workspace.
-  VectorView dots;
-  LrpeRotateOptions options;
-};
+// y has the features of x, an even number; theta has E <= dim / 2 columns.
+using LrpeRotateForwardArgs = LrpeForwardArgs<LrpeRotateOptions>;
+using LrpeRotateBackwardArgs = LrpeBackwardArgs<LrpeRotateOptions>;
 
 HEDDLE_KERNEL(lrpe_rotate_forward, LrpeRotateForwardArgs);
 HEDDLE_KERNEL(lrpe_rotate_backward, LrpeRotateBackwardArgs);

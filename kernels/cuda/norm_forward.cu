@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     };
     stage(args.weight, shared_address(parameters));
     stage(args.bias, shared_address(parameters + vectors));
-    commit_copies();
+    __pipeline_commit();
   }
   if constexpr (RESIDUAL) {
     T* to = unit_of(rows.r);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     variance = squares[0];
   }
   if (is_staged) {
-    await_copies<0>();
+    __pipeline_wait_prior(0);
     __syncthreads();
   }
   const A inv_std = inverse_root(variance + numbers.eps);

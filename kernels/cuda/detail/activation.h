@@ -1,6 +1,6 @@
-// Activations and their derivatives on the device, for arithmetic on storage type T. kernels/activation.h bf16 and fp16
-// take the hardware's exponential (relative error about 2^-21 at |x| < 10, far below their rounding); float takes expf
-// and double exp.
+// The activations of kernels/activation.h and their derivatives on the device, for arithmetic on storage type T.
+// bf16 and fp16 take the hardware's exponential (relative error about 2^-21 at |x| < 10, far below their rounding);
+// float takes expf and double exp.
 #pragma once
 
 #include <type_traits>

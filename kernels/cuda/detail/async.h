@@ -1,6 +1,9 @@
 // Copies from global into shared memory that run ahead of their use (cp.async, sm_80 and later), and reads of what they
-// brought, by the 32-bit addresses of shared memory: distances that are known when compiling then cost nothing.
+// brought, by the 32-bit addresses of shared memory: distances that are known when compiling then cost nothing. Groups
+// of copies are ended and awaited by __pipeline_commit and __pipeline_wait_prior.
 #pragma once
+
+#include <cuda_pipeline_primitives.h>
 
 #include <cstdint>
 
@@ -20,14 +23,6 @@ __device__ __forceinline__ void copy_ahead(uint32_t to, const void* from) {
 __device__ __forceinline__ void copy_number_ahead(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
-// Ends a group of copies.
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `groups` of this thread's groups are under way.
-template <int groups>
-__device__ __forceinline__ void await_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
-}
-
 template <class T>
 __device__ __forceinline__ Vec<T, vector_width<T>> load_shared(uint32_t from) {
   uint4 words;

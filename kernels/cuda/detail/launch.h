@@ -39,19 +39,22 @@ void launch(const Context& context, const char* name, const char* file, int line
 
 // For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
 // stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
-#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, ...) \
-  ::heddle::kernels::cuda::launch_early((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), __VA_ARGS__)
+#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                             \
+  ::heddle::kernels::cuda::launch_early((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
+                                        (shared_bytes), __VA_ARGS__)
 
 template <class... Parameters, class... Arguments>
 void launch_early(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
-                  dim3 grid, dim3 block, const Arguments&... arguments) {
+                  dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
   use_device(context);
+  allow_shared(kernel, shared_bytes);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = context.stream();
   config.attrs = &early;
   config.numAttrs = context.properties().compute_capability >= 90 ? 1 : 0;

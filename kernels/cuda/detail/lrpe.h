@@ -23,7 +23,7 @@ __device__ __forceinline__ accumulate_t<T> theta_at(const RowsView& theta, int64
 // The angles of a thread at the positions first, first + step, .. one after the other.
 template <class Angles_, class Options, class A, int WIDTH>
 struct ExactWalk {
-  const Angles_& angles;
+  Angles_ angles;
   const Options& options;
   int64_t position, step;
   SinCos<A> angle[WIDTH];
@@ -33,8 +33,8 @@ struct ExactWalk {
   }
   __device__ __forceinline__ void next() { angles.at(options, position += step, angle); }
 };
-// The same by turning on from the angle before, for 16-bit types: some ten steps lose 1e-6, and the unit for sines is
-// left to the exponentials.
+// The same by turning on from the angle before, for 16-bit types: 64 steps lose some 5e-6, far below their rounding,
+// and the unit for sines is left to the exponentials.
 template <class Angles_, class Options, int WIDTH>
 struct TurningWalk {
   SinCos<float> angle[WIDTH], turn[WIDTH];
@@ -82,7 +82,7 @@ struct Rotation {
   // The angles of units k .. k + WIDTH - 1 of a head, ready for any position; 0 beyond those that theta has.
   struct Angles {
     Angle<T> theta[WIDTH];
-    __device__ __forceinline__ Angles(const RowsView& view, const Options&, int64_t theta_head, int k) {
+    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) {
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
         theta[i] = Angle<T>::of(k + i < view.cols ? theta_at<T>(view, theta_head, k + i) : A(0));
@@ -142,7 +142,7 @@ struct CosineSine {
     Angle<T> theta[WIDTH];
     int axis;     // of the first feature
     int changes;  // bit i: feature i is on the axis after that of feature i - 1
-    __device__ __forceinline__ Angles(const RowsView& view, const Options&, int64_t theta_head, int k) : changes(0) {
+    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) : changes(0) {
       const int known = static_cast<int>(view.cols);
       axis = k / known;
       int index = k - axis * known;
@@ -259,14 +259,15 @@ __device__ __forceinline__ void store_output(typename Encoding::T* row, int k, i
 template <class T>
 struct ExponentialBelow {
   using A = accumulate_t<T>;
-  A most;
+  A less;
   __device__ __forceinline__ explicit ExponentialBelow(A most)
-      : most(sizeof(T) == 2 ? rounded_product(most, A(kLog2E)) : most) {}
-  __device__ __forceinline__ A operator()(A x) const {
+      : less(sizeof(T) == 2 ? rounded_product(most, A(kLog2E)) : most) {}
+  __device__ __forceinline__ A operator()(A x) const { return below(x, less); }
+  __device__ __forceinline__ static A below(A x, A less) {
     if constexpr (sizeof(T) == 2) {
-      return fast_exp2(rounded_product(x, kLog2E) - most);
+      return fast_exp2(rounded_product(x, kLog2E) - less);
     } else {
-      return exponential<T>(x - most);
+      return exponential<T>(x - less);
     }
   }
 };
@@ -285,31 +286,32 @@ __device__ __forceinline__ A lanes_reduce(A value, int width, Op op) {
 // theta.
 struct LrpeWork {
   int64_t items = 0;
-  int64_t replicas = 0;
-  int64_t replicas_per_block = 0;  // a multiple of kVectors
+  int replicas = 0;
+  int replicas_per_block = 0;      // a multiple of kVectors
   int64_t heads_of_items = 1;      // heads of theta
-  int64_t inner = 1;               // positions or heads that follow each other
-  bool positions_inside = false;   // positions
+  int64_t inner = 1;               // extent of the faster of positions and heads
+  bool positions_inside = false;   // whether that is the positions
   int vectors = 0;                 // of units in a row
   unsigned blocks = 0, parts = 0;  // the grid
 
-  static constexpr int kThreads = 128;
+  static constexpr int kThreads = 64;
   static constexpr int kVectors = 4;  // of x or y that a thread reads before it computes
 
-  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row) {
+  // Whether sines are computed once for all replicas, or again for every kVectors of them: that leaves fewer places in
+  // memory under way at once, but the same unit works out the exponentials of an activation.
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, bool shares_sines) {
     heads_of_items = theta_heads;
     positions_inside = x.length_stride < x.head_stride;
     inner = positions_inside ? x.length : heads_of_items;
     vectors = static_cast<int>(vectors_of_row);
     items = x.length * heads_of_items * vectors;
-    replicas = x.batch * (x.heads / theta_heads);
+    replicas = static_cast<int>(x.batch * (x.heads / theta_heads));
     blocks = static_cast<unsigned>(ceil_div(items, kThreads));
-    // Enough blocks for the chip before sines are shared further.
-    const int64_t wanted = int64_t{context.properties().multiprocessors} * 8;
-    const int64_t most_parts = ceil_div(replicas, kVectors);
-    parts =
-        static_cast<unsigned>(std::clamp<int64_t>(ceil_div(wanted, blocks), 1, std::min<int64_t>(most_parts, 65535)));
-    replicas_per_block = ceil_div(ceil_div(replicas, parts), kVectors) * kVectors;
+    const int64_t most_parts = ceil_div(int64_t{replicas}, int64_t{kVectors});
+    const int64_t wanted = int64_t{context.properties().multiprocessors} * 16;  // enough blocks for the chip
+    const int64_t parts_wanted = shares_sines ? ceil_div(wanted, int64_t{blocks}) : most_parts;
+    parts = static_cast<unsigned>(std::clamp<int64_t>(parts_wanted, 1, std::min<int64_t>(most_parts, 65535)));
+    replicas_per_block = static_cast<int>(ceil_div(ceil_div(replicas, parts), kVectors) * kVectors);
   }
   dim3 grid() const { return dim3(blocks, parts); }
 };
@@ -344,19 +346,38 @@ struct LrpeItem {
   }
 };
 
-// Batch and head of replica r, as batch * heads + head.
-__device__ __forceinline__ int64_t replica_slab(const HeadsView& view, const LrpeItem& item, int64_t theta_heads,
-                                                int64_t replica) {
-  return theta_heads > 1 || view.heads == 1 ? replica * view.heads + item.theta_head : replica;
-}
+// The replicas of an item: in each batch its head, or all heads where they share theta.
+struct Replicas {
+  int heads;  // of an item
+  int64_t heads_in_all, theta_head;
 
-// The row (batch, position, head) of replica r.
+  __device__ __forceinline__ Replicas(const HeadsView& view, const LrpeWork& work, const LrpeItem& item)
+      : heads(work.heads_of_items == 1 ? static_cast<int>(view.heads) : 1),
+        heads_in_all(view.heads),
+        theta_head(item.theta_head) {}
+  // Batch and head of replica r, as batch * heads + head.
+  __device__ __forceinline__ int64_t slab(int r) const {
+    return heads == 1 ? r * heads_in_all + theta_head : int64_t{r};
+  }
+};
+
+// The rows (batch, position, head) of an item. What depends on the replica is the same for all threads of a block.
 template <class T>
-__device__ __forceinline__ T* replica_row(const HeadsView& view, const LrpeItem& item, int64_t theta_heads,
-                                          int64_t replica) {
-  if (theta_heads > 1 || view.heads == 1) return head<T>(view, replica, item.position, item.theta_head);
-  const int64_t batch = replica / view.heads;
-  return head<T>(view, batch, item.position, replica - batch * view.heads);
-}
+struct ReplicaRows {
+  T* first;
+  int64_t batch_stride, head_stride;
+  int heads;
+
+  __device__ __forceinline__ ReplicaRows(const HeadsView& view, const Replicas& replicas, const LrpeItem& item)
+      : first(head<T>(view, 0, item.position, item.theta_head)),
+        batch_stride(view.batch_stride),
+        head_stride(view.head_stride),
+        heads(replicas.heads) {}
+  __device__ __forceinline__ T* operator()(int r) const {
+    if (heads == 1) return first + r * batch_stride;
+    const int batch = r / heads;
+    return first + (batch * batch_stride + (r - batch * heads) * head_stride);
+  }
+};
 
 }  // namespace heddle::kernels::cuda

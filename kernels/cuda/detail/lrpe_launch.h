@@ -11,6 +11,7 @@ template <class Encoding>
 int lanes_of_row(const HeadsView& x, Softmax softmax) {
   const int64_t units = Encoding::units(x.dim);
   if (std::is_same_v<typename Encoding::T, double> || units % Encoding::WIDTH != 0) return 0;
+  if (x.batch * x.heads > INT32_MAX) return 0;
   const int64_t lanes = units / Encoding::WIDTH;
   const bool is_fit = softmax == Softmax::none ? lanes <= INT32_MAX : lanes <= 32 && (lanes & (lanes - 1)) == 0;
   if (softmax == Softmax::sequence && !SequenceWork::takes(x)) return 0;
@@ -43,10 +44,17 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
     if (lanes > 0) {
       const SequenceScale<T>* table = nullptr;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
-      const LrpeWork work(context, x, args.theta.rows, lanes);
+      const bool shares_sines =
+          Vectors::kInputs == 1 || softmax == Softmax::feature || args.options.act != Activation::none;
+      const LrpeWork work(context, x, args.theta.rows, lanes, shares_sines);
       return with_act(args.options, [&](auto act) {
-        HEDDLE_LAUNCH(context, (lrpe_forward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0, args,
-                      work, table);
+        constexpr Act kAct = decltype(act)::value;
+        if constexpr (kAct == Act::sequence) {
+          HEDDLE_LAUNCH_EARLY(context, (lrpe_forward<Vectors, kAct>), work.grid(), LrpeWork::kThreads, 0, args, work,
+                              table);
+        } else {
+          HEDDLE_LAUNCH(context, (lrpe_forward<Vectors, kAct>), work.grid(), LrpeWork::kThreads, 0, args, work, table);
+        }
       });
     }
   }
@@ -68,12 +76,13 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
   const int lanes = can_vectorize_all(Vectors::WIDTH, d_x, args.d_y, args.x) ? lanes_of_row<Vectors>(d_x, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
-      const SequenceScale<T>* table = nullptr;
-      if (softmax == Softmax::sequence) table = launch_sequence_dots<Vectors>(context, args, lanes);
-      const LrpeWork work(context, d_x, args.theta.rows, lanes);
+      if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
+      const LrpeWork work(context, d_x, args.theta.rows, lanes, Vectors::kInputs == 1 || softmax == Softmax::feature);
       return with_act(args.options, [&](auto act) {
-        HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0, args,
-                      work, table);
+        if constexpr (decltype(act)::value != Act::sequence) {
+          HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0,
+                        args, work);
+        }
       });
     }
   }

@@ -1,7 +1,8 @@
-// Softmax over the sequence for the position encodings: sums over the tokens of a slab, which is what one batch and
-// head hold. docs/layers.md#lrpe A block sums over a stretch of the positions of a slab; a second kernel adds the
-// stretches up in their order. The encoding itself is the vector kernel of lrpe_vectors.h, with a table of what the
-// softmax needs of each feature. Bytes: x (and d_y) read twice, y (d_x) written once.
+// Softmax over the sequence for the position encodings.                                             docs/layers.md#lrpe
+// A slab is what one batch and head hold. A block sums over a stretch of its positions; a second kernel adds the
+// stretches up in their order. The forward encoding itself is the vector kernel of lrpe_vectors.h, with a table of what
+// the softmax needs of each feature.
+//   bytes: x (and d_y) read twice, y (d_x) written once
 #pragma once
 
 #include "kernels/cuda/detail/lrpe_vectors.h"
@@ -11,7 +12,8 @@ namespace heddle::kernels::cuda {
 
 struct SequenceWork {
   static constexpr int kThreads = 256;
-  static constexpr int64_t kPositions = 1024;  // of a stretch, at least
+  // Of a stretch. A constant number of blocks at a time, so that results depend on nothing but sizes.
+  static constexpr int64_t kLeastPositions = 1024, kMostPositions = 4096, kBlocks = 264;
 
   int64_t slabs;   // batch * heads
   int stretches;   // of a slab
@@ -20,11 +22,13 @@ struct SequenceWork {
   void* table;     // (slabs, dim) SequenceScale
   void* partials;  // (slabs, stretches, dim) of what is summed up
 
-  // Whether the context's scratch has room, and the numbers of positions and slabs fit their types.
-  static bool takes(const HeadsView& x) { return x.length <= (1 << 30) && x.batch * x.heads <= 65535 && room(x) > 0; }
+  // Whether the context's scratch has room, and the numbers of positions and slabs and the stride fit their types.
+  static bool takes(const HeadsView& x) {
+    return x.length <= (1 << 30) && x.length_stride <= (1 << 28) && x.batch * x.heads <= 65535 && room(x) > 0;
+  }
 
   SequenceWork(Context& context, const HeadsView& x, int lanes) : slabs(x.batch * x.heads), lanes(lanes) {
-    stretches = static_cast<int>(std::min(ceil_div(x.length, kPositions), room(x)));
+    stretches = static_cast<int>(std::min(best_stretches(x), room(x)));
     positions = static_cast<int>(ceil_div(x.length, int64_t{stretches}));
     table = scratch(context);
     partials = static_cast<char*>(table) + numbers(x);
@@ -32,6 +36,20 @@ struct SequenceWork {
   dim3 grid() const { return dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(slabs)); }
 
  private:
+  // Those that leave the fewest blocks idle in the last round; a block costs as much as some 128 positions more.
+  static int64_t best_stretches(const HeadsView& x) {
+    const int64_t first = ceil_div(x.length, kMostPositions);
+    const int64_t last = std::max(first, std::min(ceil_div(x.length, kLeastPositions), room(x)));
+    int64_t best = first, least = INT64_MAX;
+    for (int64_t s = first; s <= last; ++s) {
+      const int64_t cost = ceil_div(s * x.batch * x.heads, kBlocks) * (ceil_div(x.length, s) + 128);
+      if (cost < least) {
+        least = cost;
+        best = s;
+      }
+    }
+    return best;
+  }
   static int64_t numbers(const HeadsView& x) {
     return x.batch * x.heads * x.dim * static_cast<int64_t>(sizeof(float2));
   }
@@ -41,7 +59,9 @@ struct SequenceWork {
 // What is added up for a feature: the maximum and the sum of exponentials below it.
 template <class T>
 struct MaximumAndSum {
-  float most = -2e38f, sum = 0.0f;  // no number of a finite softmax is smaller
+  static constexpr float kLeast =
+      std::is_same_v<T, fp16> ? -65504.0f : -2e38f;  // no number of a finite softmax is less
+  float most = kLeast, sum = 0.0f;
   __device__ __forceinline__ void merge(const MaximumAndSum& other) {
     const float both = Max{}(most, other.most);
     sum = sum * ExponentialBelow<T>(both)(most) + other.sum * ExponentialBelow<T>(both)(other.most);
@@ -63,6 +83,7 @@ __device__ __forceinline__ P exchanged(const P& value, int distance) {
   }
   return result;
 }
+
 // Merges what the threads of a block found for each feature, own[v * WIDTH + i] for element i of input vector v, and
 // writes it to `to`.
 template <class Encoding, class P>
@@ -110,88 +131,142 @@ struct SequenceRows {
 };
 
 template <class Encoding>
-__global__ void __launch_bounds__(SequenceWork::kThreads)
+__global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     sequence_sums(const __grid_constant__ HeadsView x, const __grid_constant__ SequenceWork work) {
   using T = typename Encoding::T;
-  constexpr int kUnroll = 8 / Encoding::kInputs;
+  constexpr int kUnroll = 6, WIDTH = Encoding::WIDTH;
   extern __shared__ float2 shared_words[];
-  const SequenceRows rows(work, x, Encoding::WIDTH);
+  let_next_start();
+  const SequenceRows rows(work, x, WIDTH);
   const int dim = static_cast<int>(x.dim);
-  const T* slab = head<const T>(x, rows.batch, 0, rows.head_index);
-  MaximumAndSum<T> own[Encoding::kValues];
+  const char* slab = reinterpret_cast<const char*>(head<const T>(x, rows.batch, 0, rows.head_index));
+  const auto stride = static_cast<uint32_t>(x.length_stride * sizeof(T));
+  Vec<T, WIDTH> most[Encoding::kInputs];  // so far, as it is stored: half of the registers
+  float sum[Encoding::kValues] = {};
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) most[v][i] = narrow<T>(MaximumAndSum<T>::kLeast);
+  }
+  const auto fetch = [&](int n, InputVectors<Encoding>(&to)[kUnroll]) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const uint64_t position = min(n + u * rows.step, rows.end - 1);
+      to[u] = load_input<Encoding>(reinterpret_cast<const T*>(slab + position * stride), rows.k, dim);
+    }
+  };
+  InputVectors<Encoding> coming[kUnroll];
+  fetch(rows.first, coming);
   for (int n = rows.first; n < rows.end; n += kUnroll * rows.step) {
     InputVectors<Encoding> loaded[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      loaded[u] = load_input<Encoding>(slab + min(n + u * rows.step, rows.end - 1) * x.length_stride, rows.k, dim);
-    }
+    for (int u = 0; u < kUnroll; ++u) loaded[u] = coming[u];
+    fetch(n + kUnroll * rows.step, coming);
 #pragma unroll
     for (int v = 0; v < Encoding::kInputs; ++v) {
-      Vec<float, Encoding::WIDTH> values[kUnroll];
+      const Vec<T, WIDTH> before = most[v];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) values[u] = widen_all(loaded[u].vectors[v]);
+      for (int u = 0; u < kUnroll; ++u) most[v] = larger_of(most[v], loaded[u].vectors[v]);
+      float less[WIDTH];
 #pragma unroll
-      for (int i = 0; i < Encoding::WIDTH; ++i) {
-        MaximumAndSum<T>& mine = own[v * Encoding::WIDTH + i];
-        float most = mine.most;
+      for (int i = 0; i < WIDTH; ++i) {
+        const ExponentialBelow<T> exponential(widen(most[v][i]));
+        sum[v * WIDTH + i] *= exponential(widen(before[i]));
+        less[i] = exponential.less;
+      }
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) most = Max{}(most, values[u][i]);
-        const ExponentialBelow<T> exponential(most);
-        mine.sum *= exponential(mine.most);
-        mine.most = most;
+      for (int u = 0; u < kUnroll; ++u) {
+        const bool is_there = n + u * rows.step < rows.end;
+        const Vec<float, WIDTH> values = widen_all(loaded[u].vectors[v]);
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          if (n + u * rows.step < rows.end) mine.sum += exponential(values[u][i]);
+        for (int i = 0; i < WIDTH; ++i) {
+          const float term = ExponentialBelow<T>::below(values[i], less[i]);
+          if (is_there) sum[v * WIDTH + i] += term;
         }
       }
     }
   }
   using P = MaximumAndSum<T>;
+  P own[Encoding::kValues];
+#pragma unroll
+  for (int i = 0; i < Encoding::kValues; ++i) {
+    own[i].most = widen(most[i / WIDTH][i % WIDTH]);
+    own[i].sum = sum[i];
+  }
   merge_block<Encoding>(own, reinterpret_cast<P*>(shared_words), work.lanes, rows.k, dim,
                         rows.template partials<P>(work, dim));
 }
 
-// sum over positions of a * d_a.
-template <class Encoding>
-__global__ void __launch_bounds__(SequenceWork::kThreads, 1)
-    sequence_dots(const __grid_constant__ typename Encoding::BackwardArgs args,
-                  const __grid_constant__ SequenceWork work) {
+// Two readings of x and d_y: first (dots) the sums over positions of a * d_a, then (not dots) d_x (=|+=) a (d_a - dot).
+template <class Encoding, bool DOTS>
+__global__ void __launch_bounds__(SequenceWork::kThreads, 2)
+    sequence_backward(const __grid_constant__ typename Encoding::BackwardArgs args,
+                      const __grid_constant__ SequenceWork work) {
   using T = typename Encoding::T;
-  constexpr int kValues = Encoding::kValues, kUnroll = 2;
+  constexpr int kValues = Encoding::kValues, WIDTH = Encoding::WIDTH;
+  constexpr int kWalk = 64;  // steps of a walk
   extern __shared__ float2 shared_words[];
-  const SequenceRows rows(work, args.x, Encoding::WIDTH);
+  const SequenceRows rows(work, args.x, WIDTH);
   const int dim = static_cast<int>(args.x.dim);
   const T* x = head<const T>(args.x, rows.batch, 0, rows.head_index);
   const T* d_y = head<const T>(args.d_y, rows.batch, 0, rows.head_index);
+  T* d_x = head<T>(args.d_x.view, rows.batch, 0, rows.head_index);
+  const bool add = args.d_x.mode == Accumulate::add;
+  const auto of_features = [&](const VectorView& numbers, int v) {  // of this slab
+    return load<WIDTH>(vector<const float>(numbers) + int64_t{blockIdx.y} * dim + Encoding::input_at(v, rows.k, dim));
+  };
   SequenceScale<T> scales[kValues];
-  load_scales<Encoding>(static_cast<const SequenceScale<T>*>(work.table) + int64_t{blockIdx.y} * dim, rows.k, dim,
-                        scales);
-  const typename Encoding::Angles angles(args.theta, args.options, args.theta.rows == 1 ? 0 : rows.head_index, rows.k);
-  typename Encoding::Walk walk(angles, args.options, rows.first, rows.step);
-  Total own[kValues];
-  for (int n = rows.first; n < rows.end; n += kUnroll * rows.step) {
-    InputVectors<Encoding> inputs[kUnroll];
-    OutputVectors<Encoding> upstreams[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t position = min(n + u * rows.step, rows.end - 1);
-      inputs[u] = load_input<Encoding>(x + position * args.x.length_stride, rows.k, dim);
-      upstreams[u] = load_output<Encoding>(d_y + position * args.d_y.length_stride, rows.k, dim);
-    }
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    const auto maximum = of_features(args.maximum, v), sum = of_features(args.sum, v);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (n + u * rows.step >= rows.end) break;
-      float a[kValues], d_a[kValues], upstream[2 * Encoding::WIDTH];
-      inputs[u].widen_to(a);
-      upstreams[u].widen_to(upstream);
-      Encoding::backward(upstream, walk.angle, d_a);
+    for (int i = 0; i < WIDTH; ++i) scales[v * WIDTH + i] = SequenceScale<T>(maximum[i], sum[i]);
+  }
+  let_next_start();
+  Total own[kValues];  // summed up, or of the whole slab
+  if constexpr (!DOTS) {
+    await_previous();
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) own[i].sum += scales[i](a[i]) * d_a[i];
-      walk.next();
+    for (int v = 0; v < Encoding::kInputs; ++v) {
+      const auto dots = of_features(args.dots, v);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) own[v * WIDTH + i].sum = dots[i];
     }
   }
-  merge_block<Encoding>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
-                        rows.template partials<Total>(work, dim));
+  const int64_t theta_head = args.theta.rows == 1 ? 0 : rows.head_index;
+  for (int begin = rows.first; begin < rows.end; begin += kWalk * rows.step) {
+    typename Encoding::Walk walk({args.theta, theta_head, rows.k}, args.options, begin, rows.step);
+    const int end = min(rows.end, begin + kWalk * rows.step);
+    for (int64_t n = begin; n < end; n += rows.step, walk.next()) {
+      float a[kValues], d_a[kValues], upstream[2 * WIDTH];
+      T* to = d_x + n * args.d_x.view.length_stride;
+      const auto input = load_input<Encoding>(x + n * args.x.length_stride, rows.k, dim);
+      load_output<Encoding>(d_y + n * args.d_y.length_stride, rows.k, dim).widen_to(upstream);
+      input.widen_to(a);
+      Encoding::backward(upstream, walk.angle, d_a);
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        a[i] = scales[i](a[i]);
+        if constexpr (DOTS) {
+          own[i].sum += a[i] * d_a[i];
+        } else {
+          d_a[i] = a[i] * (d_a[i] - own[i].sum);
+        }
+      }
+      if constexpr (!DOTS) {
+        if (add) {
+          load_input<Encoding>(to, rows.k, dim).widen_to(a);
+#pragma unroll
+          for (int i = 0; i < kValues; ++i) d_a[i] += a[i];
+        }
+        store_input<Encoding>(to, rows.k, dim, d_a);
+      }
+    }
+  }
+  if constexpr (DOTS) {
+    merge_block<Encoding>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
+                          rows.template partials<Total>(work, dim));
+  }
 }
 
 // A thread a feature of a slab: adds up its stretches.
@@ -199,12 +274,15 @@ template <class P>
 __device__ __forceinline__ P sum_stretches(const SequenceWork& work, int64_t feature, int dim) {
   const P* partials = static_cast<const P*>(work.partials) + feature / dim * work.stretches * dim + feature % dim;
   P total = partials[0];
+#pragma unroll 8
   for (int s = 1; s < work.stretches; ++s) total.merge(partials[int64_t{s} * dim]);
   return total;
 }
 template <class T>
 __global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t features, int dim, float* maximum,
                             float* sum) {
+  let_next_start();
+  await_previous();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (feature >= features) return;
   const auto total = sum_stretches<MaximumAndSum<T>>(work, feature, dim);
@@ -212,16 +290,10 @@ __global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t f
   sum[feature] = total.sum;
   static_cast<SequenceScale<T>*>(work.table)[feature] = SequenceScale<T>(total.most, total.sum);
 }
-template <class T>
-__global__ void make_scales(const __grid_constant__ SequenceWork work, int64_t features, const float* maximum,
-                            const float* sum) {
-  const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature < features) {
-    static_cast<SequenceScale<T>*>(work.table)[feature] = SequenceScale<T>(maximum[feature], sum[feature]);
-  }
-}
 template <class A>
 __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t features, int dim, A* dots) {
+  let_next_start();
+  await_previous();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (feature < features) dots[feature] = sum_stretches<Total>(work, feature, dim).sum;
 }
@@ -236,27 +308,23 @@ const SequenceScale<typename Encoding::T>* launch_sequence_sums(Context& context
   const int dim = static_cast<int>(args.x.dim);
   HEDDLE_LAUNCH(context, sequence_sums<Encoding>, work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work);
-  HEDDLE_LAUNCH(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features, dim,
-                vector<float>(args.maximum), vector<float>(args.sum));
+  HEDDLE_LAUNCH_EARLY(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features,
+                      dim, vector<float>(args.maximum), vector<float>(args.sum));
   return static_cast<const SequenceScale<T>*>(work.table);
 }
 
-// Writes dots of a backward pass; returns the table.
+// Writes or adds d_x, and writes dots.
 template <class Encoding>
-const SequenceScale<typename Encoding::T>* launch_sequence_dots(Context& context,
-                                                                const typename Encoding::BackwardArgs& args,
-                                                                int lanes) {
-  using T = typename Encoding::T;
+void launch_sequence_backward(Context& context, const typename Encoding::BackwardArgs& args, int lanes) {
   const SequenceWork work(context, args.x, lanes);
   const int64_t features = work.slabs * args.x.dim;
   const int dim = static_cast<int>(args.x.dim);
-  const auto blocks = static_cast<unsigned>(ceil_div(features, 128));
-  HEDDLE_LAUNCH(context, make_scales<T>, blocks, 128, 0, work, features, vector<const float>(args.maximum),
-                vector<const float>(args.sum));
-  HEDDLE_LAUNCH(context, sequence_dots<Encoding>, work.grid(), SequenceWork::kThreads,
+  HEDDLE_LAUNCH(context, (sequence_backward<Encoding, true>), work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(Total), args, work);
-  HEDDLE_LAUNCH(context, finish_dots<float>, blocks, 128, 0, work, features, dim, vector<float>(args.dots));
-  return static_cast<const SequenceScale<T>*>(work.table);
+  HEDDLE_LAUNCH_EARLY(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
+                      features, dim, vector<float>(args.dots));
+  HEDDLE_LAUNCH_EARLY(context, (sequence_backward<Encoding, false>), work.grid(), SequenceWork::kThreads, 0, args,
+                      work);
 }
 
 }  // namespace heddle::kernels::cuda

@@ -94,20 +94,24 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
                  const SequenceScale<typename Encoding::T>* table) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr int kUnroll = LrpeWork::kVectors / Encoding::kInputs;
+  constexpr int kUnroll =
+      Encoding::kInputs == 2 && ACT == Act::elementwise ? LrpeWork::kVectors : LrpeWork::kVectors / Encoding::kInputs;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.x.dim);
-  const int64_t theta_heads = work.heads_of_items;
+  const Replicas replicas(args.x, work, item);
+  const ReplicaRows<const T> x_rows(args.x, replicas, item);
+  const ReplicaRows<T> y_rows(args.y, replicas, item);
   SinCos<A> angle[Encoding::WIDTH];
-  typename Encoding::Angles(args.theta, args.options, item.theta_head, item.k).at(args.options, item.position, angle);
-  const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
-  const int64_t last = min(work.replicas, first + work.replicas_per_block);
-  for (int64_t base = first; base < last; base += kUnroll) {
+  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
+  if constexpr (ACT == Act::sequence) await_previous();  // it makes the table
+  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
+  const int last = min(work.replicas, first + work.replicas_per_block);
+  for (int base = first; base < last; base += kUnroll) {
     InputVectors<Encoding> loaded[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t r = min(base + u, last - 1);
-      loaded[u] = load_input<Encoding>(replica_row<const T>(args.x, item, theta_heads, r), item.k, dim);
+      const int r = min(base + u, last - 1);
+      loaded[u] = load_input<Encoding>(x_rows(r), item.k, dim);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -116,45 +120,46 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
       activate_row<T, ACT>(a, args.options.act, work.vectors);
       if constexpr (ACT == Act::sequence) {
         alignas(16) SequenceScale<T> scales[Encoding::kValues];
-        load_scales<Encoding>(table + replica_slab(args.x, item, theta_heads, min(base + u, last - 1)) * dim, item.k,
-                              dim, scales);
+        load_scales<Encoding>(table + replicas.slab(min(base + u, last - 1)) * dim, item.k, dim, scales);
 #pragma unroll
         for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
       }
       Encoding::forward(a, angle, y);
       if (item.active && base + u < last) {
-        store_output<Encoding>(replica_row<T>(args.y, item, theta_heads, base + u), item.k, dim, y);
+        store_output<Encoding>(y_rows(base + u), item.k, dim, y);
       }
     }
   }
 }
 
 template <class Encoding, Act ACT>
-__global__ void __launch_bounds__(LrpeWork::kThreads, ACT == Act::sequence ? 3 : 4)
-    lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work,
-                  const SequenceScale<typename Encoding::T>* table) {
+__global__ void __launch_bounds__(LrpeWork::kThreads, 8)
+    lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work) {
+  static_assert(ACT != Act::sequence);
   using T = typename Encoding::T;
   using A = typename Encoding::A;
   constexpr int kUnroll = LrpeWork::kVectors / 2;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.d_x.view.dim);
-  const int64_t theta_heads = work.heads_of_items;
+  const Replicas replicas(args.d_x.view, work, item);
+  const ReplicaRows<const T> d_y_rows(args.d_y, replicas, item), x_rows(args.x, replicas, item);
+  const ReplicaRows<T> d_x_rows(args.d_x.view, replicas, item);
   const bool add = args.d_x.mode == Accumulate::add;
   SinCos<A> angle[Encoding::WIDTH];
-  typename Encoding::Angles(args.theta, args.options, item.theta_head, item.k).at(args.options, item.position, angle);
-  const int64_t first = int64_t{blockIdx.y} * work.replicas_per_block;
-  const int64_t last = min(work.replicas, first + work.replicas_per_block);
-  for (int64_t base = first; base < last; base += kUnroll) {
+  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
+  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
+  const int last = min(work.replicas, first + work.replicas_per_block);
+  for (int base = first; base < last; base += kUnroll) {
     OutputVectors<Encoding> d_y[kUnroll];
     InputVectors<Encoding> x[kUnroll], old[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t r = min(base + u, last - 1);
-      d_y[u] = load_output<Encoding>(replica_row<const T>(args.d_y, item, theta_heads, r), item.k, dim);
+      const int r = min(base + u, last - 1);
+      d_y[u] = load_output<Encoding>(d_y_rows(r), item.k, dim);
       if constexpr (ACT != Act::none) {
-        x[u] = load_input<Encoding>(replica_row<const T>(args.x, item, theta_heads, r), item.k, dim);
+        x[u] = load_input<Encoding>(x_rows(r), item.k, dim);
       }
-      if (add) old[u] = load_input<Encoding>(replica_row<const T>(args.d_x.view, item, theta_heads, r), item.k, dim);
+      if (add) old[u] = load_input<Encoding>(d_x_rows(r), item.k, dim);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -165,21 +170,6 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, ACT == Act::sequence ? 3 :
         A values[Encoding::kValues];
         x[u].widen_to(values);
         activate_row_backward<T, ACT>(gradient, values, args.options.act, work.vectors);
-        if constexpr (ACT == Act::sequence) {
-          const int64_t slab = replica_slab(args.x, item, theta_heads, min(base + u, last - 1)) * dim;
-          alignas(16) SequenceScale<T> scales[Encoding::kValues];
-          load_scales<Encoding>(table + slab, item.k, dim, scales);
-#pragma unroll
-          for (int v = 0; v < Encoding::kInputs; ++v) {
-            const auto dots =
-                load<Encoding::WIDTH>(vector<const float>(args.dots) + slab + Encoding::input_at(v, item.k, dim));
-#pragma unroll
-            for (int i = 0; i < Encoding::WIDTH; ++i) {
-              const int at = v * Encoding::WIDTH + i;
-              gradient[at] = scales[at](values[at]) * (gradient[at] - dots[i]);
-            }
-          }
-        }
       }
       if (add) {
         A before[Encoding::kValues];
@@ -188,7 +178,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, ACT == Act::sequence ? 3 :
         for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
       }
       if (item.active && base + u < last) {
-        store_input<Encoding>(replica_row<T>(args.d_x.view, item, theta_heads, base + u), item.k, dim, gradient);
+        store_input<Encoding>(d_x_rows(base + u), item.k, dim, gradient);
       }
     }
   }

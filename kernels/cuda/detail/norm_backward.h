@@ -1,9 +1,10 @@
 // Backward of the norm family.                                                        docs/layers.md#normalization
 // With xhat = (p - mean) * inv_std and g = d_y * (act(gate) if after) * weight * scale, over one group:
 //   d_p = inv_std * (g - xhat * mean(g * xhat) - (mean(g) if centred))
-//   gate before: d_r = d_p * act(gate), d_gate = d_p * r * act'(gate);  after: d_gate = d_y * (y before the gate) *
-//   act' d_x = d_residual = d_r (of the norm) + d_r (that arrived);  d_weight = sum of d_y * act(gate) * scale * xhat;
-//   d_bias = sum of d_y * act(gate)
+//   gate before:  d_r = d_p * act(gate),  d_gate = d_p * r * act'(gate)
+//   gate after:   d_r = d_p,              d_gate = d_y * (y before the gate) * act'(gate)
+//   d_x = d_residual = d_r + the gradient that arrived at r
+//   d_weight = sum of d_y * act(gate) * scale * xhat,  d_bias = sum of d_y * act(gate)
 // Writes or adds (Destination) d_x, d_residual, d_gate, d_weight, d_bias.
 // Units that fit a team of threads take norm_backward_rows; others are read twice, one element at a time. Partial sums
 // of d_weight and d_bias are added up by a second kernel in the order of the blocks. A translation unit a storage type
@@ -143,7 +144,7 @@ void finish(Context& context, const NormBackwardArgs& args, int rows) {
         finish.sums[count++] = {from, vector<O>(to->view), to->mode == Accumulate::add};
       }
       const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, 32)), static_cast<unsigned>(count));
-      HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A>), grid, kFinishThreads, finish);
+      HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A>), grid, kFinishThreads, 0, finish);
     });
   };
   const std::pair<const A*, const VectorDestination*> weight{partials, &args.d_weight};

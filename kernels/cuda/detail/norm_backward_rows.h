@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
         to += kStreamBytes;
       }
     }
-    commit_copies();
+    __pipeline_commit();
   };
 
   int index = begin + team;
@@ -169,9 +169,9 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
     A mean = A(0), inv_std = A(0);
     if (!center && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
     if (stages == 1) {
-      await_copies<0>();
+      __pipeline_wait_prior(0);
     } else {
-      await_copies<kMostStages - 1>();
+      __pipeline_wait_prior(kMostStages - 1);
     }
     if (center) {
       __syncwarp();  // what one thread of the warp brought, all may read
@@ -333,7 +333,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
 
   if constexpr (kWeight) {
     // The teams of the block add up in their order, then the block's row of partials is written.
-    await_copies<0>();
+    __pipeline_wait_prior(0);
     A* totals = reinterpret_cast<A*>(staged);  // (1 or 2, extent)
     for (int turn_of = 0; turn_of < kTeams; ++turn_of) {
       __syncthreads();

@@ -104,6 +104,21 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& va
   return result;
 }
 
+// The larger of each pair of elements; NaN counts for nothing. 16-bit types two at a time.
+template <class T, int N>
+__device__ __forceinline__ Vec<T, N> larger_of(const Vec<T, N>& a, const Vec<T, N>& b) {
+  Vec<T, N> result;
+#pragma unroll
+  for (int i = 0; i < N; i += sizeof(T) == 2 && N % 2 == 0 ? 2 : 1) {
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+      larger_pair(a.values + i, b.values + i, result.values + i);
+    } else {
+      result[i] = narrow<T>(fmaxf(widen(a[i]), widen(b[i])));
+    }
+  }
+  return result;
+}
+
 // N elements in the type of arithmetic.
 template <int N, class T>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> load_wide(const T* from) {
