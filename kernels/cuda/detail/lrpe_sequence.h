@@ -237,11 +237,20 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   for (int begin = rows.first; begin < rows.end; begin += kWalk * rows.step) {
     typename Encoding::Walk walk({args.theta, theta_head, rows.k}, args.options, begin, rows.step);
     const int end = min(rows.end, begin + kWalk * rows.step);
+    const auto input_at = [&](int64_t n) { return load_input<Encoding>(x + n * args.x.length_stride, rows.k, dim); };
+    const auto upstream_at = [&](int64_t n) {
+      return load_output<Encoding>(d_y + n * args.d_y.length_stride, rows.k, dim);
+    };
+    auto next_input = input_at(begin);
+    auto next_upstream = upstream_at(begin);
     for (int64_t n = begin; n < end; n += rows.step, walk.next()) {
       float a[kValues], d_a[kValues], upstream[2 * WIDTH];
       T* to = d_x + n * args.d_x.view.length_stride;
-      const auto input = load_input<Encoding>(x + n * args.x.length_stride, rows.k, dim);
-      load_output<Encoding>(d_y + n * args.d_y.length_stride, rows.k, dim).widen_to(upstream);
+      const auto input = next_input;
+      next_upstream.widen_to(upstream);
+      const int64_t next = min(n + rows.step, int64_t{end} - 1);
+      next_input = input_at(next);
+      next_upstream = upstream_at(next);
       input.widen_to(a);
       Encoding::backward(upstream, walk.angle, d_a);
 #pragma unroll
