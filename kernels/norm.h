@@ -58,7 +58,7 @@ struct NormBackwardArgs {
 };
 
 // How many partial sums of d_weight there are: a function of the rows alone, so that results depend on nothing else.
-constexpr int64_t norm_partials(int64_t rows) { return rows < 264 ? (rows > 0 ? rows : 1) : 264; }
+constexpr int64_t norm_partials(int64_t rows) { return rows < 396 ? (rows > 0 ? rows : 1) : 396; }
 
 HEDDLE_KERNEL(norm_forward, NormForwardArgs);
 HEDDLE_KERNEL(norm_backward, NormBackwardArgs);

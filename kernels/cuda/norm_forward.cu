@@ -16,8 +16,7 @@ struct ForwardRows {
   explicit ForwardRows(const NormForwardArgs& args)
       : x(args.x), residual(args.residual), gate(args.gate), y(args.y), r(args.r) {}
   static bool fit(const NormForwardArgs& args) {
-    return args.x.rows * args.options.groups <= INT32_MAX / 2 &&
-           StridedRows::fit(args.x, args.residual, args.gate, args.y, args.r);
+    return StridedRows::fit(args.options.groups, args.x, args.residual, args.gate, args.y, args.r);
   }
 };
 
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       return widen_all(r[v]);
     }
   };
-  // Adds up `count` numbers of each element, as of(p, parts) adds them to its parts.
+  // Adds up kCount numbers of each element, as of(p, parts) adds them to its parts.
   const auto sum_over_unit = [&](auto& sums, const auto& of) {
     constexpr int kCount = sizeof(sums) / sizeof(A);
 #pragma unroll

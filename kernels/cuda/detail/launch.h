@@ -12,9 +12,14 @@
 #include "core/tensor/context.h"
 #include "core/tensor/cuda_check.h"
 
-#define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                             \
-  ::heddle::kernels::cuda::launch((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), \
-                                  __VA_ARGS__)
+#define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                    \
+  ::heddle::kernels::cuda::launch((context), false, #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
+                                  (shared_bytes), __VA_ARGS__)
+// For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
+// stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
+#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                             \
+  ::heddle::kernels::cuda::launch((context), true, #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
+                                  (shared_bytes), __VA_ARGS__)
 
 namespace heddle::kernels::cuda {
 
@@ -29,38 +34,24 @@ void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
-            dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
+void launch(const Context& context, bool early, const char* name, const char* file, int line,
+            void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
   use_device(context);
   allow_shared(kernel, shared_bytes);
-  kernel<<<grid, block, shared_bytes, context.stream()>>>(arguments...);
-  check_cuda(static_cast<int>(cudaGetLastError()), name, file, line);
-}
-
-// For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
-// stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
-#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                             \
-  ::heddle::kernels::cuda::launch_early((context), #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
-                                        (shared_bytes), __VA_ARGS__)
-
-template <class... Parameters, class... Arguments>
-void launch_early(const Context& context, const char* name, const char* file, int line, void (*kernel)(Parameters...),
-                  dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
-  use_device(context);
-  allow_shared(kernel, shared_bytes);
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = context.stream();
-  config.attrs = &early;
-  config.numAttrs = context.properties().compute_capability >= 90 ? 1 : 0;
+  config.attrs = &attribute;
+  config.numAttrs = early && context.properties().compute_capability >= 90 ? 1 : 0;
   check_cuda(static_cast<int>(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...)), name, file,
              line);
 }
+
 // Waits until the kernel before it is done and what it wrote can be read.
 __device__ __forceinline__ void await_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

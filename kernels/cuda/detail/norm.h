@@ -23,10 +23,10 @@ struct StridedRows {
     return data + uint64_t{row} * stride + column_bytes;
   }
 
-  // Whether 32 bits are enough for the strides.
+  // Whether 32 bits are enough for the units of rows of `groups` groups, and for the strides.
   template <class... Views>
-  static bool fit(const Views&... views) {
-    return ((!views || bytes(views) <= INT32_MAX) && ...);
+  static bool fit(int64_t groups, const Views&... views) {
+    return ((!views || (views.rows * groups <= INT32_MAX / 2 && bytes(views) <= INT32_MAX)) && ...);
   }
 
  private:

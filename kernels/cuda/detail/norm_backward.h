@@ -135,63 +135,63 @@ template <class T>
 void finish(Context& context, const NormBackwardArgs& args, int rows) {
   using A = accumulate_t<T>;
   const auto* partials = static_cast<const A*>(args.partials.data);
-  const auto launch = [&](std::initializer_list<std::pair<const A*, const VectorDestination*>> wanted) {
-    visit_same_or_accumulate<T>(wanted.begin()->second->view.dtype, args.x.dtype, [&](auto type) {
+  const auto launch = [&](DType dtype, bool weight, bool bias) {
+    visit_same_or_accumulate<T>(dtype, args.x.dtype, [&](auto type) {
       using O = decltype(type);
       FinishArgs<O, A> finish{.sums = {}, .stride = args.partials.row_stride, .cols = args.x.cols, .rows = rows};
-      int count = 0;
-      for (const auto& [from, to] : wanted) {
-        finish.sums[count++] = {from, vector<O>(to->view), to->mode == Accumulate::add};
-      }
-      const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, 32)), static_cast<unsigned>(count));
+      unsigned count = 0;
+      const auto add = [&](const A* from, const VectorDestination& to) {
+        finish.sums[count++] = {from, vector<O>(to.view), to.mode == Accumulate::add};
+      };
+      if (weight) add(partials, args.d_weight);
+      if (bias) add(partials + args.x.cols, args.d_bias);
+      const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, 32)), count);
       HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A>), grid, kFinishThreads, 0, finish);
     });
   };
-  const std::pair<const A*, const VectorDestination*> weight{partials, &args.d_weight};
-  const std::pair<const A*, const VectorDestination*> bias{partials + args.x.cols, &args.d_bias};
-  if (args.d_weight && args.d_bias && args.d_weight.view.dtype == args.d_bias.view.dtype) {
-    launch({weight, bias});
+  const DType weight = args.d_weight.view.dtype, bias = args.d_bias.view.dtype;
+  if (args.d_weight && args.d_bias && weight == bias) {
+    launch(weight, true, true);
   } else {
-    if (args.d_weight) launch({weight});
-    if (args.d_bias) launch({bias});
+    if (args.d_weight) launch(weight, true, false);
+    if (args.d_bias) launch(bias, false, true);
   }
 }
 
+// A team with sums over rows: the units that it has under way, at most.
+template <int TEAM, int VECTORS, int STAGES = 2>
+struct SumsShape : TeamShape<TEAM, VECTORS> {
+  static constexpr int kStages = STAGES;
+};
+
 // Launches the kernel that keeps units in shared memory; returns its rows of partials, 0 when there is no room.
 template <class T, Sums SUMS, Gate GATE, class Shape>
-int launch_rows(Context& context, const NormBackwardArgs& args, Shape) {
-  constexpr int kTeam = Shape::kTeam;
-  const NormStreams streams(args);
+int launch_rows(Context& context, const NormBackwardArgs& args, const NormStreams& streams, Shape) {
+  constexpr int kTeam = Shape::kTeam, kThreads = block_threads(kTeam), kTeams = kThreads / kTeam;
   const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
   const auto kernel = norm_backward_rows<T, kTeam, Shape::kVectors, SUMS, GATE>;
-  const int64_t totals_bytes = static_cast<int64_t>(SUMS) * numbers.extent * static_cast<int>(sizeof(accumulate_t<T>));
-  const auto shared_bytes = [&](int threads, int stages) -> size_t {
-    return std::max(weight_bytes<T>(SUMS, numbers.extent) + stages * streams.count * Shape::kVectors * threads * 16,
-                    totals_bytes);
+  const int64_t stage_bytes = streams.count * int64_t{kThreads} * Shape::kVectors * 16;
+  const auto shared_bytes = [&](int stages) {
+    const int64_t totals = static_cast<int64_t>(SUMS) * numbers.extent * static_cast<int>(sizeof(accumulate_t<T>));
+    return static_cast<size_t>(std::max(weight_bytes<T>(SUMS, numbers.extent) + stages * stage_bytes, totals));
   };
-  const auto resident = [&](int threads, int stages) {
-    return resident_blocks(context, kernel, threads, shared_bytes(threads, stages));
-  };
-  constexpr int kThreads = most_block_threads(kTeam);
-  constexpr int kTeams = kThreads / kTeam;
   const int64_t count = SUMS == Sums::none ? numbers.units : args.x.rows;
   int64_t each = 0, blocks;
   int stages = 1;
   if constexpr (SUMS == Sums::none) {
     // One unit a team, and several where those are so short that starting blocks would take longer than their work.
-    const int64_t bytes = streams.count * int64_t{kThreads} * Shape::kVectors * 16;
-    const int64_t turns = std::clamp<int64_t>((32 << 10) / bytes, 1, 8);
-    if (turns > 1) stages = kMostStages;
-    if (resident(kThreads, stages) == 0) return 0;
+    const int64_t turns = std::clamp<int64_t>((32 << 10) / stage_bytes, 1, 8);
+    if (turns > 1) stages = 2;
+    if (shared_bytes(stages) > context.properties().shared_bytes_per_block) return 0;
     each = kTeams * turns;
     blocks = ceil_div(count, each);
   } else {
-    // Units of the next row are fetched ahead where enough threads find room then; 256 on a multiprocessor are enough.
-    stages = kMostStages;
-    blocks = resident(kThreads, stages);
-    if (blocks * kThreads < 256) {
-      stages = 1;
-      blocks = resident(kThreads, stages);
+    // Units under way, and blocks: as many as there is room for, but no more than 128 KiB on a multiprocessor where
+    // several blocks share it; of the two, 512 threads first.
+    for (stages = Shape::kStages;; --stages) {
+      const int64_t few = std::clamp<int64_t>((128 << 10) / (stages * stage_bytes), 1, 3);
+      blocks = std::min<int64_t>(few, resident_blocks(context, kernel, kThreads, shared_bytes(stages)));
+      if (stages == 1 || blocks * kThreads >= 512) break;
     }
     if (blocks == 0) return 0;
     blocks = std::min({ceil_div(count, kTeams), blocks * context.properties().multiprocessors,
@@ -199,9 +199,29 @@ int launch_rows(Context& context, const NormBackwardArgs& args, Shape) {
   }
   const auto grid = static_cast<unsigned>(blocks);
   HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), kThreads,
-                shared_bytes(kThreads, stages), args, streams, numbers, static_cast<int>(count), static_cast<int>(each),
-                stages);
+                shared_bytes(stages), args, streams, numbers, static_cast<int>(count), static_cast<int>(each), stages);
   return static_cast<int>(grid);
+}
+
+// Calls launch(shape), measured on an H200 from 2048 features of 16 bits on.
+template <Sums SUMS, Gate GATE, class Launch>
+void choose_backward_shape(int64_t vectors, int streams, const Launch& launch) {
+  if constexpr (SUMS == Sums::none) {
+    choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
+                TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 3>, TeamShape<512, 4>>(vectors,
+                                                                                                              launch);
+  } else if constexpr (GATE != Gate::none) {  // few vectors, so that nothing spills
+    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
+                SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<512, 2>>(vectors, launch);
+  } else if (streams <= 2) {
+    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
+                SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<256, 4>, SumsShape<512, 3>, SumsShape<512, 4, 3>>(
+        vectors, launch);
+  } else {
+    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<128, 1, 3>,
+                SumsShape<256, 1, 3>, SumsShape<512, 1, 3>, SumsShape<512, 2>, SumsShape<512, 3>, SumsShape<512, 4>>(
+        vectors, launch);
+  }
 }
 
 template <class T, Sums SUMS, Gate GATE>
@@ -212,17 +232,11 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
                          args.d_x.view, args.d_residual.view, args.d_gate.view)) {
     return 0;
   }
+  const NormStreams streams(args);
   int partials = 0;
-  const auto launch = [&](auto shape) { partials = launch_rows<T, SUMS, GATE>(context, args, shape); };
-  const int64_t vectors = args.x.cols / args.options.groups / kWidth;
-  if constexpr (SUMS != Sums::none && GATE != Gate::none) {  // few vectors, so that nothing spills
-    choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<64, 2>,
-                TeamShape<128, 2>, TeamShape<256, 2>, TeamShape<512, 2>>(vectors, launch);
-  } else {
-    choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
-                TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 3>, TeamShape<512, 4>>(vectors,
-                                                                                                              launch);
-  }
+  choose_backward_shape<SUMS, GATE>(args.x.cols / args.options.groups / kWidth, streams.count, [&](auto shape) {
+    partials = launch_rows<T, SUMS, GATE>(context, args, streams, shape);
+  });
   return partials;
 }
 

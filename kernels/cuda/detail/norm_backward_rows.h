@@ -33,13 +33,13 @@ struct UnitFactors {
   __device__ __forceinline__ A d_p(A g, A d) const { return of_g * g - (of_d * d + less); }  // g without the scale
 };
 
-// Units that a team has under way at once: two where shared memory holds them.
-constexpr int kMostStages = 2;
+// Units that a team has under way at once, at most.
+constexpr int kMostStages = 3;
 
-// Threads of a block, at most.
-__host__ __device__ constexpr int most_block_threads(int team) { return team <= 256 ? 256 : team; }
+// Threads of a block.
+__host__ __device__ constexpr int block_threads(int team) { return team <= 256 ? 256 : team; }
 
-// Blocks that a multiprocessor should hold: sums over rows are cut for two of them on each (norm_partials).
+// Blocks that a multiprocessor holds by registers, at least.
 __host__ __device__ constexpr int backward_blocks(int team, Sums sums) {
   return sums != Sums::none && team <= 256 ? 2 : 1;
 }
@@ -48,6 +48,18 @@ __host__ __device__ constexpr int backward_blocks(int team, Sums sums) {
 template <class T>
 __host__ __device__ constexpr int64_t weight_bytes(Sums sums, int64_t extent) {
   return sums == Sums::none ? 0 : extent * static_cast<int64_t>(sizeof(T));
+}
+
+// Waits until the oldest of `stages` groups of copies has arrived.
+__device__ __forceinline__ void wait_for_oldest(int stages) {
+  static_assert(kMostStages == 3);
+  if (stages == 1) {
+    __pipeline_wait_prior(0);
+  } else if (stages == 2) {
+    __pipeline_wait_prior(1);
+  } else {
+    __pipeline_wait_prior(2);
+  }
 }
 
 // Calls work(center, weighted) with the flags as types.
@@ -69,7 +81,7 @@ __device__ __forceinline__ void with_flags(const Work& work, bool center, bool w
 }
 
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE>
-__global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM, SUMS))
+__global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUMS))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
                        const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages) {
   using A = accumulate_t<T>;
@@ -77,7 +89,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
   constexpr bool kWeight = SUMS != Sums::none;
   constexpr bool kBias = SUMS == Sums::weight_and_bias;
   constexpr bool kKeepsCore = GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;  // else no registers
-  constexpr int kTeams = most_block_threads(TEAM) / TEAM;
+  constexpr int kTeams = block_threads(TEAM) / TEAM;
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
   constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
   extern __shared__ uint4 staged[];
@@ -168,11 +180,7 @@ __global__ void __launch_bounds__(most_block_threads(TEAM), backward_blocks(TEAM
     // Without a mean the statistics are needed late enough for a plain load.
     A mean = A(0), inv_std = A(0);
     if (!center && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
-    if (stages == 1) {
-      __pipeline_wait_prior(0);
-    } else {
-      __pipeline_wait_prior(kMostStages - 1);
-    }
+    wait_for_oldest(stages);
     if (center) {
       __syncwarp();  // what one thread of the warp brought, all may read
       const A* own = statistics[stage][threadIdx.x / kReaders];

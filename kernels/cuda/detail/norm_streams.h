@@ -27,11 +27,9 @@ struct NormStreams {
     old_d_gate = add_old(args.d_gate);
   }
 
-  // Whether 32 bits are enough for units and strides.
   static bool fit(const NormBackwardArgs& args) {
-    return args.x.rows * args.options.groups <= INT32_MAX / 2 &&
-           StridedRows::fit(args.x, args.residual, args.gate, args.d_y, args.d_r, args.d_x.view, args.d_residual.view,
-                            args.d_gate.view);
+    return StridedRows::fit(args.options.groups, args.x, args.residual, args.gate, args.d_y, args.d_r, args.d_x.view,
+                            args.d_residual.view, args.d_gate.view);
   }
 
  private:
