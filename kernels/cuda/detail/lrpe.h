@@ -212,20 +212,25 @@ using InputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, Encoding:
 template <class Encoding>
 using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
 
-template <class Encoding>
+// WRITES: whether the kernel writes as well, load_stream().
+template <class Encoding, bool WRITES = true>
 __device__ __forceinline__ InputVectors<Encoding> load_input(const typename Encoding::T* row, int k, int dim) {
   InputVectors<Encoding> result;
 #pragma unroll
   for (int v = 0; v < Encoding::kInputs; ++v) {
-    result.vectors[v] = load<Encoding::WIDTH>(row + Encoding::input_at(v, k, dim));
+    const auto* from = row + Encoding::input_at(v, k, dim);
+    result.vectors[v] = WRITES ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
   }
   return result;
 }
-template <class Encoding>
+template <class Encoding, bool WRITES = true>
 __device__ __forceinline__ OutputVectors<Encoding> load_output(const typename Encoding::T* row, int k, int dim) {
   OutputVectors<Encoding> result;
 #pragma unroll
-  for (int v = 0; v < 2; ++v) result.vectors[v] = load<Encoding::WIDTH>(row + Encoding::output_at(v, k, dim));
+  for (int v = 0; v < 2; ++v) {
+    const auto* from = row + Encoding::output_at(v, k, dim);
+    result.vectors[v] = WRITES ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+  }
   return result;
 }
 

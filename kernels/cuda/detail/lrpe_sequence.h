@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint64_t position = min(n + u * rows.step, rows.end - 1);
-      to[u] = load_input<Encoding>(reinterpret_cast<const T*>(slab + position * stride), rows.k, dim);
+      to[u] = load_input<Encoding, false>(reinterpret_cast<const T*>(slab + position * stride), rows.k, dim);
     }
   };
   InputVectors<Encoding> coming[kUnroll];
@@ -237,9 +237,11 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   for (int begin = rows.first; begin < rows.end; begin += kWalk * rows.step) {
     typename Encoding::Walk walk({args.theta, theta_head, rows.k}, args.options, begin, rows.step);
     const int end = min(rows.end, begin + kWalk * rows.step);
-    const auto input_at = [&](int64_t n) { return load_input<Encoding>(x + n * args.x.length_stride, rows.k, dim); };
+    const auto input_at = [&](int64_t n) {
+      return load_input<Encoding, !DOTS>(x + n * args.x.length_stride, rows.k, dim);
+    };
     const auto upstream_at = [&](int64_t n) {
-      return load_output<Encoding>(d_y + n * args.d_y.length_stride, rows.k, dim);
+      return load_output<Encoding, !DOTS>(d_y + n * args.d_y.length_stride, rows.k, dim);
     };
     auto next_input = input_at(begin);
     auto next_upstream = upstream_at(begin);

