@@ -212,24 +212,24 @@ using InputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, Encoding:
 template <class Encoding>
 using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
 
-// WRITES: whether the kernel writes as well, load_stream().
-template <class Encoding, bool WRITES = true>
+// STREAM: load_stream(), for what no kernel of the operator reads again.
+template <class Encoding, bool STREAM = true>
 __device__ __forceinline__ InputVectors<Encoding> load_input(const typename Encoding::T* row, int k, int dim) {
   InputVectors<Encoding> result;
 #pragma unroll
   for (int v = 0; v < Encoding::kInputs; ++v) {
     const auto* from = row + Encoding::input_at(v, k, dim);
-    result.vectors[v] = WRITES ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+    result.vectors[v] = STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
   }
   return result;
 }
-template <class Encoding, bool WRITES = true>
+template <class Encoding, bool STREAM = true>
 __device__ __forceinline__ OutputVectors<Encoding> load_output(const typename Encoding::T* row, int k, int dim) {
   OutputVectors<Encoding> result;
 #pragma unroll
   for (int v = 0; v < 2; ++v) {
     const auto* from = row + Encoding::output_at(v, k, dim);
-    result.vectors[v] = WRITES ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+    result.vectors[v] = STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
   }
   return result;
 }

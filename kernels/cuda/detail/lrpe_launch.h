@@ -32,6 +32,12 @@ void with_act(const Options& options, const Launch& launch) {
   }
 }
 
+// Whether a row's own activation is work for the unit that sines need: then they are shared, LrpeWork.
+template <class Options>
+bool has_exponentials(const Options& options) {
+  return options.softmax == Softmax::feature || options.act != Activation::none;
+}
+
 // Vectors is the encoding with the width of 16 bytes, Single the same with a width of 1.
 template <class Vectors, class Single>
 void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& args) {
@@ -44,9 +50,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
     if (lanes > 0) {
       const SequenceScale<T>* table = nullptr;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
-      const bool shares_sines =
-          Vectors::kInputs == 1 || softmax == Softmax::feature || args.options.act != Activation::none;
-      const LrpeWork work(context, x, args.theta.rows, lanes, shares_sines);
+      const LrpeWork work(context, x, args.theta.rows, lanes, has_exponentials(args.options));
       return with_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
         if constexpr (kAct == Act::sequence) {
@@ -77,7 +81,9 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
       if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
-      const LrpeWork work(context, d_x, args.theta.rows, lanes, Vectors::kInputs == 1 || softmax == Softmax::feature);
+      // What reads two rows for each that it writes has enough under way.
+      const bool shares_sines = Vectors::kInputs == 1 || has_exponentials(args.options);
+      const LrpeWork work(context, d_x, args.theta.rows, lanes, shares_sines);
       return with_act(args.options, [&](auto act) {
         if constexpr (decltype(act)::value != Act::sequence) {
           HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0,

@@ -238,10 +238,10 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     typename Encoding::Walk walk({args.theta, theta_head, rows.k}, args.options, begin, rows.step);
     const int end = min(rows.end, begin + kWalk * rows.step);
     const auto input_at = [&](int64_t n) {
-      return load_input<Encoding, !DOTS>(x + n * args.x.length_stride, rows.k, dim);
+      return load_input<Encoding, false>(x + n * args.x.length_stride, rows.k, dim);
     };
     const auto upstream_at = [&](int64_t n) {
-      return load_output<Encoding, !DOTS>(d_y + n * args.d_y.length_stride, rows.k, dim);
+      return load_output<Encoding, false>(d_y + n * args.d_y.length_stride, rows.k, dim);
     };
     auto next_input = input_at(begin);
     auto next_upstream = upstream_at(begin);

@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
                  const SequenceScale<typename Encoding::T>* table) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr int kUnroll =
-      Encoding::kInputs == 2 && ACT == Act::elementwise ? LrpeWork::kVectors : LrpeWork::kVectors / Encoding::kInputs;
+  constexpr bool kFew = Encoding::kInputs == 2 && (ACT == Act::none || ACT == Act::sequence);  // measured
+  constexpr int kUnroll = kFew ? LrpeWork::kVectors / 2 : LrpeWork::kVectors;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.x.dim);
   const Replicas replicas(args.x, work, item);
@@ -110,10 +110,13 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
       loaded[u] = load_input<Encoding>(x_rows(min(base + u, last - 1)), item.k, dim);
     }
   };
-  fetch(first);  // under way while the angles are worked out
+  if constexpr (ACT != Act::sequence) fetch(first);  // under way while the angles are worked out
   SinCos<A> angle[Encoding::WIDTH];
   typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
-  if constexpr (ACT == Act::sequence) await_previous();  // it makes the table
+  if constexpr (ACT == Act::sequence) {  // x is in L2 in part, and comes soon
+    fetch(first);
+    await_previous();  // it makes the table
+  }
   for (int base = first; base < last; base += kUnroll) {
     if (base > first) fetch(base);
 #pragma unroll
@@ -141,7 +144,8 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, 8)
   static_assert(ACT != Act::sequence);
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr int kUnroll = LrpeWork::kVectors / 2;
+  constexpr bool kFew = ACT == Act::softmax || (Encoding::kInputs == 2 && ACT != Act::none);  // else nothing is left
+  constexpr int kUnroll = kFew ? LrpeWork::kVectors / 2 : LrpeWork::kVectors;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.d_x.view.dim);
   const Replicas replicas(args.d_x.view, work, item);
@@ -160,7 +164,12 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, 8)
       if constexpr (ACT != Act::none) {
         x[u] = load_input<Encoding>(x_rows(r), item.k, dim);
       }
-      if (add) old[u] = load_input<Encoding>(d_x_rows(r), item.k, dim);
+    }
+    if (add) {
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        old[u] = load_input<Encoding>(d_x_rows(min(base + u, last - 1)), item.k, dim);
+      }
     }
   };
   fetch(first);  // under way while the angles are worked out
