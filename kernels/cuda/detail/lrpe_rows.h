@@ -9,13 +9,15 @@ namespace heddle::kernels::cuda {
 // One row and what belongs to it.
 struct RowPlace {
   int64_t batch, position, head_index, theta_head, column;  // column: batch * heads + head
-  __device__ RowPlace(const HeadsView& x, const RowsView& theta, int64_t index) {
-    head_index = index % x.heads;
-    position = index / x.heads % x.length;
-    batch = index / x.heads / x.length;
-    theta_head = theta.rows == 1 ? 0 : head_index;
-    column = batch * x.heads + head_index;
-  }
+  __device__ RowPlace(const HeadsView& x, const RowsView& theta, int64_t position, int64_t column)
+      : batch(column / x.heads),
+        position(position),
+        head_index(column % x.heads),
+        theta_head(theta.rows == 1 ? 0 : head_index),
+        column(column) {}
+  // Of the row of this index; heads are the fastest, then positions.
+  __device__ RowPlace(const HeadsView& x, const RowsView& theta, int64_t index)
+      : RowPlace(x, theta, index / x.heads % x.length, index / x.heads / x.length * x.heads + index % x.heads) {}
 };
 
 // act of one row of `dim` features, element by element.
@@ -154,8 +156,7 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
   }
 }
 
-// --- Sums over the sequence: a block owns 32 features (units) of one batch and head; 16 warps take positions in turn
-// ---
+// --- Sums over the sequence: a block owns 32 features (units) of a batch and head; 16 warps take positions in turn ---
 
 constexpr int kSequenceWarps = 16;
 
@@ -202,12 +203,10 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
   const int dim = static_cast<int>(args.x.dim);
   const int k = static_cast<int>(blockIdx.y) * 32 + lane;
   const bool has = k < Encoding::units(dim);
-  RowPlace place(args.x, args.theta, column % args.x.heads);
-  place.batch = column / args.x.heads;
-  place.column = column;
+  RowPlace place(args.x, args.theta, warp, column);
   A dot[Encoding::kInputs] = {};
   if (has) {
-    for (place.position = warp; place.position < args.x.length; place.position += kSequenceWarps) {
+    for (; place.position < args.x.length; place.position += kSequenceWarps) {
       const RowActivation<T> act(args, place);
       SinCos<A> angle[1];
       unit_angle<Encoding>(args.theta, args.options, place, k, angle);
@@ -248,11 +247,8 @@ __global__ void __launch_bounds__(32)  // a warp, as RowActivation wants
     double sum = 0.0;
     for (int64_t n = begin; n < end; ++n) {
       for (int64_t column = 0; column < x.batch * x.heads; ++column) {
-        RowPlace place(x, args.theta, column % x.heads);
-        if (place.theta_head != theta_head && args.theta.rows > 1) continue;
-        place.batch = column / x.heads;
-        place.position = n;
-        place.column = column;
+        const RowPlace place(x, args.theta, n, column);
+        if (place.theta_head != theta_head) continue;
         const RowActivation<T> act(args, place);
         if (index >= angles) continue;
         const T* d_y = head<const T>(args.d_y, place.batch, n, place.head_index);
