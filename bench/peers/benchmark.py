@@ -289,6 +289,15 @@ def rows_of(suite, arguments):
                     torch.cuda.empty_cache()
 
 
+def write_rows(path, rows):
+    """Writes the rows aside and renames, so that the file is whole at any time."""
+    with open(path + ".partial", "w") as file:
+        json.dump(rows, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".partial", path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="+")
@@ -310,10 +319,8 @@ def main():
         for row in rows_of(suite, arguments):
             rows.append(row)
             print("{suite} {config} {pass} {quantity} n={n} {provider}: {value:.4f} {unit}".format(**row), flush=True)
-    if arguments.json:
-        with open(arguments.json + ".partial", "w") as file:
-            json.dump(rows, file, indent=1)
-        os.replace(arguments.json + ".partial", arguments.json)
+            if arguments.json:  # after each row: peers compile for minutes, and what was measured should not be lost
+                write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":
