@@ -85,8 +85,10 @@ void lrpe_forward(Context& context, const Args& args) {
     if (args.options.softmax == Softmax::sequence) {
       sequence_softmax<T>(context, args.x, vector<A>(args.maximum), vector<A>(args.sum));
     }
+    // A piece of work prepares theta, so it should have several positions; 32 pieces at least where there are as many.
     const int64_t row = std::max<int64_t>(1, args.x.batch * args.x.heads * args.x.dim);
-    parallel_ranges(context, args.x.length, std::max<int64_t>(1, 16384 / row), [&](int64_t begin, int64_t end) {
+    const int64_t positions = std::max(std::clamp<int64_t>(args.x.length / 32, 1, 16), 16384 / row);
+    parallel_ranges(context, args.x.length, positions, [&](int64_t begin, int64_t end) {
       LrpeForward<T, Encoding<A>> work(args);
       for (int64_t position = begin; position < end; ++position) work.run(position);
     });
