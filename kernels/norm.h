@@ -57,7 +57,8 @@ struct NormBackwardArgs {
   NormOptions options;
 };
 
-// How many partial sums of d_weight there are: a function of the rows alone, so that results depend on nothing else.
+// Rows of partial sums: a function of the rows alone. The CPU fills all, so that its results depend on nothing else; a
+// GPU as many as it has places for.
 constexpr int64_t norm_partials(int64_t rows) { return rows < 396 ? (rows > 0 ? rows : 1) : 396; }
 
 HEDDLE_KERNEL(norm_forward, NormForwardArgs);

@@ -83,6 +83,9 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
   }
 }
 
+// Whether a mean is subtracted: known when compiling, or asked for at run time.
+enum class Center { no, yes, ask };
+
 // Where the gate of a kernel stands.
 enum class Gate { none, pre, post };
 

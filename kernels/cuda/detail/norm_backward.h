@@ -93,9 +93,14 @@ __global__ void __launch_bounds__(TEAM)
   }
 }
 
-// destination (=|+=) sum over the rows of partials. A block owns 32 columns; its 32 warps take rows in turn, then each
-// adds up one column. The y index of a block is that of its sums.
-constexpr int kFinishThreads = 1024;
+// destination (=|+=) sum over the rows of partials. A block owns 16 columns, a thread WIDTH neighbouring ones in every
+// kReaders-th row; what it reads is under way together. A block is small enough to have its place, and wait, while the
+// kernel before it still has all others. The y index of a block is that of its sums.
+template <int WIDTH>
+struct Finish {
+  static constexpr int kThreads = 256, kColumns = 16, kAcross = kColumns / WIDTH, kReaders = kThreads / kAcross;
+  static constexpr int kAhead = WIDTH > 1 ? 7 : 13;  // rows of a thread
+};
 
 template <class O, class A>
 struct FinishedSums {
@@ -110,25 +115,50 @@ struct FinishArgs {
   int rows;
 };
 
-template <class O, class A>
-__global__ void __launch_bounds__(kFinishThreads) norm_finish(const __grid_constant__ FinishArgs<O, A> args) {
-  __shared__ A shared[32][33];
+template <class O, class A, int WIDTH>
+__global__ void __launch_bounds__(Finish<WIDTH>::kThreads) norm_finish(const __grid_constant__ FinishArgs<O, A> args) {
+  using F = Finish<WIDTH>;
+  constexpr int kWarps = F::kThreads / 32;
+  __shared__ A shared[kWarps][F::kColumns];
   const FinishedSums<O, A>& own = args.sums[blockIdx.y];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t first = int64_t{blockIdx.x} * 32;
+  const int64_t first = int64_t{blockIdx.x} * F::kColumns;
+  const bool writes = threadIdx.x < F::kColumns && first + threadIdx.x < args.cols;
+  O* const to = own.destination + first + threadIdx.x;
+  const A old = own.add && writes ? static_cast<A>(widen(*to)) : A(0);
+  const int place = static_cast<int>(threadIdx.x) % F::kAcross * WIDTH;
+  const int reader = static_cast<int>(threadIdx.x) / F::kAcross;
+  Vec<A, WIDTH> sum{};
   await_previous();
-  A sum = A(0);
-  if (first + lane < args.cols) {
-#pragma unroll 8
-    for (int r = warp; r < args.rows; r += 32) sum += own.partials[r * args.stride + first + lane];
+  if (first + place < args.cols) {
+    const A* from = own.partials + first + place;
+    for (int base = reader; base < args.rows; base += F::kReaders * F::kAhead) {
+      Vec<A, WIDTH> parts[F::kAhead] = {};
+#pragma unroll
+      for (int i = 0; i < F::kAhead; ++i) {
+        const int r = base + i * F::kReaders;
+        if (r < args.rows) parts[i] = load<WIDTH>(from + r * args.stride);
+      }
+#pragma unroll
+      for (int i = 0; i < F::kAhead; ++i) {
+#pragma unroll
+        for (int c = 0; c < WIDTH; ++c) sum[c] += parts[i][c];
+      }
+    }
   }
-  shared[lane][warp] = sum;
+#pragma unroll
+  for (int c = 0; c < WIDTH; ++c) {
+#pragma unroll
+    for (int distance = F::kAcross; distance < 32; distance *= 2) {
+      sum[c] += __shfl_xor_sync(0xffffffffu, sum[c], distance);
+    }
+    if (threadIdx.x % 32 < F::kAcross) shared[threadIdx.x / 32][place + c] = sum[c];
+  }
   __syncthreads();
-  sum = group_sum(shared[warp][lane]);
-  const int64_t column = first + warp;
-  if (lane != 0 || column >= args.cols) return;
-  if (own.add) sum += static_cast<A>(widen(own.destination[column]));
-  own.destination[column] = narrow<O>(sum);
+  if (!writes) return;
+  A total = old;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) total += shared[warp][threadIdx.x];
+  *to = narrow<O>(total);
 }
 
 template <class T>
@@ -145,8 +175,12 @@ void finish(Context& context, const NormBackwardArgs& args, int rows) {
       };
       if (weight) add(partials, args.d_weight);
       if (bias) add(partials + args.x.cols, args.d_bias);
-      const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, 32)), count);
-      HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A>), grid, kFinishThreads, 0, finish);
+      with_width<A>(
+          can_vectorize(args.partials, vector_width<A>) && args.x.cols % vector_width<A> == 0, [&](auto width) {
+            using F = Finish<decltype(width)::value>;
+            const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, F::kColumns)), count);
+            HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A, decltype(width)::value>), grid, F::kThreads, 0, finish);
+          });
     });
   };
   const DType weight = args.d_weight.view.dtype, bias = args.d_bias.view.dtype;
@@ -159,16 +193,12 @@ void finish(Context& context, const NormBackwardArgs& args, int rows) {
 }
 
 // A team with sums over rows: the units that it has under way, at most, and whether its kernels without a gate know
-// when compiling if there is a mean. Those are 2 % faster, but alone on a multiprocessor, with 512 threads, up to 15 %
-// slower.
-template <int TEAM, int VECTORS, int STAGES = 2, bool KNOWS_CENTER = true>
+// when compiling if there is a mean. Most are 2 % faster so; alone on a multiprocessor some are up to 15 % slower.
+enum class Knows { center, nothing };
+template <int TEAM, int VECTORS, int STAGES = 2, Knows KNOWS = Knows::center>
 struct SumsShape : TeamShape<TEAM, VECTORS> {
   static constexpr int kStages = STAGES;
-  static constexpr bool kKnowsCenter = KNOWS_CENTER;
-};
-template <class Shape>
-inline constexpr bool knows_center = requires {
-  requires Shape::kKnowsCenter;
+  static constexpr Knows kKnows = KNOWS;
 };
 
 // Launches the kernel that keeps units in shared memory; returns its rows of partials, 0 when there is no room.
@@ -180,7 +210,8 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
   const int64_t stage_bytes = streams.count * int64_t{kThreads} * Shape::kVectors * 16;
   const auto shared_bytes = [&](int stages) {
     const int64_t totals = static_cast<int64_t>(SUMS) * numbers.extent * static_cast<int>(sizeof(accumulate_t<T>));
-    return static_cast<size_t>(std::max(weight_bytes<T>(SUMS, numbers.extent) + stages * stage_bytes, totals));
+    const int64_t weight = weight_bytes<T>(SUMS, Shape::kVectors, numbers.extent);
+    return static_cast<size_t>(std::max(weight + stages * stage_bytes, totals));
   };
   const int64_t count = SUMS == Sums::none ? numbers.units : args.x.rows;
   int64_t each = 0, blocks;
@@ -201,8 +232,7 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
       if (stages == 1 || blocks * kThreads >= 512) break;
     }
     if (blocks == 0) return 0;
-    blocks = std::min({ceil_div(count, kTeams), blocks * context.properties().multiprocessors,
-                       norm_partials(args.x.rows), args.partials.rows});
+    blocks = std::min({ceil_div(count, kTeams), blocks * context.properties().multiprocessors, args.partials.rows});
   }
   const auto grid = static_cast<unsigned>(blocks);
   HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), kThreads,
@@ -210,24 +240,35 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
   return static_cast<int>(grid);
 }
 
-// Calls launch(shape), measured on an H200 from 2048 features of 16 bits on.
+// Calls launch(shape), measured on an H200 from 2048 features of 16 bits on. Short rows are kept between the passes,
+// one vector a thread; but where only x and d_y are read, of many rows, two vectors a thread and a second reading from
+// shared memory are faster.
 template <Sums SUMS, Gate GATE, class Launch>
-void choose_backward_shape(int64_t vectors, int streams, const Launch& launch) {
+void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Launch& launch) {
   if constexpr (SUMS == Sums::none) {
     choose_team<TeamShape<8, 1>, TeamShape<16, 1>, TeamShape<32, 1>, TeamShape<32, 2>, TeamShape<32, 4>,
                 TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 3>, TeamShape<512, 4>>(vectors,
                                                                                                               launch);
-  } else if constexpr (GATE != Gate::none) {  // few vectors, so that nothing spills
-    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
-                SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<512, 2>>(vectors, launch);
-  } else if (streams <= 2) {
-    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
-                SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<512, 2>, SumsShape<512, 3, 2, false>,
-                SumsShape<512, 4, 3, false>>(vectors, launch);
   } else {
-    choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<128, 1, 3>,
-                SumsShape<256, 1, 3>, SumsShape<512, 1, 3>, SumsShape<512, 2, 2, false>, SumsShape<512, 3, 2, false>,
-                SumsShape<512, 4, 2, false>>(vectors, launch);
+    const bool is_kept = GATE != Gate::none || streams > 2 || rows <= 24576;
+    if (is_kept && choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<64, 1>, SumsShape<128, 1>,
+                               SumsShape<256, 1>>(vectors, launch)) {
+      return;
+    }
+    if constexpr (GATE != Gate::none) {  // few vectors, so that nothing spills
+      choose_team<SumsShape<256, 2>, SumsShape<512, 2>>(vectors, launch);
+    } else {
+      if (is_kept && choose_team<SumsShape<512, 1, 3>>(vectors, launch)) return;
+      if (streams > 2) {
+        choose_team<SumsShape<512, 2, 2, Knows::nothing>, SumsShape<512, 3, 2, Knows::nothing>,
+                    SumsShape<512, 4, 2, Knows::nothing>>(vectors, launch);
+      } else {
+        constexpr int kStages = SUMS == Sums::weight ? 2 : 3;
+        choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
+                    SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<512, 2, kStages>,
+                    SumsShape<512, 3, 2, Knows::nothing>, SumsShape<512, 4, 3, Knows::nothing>>(vectors, launch);
+      }
+    }
   }
 }
 
@@ -241,17 +282,18 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
   }
   const NormStreams streams(args);
   int partials = 0;
-  choose_backward_shape<SUMS, GATE>(args.x.cols / args.options.groups / kWidth, streams.count, [&](auto shape) {
+  const int64_t vectors = args.x.cols / args.options.groups / kWidth;
+  choose_backward_shape<SUMS, GATE>(vectors, args.x.rows, streams.count, [&](auto shape) {
     const auto start = [&](auto center) {
       partials = launch_rows<T, SUMS, GATE, decltype(center)::value>(context, args, streams, shape);
     };
-    if constexpr (SUMS == Sums::none || GATE != Gate::none || !knows_center<decltype(shape)>) {
-      start(std::integral_constant<Center, Center::ask>{});
-    } else if (args.options.center) {
-      start(std::integral_constant<Center, Center::yes>{});
-    } else {
-      start(std::integral_constant<Center, Center::no>{});
+    if constexpr (SUMS != Sums::none && GATE == Gate::none) {
+      if constexpr (decltype(shape)::kKnows == Knows::center) {
+        return args.options.center ? start(std::integral_constant<Center, Center::yes>{})
+                                   : start(std::integral_constant<Center, Center::no>{});
+      }
     }
+    start(std::integral_constant<Center, Center::ask>{});
   });
   return partials;
 }

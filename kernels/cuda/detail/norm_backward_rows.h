@@ -11,7 +11,6 @@
 namespace heddle::kernels::cuda {
 
 enum class Sums { none, weight, weight_and_bias };  // as many as the number says
-enum class Center { no, yes, ask };                 // known when compiling, or asked for at run time
 
 // What the sums over a unit leave for its elements: d = p - mean as it was rounded, whose own mean is `shift`.
 //   xhat = (d - shift) inv_std
@@ -40,15 +39,21 @@ constexpr int kMostStages = 3;
 // Threads of a block.
 __host__ __device__ constexpr int block_threads(int team) { return team <= 256 ? 256 : team; }
 
+// Whether registers hold a thread's part of the weight, and between the two passes over a unit what the first worked
+// out. Others read and compute it again.
+__host__ __device__ constexpr bool keeps_elements(Sums sums, int vectors) { return sums != Sums::none && vectors == 1; }
+
 // Blocks that a multiprocessor holds by registers, at least.
-__host__ __device__ constexpr int backward_blocks(int team, Sums sums) {
-  return sums != Sums::none && team <= 256 ? 2 : 1;
+__host__ __device__ constexpr int backward_blocks(int team, int vectors, Sums sums, Gate gate) {
+  if (sums == Sums::none || team > 256) return 1;
+  const bool is_small = gate == Gate::none || (sums == Sums::weight && team == 256);  // measured: nothing spills
+  return keeps_elements(sums, vectors) && is_small ? 3 : 2;
 }
 
-// Bytes of shared memory that a block with sums keeps the weight in.
+// Bytes of shared memory that a block keeps the weight in.
 template <class T>
-__host__ __device__ constexpr int64_t weight_bytes(Sums sums, int64_t extent) {
-  return sums == Sums::none ? 0 : extent * static_cast<int64_t>(sizeof(T));
+__host__ __device__ constexpr int64_t weight_bytes(Sums sums, int vectors, int64_t extent) {
+  return sums == Sums::none || keeps_elements(sums, vectors) ? 0 : extent * static_cast<int64_t>(sizeof(T));
 }
 
 // Waits until the oldest of `stages` groups of copies has arrived.
@@ -82,14 +87,16 @@ __device__ __forceinline__ void with_flags(const Work& work, bool center, bool w
 }
 
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE, Center CENTER>
-__global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUMS))
+__global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VECTORS, SUMS, GATE))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
                        const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages) {
   using A = accumulate_t<T>;
   constexpr int WIDTH = vector_width<T>;
   constexpr bool kWeight = SUMS != Sums::none;
   constexpr bool kBias = SUMS == Sums::weight_and_bias;
-  constexpr bool kKeepsCore = GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;  // else no registers
+  constexpr bool kKeeps = keeps_elements(SUMS, VECTORS);
+  // At least what is costly of a gate's activation, where registers allow it.
+  constexpr bool kKeepsCore = !kKeeps && GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;
   constexpr bool kStream = !kWeight || GATE != Gate::none;  // measured: 1 to 2 % faster where it is, slower elsewhere
   constexpr int kTeams = block_threads(TEAM) / TEAM;
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
@@ -123,32 +130,64 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
   const uint32_t stage_bytes = streams.count * kStreamBytes;
   const uint32_t weight_place = shared_address(staged) + lane * 16;
   const uint32_t own_place =
-      weight_place + static_cast<uint32_t>(weight_bytes<T>(SUMS, extent)) + team * VECTORS * kVectorBytes;
+      weight_place + static_cast<uint32_t>(weight_bytes<T>(SUMS, VECTORS, extent)) + team * VECTORS * kVectorBytes;
   const bool center = CENTER == Center::ask ? args.options.center : CENTER == Center::yes;
+  // Statistics are copied ahead with the unit, or read late in its turn; that is 3 to 4 % faster or slower, as
+  // measured.
+  const bool copies_statistics = center || (kKeeps && streams.count == 2);
   const auto unit_of = [&](int index) { return kWeight ? index * groups + static_cast<int>(blockIdx.y) : index; };
   const auto fetch = [&](int index, int stage) {
     if (index < end) {
       const int row_index = row_of(index), column = column_of(index);
-      if (center && threadIdx.x % kReaders == 0) {
+      if (copies_statistics && threadIdx.x % kReaders == 0) {
         const uint32_t to = shared_address(statistics[stage][threadIdx.x / kReaders]);
-        copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
+        if (center) copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
         copy_number_ahead(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
       }
       uint32_t to = own_place + stage * stage_bytes;
-#pragma unroll 1
-      for (int stream = 0; stream < streams.count; ++stream) {
+      forget(to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
+      const auto fetch_stream = [&](int stream) {
         const auto* from = reinterpret_cast<const T*>(streams.inputs[stream].at(row_index, column * sizeof(T)));
         forget(from);  // the vectors are then at fixed distances from it
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
-          if (has(v)) copy_ahead<kStream>(to + v * kVectorBytes, from + v * TEAM * WIDTH);
+          if (has(v)) copy_ahead<kStream>(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH);
         }
-        to += kStreamBytes;
-      }
+      };
+      fetch_stream(0);  // x and d_y
+      fetch_stream(1);
+      if (streams.count > 2) fetch_stream(2);
+#pragma unroll 1
+      for (int stream = 3; stream < streams.count; ++stream) fetch_stream(stream);
     }
     __pipeline_commit();
   };
 
+  // The weight, or ones.
+  [[maybe_unused]] Vec<std::conditional_t<GATE == Gate::none, A, T>, WIDTH> kept_weight;
+  if constexpr (kWeight) {
+    Vec<T, WIDTH> ones;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) ones[i] = narrow<T>(A(1));
+    const T* from = vector<const T>(args.weight) + int64_t{blockIdx.y} * extent;
+    if constexpr (kKeeps) {
+      if (args.weight && has(0)) ones = load<WIDTH>(from + lane * WIDTH);
+      if constexpr (GATE == Gate::none) {
+        kept_weight = widen_all(ones);
+      } else {  // fewer registers
+        kept_weight = ones;
+      }
+    } else {
+      auto* to = reinterpret_cast<T*>(staged);
+      for (int at = threadIdx.x * WIDTH; at < extent; at += kTeams * TEAM * WIDTH) {
+        if (args.weight) {
+          copy_ahead(shared_address(to + at), from + at);
+        } else {
+          store(to + at, ones);
+        }
+      }
+    }
+  }
   int index = begin + team;
   for (int stage = 0; stage < stages; ++stage) fetch(index + stage * step, stage);
 
@@ -163,14 +202,9 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
         if constexpr (kBias) sum_bias[v][i] = A(0);
       }
     }
-    // The weight, or ones, in shared memory: the teams of the block read it for every row.
-    for (int at = threadIdx.x; at * WIDTH < extent; at += kTeams * TEAM) {
-      Vec<T, WIDTH> weight;
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) weight[i] = narrow<T>(A(1));
-      if (args.weight) weight = load<WIDTH>(vector<const T>(args.weight) + int64_t{blockIdx.y} * extent + at * WIDTH);
-      *reinterpret_cast<Vec<T, WIDTH>*>(staged + at) = weight;
-    }
+  }
+  if constexpr (kWeight && !kKeeps) {  // the weight came with the first rows
+    wait_for_oldest(stages);
     __syncthreads();
   }
 
@@ -179,15 +213,13 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
   for (; index - team < end; index += step) {
     const bool active = kTeams == 1 || index < end;
     const int row_index = row_of(index), column = column_of(index);
-    // Without a mean the statistics are needed late enough for a plain load: copied ahead they made large tensors 3 %
-    // slower and small ones 4 % faster.
     A mean = A(0), inv_std = A(0);
-    if (!center && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
+    if (!copies_statistics && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
     wait_for_oldest(stages);
-    if (center) {
+    if (copies_statistics) {
       __syncwarp();  // what one thread of the warp brought, all may read
       const A* own = statistics[stage][threadIdx.x / kReaders];
-      mean = own[0];
+      if (center) mean = own[0];
       inv_std = own[1];
       __syncwarp();  // before it is overwritten
     }
@@ -205,45 +237,75 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
       return widen_all(narrow_all<T>(r));
     };
     const auto weight_of = [&](int v) {
-      if constexpr (kWeight) {
+      if constexpr (kKeeps && GATE == Gate::none) {
+        return kept_weight;
+      } else if constexpr (kKeeps) {
+        forget(kept_weight);
+        return widen_all(kept_weight);
+      } else if constexpr (kWeight) {
         return widen_all(load_shared<T>(weight_place + v * kVectorBytes));
       } else {
         return load_wide<WIDTH>(vector<const T>(args.weight) + column + v * TEAM * WIDTH);
       }
     };
 
-    A sums[3] = {A(0), A(0), A(0)};
+    // What both passes need of a vector.
+    struct Elements {
+      Vec<A, WIDTH> d, upstream, g;  // p - mean, d_y (times act, after), that times the weight
+      Vec<A, WIDTH> act, d_gate;     // of a gate; d_gate without the factor that is known last
+    };
+    Elements kept[kKeeps ? VECTORS : 1];
     A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];  // of the gate's activation
+    const auto elements_of = [&](int v, auto center, auto has_weight, auto again) {
+      Elements e;
+      e.d = r_of(v);
+      e.upstream = widen_all(vector_at(kStreamBytes, v));
+      if constexpr (GATE != Gate::none) {
+        const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
+        visit_activation(args.options.gate_act, [&](auto chosen) {
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) {
+            A core;
+            if constexpr (kKeepsCore && decltype(again)::value) {
+              core = kept_core[v][i];
+            } else {
+              core = activation_core<decltype(chosen)::value, T>(gate[i]);
+              if constexpr (kKeepsCore) kept_core[v][i] = core;
+            }
+            const auto act = activated<decltype(chosen)::value>(gate[i], core);
+            A& gated = (GATE == Gate::pre ? e.d : e.upstream)[i];
+            e.act[i] = act.value;
+            e.d_gate[i] = act.derivative * gated;
+            gated *= act.value;
+          }
+        });
+      }
+      [[maybe_unused]] Vec<A, WIDTH> weight;
+      if constexpr (decltype(has_weight)::value) weight = weight_of(v);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        if constexpr (decltype(center)::value) e.d[i] -= mean;
+        e.g[i] = e.upstream[i];
+        if constexpr (decltype(has_weight)::value) e.g[i] = rounded_product(e.g[i], weight[i]);
+      }
+      return e;
+    };
+
+    A sums[3] = {A(0), A(0), A(0)};
     const auto add_up = [&](auto center, auto has_weight) {
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
         if (!active || !has(v)) continue;
-        Vec<A, WIDTH> p = r_of(v), g = widen_all(vector_at(kStreamBytes, v));
-        if constexpr (GATE != Gate::none) {
-          const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
-          visit_activation(args.options.gate_act, [&](auto act) {
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-              const A core = activation_core<decltype(act)::value, T>(gate[i]);
-              if constexpr (kKeepsCore) kept_core[v][i] = core;
-              (GATE == Gate::pre ? p : g)[i] *= activated<decltype(act)::value>(gate[i], core).value;
-            }
-          });
-        }
-        if constexpr (decltype(has_weight)::value) {
-          const Vec<A, WIDTH> weight = weight_of(v);
-#pragma unroll
-          for (int i = 0; i < WIDTH; ++i) g[i] = rounded_product(g[i], weight[i]);
-        }
+        const Elements e = elements_of(v, center, has_weight, std::false_type{});
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
           if constexpr (decltype(center)::value) {
-            p[i] -= mean;
-            sums[1] += g[i];
-            sums[2] += p[i];
+            sums[1] += e.g[i];
+            sums[2] += e.d[i];
           }
-          sums[0] += g[i] * p[i];
+          sums[0] += e.g[i] * e.d[i];
         }
+        if constexpr (kKeeps) kept[v] = e;
       }
     };
     const bool weighted = kWeight || args.weight;
@@ -268,42 +330,24 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
         if (!active || !has(v)) continue;
-        const Vec<A, WIDTH> r = r_of(v);
-        Vec<A, WIDTH> upstream = widen_all(vector_at(kStreamBytes, v)), d_r;
-        [[maybe_unused]] Vec<A, WIDTH> act, d_gate, weight;  // d_gate begins as the derivative of act
-        if constexpr (GATE != Gate::none) {
-          const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
-          visit_activation(args.options.gate_act, [&](auto chosen) {
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-              A core;
-              if constexpr (kKeepsCore) {
-                core = kept_core[v][i];
-              } else {
-                core = activation_core<decltype(chosen)::value, T>(gate[i]);
-              }
-              const auto both = activated<decltype(chosen)::value>(gate[i], core);
-              act[i] = both.value;
-              d_gate[i] = both.derivative * (GATE == Gate::pre ? r : upstream)[i];
-              if constexpr (GATE == Gate::post) upstream[i] *= act[i];
-            }
-          });
+        Elements e;
+        if constexpr (kKeeps) {
+          e = kept[v];
+        } else {
+          e = elements_of(v, center, has_weight, std::true_type{});
         }
-        if constexpr (decltype(has_weight)::value) weight = weight_of(v);
-        [[maybe_unused]] Vec<A, WIDTH> y;  // before the gate
+        Vec<A, WIDTH> d_r;
+        [[maybe_unused]] Vec<A, WIDTH> y, weight;  // before the gate
+        if constexpr (GATE == Gate::post && decltype(has_weight)::value) weight = weight_of(v);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-          A d = GATE == Gate::pre ? r[i] * act[i] : r[i];
-          if constexpr (decltype(center)::value) d -= mean;
-          [[maybe_unused]] const A xhat = factors.xhat(d);
-          if constexpr (kWeight) sum_weight[v][i] += upstream[i] * xhat;
-          if constexpr (kBias) sum_bias[v][i] += upstream[i];
-          A g = upstream[i];
-          if constexpr (decltype(has_weight)::value) g = rounded_product(g, weight[i]);
-          d_r[i] = factors.d_p(g, d);
+          [[maybe_unused]] const A xhat = factors.xhat(e.d[i]);
+          if constexpr (kWeight) sum_weight[v][i] += e.upstream[i] * xhat;
+          if constexpr (kBias) sum_bias[v][i] += e.upstream[i];
+          d_r[i] = factors.d_p(e.g[i], e.d[i]);
           if constexpr (GATE == Gate::pre) {
-            d_gate[i] *= d_r[i];
-            d_r[i] *= act[i];
+            e.d_gate[i] *= d_r[i];
+            d_r[i] *= e.act[i];
           }
           if constexpr (GATE == Gate::post) {
             y[i] = numbers.scale * xhat;
@@ -317,7 +361,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
             for (int i = 0; i < WIDTH; ++i) y[i] += bias[i];
           }
 #pragma unroll
-          for (int i = 0; i < WIDTH; ++i) d_gate[i] *= y[i];
+          for (int i = 0; i < WIDTH; ++i) e.d_gate[i] *= y[i];
         }
         const auto add = [&](Vec<A, WIDTH>& to, int place) {
           if (place < 0) return;
@@ -330,7 +374,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, SUM
           store_narrow(to + v * TEAM * WIDTH, values);
         };
         if constexpr (GATE != Gate::none) {
-          if (streams.d_gate.data) write(d_gate_row, d_gate, old_d_gate_place);
+          if (streams.d_gate.data) write(d_gate_row, e.d_gate, old_d_gate_place);
         }
         add(d_r, d_r_place);
         if (streams.d_residual.data) write(d_residual, d_r, old_d_residual_place);
