@@ -65,6 +65,8 @@ struct Rotation {
   static constexpr int kInputs = 2;
   static constexpr int kValues = kInputs * WIDTH;
 
+  // Whether vectors of WIDTH units can be worked on.
+  static bool takes(const HeadsView&, const RowsView&) { return true; }
   __host__ __device__ static int64_t units(int64_t dim) { return dim / 2; }
   // Units k, k + period, .. have the same theta.
   __device__ static int64_t period(const RowsView&) { return INT64_MAX; }
@@ -129,6 +131,8 @@ struct CosineSine {
   static constexpr int kInputs = 1;
   static constexpr int kValues = WIDTH;
 
+  // 32 bits count the tokens, and the units of a vector are on one axis or two.
+  static bool takes(const HeadsView& x, const RowsView& theta) { return x.length <= INT32_MAX && theta.cols >= WIDTH; }
   __host__ __device__ static int64_t units(int64_t dim) { return dim; }
   __device__ static int64_t period(const RowsView& theta) { return theta.cols; }
   __device__ __forceinline__ static int input_at(int, int k, int) { return k; }
@@ -140,27 +144,24 @@ struct CosineSine {
 
   struct Angles {
     Angle<T> theta[WIDTH];
-    int axis;     // of the first feature
-    int changes;  // bit i: feature i is on the axis after that of feature i - 1
-    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) : changes(0) {
+    int axis;    // of the first feature
+    int change;  // the feature from which on it is the next axis
+    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) {
       const int known = static_cast<int>(view.cols);
       axis = k / known;
-      int index = k - axis * known;
+      const int first = k - axis * known;
+      change = known - first;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
-        if (index == known) {
-          index = 0;
-          changes |= 1 << i;
-        }
-        theta[i] = Angle<T>::of(theta_at<T>(view, theta_head, index++));
+        theta[i] = Angle<T>::of(theta_at<T>(view, theta_head, i < change ? first + i : i - change));
       }
     }
     __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
-      int on = axis;
-      int64_t s = along(options, position, on);
+      int64_t s = along(options, position, axis);
+      const int64_t next = change < WIDTH ? along(options, position, axis + 1) : s;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
-        if (changes >> i & 1) s = along(options, position, ++on);
+        if (i == change) s = next;
         angle[i] = theta[i].at(s);
       }
     }
@@ -185,11 +186,14 @@ struct CosineSine {
  private:
   // The coordinate of a token on an axis; 0 for the tokens before the grid.
   __device__ __forceinline__ static int64_t along(const Options& options, int64_t position, int axis) {
-    int64_t s = position - options.extra_tokens;
-    if (s < 0) return 0;
-    if (options.axes == 1) return s + options.offset;
-    for (int last = options.axes - 1; last > axis; --last) s /= options.extents[last];
-    return s % options.extents[axis];
+    const int64_t token = position - options.extra_tokens;
+    if (token < 0) return 0;
+    if (options.axes == 1) return token + options.offset;
+    using Count = std::conditional_t<(WIDTH > 1), uint32_t, int64_t>;
+    auto s = static_cast<Count>(token);
+#pragma unroll 1
+    for (int last = options.axes - 1; last > axis; --last) s /= static_cast<Count>(options.extents[last]);
+    return s % static_cast<Count>(options.extents[axis]);
   }
 };
 
@@ -213,13 +217,16 @@ template <class Encoding>
 using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
 
 // STREAM: load_stream(), for what no kernel of the operator reads again.
+template <class Encoding, bool STREAM>
+__device__ __forceinline__ auto load_vector(const typename Encoding::T* from) {
+  return STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+}
 template <class Encoding, bool STREAM = true>
 __device__ __forceinline__ InputVectors<Encoding> load_input(const typename Encoding::T* row, int k, int dim) {
   InputVectors<Encoding> result;
 #pragma unroll
   for (int v = 0; v < Encoding::kInputs; ++v) {
-    const auto* from = row + Encoding::input_at(v, k, dim);
-    result.vectors[v] = STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+    result.vectors[v] = load_vector<Encoding, STREAM>(row + Encoding::input_at(v, k, dim));
   }
   return result;
 }
@@ -228,8 +235,7 @@ __device__ __forceinline__ OutputVectors<Encoding> load_output(const typename En
   OutputVectors<Encoding> result;
 #pragma unroll
   for (int v = 0; v < 2; ++v) {
-    const auto* from = row + Encoding::output_at(v, k, dim);
-    result.vectors[v] = STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+    result.vectors[v] = load_vector<Encoding, STREAM>(row + Encoding::output_at(v, k, dim));
   }
   return result;
 }
@@ -292,7 +298,7 @@ __device__ __forceinline__ A lanes_reduce(A value, int width, Op op) {
 struct LrpeWork {
   int64_t items = 0;
   int replicas = 0;
-  int replicas_per_block = 0;      // a multiple of kVectors
+  int replicas_per_block = 0;
   int64_t heads_of_items = 1;      // heads of theta
   int64_t inner = 1;               // extent of the faster of positions and heads
   bool positions_inside = false;   // whether that is the positions
@@ -300,11 +306,11 @@ struct LrpeWork {
   unsigned blocks = 0, parts = 0;  // the grid
 
   static constexpr int kThreads = 64;
-  static constexpr int kVectors = 4;  // of x or y that a thread reads before it computes
 
-  // Whether sines are computed once for all replicas, or again for every kVectors of them: that leaves fewer places in
-  // memory under way at once, but the same unit works out the exponentials of an activation.
-  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, bool shares_sines) {
+  // Sines are computed once for all replicas, but where that leaves places of `resident` blocks on each multiprocessor
+  // idle; or, where that is 0, again for every `least` replicas: then fewer places in memory are under way, but the
+  // unit for sines is that for the exponentials of an activation. A part of the replicas is a multiple of `least`.
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int least, int resident) {
     heads_of_items = theta_heads;
     positions_inside = x.length_stride < x.head_stride;
     inner = positions_inside ? x.length : heads_of_items;
@@ -312,11 +318,12 @@ struct LrpeWork {
     items = x.length * heads_of_items * vectors;
     replicas = static_cast<int>(x.batch * (x.heads / theta_heads));
     blocks = static_cast<unsigned>(ceil_div(items, kThreads));
-    const int64_t most_parts = ceil_div(int64_t{replicas}, int64_t{kVectors});
-    const int64_t wanted = int64_t{context.properties().multiprocessors} * 16;  // enough blocks for the chip
-    const int64_t parts_wanted = shares_sines ? ceil_div(wanted, int64_t{blocks}) : most_parts;
-    parts = static_cast<unsigned>(std::clamp<int64_t>(parts_wanted, 1, std::min<int64_t>(most_parts, 65535)));
-    replicas_per_block = static_cast<int>(ceil_div(ceil_div(replicas, parts), kVectors) * kVectors);
+    const int64_t most_parts = ceil_div(int64_t{replicas}, int64_t{least});
+    const int64_t places = int64_t{context.properties().multiprocessors} * resident;
+    // A few blocks too many, as some extra tokens make, are fewer than half of the places idle.
+    const int64_t wanted = resident > 0 ? std::max<int64_t>(1, (places + places / 16) / blocks) : most_parts;
+    parts = static_cast<unsigned>(std::min({wanted, most_parts, int64_t{65535}}));
+    replicas_per_block = static_cast<int>(ceil_div(ceil_div(replicas, parts), least) * least);
   }
   dim3 grid() const { return dim3(blocks, parts); }
 };

@@ -8,10 +8,10 @@ namespace heddle::kernels::cuda {
 
 // Threads that hold a row of x as whole vectors; 0 when it does not consist of such, or of too many for a softmax.
 template <class Encoding>
-int lanes_of_row(const HeadsView& x, Softmax softmax) {
+int lanes_of_row(const HeadsView& x, const RowsView& theta, Softmax softmax) {
   const int64_t units = Encoding::units(x.dim);
   if (std::is_same_v<typename Encoding::T, double> || units % Encoding::WIDTH != 0) return 0;
-  if (x.batch * x.heads > INT32_MAX) return 0;
+  if (x.batch * x.heads > INT32_MAX || !Encoding::takes(x, theta)) return 0;
   const int64_t lanes = units / Encoding::WIDTH;
   const bool is_fit = softmax == Softmax::none ? lanes <= INT32_MAX : lanes <= 32 && (lanes & (lanes - 1)) == 0;
   if (softmax == Softmax::sequence && !SequenceWork::takes(x)) return 0;
@@ -32,12 +32,6 @@ void with_act(const Options& options, const Launch& launch) {
   }
 }
 
-// Whether a row's own activation is work for the unit that sines need: then they are shared, LrpeWork.
-template <class Options>
-bool has_exponentials(const Options& options) {
-  return options.softmax == Softmax::feature || options.act != Activation::none;
-}
-
 // Vectors is the encoding with the width of 16 bytes, Single the same with a width of 1.
 template <class Vectors, class Single>
 void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& args) {
@@ -45,20 +39,27 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
   const HeadsView& x = args.x;
   if (x.batch * x.length * x.heads * x.dim == 0) return;
   const Softmax softmax = args.options.softmax;
-  const int lanes = can_vectorize_all(Vectors::WIDTH, x, args.y) ? lanes_of_row<Vectors>(x, softmax) : 0;
+  const int lanes = can_vectorize_all(Vectors::WIDTH, x, args.y) ? lanes_of_row<Vectors>(x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
       const SequenceScale<T>* table = nullptr;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
-      const LrpeWork work(context, x, args.theta.rows, lanes, has_exponentials(args.options));
       return with_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
-        if constexpr (kAct == Act::sequence) {
-          HEDDLE_LAUNCH_EARLY(context, (lrpe_forward<Vectors, kAct>), work.grid(), LrpeWork::kThreads, 0, args, work,
-                              table);
-        } else {
-          HEDDLE_LAUNCH(context, (lrpe_forward<Vectors, kAct>), work.grid(), LrpeWork::kThreads, 0, args, work, table);
+        using Shape = LrpeShape<Vectors, kAct>;
+        const LrpeWork work(context, x, args.theta.rows, lanes, Shape::kForwardPart, Shape::kForwardBlocks);
+        const auto start = [&](auto unroll) {
+          constexpr auto kernel = lrpe_forward<Vectors, kAct, decltype(unroll)::value>;
+          if constexpr (kAct == Act::sequence) {
+            HEDDLE_LAUNCH_EARLY(context, kernel, work.grid(), LrpeWork::kThreads, 0, args, work, table);
+          } else {
+            HEDDLE_LAUNCH(context, kernel, work.grid(), LrpeWork::kThreads, 0, args, work, table);
+          }
+        };
+        if constexpr (Shape::kIsRotation && Shape::kHasExponentials) {
+          if (work.parts > 1) return start(std::integral_constant<int, 2>{});  // little work: soon begun counts most
         }
+        start(std::integral_constant<int, Shape::kForward>{});
       });
     }
   }
@@ -77,15 +78,15 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
   const HeadsView& d_x = args.d_x.view;
   if (!args.d_x || d_x.batch * d_x.length * d_x.heads * d_x.dim == 0) return;
   const Softmax softmax = args.options.softmax;
-  const int lanes = can_vectorize_all(Vectors::WIDTH, d_x, args.d_y, args.x) ? lanes_of_row<Vectors>(d_x, softmax) : 0;
+  const int lanes =
+      can_vectorize_all(Vectors::WIDTH, d_x, args.d_y, args.x) ? lanes_of_row<Vectors>(d_x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
       if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
-      // What reads two rows for each that it writes has enough under way.
-      const bool shares_sines = Vectors::kInputs == 1 || has_exponentials(args.options);
-      const LrpeWork work(context, d_x, args.theta.rows, lanes, shares_sines);
       return with_act(args.options, [&](auto act) {
         if constexpr (decltype(act)::value != Act::sequence) {
+          using Shape = LrpeShape<Vectors, decltype(act)::value>;
+          const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackwardPart, Shape::kBackwardBlocks);
           HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0,
                         args, work);
         }

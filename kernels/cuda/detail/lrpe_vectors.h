@@ -43,14 +43,23 @@ __device__ __forceinline__ void load_scales(const SequenceScale<typename Encodin
   }
 }
 
-// act(x) in place, over the row that `lanes` neighbouring threads hold together.
-template <class T, Act ACT, class A, int COUNT>
-__device__ __forceinline__ void activate_row(A (&x)[COUNT], Activation act, int lanes) {
+// Calls work(chosen) with the activation of elements as a type. One branch around all of a kernel's work: each jump in
+// it leads to instructions that, in a kernel just begun, have to come from memory.
+template <Act ACT, class Work>
+__device__ __forceinline__ void with_activation(Activation act, const Work& work) {
   if constexpr (ACT == Act::elementwise) {
-    visit_activation(act, [&](auto chosen) {
+    visit_activation(act, work);
+  } else {
+    work(std::integral_constant<Activation, Activation::none>{});
+  }
+}
+
+// act(x) in place, over the row that `lanes` neighbouring threads hold together.
+template <class T, Act ACT, Activation act, class A, int COUNT>
+__device__ __forceinline__ void activate_row(A (&x)[COUNT], int lanes) {
+  if constexpr (ACT == Act::elementwise) {
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) x[i] = activate<decltype(chosen)::value, T>(x[i]);
-    });
+    for (int i = 0; i < COUNT; ++i) x[i] = activate<act, T>(x[i]);
   }
   if constexpr (ACT == Act::softmax) {
     A most = x[0];
@@ -67,18 +76,14 @@ __device__ __forceinline__ void activate_row(A (&x)[COUNT], Activation act, int 
 }
 
 // From the gradient of a (in place) to that of x.
-template <class T, Act ACT, class A, int COUNT>
-__device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&x)[COUNT], Activation act, int lanes) {
+template <class T, Act ACT, Activation act, class A, int COUNT>
+__device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&x)[COUNT], int lanes) {
   if constexpr (ACT == Act::elementwise) {
-    visit_activation(act, [&](auto chosen) {
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) {
-        gradient[i] *= activate_with_derivative<decltype(chosen)::value, T>(x[i]).derivative;
-      }
-    });
+    for (int i = 0; i < COUNT; ++i) gradient[i] *= activate_with_derivative<act, T>(x[i]).derivative;
   }
   if constexpr (ACT == Act::softmax) {
-    activate_row<T, Act::softmax>(x, act, lanes);
+    activate_row<T, Act::softmax, act>(x, lanes);
     A dot = A(0);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) dot += x[i] * gradient[i];
@@ -88,14 +93,32 @@ __device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&
   }
 }
 
+// How the kernels of an encoding and an activation run, as measured on an H200: the replicas that a thread reads at
+// once, those of a part at least, the blocks that a multiprocessor holds where sines are shared. See LrpeWork.
 template <class Encoding, Act ACT>
+struct LrpeShape {
+  static constexpr bool kIsRotation = Encoding::kInputs == 2;
+  static constexpr bool kHasExponentials = ACT == Act::elementwise || ACT == Act::softmax;
+
+  static constexpr int kForward = kIsRotation && !kHasExponentials ? 2 : 4;
+  static constexpr int kForwardPart = 4;
+  static constexpr int kForwardBlocks = kHasExponentials ? 9 : 0;
+
+  static constexpr int kBackward = (kIsRotation ? kHasExponentials : ACT != Act::elementwise) ? 2 : 4;
+  static constexpr int kBackwardPart = kBackward;
+  // Cosine reads two rows for each that it writes: that is enough under way.
+  static constexpr int kBackwardBlocks = kIsRotation               ? (kHasExponentials ? 8 : 0)
+                                         : ACT == Act::elementwise ? 8
+                                         : ACT == Act::softmax     ? 10
+                                                                   : 12;
+};
+
+template <class Encoding, Act ACT, int UNROLL>
 __global__ void __launch_bounds__(LrpeWork::kThreads)
     lrpe_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ LrpeWork work,
                  const SequenceScale<typename Encoding::T>* table) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr bool kFew = Encoding::kInputs == 2 && (ACT == Act::none || ACT == Act::sequence);  // measured
-  constexpr int kUnroll = kFew ? LrpeWork::kVectors / 2 : LrpeWork::kVectors;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.x.dim);
   const Replicas replicas(args.x, work, item);
@@ -103,10 +126,10 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   const ReplicaRows<T> y_rows(args.y, replicas, item);
   const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
   const int last = min(work.replicas, first + work.replicas_per_block);
-  InputVectors<Encoding> loaded[kUnroll];
+  InputVectors<Encoding> loaded[UNROLL];
   const auto fetch = [&](int base) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
+    for (int u = 0; u < UNROLL; ++u) {
       loaded[u] = load_input<Encoding>(x_rows(min(base + u, last - 1)), item.k, dim);
     }
   };
@@ -117,35 +140,36 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
     fetch(first);
     await_previous();  // it makes the table
   }
-  for (int base = first; base < last; base += kUnroll) {
-    if (base > first) fetch(base);
+  with_activation<ACT>(args.options.act, [&](auto act) {
+    for (int base = first; base < last; base += UNROLL) {
+      if (base > first) fetch(base);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      A a[Encoding::kValues], y[2 * Encoding::WIDTH];
-      loaded[u].widen_to(a);
-      activate_row<T, ACT>(a, args.options.act, work.vectors);
-      if constexpr (ACT == Act::sequence) {
-        alignas(16) SequenceScale<T> scales[Encoding::kValues];
-        load_scales<Encoding>(table + replicas.slab(min(base + u, last - 1)) * dim, item.k, dim, scales);
+      for (int u = 0; u < UNROLL; ++u) {
+        A a[Encoding::kValues], y[2 * Encoding::WIDTH];
+        loaded[u].widen_to(a);
+        activate_row<T, ACT, decltype(act)::value>(a, work.vectors);
+        if constexpr (ACT == Act::sequence) {
+          alignas(16) SequenceScale<T> scales[Encoding::kValues];
+          load_scales<Encoding>(table + replicas.slab(min(base + u, last - 1)) * dim, item.k, dim, scales);
 #pragma unroll
-        for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
-      }
-      Encoding::forward(a, angle, y);
-      if (item.active && base + u < last) {
-        store_output<Encoding>(y_rows(base + u), item.k, dim, y);
+          for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
+        }
+        Encoding::forward(a, angle, y);
+        if (item.active && base + u < last) {
+          store_output<Encoding>(y_rows(base + u), item.k, dim, y);
+        }
       }
     }
-  }
+  });
 }
 
 template <class Encoding, Act ACT>
-__global__ void __launch_bounds__(LrpeWork::kThreads, 8)
+__global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Encoding, ACT>::kBackwardBlocks))
     lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work) {
   static_assert(ACT != Act::sequence);
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr bool kFew = ACT == Act::softmax || (Encoding::kInputs == 2 && ACT != Act::none);  // else nothing is left
-  constexpr int kUnroll = kFew ? LrpeWork::kVectors / 2 : LrpeWork::kVectors;
+  constexpr int kUnroll = LrpeShape<Encoding, ACT>::kBackward;
   const LrpeItem item(work, Encoding::WIDTH);
   const int dim = static_cast<int>(args.d_x.view.dim);
   const Replicas replicas(args.d_x.view, work, item);
@@ -175,29 +199,31 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, 8)
   fetch(first);  // under way while the angles are worked out
   SinCos<A> angle[Encoding::WIDTH];
   typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
-  for (int base = first; base < last; base += kUnroll) {
-    if (base > first) fetch(base);
+  with_activation<ACT>(args.options.act, [&](auto act) {
+    for (int base = first; base < last; base += kUnroll) {
+      if (base > first) fetch(base);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
-      d_y[u].widen_to(upstream);
-      Encoding::backward(upstream, angle, gradient);
-      if constexpr (ACT != Act::none) {
-        A values[Encoding::kValues];
-        x[u].widen_to(values);
-        activate_row_backward<T, ACT>(gradient, values, args.options.act, work.vectors);
-      }
-      if (add) {
-        A before[Encoding::kValues];
-        old[u].widen_to(before);
+      for (int u = 0; u < kUnroll; ++u) {
+        A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
+        d_y[u].widen_to(upstream);
+        Encoding::backward(upstream, angle, gradient);
+        if constexpr (ACT != Act::none) {
+          A values[Encoding::kValues];
+          x[u].widen_to(values);
+          activate_row_backward<T, ACT, decltype(act)::value>(gradient, values, work.vectors);
+        }
+        if (add) {
+          A before[Encoding::kValues];
+          old[u].widen_to(before);
 #pragma unroll
-        for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
-      }
-      if (item.active && base + u < last) {
-        store_input<Encoding>(d_x_rows(base + u), item.k, dim, gradient);
+          for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
+        }
+        if (item.active && base + u < last) {
+          store_input<Encoding>(d_x_rows(base + u), item.k, dim, gradient);
+        }
       }
     }
-  }
+  });
 }
 
 }  // namespace heddle::kernels::cuda
