@@ -44,15 +44,19 @@ __device__ __forceinline__ A logarithm(A x) {
   }
 }
 
+// 1 / x; 0 where x is infinite.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> reciprocal(accumulate_t<T> x) {
+  if constexpr (sizeof(T) == 2) {
+    return fast_reciprocal(x);
+  } else {
+    return accumulate_t<T>(1) / x;
+  }
+}
+
 template <class T>
 __device__ __forceinline__ accumulate_t<T> sigmoid(accumulate_t<T> x) {
-  using A = accumulate_t<T>;
-  const A denominator = A(1) + exponential<T>(-x);
-  if constexpr (sizeof(T) == 2) {
-    return fast_reciprocal(denominator);  // 0 where the exponential overflows
-  } else {
-    return A(1) / denominator;
-  }
+  return reciprocal<T>(accumulate_t<T>(1) + exponential<T>(-x));
 }
 
 // The part of an activation that is dear and that its value and its derivative share: a sigmoid or an exponential.

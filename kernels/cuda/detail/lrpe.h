@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/detail/activation.h"
 #include "kernels/cuda/detail/angle.h"
+#include "kernels/cuda/detail/divider.h"
 #include "kernels/cuda/detail/launch.h"
 #include "kernels/cuda/detail/reduce.h"
 #include "kernels/cuda/detail/vec.h"
@@ -13,12 +14,39 @@
 
 namespace heddle::kernels::cuda {
 
-// theta is of T or of the type of arithmetic.
-template <class T>
-__device__ __forceinline__ accumulate_t<T> theta_at(const RowsView& theta, int64_t theta_head, int64_t index) {
-  if (theta.dtype == dtype_of<T>) return widen(row<const T>(theta, theta_head)[index]);
-  return row<const accumulate_t<T>>(theta, theta_head)[index];
-}
+// The thetas of WIDTH units as they are stored, of T or of the type of arithmetic. A kernel asks for them before all
+// else, since its sines wait for them; they are widened where they are used.
+template <class T, int WIDTH>
+struct StoredThetas {
+  using A = accumulate_t<T>;
+  using Word = std::conditional_t<sizeof(T) == 2, uint32_t, A>;
+  bool is_narrow;
+  Word words[WIDTH];
+
+  // Unit i has theta index_of(i), or 0 where has(i) says that there is none.
+  template <class Has, class IndexOf>
+  __device__ __forceinline__ StoredThetas(const RowsView& view, int64_t theta_head, const Has& has,
+                                          const IndexOf& index_of)
+      : is_narrow(sizeof(T) == 2 && view.dtype == dtype_of<T>) {
+    const auto read = [&](const auto* from) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) words[i] = has(i) ? from[index_of(i)] : Word(0);
+    };
+    if (is_narrow) {
+      read(row<const unsigned short>(view, theta_head));
+    } else {
+      read(row<const Word>(view, theta_head));
+    }
+  }
+  __device__ __forceinline__ A operator[](int i) const {
+    if constexpr (sizeof(T) == 2) {
+      const auto narrow = static_cast<unsigned short>(words[i]);
+      return is_narrow ? widen(*reinterpret_cast<const T*>(&narrow)) : __uint_as_float(words[i]);
+    } else {
+      return words[i];
+    }
+  }
+};
 
 // The angles of a thread at the positions first, first + step, .. one after the other.
 template <class Angles_, class Options, class A, int WIDTH>
@@ -66,7 +94,7 @@ struct Rotation {
   static constexpr int kValues = kInputs * WIDTH;
 
   // Whether vectors of WIDTH units can be worked on.
-  static bool takes(const HeadsView&, const RowsView&) { return true; }
+  static bool takes(const RowsView&) { return true; }
   __host__ __device__ static int64_t units(int64_t dim) { return dim / 2; }
   // Units k, k + period, .. have the same theta.
   __device__ static int64_t period(const RowsView&) { return INT64_MAX; }
@@ -81,14 +109,19 @@ struct Rotation {
     return position + options.offset;
   }
 
-  // The angles of units k .. k + WIDTH - 1 of a head, ready for any position; 0 beyond those that theta has.
+  // The thetas of units k .. k + WIDTH - 1 of a head; 0 beyond those that there are.
+  struct Thetas : StoredThetas<T, WIDTH> {
+    __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
+        : StoredThetas<T, WIDTH>(
+              view, theta_head, [&](int i) { return k + i < static_cast<int>(view.cols); },
+              [&](int i) { return k + i; }) {}
+  };
+  // The same as angles, ready for any position.
   struct Angles {
     Angle<T> theta[WIDTH];
-    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) {
+    __device__ __forceinline__ explicit Angles(const Thetas& thetas) {
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        theta[i] = Angle<T>::of(k + i < view.cols ? theta_at<T>(view, theta_head, k + i) : A(0));
-      }
+      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
     }
     __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
 #pragma unroll
@@ -131,8 +164,8 @@ struct CosineSine {
   static constexpr int kInputs = 1;
   static constexpr int kValues = WIDTH;
 
-  // 32 bits count the tokens, and the units of a vector are on one axis or two.
-  static bool takes(const HeadsView& x, const RowsView& theta) { return x.length <= INT32_MAX && theta.cols >= WIDTH; }
+  // The units of a vector are on one axis or two.
+  static bool takes(const RowsView& theta) { return theta.cols >= WIDTH; }
   __host__ __device__ static int64_t units(int64_t dim) { return dim; }
   __device__ static int64_t period(const RowsView& theta) { return theta.cols; }
   __device__ __forceinline__ static int input_at(int, int k, int) { return k; }
@@ -142,19 +175,26 @@ struct CosineSine {
     return along(options, position, options.axes == 1 ? 0 : static_cast<int>(k / theta.cols));
   }
 
+  // Where the thetas of the features k .. k + WIDTH - 1 are: on one axis or two.
+  struct Axes {
+    int axis, first;  // of feature k
+    int change;       // the feature from which on it is the next axis
+    __device__ __forceinline__ Axes(int known, int k)
+        : axis(k < known ? 0 : k / known), first(k - axis * known), change(known - first) {}
+  };
+  struct Thetas : Axes, StoredThetas<T, WIDTH> {
+    __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
+        : Axes(static_cast<int>(view.cols), k),
+          StoredThetas<T, WIDTH>(
+              view, theta_head, [](int) { return true; },
+              [&](int i) { return static_cast<uint32_t>(i < this->change ? this->first + i : i - this->change); }) {}
+  };
   struct Angles {
     Angle<T> theta[WIDTH];
-    int axis;    // of the first feature
-    int change;  // the feature from which on it is the next axis
-    __device__ __forceinline__ Angles(const RowsView& view, int64_t theta_head, int k) {
-      const int known = static_cast<int>(view.cols);
-      axis = k / known;
-      const int first = k - axis * known;
-      change = known - first;
+    int axis, change;
+    __device__ __forceinline__ explicit Angles(const Thetas& thetas) : axis(thetas.axis), change(thetas.change) {
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        theta[i] = Angle<T>::of(theta_at<T>(view, theta_head, i < change ? first + i : i - change));
-      }
+      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
     }
     __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
       int64_t s = along(options, position, axis);
@@ -283,113 +323,108 @@ struct ExponentialBelow {
   }
 };
 
-// Over groups of `width` neighbouring lanes, a power of two up to 32 known at run time. All lanes take part.
+// Over groups of `width` neighbouring lanes, a power of two up to 32 known at run time; op(value, neutral) is value.
+// All lanes take part. Without branches, so that several rows are under way at once.
 template <class A, class Op>
-__device__ __forceinline__ A lanes_reduce(A value, int width, Op op) {
-  for (int distance = width / 2; distance > 0; distance /= 2) {
-    value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+__device__ __forceinline__ A lanes_reduce(A value, int width, Op op, A neutral) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const A other = __shfl_xor_sync(0xffffffffu, value, distance);
+    value = op(value, distance < width ? other : neutral);
   }
   return value;
 }
 
-// How the vector kernels cut the work. An item is (position, head of theta, vector of units), the vector fastest and
-// then what lies closer together; its thread goes over `replicas`: the batch, and the heads as well when they share
-// theta.
+// How the vector kernels cut the work. An item is (position, outer, vector of units), the vector fastest and then what
+// lies closer together. Its thread goes over `replicas`, which have the same angles: the batch, or the heads where they
+// share theta; `outer` is the other of the two.
 struct LrpeWork {
-  int64_t items = 0;
-  int replicas = 0;
-  int replicas_per_block = 0;
-  int64_t heads_of_items = 1;      // heads of theta
-  int64_t inner = 1;               // extent of the faster of positions and heads
-  bool positions_inside = false;   // whether that is the positions
-  int vectors = 0;                 // of units in a row
-  unsigned blocks = 0, parts = 0;  // the grid
+  uint32_t items;
+  int replicas;
+  bool replicas_are_heads, positions_inside;
+  Divider vectors, inner;  // of a row; extent of the faster of positions and outer
+  // Blocks of items that go over all replicas, and those that `part` replicas at a time are gone over.
+  uint32_t whole;
+  Divider parted;
+  int part;
+  unsigned grid;
 
   static constexpr int kThreads = 64;
+  static constexpr int kNotShared = 0;
 
-  // Sines are computed once for all replicas, but where that leaves places of `resident` blocks on each multiprocessor
-  // idle; or, where that is 0, again for every `least` replicas: then fewer places in memory are under way, but the
-  // unit for sines is that for the exponentials of an activation. A part of the replicas is a multiple of `least`.
-  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int least, int resident) {
-    heads_of_items = theta_heads;
-    positions_inside = x.length_stride < x.head_stride;
-    inner = positions_inside ? x.length : heads_of_items;
-    vectors = static_cast<int>(vectors_of_row);
-    items = x.length * heads_of_items * vectors;
-    replicas = static_cast<int>(x.batch * (x.heads / theta_heads));
-    blocks = static_cast<unsigned>(ceil_div(items, kThreads));
-    const int64_t most_parts = ceil_div(int64_t{replicas}, int64_t{least});
-    const int64_t places = int64_t{context.properties().multiprocessors} * resident;
-    // A few blocks too many, as some extra tokens make, are fewer than half of the places idle.
-    const int64_t wanted = resident > 0 ? std::max<int64_t>(1, (places + places / 16) / blocks) : most_parts;
-    parts = static_cast<unsigned>(std::min({wanted, most_parts, int64_t{65535}}));
-    replicas_per_block = static_cast<int>(ceil_div(ceil_div(replicas, parts), least) * least);
+  static int64_t items_of(const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row) {
+    return x.length * vectors_of_row * (are_heads(x, theta_heads) ? x.batch : x.heads);
   }
-  dim3 grid() const { return dim3(blocks, parts); }
+
+  // Sines are computed once for all replicas, but for the last blocks and where that leaves places of `resident` blocks
+  // on each multiprocessor idle; there once for a part, a multiple of `least`. Where `resident` is kNotShared all parts
+  // are of `least`: then fewer places in memory are under way, but the unit for sines is that for the exponentials of
+  // an activation.
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int least, int resident)
+      : items(static_cast<uint32_t>(items_of(x, theta_heads, vectors_of_row))),
+        replicas_are_heads(are_heads(x, theta_heads)),
+        vectors(vectors_of_row) {
+    const int64_t outer = replicas_are_heads ? x.batch : x.heads;
+    replicas = static_cast<int>(replicas_are_heads ? x.heads : x.batch);
+    positions_inside = x.length_stride < (replicas_are_heads ? x.batch_stride : x.head_stride);
+    inner = Divider(positions_inside ? x.length : outer);
+    const int64_t blocks = ceil_div(items, kThreads);
+    const int64_t places = int64_t{context.properties().multiprocessors} * resident;
+    int64_t parts = ceil_div(replicas, least);
+    whole = 0;
+    if (resident != kNotShared && blocks >= places) {
+      whole = static_cast<uint32_t>(blocks - places / 4);  // the end is reached in small steps
+    } else if (resident != kNotShared) {
+      parts = std::min(parts, places / blocks);
+    }
+    part = static_cast<int>(ceil_div(ceil_div(replicas, parts), least) * least);
+    parted = Divider(blocks - whole);
+    grid = static_cast<unsigned>(whole + (blocks - whole) * ceil_div(replicas, part));
+  }
+
+ private:
+  static bool are_heads(const HeadsView& x, int64_t theta_heads) { return theta_heads == 1 && x.heads > 1; }
 };
 
 // The place of one thread in that work. A thread beyond the end has the last place and is not active: it reads with the
 // others, so that no load waits for a condition, and stores nothing.
 struct LrpeItem {
   bool active;
-  int64_t position;
-  int64_t theta_head;
+  int first, last;  // replicas
+  uint32_t position, outer, theta_head;
   int k;  // first unit
 
-  __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) {
-    const int64_t own = int64_t{blockIdx.x} * LrpeWork::kThreads + threadIdx.x;
-    active = own < work.items;
-    const int64_t index = active ? own : work.items - 1;
-    int64_t outer, inner;
-    if (work.items <= 0x7fffffff) {  // division of 32 bits where it is enough
-      const auto small = static_cast<uint32_t>(index);
-      const uint32_t rest = small / work.vectors;
-      k = static_cast<int>(small - rest * work.vectors) * width;
-      outer = rest / static_cast<uint32_t>(work.inner);
-      inner = rest - outer * work.inner;
-    } else {
-      const int64_t rest = index / work.vectors;
-      k = static_cast<int>(index - rest * work.vectors) * width;
-      outer = rest / work.inner;
-      inner = rest - outer * work.inner;
+  __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) : first(0), last(work.replicas) {
+    uint32_t block = blockIdx.x;
+    if (block >= work.whole) {
+      const uint32_t part = work.parted.quotient(block - work.whole);
+      block -= part * work.parted.divisor;
+      first = static_cast<int>(part) * work.part;
+      last = min(last, first + work.part);
     }
-    position = work.positions_inside ? inner : outer;
-    theta_head = work.positions_inside ? outer : inner;
+    const uint32_t own = block * LrpeWork::kThreads + threadIdx.x;
+    active = own < work.items;
+    const uint32_t index = min(own, work.items - 1);
+    const uint32_t row = work.vectors.quotient(index);
+    k = static_cast<int>(index - row * work.vectors.divisor) * width;
+    const uint32_t slower = work.inner.quotient(row), faster = row - slower * work.inner.divisor;
+    position = work.positions_inside ? faster : slower;
+    outer = work.positions_inside ? slower : faster;
+    theta_head = work.replicas_are_heads ? 0 : outer;
   }
 };
 
-// The replicas of an item: in each batch its head, or all heads where they share theta.
-struct Replicas {
-  int heads;  // of an item
-  int64_t heads_in_all, theta_head;
-
-  __device__ __forceinline__ Replicas(const HeadsView& view, const LrpeWork& work, const LrpeItem& item)
-      : heads(work.heads_of_items == 1 ? static_cast<int>(view.heads) : 1),
-        heads_in_all(view.heads),
-        theta_head(item.theta_head) {}
-  // Batch and head of replica r, as batch * heads + head.
-  __device__ __forceinline__ int64_t slab(int r) const {
-    return heads == 1 ? r * heads_in_all + theta_head : int64_t{r};
-  }
-};
-
-// The rows (batch, position, head) of an item. What depends on the replica is the same for all threads of a block.
+// What an item has of the row of each replica: where its first vector begins, `column` elements into the row.
 template <class T>
 struct ReplicaRows {
-  T* first;
-  int64_t batch_stride, head_stride;
-  int heads;
+  T* base;
+  int64_t stride;
 
-  __device__ __forceinline__ ReplicaRows(const HeadsView& view, const Replicas& replicas, const LrpeItem& item)
-      : first(head<T>(view, 0, item.position, item.theta_head)),
-        batch_stride(view.batch_stride),
-        head_stride(view.head_stride),
-        heads(replicas.heads) {}
-  __device__ __forceinline__ T* operator()(int r) const {
-    if (heads == 1) return first + r * batch_stride;
-    const int batch = r / heads;
-    return first + (batch * batch_stride + (r - batch * heads) * head_stride);
-  }
+  __device__ __forceinline__ ReplicaRows(const HeadsView& view, const LrpeWork& work, const LrpeItem& item, int column)
+      : base(static_cast<T*>(view.data) + item.position * view.length_stride +
+             item.outer * (work.replicas_are_heads ? view.batch_stride : view.head_stride) + column),
+        stride(work.replicas_are_heads ? view.head_stride : view.batch_stride) {}
+  __device__ __forceinline__ T* operator()(int r) const { return base + static_cast<uint32_t>(r) * stride; }
 };
 
 }  // namespace heddle::kernels::cuda

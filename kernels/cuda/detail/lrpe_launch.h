@@ -11,8 +11,9 @@ template <class Encoding>
 int lanes_of_row(const HeadsView& x, const RowsView& theta, Softmax softmax) {
   const int64_t units = Encoding::units(x.dim);
   if (std::is_same_v<typename Encoding::T, double> || units % Encoding::WIDTH != 0) return 0;
-  if (x.batch * x.heads > INT32_MAX || !Encoding::takes(x, theta)) return 0;
   const int64_t lanes = units / Encoding::WIDTH;
+  if (x.batch * x.heads > INT32_MAX || LrpeWork::items_of(x, theta.rows, lanes) > INT32_MAX) return 0;
+  if (!Encoding::takes(theta)) return 0;
   const bool is_fit = softmax == Softmax::none ? lanes <= INT32_MAX : lanes <= 32 && (lanes & (lanes - 1)) == 0;
   if (softmax == Softmax::sequence && !SequenceWork::takes(x)) return 0;
   return is_fit ? static_cast<int>(lanes) : 0;
@@ -42,7 +43,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
   const int lanes = can_vectorize_all(Vectors::WIDTH, x, args.y) ? lanes_of_row<Vectors>(x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
-      const SequenceScale<T>* table = nullptr;
+      HeadsView table;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
       return with_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
@@ -51,13 +52,14 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
         const auto start = [&](auto unroll) {
           constexpr auto kernel = lrpe_forward<Vectors, kAct, decltype(unroll)::value>;
           if constexpr (kAct == Act::sequence) {
-            HEDDLE_LAUNCH_EARLY(context, kernel, work.grid(), LrpeWork::kThreads, 0, args, work, table);
+            HEDDLE_LAUNCH_EARLY(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
           } else {
-            HEDDLE_LAUNCH(context, kernel, work.grid(), LrpeWork::kThreads, 0, args, work, table);
+            HEDDLE_LAUNCH(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
           }
         };
         if constexpr (Shape::kIsRotation && Shape::kHasExponentials) {
-          if (work.parts > 1) return start(std::integral_constant<int, 2>{});  // little work: soon begun counts most
+          if (work.part < work.replicas)
+            return start(std::integral_constant<int, 2>{});  // little work: soon begun counts most
         }
         start(std::integral_constant<int, Shape::kForward>{});
       });
@@ -86,9 +88,12 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
       return with_act(args.options, [&](auto act) {
         if constexpr (decltype(act)::value != Act::sequence) {
           using Shape = LrpeShape<Vectors, decltype(act)::value>;
-          const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackwardPart, Shape::kBackwardBlocks);
-          HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value>), work.grid(), LrpeWork::kThreads, 0,
-                        args, work);
+          const auto start = [&](auto add) {
+            const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackward, Shape::backward_blocks(add));
+            HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value, decltype(add)::value>), work.grid,
+                          LrpeWork::kThreads, 0, args, work);
+          };
+          args.d_x.mode == Accumulate::add ? start(std::true_type{}) : start(std::false_type{});
         }
       });
     }

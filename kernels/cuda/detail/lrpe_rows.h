@@ -71,7 +71,8 @@ struct RowActivation {
 template <class Encoding, class Options>
 __device__ __forceinline__ void unit_angle(const RowsView& theta, const Options& options, const RowPlace& place,
                                            int64_t k, SinCos<typename Encoding::A> (&angle)[1]) {
-  typename Encoding::Angles(theta, place.theta_head, static_cast<int>(k)).at(options, place.position, angle);
+  const typename Encoding::Thetas thetas(theta, place.theta_head, static_cast<int>(k));
+  typename Encoding::Angles(thetas).at(options, place.position, angle);
 }
 
 // The gradient of a at the inputs of unit k.

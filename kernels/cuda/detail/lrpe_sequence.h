@@ -235,7 +235,8 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   }
   const int64_t theta_head = args.theta.rows == 1 ? 0 : rows.head_index;
   for (int begin = rows.first; begin < rows.end; begin += kWalk * rows.step) {
-    typename Encoding::Walk walk({args.theta, theta_head, rows.k}, args.options, begin, rows.step);
+    const typename Encoding::Thetas thetas(args.theta, theta_head, rows.k);
+    typename Encoding::Walk walk(typename Encoding::Angles(thetas), args.options, begin, rows.step);
     const int end = min(rows.end, begin + kWalk * rows.step);
     const auto input_at = [&](int64_t n) {
       return load_input<Encoding, false>(x + n * args.x.length_stride, rows.k, dim);
@@ -309,10 +310,10 @@ __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t f
   if (feature < features) dots[feature] = sum_stretches<Total>(work, feature, dim).sum;
 }
 
-// Writes maximum and sum of a forward pass; returns the table, which lies in the context's scratch.
+// Writes maximum and sum of a forward pass; returns the table, which lies in the context's scratch, as seen from x: all
+// positions of a batch and head have the same SequenceScales.
 template <class Encoding>
-const SequenceScale<typename Encoding::T>* launch_sequence_sums(Context& context,
-                                                                const typename Encoding::ForwardArgs& args, int lanes) {
+HeadsView launch_sequence_sums(Context& context, const typename Encoding::ForwardArgs& args, int lanes) {
   using T = typename Encoding::T;
   const SequenceWork work(context, args.x, lanes);
   const int64_t features = work.slabs * args.x.dim;
@@ -321,7 +322,12 @@ const SequenceScale<typename Encoding::T>* launch_sequence_sums(Context& context
                 SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work);
   HEDDLE_LAUNCH_EARLY(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features,
                       dim, vector<float>(args.maximum), vector<float>(args.sum));
-  return static_cast<const SequenceScale<T>*>(work.table);
+  HeadsView table = args.x;
+  table.data = work.table;
+  table.length_stride = 0;
+  table.head_stride = dim;
+  table.batch_stride = args.x.heads * dim;
+  return table;
 }
 
 // Writes or adds d_x, and writes dots.

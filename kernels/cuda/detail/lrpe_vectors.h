@@ -65,11 +65,11 @@ __device__ __forceinline__ void activate_row(A (&x)[COUNT], int lanes) {
     A most = x[0];
 #pragma unroll
     for (int i = 1; i < COUNT; ++i) most = Max{}(most, x[i]);
-    const ExponentialBelow<T> exponential(lanes_reduce(most, lanes, Max{}));
+    const ExponentialBelow<T> exponential(lanes_reduce(most, lanes, Max{}, most));
     A sum = A(0);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) sum += x[i] = exponential(x[i]);
-    const A factor = A(1) / lanes_reduce(sum, lanes, Sum{});
+    const A factor = reciprocal<T>(lanes_reduce(sum, lanes, Sum{}, 0.0f));
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) x[i] *= factor;
   }
@@ -87,7 +87,7 @@ __device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&
     A dot = A(0);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) dot += x[i] * gradient[i];
-    dot = lanes_reduce(dot, lanes, Sum{});
+    dot = lanes_reduce(dot, lanes, Sum{}, 0.0f);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) gradient[i] = x[i] * (gradient[i] - dot);
   }
@@ -102,106 +102,104 @@ struct LrpeShape {
 
   static constexpr int kForward = kIsRotation && !kHasExponentials ? 2 : 4;
   static constexpr int kForwardPart = 4;
-  static constexpr int kForwardBlocks = kHasExponentials ? 9 : 0;
+  static constexpr int kForwardBlocks = kIsRotation && kHasExponentials ? 9 : LrpeWork::kNotShared;
 
+  // Also those of a part at least.
   static constexpr int kBackward = (kIsRotation ? kHasExponentials : ACT != Act::elementwise) ? 2 : 4;
-  static constexpr int kBackwardPart = kBackward;
   // Cosine reads two rows for each that it writes: that is enough under way.
-  static constexpr int kBackwardBlocks = kIsRotation               ? (kHasExponentials ? 8 : 0)
-                                         : ACT == Act::elementwise ? 8
-                                         : ACT == Act::softmax     ? 10
-                                                                   : 12;
+  static constexpr int backward_blocks(bool add) {
+    if (kIsRotation) return !kHasExponentials ? LrpeWork::kNotShared : 8;
+    return ACT == Act::elementwise ? 8 : ACT == Act::softmax ? (add ? 10 : 12) : 14;
+  }
 };
 
 template <class Encoding, Act ACT, int UNROLL>
 __global__ void __launch_bounds__(LrpeWork::kThreads)
     lrpe_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ LrpeWork work,
-                 const SequenceScale<typename Encoding::T>* table) {
+                 const __grid_constant__ HeadsView table) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
   const LrpeItem item(work, Encoding::WIDTH);
+  const typename Encoding::Thetas thetas(args.theta, item.theta_head, item.k);
   const int dim = static_cast<int>(args.x.dim);
-  const Replicas replicas(args.x, work, item);
-  const ReplicaRows<const T> x_rows(args.x, replicas, item);
-  const ReplicaRows<T> y_rows(args.y, replicas, item);
-  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
-  const int last = min(work.replicas, first + work.replicas_per_block);
+  const ReplicaRows<const T> x_rows(args.x, work, item, Encoding::input_at(0, item.k, dim));
+  const ReplicaRows<T> y_rows(args.y, work, item, Encoding::output_at(0, item.k, dim));
+  const ReplicaRows<const SequenceScale<T>> scale_rows(table, work, item, Encoding::input_at(0, item.k, dim));
   InputVectors<Encoding> loaded[UNROLL];
   const auto fetch = [&](int base) {
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
-      loaded[u] = load_input<Encoding>(x_rows(min(base + u, last - 1)), item.k, dim);
+      loaded[u] = load_input<Encoding>(x_rows(min(base + u, item.last - 1)), 0, dim);
     }
   };
-  if constexpr (ACT != Act::sequence) fetch(first);  // under way while the angles are worked out
+  if constexpr (ACT != Act::sequence) fetch(item.first);  // under way while the angles are worked out
   SinCos<A> angle[Encoding::WIDTH];
-  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
+  typename Encoding::Angles(thetas).at(args.options, item.position, angle);
   if constexpr (ACT == Act::sequence) {  // x is in L2 in part, and comes soon
-    fetch(first);
+    fetch(item.first);
     await_previous();  // it makes the table
   }
   with_activation<ACT>(args.options.act, [&](auto act) {
-    for (int base = first; base < last; base += UNROLL) {
-      if (base > first) fetch(base);
+    for (int base = item.first; base < item.last; base += UNROLL) {
+      if (base > item.first) fetch(base);
 #pragma unroll
       for (int u = 0; u < UNROLL; ++u) {
         A a[Encoding::kValues], y[2 * Encoding::WIDTH];
         loaded[u].widen_to(a);
-        activate_row<T, ACT, decltype(act)::value>(a, work.vectors);
+        activate_row<T, ACT, decltype(act)::value>(a, work.vectors.divisor);
         if constexpr (ACT == Act::sequence) {
           alignas(16) SequenceScale<T> scales[Encoding::kValues];
-          load_scales<Encoding>(table + replicas.slab(min(base + u, last - 1)) * dim, item.k, dim, scales);
+          load_scales<Encoding>(scale_rows(min(base + u, item.last - 1)), 0, dim, scales);
 #pragma unroll
           for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
         }
         Encoding::forward(a, angle, y);
-        if (item.active && base + u < last) {
-          store_output<Encoding>(y_rows(base + u), item.k, dim, y);
+        if (item.active && base + u < item.last) {
+          store_output<Encoding>(y_rows(base + u), 0, dim, y);
         }
       }
     }
   });
 }
 
-template <class Encoding, Act ACT>
-__global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Encoding, ACT>::kBackwardBlocks))
+template <class Encoding, Act ACT, bool ADD>
+__global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Encoding, ACT>::backward_blocks(ADD)))
     lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work) {
   static_assert(ACT != Act::sequence);
   using T = typename Encoding::T;
   using A = typename Encoding::A;
   constexpr int kUnroll = LrpeShape<Encoding, ACT>::kBackward;
   const LrpeItem item(work, Encoding::WIDTH);
+  const typename Encoding::Thetas thetas(args.theta, item.theta_head, item.k);
   const int dim = static_cast<int>(args.d_x.view.dim);
-  const Replicas replicas(args.d_x.view, work, item);
-  const ReplicaRows<const T> d_y_rows(args.d_y, replicas, item), x_rows(args.x, replicas, item);
-  const ReplicaRows<T> d_x_rows(args.d_x.view, replicas, item);
-  const bool add = args.d_x.mode == Accumulate::add;
-  const int first = static_cast<int>(blockIdx.y) * work.replicas_per_block;
-  const int last = min(work.replicas, first + work.replicas_per_block);
+  const int column = Encoding::input_at(0, item.k, dim);
+  const ReplicaRows<const T> d_y_rows(args.d_y, work, item, Encoding::output_at(0, item.k, dim));
+  const ReplicaRows<const T> x_rows(args.x, work, item, column);
+  const ReplicaRows<T> d_x_rows(args.d_x.view, work, item, column);
   OutputVectors<Encoding> d_y[kUnroll];
   InputVectors<Encoding> x[kUnroll], old[kUnroll];
   const auto fetch = [&](int base) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int r = min(base + u, last - 1);
-      d_y[u] = load_output<Encoding>(d_y_rows(r), item.k, dim);
+      const int r = min(base + u, item.last - 1);
+      d_y[u] = load_output<Encoding>(d_y_rows(r), 0, dim);
       if constexpr (ACT != Act::none) {
-        x[u] = load_input<Encoding>(x_rows(r), item.k, dim);
+        x[u] = load_input<Encoding>(x_rows(r), 0, dim);
       }
     }
-    if (add) {
+    if constexpr (ADD) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        old[u] = load_input<Encoding>(d_x_rows(min(base + u, last - 1)), item.k, dim);
+        old[u] = load_input<Encoding>(d_x_rows(min(base + u, item.last - 1)), 0, dim);
       }
     }
   };
-  fetch(first);  // under way while the angles are worked out
+  fetch(item.first);  // under way while the angles are worked out
   SinCos<A> angle[Encoding::WIDTH];
-  typename Encoding::Angles(args.theta, item.theta_head, item.k).at(args.options, item.position, angle);
+  typename Encoding::Angles(thetas).at(args.options, item.position, angle);
   with_activation<ACT>(args.options.act, [&](auto act) {
-    for (int base = first; base < last; base += kUnroll) {
-      if (base > first) fetch(base);
+    for (int base = item.first; base < item.last; base += kUnroll) {
+      if (base > item.first) fetch(base);
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
@@ -210,16 +208,16 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Enco
         if constexpr (ACT != Act::none) {
           A values[Encoding::kValues];
           x[u].widen_to(values);
-          activate_row_backward<T, ACT, decltype(act)::value>(gradient, values, work.vectors);
+          activate_row_backward<T, ACT, decltype(act)::value>(gradient, values, work.vectors.divisor);
         }
-        if (add) {
+        if constexpr (ADD) {
           A before[Encoding::kValues];
           old[u].widen_to(before);
 #pragma unroll
           for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
         }
-        if (item.active && base + u < last) {
-          store_input<Encoding>(d_x_rows(base + u), item.k, dim, gradient);
+        if (item.active && base + u < item.last) {
+          store_input<Encoding>(d_x_rows(base + u), 0, dim, gradient);
         }
       }
     }
