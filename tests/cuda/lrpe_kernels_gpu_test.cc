@@ -34,9 +34,8 @@ Results forward_and_backward(Context& context, DType dtype, const Size& size, co
                              void (*backward)(Context&, const BackwardArgs&)) {
   Random random(29, RandomStream::test);
   const auto tensor = [&](int64_t features, bool filled) {
-    const Shape shape = size.layout == Layout::bnhd
-                                           ? Shape{size.batch, size.length, size.heads, features}
-                                           : Shape{size.batch, size.heads, size.length, features};
+    const Shape shape = size.layout == Layout::bnhd ? Shape{size.batch, size.length, size.heads, features}
+                                                    : Shape{size.batch, size.heads, size.length, features};
     const Tensor result = Tensor::empty(context, shape, dtype);
     poison(context, result);
     if (filled) write_values(context, result, exact_values(result.numel(), random));

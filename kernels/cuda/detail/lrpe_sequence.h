@@ -1,7 +1,7 @@
 // Softmax over the sequence for the position encodings.                                             docs/layers.md#lrpe
-// A slab is what one batch and head hold. A block sums over a stretch of its positions; a second kernel adds the
-// stretches up in their order. The forward encoding itself is the vector kernel of lrpe_vectors.h, with a table of what
-// the softmax needs of each feature.
+// A slab is what one batch and head hold. A block sums over a stretch of its positions; where there are several a
+// second kernel adds them up in their order. The forward encoding itself is the vector kernel of lrpe_vectors.h, with a
+// table of what the softmax needs of each feature.
 //   bytes: x (and d_y) read twice, y (d_x) written once
 #pragma once
 
@@ -73,6 +73,18 @@ struct Total {
   __device__ __forceinline__ void merge(const Total& other) { sum += other.sum; }
 };
 
+// Where those of a feature of a slab are written.
+template <class T>
+struct SequenceSums {
+  float *maximum, *sum;
+  SequenceScale<T>* table;
+  __device__ __forceinline__ void write(int64_t feature, const MaximumAndSum<T>& total) const {
+    maximum[feature] = total.most;
+    sum[feature] = total.sum;
+    table[feature] = SequenceScale<T>(total.most, total.sum);
+  }
+};
+
 template <class P>
 __device__ __forceinline__ P exchanged(const P& value, int distance) {
   static_assert(sizeof(P) % sizeof(float) == 0);
@@ -85,9 +97,10 @@ __device__ __forceinline__ P exchanged(const P& value, int distance) {
 }
 
 // Merges what the threads of a block found for each feature, own[v * WIDTH + i] for element i of input vector v, and
-// writes it to `to`.
-template <class Encoding, class P>
-__device__ void merge_block(P (&own)[Encoding::kValues], P* shared, int lanes, int k, int dim, P* to) {
+// calls write(feature, total).
+template <class Encoding, class P, class Write>
+__device__ __forceinline__ void merge_block(P (&own)[Encoding::kValues], P* shared, int lanes, int k, int dim,
+                                            const Write& write) {
   constexpr int kWarps = SequenceWork::kThreads / 32;
   for (int distance = lanes; distance < 32; distance *= 2) {
 #pragma unroll
@@ -106,7 +119,7 @@ __device__ void merge_block(P (&own)[Encoding::kValues], P* shared, int lanes, i
   for (int feature = threadIdx.x; feature < dim; feature += SequenceWork::kThreads) {
     P total = shared[feature];
     for (int w = 1; w < kWarps; ++w) total.merge(shared[w * dim + feature]);
-    to[feature] = total;
+    write(feature, total);
   }
 }
 
@@ -132,7 +145,8 @@ struct SequenceRows {
 
 template <class Encoding>
 __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
-    sequence_sums(const __grid_constant__ HeadsView x, const __grid_constant__ SequenceWork work) {
+    sequence_sums(const __grid_constant__ HeadsView x, const __grid_constant__ SequenceWork work,
+                  const SequenceSums<typename Encoding::T> sums) {
   using T = typename Encoding::T;
   constexpr int kUnroll = 6, WIDTH = Encoding::WIDTH;
   extern __shared__ float2 shared_words[];
@@ -193,8 +207,14 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     own[i].most = widen(most[i / WIDTH][i % WIDTH]);
     own[i].sum = sum[i];
   }
-  merge_block<Encoding>(own, reinterpret_cast<P*>(shared_words), work.lanes, rows.k, dim,
-                        rows.template partials<P>(work, dim));
+  P* partials = rows.template partials<P>(work, dim);
+  merge_block<Encoding>(own, reinterpret_cast<P*>(shared_words), work.lanes, rows.k, dim, [&](int feature, P total) {
+    if (work.stretches == 1) {
+      sums.write(int64_t{blockIdx.y} * dim + feature, total);
+    } else {
+      partials[feature] = total;
+    }
+  });
 }
 
 // Two readings of x and d_y: first (dots) the sums over positions of a * d_a, then (not dots) d_x (=|+=) a (d_a - dot).
@@ -276,8 +296,10 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     }
   }
   if constexpr (DOTS) {
+    float* to = work.stretches == 1 ? vector<float>(args.dots) + int64_t{blockIdx.y} * dim
+                                    : rows.template partials<float>(work, dim);
     merge_block<Encoding>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
-                          rows.template partials<Total>(work, dim));
+                          [&](int feature, Total total) { to[feature] = total.sum; });
   }
 }
 
@@ -291,16 +313,12 @@ __device__ __forceinline__ P sum_stretches(const SequenceWork& work, int64_t fea
   return total;
 }
 template <class T>
-__global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t features, int dim, float* maximum,
-                            float* sum) {
+__global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t features, int dim,
+                            const SequenceSums<T> sums) {
   let_next_start();
   await_previous();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature >= features) return;
-  const auto total = sum_stretches<MaximumAndSum<T>>(work, feature, dim);
-  maximum[feature] = total.most;
-  sum[feature] = total.sum;
-  static_cast<SequenceScale<T>*>(work.table)[feature] = SequenceScale<T>(total.most, total.sum);
+  if (feature < features) sums.write(feature, sum_stretches<MaximumAndSum<T>>(work, feature, dim));
 }
 template <class A>
 __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t features, int dim, A* dots) {
@@ -318,10 +336,14 @@ HeadsView launch_sequence_sums(Context& context, const typename Encoding::Forwar
   const SequenceWork work(context, args.x, lanes);
   const int64_t features = work.slabs * args.x.dim;
   const int dim = static_cast<int>(args.x.dim);
+  const SequenceSums<T> sums{vector<float>(args.maximum), vector<float>(args.sum),
+                             static_cast<SequenceScale<T>*>(work.table)};
   HEDDLE_LAUNCH(context, sequence_sums<Encoding>, work.grid(), SequenceWork::kThreads,
-                SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work);
-  HEDDLE_LAUNCH_EARLY(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features,
-                      dim, vector<float>(args.maximum), vector<float>(args.sum));
+                SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work, sums);
+  if (work.stretches > 1) {
+    HEDDLE_LAUNCH_EARLY(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features,
+                        dim, sums);
+  }
   HeadsView table = args.x;
   table.data = work.table;
   table.length_stride = 0;
@@ -338,8 +360,10 @@ void launch_sequence_backward(Context& context, const typename Encoding::Backwar
   const int dim = static_cast<int>(args.x.dim);
   HEDDLE_LAUNCH(context, (sequence_backward<Encoding, true>), work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(Total), args, work);
-  HEDDLE_LAUNCH_EARLY(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
-                      features, dim, vector<float>(args.dots));
+  if (work.stretches > 1) {
+    HEDDLE_LAUNCH_EARLY(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
+                        features, dim, vector<float>(args.dots));
+  }
   HEDDLE_LAUNCH_EARLY(context, (sequence_backward<Encoding, false>), work.grid(), SequenceWork::kThreads, 0, args,
                       work);
 }

@@ -192,8 +192,8 @@ void finish(Context& context, const NormBackwardArgs& args, int rows) {
   }
 }
 
-// A team with sums over rows: the units that it has under way, at most, and whether its kernels without a gate know
-// when compiling if there is a mean. Most are 2 % faster so; alone on a multiprocessor some are up to 15 % slower.
+// A team with sums over rows: the units that it has under way, at most, and whether its kernels know when compiling if
+// there is a mean. Most are 2 % faster so; alone on a multiprocessor some are up to 15 % slower.
 enum class Knows { center, nothing };
 template <int TEAM, int VECTORS, int STAGES = 2, Knows KNOWS = Knows::center>
 struct SumsShape : TeamShape<TEAM, VECTORS> {
@@ -287,13 +287,15 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
     const auto start = [&](auto center) {
       partials = launch_rows<T, SUMS, GATE, decltype(center)::value>(context, args, streams, shape);
     };
-    if constexpr (SUMS != Sums::none && GATE == Gate::none) {
-      if constexpr (decltype(shape)::kKnows == Knows::center) {
-        return args.options.center ? start(std::integral_constant<Center, Center::yes>{})
-                                   : start(std::integral_constant<Center, Center::no>{});
-      }
+    if constexpr (SUMS == Sums::none) {
+      start(std::integral_constant<Center, Center::ask>{});
+    } else if constexpr (decltype(shape)::kKnows == Knows::nothing) {
+      start(std::integral_constant<Center, Center::ask>{});
+    } else if (args.options.center) {
+      start(std::integral_constant<Center, Center::yes>{});
+    } else {
+      start(std::integral_constant<Center, Center::no>{});
     }
-    start(std::integral_constant<Center, Center::ask>{});
   });
   return partials;
 }
