@@ -118,7 +118,10 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
   constexpr bool kKeepsCore = !kKeeps && GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;
   // One branch for the activation around all rows, where it is measured to be faster: jumps in each row cost 1 to 2 %.
   constexpr bool kKnowsAct = GATE == Gate::post && kKeeps && TEAM == 256;
-  constexpr bool kStream = !kWeight || GATE != Gate::none;  // measured: 1 to 2 % faster where it is, slower elsewhere
+  // Or p - mean: one block on a multiprocessor, which is bound by instructions.
+  constexpr bool kKeepsD =
+      kWeight && GATE == Gate::none && TEAM == 512 && (VECTORS == 3 || (VECTORS == 2 && CENTER == Center::yes));
+  constexpr bool kStream = !kWeight || GATE != Gate::none || kKeepsD;  // where measured to be 1 to 2 % faster
   constexpr int kTeams = block_threads(TEAM) / TEAM;
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
   constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
@@ -275,10 +278,16 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         Vec<A, WIDTH> act, d_gate;     // of a gate; d_gate without the factor that is known last
       };
       Elements kept[kKeeps ? VECTORS : 1];
-      A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];  // of the gate's activation
+      [[maybe_unused]] A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];      // of the gate's activation
+      [[maybe_unused]] Vec<A, WIDTH> kept_d[kKeepsD ? VECTORS : 1] = {};  // of the first pass
       const auto elements_of = [&](int v, auto center, auto has_weight, auto again) {
         Elements e;
-        e.d = r_of(v);
+        constexpr bool kHasD = kKeepsD && decltype(again)::value;
+        if constexpr (kHasD) {
+          e.d = kept_d[v];
+        } else {
+          e.d = r_of(v);
+        }
         e.upstream = widen_all(vector_at(kStreamBytes, v));
         if constexpr (GATE != Gate::none) {
           const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
@@ -304,13 +313,15 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         if constexpr (decltype(has_weight)::value) weight = weight_of(v);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-          if constexpr (decltype(center)::value) e.d[i] -= mean;
+          if constexpr (decltype(center)::value && !kHasD) e.d[i] -= mean;
           e.g[i] = e.upstream[i];
           if constexpr (decltype(has_weight)::value) e.g[i] = rounded_product(e.g[i], weight[i]);
         }
         return e;
       };
 
+      // A mean that is small beside the deviation was rounded by too little to matter.
+      const bool shifts = !kKeepsD || !(abs(mean) * inv_std <= A(1));
       A sums[3] = {A(0), A(0), A(0)};
       const auto add_up = [&](auto center, auto has_weight) {
 #pragma unroll
@@ -321,11 +332,12 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
           for (int i = 0; i < WIDTH; ++i) {
             if constexpr (decltype(center)::value) {
               sums[1] += e.g[i];
-              sums[2] += e.d[i];
+              if (shifts) sums[2] += e.d[i];
             }
             sums[0] += e.g[i] * e.d[i];
           }
           if constexpr (kKeeps) kept[v] = e;
+          if constexpr (kKeepsD) kept_d[v] = e.d;
         }
       };
       const bool weighted = kWeight || args.weight;
