@@ -19,9 +19,9 @@ int lanes_of_row(const HeadsView& x, const RowsView& theta, Softmax softmax) {
   return is_fit ? static_cast<int>(lanes) : 0;
 }
 
-// Calls launch(std::integral_constant<Act, act>).
+// Calls launch(std::integral_constant<Act, act>) with the kind of activation, which has kernels of its own.
 template <class Options, class Launch>
-void with_act(const Options& options, const Launch& launch) {
+void visit_act(const Options& options, const Launch& launch) {
   if (options.softmax == Softmax::sequence) {
     launch(std::integral_constant<Act, Act::sequence>{});
   } else if (options.softmax == Softmax::feature) {
@@ -45,7 +45,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
     if (lanes > 0) {
       HeadsView table;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
-      return with_act(args.options, [&](auto act) {
+      return visit_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
         using Shape = LrpeShape<Vectors, kAct>;
         const LrpeWork work(context, x, args.theta.rows, lanes, Shape::kForwardPart, Shape::kForwardBlocks);
@@ -85,7 +85,7 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
       if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
-      return with_act(args.options, [&](auto act) {
+      return visit_act(args.options, [&](auto act) {
         if constexpr (decltype(act)::value != Act::sequence) {
           using Shape = LrpeShape<Vectors, decltype(act)::value>;
           const auto start = [&](auto add) {

@@ -251,8 +251,8 @@ void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Lau
                                                                                                               launch);
   } else {
     const bool is_kept = GATE != Gate::none || streams > 2 || rows <= 24576;
-    if (is_kept && choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<64, 1>, SumsShape<128, 1>,
-                               SumsShape<256, 1>>(vectors, launch)) {
+    if ((is_kept || vectors <= 32) && choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<64, 1>,
+                                                  SumsShape<128, 1>, SumsShape<256, 1>>(vectors, launch)) {
       return;
     }
     if constexpr (GATE != Gate::none) {  // few vectors, so that nothing spills
@@ -264,9 +264,9 @@ void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Lau
                     SumsShape<512, 4, 2, Knows::nothing>>(vectors, launch);
       } else {
         constexpr int kStages = SUMS == Sums::weight ? 2 : 3;
-        choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<32, 2>, SumsShape<64, 2>,
-                    SumsShape<128, 2>, SumsShape<256, 2>, SumsShape<512, 2, kStages>,
-                    SumsShape<512, 3, 2, Knows::nothing>, SumsShape<512, 4, 3, Knows::nothing>>(vectors, launch);
+        choose_team<SumsShape<32, 2>, SumsShape<64, 2>, SumsShape<128, 2>, SumsShape<256, 2>,
+                    SumsShape<512, 2, kStages>, SumsShape<512, 3, 2, Knows::nothing>,
+                    SumsShape<512, 4, 3, Knows::nothing>>(vectors, launch);
       }
     }
   }

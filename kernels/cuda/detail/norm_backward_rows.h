@@ -118,10 +118,11 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
   constexpr bool kKeepsCore = !kKeeps && GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;
   // One branch for the activation around all rows, where it is measured to be faster: jumps in each row cost 1 to 2 %.
   constexpr bool kKnowsAct = GATE == Gate::post && kKeeps && TEAM == 256;
-  // Or p - mean: one block on a multiprocessor, which is bound by instructions.
-  constexpr bool kKeepsD =
-      kWeight && GATE == Gate::none && TEAM == 512 && (VECTORS == 3 || (VECTORS == 2 && CENTER == Center::yes));
-  constexpr bool kStream = !kWeight || GATE != Gate::none || kKeepsD;  // where measured to be 1 to 2 % faster
+  // One block on a multiprocessor, bound by instructions: it keeps p - mean, where registers allow it.
+  constexpr bool kIsAlone =
+      kWeight && GATE == Gate::none && TEAM == 512 && (VECTORS > 2 || (VECTORS == 2 && CENTER == Center::yes));
+  constexpr bool kKeepsD = kIsAlone && VECTORS < 4;
+  constexpr bool kStream = !kWeight || GATE != Gate::none || kIsAlone;  // measured: elsewhere 1 to 2 % slower
   constexpr int kTeams = block_threads(TEAM) / TEAM;
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
   constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
@@ -321,7 +322,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
       };
 
       // A mean that is small beside the deviation was rounded by too little to matter.
-      const bool shifts = !kKeepsD || !(abs(mean) * inv_std <= A(1));
+      const bool shifts = !kIsAlone || !(abs(mean) * inv_std <= A(1));
       A sums[3] = {A(0), A(0), A(0)};
       const auto add_up = [&](auto center, auto has_weight) {
 #pragma unroll
