@@ -14,7 +14,7 @@ struct Size {
   Layout layout = Layout::bnhd;
 };
 
-// Thousands of blocks, replicas that no unrolling divides; and as few as fit on a GPU at once.
+// A thousand blocks and more, replicas that no unrolling divides; and as few as fit on a GPU at once.
 constexpr Size kSizes[] = {{3, 1060, 8, 128, 8},
                            {7, 1210, 3, 128, 1},
                            {3, 2113, 4, 128, 4, Layout::bhnd},

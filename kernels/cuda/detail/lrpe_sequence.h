@@ -73,7 +73,7 @@ struct Total {
   __device__ __forceinline__ void merge(const Total& other) { sum += other.sum; }
 };
 
-// Where those of a feature of a slab are written.
+// Where the maximum and the sum of a feature of a slab are written.
 template <class T>
 struct SequenceSums {
   float *maximum, *sum;

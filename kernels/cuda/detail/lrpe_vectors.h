@@ -1,6 +1,6 @@
 // The kernels of the position encodings for whole vectors.                                         docs/layers.md#lrpe
 // Bytes: x (and d_y) read once, y (d_x) written once. A thread owns WIDTH units of one position and goes over the batch
-// (and over the heads where they share theta), so that sines and cosines are computed once for all of them.
+// (the heads instead, where they share theta), so that sines and cosines are computed once for many rows: LrpeWork.
 #pragma once
 
 #include "kernels/cuda/detail/lrpe.h"
