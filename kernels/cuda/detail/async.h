@@ -15,16 +15,11 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes, past the first-level cache; L2 brings whole lines of 128 bytes. STREAM: L2 keeps them as in load_stream().
-template <bool STREAM = false>
-__device__ __forceinline__ void copy_ahead(uint32_t to, const void* from) {
-  if constexpr (STREAM) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "l"(kLeaveLast)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  }
+// 16 bytes, past the first-level cache; L2 brings whole lines of 128 bytes.
+__device__ __forceinline__ void copy_ahead(uint32_t to, const void* from, Leaves leaves = Leaves::in_turn) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "l"(static_cast<uint64_t>(leaves))
+               : "memory");
 }
 
 // 4 bytes.

@@ -50,6 +50,12 @@ __host__ __device__ constexpr int backward_blocks(int team, int vectors, Sums su
   return keeps_elements(sums, vectors) && is_small ? 3 : 2;
 }
 
+// Whether the one block on a multiprocessor, bound by instructions, keeps p - mean where registers allow it.
+__host__ __device__ constexpr bool is_alone(int team, int vectors, Sums sums, Gate gate, Center center) {
+  return sums != Sums::none && gate == Gate::none && team == 512 &&
+         (vectors > 2 || (vectors == 2 && center == Center::yes));
+}
+
 // Bytes of shared memory that a block keeps the weight in.
 template <class T>
 __host__ __device__ constexpr int64_t weight_bytes(Sums sums, int vectors, int64_t extent) {
@@ -108,7 +114,8 @@ __device__ __forceinline__ void with_known_act(Known known, Activation act, cons
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE, Center CENTER>
 __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VECTORS, SUMS, GATE))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
-                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages) {
+                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages,
+                       Leaves leaves) {
   using A = accumulate_t<T>;
   constexpr int WIDTH = vector_width<T>;
   constexpr bool kWeight = SUMS != Sums::none;
@@ -118,11 +125,8 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
   constexpr bool kKeepsCore = !kKeeps && GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;
   // One branch for the activation around all rows, where it is measured to be faster: jumps in each row cost 1 to 2 %.
   constexpr bool kKnowsAct = GATE == Gate::post && kKeeps && TEAM == 256;
-  // One block on a multiprocessor, bound by instructions: it keeps p - mean, where registers allow it.
-  constexpr bool kIsAlone =
-      kWeight && GATE == Gate::none && TEAM == 512 && (VECTORS > 2 || (VECTORS == 2 && CENTER == Center::yes));
+  constexpr bool kIsAlone = is_alone(TEAM, VECTORS, SUMS, GATE, CENTER);
   constexpr bool kKeepsD = kIsAlone && VECTORS < 4;
-  constexpr bool kStream = !kWeight || GATE != Gate::none || kIsAlone;  // measured: elsewhere 1 to 2 % slower
   constexpr int kTeams = block_threads(TEAM) / TEAM;
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
   constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
@@ -175,7 +179,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         forget(from);  // the vectors are then at fixed distances from it
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
-          if (has(v)) copy_ahead<kStream>(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH);
+          if (has(v)) copy_ahead(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH, leaves);
         }
       };
       fetch_stream(0);  // x and d_y
