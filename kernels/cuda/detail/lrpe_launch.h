@@ -49,19 +49,12 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
         constexpr Act kAct = decltype(act)::value;
         using Shape = LrpeShape<Vectors, kAct>;
         const LrpeWork work(context, x, args.theta.rows, lanes, Shape::kForwardPart, Shape::kForwardBlocks);
-        const auto start = [&](auto unroll) {
-          constexpr auto kernel = lrpe_forward<Vectors, kAct, decltype(unroll)::value>;
-          if constexpr (kAct == Act::sequence) {
-            HEDDLE_LAUNCH_EARLY(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
-          } else {
-            HEDDLE_LAUNCH(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
-          }
-        };
-        if constexpr (Shape::kIsRotation && Shape::kHasExponentials) {
-          // Two rows at once begin sooner, and where the last blocks are cut are as fast as four.
-          if (work.part < work.replicas) return start(std::integral_constant<int, 2>{});
+        constexpr auto kernel = lrpe_forward<Vectors, kAct>;
+        if constexpr (kAct == Act::sequence) {
+          HEDDLE_LAUNCH_EARLY(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
+        } else {
+          HEDDLE_LAUNCH(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
         }
-        start(std::integral_constant<int, Shape::kForward>{});
       });
     }
   }
@@ -86,12 +79,14 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
     if (lanes > 0) {
       if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
       return visit_act(args.options, [&](auto act) {
-        if constexpr (decltype(act)::value != Act::sequence) {
-          using Shape = LrpeShape<Vectors, decltype(act)::value>;
+        constexpr Act kAct = decltype(act)::value;
+        if constexpr (kAct != Act::sequence) {
+          using Shape = LrpeShape<Vectors, kAct>;
+          const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackwardPart, Shape::kBackwardBlocks);
           const auto start = [&](auto add) {
-            const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackward, Shape::backward_blocks(add));
-            HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, decltype(act)::value, decltype(add)::value>), work.grid,
-                          LrpeWork::kThreads, 0, args, work);
+            constexpr bool kAdd = decltype(add)::value;
+            HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, kAct, kAdd>), work.grid, LrpeWork::kThreads,
+                          (BackwardRow<Vectors, kAct, kAdd>::kSharedBytes), args, work);
           };
           args.d_x.mode == Accumulate::add ? start(std::true_type{}) : start(std::false_type{});
         }

@@ -3,6 +3,7 @@
 // (the heads instead, where they share theta), so that sines and cosines are computed once for many rows: LrpeWork.
 #pragma once
 
+#include "kernels/cuda/detail/async.h"
 #include "kernels/cuda/detail/lrpe.h"
 
 namespace heddle::kernels::cuda {
@@ -93,42 +94,41 @@ __device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&
   }
 }
 
-// How the kernels of an encoding and an activation run, as measured on an H200: the replicas that a thread reads at
-// once, those of a part at least, the blocks that a multiprocessor holds where sines are shared. See LrpeWork.
+// How the kernels of an encoding and an activation run, as measured on an H200: the replicas that a thread has at once,
+// those of a part at least, the blocks that a multiprocessor holds where sines are shared. See LrpeWork.
 template <class Encoding, Act ACT>
 struct LrpeShape {
   static constexpr bool kIsRotation = Encoding::kInputs == 2;
   static constexpr bool kHasExponentials = ACT == Act::elementwise || ACT == Act::softmax;
 
-  static constexpr int kForward = kIsRotation && !kHasExponentials ? 2 : 4;
+  static constexpr int kForward = kIsRotation ? 2 : 4;
   static constexpr int kForwardPart = 4;
   static constexpr int kForwardBlocks = kIsRotation && kHasExponentials ? 9 : LrpeWork::kNotShared;
 
-  // Also those of a part at least.
-  static constexpr int kBackward = (kIsRotation ? kHasExponentials : ACT != Act::elementwise) ? 2 : 4;
-  // Cosine reads two rows for each that it writes: that is enough under way.
-  static constexpr int backward_blocks(bool add) {
-    if (kIsRotation) return !kHasExponentials ? LrpeWork::kNotShared : 8;
-    return ACT == Act::elementwise ? 8 : ACT == Act::softmax ? (add ? 10 : 12) : 14;
-  }
+  // Backward copies that many replicas ahead while it works on as many. One where there is much to do: more blocks fit.
+  static constexpr int kBackward = kHasExponentials ? 1 : kIsRotation ? 4 : 2;
+  static constexpr int kBackwardPart = std::max(2, kBackward);
+  static constexpr int kBackwardBlocks =
+      kIsRotation ? (kHasExponentials ? 10 : LrpeWork::kNotShared) : (kHasExponentials ? 12 : 14);
 };
 
-template <class Encoding, Act ACT, int UNROLL>
+template <class Encoding, Act ACT>
 __global__ void __launch_bounds__(LrpeWork::kThreads)
     lrpe_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ LrpeWork work,
                  const __grid_constant__ HeadsView table) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
+  constexpr int kUnroll = LrpeShape<Encoding, ACT>::kForward;
   const LrpeItem item(work, Encoding::WIDTH);
   const typename Encoding::Thetas thetas(args.theta, item.theta_head, item.k);
   const int dim = static_cast<int>(args.x.dim);
   const ReplicaRows<const T> x_rows(args.x, work, item, Encoding::input_at(0, item.k, dim));
   const ReplicaRows<T> y_rows(args.y, work, item, Encoding::output_at(0, item.k, dim));
   const ReplicaRows<const SequenceScale<T>> scale_rows(table, work, item, Encoding::input_at(0, item.k, dim));
-  InputVectors<Encoding> loaded[UNROLL];
+  InputVectors<Encoding> loaded[kUnroll];
   const auto fetch = [&](int base) {
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
+    for (int u = 0; u < kUnroll; ++u) {
       loaded[u] = load_input<Encoding>(x_rows(min(base + u, item.last - 1)), 0, dim);
     }
   };
@@ -140,10 +140,10 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
     await_previous();  // it makes the table
   }
   with_activation<ACT>(args.options.act, [&](auto act) {
-    for (int base = item.first; base < item.last; base += UNROLL) {
+    for (int base = item.first; base < item.last; base += kUnroll) {
       if (base > item.first) fetch(base);
 #pragma unroll
-      for (int u = 0; u < UNROLL; ++u) {
+      for (int u = 0; u < kUnroll; ++u) {
         A a[Encoding::kValues], y[2 * Encoding::WIDTH];
         loaded[u].widen_to(a);
         activate_row<T, ACT, decltype(act)::value>(a, work.vectors.divisor);
@@ -162,13 +162,28 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   });
 }
 
+// What a thread of backward reads of a row, vectors of d_y, x and the old d_x, and where its block keeps them.
 template <class Encoding, Act ACT, bool ADD>
-__global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Encoding, ACT>::backward_blocks(ADD)))
+struct BackwardRow {
+  static constexpr int kX = 2, kOld = kX + (ACT != Act::none ? Encoding::kInputs : 0);
+  static constexpr int kVectors = kOld + (ADD ? Encoding::kInputs : 0);
+  static constexpr int kVectorBytes = LrpeWork::kThreads * 16, kBytes = kVectors * kVectorBytes;
+  static constexpr int kStages = 2;  // more of them are slower, a third by 1 us where there is little work
+  static constexpr int kSharedBytes = kStages * LrpeShape<Encoding, ACT>::kBackward * kBytes;
+};
+
+// Rows are copied ahead into shared memory, each thread its own part: no barriers, and no registers for what is under
+// way.
+template <class Encoding, Act ACT, bool ADD>
+__global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Encoding, ACT>::kBackwardBlocks))
     lrpe_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ LrpeWork work) {
   static_assert(ACT != Act::sequence);
   using T = typename Encoding::T;
   using A = typename Encoding::A;
-  constexpr int kUnroll = LrpeShape<Encoding, ACT>::kBackward;
+  using Row = BackwardRow<Encoding, ACT, ADD>;
+  constexpr int kUnroll = LrpeShape<Encoding, ACT>::kBackward, kInputs = Encoding::kInputs;
+  constexpr Leaves kLeaves = ADD && ACT != Act::none ? Leaves::in_turn : Leaves::last;  // measured, up to 5 %
+  extern __shared__ uint4 staged[];
   const LrpeItem item(work, Encoding::WIDTH);
   const typename Encoding::Thetas thetas(args.theta, item.theta_head, item.k);
   const int dim = static_cast<int>(args.d_x.view.dim);
@@ -176,43 +191,56 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Enco
   const ReplicaRows<const T> d_y_rows(args.d_y, work, item, Encoding::output_at(0, item.k, dim));
   const ReplicaRows<const T> x_rows(args.x, work, item, column);
   const ReplicaRows<T> d_x_rows(args.d_x.view, work, item, column);
-  OutputVectors<Encoding> d_y[kUnroll];
-  InputVectors<Encoding> x[kUnroll], old[kUnroll];
-  const auto fetch = [&](int base) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int r = min(base + u, item.last - 1);
-      d_y[u] = load_output<Encoding>(d_y_rows(r), 0, dim);
-      if constexpr (ACT != Act::none) {
-        x[u] = load_input<Encoding>(x_rows(r), 0, dim);
-      }
-    }
-    if constexpr (ADD) {
+  const uint32_t own_place = shared_address(staged) + threadIdx.x * 16;
+  const auto place_of = [&](int stage, int u) { return own_place + (stage * kUnroll + u) * Row::kBytes; };
+  const auto fetch = [&](int base, int stage) {
+    if (base < item.last) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        old[u] = load_input<Encoding>(d_x_rows(min(base + u, item.last - 1)), 0, dim);
+        uint32_t to = place_of(stage, u);
+        forget(to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
+        const auto copy = [&](const auto& rows, int first, int count, const auto& at) {
+          const T* from = rows(min(base + u, item.last - 1));
+          forget(from);
+#pragma unroll
+          for (int v = 0; v < count; ++v) {
+            copy_ahead(to + (first + v) * Row::kVectorBytes, from + at(v, 0, dim), kLeaves);
+          }
+        };
+        copy(d_y_rows, 0, 2, Encoding::output_at);
+        if constexpr (ACT != Act::none) copy(x_rows, Row::kX, kInputs, Encoding::input_at);
+        if constexpr (ADD) copy(d_x_rows, Row::kOld, kInputs, Encoding::input_at);
       }
     }
+    __pipeline_commit();
   };
-  fetch(item.first);  // under way while the angles are worked out
-  SinCos<A> angle[Encoding::WIDTH];
+#pragma unroll
+  for (int stage = 0; stage < Row::kStages; ++stage) fetch(item.first + stage * kUnroll, stage);
+  SinCos<A> angle[Encoding::WIDTH];  // worked out while the first rows are under way
   typename Encoding::Angles(thetas).at(args.options, item.position, angle);
   with_activation<ACT>(args.options.act, [&](auto act) {
+    int stage = 0;
     for (int base = item.first; base < item.last; base += kUnroll) {
-      if (base > item.first) fetch(base);
+      __pipeline_wait_prior(Row::kStages - 1);
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
+        const auto read = [&](int first, auto& values) {
+          RowVectors<T, Encoding::WIDTH, sizeof(values) / sizeof(A) / Encoding::WIDTH> row;
+          int v = first;
+          for (auto& vector : row.vectors) vector = load_shared<T>(place_of(stage, u) + v++ * Row::kVectorBytes);
+          row.widen_to(values);
+        };
         A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
-        d_y[u].widen_to(upstream);
+        read(0, upstream);
         Encoding::backward(upstream, angle, gradient);
         if constexpr (ACT != Act::none) {
           A values[Encoding::kValues];
-          x[u].widen_to(values);
+          read(Row::kX, values);
           activate_row_backward<T, ACT, decltype(act)::value>(gradient, values, work.vectors.divisor);
         }
         if constexpr (ADD) {
           A before[Encoding::kValues];
-          old[u].widen_to(before);
+          read(Row::kOld, before);
 #pragma unroll
           for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
         }
@@ -220,6 +248,8 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Enco
           store_input<Encoding>(d_x_rows(base + u), 0, dim, gradient);
         }
       }
+      fetch(base + Row::kStages * kUnroll, stage);
+      stage = stage + 1 == Row::kStages ? 0 : stage + 1;
     }
   });
 }
