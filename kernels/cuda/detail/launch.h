@@ -12,14 +12,18 @@
 #include "core/tensor/context.h"
 #include "core/tensor/cuda_check.h"
 
-#define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                    \
-  ::heddle::kernels::cuda::launch((context), false, #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
-                                  (shared_bytes), __VA_ARGS__)
+#define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                           \
+  ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{}, #kernel, __FILE__, __LINE__, \
+                                  kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
 // For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
 // stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
-#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                             \
-  ::heddle::kernels::cuda::launch((context), true, #kernel, __FILE__, __LINE__, kernel, (grid), (block), \
-                                  (shared_bytes), __VA_ARGS__)
+#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                                        \
+  ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.early = true}, #kernel, __FILE__, \
+                                  __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
+// For a kernel whose blocks work in clusters of `blocks` along x (sm_90).
+#define HEDDLE_LAUNCH_CLUSTERS(context, kernel, grid, block, shared_bytes, blocks, ...)                         \
+  ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.cluster = (blocks)}, #kernel, \
+                                  __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
 
 namespace heddle::kernels::cuda {
 
@@ -33,21 +37,33 @@ void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
   HEDDLE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
+struct LaunchMode {
+  bool early = false;
+  int cluster = 1;
+};
+
 template <class... Parameters, class... Arguments>
-void launch(const Context& context, bool early, const char* name, const char* file, int line,
+void launch(const Context& context, LaunchMode mode, const char* name, const char* file, int line,
             void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... arguments) {
   use_device(context);
   allow_shared(kernel, shared_bytes);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = context.stream();
-  config.attrs = &attribute;
-  config.numAttrs = early && context.properties().compute_capability >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  if (mode.early && context.properties().compute_capability >= 90) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (mode.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(mode.cluster), 1, 1};
+  }
   check_cuda(static_cast<int>(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...)), name, file,
              line);
 }

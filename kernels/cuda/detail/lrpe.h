@@ -48,6 +48,13 @@ struct StoredThetas {
   }
 };
 
+// That these are worked out here, and not later where they are used.
+template <int WIDTH>
+__device__ __forceinline__ void settle_angles(SinCos<float> (&angle)[WIDTH]) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) asm volatile("" : "+f"(angle[i].sin), "+f"(angle[i].cos));
+}
+
 // The angles of a thread at the positions first, first + step, .. one after the other.
 template <class Angles_, class Options, class A, int WIDTH>
 struct ExactWalk {
@@ -60,6 +67,7 @@ struct ExactWalk {
     angles.at(options, position, angle);
   }
   __device__ __forceinline__ void next() { angles.at(options, position += step, angle); }
+  __device__ __forceinline__ void settle() { settle_angles(angle); }
 };
 // The same by turning on from the angle before, for 16-bit types: 64 steps lose some 5e-6, far below their rounding,
 // and the unit for sines is left to the exponentials.
@@ -78,6 +86,10 @@ struct TurningWalk {
       angle[i].sin = angle[i].sin * turn[i].cos + angle[i].cos * turn[i].sin;
       angle[i].cos = cos;
     }
+  }
+  __device__ __forceinline__ void settle() {
+    settle_angles(angle);
+    settle_angles(turn);
   }
 };
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/detail/lrpe_rows.h"
-#include "kernels/cuda/detail/lrpe_sequence.h"
+#include "kernels/cuda/detail/lrpe_slab.h"
 
 namespace heddle::kernels::cuda {
 
@@ -43,6 +43,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
   const int lanes = can_vectorize_all(Vectors::WIDTH, x, args.y) ? lanes_of_row<Vectors>(x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
+      if (softmax == Softmax::sequence && launch_slab_forward<Vectors>(context, args, lanes)) return;
       HeadsView table;
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
       return visit_act(args.options, [&](auto act) {
@@ -77,6 +78,7 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
       can_vectorize_all(Vectors::WIDTH, d_x, args.d_y, args.x) ? lanes_of_row<Vectors>(d_x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
+      if (softmax == Softmax::sequence && launch_slab_backward<Vectors>(context, args, lanes)) return;
       if (softmax == Softmax::sequence) return launch_sequence_backward<Vectors>(context, args, lanes);
       return visit_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;

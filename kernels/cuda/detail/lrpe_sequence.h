@@ -1,4 +1,4 @@
-// Softmax over the sequence for the position encodings.                                             docs/layers.md#lrpe
+// Softmax over the sequence for the position encodings, of any length; lrpe_slab.h has that for short ones.
 // A slab is what one batch and head hold. A block sums over a stretch of its positions; where there are several a
 // second kernel adds them up in their order. The forward encoding itself is the vector kernel of lrpe_vectors.h, with a
 // table of what the softmax needs of each feature.
@@ -96,16 +96,20 @@ __device__ __forceinline__ P exchanged(const P& value, int distance) {
   return result;
 }
 
-// Merges what the threads of a block found for each feature, own[v * WIDTH + i] for element i of input vector v, and
-// calls write(feature, total).
-template <class Encoding, class P, class Write>
-__device__ __forceinline__ void merge_block(P (&own)[Encoding::kValues], P* shared, int lanes, int k, int dim,
-                                            const Write& write) {
-  constexpr int kWarps = SequenceWork::kThreads / 32;
+// Merges what the threads of a warp found: those of the same features are `lanes` apart.
+template <class P, int COUNT>
+__device__ __forceinline__ void merge_warp(P (&own)[COUNT], int lanes) {
   for (int distance = lanes; distance < 32; distance *= 2) {
 #pragma unroll
-    for (int i = 0; i < Encoding::kValues; ++i) own[i].merge(exchanged(own[i], distance));
+    for (int i = 0; i < COUNT; ++i) own[i].merge(exchanged(own[i], distance));
   }
+}
+
+// Merges what the warps of a block found for each feature, own[v * WIDTH + i] for element i of input vector v, and
+// calls write(feature, total). `shared` has a row of `dim` for each warp.
+template <class Encoding, int THREADS, class P, class Write>
+__device__ __forceinline__ void merge_block(const P (&own)[Encoding::kValues], P* shared, int lanes, int k, int dim,
+                                            const Write& write) {
   const int warp = threadIdx.x / 32;
   if (static_cast<int>(threadIdx.x % 32) < lanes) {
 #pragma unroll
@@ -116,9 +120,11 @@ __device__ __forceinline__ void merge_block(P (&own)[Encoding::kValues], P* shar
     }
   }
   __syncthreads();
-  for (int feature = threadIdx.x; feature < dim; feature += SequenceWork::kThreads) {
+#pragma unroll 1
+  for (int feature = threadIdx.x; feature < dim; feature += THREADS) {
     P total = shared[feature];
-    for (int w = 1; w < kWarps; ++w) total.merge(shared[w * dim + feature]);
+#pragma unroll
+    for (int w = 1; w < THREADS / 32; ++w) total.merge(shared[w * dim + feature]);
     write(feature, total);
   }
 }
@@ -208,13 +214,16 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     own[i].sum = sum[i];
   }
   P* partials = rows.template partials<P>(work, dim);
-  merge_block<Encoding>(own, reinterpret_cast<P*>(shared_words), work.lanes, rows.k, dim, [&](int feature, P total) {
+  const auto write = [&](int feature, const P& total) {
     if (work.stretches == 1) {
       sums.write(int64_t{blockIdx.y} * dim + feature, total);
     } else {
       partials[feature] = total;
     }
-  });
+  };
+  merge_warp(own, work.lanes);
+  merge_block<Encoding, SequenceWork::kThreads>(own, reinterpret_cast<P*>(shared_words), work.lanes, rows.k, dim,
+                                                write);
 }
 
 // Two readings of x and d_y: first (dots) the sums over positions of a * d_a, then (not dots) d_x (=|+=) a (d_a - dot).
@@ -298,8 +307,9 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   if constexpr (DOTS) {
     float* to = work.stretches == 1 ? vector<float>(args.dots) + int64_t{blockIdx.y} * dim
                                     : rows.template partials<float>(work, dim);
-    merge_block<Encoding>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
-                          [&](int feature, Total total) { to[feature] = total.sum; });
+    merge_warp(own, work.lanes);
+    merge_block<Encoding, SequenceWork::kThreads>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
+                                                  [&](int feature, const Total& total) { to[feature] = total.sum; });
   }
 }
 
