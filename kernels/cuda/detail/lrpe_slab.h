@@ -13,10 +13,10 @@ namespace heddle::kernels::cuda {
 
 struct SlabWork {
   static constexpr int kThreads = 128, kWarps = kThreads / 32;
-  static constexpr int kMostBlocks = 8;             // of a cluster
-  static constexpr int kResident = 5;               // blocks of a multiprocessor
-  static constexpr int kFewRows = 4;                // of a thread: fewer are not worth a block
-  static constexpr int64_t kMostBytes = 128 << 10;  // of a block
+  static constexpr int kMostBlocks = 8;            // of a cluster
+  static constexpr int kResident = 5;              // blocks of a multiprocessor
+  static constexpr int kFewRows = 4;               // of a thread: fewer are not worth a block
+  static constexpr int64_t kMostBytes = 64 << 10;  // of a block: with more there are too few threads at once
 
   int lanes;          // threads that hold a row
   int64_t slabs;      // batch * heads
@@ -39,8 +39,11 @@ struct SlabWork {
     blocks = static_cast<int>(count);
     rows = ceil_div(all, count);
   }
-  bool fits(const Context& context) const {
-    return context.properties().compute_capability >= 90 && slabs <= 65535 && rows * row_bytes <= kMostBytes;
+  // `shared_bytes` of a block: GPUs of sm_120 have less of it than those of sm_90.
+  bool fits(const Context& context, size_t shared_bytes) const {
+    const DeviceProperties& properties = context.properties();
+    return properties.compute_capability >= 90 && slabs <= 65535 && rows * row_bytes <= kMostBytes &&
+           shared_bytes <= properties.shared_bytes_per_block;
   }
   dim3 grid() const { return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(slabs)); }
 };
@@ -303,18 +306,20 @@ template <class Encoding>
 bool launch_slab_forward(Context& context, const typename Encoding::ForwardArgs& args, int lanes) {
   using Part = SlabPart<Encoding, MaximumAndSum<typename Encoding::T>, Encoding::kInputs>;
   const SlabWork work(context, args.x, lanes, Part::kVectors);
-  if (!work.fits(context)) return false;
-  HEDDLE_LAUNCH_CLUSTERS(context, slab_forward<Encoding>, work.grid(), SlabWork::kThreads,
-                         Part::shared_bytes(work, args.x.dim), work.blocks, args, work);
+  const size_t shared_bytes = Part::shared_bytes(work, args.x.dim);
+  if (!work.fits(context, shared_bytes)) return false;
+  HEDDLE_LAUNCH_CLUSTERS(context, slab_forward<Encoding>, work.grid(), SlabWork::kThreads, shared_bytes, work.blocks,
+                         args, work);
   return true;
 }
 template <class Encoding>
 bool launch_slab_backward(Context& context, const typename Encoding::BackwardArgs& args, int lanes) {
   using Part = SlabPart<Encoding, Total, Encoding::kInputs + 2>;
   const SlabWork work(context, args.x, lanes, Part::kVectors);
-  if (!work.fits(context)) return false;
-  HEDDLE_LAUNCH_CLUSTERS(context, slab_backward<Encoding>, work.grid(), SlabWork::kThreads,
-                         Part::shared_bytes(work, args.x.dim), work.blocks, args, work);
+  const size_t shared_bytes = Part::shared_bytes(work, args.x.dim);
+  if (!work.fits(context, shared_bytes)) return false;
+  HEDDLE_LAUNCH_CLUSTERS(context, slab_backward<Encoding>, work.grid(), SlabWork::kThreads, shared_bytes, work.blocks,
+                         args, work);
   return true;
 }
 
