@@ -1,4 +1,5 @@
-// Norm kernels on tensors of more than 2^31 elements: rows are counted in 32 bits, elements are not.
+// Norm kernels on large tensors: more than 2^31 elements (rows are counted in 32 bits, elements are not), and so many
+// rows that other shapes of a kernel are chosen.
 #include "kernels/norm.h"
 #include "tests/cuda/gpu_test.h"
 
@@ -47,6 +48,70 @@ TEST_F(NormGpu, MoreThanTwoBillionElements) {
   EXPECT_NE(found.first, std::vector<double>(static_cast<size_t>(cols), 0.0));
   EXPECT_EQ(read_values(context, y.slice(0, rows / 2, rows / 2 + 1)),
             std::vector<double>(static_cast<size_t>(cols), 0.0));
+}
+
+// The same rows over and over give the same bits each time, the results of one time worked out alone, and its sums as
+// often.
+TEST_F(NormGpu, ManyRowsAreAsFewOfThem) {
+  Context context({DeviceType::cuda, 0});
+  const int64_t rows = 600, times = 41, cols = 2048;
+  const DType dtype = DType::bfloat16;
+  Random random(6, RandomStream::test);
+  const auto values = [&](int64_t count) {
+    const Tensor tensor = Tensor::empty(context, {count, cols}, dtype);
+    fill_normal(context, tensor, random, 0, 1);
+    return tensor;
+  };
+  const Tensor x = values(rows), residual = values(rows), d_y = values(rows), before = values(rows), weight = values(1);
+  const auto repeated = [&](const Tensor& once, int64_t count) {
+    const Tensor tensor = Tensor::empty(context, {count * rows, cols}, dtype);
+    for (int64_t i = 0; i < count; ++i) copy(context, tensor.slice(0, i * rows, (i + 1) * rows), once);
+    return tensor;
+  };
+  for (const bool adds : {false, true}) {  // two streams are read, or five
+    const auto run = [&](int64_t count) {
+      const Tensor all_x = repeated(x, count), all_d_y = repeated(d_y, count), all_residual = repeated(residual, count);
+      const Tensor d_x = repeated(before, count), d_residual = repeated(before, count);
+      const Tensor d_weight = Tensor::empty(context, {cols}, DType::float32);
+      const Tensor inv_std = Tensor::empty(context, {count * rows}, DType::float32);
+      const Tensor partials = Tensor::empty(context, {norm_partials(count * rows), 2 * cols}, DType::float32);
+      for (const Tensor& tensor : {d_weight, inv_std, partials}) poison(context, tensor);
+      NormForwardArgs forward;
+      forward.x = rows_view(all_x);
+      if (adds) forward.residual = rows_view(all_residual);
+      forward.weight = vector_view(weight.reshape({cols}));
+      forward.inv_std = vector_view(inv_std);
+      const Tensor y = Tensor::empty(context, {count * rows, cols}, dtype);
+      forward.y = rows_view(y);
+      norm_forward(context, forward);
+      NormBackwardArgs backward;
+      backward.x = forward.x;
+      backward.residual = forward.residual;
+      backward.weight = forward.weight;
+      backward.inv_std = forward.inv_std;
+      backward.d_y = rows_view(all_d_y);
+      backward.d_x = {rows_view(d_x), adds ? Accumulate::add : Accumulate::overwrite};
+      if (adds) backward.d_residual = {rows_view(d_residual), Accumulate::add};
+      backward.d_weight = {vector_view(d_weight), Accumulate::overwrite};
+      backward.partials = rows_view(partials);
+      norm_backward(context, backward);
+      std::vector<std::vector<double>> results;
+      for (int64_t i : {int64_t{0}, count / 2, count - 1}) {
+        results.push_back(read_values(context, d_x.slice(0, i * rows, (i + 1) * rows)));
+        results.push_back(read_values(context, d_residual.slice(0, i * rows, (i + 1) * rows)));
+      }
+      results.push_back(read_values(context, d_weight));
+      return results;
+    };
+    const auto many = run(times);
+    auto few = run(1);
+    for (double& sum : few.back()) sum *= static_cast<double>(times);
+    for (size_t i = 0; i < many.size(); ++i) {
+      EXPECT_LE(largest_error(many[i], few[i]), i + 1 < many.size() ? tolerance(dtype) : 1e-5) << i << " " << adds;
+    }
+    EXPECT_EQ(many[0], many[2]) << adds;
+    EXPECT_EQ(many[0], many[4]) << adds;
+  }
 }
 
 }  // namespace

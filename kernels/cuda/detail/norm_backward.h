@@ -256,7 +256,7 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
 
 // Calls launch(shape), measured on an H200 from 2048 features of 16 bits on. Short rows are kept between the passes,
 // one vector a thread; but where only x and d_y are read, of many rows, two vectors a thread and a second reading from
-// shared memory are faster.
+// shared memory are faster. Where five streams are read, of many rows, three units under way in fewer blocks are.
 template <Sums SUMS, Gate GATE, class Launch>
 void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Launch& launch) {
   if constexpr (SUMS == Sums::none) {
@@ -264,7 +264,10 @@ void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Lau
                 TeamShape<64, 4>, TeamShape<128, 4>, TeamShape<256, 4>, TeamShape<512, 3>, TeamShape<512, 4>>(vectors,
                                                                                                               launch);
   } else {
-    const bool is_kept = GATE != Gate::none || streams > 2 || rows <= 24576;
+    const bool is_many = rows > 24576, is_kept = GATE != Gate::none || streams > 2 || !is_many;
+    if constexpr (GATE == Gate::none) {
+      if (is_many && streams > 4 && vectors > 128 && choose_team<SumsShape<256, 1, 3>>(vectors, launch)) return;
+    }
     if ((is_kept || vectors <= 32) && choose_team<SumsShape<8, 1>, SumsShape<16, 1>, SumsShape<32, 1>, SumsShape<64, 1>,
                                                   SumsShape<128, 1>, SumsShape<256, 1>>(vectors, launch)) {
       return;
