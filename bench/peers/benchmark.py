@@ -13,8 +13,10 @@ With --device cpu the same by the clock, with --threads threads, and no memory.
 """
 
 import argparse
+import concurrent.futures
 import functools
 import json
+import multiprocessing
 import os
 import re
 import statistics
@@ -206,6 +208,10 @@ class Subject:
     def backward(self):
         torch.autograd.backward(self.outputs, self.upstream)
 
+    def begin(self):
+        self.forward()
+        self.upstream = [torch.randn_like(output) for output in self.outputs]
+
     def drop_outputs(self):
         self.outputs = None
 
@@ -244,49 +250,77 @@ def memory(subject, which):
     return total / 20 / 2**20
 
 
-def rows_of(suite, arguments):
+def configs_of(suite, arguments):
+    """Each (suite's name, config's name, config with the suite's defaults, n)."""
     path = suite if suite.endswith(".yaml") else os.path.join(HERE, "../../configs/bench", suite + ".yaml")
     with open(path) as file:
         spec = yaml.safe_load(file)
+    for name, config in spec["configs"].items():
+        if not arguments.config or name in arguments.config:
+            for n in arguments.n or config.get("n", spec.get("n")):
+                defaults = {"operator": spec.get("operator"), "dtype": spec.get("dtype", "bfloat16")}
+                yield spec.get("suite", os.path.basename(path)[:-5]), name, defaults | config, n
+
+
+def subjects_of(config, n, device):
+    """Each (provider, Subject) of a config at one size."""
+    options = at_size(config.get("options") or {}, n)
+    input_dtypes = config.get("input_dtypes") or {}
+    generator = torch.Generator(device).manual_seed(1)
+    inputs = {}
+    for name, extents in config["inputs"].items():
+        shape = [extent(e, n) for e in extents]
+        exact = name in ("theta", "log_decay", "initial_state")
+        dtype = input_dtypes.get(name, "float32" if exact else config["dtype"])
+        tensor = torch.randn(shape, device=device, dtype=DTYPES[dtype], generator=generator)
+        inputs[name] = tensor.requires_grad_(not exact)
+    for provider, operator in providers(config["operator"], options, inputs):
+        yield provider, Subject(operator, inputs)
+
+
+def compile_subject(config, n, device):
+    for provider, subject in subjects_of(config, n, torch.device(device)):
+        if provider == "torch_compile":
+            subject.begin()
+            subject.backward()
+    if device == "cuda":
+        torch.cuda.empty_cache()  # other jobs need the memory
+
+
+def compile_ahead(arguments):
+    """Fills torch.compile's cache on disk by --jobs processes, so that the rows, timed one by one, find it there."""
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+        tasks = {}
+        for suite in arguments.suites:
+            for _, name, config, n in configs_of(suite, arguments):
+                tasks[pool.submit(compile_subject, config, n, arguments.device)] = f"{suite} {name} n={n}"
+        for count, task in enumerate(concurrent.futures.as_completed(tasks), 1):
+            failed = f" failed: {task.exception()}" if task.exception() else ""
+            print(f"compiled {count} of {len(tasks)}: {tasks[task]}{failed}", file=sys.stderr, flush=True)
+
+
+def rows_of(suite, arguments):
     device = torch.device(arguments.device)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     stopwatch = Stopwatch(device)
-    for config_name, config in spec["configs"].items():
-        if arguments.config and config_name not in arguments.config:
-            continue
-        operator_name = config.get("operator", spec.get("operator"))
-        dtype_name = config.get("dtype", spec.get("dtype", "bfloat16"))
-        input_dtypes = config.get("input_dtypes") or {}
-        for n in arguments.n or config.get("n", spec.get("n")):
-            options = at_size(config.get("options") or {}, n)
-            generator = torch.Generator(device).manual_seed(1)
-            inputs = {}
-            for name, extents in config["inputs"].items():
-                shape = [extent(e, n) for e in extents]
-                exact = name in ("theta", "log_decay", "initial_state")
-                input_dtype = input_dtypes.get(name, "float32" if exact else dtype_name)
-                tensor = torch.randn(shape, device=device, dtype=DTYPES[input_dtype], generator=generator)
-                inputs[name] = tensor.requires_grad_(not exact)
-            for provider, operator in providers(operator_name, options, inputs):
-                if arguments.provider and provider not in arguments.provider:
-                    continue
-                subject = Subject(operator, inputs)
-                try:
-                    subject.forward()
-                    subject.upstream = [torch.randn_like(output) for output in subject.outputs]
-                    for which in arguments.passes:
-                        for quantity in arguments.quantity:
-                            value = speed(subject, stopwatch, which) if quantity == "speed" else memory(subject, which)
-                            yield {"suite": spec.get("suite", os.path.basename(path)[:-5]), "config": config_name,
-                                   "pass": which, "quantity": quantity, "n": n, "dtype": dtype_name,
-                                   "device": device_name, "provider": provider, "value": value,
-                                   "unit": "ms" if quantity == "speed" else "MiB"}
-                except Exception as error:  # one provider that fails must not end the table
-                    print(f"{provider} failed on {config_name}, n {n}: {error}", file=sys.stderr)
-                subject.outputs = subject.upstream = None
-                subject.drop_gradients()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+    for suite_name, config_name, config, n in configs_of(suite, arguments):
+        for provider, subject in subjects_of(config, n, device):
+            if arguments.provider and provider not in arguments.provider:
+                continue
+            try:
+                subject.begin()
+                for which in arguments.passes:
+                    for quantity in arguments.quantity:
+                        value = speed(subject, stopwatch, which) if quantity == "speed" else memory(subject, which)
+                        yield {"suite": suite_name, "config": config_name, "pass": which, "quantity": quantity, "n": n,
+                               "dtype": config["dtype"], "device": device_name, "provider": provider, "value": value,
+                               "unit": "ms" if quantity == "speed" else "MiB"}
+            except Exception as error:  # one provider that fails must not end the table
+                print(f"{provider} failed on {config_name}, n {n}: {error}", file=sys.stderr)
+            subject.outputs = subject.upstream = None
+            subject.drop_gradients()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def write_rows(path, rows):
@@ -308,12 +342,16 @@ def main():
     parser.add_argument("--quantity", type=lambda text: text.split(","), default=["speed"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--jobs", type=int, help="compile first, that many side by side; then time one by one")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu" and "memory" in arguments.quantity:
         parser.error("--quantity memory is counted on cuda only")
+    if arguments.jobs:
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # of each job
+        compile_ahead(arguments)
     rows = []
     for suite in arguments.suites:
         for row in rows_of(suite, arguments):
