@@ -73,6 +73,16 @@ struct Total {
   __device__ __forceinline__ void merge(const Total& other) { sum += other.sum; }
 };
 
+// Maxima of nothing yet, as elements are stored: half of the registers.
+template <class T, int WIDTH, int COUNT>
+__device__ __forceinline__ void start_maxima(Vec<T, WIDTH> (&most)[COUNT]) {
+#pragma unroll
+  for (int v = 0; v < COUNT; ++v) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) most[v][i] = narrow<T>(MaximumAndSum<T>::kLeast);
+  }
+}
+
 // Where the maximum and the sum of a feature of a slab are written.
 template <class T>
 struct SequenceSums {
@@ -161,13 +171,9 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   const int dim = static_cast<int>(x.dim);
   const char* slab = reinterpret_cast<const char*>(head<const T>(x, rows.batch, 0, rows.head_index));
   const auto stride = static_cast<uint32_t>(x.length_stride * sizeof(T));
-  Vec<T, WIDTH> most[Encoding::kInputs];  // so far, as it is stored: half of the registers
+  Vec<T, WIDTH> most[Encoding::kInputs];
+  start_maxima(most);
   float sum[Encoding::kValues] = {};
-#pragma unroll
-  for (int v = 0; v < Encoding::kInputs; ++v) {
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) most[v][i] = narrow<T>(MaximumAndSum<T>::kLeast);
-  }
   const auto fetch = [&](int n, InputVectors<Encoding>(&to)[kUnroll]) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {

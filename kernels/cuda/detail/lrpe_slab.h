@@ -162,11 +162,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResident)
   __pipeline_wait_prior(0);
 
   Vec<T, WIDTH> most[kInputs];
-#pragma unroll
-  for (int v = 0; v < kInputs; ++v) {
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) most[v][i] = narrow<T>(P::kLeast);
-  }
+  start_maxima(most);
   for (int n = part.first, index = 0; n < part.end; n += part.step, ++index) {
     const auto row = part.template read<kInputs>(index, 0);
 #pragma unroll

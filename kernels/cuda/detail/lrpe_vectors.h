@@ -44,17 +44,6 @@ __device__ __forceinline__ void load_scales(const SequenceScale<typename Encodin
   }
 }
 
-// Calls work(chosen) with the activation of elements as a type. One branch around all of a kernel's work: each jump in
-// it leads to instructions that, in a kernel just begun, have to come from memory.
-template <Act ACT, class Work>
-__device__ __forceinline__ void with_activation(Activation act, const Work& work) {
-  if constexpr (ACT == Act::elementwise) {
-    visit_activation(act, work);
-  } else {
-    work(std::integral_constant<Activation, Activation::none>{});
-  }
-}
-
 // act(x) in place, over the row that `lanes` neighbouring threads hold together.
 template <class T, Act ACT, Activation act, class A, int COUNT>
 __device__ __forceinline__ void activate_row(A (&x)[COUNT], int lanes) {
@@ -139,7 +128,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
     fetch(item.first);
     await_previous();  // it makes the table
   }
-  with_activation<ACT>(args.options.act, [&](auto act) {
+  with_activation<ACT == Act::elementwise>(args.options.act, [&](auto act) {
     for (int base = item.first; base < item.last; base += kUnroll) {
       if (base > item.first) fetch(base);
 #pragma unroll
@@ -218,7 +207,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeShape<Enco
   for (int stage = 0; stage < Row::kStages; ++stage) fetch(item.first + stage * kUnroll, stage);
   SinCos<A> angle[Encoding::WIDTH];  // worked out while the first rows are under way
   typename Encoding::Angles(thetas).at(args.options, item.position, angle);
-  with_activation<ACT>(args.options.act, [&](auto act) {
+  with_activation<ACT == Act::elementwise>(args.options.act, [&](auto act) {
     int stage = 0;
     for (int base = item.first; base < item.last; base += kUnroll) {
       __pipeline_wait_prior(Row::kStages - 1);

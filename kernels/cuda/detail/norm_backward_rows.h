@@ -92,25 +92,6 @@ __device__ __forceinline__ void with_flags(const Work& work, bool center, bool w
   }
 }
 
-// Calls work(act) with the activation of a gate as a type; with a type that says nothing where it is asked for later.
-struct AskLater {};
-template <bool NOW, class Work>
-__device__ __forceinline__ void with_gate_act(Activation act, const Work& work) {
-  if constexpr (NOW) {
-    visit_activation(act, work);
-  } else {
-    work(AskLater{});
-  }
-}
-template <class Known, class Work>
-__device__ __forceinline__ void with_known_act(Known known, Activation act, const Work& work) {
-  if constexpr (std::is_same_v<Known, AskLater>) {
-    visit_activation(act, work);
-  } else {
-    work(known);
-  }
-}
-
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE, Center CENTER>
 __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VECTORS, SUMS, GATE))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
@@ -237,7 +218,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
 
   // The teams of a block make the same number of turns: those that share a warp exchange by shuffles.
   int stage = 0;
-  with_gate_act<kKnowsAct>(args.options.gate_act, [&](auto known_act) {
+  with_activation<kKnowsAct>(args.options.gate_act, [&](auto known_act) {
     for (; index - team < end; index += step) {
       const bool active = kTeams == 1 || index < end;
       const int row_index = row_of(index), column = column_of(index);
@@ -282,7 +263,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         Vec<A, WIDTH> d, upstream, g;  // p - mean, d_y (times act, after), that times the weight
         Vec<A, WIDTH> act, d_gate;     // of a gate; d_gate without the factor that is known last
       };
-      Elements kept[kKeeps ? VECTORS : 1];
+      [[maybe_unused]] Elements kept;                                     // of the one vector, where kKeeps
       [[maybe_unused]] A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];      // of the gate's activation
       [[maybe_unused]] Vec<A, WIDTH> kept_d[kKeepsD ? VECTORS : 1] = {};  // of the first pass
       const auto elements_of = [&](int v, auto center, auto has_weight, auto again) {
@@ -296,7 +277,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         e.upstream = widen_all(vector_at(kStreamBytes, v));
         if constexpr (GATE != Gate::none) {
           const Vec<A, WIDTH> gate = widen_all(vector_at(gate_place, v));
-          with_known_act(known_act, args.options.gate_act, [&](auto chosen) {
+          const auto gate_elements = [&](auto chosen) {
 #pragma unroll
             for (int i = 0; i < WIDTH; ++i) {
               A core;
@@ -312,7 +293,12 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
               e.d_gate[i] = act.derivative * gated;
               gated *= act.value;
             }
-          });
+          };
+          if constexpr (kKnowsAct) {
+            gate_elements(known_act);
+          } else {
+            visit_activation(args.options.gate_act, gate_elements);
+          }
         }
         [[maybe_unused]] Vec<A, WIDTH> weight;
         if constexpr (decltype(has_weight)::value) weight = weight_of(v);
@@ -341,7 +327,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
             }
             sums[0] += e.g[i] * e.d[i];
           }
-          if constexpr (kKeeps) kept[v] = e;
+          if constexpr (kKeeps) kept = e;
           if constexpr (kKeepsD) kept_d[v] = e.d;
         }
       };
@@ -369,7 +355,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
           if (!active || !has(v)) continue;
           Elements e;
           if constexpr (kKeeps) {
-            e = kept[v];
+            e = kept;
           } else {
             e = elements_of(v, center, has_weight, std::true_type{});
           }
