@@ -59,24 +59,36 @@ template <class A, int TEAM, int TEAMS, int MOST, int VALUES>
 __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, TEAMS, MOST>& shared, int team,
                                          int& turn) {
   static_assert(VALUES <= MOST);
-  constexpr int kLanes = TEAM < 32 ? TEAM : 32;
+  if constexpr (TEAM < 32 || (TEAM == 32 && VALUES == 1)) {
 #pragma unroll
-  for (int i = 0; i < VALUES; ++i) value[i] = group_sum<kLanes>(value[i]);
-  if constexpr (TEAM > 32) {
-    if (threadIdx.x % 32 == 0) {
-#pragma unroll
-      for (int i = 0; i < VALUES; ++i) shared.warps[turn][team][i][threadIdx.x % TEAM / 32] = value[i];
-    }
+    for (int i = 0; i < VALUES; ++i) value[i] = group_sum<TEAM>(value[i]);
+  } else if constexpr (TEAM == 32) {
+    gather_sums(spread_sums(value), value);
+  } else {
+    constexpr int kWarps = TEAM / 32, kLanes = spread_lanes<VALUES>;
+    const int lane = threadIdx.x % 32, value_of_lane = lane / kLanes;
+    auto& warps = shared.warps[turn][team];
+    const A own = spread_sums(value);
+    if (lane % kLanes == 0 && value_of_lane < VALUES) warps[value_of_lane][threadIdx.x % TEAM / 32] = own;
     team_barrier<TEAM>(team);
+    if constexpr (kWarps >= 8) {
+      constexpr int kAcross = kWarps < kLanes ? kWarps : kLanes;
+      const A* from = &warps[VALUES == 1 ? 0 : min(value_of_lane, VALUES - 1)][lane % kAcross];
+      A sum = from[0];
 #pragma unroll
-    for (int i = 0; i < VALUES; ++i) {
-      constexpr int kWarps = TEAM / 32;
-      if constexpr (kWarps >= 8) {
-        value[i] = group_sum<kWarps>(shared.warps[turn][team][i][threadIdx.x % kWarps]);
+      for (int warp = kAcross; warp < kWarps; warp += kAcross) sum += from[warp];
+      sum = group_sum<kAcross>(sum);
+      if constexpr (VALUES == 1) {
+        value[0] = sum;
       } else {
-        value[i] = shared.warps[turn][team][i][0];
+        gather_sums(sum, value);
+      }
+    } else {
 #pragma unroll
-        for (int warp = 1; warp < kWarps; ++warp) value[i] += shared.warps[turn][team][i][warp];
+      for (int i = 0; i < VALUES; ++i) {
+        value[i] = warps[i][0];
+#pragma unroll
+        for (int warp = 1; warp < kWarps; ++warp) value[i] += warps[i][warp];
       }
     }
     turn ^= 1;

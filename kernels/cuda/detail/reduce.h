@@ -36,6 +36,38 @@ __device__ __forceinline__ A group_max(A value) {
   return group_reduce<width>(value, Max{});
 }
 
+// Several sums over the lanes of a warp together: lane l gets that of value l / spread_lanes<VALUES>. Three values take
+// 6 exchanges between lanes, where one after the other takes 15.
+template <int VALUES>
+inline constexpr int spread_lanes = VALUES == 1   ? 32
+                                    : VALUES == 2 ? 16
+                                                  : 8;
+template <class A, int VALUES>
+__device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
+  static_assert(VALUES <= 4);
+  constexpr int kSpread = 32 / spread_lanes<VALUES>;
+  A own[kSpread];
+#pragma unroll
+  for (int i = 0; i < kSpread; ++i) own[i] = i < VALUES ? value[i] : A(0);
+#pragma unroll
+  for (int half = kSpread / 2; half > 0; half /= 2) {  // each half of the lanes keeps half of the values
+    const int distance = 16 * half * 2 / kSpread;
+    const bool is_upper = threadIdx.x & distance;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const A sent = is_upper ? own[i] : own[i + half];
+      own[i] = (is_upper ? own[i + half] : own[i]) + __shfl_xor_sync(0xffffffffu, sent, distance);
+    }
+  }
+  return group_sum<spread_lanes<VALUES>>(own[0]);
+}
+// From there to all lanes. `own` is the same in all lanes of a value.
+template <class A, int VALUES>
+__device__ __forceinline__ void gather_sums(A own, A (&value)[VALUES]) {
+#pragma unroll
+  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, own, i * spread_lanes<VALUES>);
+}
+
 // Shared memory of one block reduction of up to `values` numbers at once.
 template <class A, int threads, int values = 1>
 struct ReduceShared {
