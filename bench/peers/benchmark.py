@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times other implementations of heddle's operators on heddle's suites, by heddle's protocol.
 
-    python3 bench/peers/benchmark.py srms_norm norm_gate --json peers.json
+    python3 bench/peers/benchmark.py srms_norm norm_gate --jobs 8 --json peers.json
     heddle bench srms_norm norm_gate --json heddle.json
     python3 bench/compare.py heddle.json peers.json
 

@@ -76,6 +76,7 @@ TEST_F(NormGpu, ManyRowsAreAsFewOfThem) {
       const Tensor inv_std = Tensor::empty(context, {count * rows}, DType::float32);
       const Tensor partials = Tensor::empty(context, {norm_partials(count * rows), 2 * cols}, DType::float32);
       for (const Tensor& tensor : {d_weight, inv_std, partials}) poison(context, tensor);
+      if (!adds) poison(context, d_x);
       NormForwardArgs forward;
       forward.x = rows_view(all_x);
       if (adds) forward.residual = rows_view(all_residual);

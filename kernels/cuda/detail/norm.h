@@ -73,7 +73,7 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
     team_barrier<TEAM>(team);
     if constexpr (kWarps >= 8) {
       constexpr int kAcross = kWarps < kLanes ? kWarps : kLanes;
-      const A* from = &warps[VALUES == 1 ? 0 : min(value_of_lane, VALUES - 1)][lane % kAcross];
+      const A* from = &warps[min(value_of_lane, VALUES - 1)][lane % kAcross];
       A sum = from[0];
 #pragma unroll
       for (int warp = kAcross; warp < kWarps; warp += kAcross) sum += from[warp];

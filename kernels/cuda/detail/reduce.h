@@ -39,9 +39,7 @@ __device__ __forceinline__ A group_max(A value) {
 // Several sums over the lanes of a warp together: lane l gets that of value l / spread_lanes<VALUES>. Three values take
 // 6 exchanges between lanes, where one after the other takes 15.
 template <int VALUES>
-inline constexpr int spread_lanes = VALUES == 1   ? 32
-                                    : VALUES == 2 ? 16
-                                                  : 8;
+inline constexpr int spread_lanes = 32 / (VALUES > 2 ? 4 : VALUES);
 template <class A, int VALUES>
 __device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
   static_assert(VALUES <= 4);
@@ -51,7 +49,7 @@ __device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
   for (int i = 0; i < kSpread; ++i) own[i] = i < VALUES ? value[i] : A(0);
 #pragma unroll
   for (int half = kSpread / 2; half > 0; half /= 2) {  // each half of the lanes keeps half of the values
-    const int distance = 16 * half * 2 / kSpread;
+    const int distance = 32 * half / kSpread;
     const bool is_upper = threadIdx.x & distance;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
