@@ -349,7 +349,7 @@ def main():
         torch.set_num_threads(arguments.threads)
     if arguments.device == "cpu" and "memory" in arguments.quantity:
         parser.error("--quantity memory is counted on cuda only")
-    if arguments.jobs:
+    if arguments.jobs and (not arguments.provider or "torch_compile" in arguments.provider):
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # of each job
         compile_ahead(arguments)
     rows = []
