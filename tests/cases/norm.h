@@ -121,6 +121,9 @@ inline std::vector<OpCase> norm_cases() {
     cases.push_back(norm_case({"layer_norm", {3, dim}, true, true, true, true, silu, "", true}));
     cases.push_back(norm_case({"rms_norm", {3, dim}, true, false, true, false, "{act: sigmoid}", "", true}));
   }
+  // Odd numbers of vectors, in the kernels of the GPU for rows without a gate.
+  cases.push_back(norm_case({"layer_norm", {5, 4088}, true, true, false, true, "", "", true}));
+  cases.push_back(norm_case({"rms_norm", {5, 2040}, true, false, true, true, "", "", true}));
   // A mean far above the deviation must cost no digits.
   for (const std::string op : {"layer_norm", "group_norm"}) {
     const std::string more = op == "group_norm" ? "groups: 4" : "";

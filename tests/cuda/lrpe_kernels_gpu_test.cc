@@ -14,11 +14,11 @@ struct Size {
   Layout layout = Layout::bnhd;
 };
 
-// A thousand blocks and more, replicas that no unrolling divides; a sequence that no cluster of blocks holds; and as
-// few blocks as fit on a GPU at once.
+// A thousand blocks and more, replicas that no unrolling divides; a sequence that no cluster of blocks holds; as few
+// blocks as fit on a GPU at once; and sequences for clusters of four and of eight blocks.
 constexpr Size kSizes[] = {{3, 1060, 8, 128, 8}, {7, 1210, 3, 128, 1}, {3, 2113, 4, 128, 4, Layout::bhnd},
                            {1, 9000, 1, 128, 1}, {9, 65, 3, 64, 3},    {5, 33, 7, 32, 1, Layout::bhnd},
-                           {6, 127, 1, 256, 1}};
+                           {6, 127, 1, 256, 1},  {2, 900, 3, 128, 1}};
 
 struct Act {
   Activation act = Activation::none;

@@ -93,12 +93,12 @@ __global__ void __launch_bounds__(TEAM)
   }
 }
 
-// destination (=|+=) sum over the rows of partials. A block owns 16 columns, a thread WIDTH neighbouring ones in every
-// kReaders-th row; what it reads is under way together. A block is small enough to have its place, and wait, while the
-// kernel before it still has all others. The y index of a block is that of its sums.
+// destination (=|+=) sum over the rows of partials. A block owns 32 columns, a line of L2, and a thread WIDTH
+// neighbouring ones in every kReaders-th row; what it reads is under way together. One block of the kernel before it
+// that ends makes room for a block. The y index of a block is that of its sums.
 template <int WIDTH>
 struct Finish {
-  static constexpr int kThreads = 256, kColumns = 16, kAcross = kColumns / WIDTH, kReaders = kThreads / kAcross;
+  static constexpr int kThreads = 512, kColumns = 32, kAcross = kColumns / WIDTH, kReaders = kThreads / kAcross;
   static constexpr int kAhead = WIDTH > 1 ? 7 : 13;  // rows of a thread
 };
 
@@ -201,27 +201,25 @@ struct SumsShape : TeamShape<TEAM, VECTORS> {
   static constexpr Knows kKnows = KNOWS;
 };
 
-// What is read leaves L2 first where that holds about all that moves, which takes 1 us off some 22 (not understood);
-// else last where `reads_stay` says that this is faster, by 1 to 4 %.
-inline Leaves what_leaves(const Context& context, const NormBackwardArgs& args, const NormStreams& streams,
-                          bool reads_stay) {
+// Of the tensors as large as x, those included that are written.
+inline int64_t moved_bytes(const NormBackwardArgs& args, const NormStreams& streams) {
   const int64_t tensors = streams.count + bool(args.d_x) + bool(args.d_residual) + bool(args.d_gate);
-  const int64_t bytes = tensors * args.x.rows * args.x.cols * static_cast<int64_t>(size_of(args.x.dtype));
-  if (bytes < static_cast<int64_t>(context.properties().l2_bytes) * 5 / 4) return Leaves::first;
-  return reads_stay ? Leaves::last : Leaves::in_turn;
+  return tensors * args.x.rows * args.x.cols * static_cast<int64_t>(size_of(args.x.dtype));
 }
 
 // Launches the kernel that keeps units in shared memory; returns its rows of partials, 0 when there is no room.
 template <class T, Sums SUMS, Gate GATE, Center CENTER, class Shape>
 int launch_rows(Context& context, const NormBackwardArgs& args, const NormStreams& streams, Shape) {
-  constexpr int kTeam = Shape::kTeam, kThreads = block_threads(kTeam), kTeams = kThreads / kTeam;
+  constexpr int kTeam = Shape::kTeam, kVectors = Shape::kVectors;
+  constexpr int kTeams = block_teams(kTeam, kVectors, SUMS, GATE), kThreads = kTeam * kTeams;
   const NormNumbers<accumulate_t<T>> numbers(args.x, args.options);
-  const auto kernel = norm_backward_rows<T, kTeam, Shape::kVectors, SUMS, GATE, CENTER>;
-  const int64_t stage_bytes = streams.count * int64_t{kThreads} * Shape::kVectors * 16;
+  const auto kernel = norm_backward_rows<T, kTeam, kVectors, SUMS, GATE, CENTER>;
+  const int64_t stage_bytes = streams.count * int64_t{kThreads} * kVectors * 16;
   const auto shared_bytes = [&](int stages) {
-    const int64_t totals = static_cast<int64_t>(SUMS) * numbers.extent * static_cast<int>(sizeof(accumulate_t<T>));
-    const int64_t weight = weight_bytes<T>(SUMS, Shape::kVectors, numbers.extent);
-    return static_cast<size_t>(std::max(weight + stages * stage_bytes, totals));
+    const int64_t weight = weight_bytes<T>(kTeam, kVectors, SUMS, GATE, numbers.extent);
+    constexpr int64_t kValues = static_cast<int64_t>(SUMS) * kVectors * vector_width<T>;  // row_sums of a thread
+    const int64_t left = (kTeams - 1) * kTeam * kValues * static_cast<int64_t>(sizeof(accumulate_t<T>));
+    return static_cast<size_t>(std::max(weight + stages * stage_bytes, left));
   };
   const int64_t count = SUMS == Sums::none ? numbers.units : args.x.rows;
   int64_t each = 0, blocks;
@@ -245,12 +243,25 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
     blocks = std::min({ceil_div(count, kTeams), blocks * context.properties().multiprocessors, args.partials.rows});
   }
   const auto grid = static_cast<unsigned>(blocks);
-  const Leaves leaves =
-      what_leaves(context, args, streams,
-                  SUMS == Sums::none || GATE != Gate::none || is_alone(kTeam, Shape::kVectors, SUMS, GATE, CENTER));
+  const auto moves_less = [&](double l2_sizes) {
+    return static_cast<double>(moved_bytes(args, streams)) <
+           l2_sizes * static_cast<double>(context.properties().l2_bytes);
+  };
+  // All measured. L2 gives up last what is read (1 to 4 % of the time), but first where it holds about all that moves
+  // (5 %); and last what is written, which the next operator reads (3 to 5 %), but where many rows go by without sums,
+  // with a gate, or bound by instructions (1 % the other way). Asking early is slower where a third tensor is read (4
+  // %) by many rows.
+  constexpr bool kKeepsWritten =
+      SUMS != Sums::none && GATE == Gate::none && !is_alone(kTeam, kVectors, SUMS, GATE, CENTER);
+  const bool has_third = args.residual || args.gate || args.d_r;
+  const RowsPlan plan{.count = static_cast<int>(count),
+                      .each = static_cast<int>(each),
+                      .stages = stages,
+                      .is_early = !has_third || moves_less(2.5),
+                      .read = moves_less(1.25) ? Leaves::first : Leaves::last,
+                      .written = kKeepsWritten || moves_less(8) ? Leaves::last : Leaves::in_turn};
   HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), kThreads,
-                shared_bytes(stages), args, streams, numbers, static_cast<int>(count), static_cast<int>(each), stages,
-                leaves);
+                shared_bytes(stages), args, streams, numbers, plan);
   return static_cast<int>(grid);
 }
 
@@ -275,9 +286,8 @@ void choose_backward_shape(int64_t vectors, int64_t rows, int streams, const Lau
     if constexpr (GATE != Gate::none) {  // few vectors, so that nothing spills
       choose_team<SumsShape<256, 2>, SumsShape<512, 2>>(vectors, launch);
     } else {
-      if (is_kept && choose_team<SumsShape<512, 1, 3>>(vectors, launch)) return;
       if (streams > 2) {
-        choose_team<SumsShape<512, 2, 2, Knows::nothing>, SumsShape<512, 3, 2, Knows::nothing>,
+        choose_team<SumsShape<256, 2>, SumsShape<512, 2, 2, Knows::nothing>, SumsShape<512, 3, 2, Knows::nothing>,
                     SumsShape<512, 4, 2, Knows::nothing>>(vectors, launch);
       } else {
         constexpr int kStages = SUMS == Sums::weight ? 2 : 3;

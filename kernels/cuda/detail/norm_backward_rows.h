@@ -36,18 +36,33 @@ struct UnitFactors {
 // Units that a team has under way at once, at most.
 constexpr int kMostStages = 3;
 
-// Threads of a block.
-__host__ __device__ constexpr int block_threads(int team) { return team <= 256 ? 256 : team; }
+// How the kernel goes over its units, chosen by the host.
+struct RowsPlan {
+  int count;   // of the units; with sums over rows, of the rows
+  int each;    // units of a block, without such sums
+  int stages;  // units under way
+  // Whether the next unit is asked for before the sums over this one are known, where registers keep this one.
+  bool is_early;
+  Leaves read, written;
+};
 
 // Whether registers hold a thread's part of the weight, and between the two passes over a unit what the first worked
 // out. Others read and compute it again.
-__host__ __device__ constexpr bool keeps_elements(Sums sums, int vectors) { return sums != Sums::none && vectors == 1; }
+__host__ __device__ constexpr bool keeps_elements(int team, int vectors, Sums sums, Gate gate) {
+  return sums != Sums::none && (vectors == 1 || (vectors == 2 && team == 256 && gate == Gate::none));
+}
+
+// Teams of a block: 256 threads, or 512 where registers hold no third block of 256: half as many rows of partials.
+__host__ __device__ constexpr int block_teams(int team, int vectors, Sums sums, Gate gate) {
+  const int threads = vectors > 1 && keeps_elements(team, vectors, sums, gate) ? 512 : 256;
+  return team < threads ? threads / team : 1;
+}
 
 // Blocks that a multiprocessor holds by registers, at least.
 __host__ __device__ constexpr int backward_blocks(int team, int vectors, Sums sums, Gate gate) {
-  if (sums == Sums::none || team > 256) return 1;
+  if (sums == Sums::none || team * block_teams(team, vectors, sums, gate) > 256) return 1;
   const bool is_small = gate == Gate::none || (sums == Sums::weight && team == 256);  // measured: nothing spills
-  return keeps_elements(sums, vectors) && is_small ? 3 : 2;
+  return vectors == 1 && is_small ? 3 : 2;
 }
 
 // Whether the one block on a multiprocessor, bound by instructions, keeps p - mean where registers allow it.
@@ -58,8 +73,9 @@ __host__ __device__ constexpr bool is_alone(int team, int vectors, Sums sums, Ga
 
 // Bytes of shared memory that a block keeps the weight in.
 template <class T>
-__host__ __device__ constexpr int64_t weight_bytes(Sums sums, int vectors, int64_t extent) {
-  return sums == Sums::none || keeps_elements(sums, vectors) ? 0 : extent * static_cast<int64_t>(sizeof(T));
+__host__ __device__ constexpr int64_t weight_bytes(int team, int vectors, Sums sums, Gate gate, int64_t extent) {
+  const bool is_shared = sums != Sums::none && !keeps_elements(team, vectors, sums, gate);
+  return is_shared ? extent * static_cast<int64_t>(sizeof(T)) : 0;
 }
 
 // Waits until the oldest of `stages` groups of copies has arrived.
@@ -92,23 +108,53 @@ __device__ __forceinline__ void with_flags(const Work& work, bool center, bool w
   }
 }
 
+// row[c] = factor * sum of the columns of a thread's vectors, which begin at (lane + v * TEAM) * WIDTH. Neighbouring
+// lanes exchange halves of their vectors, so that 32 bytes are written together (16 at once took 4 us more, of 24).
+template <int TEAM, class A, int VECTORS, int WIDTH>
+__device__ __forceinline__ void write_sums(A* row, const A (&sum)[VECTORS][WIDTH], A factor, int lane, int extent) {
+  using Quad = Vec<A, 4>;
+  static_assert(WIDTH == 4 || WIDTH == 8);
+#pragma unroll
+  for (int v = 0; v < VECTORS; ++v) {
+    Quad quads[WIDTH / 4];
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) quads[i / 4][i % 4] = sum[v][i] * factor;
+    int column = (lane + v * TEAM) * WIDTH;
+    if constexpr (WIDTH == 8) {
+      const bool is_odd = lane % 2 == 1;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const A taken = __shfl_xor_sync(0xffffffffu, is_odd ? quads[0][i] : quads[1][i], 1);
+        quads[0][i] = is_odd ? taken : quads[0][i];
+        quads[1][i] = is_odd ? quads[1][i] : taken;
+      }
+      if (is_odd) column -= 4;  // the second half of the neighbour's vector, then of its own
+    }
+#pragma unroll
+    for (int i = 0; i < WIDTH / 4; ++i) {
+      if (column + i * 8 < extent) store(row + column + i * 8, quads[i]);
+    }
+  }
+}
+
 template <class T, int TEAM, int VECTORS, Sums SUMS, Gate GATE, Center CENTER>
-__global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VECTORS, SUMS, GATE))
+__global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
+                                  backward_blocks(TEAM, VECTORS, SUMS, GATE))
     norm_backward_rows(const __grid_constant__ NormBackwardArgs args, const __grid_constant__ NormStreams streams,
-                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers, int count, int each, int stages,
-                       Leaves leaves) {
+                       const __grid_constant__ NormNumbers<accumulate_t<T>> numbers,
+                       const __grid_constant__ RowsPlan plan) {
   using A = accumulate_t<T>;
   constexpr int WIDTH = vector_width<T>;
   constexpr bool kWeight = SUMS != Sums::none;
-  constexpr bool kBias = SUMS == Sums::weight_and_bias;
-  constexpr bool kKeeps = keeps_elements(SUMS, VECTORS);
+  constexpr int kSums = static_cast<int>(SUMS);
+  constexpr bool kKeeps = keeps_elements(TEAM, VECTORS, SUMS, GATE);
   // At least what is costly of a gate's activation, where registers allow it.
   constexpr bool kKeepsCore = !kKeeps && GATE != Gate::none && SUMS != Sums::weight_and_bias && TEAM < 512;
   // One branch for the activation around all rows, where it is measured to be faster: jumps in each row cost 1 to 2 %.
   constexpr bool kKnowsAct = GATE == Gate::post && kKeeps && TEAM == 256;
   constexpr bool kIsAlone = is_alone(TEAM, VECTORS, SUMS, GATE, CENTER);
   constexpr bool kKeepsD = kIsAlone && VECTORS < 4;
-  constexpr int kTeams = block_threads(TEAM) / TEAM;
+  constexpr int kTeams = block_teams(TEAM, VECTORS, SUMS, GATE);
   // In shared memory: from one vector of a thread to its next, and what one stream of a stage takes.
   constexpr int kVectorBytes = TEAM * 16, kStreamBytes = kTeams * VECTORS * kVectorBytes;
   extern __shared__ uint4 staged[];
@@ -122,8 +168,8 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
   const int extent = static_cast<int>(numbers.extent);
   // With sums over rows a block takes rows in turns with the others, and stays with one group (its y index); without,
   // it takes the next `each` units as they lie in memory.
-  const int begin = static_cast<int>(blockIdx.x) * (kWeight ? kTeams : each);
-  const int end = kWeight ? count : min(count, begin + each);
+  const int begin = static_cast<int>(blockIdx.x) * (kWeight ? kTeams : plan.each);
+  const int end = kWeight ? plan.count : min(plan.count, begin + plan.each);
   const int step = kWeight ? static_cast<int>(gridDim.x) * kTeams : kTeams;
   int turn = 0;
   if constexpr (kWeight) let_next_start();
@@ -139,51 +185,62 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
   // The thread's part of a stream in a stage.
   const uint32_t stage_bytes = streams.count * kStreamBytes;
   const uint32_t weight_place = shared_address(staged) + lane * 16;
-  const uint32_t own_place =
-      weight_place + static_cast<uint32_t>(weight_bytes<T>(SUMS, VECTORS, extent)) + team * VECTORS * kVectorBytes;
+  uint32_t own_place = weight_place + static_cast<uint32_t>(weight_bytes<T>(TEAM, VECTORS, SUMS, GATE, extent)) +
+                       team * VECTORS * kVectorBytes;
+  constexpr bool kHoldsPlace = GATE == Gate::none;  // in a register, which a gate does not leave
+  if constexpr (kHoldsPlace) forget(own_place);
   const bool center = CENTER == Center::ask ? args.options.center : CENTER == Center::yes;
   // Statistics are copied ahead with the unit where that is faster, by 3 to 4 %; else read late in its turn.
   const bool copies_statistics = center || (kKeeps && streams.count == 2);
   const auto unit_of = [&](int index) { return kWeight ? index * groups + static_cast<int>(blockIdx.y) : index; };
-  const auto fetch = [&](int index, int stage) {
-    if (index < end) {
-      const int row_index = row_of(index), column = column_of(index);
-      if (copies_statistics && threadIdx.x % kReaders == 0) {
-        const uint32_t to = shared_address(statistics[stage][threadIdx.x / kReaders]);
-        if (center) copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
-        copy_number_ahead(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
-      }
-      uint32_t to = own_place + stage * stage_bytes;
-      forget(to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
-      const auto fetch_stream = [&](int stream) {
-        const auto* from = reinterpret_cast<const T*>(streams.inputs[stream].at(row_index, column * sizeof(T)));
-        forget(from);  // the vectors are then at fixed distances from it
+  const auto fetch_stream = [&](int stream, int index, uint32_t to) {
+    const auto* from =
+        reinterpret_cast<const T*>(streams.inputs[stream].at(row_of(index), column_of(index) * sizeof(T)));
+    forget(from);  // the vectors are then at fixed distances from it
 #pragma unroll
-        for (int v = 0; v < VECTORS; ++v) {
-          if (has(v)) copy_ahead(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH, leaves);
-        }
-      };
-      fetch_stream(0);  // x and d_y
-      fetch_stream(1);
-      if (streams.count > 2) fetch_stream(2);
+    for (int v = 0; v < VECTORS; ++v) {
+      if (has(v)) copy_ahead(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH, plan.read);
+    }
+  };
+  const auto stage_place = [&](int stage) {
+    uint32_t to = own_place + stage * stage_bytes;
+    forget(to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
+    return to;
+  };
+  // What the first pass over a unit reads, and the rest.
+  const auto fetch_early = [&](int index, int stage) {
+    if (index >= end) return;
+    if (copies_statistics && threadIdx.x % kReaders == 0) {
+      const uint32_t to = shared_address(statistics[stage][threadIdx.x / kReaders]);
+      if (center) copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
+      copy_number_ahead(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
+    }
+    const uint32_t to = stage_place(stage);
+    fetch_stream(0, index, to);  // x and d_y
+    fetch_stream(1, index, to);
+    if (streams.late > 2) fetch_stream(2, index, to);
+    if (streams.late > 3) fetch_stream(3, index, to);
+  };
+  const auto fetch_late = [&](int index, int stage) {
+    if (index < end) {
+      const uint32_t to = stage_place(stage);
 #pragma unroll 1
-      for (int stream = 3; stream < streams.count; ++stream) fetch_stream(stream);
+      for (int stream = streams.late; stream < streams.count; ++stream) fetch_stream(stream, index, to);
     }
     __pipeline_commit();
   };
 
-  [[maybe_unused]] Vec<std::conditional_t<GATE == Gate::none, A, T>, WIDTH> kept_weight;
+  // Asked for before the first rows, and awaited after they are.
+  [[maybe_unused]] Vec<T, WIDTH> own_weight[VECTORS];
   if constexpr (kWeight) {
-    Vec<T, WIDTH> own;  // ones where there is no weight
+    Vec<T, WIDTH> ones;  // where there is no weight
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) own[i] = narrow<T>(A(1));
+    for (int i = 0; i < WIDTH; ++i) ones[i] = narrow<T>(A(1));
     const T* from = vector<const T>(args.weight) + int64_t{blockIdx.y} * extent;
     if constexpr (kKeeps) {
-      if (args.weight && has(0)) own = load<WIDTH>(from + lane * WIDTH);
-      if constexpr (GATE == Gate::none) {
-        kept_weight = widen_all(own);
-      } else {  // fewer registers
-        kept_weight = own;
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {
+        own_weight[v] = args.weight && has(v) ? load<WIDTH>(from + (lane + v * TEAM) * WIDTH) : ones;
       }
     } else {
       auto* to = reinterpret_cast<T*>(staged);
@@ -191,40 +248,46 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         if (args.weight) {
           copy_ahead(shared_address(to + at), from + at);
         } else {
-          store(to + at, own);
+          store(to + at, ones);
         }
       }
     }
   }
   int index = begin + team;
-  for (int stage = 0; stage < stages; ++stage) fetch(index + stage * step, stage);
-
-  A sum_weight[kWeight ? VECTORS : 1][WIDTH];
-  A sum_bias[kBias ? VECTORS : 1][WIDTH];
-  if constexpr (kWeight) {
+  for (int stage = 0; stage < plan.stages; ++stage) {
+    fetch_early(index + stage * step, stage);
+    fetch_late(index + stage * step, stage);
+  }
+  constexpr bool kIsWidened = GATE == Gate::none && VECTORS == 1;  // the weight; else it has fewer registers
+  [[maybe_unused]] Vec<std::conditional_t<kIsWidened, A, T>, WIDTH> kept_weight[VECTORS];
+  if constexpr (kKeeps) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        sum_weight[v][i] = A(0);
-        if constexpr (kBias) sum_bias[v][i] = A(0);
+      if constexpr (kIsWidened) {
+        kept_weight[v] = widen_all(own_weight[v]);
+      } else {
+        kept_weight[v] = own_weight[v];
       }
     }
   }
+
+  // For d_weight, for d_bias.
+  A row_sums[kWeight ? kSums : 1][VECTORS][WIDTH] = {};
   if constexpr (kWeight && !kKeeps) {  // the weight came with the first rows
-    wait_for_oldest(stages);
+    wait_for_oldest(plan.stages);
     __syncthreads();
   }
 
   // The teams of a block make the same number of turns: those that share a warp exchange by shuffles.
   int stage = 0;
+  const bool is_early = kKeeps && plan.is_early;
   with_activation<kKnowsAct>(args.options.gate_act, [&](auto known_act) {
     for (; index - team < end; index += step) {
       const bool active = kTeams == 1 || index < end;
       const int row_index = row_of(index), column = column_of(index);
       A mean = A(0), inv_std = A(0);
       if (!copies_statistics && active) inv_std = vector<const A>(args.inv_std)[unit_of(index)];
-      wait_for_oldest(stages);
+      wait_for_oldest(plan.stages);
       if (copies_statistics) {
         __syncwarp();  // what one thread of the warp brought, all may read
         const A* own = statistics[stage][threadIdx.x / kReaders];
@@ -232,7 +295,8 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         inv_std = own[1];
         __syncwarp();  // before it is overwritten
       }
-      const uint32_t x_place = own_place + stage * stage_bytes;
+      uint32_t x_place = own_place + stage * stage_bytes;
+      if constexpr (kHoldsPlace) forget(x_place);
       // Negative: not there.
       const auto place = [&](int stream) { return stream * kStreamBytes; };
       const int residual_place = place(streams.residual), gate_place = place(streams.gate);
@@ -246,11 +310,11 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         return widen_all(narrow_all<T>(r));
       };
       const auto weight_of = [&](int v) {
-        if constexpr (kKeeps && GATE == Gate::none) {
-          return kept_weight;
+        if constexpr (kKeeps && kIsWidened) {
+          return kept_weight[v];
         } else if constexpr (kKeeps) {
-          forget(kept_weight);
-          return widen_all(kept_weight);
+          forget(kept_weight[v]);
+          return widen_all(kept_weight[v]);
         } else if constexpr (kWeight) {
           return widen_all(load_shared<T>(weight_place + v * kVectorBytes));
         } else {
@@ -263,7 +327,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         Vec<A, WIDTH> d, upstream, g;  // p - mean, d_y (times act, after), that times the weight
         Vec<A, WIDTH> act, d_gate;     // of a gate; d_gate without the factor that is known last
       };
-      [[maybe_unused]] Elements kept;                                     // of the one vector, where kKeeps
+      Elements kept[kKeeps ? VECTORS : 1];
       [[maybe_unused]] A kept_core[kKeepsCore ? VECTORS : 1][WIDTH];      // of the gate's activation
       [[maybe_unused]] Vec<A, WIDTH> kept_d[kKeepsD ? VECTORS : 1] = {};  // of the first pass
       const auto elements_of = [&](int v, auto center, auto has_weight, auto again) {
@@ -327,12 +391,13 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
             }
             sums[0] += e.g[i] * e.d[i];
           }
-          if constexpr (kKeeps) kept = e;
+          if constexpr (kKeeps) kept[v] = e;
           if constexpr (kKeepsD) kept_d[v] = e.d;
         }
       };
       const bool weighted = kWeight || args.weight;
       with_flags(add_up, center, weighted);
+      if (is_early) fetch_early(index + plan.stages * step, stage);
       if (center) {
         team_sum(sums, shared, team, turn);
       } else {
@@ -355,7 +420,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
           if (!active || !has(v)) continue;
           Elements e;
           if constexpr (kKeeps) {
-            e = kept;
+            e = kept[v];
           } else {
             e = elements_of(v, center, has_weight, std::true_type{});
           }
@@ -365,8 +430,8 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) {
             [[maybe_unused]] const A xhat = factors.xhat(e.d[i]);
-            if constexpr (kWeight) sum_weight[v][i] += e.upstream[i] * xhat;
-            if constexpr (kBias) sum_bias[v][i] += e.upstream[i];
+            if constexpr (kSums > 0) row_sums[0][v][i] += e.upstream[i] * xhat;
+            if constexpr (kSums > 1) row_sums[1][v][i] += e.upstream[i];
             d_r[i] = factors.d_p(e.g[i], e.d[i]);
             if constexpr (GATE == Gate::pre) {
               e.d_gate[i] *= d_r[i];
@@ -394,7 +459,7 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
           };
           const auto write = [&](T* to, Vec<A, WIDTH> values, int old) {
             add(values, old);
-            store_narrow(to + v * TEAM * WIDTH, values);
+            store_stream(to + v * TEAM * WIDTH, narrow_all<T>(values), plan.written);
           };
           if constexpr (GATE != Gate::none) {
             if (streams.d_gate.data) write(d_gate_row, e.d_gate, old_d_gate_place);
@@ -405,34 +470,34 @@ __global__ void __launch_bounds__(block_threads(TEAM), backward_blocks(TEAM, VEC
         }
       };
       with_flags(write_out, center, weighted);
-      fetch(index + stages * step, stage);
-      stage = stage + 1 == stages ? 0 : stage + 1;
+      if (!is_early) fetch_early(index + plan.stages * step, stage);
+      fetch_late(index + plan.stages * step, stage);
+      stage = stage + 1 == plan.stages ? 0 : stage + 1;
     }
   });
 
   if constexpr (kWeight) {
-    // The teams of the block add up in their order, then the block's row of partials is written.
-    __pipeline_wait_prior(0);
-    A* totals = reinterpret_cast<A*>(staged);  // (1 or 2, extent)
-    for (int turn_of = 0; turn_of < kTeams; ++turn_of) {
+    if constexpr (kTeams > 1) {  // they add up in their order
+      constexpr int kValues = kSums * VECTORS * WIDTH;
+      A* own = &row_sums[0][0][0];
+      A* left = reinterpret_cast<A*>(staged) + lane;  // (kTeams - 1, kValues, TEAM)
+      __pipeline_wait_prior(0);
       __syncthreads();
-      if (team != turn_of) continue;
+      if (team > 0) {
 #pragma unroll
-      for (int v = 0; v < VECTORS; ++v) {
-        if (!has(v)) continue;
+        for (int i = 0; i < kValues; ++i) left[((team - 1) * kValues + i) * TEAM] = own[i];
+      }
+      __syncthreads();
+      if (team > 0) return;
+      for (int other = 0; other < kTeams - 1; ++other) {
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-          const int c = (lane + v * TEAM) * WIDTH + i;
-          totals[c] = sum_weight[v][i] + (turn_of > 0 ? totals[c] : A(0));
-          if constexpr (kBias) totals[extent + c] = sum_bias[v][i] + (turn_of > 0 ? totals[extent + c] : A(0));
-        }
+        for (int i = 0; i < kValues; ++i) own[i] += left[(other * kValues + i) * TEAM];
       }
     }
-    __syncthreads();
     A* partials = row<A>(args.partials, blockIdx.x) + int64_t{blockIdx.y} * extent;
-    for (int c = threadIdx.x; c < extent; c += kTeams * TEAM) {
-      partials[c] = totals[c] * numbers.scale;
-      if constexpr (kBias) partials[args.x.cols + c] = totals[extent + c];
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      write_sums<TEAM>(partials + i * args.x.cols, row_sums[i], i == 0 ? numbers.scale : A(1), lane, extent);
     }
   }
 }

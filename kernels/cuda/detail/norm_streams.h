@@ -11,6 +11,7 @@ struct NormStreams {
   static constexpr int kMost = 8;
   StridedRows inputs[kMost];
   int count = 0;
+  int late = 0;  // those from here on are not read before the sums over a unit are known
   // Place of each input in the list; -1: not there. x and d_y are 0 and 1.
   int residual = -1, gate = -1, d_r = -1, old_d_x = -1, old_d_residual = -1, old_d_gate = -1;
   StridedRows d_x, d_residual, d_gate;
@@ -21,6 +22,7 @@ struct NormStreams {
     add(args.d_y);
     residual = add(args.residual);
     gate = add(args.gate);
+    late = count;
     d_r = add(args.d_r);
     old_d_x = add_old(args.d_x);
     old_d_residual = add_old(args.d_residual);

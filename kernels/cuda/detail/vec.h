@@ -98,6 +98,16 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
   for (int i = 0; i < W::kCount; ++i) words[i] = from[i];
 }
 
+// 16 bytes.
+template <class T, int N>
+__device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, Leaves leaves) {
+  static_assert(sizeof(value) == 16);
+  const uint4 words = *reinterpret_cast<const uint4*>(&value);
+  asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w), "l"(static_cast<uint64_t>(leaves))
+               : "memory");
+}
+
 // The compiler knows nothing of the contents from here on: what it had computed from them, wide copies above all, is
 // computed again where it is used next instead of being kept in registers.
 template <class T, int N>
