@@ -121,7 +121,12 @@ inline std::vector<OpCase> norm_cases() {
     cases.push_back(norm_case({"layer_norm", {3, dim}, true, true, true, true, silu, "", true}));
     cases.push_back(norm_case({"rms_norm", {3, dim}, true, false, true, false, "{act: sigmoid}", "", true}));
   }
-  // Odd numbers of vectors, in the kernels of the GPU for rows without a gate.
+  // Vectors of 16 bytes for teams of 8, 16 and 32 threads, several in a block of the GPU.
+  for (const int64_t dim : {16, 72, 136}) {
+    cases.push_back(norm_case({"layer_norm", {67, dim}, true, true, false, true, "", "", true}));
+    cases.push_back(norm_case({"rms_norm", {67, dim}, true, false, true, true, silu, "", true}));
+  }
+  // Odd numbers of vectors, two a thread or one.
   cases.push_back(norm_case({"layer_norm", {5, 4088}, true, true, false, true, "", "", true}));
   cases.push_back(norm_case({"rms_norm", {5, 2040}, true, false, true, true, "", "", true}));
   // A mean far above the deviation must cost no digits.
