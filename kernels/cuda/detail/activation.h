@@ -110,8 +110,8 @@ __host__ __device__ __forceinline__ void visit_activation(Activation act, const 
   }
 }
 
-// Calls work(act) with the activation as a type where KNOWN, else with that of none. One branch around all of a
-// kernel's work: each jump in it leads to instructions that, in a kernel just begun, have to come from memory.
+// Calls work(act) with the activation as a type where KNOWN, else with that of none: one branch around all of a
+// kernel's work, which is faster than one at each vector where there is little work.
 template <bool KNOWN, class Work>
 __device__ __forceinline__ void with_activation(Activation act, const Work& work) {
   if constexpr (KNOWN) {

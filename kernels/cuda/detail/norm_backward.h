@@ -249,8 +249,8 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
   };
   // All measured. L2 gives up last what is read (1 to 4 % of the time), but first where it holds about all that moves
   // (5 %); and last what is written, which the next operator reads (3 to 5 %), but where many rows go by without sums,
-  // with a gate, or bound by instructions (1 % the other way). Asking early is slower where a third tensor is read (4
-  // %) by many rows.
+  // with a gate, or bound by instructions (1 % the other way). Where many rows of a third tensor are read it is 4 %
+  // slower to ask early.
   constexpr bool kKeepsWritten =
       SUMS != Sums::none && GATE == Gate::none && !is_alone(kTeam, kVectors, SUMS, GATE, CENTER);
   const bool has_third = args.residual || args.gate || args.d_r;

@@ -98,7 +98,7 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
   for (int i = 0; i < W::kCount; ++i) words[i] = from[i];
 }
 
-// 16 bytes.
+// 16 bytes that the kernel does not read again.
 template <class T, int N>
 __device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, Leaves leaves) {
   static_assert(sizeof(value) == 16);
