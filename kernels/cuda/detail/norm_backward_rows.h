@@ -186,17 +186,18 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
   // Asked for before the first rows, and awaited after they are.
   [[maybe_unused]] Vec<T, WIDTH> own_weight[VECTORS];
   if constexpr (kWeight) {
-    Vec<T, WIDTH> ones;  // where there is no weight
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) ones[i] = narrow<T>(A(1));
+    const T one = narrow<T>(A(1));  // where there is no weight
     const T* from = vector<const T>(args.weight) + int64_t{blockIdx.y} * extent;
     if constexpr (kKeeps) {
 #pragma unroll
       for (int v = 0; v < VECTORS; ++v) {
-        own_weight[v] = args.weight && has(v) ? load<WIDTH>(from + (lane + v * TEAM) * WIDTH) : ones;
+        own_weight[v] = load_if<WIDTH>(args.weight && has(v), from + (lane + v * TEAM) * WIDTH, one);
       }
     } else {
       auto* to = reinterpret_cast<T*>(staged);
+      Vec<T, WIDTH> ones;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) ones[i] = one;
       for (int at = threadIdx.x * WIDTH; at < extent; at += kTeams * TEAM * WIDTH) {
         if (args.weight) {
           copy_ahead(shared_address(to + at), from + at);

@@ -65,6 +65,23 @@ __device__ __forceinline__ Vec<T, N> load(const T* from) {
   return result;
 }
 
+// 16 bytes from memory where they are `there`, else `otherwise` in each element. Nothing waits for them before they are
+// used; where a condition chooses between vectors, the compiler takes both apart at once.
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> load_if(bool there, const T* from, T otherwise) {
+  Vec<T, N> result;
+  static_assert(sizeof(result) == 16);
+#pragma unroll
+  for (int i = 0; i < N; ++i) result[i] = otherwise;
+  uint4& words = *reinterpret_cast<uint4*>(&result);
+  asm volatile(
+      "{\n\t.reg .pred there;\n\tsetp.ne.u32 there, %4, 0;\n\t@there ld.global.v4.u32 {%0, %1, %2, %3}, [%5];\n\t}"
+      : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w)
+      : "r"(static_cast<unsigned>(there)), "l"(from)
+      : "memory");
+  return result;
+}
+
 // What L2 gives up first: the words that createpolicy.fractional.L2::evict_* makes, 1.0 of all accesses.
 enum class Leaves : uint64_t { in_turn = 0x10F0000000000000, first = 0x12F0000000000000, last = 0x14F0000000000000 };
 
