@@ -55,15 +55,21 @@ __device__ __forceinline__ void team_barrier(int team) {
   asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(TEAM) : "memory");
 }
 
-template <class A, int TEAM, int TEAMS, int MOST, int VALUES>
+struct Nothing {
+  __device__ __forceinline__ void operator()() const {}
+};
+// `meanwhile` is called once, after the barrier of larger teams: what it does hides the latency of what follows.
+template <class A, int TEAM, int TEAMS, int MOST, int VALUES, class Meanwhile = Nothing>
 __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, TEAMS, MOST>& shared, int team,
-                                         int& turn) {
+                                         int& turn, const Meanwhile& meanwhile = {}) {
   static_assert(VALUES <= MOST);
   if constexpr (TEAM < 32 || (TEAM == 32 && VALUES == 1)) {
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) value[i] = group_sum<TEAM>(value[i]);
+    meanwhile();
   } else if constexpr (TEAM == 32) {
     gather_sums(spread_sums(value), value);
+    meanwhile();
   } else {
     constexpr int kWarps = TEAM / 32, kLanes = spread_lanes<VALUES>;
     const int lane = threadIdx.x % 32, value_of_lane = lane / kLanes;
@@ -71,6 +77,7 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
     const A own = spread_sums(value);
     if (lane % kLanes == 0 && value_of_lane < VALUES) warps[value_of_lane][threadIdx.x % TEAM / 32] = own;
     team_barrier<TEAM>(team);
+    meanwhile();
     if constexpr (kWarps >= 8) {
       constexpr int kAcross = kWarps < kLanes ? kWarps : kLanes;
       const A* from = &warps[min(value_of_lane, VALUES - 1)][lane % kAcross];

@@ -13,7 +13,9 @@ constexpr int kMostStages = 3;
 // How the kernel goes over its units, chosen by the host.
 struct RowsPlan {
   int count;   // of the units; with sums over rows, of the rows
-  int each;    // units of a block, without such sums
+  int each;    // from the first unit of a block to that of the next
+  int span;    // from the first unit of a block to the end of its units
+  int step;    // from a unit of a team to its next
   int stages;  // units under way
   // Whether the next unit is asked for before the sums over this one are known, where registers keep this one.
   bool is_early;

@@ -140,6 +140,7 @@ __device__ __forceinline__ void forget(T*& pointer) {
   asm volatile("" : "+l"(pointer));
 }
 __device__ __forceinline__ void forget(uint32_t& word) { asm volatile("" : "+r"(word)); }
+__device__ __forceinline__ void forget(int& word) { asm volatile("" : "+r"(word)); }
 
 // To the type of arithmetic: exact; 16-bit types two at a time.
 template <class T, int N>
