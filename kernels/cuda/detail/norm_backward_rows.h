@@ -7,6 +7,7 @@
 #include "kernels/cuda/detail/async.h"
 #include "kernels/cuda/detail/norm_plan.h"
 #include "kernels/cuda/detail/norm_streams.h"
+#include "kernels/cuda/detail/norm_sums.h"
 
 namespace heddle::kernels::cuda {
 
@@ -57,35 +58,6 @@ __device__ __forceinline__ void with_flags(const Work& work, bool center, bool w
       work(std::false_type{}, std::true_type{});
     } else {
       work(std::false_type{}, std::false_type{});
-    }
-  }
-}
-
-// row[c] = factor * sum of the columns of a thread's vectors, which begin at (lane + v * TEAM) * WIDTH. Neighbouring
-// lanes exchange halves of their vectors, so that 32 bytes are written together (16 at once took 4 us more, of 24).
-template <int TEAM, class A, int VECTORS, int WIDTH>
-__device__ __forceinline__ void write_sums(A* row, const A (&sum)[VECTORS][WIDTH], A factor, int lane, int extent) {
-  using Quad = Vec<A, 4>;
-  static_assert(WIDTH == 4 || WIDTH == 8);
-#pragma unroll
-  for (int v = 0; v < VECTORS; ++v) {
-    Quad quads[WIDTH / 4];
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) quads[i / 4][i % 4] = sum[v][i] * factor;
-    int column = (lane + v * TEAM) * WIDTH;
-    if constexpr (WIDTH == 8) {
-      const bool is_odd = lane % 2 == 1;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const A taken = __shfl_xor_sync(0xffffffffu, is_odd ? quads[0][i] : quads[1][i], 1);
-        quads[0][i] = is_odd ? taken : quads[0][i];
-        quads[1][i] = is_odd ? quads[1][i] : taken;
-      }
-      if (is_odd) column -= 4;  // the second half of the neighbour's vector, then of its own
-    }
-#pragma unroll
-    for (int i = 0; i < WIDTH / 4; ++i) {
-      if (column + i * 8 < extent) store(row + column + i * 8, quads[i]);
     }
   }
 }
