@@ -9,7 +9,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "core/io/atomic_file.h"
-#include "trainers/benchmark_report.h"
+#include "tools/benchmark_report.h"
 
 namespace heddle::cli {
 namespace {

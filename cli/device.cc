@@ -1,6 +1,6 @@
 #include "cli/device.h"
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 
 namespace heddle::cli {
 namespace {

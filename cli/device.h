@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "core/tensor/context.h"
+#include "core/runtime/context.h"
 
 namespace heddle::cli {
 

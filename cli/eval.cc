@@ -5,8 +5,8 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
-#include "trainers/learner.h"
-#include "trainers/loaded_model.h"
+#include "trainers/run/loaded_model.h"
+#include "trainers/train_step.h"
 
 namespace heddle::cli {
 namespace {

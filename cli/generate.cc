@@ -1,11 +1,11 @@
 // heddle generate RUN_OR_CHECKPOINT --prompt TEXT --tokens N
-#include "trainers/generate.h"
+#include "trainers/model/generate.h"
 
 #include <fmt/format.h>
 
 #include "cli/command.h"
 #include "cli/device.h"
-#include "trainers/loaded_model.h"
+#include "trainers/run/loaded_model.h"
 
 namespace heddle::cli {
 namespace {

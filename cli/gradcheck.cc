@@ -7,10 +7,10 @@
 #include "cli/device.h"
 #include "cli/dtype.h"
 #include "core/config/nearest_name.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "layers/registry.h"
-#include "trainers/check_gradients.h"
-#include "trainers/run_folder.h"
+#include "tools/check_gradients.h"
+#include "trainers/run/run_folder.h"
 
 namespace heddle::cli {
 namespace {

@@ -4,8 +4,8 @@
 #include <thread>
 
 #include "cli/command.h"
-#include "core/tensor/context.h"
-#include "core/tensor/error.h"
+#include "core/runtime/context.h"
+#include "core/runtime/error.h"
 
 namespace heddle::cli {
 namespace {

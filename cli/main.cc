@@ -13,7 +13,7 @@
 #include "cli/command.h"
 #include "core/config/config_error.h"
 #include "core/config/nearest_name.h"
-#include "trainers/run_folder.h"
+#include "trainers/run/run_folder.h"
 
 namespace heddle::cli {
 namespace {

@@ -1,9 +1,8 @@
 // heddle run-layer SPEC.yaml --inputs IN.safetensors --outputs OUT.safetensors
-#include "trainers/run_layer.h"
-
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "tools/run_operator.h"
 
 namespace heddle::cli {
 namespace {

@@ -5,7 +5,7 @@
 # Folders without sources are no error: the library is then an INTERFACE that carries its dependencies.
 #
 # Global properties: HEDDLE_LIBRARIES, all library targets; HEDDLE_DAG, a line `NAME FOLDER DEPENDS...` for each of the
-# above, which tests/house holds against the #include lines.
+# above, which tests/architecture holds against the #include lines.
 
 set_property(GLOBAL PROPERTY HEDDLE_LIBRARIES "")
 set_property(GLOBAL PROPERTY HEDDLE_DAG "")
@@ -22,15 +22,30 @@ function(heddle_sources result folder)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${folder}/*.cu")
     list(APPEND sources ${cuda_sources})
   else()
-    list(FILTER sources EXCLUDE REGEX "/core/tensor/cuda_[^/]*\\.cc$|/kernels/cuda/|_gpu_test\\.cc$")
+    list(FILTER sources EXCLUDE REGEX "/core/runtime/cuda_[^/]*\\.cc$|/kernels/[a-z_]+/cuda/|_gpu_test\\.cc$")
   endif()
+  heddle_without_other_libraries(sources ${folder})
   set(${result} ${sources} PARENT_SCOPE)
 endfunction()
 
-# The headers of `folder` that others may include: not those of detail/ and of the folders of one device.
+# Takes out of the list `files` those that lie in a folder of another library below `folder`, which was declared before.
+function(heddle_without_other_libraries files folder)
+  get_property(dag GLOBAL PROPERTY HEDDLE_DAG)
+  set(kept ${${files}})
+  foreach(line IN LISTS dag)
+    string(REGEX REPLACE "^[^ ]+ ([^ ]+).*$" "\\1" other "${line}")
+    if(other MATCHES "^${folder}/")
+      list(FILTER kept EXCLUDE REGEX "^${PROJECT_SOURCE_DIR}/${other}/")
+    endif()
+  endforeach()
+  set(${files} ${kept} PARENT_SCOPE)
+endfunction()
+
+# The headers of `folder` that others may include: not those of the folders of one device.
 function(heddle_public_headers result folder)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${folder}/*.h")
-  list(FILTER headers EXCLUDE REGEX "/detail/|/kernels/cpu/|/kernels/cuda/")
+  list(FILTER headers EXCLUDE REGEX "/kernels/[a-z_]+/(cpu|cuda)/")
+  heddle_without_other_libraries(headers ${folder})
   set(${result} ${headers} PARENT_SCOPE)
 endfunction()
 
@@ -85,7 +100,7 @@ function(heddle_program name folder)
 endfunction()
 
 function(heddle_examples folder)
-  heddle_dag(examples ${folder} trainers)
+  heddle_dag(examples ${folder} tools)
   if(NOT HEDDLE_BUILD_EXAMPLES)
     return()
   endif()
@@ -93,7 +108,7 @@ function(heddle_examples folder)
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM stem)
     add_executable(example_${stem} ${source})
-    target_link_libraries(example_${stem} PRIVATE heddle_flags heddle_trainers)
+    target_link_libraries(example_${stem} PRIVATE heddle_flags heddle_tools)
     if(HEDDLE_BUILD_TESTS)
       add_test(NAME example.${stem} COMMAND example_${stem})
     endif()

@@ -3,8 +3,8 @@
 
 #include "core/autograd/tape.h"
 #include "core/tensor/transfer.h"
-#include "layers/glu.h"
-#include "layers/linear.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
 
 using namespace heddle;
 

@@ -4,10 +4,10 @@
 #include <algorithm>
 
 #include "core/autograd/gradcheck.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
-#include "kernels/views.h"
-#include "layers/gradient.h"
+#include "kernels/common/views.h"
+#include "layers/ops/gradient.h"
 
 namespace heddle {
 
@@ -33,7 +33,7 @@ void squared_relu_backward(const RowsView& x, const RowsView& d_y, const RowsDes
     for (int64_t c = 0; c < x.cols; ++c) {
       const double gradient = 2.0 * std::max(row(x, r)[c], 0.0) * row(d_y, r)[c];
       double& place = row(d_x.view, r)[c];
-      place = d_x.mode == Accumulate::add ? place + gradient : gradient;
+      place = d_x.mode == GradientMode::accumulate ? place + gradient : gradient;
     }
   }
 }

@@ -4,8 +4,8 @@
 
 #include "core/autograd/parameter.h"
 #include "core/tensor/random.h"
-#include "layers/glu.h"
-#include "layers/norm.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/norm.h"
 
 using namespace heddle;
 

@@ -5,11 +5,11 @@
 #include <string>
 
 #include "core/tensor/transfer.h"
-#include "layers/cross_entropy.h"
-#include "layers/embedding.h"
-#include "layers/glu.h"
-#include "layers/linear.h"
-#include "layers/norm.h"
+#include "layers/ops/cross_entropy.h"
+#include "layers/ops/embedding.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/norm.h"
 #include "trainers/optimizer.h"
 
 using namespace heddle;

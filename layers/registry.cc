@@ -3,17 +3,17 @@
 #include <algorithm>
 
 #include "core/config/nearest_name.h"
-#include "core/tensor/error.h"
-#include "layers/activation.h"
-#include "layers/cross_entropy.h"
-#include "layers/embedding.h"
-#include "layers/ffn.h"
-#include "layers/glu.h"
-#include "layers/lightning.h"
-#include "layers/linear.h"
-#include "layers/linear_attention.h"
-#include "layers/lrpe_cosine.h"
-#include "layers/lrpe_rotate.h"
+#include "core/runtime/error.h"
+#include "layers/modules/ffn.h"
+#include "layers/modules/mixers/lightning.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/cross_entropy.h"
+#include "layers/ops/embedding.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/linear_attention.h"
+#include "layers/ops/lrpe_cosine.h"
+#include "layers/ops/lrpe_rotate.h"
 
 namespace heddle {
 

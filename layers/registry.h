@@ -6,9 +6,9 @@
 #include <string>
 
 #include "core/config/config_node.h"
-#include "layers/module.h"
-#include "layers/norm.h"
+#include "layers/modules/module.h"
 #include "layers/operator.h"
+#include "layers/ops/norm.h"
 
 namespace heddle {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/optimizer.h"
+#include "kernels/optimizer/optimizer.h"
 
 namespace heddle {
 

@@ -5,8 +5,8 @@
 
 #include "core/autograd/parameter.h"
 #include "core/io/safetensors.h"
-#include "core/tensor/stream.h"
-#include "trainers/config.h"
+#include "core/runtime/stream.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 

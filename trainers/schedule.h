@@ -1,7 +1,7 @@
 // The learning rate of each step.                                                  docs/config.md#schedule
 #pragma once
 
-#include "trainers/config.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 

@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "core/io/atomic_file.h"
-#include "trainers/generate.h"
-#include "trainers/metrics.h"
-#include "trainers/progress.h"
+#include "trainers/logging/metrics.h"
+#include "trainers/logging/progress.h"
+#include "trainers/model/generate.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
@@ -29,7 +29,7 @@ class Run {
         config_(config),
         options_(options),
         data_(make_dataset(config)),
-        learner_(context, config),
+        train_step_(context, config),
         config_text_(config.node.dump()),
         folder_(options.folder),
         metrics_(folder_.metrics()) {}
@@ -66,8 +66,8 @@ class Run {
         folder_.choose(options_.resume, config_text_, [&](const std::string& line) { say("note: {}", line); });
     write_file(folder_.config(), config_text_);
     if (!checkpoint) return;
-    load_parameters(context_, *checkpoint, learner_.model().parameters());
-    load_optimizer(context_, *checkpoint, learner_.optimizer());
+    load_parameters(context_, *checkpoint, train_step_.model().parameters());
+    load_optimizer(context_, *checkpoint, train_step_.optimizer());
     start_ = checkpoint->state.step;
     // RUN/checkpoints/step_N: the metrics of the run that the checkpoint is of.
     const auto metrics = std::filesystem::canonical(checkpoint->path).parent_path().parent_path() / "metrics.csv";
@@ -82,7 +82,7 @@ class Run {
 
   void describe_start() {
     say("{:.2f} M parameters, {}, {} on {}{}; run folder {}",
-        static_cast<double>(learner_.model().parameters().count()) / 1e6, name(config_.trainer.dtype),
+        static_cast<double>(train_step_.model().parameters().count()) / 1e6, name(config_.trainer.dtype),
         fmt::format("batch {} x {}", config_.trainer.batch_size * config_.trainer.accumulate,
                     config_.trainer.sequence_length),
         to_string(context_.device()),
@@ -107,9 +107,9 @@ class Run {
     row.learning_rate = learning_rate(config_, step);
     try {
       if (next_batches_.empty()) next_batches_ = batches_of(step);
-      learner_.begin_step(std::move(next_batches_), step, row.learning_rate);
+      train_step_.begin_step(std::move(next_batches_), step, row.learning_rate);
       next_batches_ = step < steps() ? batches_of(step + 1) : std::vector<Batch>{};
-      const StepResult taken = learner_.finish_step();
+      const StepResult taken = train_step_.finish_step();
       row.loss = taken.loss;
       row.gradient_norm = taken.gradient_norm;
     } catch (const NonFinite& error) {
@@ -131,7 +131,7 @@ class Run {
     progress.pause();
     result.evaluation.reset();
     if (is_due(step, trainer.eval_every, steps())) {
-      result.evaluation = evaluate(context_, learner_.model(), *data_);
+      result.evaluation = evaluate(context_, train_step_.model(), *data_);
       row.validation_loss = result.evaluation->loss;
       row.validation_accuracy = result.evaluation->accuracy;
       progress.say(fmt::format("step {}: {}", step, describe(*result.evaluation, *data_)));
@@ -148,7 +148,7 @@ class Run {
   // The metrics first: they must never end before the checkpoint does.
   void checkpoint(int64_t step) {
     metrics_.save();
-    write_checkpoint(context_, folder_.checkpoints(), learner_.model().parameters(), learner_.optimizer(),
+    write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
                      {step, config_.seed, config_text_, options_.program}, config_.trainer.keep_checkpoints);
   }
 
@@ -178,7 +178,7 @@ class Run {
     options.seed = config_.seed;
     Utf8Printer printer;
     std::string text = sample.prompt;
-    generate(context_, learner_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
+    generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
     return text + printer.finish();
   }
 
@@ -186,7 +186,7 @@ class Run {
   const TrainConfig& config_;
   const TrainOptions& options_;
   std::unique_ptr<Dataset> data_;
-  Learner learner_;
+  TrainStep train_step_;
   std::vector<Batch> next_batches_;  // of the step to come, made while the device works
   std::string config_text_;          // resolved: the layers have filled in their defaults
   RunFolder folder_;

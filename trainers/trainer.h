@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "trainers/learner.h"
-#include "trainers/run_folder.h"
+#include "trainers/run/run_folder.h"
+#include "trainers/train_step.h"
 
 namespace heddle {
 

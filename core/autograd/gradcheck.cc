@@ -4,7 +4,7 @@
 #include <bit>
 #include <cmath>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 

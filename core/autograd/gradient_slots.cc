@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -49,7 +49,7 @@ Tensor GradientSlots::take(Slot slot) {
 GradientDestination GradientSlots::destination(Slot slot) {
   State& state = slots_[slot.id];
   close(state);
-  const Accumulate mode = holds_gradient(state) ? Accumulate::add : Accumulate::overwrite;
+  const GradientMode mode = holds_gradient(state) ? GradientMode::accumulate : GradientMode::overwrite;
   state.written = true;
   for (int id = slot.id; id >= 0; id = slots_[id].view_of) slots_[id].reached = true;
   return {memory(state), mode};
@@ -101,17 +101,17 @@ void GradientSlots::close(State& state) {
   state.written = true;
 }
 
-bool GradientSlots::can_hand_on(Slot slot) const {
+bool GradientSlots::can_share_gradient(Slot slot) const {
   const State& state = slots_[slot.id];
   return state.leaf == nullptr && state.view_of < 0 && !state.reached;
 }
 
-bool GradientSlots::hand_on(Slot slot, const Tensor& gradient) {
-  if (!can_hand_on(slot)) return false;
+bool GradientSlots::share_gradient(Slot slot, const Tensor& gradient) {
+  if (!can_share_gradient(slot)) return false;
   State& state = slots_[slot.id];
   check(gradient.shape() == state.shape && gradient.dtype() == state.dtype && gradient.is_contiguous(),
-        "hand_on: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()), to_string(gradient.shape()),
-        to_string(gradient.strides()), name(state.dtype), to_string(state.shape));
+        "share_gradient: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()),
+        to_string(gradient.shape()), to_string(gradient.strides()), name(state.dtype), to_string(state.shape));
   state.gradient = gradient;
   state.reached = state.written = true;
   return true;

@@ -8,8 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/tensor/accumulate.h"
-#include "core/tensor/context.h"
+#include "core/runtime/context.h"
+#include "core/tensor/gradient_mode.h"
 #include "core/tensor/tensor.h"
 
 namespace heddle {
@@ -27,11 +27,11 @@ struct Gradient {
 };
 
 // Where and how a node writes one gradient. Undefined when that gradient is not wanted: compute nothing then.
-// Two inputs of a node may be one value: then the second destination is the memory of the first, with Accumulate::add,
-// so a node writes its gradients in the order in which it asked for their destinations.
+// Two inputs of a node may be one value: then the second destination is the memory of the first, with
+// GradientMode::accumulate, so a node writes its gradients in the order in which it asked for their destinations.
 struct GradientDestination {
   Tensor tensor;
-  Accumulate mode = Accumulate::overwrite;
+  GradientMode mode = GradientMode::overwrite;
   explicit operator bool() const { return tensor.defined(); }
 };
 
@@ -55,8 +55,8 @@ class GradientSlots {
   // See Tape for the next four.
   Tensor take(Slot slot);
   GradientDestination destination(Slot slot);
-  bool hand_on(Slot slot, const Tensor& gradient);
-  bool can_hand_on(Slot slot) const;
+  bool share_gradient(Slot slot, const Tensor& gradient);
+  bool can_share_gradient(Slot slot) const;
   void release(Slot slot) { slots_[slot.id].gradient = {}; }
 
   // Around a backward pass: read and set Gradient::written.

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {

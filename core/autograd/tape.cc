@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <functional>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -61,11 +61,11 @@ GradientDestination Tape::destination(Slot slot) {
   return slot.requires_grad() ? slots_.destination(slot) : GradientDestination{};
 }
 
-bool Tape::hand_on(Slot slot, const Tensor& gradient) {
-  return !slot.requires_grad() || slots_.hand_on(slot, gradient);
+bool Tape::share_gradient(Slot slot, const Tensor& gradient) {
+  return !slot.requires_grad() || slots_.share_gradient(slot, gradient);
 }
 
-bool Tape::can_hand_on(Slot slot) const { return slot.requires_grad() && slots_.can_hand_on(slot); }
+bool Tape::can_share_gradient(Slot slot) const { return slot.requires_grad() && slots_.can_share_gradient(slot); }
 
 void Tape::write_root(const Root& root) {
   const auto& [variable, upstream] = root;
@@ -81,9 +81,9 @@ void Tape::write_root(const Root& root) {
   check(seed.shape() == variable.shape() && seed.dtype() == variable.dtype(),
         "backward: upstream gradient {} {}, expected {} {}", name(seed.dtype()), to_string(seed.shape()),
         name(variable.dtype()), to_string(variable.shape()));
-  if (seed.is_contiguous() && hand_on(variable.slot, seed)) return;
+  if (seed.is_contiguous() && share_gradient(variable.slot, seed)) return;
   const GradientDestination destination = this->destination(variable.slot);
-  if (destination.mode == Accumulate::overwrite) {
+  if (destination.mode == GradientMode::overwrite) {
     copy(context_, destination.tensor, seed);
   } else if (!context_.is_meta()) {  // rare: a root given twice, or a leaf that accumulates
     std::vector<double> sum = read_values(context_, destination.tensor);

@@ -76,10 +76,10 @@ class Tape {
   GradientDestination destination(Slot slot);
   // Gives `gradient` (contiguous) to the input as it is, shared, not copied. False when the slot already holds a
   // gradient or has a place of its own: then write or add through destination().
-  [[nodiscard]] bool hand_on(Slot slot, const Tensor& gradient);
-  // Whether hand_on() would share: the gradient is wanted, nothing has arrived yet, and the slot has no memory of its
-  // own.
-  bool can_hand_on(Slot slot) const;
+  [[nodiscard]] bool share_gradient(Slot slot, const Tensor& gradient);
+  // Whether share_gradient() would share: the gradient is wanted, nothing has arrived yet, and the slot has no memory
+  // of its own.
+  bool can_share_gradient(Slot slot) const;
 
   // Runs all nodes from `root`, with upstream gradient `upstream` (ones for a root of one element when undefined).
   // Throws Error on a second call, on a root that was not recorded, and when a leaf that requires a gradient got none.

@@ -10,7 +10,7 @@
 #include <system_error>
 #include <vector>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 
 namespace heddle {
 namespace {

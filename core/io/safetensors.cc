@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {

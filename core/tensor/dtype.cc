@@ -3,7 +3,7 @@
 #include <array>
 #include <utility>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 
 namespace heddle {
 namespace {

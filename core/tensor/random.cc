@@ -4,8 +4,8 @@
 #include <numbers>
 #include <vector>
 
-#include "core/tensor/context.h"
-#include "core/tensor/error.h"
+#include "core/runtime/context.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-#include "core/tensor/host_device.h"
+#include "core/runtime/host_device.h"
 #include "core/tensor/tensor.h"
 
 namespace heddle {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/tensor/context.h"
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
-#include "core/tensor/storage.h"
+#include "core/runtime/context.h"
+#include "core/runtime/error.h"
+#include "core/runtime/storage.h"
+#include "core/tensor/element_types.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {

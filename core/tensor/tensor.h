@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/tensor/device.h"
+#include "core/runtime/device.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 

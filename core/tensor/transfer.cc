@@ -6,8 +6,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
+#include "core/runtime/error.h"
+#include "core/tensor/element_types.h"
 
 namespace heddle {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "core/tensor/context.h"
+#include "core/runtime/context.h"
 #include "core/tensor/tensor.h"
 
 namespace heddle {

@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 struct Elementwise {
   std::function<double(double)> value;
   std::function<double(double x, size_t i)> derivative;
-  Accumulate claimed = Accumulate::add;  // overwrite: the node forgets to add where it should
+  GradientMode claimed = GradientMode::accumulate;  // overwrite: the node forgets to add where it should
 };
 
 Variable apply(Tape& tape, const Variable& x, const Elementwise& f) {
@@ -30,7 +30,7 @@ Variable apply(Tape& tape, const Variable& x, const Elementwise& f) {
     Values d = read_values(running.context(), running.take_gradient(to));
     for (size_t i = 0; i < d.size(); ++i) d[i] *= f.derivative(in[i], i);
     GradientDestination destination = running.destination(from);
-    if (f.claimed == Accumulate::overwrite) destination.mode = Accumulate::overwrite;
+    if (f.claimed == GradientMode::overwrite) destination.mode = GradientMode::overwrite;
     write_gradient(running, destination, d);
   };
   tape.record(std::move(node), {y.slot});
@@ -138,7 +138,7 @@ TEST_F(GradcheckTest, BackwardThatChangesFromRunToRunIsReported) {
 
 TEST_F(GradcheckTest, NodeThatOverwritesWhereItShouldAddIsReported) {
   Elementwise forgetful = kSin;
-  forgetful.claimed = Accumulate::overwrite;
+  forgetful.claimed = GradientMode::overwrite;
   const GradcheckReport report = check_of(forgetful, {0.1, 0.2});
   EXPECT_FALSE(report.accumulates);
   EXPECT_FALSE(report.passed);
@@ -157,7 +157,7 @@ TEST_F(GradcheckTest, WrongGradientOfAnInputThatIsNoLeafIsReported) {
                                                auto node = std::make_unique<CallNode>();
                                                node->call = [from = x[0].slot, to = y.slot](Tape& running) {
                                                  Values d = read_values(running.context(), running.take_gradient(to));
-                                                 if (running.can_hand_on(from)) d[0] += 1.0;
+                                                 if (running.can_share_gradient(from)) d[0] += 1.0;
                                                  write_gradient(running, running.destination(from), d);
                                                };
                                                tape.record(std::move(node), {y.slot});

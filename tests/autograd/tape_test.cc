@@ -305,7 +305,7 @@ TEST_F(TapeTest, ADestinationThatWasHandedOnIsSharedToo) {
   node->call = [&](Tape& running) {
     const GradientDestination d_a = running.destination(a.slot);
     write_gradient(running, d_a, read_values(context_, running.take_gradient(y.slot)));
-    EXPECT_TRUE(running.hand_on(b.slot, d_a.tensor));
+    EXPECT_TRUE(running.share_gradient(b.slot, d_a.tensor));
   };
   tape.record(std::move(node), {y.slot});
   tape.backward({{y, ones(y)}, {extra, ones(extra)}});
@@ -317,20 +317,20 @@ TEST_F(TapeTest, HandOnRefusesWhatDoesNotFit) {
   Tape tape(context_);
   const Variable x = tape.leaf(make_tensor(context_, {2, 2}, {1, 2, 3, 4}), gx_, "x");
   const Variable h = scale(tape, x, 1.0);
-  EXPECT_FALSE(tape.can_hand_on(x.slot)) << "a leaf has a place of its own";
-  EXPECT_TRUE(tape.can_hand_on(h.slot));
-  EXPECT_FALSE(tape.can_hand_on(Slot{}));
-  EXPECT_TRUE(tape.hand_on(Slot{}, {})) << "not wanted: done";
+  EXPECT_FALSE(tape.can_share_gradient(x.slot)) << "a leaf has a place of its own";
+  EXPECT_TRUE(tape.can_share_gradient(h.slot));
+  EXPECT_FALSE(tape.can_share_gradient(Slot{}));
+  EXPECT_TRUE(tape.share_gradient(Slot{}, {})) << "not wanted: done";
   EXPECT_THAT(error_of([&] {
-                (void)tape.hand_on(h.slot, make_tensor(context_, {4}, {1, 2, 3, 4}));
+                (void)tape.share_gradient(h.slot, make_tensor(context_, {4}, {1, 2, 3, 4}));
               }),
-              HasSubstr("hand_on: gradient float64 (4)"));
+              HasSubstr("share_gradient: gradient float64 (4)"));
   EXPECT_THAT(error_of([&] {
-                (void)tape.hand_on(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}, DType::float32));
+                (void)tape.share_gradient(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}, DType::float32));
               }),
               HasSubstr("float32"));
   EXPECT_THAT(error_of([&] {
-                (void)tape.hand_on(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1));
+                (void)tape.share_gradient(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1));
               }),
               HasSubstr("of strides (1, 2)"));
 }

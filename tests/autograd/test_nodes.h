@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/autograd/tape.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -25,7 +25,7 @@ inline Tensor make_tensor(Context& context, const Shape& shape, const Values& va
 inline void write_gradient(Tape& tape, const GradientDestination& destination, const Values& values) {
   if (!destination) return;
   Values result = values;
-  if (destination.mode == Accumulate::add) {
+  if (destination.mode == GradientMode::accumulate) {
     const Values there = read_values(tape.context(), destination.tensor);
     std::transform(result.begin(), result.end(), there.begin(), result.begin(), std::plus<>());
   }
@@ -75,7 +75,7 @@ struct AddNode : Node {
   void backward(Tape& tape) override {
     const Tensor d_y = tape.take_gradient(y);
     for (Slot input : {a, b}) {
-      if (!tape.hand_on(input, d_y)) {
+      if (!tape.share_gradient(input, d_y)) {
         write_gradient(tape, tape.destination(input), read_values(tape.context(), d_y));
       }
     }
@@ -148,7 +148,7 @@ struct ResidualNode : Node {
     const Tensor shared = reuse ? d_r : Tensor::empty(context, shape_of.shape(), shape_of.dtype());
     write_values(context, shared, sum);
     for (Slot input : {x, residual}) {
-      if (!tape.hand_on(input, shared)) {
+      if (!tape.share_gradient(input, shared)) {
         write_gradient(tape, tape.destination(input), read_values(context, shared));
       }
     }

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "core/config/config_load.h"
+#include "core/runtime/error.h"
 #include "core/tensor/dtype.h"
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
+#include "core/tensor/element_types.h"
 #include "core/tensor/shape.h"
 
 namespace heddle::test {

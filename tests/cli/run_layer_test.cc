@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "core/io/safetensors.h"
-#include "core/tensor/context.h"
+#include "core/runtime/context.h"
 #include "tests/cli/process.h"
 #include "tests/trainers/test_config.h"
 

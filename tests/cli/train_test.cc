@@ -11,7 +11,7 @@
 #include "tests/cli/process.h"
 #include "tests/config/bad_configs.h"
 #include "tests/trainers/test_config.h"
-#include "trainers/checkpoint.h"
+#include "trainers/run/checkpoint.h"
 
 namespace heddle {
 namespace {

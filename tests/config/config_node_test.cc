@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/config/config_load.h"
-#include "core/config/dtype_choices.h"
+#include "layers/dtype_choices.h"
 
 namespace heddle {
 namespace {

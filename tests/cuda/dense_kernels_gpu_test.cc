@@ -1,7 +1,7 @@
 // Products, column sums and elementwise kernels against the CPU: aligned, odd and strided rows, both modes of writing,
 // and the same bits from run to run.
-#include "kernels/elementwise.h"
-#include "kernels/gemm.h"
+#include "kernels/dense/elementwise.h"
+#include "kernels/dense/gemm.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle::kernels {
@@ -15,7 +15,7 @@ struct GemmCase {
   int64_t m, n, k;
   Transpose a = Transpose::no, b = Transpose::no;
   bool bias = false;
-  Accumulate mode = Accumulate::overwrite;
+  GradientMode mode = GradientMode::overwrite;
   bool wide_output = false;
   Place place = {};
 };
@@ -30,8 +30,8 @@ Results run_gemm(Context& context, DType dtype, const GemmCase& c) {
   const Tensor b = down ? values(c.n, c.k) : values(c.k, c.n);
   const Tensor bias = values(1, c.n).reshape({c.n});
   const DType result = c.wide_output ? accumulate_type(dtype) : dtype;
-  const Tensor y = c.mode == Accumulate::add ? placed_values(context, c.m, c.n, result, c.place, random)
-                                             : placed(context, c.m, c.n, result, c.place);
+  const Tensor y = c.mode == GradientMode::accumulate ? placed_values(context, c.m, c.n, result, c.place, random)
+                                                      : placed(context, c.m, c.n, result, c.place);
   gemm(context, {.a = rows_view(a),
                  .b = rows_view(b),
                  .transpose_a = c.a,
@@ -45,7 +45,7 @@ TEST_F(GemmGpu, AllTransposesModesAndTypes) {
   for (const DType dtype : kFloating) {
     for (const Transpose a : {Transpose::no, Transpose::yes}) {
       for (const Transpose b : {Transpose::no, Transpose::yes}) {
-        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           for (const bool wide : {false, true}) {
             for (const bool bias : {false, true}) {
               const GemmCase c = {64, 48, 96, a, b, bias, mode, wide};
@@ -62,11 +62,11 @@ TEST_F(GemmGpu, OddSizesGapsAndUnalignedRows) {
   for (const DType dtype : kFloating) {
     for (const GemmCase& c :
          {GemmCase{1, 1, 1}, GemmCase{7, 13, 5, Transpose::yes, Transpose::no, true},
-          GemmCase{33, 65, 129, Transpose::no, Transpose::yes, true, Accumulate::add, true},
-          GemmCase{16, 24, 32, Transpose::no, Transpose::no, true, Accumulate::add, false, {8, 0}},
-          GemmCase{16, 24, 32, Transpose::no, Transpose::yes, true, Accumulate::add, true, {3, 1}},
+          GemmCase{33, 65, 129, Transpose::no, Transpose::yes, true, GradientMode::accumulate, true},
+          GemmCase{16, 24, 32, Transpose::no, Transpose::no, true, GradientMode::accumulate, false, {8, 0}},
+          GemmCase{16, 24, 32, Transpose::no, Transpose::yes, true, GradientMode::accumulate, true, {3, 1}},
           GemmCase{5, 9, 0, Transpose::no, Transpose::no, true},
-          GemmCase{5, 9, 0, Transpose::no, Transpose::no, false, Accumulate::add}, GemmCase{5, 9, 0}}) {
+          GemmCase{5, 9, 0, Transpose::no, Transpose::no, false, GradientMode::accumulate}, GemmCase{5, 9, 0}}) {
       expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
     }
   }
@@ -75,7 +75,7 @@ TEST_F(GemmGpu, OddSizesGapsAndUnalignedRows) {
 // The gradient of a weight: few outputs, long sums, which the library splits.
 TEST_F(GemmGpu, LongSums) {
   for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
-    const GemmCase c = {64, 96, 8192, Transpose::yes, Transpose::no, false, Accumulate::add, true};
+    const GemmCase c = {64, 96, 8192, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true};
     expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
   }
 }
@@ -92,13 +92,13 @@ TEST_F(ColumnSumGpu, MatchesTheCpu) {
     for (const RowsCase& c : {RowsCase{64, 256}, RowsCase{1, 1}, RowsCase{3000, 13}, RowsCase{777, 40, {3, 1}},
                               RowsCase{20000, 64}, RowsCase{16, 5000}, RowsCase{0, 9}}) {
       for (const bool wide : {false, true}) {
-        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
             Random random(12, RandomStream::test);
             const Tensor x = placed_values(context, c.rows, c.cols, type, c.place, random);
             const DType result = wide ? accumulate_type(type) : type;
-            const Tensor sums = mode == Accumulate::add ? placed_values(context, 1, c.cols, result, {}, random)
-                                                        : placed(context, 1, c.cols, result, {});
+            const Tensor sums = mode == GradientMode::accumulate ? placed_values(context, 1, c.cols, result, {}, random)
+                                                                 : placed(context, 1, c.cols, result, {});
             column_sum(context, {.x = rows_view(x), .sums = {vector_view(sums), mode}});
             return {read_values(context, sums)};
           });
@@ -113,14 +113,14 @@ TEST_F(ElementwiseGpu, ActivationsAndGatedUnits) {
     for (const Activation act :
          {Activation::none, Activation::relu, Activation::sigmoid, Activation::silu, Activation::elu1}) {
       for (const RowsCase& c : kRows) {
-        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           expect_same_as_cpu(
               dtype,
               [&](Context& context, DType type) -> Results {
                 Random random(13, RandomStream::test);
                 const auto values = [&] { return placed_values(context, c.rows, c.cols, type, c.place, random); };
                 const auto output = [&] {
-                  return mode == Accumulate::add ? values() : placed(context, c.rows, c.cols, type, c.place);
+                  return mode == GradientMode::accumulate ? values() : placed(context, c.rows, c.cols, type, c.place);
                 };
                 const Tensor a = values(), b = values(), d_y = values();
                 const Tensor y = placed(context, c.rows, c.cols, type, c.place);
@@ -174,12 +174,13 @@ TEST_F(ElementwiseGpu, ConvertsBetweenAllTypes) {
   for (const DType from : kFloating) {
     for (const DType to : kFloating) {
       for (const RowsCase& c : kRows) {
-        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           const auto run = [&](Context& context) {
             Random random(15, RandomStream::test);
             const Tensor source = placed_values(context, c.rows, c.cols, from, c.place, random);
-            const Tensor result = mode == Accumulate::add ? placed_values(context, c.rows, c.cols, to, c.place, random)
-                                                          : placed(context, c.rows, c.cols, to, c.place);
+            const Tensor result = mode == GradientMode::accumulate
+                                      ? placed_values(context, c.rows, c.cols, to, c.place, random)
+                                      : placed(context, c.rows, c.cols, to, c.place);
             accumulate(context, {.from = rows_view(source), .to = {rows_view(result), mode}, .scale = 0.3});
             return read_values(context, result);
           };

@@ -1,7 +1,7 @@
 // The device itself: opening it, copies, streams, events, pinned memory, what the allocator does on it.
 #include <gmock/gmock.h>
 
-#include "core/tensor/stream.h"
+#include "core/runtime/stream.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle {

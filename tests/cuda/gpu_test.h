@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor/backend.h"
-#include "core/tensor/context.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/context.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 

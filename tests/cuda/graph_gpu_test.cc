@@ -1,9 +1,9 @@
 // Graphs of kernels: replay computes anew, their memory stays theirs, failures leave the context usable.
 #include <gmock/gmock.h>
 
-#include "core/tensor/graph.h"
-#include "kernels/elementwise.h"
-#include "kernels/gemm.h"
+#include "core/runtime/graph.h"
+#include "kernels/dense/elementwise.h"
+#include "kernels/dense/gemm.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle {
@@ -22,7 +22,7 @@ Tensor double_square(Context& context, const Tensor& x) {
                           .b = rows_view(x),
                           .transpose_b = kernels::Transpose::yes,
                           .bias = {},
-                          .c = {rows_view(y), Accumulate::overwrite}});
+                          .c = {rows_view(y), GradientMode::overwrite}});
   return y;
 }
 

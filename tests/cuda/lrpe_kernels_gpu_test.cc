@@ -1,7 +1,7 @@
 // The position encodings against the CPU where the work of a launch is cut in every way: sines shared or not, by the
 // batch or by heads, the last blocks with a part of what shares them. The small cases are in tests/cases/.
-#include "kernels/lrpe_cosine.h"
-#include "kernels/lrpe_rotate.h"
+#include "kernels/position/lrpe_cosine.h"
+#include "kernels/position/lrpe_rotate.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle::kernels {
@@ -28,7 +28,7 @@ constexpr Act kActs[] = {{}, {.act = Activation::silu}, {.softmax = Softmax::fea
 
 template <class ForwardArgs, class BackwardArgs, class Options>
 Results forward_and_backward(Context& context, DType dtype, const Size& size, const Options& options, int64_t angles,
-                             int64_t outputs, Accumulate mode, void (*forward)(Context&, const ForwardArgs&),
+                             int64_t outputs, GradientMode mode, void (*forward)(Context&, const ForwardArgs&),
                              void (*backward)(Context&, const BackwardArgs&)) {
   Random random(29, RandomStream::test);
   const auto tensor = [&](int64_t features, bool filled) {
@@ -41,7 +41,7 @@ Results forward_and_backward(Context& context, DType dtype, const Size& size, co
   };
   const auto view = [&](const Tensor& of) { return heads_view(of, size.layout); };
   const Tensor x = tensor(size.dim, true), d_y = tensor(outputs, true), y = tensor(outputs, false);
-  const Tensor d_x = tensor(size.dim, mode == Accumulate::add);
+  const Tensor d_x = tensor(size.dim, mode == GradientMode::accumulate);
   const Tensor theta = placed_values(context, size.theta_heads, angles, dtype, {}, random);
   const bool sequence = options.softmax == Softmax::sequence;
   const int64_t columns = sequence ? size.batch * size.heads * size.dim : 0;
@@ -74,7 +74,7 @@ void run(bool cosine) {
       for (const DType dtype : {DType::bfloat16, DType::float32}) {
         if (size.length > 1000 && dtype == DType::float32) continue;  // the CPU takes seconds
         const bool adds = (dtype == DType::float32) == (size.theta_heads > 1);
-        const Accumulate mode = adds ? Accumulate::add : Accumulate::overwrite;
+        const GradientMode mode = adds ? GradientMode::accumulate : GradientMode::overwrite;
         SCOPED_TRACE(testing::Message() << size.batch << " x " << size.length << " x " << size.heads << " x "
                                         << size.dim << ", softmax " << static_cast<int>(act.softmax));
         expect_same_as_cpu(dtype, [&](Context& context, DType type) {

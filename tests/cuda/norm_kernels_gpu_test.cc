@@ -1,6 +1,6 @@
 // Norm kernels on large tensors: more than 2^31 elements (rows are counted in 32 bits, elements are not), and so many
 // rows that other shapes of a kernel are chosen.
-#include "kernels/norm.h"
+#include "kernels/norm/norm.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle::kernels {
@@ -37,7 +37,7 @@ TEST_F(NormGpu, MoreThanTwoBillionElements) {
     backward.mean = forward.mean;
     backward.inv_std = forward.inv_std;
     backward.d_y = rows_view(part(d_y));
-    backward.d_x = {rows_view(part(d_x)), Accumulate::overwrite};
+    backward.d_x = {rows_view(part(d_x)), GradientMode::overwrite};
     backward.options = forward.options;
     norm_backward(context, backward);
     return std::pair(read_values(context, last(y)), read_values(context, last(d_x)));
@@ -97,10 +97,10 @@ void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtyp
       backward.inv_std = forward.inv_std;
       backward.mean = forward.mean;
       backward.d_y = rows_view(all_d_y);
-      backward.d_x = {rows_view(d_x), adds ? Accumulate::add : Accumulate::overwrite};
-      if (adds) backward.d_residual = {rows_view(d_residual), Accumulate::add};
-      backward.d_weight = {vector_view(d_weight), Accumulate::overwrite};
-      if (center) backward.d_bias = {vector_view(d_bias), Accumulate::overwrite};
+      backward.d_x = {rows_view(d_x), adds ? GradientMode::accumulate : GradientMode::overwrite};
+      if (adds) backward.d_residual = {rows_view(d_residual), GradientMode::accumulate};
+      backward.d_weight = {vector_view(d_weight), GradientMode::overwrite};
+      if (center) backward.d_bias = {vector_view(d_bias), GradientMode::overwrite};
       backward.partials = rows_view(partials);
       norm_backward(context, backward);
       std::vector<std::vector<double>> results;

@@ -1,7 +1,7 @@
 // Embedding, cross entropy and the optimizer against the CPU.
-#include "kernels/cross_entropy.h"
-#include "kernels/embedding.h"
-#include "kernels/optimizer.h"
+#include "kernels/dense/embedding.h"
+#include "kernels/loss/cross_entropy.h"
+#include "kernels/optimizer/optimizer.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle::kernels {
@@ -24,7 +24,7 @@ TEST_F(EmbeddingGpu, MatchesTheCpu) {
           EmbeddingCase{513, 1000, 33}, EmbeddingCase{500, 300, 40, {3, 1}}, EmbeddingCase{2000, 50, 24, {8, 0}, 1},
           EmbeddingCase{20000, 256, 8, {}, 3}, EmbeddingCase{0, 20, 8}}) {
       for (const bool wide : {false, true}) {
-        for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
             Random random(16, RandomStream::test);
             const Tensor tokens = int32_values(context, c.tokens, c.used > 0 ? c.used : c.vocabulary, random);
@@ -33,7 +33,7 @@ TEST_F(EmbeddingGpu, MatchesTheCpu) {
             embedding_forward(context, {.tokens = vector_view(tokens), .weight = rows_view(weight), .y = rows_view(y)});
             const Tensor d_y = placed_values(context, c.tokens, c.dim, type, c.place, random);
             const DType result = wide ? accumulate_type(type) : type;
-            const Tensor d_weight = mode == Accumulate::add
+            const Tensor d_weight = mode == GradientMode::accumulate
                                         ? placed_values(context, c.vocabulary, c.dim, result, c.place, random)
                                         : placed(context, c.vocabulary, c.dim, result, c.place);
             const Tensor workspace =
@@ -61,7 +61,7 @@ TEST_F(EmbeddingGpu, WorkspaceHoldsTheSort) {
       const Tensor workspace = Tensor::empty(context, {embedding_workspace(count, vocabulary)}, DType::int32);
       EXPECT_NO_THROW(embedding_backward(context, {.tokens = vector_view(tokens),
                                                    .d_y = rows_view(d_y),
-                                                   .d_weight = {rows_view(d_weight), Accumulate::overwrite},
+                                                   .d_weight = {rows_view(d_weight), GradientMode::overwrite},
                                                    .workspace = vector_view(workspace)}));
       context.synchronize();
     }
@@ -80,9 +80,9 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
     for (const LossCase& c :
          {LossCase{64, 256}, LossCase{1, 1}, LossCase{7, 33, {}, 0.1}, LossCase{9, 1000, {3, 1}, 0.1},
           LossCase{33, 5000}, LossCase{3, 50304, {8, 0}, 0.2}, LossCase{5, 4099}, LossCase{4, 256, {}, 0.1, true}}) {
-      for (const Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+      for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
         for (const bool in_place : {false, true}) {
-          if (in_place && mode == Accumulate::add) continue;
+          if (in_place && mode == GradientMode::accumulate) continue;
           expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
             Random random(17, RandomStream::test);
             const DType wide = accumulate_type(type);
@@ -107,7 +107,7 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
             const Tensor d_loss = Tensor::empty(context, {1}, wide);
             write_values(context, d_loss, {1.5});
             const Tensor d_logits = in_place ? logits
-                                    : mode == Accumulate::add
+                                    : mode == GradientMode::accumulate
                                         ? placed_values(context, c.rows, c.classes, type, c.place, random)
                                         : placed(context, c.rows, c.classes, type, c.place);
             cross_entropy_backward(context, {.logits = rows_view(logits),

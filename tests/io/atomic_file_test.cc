@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {

@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"
 

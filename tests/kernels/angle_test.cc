@@ -1,5 +1,5 @@
 // Angles of position encodings against cos and sin of the exact product, in long double.
-#include "kernels/cpu/detail/angle.h"
+#include "kernels/position/cpu/angle.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // Products and column sums against loops in double: all dtypes, transposes, strided rows, empty extents, both modes,
 // and the same bits for any number of threads.
-#include "kernels/gemm.h"
+#include "kernels/dense/gemm.h"
 
 #include <gtest/gtest.h>
 
@@ -47,7 +47,7 @@ struct Case {
   int64_t m, n, k, gap;
   Transpose a = Transpose::no, b = Transpose::no;
   bool bias = false;
-  Accumulate mode = Accumulate::overwrite;
+  GradientMode mode = GradientMode::overwrite;
   bool wide_output = false;  // the accumulate type instead of the operands'
 };
 
@@ -59,12 +59,12 @@ std::vector<double> run_gemm(int threads, DType dtype, const Case& c, std::vecto
   const Tensor b = random_rows(context, b_is_transposed ? c.n : c.k, b_is_transposed ? c.k : c.n, dtype, c.gap, random);
   const Tensor bias = random_rows(context, 1, c.n, dtype, 0, random);
   const DType output = c.wide_output ? accumulate_type(dtype) : dtype;
-  const Tensor y = c.mode == Accumulate::add ? random_rows(context, c.m, c.n, output, c.gap, random)
-                                             : padded(context, c.m, c.n, output, c.gap);
+  const Tensor y = c.mode == GradientMode::accumulate ? random_rows(context, c.m, c.n, output, c.gap, random)
+                                                      : padded(context, c.m, c.n, output, c.gap);
   if (expected != nullptr) {
     const auto left = read_values(context, a), right = read_values(context, b), offset = read_values(context, bias);
-    *expected =
-        c.mode == Accumulate::add ? read_values(context, y) : std::vector<double>(static_cast<size_t>(c.m * c.n), 0.0);
+    *expected = c.mode == GradientMode::accumulate ? read_values(context, y)
+                                                   : std::vector<double>(static_cast<size_t>(c.m * c.n), 0.0);
     for (int64_t i = 0; i < c.m; ++i) {
       for (int64_t j = 0; j < c.n; ++j) {
         double sum = c.bias ? offset[j] : 0.0;
@@ -95,7 +95,7 @@ TEST(Gemm, EqualsTheLoopsForAllTypesTransposesAndModes) {
   for (DType dtype : kAll) {
     for (Transpose a : {Transpose::no, Transpose::yes}) {
       for (Transpose b : {Transpose::no, Transpose::yes}) {
-        for (Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           for (bool bias : {false, true}) {
             for (bool wide : {false, true}) {
               const Case c{67, 131, 259, 5, a, b, bias, mode, wide};
@@ -118,7 +118,7 @@ TEST(Gemm, SmallAndEmptyExtents) {
     for (int64_t m : sizes) {
       for (int64_t n : sizes) {
         for (int64_t k : sizes) {
-          for (Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+          for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
             SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k);
             std::vector<double> expected;
             const Case c{m, n, k, 3, Transpose::no, Transpose::yes, true, mode};
@@ -135,8 +135,8 @@ TEST(Gemm, SmallAndEmptyExtents) {
 TEST(Gemm, LongSumsAndLargeResults) {
   for (DType dtype : kAll) {
     for (const Case& c : {Case{130, 70, 2051, 1, Transpose::yes, Transpose::no, true},
-                          Case{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, Accumulate::add, true},
-                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, Accumulate::add}}) {
+                          Case{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, GradientMode::accumulate, true},
+                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate}}) {
       SCOPED_TRACE(testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
       std::vector<double> expected;
       const auto found = run_gemm(2, dtype, c, &expected);
@@ -147,7 +147,7 @@ TEST(Gemm, LongSumsAndLargeResults) {
 
 TEST(GemmThreaded, SameBitsForAnyNumberOfThreads) {
   const Case cases[] = {{515, 384, 128, 3, Transpose::no, Transpose::yes, true},
-                        {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, Accumulate::add, true},
+                        {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true},
                         {1, 700, 300, 0, Transpose::no, Transpose::yes, true}};
   for (DType dtype : kAll) {
     for (const Case& c : cases) {
@@ -158,17 +158,17 @@ TEST(GemmThreaded, SameBitsForAnyNumberOfThreads) {
   }
 }
 
-std::vector<double> run_column_sum(int threads, DType dtype, int64_t rows, int64_t cols, Accumulate mode, bool wide,
+std::vector<double> run_column_sum(int threads, DType dtype, int64_t rows, int64_t cols, GradientMode mode, bool wide,
                                    std::vector<double>* expected = nullptr) {
   Context context(Device{}, {.threads = threads, .allocator = {}});
   Random random(8, RandomStream::test);
   const Tensor x = random_rows(context, rows, cols, dtype, 3, random);
   const DType output = wide ? accumulate_type(dtype) : dtype;
-  const Tensor sums =
-      mode == Accumulate::add ? random_rows(context, 1, cols, output, 0, random) : padded(context, 1, cols, output, 0);
+  const Tensor sums = mode == GradientMode::accumulate ? random_rows(context, 1, cols, output, 0, random)
+                                                       : padded(context, 1, cols, output, 0);
   if (expected != nullptr) {
-    *expected =
-        mode == Accumulate::add ? read_values(context, sums) : std::vector<double>(static_cast<size_t>(cols), 0.0);
+    *expected = mode == GradientMode::accumulate ? read_values(context, sums)
+                                                 : std::vector<double>(static_cast<size_t>(cols), 0.0);
     const auto values = read_values(context, x);
     for (int64_t i = 0; i < rows * cols; ++i) (*expected)[i % cols] += values[i];
   }
@@ -180,7 +180,7 @@ TEST(ColumnSum, EqualsTheLoops) {
   for (DType dtype : kAll) {
     for (int64_t rows : {0, 1, 63, 200}) {
       for (int64_t cols : {1, 64, 131}) {
-        for (Accumulate mode : {Accumulate::overwrite, Accumulate::add}) {
+        for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           for (bool wide : {false, true}) {
             std::vector<double> expected;
             const auto found = run_column_sum(2, dtype, rows, cols, mode, wide, &expected);
@@ -194,8 +194,8 @@ TEST(ColumnSum, EqualsTheLoops) {
 
 TEST(ColumnSumThreaded, SameBitsForAnyNumberOfThreads) {
   for (DType dtype : kAll) {
-    const auto one = run_column_sum(1, dtype, 300, 200, Accumulate::overwrite, true);
-    EXPECT_EQ(one, run_column_sum(3, dtype, 300, 200, Accumulate::overwrite, true));
+    const auto one = run_column_sum(1, dtype, 300, 200, GradientMode::overwrite, true);
+    EXPECT_EQ(one, run_column_sum(3, dtype, 300, 200, GradientMode::overwrite, true));
   }
 }
 

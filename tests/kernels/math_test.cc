@@ -1,5 +1,5 @@
 // Vectorised mathematics of the CPU kernels against the library's in double.
-#include "kernels/cpu/detail/math.h"
+#include "kernels/common/cpu/math.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/detail/convert.h"
+#include "kernels/common/cpu/convert.h"
 
 namespace heddle::kernels::cpu {
 namespace {

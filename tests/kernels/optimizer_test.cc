@@ -1,5 +1,5 @@
 // The optimizer's kernels against loops in double, over several steps, and the same bits for any number of threads.
-#include "kernels/optimizer.h"
+#include "kernels/optimizer/optimizer.h"
 
 #include <gtest/gtest.h>
 

@@ -2,12 +2,12 @@
 #include <gtest/gtest.h>
 
 #include "core/tensor/transfer.h"
-#include "layers/cross_entropy.h"
-#include "layers/embedding.h"
-#include "layers/ffn.h"
-#include "layers/glu.h"
-#include "layers/linear.h"
-#include "layers/view.h"
+#include "layers/modules/ffn.h"
+#include "layers/ops/cross_entropy.h"
+#include "layers/ops/embedding.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/view.h"
 
 namespace heddle {
 namespace {

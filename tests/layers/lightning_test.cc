@@ -1,4 +1,4 @@
-#include "layers/lightning.h"
+#include "layers/modules/mixers/lightning.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "core/autograd/gradcheck.h"
 #include "core/config/config_load.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/registry.h"

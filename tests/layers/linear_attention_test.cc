@@ -1,5 +1,5 @@
 // What linear attention promises beyond one call: a state handed over, steps of one token, and inputs of any form.
-#include "layers/linear_attention.h"
+#include "layers/ops/linear_attention.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "core/autograd/gradcheck.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 

@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
-#include "layers/lrpe_cosine.h"
-#include "layers/lrpe_rotate.h"
+#include "layers/ops/lrpe_cosine.h"
+#include "layers/ops/lrpe_rotate.h"
 
 namespace heddle {
 namespace {

@@ -1,14 +1,13 @@
-#include "layers/lrpe.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 
 #include "core/config/config_load.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "layers/modules/position.h"
 
 namespace heddle {
 namespace {

@@ -1,4 +1,4 @@
-#include "layers/norm.h"
+#include "layers/ops/norm.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -2,7 +2,7 @@
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
-#include "layers/gradient.h"
+#include "layers/ops/gradient.h"
 
 namespace heddle::test {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "core/tensor/context.h"
+#include "core/runtime/context.h"
 #include "layers/registry.h"
 #include "tests/op_cases.h"
 

@@ -5,11 +5,11 @@
 #include "core/autograd/gradcheck.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
-#include "layers/glu.h"
-#include "layers/linear.h"
-#include "layers/linear_attention.h"
-#include "layers/norm.h"
-#include "layers/view.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/linear_attention.h"
+#include "layers/ops/norm.h"
+#include "layers/ops/view.h"
 
 namespace heddle {
 namespace {

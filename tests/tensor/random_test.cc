@@ -6,7 +6,7 @@
 #include <cmath>
 #include <set>
 
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {

@@ -6,8 +6,8 @@
 #include <limits>
 #include <numeric>
 
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
+#include "core/runtime/error.h"
+#include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
 
 namespace heddle {

@@ -3,10 +3,10 @@
 
 #include <Eigen/Core>
 
-#include "core/tensor/device.h"
+#include "core/runtime/device.h"
+#include "core/runtime/error.h"
 #include "core/tensor/dtype.h"
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
+#include "core/tensor/element_types.h"
 #include "core/tensor/shape.h"
 
 namespace heddle {

@@ -3,8 +3,8 @@
 
 #include <numeric>
 
-#include "core/tensor/error.h"
-#include "core/tensor/half.h"
+#include "core/runtime/error.h"
+#include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
 #include "core/tensor/tensor.h"
 #include "core/tensor/transfer.h"

@@ -1,4 +1,4 @@
-#include "trainers/checkpoint.h"
+#include "trainers/run/checkpoint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,3 @@
-#include "trainers/data.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,7 +9,8 @@
 #include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
-#include "trainers/permutation.h"
+#include "trainers/data/dataset.h"
+#include "trainers/data/permutation.h"
 
 namespace heddle {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainers/generate.h"
+#include "trainers/model/generate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

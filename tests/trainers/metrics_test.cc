@@ -1,10 +1,10 @@
-#include "trainers/metrics.h"
+#include "trainers/logging/metrics.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "core/io/atomic_file.h"
-#include "core/tensor/error.h"
+#include "core/runtime/error.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {

@@ -1,4 +1,4 @@
-#include "trainers/progress.h"
+#include "trainers/logging/progress.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/config/config_load.h"
-#include "trainers/config.h"
+#include "trainers/train_config.h"
 
 namespace heddle::testing {
 

@@ -1,0 +1,39 @@
+// Causal linear attention with decay, computed in chunks (never quadratic in the length).
+//                                                                                docs/layers.md#linear-attention
+//   S_t = exp(log_decay) S_{t-1} + k_t v_t^T;   o_t = scale * q_t^T S_t          S: (D, Dv) per batch and head
+// Forward writes (=) o and final_state. Backward writes or adds d_q, d_k, d_v, d_initial_state; it computes the states
+// again and saves none. The ragged last chunk uses its true length. Only exponentials of non-positive numbers are
+// taken. Source of the chunked form: Qin et al., "Lightning Attention-2", arXiv:2401.04658; Yang et al.,
+// arXiv:2312.06635.
+#pragma once
+
+#include "kernels/common/dispatch.h"
+#include "kernels/common/views.h"
+
+namespace heddle::kernels {
+
+// q, k: (B, N, H, D); v, o: (B, N, H, Dv), all of one dtype. log_decay: (H) of the accumulate type, all <= 0, or empty:
+// no decay. States: (B, H, D, Dv) row-major of the accumulate type, or empty: an initial state of zeros, a final state
+// that is not wanted.
+struct LinearAttentionForwardArgs {
+  HeadsView q, k, v, o;
+  VectorView log_decay;
+  VectorView initial_state, final_state;
+  double scale = 1.0;
+};
+
+struct LinearAttentionBackwardArgs {
+  HeadsView q, k, v;
+  VectorView log_decay;
+  VectorView initial_state;
+  HeadsView d_o;
+  VectorView d_final_state;  // or empty
+  HeadsDestination d_q, d_k, d_v;
+  VectorDestination d_initial_state;
+  double scale = 1.0;
+};
+
+HEDDLE_KERNEL(linear_attention_forward, LinearAttentionForwardArgs);
+HEDDLE_KERNEL(linear_attention_backward, LinearAttentionBackwardArgs);
+
+}  // namespace heddle::kernels

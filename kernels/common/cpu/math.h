@@ -1,0 +1,241 @@
+// Mathematics for inner loops of CPU kernels: without branches and without calls, so that compilers vectorise what is
+// built on it. exp is always inlined: in a large kernel compilers may stop before that.
+// float: exponential within 1 unit in the last place, activations within 3, while sigmoid(x) is a normal number (below,
+// from x = -87.3 on, sigmoid and silu are 0); right at 0 and at infinity, NaN stays NaN.
+// double is for gradient tests and takes the library's exp.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/common/activation.h"
+
+// Before a loop whose iterations touch different elements, or each only its own of memory that has two names: no check
+// for overlap is made, so that work in place is vectorised too.
+#if defined(__clang__)
+#define HEDDLE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define HEDDLE_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+namespace heddle::kernels::cpu {
+
+// exp(x) = 2^n significand for x where neither overflows:
+//   x = n ln 2 + r, |r| <= ln 2 / 2;   exp(r) by the polynomial of Cephes' expf.
+// Source: S. L. Moshier, Cephes Mathematical Library, single/expf.c.
+struct ScaledExponential {
+  uint32_t n;  // modulo 2^23: right after a shift by 23
+  float significand;
+};
+[[gnu::always_inline]] inline ScaledExponential scaled_exponential(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that sits in the low bits
+  constexpr float kLog2E = 1.44269504088896341f;
+  constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  const float shifted = x * kLog2E + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * kLn2High) - n * kLn2Low;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = (p * (r * r) + r) + 1.0f;
+  // Unsigned: the bits of NaN must not overflow.
+  return {std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound), p};
+}
+
+// exp(x), gradual underflow included.
+[[gnu::always_inline]] inline float exponential(float x) {
+  x = x > 89.0f ? 89.0f : x;  // written so that NaN stays
+  x = x < -104.0f ? -104.0f : x;
+  const ScaledExponential e = scaled_exponential(x);
+  // 2^n as two factors, because n reaches from -150 to 128.
+  const uint32_t first = static_cast<uint32_t>(static_cast<int32_t>(e.n) >> 1);
+  const float low = std::bit_cast<float>((first + 127u) << 23);
+  const float high = std::bit_cast<float>((e.n - first + 127u) << 23);
+  return e.significand * low * high;
+}
+inline double exponential(double x) { return std::exp(x); }
+
+// exp(-|x|), in [0, 1]; NaN stays, what would be subnormal is 0. What sigmoids are made of, so that nothing overflows
+// and no digits cancel.
+inline float exponential_of_minus_magnitude(float x) {
+  constexpr float kSmallest = -87.3365447505f;  // ln 2^-126
+  const float given = x < 0.0f ? x : -x;
+  const ScaledExponential e = scaled_exponential(given < kSmallest ? kSmallest : given);
+  const float scale = std::bit_cast<float>((e.n + 127u) << 23);
+  return given < kSmallest ? 0.0f : e.significand * scale;
+}
+inline double exponential_of_minus_magnitude(double x) { return std::exp(x < 0.0 ? x : -x); }
+
+// 1 / d for d in [1, 2], within 1 unit in the last place; NaN stays. Division has one slow unit, this runs on the
+// multipliers: a parabola with an error of 1/99 (the one of equal maxima), and two steps of Newton's, which square it.
+inline float inverse_in_1_2(float d) {
+  float y = (d * (32.0f / 99.0f) - 16.0f / 11.0f) * d + 70.0f / 33.0f;
+  y += y * (1.0f - d * y);
+  y += y * (1.0f - d * y);
+  return y;
+}
+inline double inverse_in_1_2(double d) { return 1.0 / d; }
+
+// 1 / (1 + exp(-x))
+template <class A>
+inline A sigmoid(A x) {
+  const A small = exponential_of_minus_magnitude(x);
+  return (x < A(0) ? small : A(1)) * inverse_in_1_2(A(1) + small);
+}
+
+template <Activation act, class A>
+inline A apply_activation(A x) {
+  if constexpr (act == Activation::none) return x;
+  if constexpr (act == Activation::relu) return x < A(0) ? A(0) : x;
+  if constexpr (act == Activation::sigmoid) return sigmoid(x);
+  if constexpr (act == Activation::silu) {
+    const A bounded = x < A(-1000) ? A(-1000) : x;  // -infinity times 0 would be NaN
+    return bounded * sigmoid(x);
+  }
+  if constexpr (act == Activation::elu1) {
+    const A lower = exponential(x < A(0) ? x : A(0));
+    return x < A(0) ? lower : x + A(1);
+  }
+}
+
+// Of x, the argument. relu'(0) = 0; elu1'(0) = 1 from both sides.
+template <Activation act, class A>
+inline A activation_derivative(A x) {
+  if constexpr (act == Activation::none) return A(1);
+  if constexpr (act == Activation::relu) return x > A(0) ? A(1) : A(0);
+  if constexpr (act == Activation::sigmoid) {
+    const A small = exponential_of_minus_magnitude(x);
+    const A scale = inverse_in_1_2(A(1) + small);
+    return small * scale * scale;
+  }
+  if constexpr (act == Activation::silu) {
+    // s (1 + x (1 - s)), both s and 1 - s without a difference.
+    const A small = exponential_of_minus_magnitude(x);
+    const A scale = inverse_in_1_2(A(1) + small);
+    const A other = small * scale;
+    A bounded = x < A(-1000) ? A(-1000) : x;
+    bounded = bounded > A(1000) ? A(1000) : bounded;
+    return (x < A(0) ? other : scale) * (A(1) + bounded * (x < A(0) ? scale : other));
+  }
+  if constexpr (act == Activation::elu1) return exponential(x < A(0) ? x : A(0));
+}
+
+// Both at once, for backward passes that need both: one exponential.
+template <class A>
+struct Activated {
+  A value, slope;
+};
+template <Activation act, class A>
+inline Activated<A> activate_with_slope(A x) {
+  if constexpr (act != Activation::sigmoid && act != Activation::silu) {
+    return {apply_activation<act>(x), activation_derivative<act>(x)};
+  } else {
+    const A small = exponential_of_minus_magnitude(x);
+    const A scale = inverse_in_1_2(A(1) + small);
+    const A other = small * scale;
+    const A value = x < A(0) ? other : scale, complement = x < A(0) ? scale : other;
+    if constexpr (act == Activation::sigmoid) return {value, other * scale};
+    A bounded = x < A(-1000) ? A(-1000) : x;
+    const A product = bounded * value;
+    bounded = bounded > A(1000) ? A(1000) : bounded;
+    return {product, value * (A(1) + bounded * complement)};
+  }
+}
+
+// Calls visit(std::integral_constant<Activation, act>{}): the switch from the option to the template argument.
+template <class Visit>
+void visit_activation(Activation act, const Visit& visit) {
+  switch (act) {
+    case Activation::none:
+      return visit(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return visit(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::sigmoid:
+      return visit(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::silu:
+      return visit(std::integral_constant<Activation, Activation::silu>{});
+    case Activation::elu1:
+      return visit(std::integral_constant<Activation, Activation::elu1>{});
+  }
+}
+
+// The partial sums of a row: element i is added to lane i % kLanes and the lanes are folded in halves, so the order of
+// summation depends on the length alone, not on vector width, address or threads.
+inline constexpr int kLanes = 32;
+
+template <class A, int kSums = 1>
+struct Lanes {
+  A lane[kSums][kLanes] = {};
+
+  // Adds value(0) .. value(count - 1), each a number, or a std::array of kSums numbers for as many sums at once. Calls
+  // may follow each other when every count but the last is a multiple of kLanes; the result is then that of one call.
+  template <class Value>
+  inline void add(int64_t count, const Value& value) {
+    A sums[kSums][kLanes];
+    for (int k = 0; k < kSums; ++k) {
+      for (int j = 0; j < kLanes; ++j) sums[k][j] = lane[k][j];
+    }
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      for (int j = 0; j < kLanes; ++j) {
+        const std::array<A, kSums> next{value(i + j)};
+        for (int k = 0; k < kSums; ++k) sums[k][j] += next[k];
+      }
+    }
+    for (int k = 0; k < kSums; ++k) {
+      for (int j = 0; j < kLanes; ++j) lane[k][j] = sums[k][j];
+    }
+    for (int j = 0; i < count; ++i, ++j) {
+      const std::array<A, kSums> next{value(i)};
+      for (int k = 0; k < kSums; ++k) lane[k][j] += next[k];
+    }
+  }
+
+  inline A total(int k = 0) const {
+    A sums[kLanes];
+    for (int j = 0; j < kLanes; ++j) sums[j] = lane[k][j];
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
+    }
+    return sums[0];
+  }
+};
+
+// value(0) + ... + value(count - 1) in the order of Lanes; value returns A. Neither branches nor stores in `value`.
+template <class A, class Value>
+inline A sum_of(int64_t count, const Value& value) {
+  Lanes<A> lanes;
+  lanes.add(count, value);
+  return lanes.total();
+}
+
+// Likewise the largest; NaN is passed over. -infinity for count 0.
+template <class A, class Value>
+inline A maximum_of(int64_t count, const Value& value) {
+  A lane[kLanes];
+  for (int j = 0; j < kLanes; ++j) lane[j] = -std::numeric_limits<A>::infinity();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      const A next = value(i + j);
+      lane[j] = next > lane[j] ? next : lane[j];
+    }
+  }
+  for (int j = 0; i < count; ++i, ++j) {
+    const A next = value(i);
+    lane[j] = next > lane[j] ? next : lane[j];
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
+  }
+  return lane[0];
+}
+
+}  // namespace heddle::kernels::cpu

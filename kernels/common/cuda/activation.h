@@ -1,0 +1,124 @@
+// The activations of kernels/activation.h and their derivatives on the device, for arithmetic on storage type T.
+// bf16 and fp16 take the hardware's exponential (relative error about 2^-21 at |x| < 10, far below their rounding);
+// float takes expf and double exp.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/common/activation.h"
+#include "kernels/common/cuda/types.h"
+
+namespace heddle::kernels::cuda {
+
+inline constexpr float kLog2E = 1.44269504f;
+
+// The hardware's 2^x and 1/x, relative error 2^-22; results too small for a normal number are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+template <class T>
+__device__ __forceinline__ accumulate_t<T> exponential(accumulate_t<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return exp(x);
+  } else if constexpr (std::is_same_v<T, float>) {
+    return expf(x);
+  } else {
+    return fast_exp2(x * kLog2E);
+  }
+}
+
+template <class A>
+__device__ __forceinline__ A logarithm(A x) {
+  if constexpr (std::is_same_v<A, double>) {
+    return log(x);
+  } else {
+    return logf(x);
+  }
+}
+
+// 1 / x; 0 where x is infinite.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> reciprocal(accumulate_t<T> x) {
+  if constexpr (sizeof(T) == 2) {
+    return fast_reciprocal(x);
+  } else {
+    return accumulate_t<T>(1) / x;
+  }
+}
+
+template <class T>
+__device__ __forceinline__ accumulate_t<T> sigmoid(accumulate_t<T> x) {
+  return reciprocal<T>(accumulate_t<T>(1) + exponential<T>(-x));
+}
+
+// The part of an activation that is dear and that its value and its derivative share: a sigmoid or an exponential.
+template <Activation act, class T>
+__device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
+  if constexpr (act == Activation::sigmoid || act == Activation::silu) return sigmoid<T>(x);
+  if constexpr (act == Activation::elu1) return exponential<T>(x);
+  return x;
+}
+
+template <class A>
+struct Activated {
+  A value, derivative;
+};
+// From x and its core; what is not used costs nothing.
+template <Activation act, class A>
+__device__ __forceinline__ Activated<A> activated(A x, A core) {
+  if constexpr (act == Activation::relu) return x > A(0) ? Activated<A>{x, A(1)} : Activated<A>{A(0), A(0)};
+  if constexpr (act == Activation::sigmoid) return {core, core * (A(1) - core)};
+  if constexpr (act == Activation::silu) return {x * core, core * (A(1) + x * (A(1) - core))};
+  if constexpr (act == Activation::elu1) {
+    return x > A(0) ? Activated<A>{x + A(1), A(1)} : Activated<A>{core, core};
+  }
+  return {x, A(1)};
+}
+
+template <Activation act, class T>
+__device__ __forceinline__ Activated<accumulate_t<T>> activate_with_derivative(accumulate_t<T> x) {
+  return activated<act>(x, activation_core<act, T>(x));
+}
+template <Activation act, class T>
+__device__ __forceinline__ accumulate_t<T> activate(accumulate_t<T> x) {
+  return activate_with_derivative<act, T>(x).value;
+}
+
+// Calls visit(std::integral_constant<Activation, act>). On the device: one branch that all threads take together,
+// cheaper to compile than a kernel for each activation. On the host: to choose among kernels.
+template <class Visit>
+__host__ __device__ __forceinline__ void visit_activation(Activation act, const Visit& visit) {
+  switch (act) {
+    case Activation::none:
+      return visit(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return visit(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::sigmoid:
+      return visit(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::silu:
+      return visit(std::integral_constant<Activation, Activation::silu>{});
+    case Activation::elu1:
+      return visit(std::integral_constant<Activation, Activation::elu1>{});
+  }
+}
+
+// Calls work(act) with the activation as a type where KNOWN, else with that of none: one branch around all of a
+// kernel's work, which is faster than one at each vector where there is little work.
+template <bool KNOWN, class Work>
+__device__ __forceinline__ void with_activation(Activation act, const Work& work) {
+  if constexpr (KNOWN) {
+    visit_activation(act, work);
+  } else {
+    work(std::integral_constant<Activation, Activation::none>{});
+  }
+}
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,38 @@
+// Copies from global into shared memory that run ahead of their use (cp.async, sm_80 and later), and reads of what they
+// brought, by the 32-bit addresses of shared memory: distances that are known when compiling then cost nothing. Groups
+// of copies are ended and awaited by __pipeline_commit and __pipeline_wait_prior.
+#pragma once
+
+#include <cuda_pipeline_primitives.h>
+
+#include <cstdint>
+
+#include "kernels/common/cuda/vec.h"
+
+namespace heddle::kernels::cuda {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes, past the first-level cache; L2 brings whole lines of 128 bytes.
+__device__ __forceinline__ void copy_ahead(uint32_t to, const void* from, Leaves leaves = Leaves::in_turn) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "l"(static_cast<uint64_t>(leaves))
+               : "memory");
+}
+
+// 4 bytes.
+__device__ __forceinline__ void copy_number_ahead(uint32_t to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+template <class T>
+__device__ __forceinline__ Vec<T, vector_width<T>> load_shared(uint32_t from) {
+  uint4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(from));
+  return *reinterpret_cast<const Vec<T, vector_width<T>>*>(&words);
+}
+
+}  // namespace heddle::kernels::cuda

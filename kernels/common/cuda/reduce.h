@@ -1,0 +1,112 @@
+// Reductions over the lanes of a warp and the warps of a block. The order of additions is fixed by the shape of the
+// launch, so results are the same bits every time; every thread gets the result, the same bits in all of them.
+#pragma once
+
+#include "kernels/common/cuda/types.h"
+
+namespace heddle::kernels::cuda {
+
+struct Sum {
+  template <class A>
+  __device__ __forceinline__ A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+// NaN counts for nothing: in a softmax it comes back through the exponentials.
+struct Max {
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+  __device__ __forceinline__ double operator()(double a, double b) const { return fmax(a, b); }
+};
+
+// Over groups of `width` consecutive lanes (a power of two up to 32). All lanes of the warp must take part.
+template <int width = 32, class Op, class A>
+__device__ __forceinline__ A group_reduce(A value, Op op) {
+#pragma unroll
+  for (int distance = width / 2; distance > 0; distance /= 2) {
+    value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  }
+  return value;
+}
+template <int width = 32, class A>
+__device__ __forceinline__ A group_sum(A value) {
+  return group_reduce<width>(value, Sum{});
+}
+template <int width = 32, class A>
+__device__ __forceinline__ A group_max(A value) {
+  return group_reduce<width>(value, Max{});
+}
+
+// Several sums over the lanes of a warp together: lane l gets that of value l / spread_lanes<VALUES>. Three values take
+// 6 exchanges between lanes, where one after the other takes 15.
+template <int VALUES>
+inline constexpr int spread_lanes = 32 / (VALUES > 2 ? 4 : VALUES);
+template <class A, int VALUES>
+__device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
+  static_assert(VALUES <= 4);
+  constexpr int kSpread = 32 / spread_lanes<VALUES>;
+  A own[kSpread];
+#pragma unroll
+  for (int i = 0; i < kSpread; ++i) own[i] = i < VALUES ? value[i] : A(0);
+#pragma unroll
+  for (int half = kSpread / 2; half > 0; half /= 2) {  // each half of the lanes keeps half of the values
+    const int distance = 32 * half / kSpread;
+    const bool is_upper = threadIdx.x & distance;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const A sent = is_upper ? own[i] : own[i + half];
+      own[i] = (is_upper ? own[i + half] : own[i]) + __shfl_xor_sync(0xffffffffu, sent, distance);
+    }
+  }
+  return group_sum<spread_lanes<VALUES>>(own[0]);
+}
+// From there to all lanes. `own` is the same in all lanes of a value.
+template <class A, int VALUES>
+__device__ __forceinline__ void gather_sums(A own, A (&value)[VALUES]) {
+#pragma unroll
+  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, own, i * spread_lanes<VALUES>);
+}
+
+// Shared memory of one block reduction of up to `values` numbers at once.
+template <class A, int threads, int values = 1>
+struct ReduceShared {
+  static_assert(threads % 32 == 0 && threads <= 1024);
+  A warps[values][threads / 32];
+};
+
+// Over all threads of a block of `threads`; `shared` may be used again at once (a barrier stands before its reuse).
+// Reduces several numbers with one pair of barriers.
+template <int threads, int values, class Op, class A>
+__device__ __forceinline__ void block_reduce(A (&value)[values], Op op, ReduceShared<A, threads, values>& shared) {
+#pragma unroll
+  for (int i = 0; i < values; ++i) value[i] = group_reduce<32>(value[i], op);
+  if constexpr (threads > 32) {
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+#pragma unroll
+      for (int i = 0; i < values; ++i) shared.warps[i][threadIdx.x / 32] = value[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < values; ++i) {
+      value[i] = shared.warps[i][0];
+#pragma unroll
+      for (int warp = 1; warp < threads / 32; ++warp) value[i] = op(value[i], shared.warps[i][warp]);
+    }
+  }
+}
+template <int threads, class Op, class A>
+__device__ __forceinline__ A block_reduce(A value, Op op, ReduceShared<A, threads>& shared) {
+  A values[1] = {value};
+  block_reduce<threads, 1>(values, op, shared);
+  return values[0];
+}
+template <int threads, class A>
+__device__ __forceinline__ A block_sum(A value, ReduceShared<A, threads>& shared) {
+  return block_reduce<threads>(value, Sum{}, shared);
+}
+template <int threads, class A>
+__device__ __forceinline__ A block_max(A value, ReduceShared<A, threads>& shared) {
+  return block_reduce<threads>(value, Max{}, shared);
+}
+
+}  // namespace heddle::kernels::cuda

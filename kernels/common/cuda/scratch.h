@@ -1,0 +1,28 @@
+// A piece of device memory of one fixed size that belongs to a context, for what an operator keeps between its own
+// launches: partial sums of a bounded number of blocks, the workspace of cuBLASLt. Its contents mean nothing before and
+// after an operator. What grows with a tensor is allocated by the layer instead, so that it is counted on every device.
+#pragma once
+
+#include "core/runtime/context.h"
+
+namespace heddle::kernels::cuda {
+
+class Scratch {
+ public:
+  static constexpr size_t kBytes = size_t{32} << 20;
+
+  explicit Scratch(Context& context);  // through context.resource<Scratch>()
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  Context& context_;
+  void* data_;
+};
+
+inline void* scratch(Context& context) { return context.resource<Scratch>().data(); }
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,153 @@
+// Storage types of CUDA kernels, conversion to and from the type of arithmetic, and the dtype switch on the host.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "core/runtime/error.h"
+#include "kernels/common/views.h"
+
+namespace heddle::kernels::cuda {
+
+using bf16 = __nv_bfloat16;
+using fp16 = __half;
+
+// The type that arithmetic on T uses: double for double, float for the rest.
+template <class T>
+struct AccumulateOf {
+  using type = float;
+};
+template <>
+struct AccumulateOf<double> {
+  using type = double;
+};
+template <class T>
+using accumulate_t = typename AccumulateOf<T>::type;
+
+template <class T>
+inline constexpr DType dtype_of = DType::float32;
+template <>
+inline constexpr DType dtype_of<double> = DType::float64;
+template <>
+inline constexpr DType dtype_of<bf16> = DType::bfloat16;
+template <>
+inline constexpr DType dtype_of<fp16> = DType::float16;
+
+// To the type of arithmetic: exact.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> widen(T value) {
+  return static_cast<accumulate_t<T>>(value);
+}
+
+// To a storage type, rounded once to nearest even.
+template <class T, class A>
+__device__ __forceinline__ T narrow(A value) {
+  return static_cast<T>(value);
+}
+template <>
+__device__ __forceinline__ bf16 narrow<bf16, float>(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <>
+__device__ __forceinline__ fp16 narrow<fp16, float>(float value) {
+  return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ bf16 narrow<bf16, double>(double value) {
+  return __double2bfloat16(value);
+}
+template <>
+__device__ __forceinline__ fp16 narrow<fp16, double>(double value) {
+  return __double2half(value);
+}
+
+// Two neighbours at once, which are aligned to both.
+__device__ __forceinline__ void widen_pair(const bf16* from, float& first, float& second) {
+  const unsigned word = *reinterpret_cast<const unsigned*>(from);
+  first = __uint_as_float(word << 16);
+  second = __uint_as_float(word & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_pair(const fp16* from, float& first, float& second) {
+  const float2 both = __half22float2(*reinterpret_cast<const __half2*>(from));
+  first = both.x;
+  second = both.y;
+}
+__device__ __forceinline__ void narrow_pair(float first, float second, bf16* to) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
+}
+__device__ __forceinline__ void narrow_pair(float first, float second, fp16* to) {
+  *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
+}
+
+__device__ __forceinline__ void larger_pair(const bf16* a, const bf16* b, bf16* to) {
+  *reinterpret_cast<__nv_bfloat162*>(to) =
+      __hmax2(*reinterpret_cast<const __nv_bfloat162*>(a), *reinterpret_cast<const __nv_bfloat162*>(b));
+}
+__device__ __forceinline__ void larger_pair(const fp16* a, const fp16* b, fp16* to) {
+  *reinterpret_cast<__half2*>(to) = __hmax2(*reinterpret_cast<const __half2*>(a), *reinterpret_cast<const __half2*>(b));
+}
+
+// a * b, rounded: never part of a fused multiply-add, so that two places have the same bits.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+
+// A value as it will be read back after it was stored as T: for results that feed further arithmetic.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> round_to(accumulate_t<T> value) {
+  return widen<T>(narrow<T>(value));
+}
+
+template <class A>
+__device__ __forceinline__ A infinity() {
+  return static_cast<A>(__int_as_float(0x7f800000));
+}
+template <class A>
+__device__ __forceinline__ A nan() {
+  return static_cast<A>(__int_as_float(0x7fffffff));
+}
+
+// Host: calls visit(T{}) with the device type of a floating dtype.
+template <class Visit>
+void visit_floating(DType dtype, const Visit& visit) {
+  switch (dtype) {
+    case DType::float64:
+      return visit(double{});
+    case DType::float32:
+      return visit(float{});
+    case DType::bfloat16:
+      return visit(bf16{});
+    case DType::float16:
+      return visit(fp16{});
+    default:
+      fail("a kernel for real numbers was given {}", name(dtype));
+  }
+}
+
+// Host: calls visit(O{}), O being T or its accumulate type: the dtypes that a parameter's gradient may have.
+template <class T, class Visit>
+void visit_same_or_accumulate(DType dtype, DType same, const Visit& visit) {
+  if (dtype == same) return visit(T{});
+  check(dtype == accumulate_type(same), "a kernel for {} was given a destination of {}", name(same), name(dtype));
+  if constexpr (sizeof(T) == 2) visit(accumulate_t<T>{});
+}
+
+template <class T>
+__host__ __device__ __forceinline__ T* vector(const VectorView& view) {
+  return static_cast<T*>(view.data);
+}
+
+template <class T>
+__host__ __device__ __forceinline__ T* row(const RowsView& view, int64_t index) {
+  return static_cast<T*>(view.data) + index * view.row_stride;
+}
+
+// The dim features of one token of one head.
+template <class T>
+__host__ __device__ __forceinline__ T* head(const HeadsView& view, int64_t batch, int64_t position, int64_t head) {
+  return static_cast<T*>(view.data) + batch * view.batch_stride + position * view.length_stride +
+         head * view.head_stride;
+}
+
+}  // namespace heddle::kernels::cuda

@@ -1,8 +1,0 @@
-// Backward of the norm family for bfloat16.
-#include "kernels/cuda/detail/norm_backward.h"
-
-namespace heddle::kernels::cuda {
-
-template void launch_backward<bf16>(Context&, const NormBackwardArgs&);
-
-}  // namespace heddle::kernels::cuda

@@ -1,8 +1,0 @@
-// Backward of the norm family for float16.
-#include "kernels/cuda/detail/norm_backward.h"
-
-namespace heddle::kernels::cuda {
-
-template void launch_backward<fp16>(Context&, const NormBackwardArgs&);
-
-}  // namespace heddle::kernels::cuda

@@ -1,0 +1,235 @@
+// Matrix products, one block of the sum a piece of work. docs/performance.md#cpu-matrix-products
+#include "kernels/dense/gemm.h"
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "kernels/common/cpu/convert.h"
+#include "kernels/common/cpu/parallel.h"
+#include "kernels/common/cpu/types.h"
+#include "kernels/dense/cpu/gemm_tile.h"
+
+namespace heddle::kernels::cpu {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A block of a product: rows and columns of c, and a stretch of the sum.
+struct Block {
+  int64_t rows, cols, depth;
+};
+
+constexpr int64_t kMostSplits = 16;  // of the sum
+// Numbers of c in a block that was cut.
+constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
+
+// Blocks of c (m, n) = sum over k, made from the sizes alone: halved until there are enough of them to keep many
+// threads busy, but not so small that packing the operands would take most of the time. The sum is cut where c is
+// small.
+Block choose_blocks(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t smallest_work = int64_t{1} << 22;  // operations
+  Block block{m, n, k};
+  for (int64_t blocks = 1;; blocks *= 2) {
+    const int64_t tile = block.rows * block.cols;
+    const bool enough = blocks >= 32 || 2 * tile * block.depth <= smallest_work;
+    if (tile > kLargestTile || (!enough && tile >= 2 * kSmallestTile)) {
+      int64_t& longer = block.rows >= block.cols ? block.rows : block.cols;
+      longer = ceil_div(longer, 2);
+    } else if (!enough && blocks < kMostSplits && block.depth >= 512) {
+      block.depth = ceil_div(block.depth, 2);
+    } else {
+      return block;
+    }
+  }
+}
+
+// Room for the partial sums of a product whose sum is cut. Its size is bounded by choose_blocks(), so it belongs to the
+// context, as the workspace of a GPU library does.
+template <class A>
+class SplitSums {
+ public:
+  static constexpr int64_t kNumbers = kMostSplits * 2 * kSmallestTile;
+  explicit SplitSums(Context& context) : numbers_(new A[kNumbers]) { context.add_library_bytes(kNumbers * sizeof(A)); }
+  A* data() { return numbers_.get(); }
+
+ private:
+  std::unique_ptr<A[]> numbers_;
+};
+
+template <class T>
+GemmOperand<T> operand(const RowsView& view, Transpose transpose) {
+  return {static_cast<const T*>(view.data), view.row_stride, transpose};
+}
+
+// c (rows, cols) (=|+=) product + bias; the product lies dense. bias may be null.
+template <class A, class T, class C>
+void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C* c, int64_t c_stride,
+                 GradientMode mode) {
+  Buffer<A> sums;
+  for (int64_t i = 0; i < rows; ++i) {
+    for_each_chunk(cols, [&](int64_t first, int64_t count) {
+      const A* values = product + i * cols + first;
+      if (bias != nullptr) {
+        for (int64_t j = 0; j < count; ++j) sums[j] = values[j] + static_cast<A>(bias[first + j]);
+        values = sums;
+      }
+      store_chunk(c + i * c_stride + first, values, count, mode);
+    });
+  }
+}
+
+// One block of c (=|+=) op(a) op(b) + bias; bias may be null. float and double: a and b are read where they are, and c
+// is written where it is unless it is added to.
+template <class T>
+requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
+                                           const T* bias, T* c, int64_t c_stride, GradientMode mode) {
+  if (mode == GradientMode::overwrite) {
+    multiply(size.rows, size.cols, size.depth, a, b, c, c_stride);
+    if (bias == nullptr) return;
+    for (int64_t i = 0; i < size.rows; ++i) {
+      T* row = c + i * c_stride;
+      for (int64_t j = 0; j < size.cols; ++j) row[j] += bias[j];
+    }
+    return;
+  }
+  static thread_local std::vector<T> product;  // at most kLargestTile
+  product.resize(std::max<size_t>(product.size(), size.rows * size.cols));
+  multiply(size.rows, size.cols, size.depth, a, b, product.data(), size.cols);
+  finish_tile(product.data(), size.rows, size.cols, bias, c, c_stride, mode);
+}
+
+// 16-bit types: panels are converted to float, tiles are summed in float and rounded once.
+constexpr Block kPanel{64, 128, 256};
+
+struct ConversionScratch {
+  std::array<float, kPanel.rows * kPanel.depth> a;
+  std::array<float, kPanel.depth * kPanel.cols> b;
+  std::array<float, kPanel.rows * kPanel.cols> part, sums;
+};
+
+// The (rows, cols) part of op(x) as float, in x's own order of memory.
+template <class T>
+GemmOperand<float> convert_panel(const GemmOperand<T>& x, int64_t rows, int64_t cols, float* to) {
+  if (x.transpose == Transpose::yes) std::swap(rows, cols);
+  for (int64_t i = 0; i < rows; ++i) to_float(x.data + i * x.stride, to + i * cols, cols);
+  return {to, cols, x.transpose};
+}
+
+template <class T, class C>
+requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
+                                            const T* bias, C* c, int64_t c_stride, GradientMode mode) {
+  static thread_local ConversionScratch scratch;
+  float* sums = scratch.sums.data();
+  for (int64_t row = 0; row < size.rows; row += kPanel.rows) {
+    const int64_t rows = std::min(kPanel.rows, size.rows - row);
+    for (int64_t col = 0; col < size.cols; col += kPanel.cols) {
+      const int64_t cols = std::min(kPanel.cols, size.cols - col);
+      std::fill_n(sums, rows * cols, 0.0f);
+      for (int64_t begin = 0; begin < size.depth; begin += kPanel.depth) {
+        const int64_t depth = std::min(kPanel.depth, size.depth - begin);
+        const auto left = convert_panel(a.at(row, begin), rows, depth, scratch.a.data());
+        const auto right = convert_panel(b.at(begin, col), depth, cols, scratch.b.data());
+        multiply(rows, cols, depth, left, right, scratch.part.data(), cols);
+        for (int64_t i = 0; i < rows * cols; ++i) sums[i] += scratch.part[i];
+      }
+      finish_tile(sums, rows, cols, bias != nullptr ? bias + col : nullptr, c + row * c_stride + col, c_stride, mode);
+    }
+  }
+}
+
+// c (=|+=) the sum of `splits` partial products, which lie dense one after the other, in their order, + bias.
+template <class C, class A, class T>
+void add_partials(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
+  const RowsView& c = to.view;
+  const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
+  parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
+    Buffer<A> sums;
+    for (int64_t row = begin; row < end; ++row) {
+      for_each_chunk(c.cols, [&](int64_t col, int64_t count) {
+        const A* part = partials + row * c.cols + col;
+        for (int64_t j = 0; j < count; ++j) sums[j] = bias != nullptr ? static_cast<A>(bias[col + j]) : A(0);
+        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
+          for (int64_t j = 0; j < count; ++j) sums[j] += part[j];
+        }
+        store_chunk(cpu::row<C>(c, row) + col, sums.data(), count, to.mode);
+      });
+    }
+  });
+}
+
+template <class T, class C>
+void gemm_as(Context& context, const GemmArgs& args) {
+  using A = accumulate_t<T>;
+  const RowsView& c = args.c.view;
+  const int64_t m = c.rows, n = c.cols, k = args.transpose_a == Transpose::no ? args.a.cols : args.a.rows;
+  const auto a = operand<T>(args.a, args.transpose_a);
+  const auto b = operand<T>(args.b, args.transpose_b);
+  const T* bias = vector<const T>(args.bias);
+  const Block block = choose_blocks(m, n, k);
+  const int64_t down = ceil_div(m, block.rows), across = ceil_div(n, block.cols);
+  const int64_t splits = k > 0 ? ceil_div(k, block.depth) : 1;
+  A* partials = splits > 1 ? context.resource<SplitSums<A>>().data() : nullptr;
+  parallel_pieces(context, splits * down * across, [&](int64_t index) {
+    const int64_t split = index / (down * across), tile = index % (down * across);
+    const int64_t row = tile / across * block.rows, col = tile % across * block.cols, begin = split * block.depth;
+    const Block size{std::min(block.rows, m - row), std::min(block.cols, n - col), std::min(block.depth, k - begin)};
+    const auto left = a.at(row, begin);
+    const auto right = b.at(begin, col);
+    if (splits > 1) {
+      compute_block(size, left, right, static_cast<const T*>(nullptr), partials + split * m * n + row * n + col, n,
+                    GradientMode::overwrite);
+    } else {
+      compute_block(size, left, right, bias != nullptr ? bias + col : nullptr, cpu::row<C>(c, row) + col, c.row_stride,
+                    args.c.mode);
+    }
+  });
+  if (splits > 1) add_partials<C>(context, partials, splits, bias, args.c);
+}
+
+// Columns are summed in blocks of rows, which keeps the rounding error small in long sums.
+template <class T, class S>
+void column_sum_as(const Context& context, const ColumnSumArgs& args) {
+  using A = accumulate_t<T>;
+  constexpr int64_t block_cols = 64, block_rows = 64;
+  S* sums = vector<S>(args.sums.view);
+  parallel_ranges(context, args.x.cols, block_cols, [&](int64_t begin, int64_t end) {
+    const int64_t cols = end - begin;
+    std::array<A, block_cols> total{}, buffer;
+    for (int64_t first = 0; first < args.x.rows; first += block_rows) {
+      std::array<A, block_cols> part{};
+      const int64_t last = std::min(args.x.rows, first + block_rows);
+      for (int64_t i = first; i < last; ++i) {
+        const A* x = load_chunk(row<const T>(args.x, i) + begin, cols, buffer.data());
+        for (int64_t j = 0; j < cols; ++j) part[j] += x[j];
+      }
+      for (int64_t j = 0; j < cols; ++j) total[j] += part[j];
+    }
+    store_chunk(sums + begin, total.data(), cols, args.sums.mode);
+  });
+}
+
+}  // namespace
+
+void gemm(Context& context, const GemmArgs& args) {
+  if (args.c.view.rows == 0 || args.c.view.cols == 0) return;
+  visit_floating(args.a.dtype, [&]<class T>(T) {
+    if (args.c.view.dtype == args.a.dtype) {
+      gemm_as<T, T>(context, args);
+    } else {
+      gemm_as<T, accumulate_t<T>>(context, args);
+    }
+  });
+}
+
+void column_sum(Context& context, const ColumnSumArgs& args) {
+  visit_floating(args.x.dtype, [&]<class T>(T) {
+    if (args.sums.view.dtype == args.x.dtype) {
+      column_sum_as<T, T>(context, args);
+    } else {
+      column_sum_as<T, accumulate_t<T>>(context, args);
+    }
+  });
+}
+
+}  // namespace heddle::kernels::cpu

@@ -1,0 +1,264 @@
+// Normalization, backward, on the CPU.
+//   n = q * inv_std;  z = scale * n * weight + bias;  d_z = gate after ? d_y * act(gate) : d_y
+//   d_weight = sum over rows of d_z * scale * n;  d_bias = sum over rows of d_z
+//   d_n = d_z * weight * scale;   d_p = inv_std * (d_n - n * mean(d_n * n) - (center ? mean(d_n) : 0))
+//   gate after:  d_gate = d_y * z * act'(gate);   d_x = d_p + d_r
+//   gate before: d_gate = d_p * r * act'(gate);   d_x = d_p * act(gate) + d_r
+// Writes or adds d_x, d_residual, d_gate, d_weight, d_bias; writes (=) partials. Piece i of norm_partials(rows) pieces
+// takes the rows from rows * i / pieces on and adds them in order into row i of partials.
+#include "kernels/common/cpu/parallel.h"
+#include "kernels/norm/cpu/norm_group.h"
+#include "kernels/norm/norm.h"
+
+namespace heddle::kernels::cpu {
+namespace {
+
+// What the groups' sums come to: d_p = inv_std * (d_n - n * along - constant), n = (p - mean - shift) * inv_std.
+template <class A>
+struct GroupSums {
+  A mean = 0, shift = 0, inv_std = 0, along = 0, constant = 0;
+};
+
+template <class T>
+class BackwardRow {
+  using A = accumulate_t<T>;
+
+ public:
+  explicit BackwardRow(const NormBackwardArgs& args)
+      : args_(args),
+        size_(args.x.cols / args.options.groups),
+        scale_(static_cast<A>(args.options.scale)),
+        gate_before_(args.gate && args.options.gate_position == GatePosition::pre),
+        gate_after_(args.gate && args.options.gate_position == GatePosition::post),
+        weights_(args.weight),
+        biases_(args.bias) {}
+
+  // d_weight and d_bias: where this row's share is added, or null.
+  void run(int64_t index, A* d_weight, A* d_bias) {
+    index_ = index;
+    d_weight_ = args_.d_weight ? d_weight : nullptr;
+    d_bias_ = args_.d_bias ? d_bias : nullptr;
+    for_each_stretch_of_groups(
+        args_.x.cols, args_.options.groups, [this](int64_t begin, int64_t count) { whole_groups(begin, count); },
+        [this](int64_t begin) { large_group(begin); });
+  }
+
+ private:
+  const T* at(const RowsView& view, int64_t begin) const { return view ? row<T>(view, index_) + begin : nullptr; }
+
+  void whole_groups(int64_t begin, int64_t count) {
+    load(begin, count);
+    for (int64_t at = 0; at < count; at += size_) {
+      const GroupSums<A> sums = sums_of(begin + at, [&](const auto& visit) { visit(at, size_); });
+      differentiate(sums, at, size_);
+    }
+    finish();
+  }
+
+  void large_group(int64_t begin) {
+    const GroupSums<A> sums = sums_of(begin, [&](const auto& visit) {
+      for_each_chunk(size_, [&](int64_t at, int64_t count) {
+        load(begin + at, count);
+        visit(0, count);
+      });
+    });
+    for_each_chunk(size_, [&](int64_t at, int64_t count) {
+      load(begin + at, count);
+      differentiate(sums, 0, count);
+      finish();
+    });
+  }
+
+  // Of a stretch: p_, d_z_ and weight_, each a buffer or the memory itself; gated_ and slope_, r or d_y times act(gate)
+  // and act'(gate); d_p_, where to compute d_x.
+  void load(int64_t begin, int64_t count) {
+    begin_ = begin;
+    count_ = count;
+    p_ = load_r<T>(at(args_.x, begin), at(args_.residual, begin), nullptr, count, r_buffer_);
+    const A* d_y = load_chunk(at(args_.d_y, begin), count, d_y_buffer_.data());
+    d_z_ = d_y;
+    weight_ = weights_.at(begin, count);
+    d_p_ = d_p_buffer_;
+    if (args_.d_x) d_p_ = target_chunk(row<T>(args_.d_x.view, index_) + begin, args_.d_x.mode, d_p_buffer_.data());
+    if (!args_.gate) return;
+    const A* gates = load_chunk(at(args_.gate, begin), count, scratch_);
+    const A* factor = gate_before_ ? p_ : d_y;
+    visit_activation(args_.options.gate_act, [&](auto kind) {
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count; ++i) {
+        const Activated<A> gate = activate_with_slope<kind.value>(gates[i]);
+        act_[i] = gate.value;
+        slope_[i] = factor[i] * gate.slope;
+        gated_[i] = factor[i] * gate.value;
+      }
+    });
+    (gate_before_ ? p_ : d_z_) = gated_;
+  }
+
+  // chunks(visit) calls visit(offset, count) with the parts of one group loaded, `offset` within the stretch.
+  template <class Chunks>
+  GroupSums<A> sums_of(int64_t begin, const Chunks& chunks) {
+    const int64_t place = index_ * args_.options.groups + begin / size_;
+    const A share = A(1) / static_cast<A>(size_);
+    GroupSums<A> result;
+    result.inv_std = vector<A>(args_.inv_std)[place];
+    const A mean = args_.options.center ? vector<A>(args_.mean)[place] : A(0);
+    Lanes<A> products;
+    Lanes<A, 3> moments;
+    with_flags(
+        [&](auto center, auto has_weight) {
+          chunks([&](int64_t offset, int64_t count) {
+            const A *p = p_ + offset, *d_z = d_z_ + offset, *weight = has_weight ? weight_ + offset : nullptr;
+            const auto d_n = [=](int64_t i) {
+              if constexpr (decltype(has_weight)::value) return d_z[i] * weight[i];
+              return d_z[i];
+            };
+            if constexpr (center) {
+              moments.add(count, [p, d_n, mean](int64_t i) {
+                const A d = p[i] - mean, g = d_n(i);
+                return std::array<A, 3>{d * g, g, d};
+              });
+            } else {
+              products.add(count, [p, d_n](int64_t i) { return d_n(i) * p[i]; });
+            }
+          });
+        },
+        args_.options.center, static_cast<bool>(args_.weight));
+    A along = products.total();
+    if (args_.options.center) {
+      result.mean = mean;
+      result.shift = moments.total(2) * share;
+      result.constant = moments.total(1) * share * scale_;
+      along = moments.total(0);
+    }
+    result.along = (along * share * scale_ - result.shift * result.constant) * result.inv_std;
+    return result;
+  }
+
+  // d_p_ of one group's features and their shares of d_weight and d_bias; normalized_ if the gate's gradient needs it.
+  void differentiate(const GroupSums<A>& sums, int64_t offset, int64_t count) {
+    const A *p = p_ + offset, *d_z = d_z_ + offset, *weight = args_.weight ? weight_ + offset : nullptr;
+    A *d_p = d_p_ + offset, *normalized = normalized_ + offset;
+    A* d_weight = d_weight_ != nullptr ? d_weight_ + begin_ + offset : nullptr;
+    A* d_bias = d_bias_ != nullptr ? d_bias_ + begin_ + offset : nullptr;
+    const A mean = sums.mean, shift = sums.shift, inv_std = sums.inv_std, scale = scale_;
+    const A along = sums.along, constant = sums.constant;
+    with_flags(
+        [&](auto center, auto has_weight, auto wants_weight, auto wants_bias, auto keeps) {
+          HEDDLE_INDEPENDENT
+          for (int64_t i = 0; i < count; ++i) {
+            A n = p[i];
+            if constexpr (center) n = (n - mean) - shift;
+            n *= inv_std;
+            A d_n = d_z[i] * scale;
+            if constexpr (wants_weight) d_weight[i] += d_n * n;
+            if constexpr (wants_bias) d_bias[i] += d_z[i];
+            if constexpr (has_weight) d_n *= weight[i];
+            d_n -= n * along;
+            if constexpr (center) d_n -= constant;
+            d_p[i] = d_n * inv_std;
+            if constexpr (keeps) normalized[i] = n;
+          }
+        },
+        args_.options.center, weight != nullptr, d_weight != nullptr, d_bias != nullptr, gate_after_ && args_.d_gate);
+  }
+
+  // From d_p_ of a stretch to the gradients that lie in rows.
+  void finish() {
+    if (args_.d_gate) store_d_gate();
+    if (gate_before_) {
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count_; ++i) d_p_[i] *= act_[i];
+    }
+    if (args_.d_r) {
+      const A* d_r = load_chunk(at(args_.d_r, begin_), count_, scratch_.data());
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count_; ++i) d_p_[i] += d_r[i];
+    }
+    if (args_.d_x) store_chunk(row<T>(args_.d_x.view, index_) + begin_, d_p_, count_, args_.d_x.mode);
+    if (args_.d_residual) {
+      store_chunk(row<T>(args_.d_residual.view, index_) + begin_, d_p_, count_, args_.d_residual.mode);
+    }
+  }
+
+  // d_p * r * act'(gate) for a gate before; z * d_y * act'(gate) with z = scale * n * weight + bias for one after.
+  void store_d_gate() {
+    T* to = row<T>(args_.d_gate.view, index_) + begin_;
+    A* d_gate = target_chunk(to, args_.d_gate.mode, scratch_.data());
+    const A *weight = weight_, *bias = biases_.at(begin_, count_);
+    const A scale = scale_;
+    if (gate_before_) {
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count_; ++i) d_gate[i] = d_p_[i] * slope_[i];
+    } else {
+      with_flags(
+          [&](auto has_weight, auto has_bias) {
+            HEDDLE_INDEPENDENT
+            for (int64_t i = 0; i < count_; ++i) {
+              A z = normalized_[i] * scale;
+              if constexpr (has_weight) z *= weight[i];
+              if constexpr (has_bias) z += bias[i];
+              d_gate[i] = z * slope_[i];
+            }
+          },
+          weight != nullptr, bias != nullptr);
+    }
+    store_chunk(to, d_gate, count_, args_.d_gate.mode);
+  }
+
+  const NormBackwardArgs& args_;
+  const int64_t size_;
+  const A scale_;
+  const bool gate_before_, gate_after_;
+  int64_t index_ = 0, begin_ = 0, count_ = 0;
+  A *d_weight_ = nullptr, *d_bias_ = nullptr;
+  const A *p_ = nullptr, *d_z_ = nullptr, *weight_ = nullptr;
+  A* d_p_ = nullptr;
+  ParameterChunk<T> weights_, biases_;
+  Buffer<A> r_buffer_, d_y_buffer_, act_, slope_, gated_;
+  Buffer<A> normalized_, d_p_buffer_, scratch_;
+};
+
+// sums (=|+=) the partial sums, added in the order of the pieces.
+template <class A>
+void finish_sums(Context& context, const RowsView& partials, int64_t begin, const VectorDestination& sums) {
+  if (!sums) return;
+  visit_floating(sums.view.dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel_ranges(context, sums.view.size, 512, [&](int64_t from, int64_t to) {
+      A total[512] = {};
+      for (int64_t piece = 0; piece < partials.rows; ++piece) {
+        const A* part = row<A>(partials, piece) + begin + from;
+        for (int64_t i = 0; i < to - from; ++i) total[i] += part[i];
+      }
+      for (int64_t i = 0; i < to - from; ++i) store(vector<T>(sums.view) + from + i, total[i], sums.mode);
+    });
+  });
+}
+
+template <class T>
+void backward(Context& context, const NormBackwardArgs& args) {
+  using A = accumulate_t<T>;
+  const int64_t rows = args.x.rows, dim = args.x.cols, pieces = norm_partials(rows);
+  parallel_pieces(context, pieces, [&](int64_t piece) {
+    A *d_weight = nullptr, *d_bias = nullptr;
+    if (args.partials) {
+      d_weight = row<A>(args.partials, piece);
+      d_bias = d_weight + dim;
+      std::fill_n(d_weight, 2 * dim, A(0));
+    }
+    BackwardRow<T> work(args);
+    const int64_t end = rows * (piece + 1) / pieces;
+    for (int64_t index = rows * piece / pieces; index < end; ++index) work.run(index, d_weight, d_bias);
+  });
+  finish_sums<A>(context, args.partials, 0, args.d_weight);
+  finish_sums<A>(context, args.partials, dim, args.d_bias);
+}
+
+}  // namespace
+
+void norm_backward(Context& context, const NormBackwardArgs& args) {
+  visit_floating(args.x.dtype, [&](auto type) { backward<decltype(type)>(context, args); });
+}
+
+}  // namespace heddle::kernels::cpu

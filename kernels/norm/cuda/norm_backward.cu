@@ -1,0 +1,13 @@
+// Backward of the norm family: float32, float64, and the choice of the type. kernels/cuda/detail/norm_backward.h
+#include "kernels/norm/cuda/norm_backward.h"
+
+namespace heddle::kernels::cuda {
+
+extern template void launch_backward<bf16>(Context&, const NormBackwardArgs&);
+extern template void launch_backward<fp16>(Context&, const NormBackwardArgs&);
+
+void norm_backward(Context& context, const NormBackwardArgs& args) {
+  visit_floating(args.x.dtype, [&](auto type) { launch_backward<decltype(type)>(context, args); });
+}
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,96 @@
+// The two position encodings as the passes over their rows see them: how many features of x an angle turns, how these
+// are paired, and the angles of a token. y has two features for each angle, paired likewise.
+#pragma once
+
+#include "kernels/position/cpu/angle.h"
+#include "kernels/position/lrpe_cosine.h"
+#include "kernels/position/lrpe_rotate.h"
+
+namespace heddle::kernels::cpu {
+
+template <class A>
+class Rotation {
+ public:
+  using ForwardArgs = LrpeRotateForwardArgs;
+  using BackwardArgs = LrpeRotateBackwardArgs;
+  static constexpr int kSides = 2;  // features of x for each angle
+
+  Rotation(const RowsView& theta, const LrpeRotateOptions& options)
+      : options_(options), known_(theta.cols), table_(theta) {}
+
+  Pairing pairing() const { return options_.pairing; }
+
+  // cos and sin of the angles [begin, begin + count) of one row of theta at a token, count <= kAngles.
+  void angles(int64_t row, int64_t begin, int64_t count, int64_t token, A* cosines, A* sines) {
+    table_.at(row, begin, count, token + options_.offset, cosines, sines);
+  }
+
+  // What these angles' gradients d_phi add to the gradient of that row of theta.
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, A* d_theta) const {
+    const auto position = static_cast<A>(token + options_.offset);
+    const int64_t end = std::min(count, known_ - begin);  // not positive where no angle has a theta
+    for (int64_t i = 0; i < end; ++i) d_theta[begin + i] += position * d_phi[i];
+  }
+
+ private:
+  const LrpeRotateOptions& options_;
+  const int64_t known_;
+  AngleTable<A> table_;
+};
+
+template <class A>
+class Cosine {
+ public:
+  using ForwardArgs = LrpeCosineForwardArgs;
+  using BackwardArgs = LrpeCosineBackwardArgs;
+  static constexpr int kSides = 1;
+
+  Cosine(const RowsView& theta, const LrpeCosineOptions& options)
+      : options_(options), known_(theta.cols), table_(theta) {}
+
+  Pairing pairing() const { return Pairing::half; }
+
+  void angles(int64_t row, int64_t begin, int64_t count, int64_t token, A* cosines, A* sines) {
+    if (token < options_.extra_tokens) {
+      std::fill_n(cosines, count, A(1));
+      std::fill_n(sines, count, A(0));
+      return;
+    }
+    for_each_axis(begin, count, token, [&](int64_t from, int64_t size, int64_t place, int64_t coordinate) {
+      table_.at(row, place, size, coordinate, cosines + from, sines + from);
+    });
+  }
+
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, A* d_theta) const {
+    if (token < options_.extra_tokens) return;
+    for_each_axis(begin, count, token, [&](int64_t from, int64_t size, int64_t place, int64_t coordinate) {
+      const auto factor = static_cast<A>(coordinate);
+      for (int64_t i = 0; i < size; ++i) d_theta[place + i] += factor * d_phi[from + i];
+    });
+  }
+
+ private:
+  // Cuts [begin, begin + count) where another axis begins and calls visit(from, size, place, coordinate): the angles
+  // begin + from .. begin + from + size - 1 are `coordinate` times the numbers of theta from `place` on.
+  template <class Visit>
+  void for_each_axis(int64_t begin, int64_t count, int64_t token, const Visit& visit) const {
+    int64_t coordinates[LrpeCosineOptions::kMostAxes];
+    int64_t rest = token - options_.extra_tokens;
+    for (int axis = options_.axes - 1; axis > 0; --axis) {
+      coordinates[axis] = rest % options_.extents[axis];
+      rest /= options_.extents[axis];
+    }
+    coordinates[0] = rest + options_.offset;
+    for (int64_t from = 0, size = 0; from < count; from += size) {
+      const int64_t place = (begin + from) % known_;
+      size = std::min(count - from, known_ - place);
+      visit(from, size, place, coordinates[(begin + from) / known_]);
+    }
+  }
+
+  const LrpeCosineOptions& options_;
+  const int64_t known_;
+  AngleTable<A> table_;
+};
+
+}  // namespace heddle::kernels::cpu

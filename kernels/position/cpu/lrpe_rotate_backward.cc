@@ -1,0 +1,12 @@
+// Position encoding by rotation, backward, on the CPU: lrpe_backward.h with the angles and the features of
+// lrpe_encoding.h.
+#include "kernels/position/cpu/lrpe_backward.h"
+#include "kernels/position/lrpe_rotate.h"
+
+namespace heddle::kernels::cpu {
+
+void lrpe_rotate_backward(Context& context, const LrpeRotateBackwardArgs& args) {
+  lrpe_backward<Rotation>(context, args);
+}
+
+}  // namespace heddle::kernels::cpu

@@ -1,0 +1,148 @@
+// Rows of the position encodings on the CPU: which features an angle turns, and the activation of a stretch of
+// features. A row has one or two features for each angle. Two are a pair; one is the pair (feature, 0).
+#pragma once
+
+#include "kernels/common/cpu/convert.h"
+#include "kernels/common/cpu/math.h"
+#include "kernels/position/cpu/angle.h"
+#include "kernels/position/lrpe_rotate.h"
+
+namespace heddle::kernels::cpu {
+
+// Pairs of features handled at a time.
+inline constexpr int64_t kPairs = kAngles;
+static_assert(2 * kPairs <= kChunk);
+
+// The first and the second features of some pairs, in buffers or where they lie.
+template <class A>
+struct Pairs {
+  const A* side[2];
+};
+template <class A>
+struct PairTarget {
+  A* side[2];
+  operator Pairs<A>() const { return {side[0], side[1]}; }
+};
+template <class A>
+struct PairBuffer {
+  Buffer<A, kPairs> side[2];
+  operator Pairs<A>() const { return {side[0], side[1]}; }
+};
+
+// Calls visit(side) for each side, a constant: indices that are not would keep the addresses in memory.
+template <int sides, class Visit>
+inline void for_each_side(const Visit& visit) {
+  visit(std::integral_constant<int, 0>{});
+  if constexpr (sides == 2) visit(std::integral_constant<int, 1>{});
+}
+
+// Pairs [begin, begin + count) of a row of `pairs` pairs. With one side the second features are not there: null.
+template <int sides, class T, class A = accumulate_t<T>>
+inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
+                           PairBuffer<A>& buffer) {
+  const A* first = nullptr;
+  if (sides == 1 || pairing == Pairing::half) first = load_chunk(row + begin, count, buffer.side[0]);
+  if constexpr (sides == 1) return {first, nullptr};
+  if (pairing == Pairing::half) return {first, load_chunk(row + pairs + begin, count, buffer.side[1])};
+  Buffer<A, 2 * kPairs> both;
+  const A* values = load_chunk(row + 2 * begin, 2 * count, both);
+  for (int64_t i = 0; i < count; ++i) {
+    buffer.side[0][i] = values[2 * i];
+    buffer.side[1][i] = values[2 * i + 1];
+  }
+  return buffer;
+}
+
+// Where to compute pairs that store_pairs will then store: in the row itself where that is possible.
+template <class T>
+inline PairTarget<accumulate_t<T>> target_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin,
+                                                GradientMode mode, PairBuffer<accumulate_t<T>>& buffer) {
+  if (pairing == Pairing::interleaved) return {buffer.side[0], buffer.side[1]};
+  return {target_chunk(row + begin, mode, buffer.side[0]), target_chunk(row + pairs + begin, mode, buffer.side[1])};
+}
+
+template <int sides, class T>
+inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
+                        const Pairs<accumulate_t<T>>& values, GradientMode mode) {
+  if (sides == 1 || pairing == Pairing::half) {
+    for_each_side<sides>([&](auto side) { store_chunk(row + side * pairs + begin, values.side[side], count, mode); });
+    return;
+  }
+  Buffer<accumulate_t<T>, 2 * kPairs> both;
+  for (int64_t i = 0; i < count; ++i) {
+    both[2 * i] = values.side[0][i];
+    both[2 * i + 1] = values.side[1][i];
+  }
+  store_chunk(row + 2 * begin, both, 2 * count, mode);
+}
+
+// What a softmax over features subtracts and multiplies by in one row.
+template <class A>
+struct RowSoftmax {
+  A maximum = 0, factor = 1;
+};
+template <class T, class A = accumulate_t<T>>
+inline RowSoftmax<A> row_softmax(const T* row, int64_t dim) {
+  Buffer<A> buffer;
+  RowSoftmax<A> result{-std::numeric_limits<A>::infinity(), 1};
+  for_each_chunk(dim, [&](int64_t begin, int64_t count) {
+    const A* x = load_chunk(row + begin, count, buffer);
+    result.maximum = std::max(result.maximum, maximum_of<A>(count, [x](int64_t i) { return x[i]; }));
+  });
+  Lanes<A> sum;
+  for_each_chunk(dim, [&](int64_t begin, int64_t count) {
+    const A* x = load_chunk(row + begin, count, buffer);
+    sum.add(count, [x, most = result.maximum](int64_t i) { return exponential(x[i] - most); });
+  });
+  result.factor = A(1) / sum.total();
+  return result;
+}
+
+// a = act(x) of `count` features; `maximum` and `sum` are theirs, for softmax over the sequence only. The result is x
+// itself where there is no activation, else `buffer`.
+template <class A>
+inline const A* activate(Activation act, Softmax softmax, const RowSoftmax<A>& row, const A* x, const A* maximum,
+                         const A* sum, int64_t count, std::type_identity_t<A>* buffer) {
+  switch (softmax) {
+    case Softmax::feature:
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count; ++i) buffer[i] = exponential(x[i] - row.maximum) * row.factor;
+      return buffer;
+    case Softmax::sequence:
+      HEDDLE_INDEPENDENT
+      for (int64_t i = 0; i < count; ++i) buffer[i] = exponential(x[i] - maximum[i]) / sum[i];
+      return buffer;
+    case Softmax::none:
+      break;
+  }
+  if (act == Activation::none) return x;
+  visit_activation(act, [&](auto kind) {
+    HEDDLE_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) buffer[i] = apply_activation<kind.value>(x[i]);
+  });
+  return buffer;
+}
+
+// From the gradient of a, in place, to that of x: times act'(x), or a (d_a - dot) for a softmax, dot the sum of a d_a
+// over what it normalizes: `row_dot`, or one of `column_dots` for each feature. Reads x or a, whichever it needs.
+template <class A>
+inline void differentiate_activation(Activation act, Softmax softmax, const A* x, const A* a, A row_dot,
+                                     const A* column_dots, int64_t count, A* d_a) {
+  switch (softmax) {
+    case Softmax::feature:
+      for (int64_t i = 0; i < count; ++i) d_a[i] = a[i] * (d_a[i] - row_dot);
+      return;
+    case Softmax::sequence:
+      for (int64_t i = 0; i < count; ++i) d_a[i] = a[i] * (d_a[i] - column_dots[i]);
+      return;
+    case Softmax::none:
+      break;
+  }
+  if (act == Activation::none) return;
+  visit_activation(act, [&](auto kind) {
+    HEDDLE_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) d_a[i] *= activation_derivative<kind.value>(x[i]);
+  });
+}
+
+}  // namespace heddle::kernels::cpu

@@ -1,0 +1,442 @@
+// What the kernels of both position encodings share: the encodings themselves, activations, and who works on what.
+// A unit is what shares an angle: a pair of features that is rotated, or one feature whose cosine and sine are taken. A
+// thread holds WIDTH neighbouring units: kInputs vectors of a row of x and two vectors of a row of y.
+#pragma once
+
+#include "kernels/common/cuda/activation.h"
+#include "kernels/common/cuda/divider.h"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/reduce.h"
+#include "kernels/common/cuda/vec.h"
+#include "kernels/position/cuda/angle.h"
+#include "kernels/position/lrpe_cosine.h"
+#include "kernels/position/lrpe_rotate.h"
+
+namespace heddle::kernels::cuda {
+
+// The thetas of WIDTH units as they are stored, of T or of the type of arithmetic. A kernel asks for them before all
+// else, since its sines wait for them; they are widened where they are used.
+template <class T, int WIDTH>
+struct StoredThetas {
+  using A = accumulate_t<T>;
+  using Word = std::conditional_t<sizeof(T) == 2, uint32_t, A>;
+  bool is_narrow;
+  Word words[WIDTH];
+
+  // Unit i has theta index_of(i), or 0 where has(i) says that there is none.
+  template <class Has, class IndexOf>
+  __device__ __forceinline__ StoredThetas(const RowsView& view, int64_t theta_head, const Has& has,
+                                          const IndexOf& index_of)
+      : is_narrow(sizeof(T) == 2 && view.dtype == dtype_of<T>) {
+    const auto read = [&](const auto* from) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) words[i] = has(i) ? from[index_of(i)] : Word(0);
+    };
+    if (is_narrow) {
+      read(row<const unsigned short>(view, theta_head));
+    } else {
+      read(row<const Word>(view, theta_head));
+    }
+  }
+  __device__ __forceinline__ A operator[](int i) const {
+    if constexpr (sizeof(T) == 2) {
+      const auto narrow = static_cast<unsigned short>(words[i]);
+      return is_narrow ? widen(*reinterpret_cast<const T*>(&narrow)) : __uint_as_float(words[i]);
+    } else {
+      return words[i];
+    }
+  }
+};
+
+// That these are worked out here, and not later where they are used.
+template <int WIDTH>
+__device__ __forceinline__ void settle_angles(SinCos<float> (&angle)[WIDTH]) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) asm volatile("" : "+f"(angle[i].sin), "+f"(angle[i].cos));
+}
+
+// The angles of a thread at the positions first, first + step, .. one after the other.
+template <class Angles_, class Options, class A, int WIDTH>
+struct ExactWalk {
+  Angles_ angles;
+  const Options& options;
+  int64_t position, step;
+  SinCos<A> angle[WIDTH];
+  __device__ __forceinline__ ExactWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step)
+      : angles(angles), options(options), position(first), step(step) {
+    angles.at(options, position, angle);
+  }
+  __device__ __forceinline__ void next() { angles.at(options, position += step, angle); }
+  __device__ __forceinline__ void settle() { settle_angles(angle); }
+};
+// The same by turning on from the angle before, for 16-bit types: 64 steps lose some 5e-6, far below their rounding,
+// and the unit for sines is left to the exponentials.
+template <class Angles_, class Options, int WIDTH>
+struct TurningWalk {
+  SinCos<float> angle[WIDTH], turn[WIDTH];
+  __device__ __forceinline__ TurningWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step) {
+    angles.at(options, first, angle);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) turn[i] = angles.theta[i].at(step);
+  }
+  __device__ __forceinline__ void next() {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float cos = angle[i].cos * turn[i].cos - angle[i].sin * turn[i].sin;
+      angle[i].sin = angle[i].sin * turn[i].cos + angle[i].cos * turn[i].sin;
+      angle[i].cos = cos;
+    }
+  }
+  __device__ __forceinline__ void settle() {
+    settle_angles(angle);
+    settle_angles(turn);
+  }
+};
+
+// y = (first cos - second sin, first sin + second cos) for the pair k of the features (k, k + D/2) or (2k, 2k + 1).
+template <class T_, int WIDTH_, bool INTERLEAVED>
+struct Rotation {
+  using T = T_;
+  using A = accumulate_t<T>;
+  using Options = LrpeRotateOptions;
+  using ForwardArgs = LrpeRotateForwardArgs;
+  using BackwardArgs = LrpeRotateBackwardArgs;
+  static constexpr int WIDTH = WIDTH_;
+  static constexpr int kInputs = 2;
+  static constexpr int kValues = kInputs * WIDTH;
+
+  // Whether vectors of WIDTH units can be worked on.
+  static bool takes(const RowsView&) { return true; }
+  __host__ __device__ static int64_t units(int64_t dim) { return dim / 2; }
+  // Units k, k + period, .. have the same theta.
+  __device__ static int64_t period(const RowsView&) { return INT64_MAX; }
+  // Where vector 0 or 1 of the units from k on begins in a row of x of `dim` features, and in one of y.
+  __device__ __forceinline__ static int input_at(int vector, int k, int dim) {
+    return INTERLEAVED ? 2 * k + vector * WIDTH : k + vector * (dim / 2);
+  }
+  __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return input_at(vector, k, dim); }
+  // What theta is multiplied by for unit k.
+  __device__ __forceinline__ static int64_t coordinate(const Options& options, const RowsView&, int64_t position,
+                                                       int64_t) {
+    return position + options.offset;
+  }
+
+  // The thetas of units k .. k + WIDTH - 1 of a head; 0 beyond those that there are.
+  struct Thetas : StoredThetas<T, WIDTH> {
+    __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
+        : StoredThetas<T, WIDTH>(
+              view, theta_head, [&](int i) { return k + i < static_cast<int>(view.cols); },
+              [&](int i) { return k + i; }) {}
+  };
+  // The same as angles, ready for any position.
+  struct Angles {
+    Angle<T> theta[WIDTH];
+    __device__ __forceinline__ explicit Angles(const Thetas& thetas) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
+    }
+    __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) angle[i] = theta[i].at(position + options.offset);
+    }
+  };
+
+  using Walk =
+      std::conditional_t<sizeof(T) == 2, TurningWalk<Angles, Options, WIDTH>, ExactWalk<Angles, Options, A, WIDTH>>;
+
+  __device__ __forceinline__ static constexpr int first(int i) { return INTERLEAVED ? 2 * i : i; }
+  __device__ __forceinline__ static constexpr int second(int i) { return INTERLEAVED ? 2 * i + 1 : i + WIDTH; }
+  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
+                                                 A (&y)[2 * WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      y[first(i)] = a[first(i)] * angle[i].cos - a[second(i)] * angle[i].sin;
+      y[second(i)] = a[first(i)] * angle[i].sin + a[second(i)] * angle[i].cos;
+    }
+  }
+  __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
+                                                  A (&d_a)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      d_a[first(i)] = d_y[first(i)] * angle[i].cos + d_y[second(i)] * angle[i].sin;
+      d_a[second(i)] = d_y[second(i)] * angle[i].cos - d_y[first(i)] * angle[i].sin;
+    }
+  }
+};
+
+// y = (a cos, a sin): feature k of x gives features k and k + D of y; its theta is k mod e, its axis floor(k / e).
+template <class T_, int WIDTH_>
+struct CosineSine {
+  using T = T_;
+  using A = accumulate_t<T>;
+  using Options = LrpeCosineOptions;
+  using ForwardArgs = LrpeCosineForwardArgs;
+  using BackwardArgs = LrpeCosineBackwardArgs;
+  static constexpr int WIDTH = WIDTH_;
+  static constexpr int kInputs = 1;
+  static constexpr int kValues = WIDTH;
+
+  // The units of a vector are on one axis or two.
+  static bool takes(const RowsView& theta) { return theta.cols >= WIDTH; }
+  __host__ __device__ static int64_t units(int64_t dim) { return dim; }
+  __device__ static int64_t period(const RowsView& theta) { return theta.cols; }
+  __device__ __forceinline__ static int input_at(int, int k, int) { return k; }
+  __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return k + vector * dim; }
+  __device__ __forceinline__ static int64_t coordinate(const Options& options, const RowsView& theta, int64_t position,
+                                                       int64_t k) {
+    return along(options, position, options.axes == 1 ? 0 : static_cast<int>(k / theta.cols));
+  }
+
+  // Where the thetas of the features k .. k + WIDTH - 1 are: on one axis or two.
+  struct Axes {
+    int axis, first;  // of feature k
+    int change;       // the feature from which on it is the next axis
+    __device__ __forceinline__ Axes(int known, int k)
+        : axis(k < known ? 0 : k / known), first(k - axis * known), change(known - first) {}
+  };
+  struct Thetas : Axes, StoredThetas<T, WIDTH> {
+    __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
+        : Axes(static_cast<int>(view.cols), k),
+          StoredThetas<T, WIDTH>(
+              view, theta_head, [](int) { return true; },
+              [&](int i) { return static_cast<uint32_t>(i < this->change ? this->first + i : i - this->change); }) {}
+  };
+  struct Angles {
+    Angle<T> theta[WIDTH];
+    int axis, change;
+    __device__ __forceinline__ explicit Angles(const Thetas& thetas) : axis(thetas.axis), change(thetas.change) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
+    }
+    __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
+      int64_t s = along(options, position, axis);
+      const int64_t next = change < WIDTH ? along(options, position, axis + 1) : s;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        if (i == change) s = next;
+        angle[i] = theta[i].at(s);
+      }
+    }
+  };
+
+  using Walk = ExactWalk<Angles, Options, A, WIDTH>;
+
+  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
+                                                 A (&y)[2 * WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      y[i] = a[i] * angle[i].cos;
+      y[i + WIDTH] = a[i] * angle[i].sin;
+    }
+  }
+  __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
+                                                  A (&d_a)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) d_a[i] = d_y[i] * angle[i].cos + d_y[i + WIDTH] * angle[i].sin;
+  }
+
+ private:
+  // The coordinate of a token on an axis; 0 for the tokens before the grid.
+  __device__ __forceinline__ static int64_t along(const Options& options, int64_t position, int axis) {
+    const int64_t token = position - options.extra_tokens;
+    if (token < 0) return 0;
+    if (options.axes == 1) return token + options.offset;
+    using Count = std::conditional_t<(WIDTH > 1), uint32_t, int64_t>;
+    auto s = static_cast<Count>(token);
+#pragma unroll 1
+    for (int last = options.axes - 1; last > axis; --last) s /= static_cast<Count>(options.extents[last]);
+    return s % static_cast<Count>(options.extents[axis]);
+  }
+};
+
+// The vectors of one row that a thread holds, as they are stored and in the type of arithmetic.
+template <class T, int WIDTH, int COUNT>
+struct RowVectors {
+  Vec<T, WIDTH> vectors[COUNT];
+
+  __device__ __forceinline__ void widen_to(accumulate_t<T> (&values)[COUNT * WIDTH]) const {
+#pragma unroll
+    for (int v = 0; v < COUNT; ++v) {
+      const auto wide = widen_all(vectors[v]);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) values[v * WIDTH + i] = wide[i];
+    }
+  }
+};
+template <class Encoding>
+using InputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, Encoding::kInputs>;
+template <class Encoding>
+using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
+
+// STREAM: load_stream(), for what no kernel of the operator reads again.
+template <class Encoding, bool STREAM>
+__device__ __forceinline__ auto load_vector(const typename Encoding::T* from) {
+  return STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
+}
+template <class Encoding, bool STREAM = true>
+__device__ __forceinline__ InputVectors<Encoding> load_input(const typename Encoding::T* row, int k, int dim) {
+  InputVectors<Encoding> result;
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    result.vectors[v] = load_vector<Encoding, STREAM>(row + Encoding::input_at(v, k, dim));
+  }
+  return result;
+}
+template <class Encoding, bool STREAM = true>
+__device__ __forceinline__ OutputVectors<Encoding> load_output(const typename Encoding::T* row, int k, int dim) {
+  OutputVectors<Encoding> result;
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    result.vectors[v] = load_vector<Encoding, STREAM>(row + Encoding::output_at(v, k, dim));
+  }
+  return result;
+}
+
+template <class T, int WIDTH, class A>
+__device__ __forceinline__ void store_values(T* to, const A* values) {
+  Vec<A, WIDTH> wide;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) wide[i] = values[i];
+  store_narrow(to, wide);
+}
+template <class Encoding, class A>
+__device__ __forceinline__ void store_input(typename Encoding::T* row, int k, int dim,
+                                            const A (&values)[Encoding::kValues]) {
+#pragma unroll
+  for (int v = 0; v < Encoding::kInputs; ++v) {
+    store_values<typename Encoding::T, Encoding::WIDTH>(row + Encoding::input_at(v, k, dim),
+                                                        values + v * Encoding::WIDTH);
+  }
+}
+template <class Encoding, class A>
+__device__ __forceinline__ void store_output(typename Encoding::T* row, int k, int dim,
+                                             const A (&values)[2 * Encoding::WIDTH]) {
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    store_values<typename Encoding::T, Encoding::WIDTH>(row + Encoding::output_at(v, k, dim),
+                                                        values + v * Encoding::WIDTH);
+  }
+}
+
+// exp(x - most) for many x, exactly 1 where they are the same.
+template <class T>
+struct ExponentialBelow {
+  using A = accumulate_t<T>;
+  A less;
+  __device__ __forceinline__ explicit ExponentialBelow(A most)
+      : less(sizeof(T) == 2 ? rounded_product(most, A(kLog2E)) : most) {}
+  __device__ __forceinline__ A operator()(A x) const { return below(x, less); }
+  __device__ __forceinline__ static A below(A x, A less) {
+    if constexpr (sizeof(T) == 2) {
+      return fast_exp2(rounded_product(x, kLog2E) - less);
+    } else {
+      return exponential<T>(x - less);
+    }
+  }
+};
+
+// Over groups of `width` neighbouring lanes, a power of two up to 32 known at run time; op(value, neutral) is value.
+// All lanes take part. Without branches, so that several rows are under way at once.
+template <class A, class Op>
+__device__ __forceinline__ A lanes_reduce(A value, int width, Op op, A neutral) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const A other = __shfl_xor_sync(0xffffffffu, value, distance);
+    value = op(value, distance < width ? other : neutral);
+  }
+  return value;
+}
+
+// How the vector kernels cut the work. An item is (position, outer, vector of units), the vector fastest and then what
+// lies closer together. Its thread goes over `replicas`, which have the same angles: the batch, or the heads where they
+// share theta; `outer` is the other of the two.
+struct LrpeWork {
+  uint32_t items;
+  int replicas;
+  bool replicas_are_heads, positions_inside;
+  Divider vectors, inner;  // of a row; extent of the faster of positions and outer
+  // Blocks of items that go over all replicas, and those that `part` replicas at a time are gone over.
+  uint32_t whole;
+  Divider parted;
+  int part;
+  unsigned grid;
+
+  static constexpr int kThreads = 64;
+  static constexpr int kNotShared = 0;
+
+  static int64_t items_of(const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row) {
+    return x.length * vectors_of_row * (are_heads(x, theta_heads) ? x.batch : x.heads);
+  }
+
+  // Sines are computed once for all replicas, but for the last blocks and where that leaves places of `resident` blocks
+  // on each multiprocessor idle; there once for a part, a multiple of `least`. Where `resident` is kNotShared all parts
+  // are of `least`: then fewer places in memory are under way, but the unit for sines is that for the exponentials of
+  // an activation.
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int least, int resident)
+      : items(static_cast<uint32_t>(items_of(x, theta_heads, vectors_of_row))),
+        replicas_are_heads(are_heads(x, theta_heads)),
+        vectors(vectors_of_row) {
+    const int64_t outer = replicas_are_heads ? x.batch : x.heads;
+    replicas = static_cast<int>(replicas_are_heads ? x.heads : x.batch);
+    positions_inside = x.length_stride < (replicas_are_heads ? x.batch_stride : x.head_stride);
+    inner = Divider(positions_inside ? x.length : outer);
+    const int64_t blocks = ceil_div(items, kThreads);
+    const int64_t places = int64_t{context.properties().multiprocessors} * resident;
+    int64_t parts = ceil_div(replicas, least);
+    whole = 0;
+    if (resident != kNotShared && blocks >= places) {
+      whole = static_cast<uint32_t>(blocks - places / 4);  // the end is reached in small steps
+    } else if (resident != kNotShared) {
+      parts = std::min(parts, places / blocks);
+    }
+    part = static_cast<int>(ceil_div(ceil_div(replicas, parts), least) * least);
+    parted = Divider(blocks - whole);
+    grid = static_cast<unsigned>(whole + (blocks - whole) * ceil_div(replicas, part));
+  }
+
+ private:
+  static bool are_heads(const HeadsView& x, int64_t theta_heads) { return theta_heads == 1 && x.heads > 1; }
+};
+
+// The place of one thread in that work. A thread beyond the end has the last place and is not active: it reads with the
+// others, so that no load waits for a condition, and stores nothing.
+struct LrpeItem {
+  bool active;
+  int first, last;  // replicas
+  uint32_t position, outer, theta_head;
+  int k;  // first unit
+
+  __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) : first(0), last(work.replicas) {
+    uint32_t block = blockIdx.x;
+    if (block >= work.whole) {
+      const uint32_t part = work.parted.quotient(block - work.whole);
+      block -= part * work.parted.divisor;
+      first = static_cast<int>(part) * work.part;
+      last = min(last, first + work.part);
+    }
+    const uint32_t own = block * LrpeWork::kThreads + threadIdx.x;
+    active = own < work.items;
+    const uint32_t index = min(own, work.items - 1);
+    const uint32_t row = work.vectors.quotient(index);
+    k = static_cast<int>(index - row * work.vectors.divisor) * width;
+    const uint32_t slower = work.inner.quotient(row), faster = row - slower * work.inner.divisor;
+    position = work.positions_inside ? faster : slower;
+    outer = work.positions_inside ? slower : faster;
+    theta_head = work.replicas_are_heads ? 0 : outer;
+  }
+};
+
+// What an item has of the row of each replica: where its first vector begins, `column` elements into the row.
+template <class T>
+struct ReplicaRows {
+  T* base;
+  int64_t stride;
+
+  __device__ __forceinline__ ReplicaRows(const HeadsView& view, const LrpeWork& work, const LrpeItem& item, int column)
+      : base(static_cast<T*>(view.data) + item.position * view.length_stride +
+             item.outer * (work.replicas_are_heads ? view.batch_stride : view.head_stride) + column),
+        stride(work.replicas_are_heads ? view.head_stride : view.batch_stride) {}
+  __device__ __forceinline__ T* operator()(int r) const { return base + static_cast<uint32_t>(r) * stride; }
+};
+
+}  // namespace heddle::kernels::cuda

@@ -1,0 +1,56 @@
+// The mixer of TransNormerLLM: linear attention with a fixed decay for each head and layer.  docs/layers.md#lightning
+//   [q k v] = act(x W_qkv);  q, k = lrpe(q), lrpe(k) where the layer has it;  o = linear_attention(q, k, v)
+//   y = (group_srms_norm(o) * act(gate)) W_out, one group a head
+// x, y: (B, N, dim). Source: Qin et al., arXiv:2307.14995.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/config/config_node.h"
+#include "layers/modules/fixed_values.h"
+#include "layers/modules/module.h"
+#include "layers/modules/position.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/norm.h"
+
+namespace heddle {
+
+// log lambda of each head in layer `layer` of `layers`: -2^(-8 (h+1) / heads) * (1 - layer / (layers-1) + 1e-5), where
+// the fraction is 0 in a model of one layer.
+std::vector<double> lightning_log_decay(int64_t heads, int64_t layer, int64_t layers);
+
+class Lightning : public Mixer {
+ public:
+  struct Gate {
+    Activation act = Activation::sigmoid;
+    GatePosition position = GatePosition::post;
+    int64_t rank = 0;  // 0: one full projection
+  };
+  struct Options {
+    int64_t heads = 1;
+    Activation act = Activation::silu;  // of q, k and v
+    std::optional<Gate> gate;
+  };
+
+  // `lrpe` encodes the positions of q and k; null: nothing does.
+  Lightning(const Options& options, std::unique_ptr<Lrpe> lrpe, const ModuleBuilder& builder, const BlockPlace& place);
+  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+
+ private:
+  Variable gate_of(Tape& tape, const Variable& x) const;
+
+  Options options_;
+  int64_t dim_;
+  FixedValues log_decay_;
+  std::unique_ptr<Lrpe> lrpe_;
+  Linear qkv_, out_;
+  std::optional<Linear> gate_, gate_down_;  // a gate of full rank has no gate_down_
+};
+
+// The section {type: lightning, heads, act, lrpe, gate} of a model config, to its finish().
+std::unique_ptr<Mixer> make_lightning(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place);
+
+}  // namespace heddle

@@ -1,0 +1,64 @@
+// A linearized relative position encoding (LRPE) as a part of a mixer, with its theta.            docs/layers.md#lrpe
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/autograd/parameter.h"
+#include "layers/modules/fixed_values.h"
+#include "layers/modules/module.h"
+#include "layers/ops/lrpe_cosine.h"
+#include "layers/ops/lrpe_rotate.h"
+
+namespace heddle {
+
+// The frequencies a theta starts with.
+enum class ThetaInit {
+  rope,       // base^(-2k/D) for all k
+  low_half,   // the first half of the angles is 0: the low frequencies are kept
+  high_half,  // the second half is 0
+};
+
+// base^(-2k/dim) for k < angles, with the half that `init` leaves out set to 0.
+std::vector<double> theta_values(ThetaInit init, double base, int64_t angles, int64_t dim);
+
+enum class LrpeType { rotate, cosine };
+
+// The encoding of q or k. theta is fixed, or a parameter `theta` that is learned.
+class Lrpe {
+ public:
+  struct Options {
+    LrpeType type = LrpeType::rotate;
+    ThetaInit theta_init = ThetaInit::rope;
+    double base = 10000.0;
+    bool learnable = false;
+    bool per_head = false;  // a row of theta for each head, else one for all
+    Activation act = Activation::none;
+    Softmax softmax = Softmax::none;  // of features only: over the sequence it would look ahead
+    Pairing pairing = Pairing::half;  // rotate
+    Shape shape;                      // cosine: the grid that a text fills; empty: one axis of any length
+    int64_t extra_tokens = 0;         // cosine: before the grid
+  };
+
+  Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim);
+
+  // x (B, N, H, D); `offset` is the position of the first token. y has D features, or 2 D by cosine.
+  Variable forward(Tape& tape, const Variable& x, int64_t offset = 0) const;
+  const Options& options() const { return options_; }
+
+ private:
+  LrpeCosineOptions grid_at(int64_t offset, int64_t length) const;
+
+  Options options_;
+  FixedValues fixed_theta_;
+  Parameter* parameter_ = nullptr;  // the theta that is learned
+};
+
+// The section {type: lrpe_rotate, theta_init, base, learnable, per_head, act, act_dim, pairing, layers} of a mixer, or
+// {type: lrpe_cosine, ..., shape, extra_tokens, layers} without pairing, to its finish(). Null when `layers` is given
+// and does not list place.layer. `act` is the default of the key act: a mixer gives its own activation of q and k,
+// which then runs fused with the encoding and must not be applied again.
+std::unique_ptr<Lrpe> make_lrpe(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place,
+                                int64_t heads, int64_t head_dim, Activation act = Activation::none);
+
+}  // namespace heddle

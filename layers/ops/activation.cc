@@ -1,0 +1,62 @@
+#include "layers/ops/activation.h"
+
+#include "kernels/dense/elementwise.h"
+#include "layers/ops/check.h"
+#include "layers/ops/gradient.h"
+
+namespace heddle {
+namespace {
+
+using kernels::rows_view;
+
+struct ActivationNode : Node {
+  Activation act;
+  Slot x, y;
+  Tensor saved_x;
+
+  std::string_view name() const override { return "activation"; }
+
+  void backward(Tape& tape) override {
+    const Tensor d_y = tape.take_gradient(y);
+    kernels::ActivationBackwardArgs args{rows_view(saved_x), rows_view(d_y), {}, act};
+    const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
+    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(tape.destination(x));
+    kernels::activation_backward(tape.context(), args);
+    if (in_place) pass_gradient(tape, x, d_y);
+  }
+};
+
+}  // namespace
+
+Variable activation(Tape& tape, const Variable& x, Activation act) {
+  check_rows("activation", "x", x);
+  if (act == Activation::none) return x;
+  const bool recorded = tape.records({&x});
+  Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
+  kernels::activation_forward(tape.context(), {rows_view(x.value), rows_view(y.value), act});
+  if (!recorded) return y;
+
+  auto node = std::make_unique<ActivationNode>();
+  node->act = act;
+  node->x = x.slot;
+  node->y = y.slot;
+  node->saved_x = x.value;
+  tape.record(std::move(node), {y.slot});
+  return y;
+}
+
+NamedVariables apply_activation(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
+  const Activation act = options.require_choice<Activation>("act", activation_choices());
+  options.finish();
+  return {{"y", activation(tape, inputs.at("x"), act)}};
+}
+
+const Choices<Activation>& activation_choices() {
+  static const Choices<Activation> choices = {{"none", Activation::none},
+                                              {"relu", Activation::relu},
+                                              {"sigmoid", Activation::sigmoid},
+                                              {"silu", Activation::silu}};
+  return choices;
+}
+
+}  // namespace heddle

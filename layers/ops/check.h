@@ -1,0 +1,31 @@
+// What several layers demand of their inputs. Each check throws Error naming the layer and the argument.
+#pragma once
+
+#include <string_view>
+
+#include "core/autograd/tape.h"
+#include "core/runtime/error.h"
+#include "kernels/common/views.h"
+
+namespace heddle {
+
+// Real numbers (..., dim) that can be seen as rows at even distances, as a slice of the last dimension can.
+inline void check_rows(std::string_view layer, std::string_view what, const Variable& x) {
+  check(x.defined(), "[{}] {} is missing", layer, what);
+  check(is_floating(x.dtype()) && x.value.rank() >= 1, "[{}] {} is {} {}, expected real numbers (..., dim)", layer,
+        what, name(x.dtype()), to_string(x.shape()));
+  try {
+    kernels::rows_view(x.value);
+  } catch (const Error& error) {
+    fail("[{}] {}: {}", layer, what, error.what());
+  }
+}
+
+// `found` has the dtype of the layer's input `of`.
+inline void check_dtype(std::string_view layer, std::string_view what, const Variable& found, std::string_view of,
+                        const Variable& input) {
+  check(found.dtype() == input.dtype(), "[{}] {} is {}, expected {}: the dtype of {}", layer, what, name(found.dtype()),
+        name(input.dtype()), of);
+}
+
+}  // namespace heddle

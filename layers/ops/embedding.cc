@@ -1,0 +1,72 @@
+#include "layers/ops/embedding.h"
+
+#include "core/config/config_node.h"
+#include "kernels/dense/embedding.h"
+#include "layers/ops/check.h"
+#include "layers/ops/gradient.h"
+
+namespace heddle {
+namespace {
+
+using kernels::rows_view;
+using kernels::vector_view;
+
+void check_embedding(const Tensor& tokens, const Variable& weight) {
+  check(tokens.dtype() == DType::int32 && tokens.is_contiguous(),
+        "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()),
+        to_string(tokens.shape()), to_string(tokens.strides()));
+  check_rows("embedding", "weight", weight);
+  check(weight.value.rank() == 2, "[embedding] weight has shape {}, expected (vocabulary, dim)",
+        to_string(weight.shape()));
+}
+
+struct EmbeddingNode : Node {
+  Slot weight, y;
+  Tensor tokens;
+
+  std::string_view name() const override { return "embedding"; }
+
+  void backward(Tape& tape) override {
+    Context& context = tape.context();
+    const Tensor d_y = tape.take_gradient(y);
+    const GradientDestination d_weight = tape.destination(weight);
+    const MemoryScope scope(context, MemoryCategory::workspace);
+    const int64_t numbers = kernels::embedding_workspace(tokens.numel(), d_weight.tensor.size(0));
+    const Tensor workspace = Tensor::empty(context, {numbers}, DType::int32);
+    kernels::embedding_backward(
+        context, {vector_view(tokens), rows_view(d_y), rows_destination(d_weight), vector_view(workspace)});
+  }
+};
+
+}  // namespace
+
+Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight) {
+  check_embedding(tokens, weight);
+  const bool recorded = tape.records({&weight});
+  Shape shape = tokens.shape();
+  shape.append(weight.shape()[1]);
+  Variable y = tape.output(Tensor::empty(tape.context(), shape, weight.dtype()), recorded);
+  kernels::embedding_forward(tape.context(), {vector_view(tokens), rows_view(weight.value), rows_view(y.value)});
+  if (!recorded) return y;
+
+  auto node = std::make_unique<EmbeddingNode>();
+  node->weight = weight.slot;
+  node->y = y.slot;
+  node->tokens = tokens;
+  tape.record(std::move(node), {y.slot});
+  return y;
+}
+
+NamedVariables apply_embedding(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
+  options.finish();
+  return {{"y", embedding(tape, inputs.at("tokens").value, inputs.at("weight"))}};
+}
+
+Embedding::Embedding(const Options& options, const ModuleBuilder& builder, int64_t vocabulary, int64_t dim)
+    : weight_(builder.add("weight", {vocabulary, dim}, Initializer::normal(options.init_std))) {}
+
+Variable Embedding::forward(Tape& tape, const Tensor& tokens) const { return embedding(tape, tokens, weight(tape)); }
+
+Variable Embedding::weight(Tape& tape) const { return ParameterSet::on(tape, *weight_); }
+
+}  // namespace heddle

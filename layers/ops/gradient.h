@@ -1,0 +1,27 @@
+// Between the tape's destinations and the kernels': small helpers that every layer's backward uses.
+#pragma once
+
+#include "core/autograd/tape.h"
+#include "kernels/common/views.h"
+#include "kernels/dense/elementwise.h"
+
+namespace heddle {
+
+inline kernels::RowsDestination rows_destination(const GradientDestination& destination) {
+  return {kernels::rows_view(destination.tensor), destination.mode};
+}
+inline kernels::VectorDestination vector_destination(const GradientDestination& destination) {
+  return {kernels::vector_view(destination.tensor), destination.mode};
+}
+inline kernels::HeadsDestination heads_destination(const GradientDestination& destination,
+                                                   kernels::Layout layout = kernels::Layout::bnhd) {
+  return {kernels::heads_view(destination.tensor, layout), destination.mode};
+}
+
+// Gives a gradient to an input unchanged: shared where that is possible, added where something is already there.
+inline void pass_gradient(Tape& tape, Slot slot, const Tensor& gradient) {
+  if (tape.share_gradient(slot, gradient)) return;
+  kernels::accumulate(tape.context(), {kernels::rows_view(gradient), rows_destination(tape.destination(slot)), 1.0});
+}
+
+}  // namespace heddle

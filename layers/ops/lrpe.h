@@ -1,0 +1,107 @@
+// What both position encodings have in common as operators: checks, options, and the node on the tape.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "core/autograd/tape.h"
+#include "core/config/config_node.h"
+#include "kernels/position/lrpe.h"
+#include "layers/ops/gradient.h"
+
+namespace heddle {
+
+using kernels::Activation;
+using kernels::Layout;
+using kernels::Softmax;
+
+// The view of x, (B, N, H, D) or (B, H, N, D) by `layout`, or (B, N, D): one head. Throws Error when x is none of them.
+kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout);
+// theta is a matrix of x's dtype or of the accumulate type.
+void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta);
+
+// The keys act and act_dim, which the operators and the section of a mixer have in common; `act` is its default.
+void read_lrpe_activation(const ConfigNode& node, Activation& act, Softmax& softmax);
+Layout read_lrpe_layout(const ConfigNode& node);
+
+// `Encoding` names one of the two: kName, Options, ForwardArgs, BackwardArgs, forward(), backward() and kKeepsDim,
+// whether y has the features of x.
+template <class Encoding>
+struct LrpeNode : Node {
+  typename Encoding::Options options;
+  Layout layout = Layout::bnhd;
+  Slot x, theta, y;
+  Tensor saved_x;  // undefined when backward does not need it
+  Tensor saved_theta, maximum, sum;
+
+  std::string_view name() const override { return Encoding::kName; }
+
+  void backward(Tape& tape) override {
+    Context& context = tape.context();
+    const Tensor d_y = tape.take_gradient(y);
+    typename Encoding::BackwardArgs args;
+    args.x = kernels::heads_view(saved_x, layout);
+    args.d_y = kernels::heads_view(d_y, layout);
+    args.theta = kernels::rows_view(saved_theta);
+    args.maximum = kernels::vector_view(maximum);
+    args.sum = kernels::vector_view(sum);
+    args.options = options;
+    args.d_theta = rows_destination(tape.destination(theta));
+    Tensor partials, dots;
+    {
+      const MemoryScope scope(context, MemoryCategory::workspace);
+      if (args.d_theta) {
+        const int64_t stretches = kernels::lrpe_theta_partials(args.d_y.length);
+        partials = Tensor::empty(context, {stretches, saved_theta.numel()}, accumulate_type(d_y.dtype()));
+        args.partials = kernels::rows_view(partials);
+      }
+      if (options.softmax == Softmax::sequence) {
+        dots = Tensor::empty(context, maximum.shape(), maximum.dtype());
+        args.dots = kernels::vector_view(dots);
+      }
+    }
+    // d_theta needs d_y as it came.
+    const bool in_place = Encoding::kKeepsDim && !args.d_theta && d_y.is_unique() && tape.can_share_gradient(x);
+    args.d_x = in_place ? kernels::HeadsDestination{args.d_y} : heads_destination(tape.destination(x), layout);
+    Encoding::backward(context, args);
+    if (in_place) pass_gradient(tape, x, d_y);
+  }
+};
+
+// Forward, and the node that leads back. The arguments have been checked.
+template <class Encoding>
+Variable apply_lrpe(Tape& tape, const Variable& x, const Variable& theta, const Shape& y_shape, Layout layout,
+                    const typename Encoding::Options& options) {
+  Context& context = tape.context();
+  const bool recorded = tape.records({&x, &theta});
+  const kernels::HeadsView view = kernels::heads_view(x.value, layout);
+  Variable y = tape.output(Tensor::empty(context, y_shape, x.dtype()), recorded);
+  Tensor maximum, sum;
+  if (options.softmax == Softmax::sequence) {
+    maximum = Tensor::empty(context, {view.batch, view.heads, view.dim}, accumulate_type(x.dtype()));
+    sum = Tensor::empty(context, maximum.shape(), maximum.dtype());
+  }
+  Encoding::forward(context, {.x = view,
+                              .y = kernels::heads_view(y.value, layout),
+                              .theta = kernels::rows_view(theta.value),
+                              .maximum = kernels::vector_view(maximum),
+                              .sum = kernels::vector_view(sum),
+                              .options = options});
+  if (!recorded) return y;
+
+  auto node = std::make_unique<LrpeNode<Encoding>>();
+  node->options = options;
+  node->layout = layout;
+  node->x = x.slot;
+  node->theta = theta.slot;
+  node->y = y.slot;
+  const bool has_act = options.act != Activation::none || options.softmax != Softmax::none;
+  if (has_act || theta.requires_grad()) node->saved_x = x.value;
+  node->saved_theta = theta.value;
+  node->maximum = maximum;
+  node->sum = sum;
+  tape.record(std::move(node), {y.slot});
+  return y;
+}
+
+}  // namespace heddle

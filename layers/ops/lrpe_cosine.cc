@@ -1,0 +1,91 @@
+#include "layers/ops/lrpe_cosine.h"
+
+#include <algorithm>
+
+#include "core/runtime/error.h"
+#include "layers/ops/lrpe.h"
+
+namespace heddle {
+namespace {
+
+constexpr int kMostAxes = kernels::LrpeCosineOptions::kMostAxes;
+
+struct Cosine {
+  static constexpr std::string_view kName = "lrpe_cosine";
+  static constexpr bool kKeepsDim = false;
+  using Options = kernels::LrpeCosineOptions;
+  using ForwardArgs = kernels::LrpeCosineForwardArgs;
+  using BackwardArgs = kernels::LrpeCosineBackwardArgs;
+  static void forward(Context& context, const ForwardArgs& args) { kernels::lrpe_cosine_forward(context, args); }
+  static void backward(Context& context, const BackwardArgs& args) { kernels::lrpe_cosine_backward(context, args); }
+};
+
+// What the kernels are told of the grid that the `length` tokens of x lie on.
+kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const LrpeCosineOptions& options) {
+  const int64_t extra = options.extra_tokens;
+  check(extra >= 0 && extra <= length, "[lrpe_cosine] extra_tokens is {}, expected 0 to {}: the tokens of x {}", extra,
+        length, to_string(x.shape()));
+  const Shape shape = options.shape.rank() > 0 ? options.shape : Shape{length - extra};
+  check(shape.rank() <= kMostAxes && std::all_of(shape.begin(), shape.end(), [](int64_t n) { return n >= 0; }),
+        "[lrpe_cosine] shape is {}, expected 1 to {} extents of at least 0", to_string(shape), kMostAxes);
+  check(extra + numel(shape) == length,
+        "[lrpe_cosine] shape {} and {} extra tokens make {} tokens, expected {}: x is {}", to_string(shape), extra,
+        extra + numel(shape), length, to_string(x.shape()));
+  check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",
+        options.offset, to_string(shape), shape.rank());
+  kernels::LrpeCosineOptions grid;
+  grid.act = options.act;
+  grid.softmax = options.softmax;
+  grid.extra_tokens = extra;
+  grid.offset = options.offset;
+  grid.axes = shape.rank();
+  std::copy(shape.begin(), shape.end(), grid.extents);
+  return grid;
+}
+
+kernels::LrpeCosineOptions check_lrpe_cosine(const Variable& x, const Variable& theta,
+                                             const LrpeCosineOptions& options) {
+  const kernels::HeadsView view = check_lrpe_x(Cosine::kName, x, options.layout);
+  const kernels::LrpeCosineOptions grid = check_grid(x, view.length, options);
+  check_lrpe_theta(Cosine::kName, x, theta);
+  const int64_t heads = theta.shape()[0], angles = theta.shape()[1], least = (view.dim + grid.axes - 1) / grid.axes;
+  check(
+      (heads == 1 || heads == view.heads) && angles >= least,
+      "[lrpe_cosine] theta has shape {}, expected (1 or {}, at least {}): the heads and the features of x {} on {} {}",
+      to_string(theta.shape()), view.heads, least, to_string(x.shape()), grid.axes, grid.axes == 1 ? "axis" : "axes");
+  return grid;
+}
+
+}  // namespace
+
+Variable lrpe_cosine(Tape& tape, const Variable& x, const Variable& theta, const LrpeCosineOptions& options) {
+  const kernels::LrpeCosineOptions grid = check_lrpe_cosine(x, theta, options);
+  Shape y_shape = x.shape();
+  y_shape[-1] *= 2;
+  return apply_lrpe<Cosine>(tape, x, theta, y_shape, options.layout, grid);
+}
+
+void read_grid(const ConfigNode& node, Shape& shape, int64_t& extra_tokens) {
+  extra_tokens = node.get<int64_t>("extra_tokens", 0, Range::at_least(0));
+  const auto extents = node.find<std::vector<int64_t>>("shape", Range::at_least(1));
+  if (!extents) return;
+  if (extents->empty() || extents->size() > kMostAxes) {
+    node.fail("shape", fmt::format("found {} extents, expected 1 to {}", extents->size(), kMostAxes));
+  }
+  shape = Shape(std::span<const int64_t>(*extents));
+}
+
+NamedVariables apply_lrpe_cosine(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
+  LrpeCosineOptions cosine;
+  read_lrpe_activation(options, cosine.act, cosine.softmax);
+  cosine.layout = read_lrpe_layout(options);
+  read_grid(options, cosine.shape, cosine.extra_tokens);
+  cosine.offset = options.get<int64_t>("offset", 0);
+  if (cosine.offset != 0 && cosine.shape.rank() > 1) {
+    options.fail("offset", fmt::format("found {}, expected 0: shape has {} axes", cosine.offset, cosine.shape.rank()));
+  }
+  options.finish();
+  return {{"y", lrpe_cosine(tape, input_or_none(inputs, "x"), input_or_none(inputs, "theta"), cosine)}};
+}
+
+}  // namespace heddle

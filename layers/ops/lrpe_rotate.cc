@@ -1,0 +1,51 @@
+#include "layers/ops/lrpe_rotate.h"
+
+#include "core/runtime/error.h"
+#include "layers/ops/lrpe.h"
+
+namespace heddle {
+namespace {
+
+struct Rotate {
+  static constexpr std::string_view kName = "lrpe_rotate";
+  static constexpr bool kKeepsDim = true;
+  using Options = kernels::LrpeRotateOptions;
+  using ForwardArgs = kernels::LrpeRotateForwardArgs;
+  using BackwardArgs = kernels::LrpeRotateBackwardArgs;
+  static void forward(Context& context, const ForwardArgs& args) { kernels::lrpe_rotate_forward(context, args); }
+  static void backward(Context& context, const BackwardArgs& args) { kernels::lrpe_rotate_backward(context, args); }
+};
+
+void check_lrpe_rotate(const Variable& x, const Variable& theta, Layout layout) {
+  const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, layout);
+  check(view.dim % 2 == 0, "[lrpe_rotate] x has shape {}, expected an even last dimension", to_string(x.shape()));
+  check_lrpe_theta(Rotate::kName, x, theta);
+  const int64_t heads = theta.shape()[0], angles = theta.shape()[1];
+  check((heads == 1 || heads == view.heads) && angles >= 1 && angles <= view.dim / 2,
+        "[lrpe_rotate] theta has shape {}, expected (1 or {}, at most {}): the heads and half the features of x {}",
+        to_string(theta.shape()), view.heads, view.dim / 2, to_string(x.shape()));
+}
+
+}  // namespace
+
+Variable lrpe_rotate(Tape& tape, const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
+  check_lrpe_rotate(x, theta, options.layout);
+  return apply_lrpe<Rotate>(tape, x, theta, x.shape(), options.layout, options);
+}
+
+Pairing read_pairing(const ConfigNode& node) {
+  return node.get_choice<Pairing>("pairing", Pairing::half,
+                                  {{"half", Pairing::half}, {"interleaved", Pairing::interleaved}});
+}
+
+NamedVariables apply_lrpe_rotate(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
+  LrpeRotateOptions rotate;
+  read_lrpe_activation(options, rotate.act, rotate.softmax);
+  rotate.pairing = read_pairing(options);
+  rotate.layout = read_lrpe_layout(options);
+  rotate.offset = options.get<int64_t>("offset", 0);
+  options.finish();
+  return {{"y", lrpe_rotate(tape, input_or_none(inputs, "x"), input_or_none(inputs, "theta"), rotate)}};
+}
+
+}  // namespace heddle

@@ -1,0 +1,140 @@
+#include "tools/benchmark.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/config/config_error.h"
+#include "core/config/config_load.h"
+#include "tools/benchmark_report.h"
+
+namespace heddle {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const std::string kSuites = std::string(HEDDLE_SOURCE_DIR) + "/configs/bench/";
+
+std::vector<BenchmarkRow> memory_rows(Device device, const BenchmarkSuite& suite, std::vector<int64_t> sizes = {}) {
+  Context context(device, {.threads = 1});
+  BenchmarkOptions options;
+  options.sizes = std::move(sizes);
+  options.quantities = {BenchmarkQuantity::memory};
+  std::vector<BenchmarkRow> rows;
+  run_benchmark(context, suite, options, 0.0, [&](const BenchmarkRow& row) { rows.push_back(row); });
+  return rows;
+}
+
+TEST(BenchmarkSuiteTest, ExtentsAreSumsOfProducts) {
+  EXPECT_EQ(evaluate_extent("2048", 4), 2048);
+  EXPECT_EQ(evaluate_extent("n", 4), 4);
+  EXPECT_EQ(evaluate_extent("n*n*n+10", 4), 74);
+  EXPECT_THROW(evaluate_extent("m", 4), Error);
+}
+
+TEST(BenchmarkSuiteTest, OptionsHoldSizes) {
+  const BenchmarkSuite suite = load_benchmark_suite(kSuites + "lrpe_cosine.yaml");
+  const auto shape = [&](size_t config, int64_t n) {
+    return suite.configs[config].options_at(n).require<std::vector<int64_t>>("shape");
+  };
+  ASSERT_EQ(suite.configs[3].name, "2d_l10");
+  EXPECT_THAT(shape(3, 16), ElementsAre(16, 16));
+  EXPECT_THAT(shape(3, 32), ElementsAre(32, 32));
+  EXPECT_EQ(suite.configs[3].options_at(16).require<int64_t>("extra_tokens"), 10);
+  EXPECT_EQ(suite.configs[3].options_at(16).require<std::string>("layout"),
+            "bhnd");  // text stays, whatever its letters
+}
+
+TEST(BenchmarkSuiteTest, MistakesAreConfigErrors) {
+  try {
+    load_benchmark_suite(kSuites + "no_such_suite.yaml");
+    ADD_FAILURE() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("no_such_suite.yaml"));
+  }
+}
+
+// The sum of what lives at the peak, in bytes: forward x, y and one statistic a row; backward d_y and d_x as well.
+TEST(BenchmarkTest, MemoryRowsAreTheSumOfTheTensors) {
+  BenchmarkSuite suite = load_benchmark_suite(kSuites + "srms_norm.yaml");
+  const double tensor = 4.0 * 8 * 2048 * 2 / (1 << 20), statistics = 512.0 / (1 << 20);
+  int checked = 0;
+  for (const BenchmarkRow& row : memory_rows({DeviceType::meta}, suite, {8})) {
+    if (row.config != "plain") continue;
+    EXPECT_DOUBLE_EQ(row.value, statistics + tensor * (row.pass == BenchmarkPass::fwd ? 2 : 4)) << name(row.pass);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 3);
+}
+
+// A suite, and how many of its rows have a published figure: configs times sizes, forward and backward.
+struct PublishedSuite {
+  const char* name;
+  int rows;
+};
+void PrintTo(const PublishedSuite& suite, std::ostream* out) { *out << suite.name; }
+
+class BenchmarkMemory : public ::testing::TestWithParam<PublishedSuite> {
+ protected:
+  const BenchmarkSuite suite_ = load_benchmark_suite(kSuites + GetParam().name + ".yaml");
+};
+
+TEST_P(BenchmarkMemory, OnMetaEqualsTheCpu) {
+  const auto meta = memory_rows({DeviceType::meta}, suite_, {3}), cpu = memory_rows({DeviceType::cpu}, suite_, {3});
+  ASSERT_EQ(meta.size(), cpu.size());
+  for (size_t i = 0; i < meta.size(); ++i) EXPECT_EQ(meta[i].value, cpu[i].value) << meta[i].config;
+}
+
+TEST_P(BenchmarkMemory, IsAtMostTheSmallestPublished) {
+  const auto published = read_published(suite_.published);
+  int compared = 0;
+  for (const BenchmarkRow& row : memory_rows({DeviceType::meta}, suite_)) {
+    const PublishedFigure* best = best_published(published, row);
+    if (best == nullptr) continue;
+    EXPECT_LE(row.value, best->value + 5e-7) << table_line(row, best);  // published with six digits
+    ++compared;
+  }
+  EXPECT_EQ(compared, GetParam().rows);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BenchmarkMemory,
+                         ::testing::Values(PublishedSuite{"srms_norm", 2 * 6 * 2},
+                                           PublishedSuite{"norm_gate", 2 * 6 * 2},
+                                           PublishedSuite{"lrpe_rotate", 4 * 8 * 2},
+                                           PublishedSuite{"lrpe_cosine", (2 * 8 + 4 * 4) * 2}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(BenchmarkMemoryGpu, OnMetaEqualsTheGpu) {
+  if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
+  const BenchmarkSuite suite = load_benchmark_suite(kSuites + "srms_norm.yaml");
+  const auto meta = memory_rows({DeviceType::meta}, suite), gpu = memory_rows({DeviceType::cuda}, suite);
+  ASSERT_EQ(meta.size(), gpu.size());
+  for (size_t i = 0; i < meta.size(); ++i) {
+    EXPECT_EQ(meta[i].value, gpu[i].value) << meta[i].config << " n " << meta[i].n;
+  }
+}
+
+TEST(BenchmarkTest, SpeedRowsOnTheCpuHaveTimesAndRates) {
+  const BenchmarkSuite suite = load_benchmark_suite(kSuites + "srms_norm.yaml");
+  Context context(Device{}, {.threads = 1});
+  BenchmarkOptions options;
+  options.sizes = {2};
+  options.configs = {"residual_weight"};
+  options.quantities = {BenchmarkQuantity::speed};
+  options.warmup_ms = options.repeat_ms = 1.0;
+  int rows = 0;
+  run_benchmark(context, suite, options, 1e10, [&](const BenchmarkRow& row) {
+    ++rows;
+    EXPECT_GT(row.value, 0.0);
+    const int64_t tensor = 4 * 2 * 2048 * 2, weight = 2048 * 2;
+    const int64_t expected = row.pass == BenchmarkPass::fwd         ? 3 * tensor + weight
+                             : row.pass == BenchmarkPass::bwd_first ? 5 * tensor + 2 * weight
+                                                                    : 7 * tensor + 3 * weight;
+    EXPECT_EQ(row.bytes, expected) << name(row.pass);
+    EXPECT_NEAR(row.copy_fraction, row.gbps * 0.1, 1e-9);
+  });
+  EXPECT_EQ(rows, 3);
+}
+
+}  // namespace
+}  // namespace heddle

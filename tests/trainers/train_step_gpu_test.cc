@@ -1,0 +1,76 @@
+// Training on a GPU: the same as on the CPU but for rounding, with or without the graph, in the memory that meta says.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/tensor/transfer.h"
+#include "tests/trainers/test_config.h"
+#include "trainers/train_step.h"
+
+namespace heddle {
+namespace {
+
+class LearnerGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
+  }
+};
+
+struct Trained {
+  std::vector<double> losses, weights;
+  MemoryStats memory;
+};
+
+// Of a warm-up. At its full height from the first step on, AdamW would turn gradients that are nothing but rounding
+// into whole steps of either sign.
+double learning_rate(int64_t step) { return 3e-5 * static_cast<double>(step); }
+
+Trained train(Device device, const TrainConfig& config, int64_t steps) {
+  Context context(device);
+  TrainStep train_step(context, config);
+  const auto data = make_dataset(config);
+  Trained result;
+  for (int64_t step = 1; step <= steps; ++step) {
+    std::vector<Batch> batches;
+    for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
+      batches.push_back(data->training_batch((step - 1) * config.trainer.accumulate + i));
+    }
+    result.losses.push_back(train_step.step(batches, step, learning_rate(step)).loss);
+  }
+  if (!context.is_meta()) result.weights = read_values(context, train_step.model().parameters().master());
+  result.memory = context.allocator().stats();
+  return result;
+}
+
+TEST_F(LearnerGpu, LossesAreThoseOfTheCpu) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.accumulate=2"});
+  const Trained cpu = train({DeviceType::cpu}, config, 10), gpu = train({DeviceType::cuda}, config, 10);
+  for (size_t i = 0; i < cpu.losses.size(); ++i) EXPECT_NEAR(gpu.losses[i], cpu.losses[i], 1e-4 * cpu.losses[i]) << i;
+}
+
+TEST_F(LearnerGpu, TheGraphChangesNoBit) {
+  for (const char* dtype : {"float32", "bfloat16", "float16"}) {
+    const std::string set = std::string("trainer.dtype=") + dtype;
+    const TrainConfig with = testing::tiny_train_config({set, "trainer.accumulate=2"});
+    const TrainConfig without = testing::tiny_train_config({set, "trainer.accumulate=2", "trainer.cuda_graph=off"});
+    const Trained a = train({DeviceType::cuda}, with, 8), b = train({DeviceType::cuda}, without, 8);
+    EXPECT_EQ(a.losses, b.losses) << dtype;
+    EXPECT_EQ(a.weights, b.weights) << dtype;
+  }
+}
+
+TEST_F(LearnerGpu, PeakBytesAreThoseOfMeta) {
+  for (const char* graph : {"auto", "off"}) {
+    const TrainConfig config =
+        testing::tiny_train_config({"trainer.dtype=bfloat16", std::string("trainer.cuda_graph=") + graph});
+    const MemoryStats meta = train({DeviceType::meta}, config, 3).memory;
+    const MemoryStats gpu = train({DeviceType::cuda}, config, 3).memory;
+    EXPECT_EQ(gpu.allocated.peak, meta.allocated.peak) << graph;
+    EXPECT_EQ(gpu.allocated.current, meta.allocated.current) << graph;
+    for (int i = 0; i < kMemoryCategories; ++i) EXPECT_EQ(gpu.by_category[i].peak, meta.by_category[i].peak) << graph;
+  }
+}
+
+}  // namespace
+}  // namespace heddle

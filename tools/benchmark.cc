@@ -1,0 +1,279 @@
+#include "tools/benchmark.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/autograd/tape.h"
+#include "core/runtime/error.h"
+#include "core/runtime/stream.h"
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+#include "layers/registry.h"
+
+namespace heddle {
+namespace {
+
+constexpr int kMemoryRepeats = 20;
+
+// Normal numbers. Large tensors repeat a block of 2^20: distinct enough for timing, and quickly made.
+void fill(Context& context, const Tensor& tensor, Random& random) {
+  if (context.is_meta() || tensor.numel() == 0) return;
+  const Tensor flat = tensor.reshape({-1});
+  int64_t done = std::min<int64_t>(flat.numel(), int64_t{1} << 20);
+  fill_normal(context, flat.slice(0, 0, done), random, 0.0, 1.0);
+  while (done < flat.numel()) {
+    const int64_t more = std::min(done, flat.numel() - done);
+    copy(context, flat.slice(0, done, done + more), flat.slice(0, 0, more));
+    done += more;
+  }
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Times calls after overwriting the cache. The buffer is eight times the L2: at least the two that the protocol wants,
+// and long enough to overwrite that the host has given the call to the device before the device gets to it.
+class Stopwatch {
+ public:
+  explicit Stopwatch(Context& context) : context_(context) {
+    const auto bytes = static_cast<int64_t>(std::max<size_t>(8 * context.properties().l2_bytes, size_t{64} << 20));
+    cache_ = Tensor::empty(context, {bytes / 4}, DType::float32);
+  }
+
+  // `prepare` is not timed.
+  double measure(const BenchmarkOptions& options, const std::function<void()>& prepare,
+                 const std::function<void()>& call) {
+    run(1, prepare, call);  // opens what is opened once
+    const double estimate = std::max(run(1, prepare, call).front(), 1e-3);
+    run(count(options.warmup_ms, estimate), prepare, call);
+    return median(run(count(options.repeat_ms, estimate), prepare, call));
+  }
+
+ private:
+  static int count(double milliseconds, double each) {
+    return std::clamp(static_cast<int>(milliseconds / each), 1, 1000);
+  }
+
+  std::vector<double> run(int repeats, const std::function<void()>& prepare, const std::function<void()>& call) {
+    std::vector<Event> begins, ends;
+    for (int i = 0; i < repeats; ++i) {
+      begins.emplace_back(context_);
+      ends.emplace_back(context_);
+    }
+    for (int i = 0; i < repeats; ++i) {
+      prepare();
+      fill_zero(context_, cache_);
+      begins[static_cast<size_t>(i)].record(context_.stream());
+      call();
+      ends[static_cast<size_t>(i)].record(context_.stream());
+    }
+    context_.synchronize();
+    std::vector<double> milliseconds;
+    for (int i = 0; i < repeats; ++i) {
+      milliseconds.push_back(begins[static_cast<size_t>(i)].milliseconds_to(ends[static_cast<size_t>(i)]));
+    }
+    return milliseconds;
+  }
+
+  Context& context_;
+  Tensor cache_;
+};
+
+// The tensors of one config at one size, and its operator as a function of them.
+class Subject {
+ public:
+  Subject(Context& context, const BenchmarkConfig& config, int64_t n)
+      : context_(context),
+        config_(config),
+        options_(config.options_at(n)),
+        entry_(find_operator(config.operator_name)) {
+    Random random(1, RandomStream::test);
+    const MemoryScope scope(context, MemoryCategory::data);
+    for (const auto& [name, extents] : config.inputs) {
+      const bool exact =
+          std::find(entry_.exact_inputs.begin(), entry_.exact_inputs.end(), name) != entry_.exact_inputs.end();
+      DType dtype = exact ? accumulate_type(config.dtype) : config.dtype;
+      if (const auto given = config.input_dtypes.find(name); given != config.input_dtypes.end()) dtype = given->second;
+      Tensor tensor = Tensor::empty(context, config.shape_of(extents, n), dtype);
+      fill(context, tensor, random);
+      if (name == "log_decay") negate(tensor);
+      inputs_[name] = tensor;
+      if (!exact) gradients_[name];
+    }
+  }
+
+  // Forward on a tape of its own, outputs kept. The upstream gradients are made at the first call.
+  void forward() {
+    backward_done();
+    tape_ = std::make_unique<Tape>(context_);
+    tape_->allow_unused_leaves();
+    NamedVariables variables;
+    for (const auto& [name, tensor] : inputs_) {
+      const auto gradient = gradients_.find(name);
+      variables[name] =
+          gradient != gradients_.end() ? tape_->leaf(tensor, gradient->second, name) : tape_->constant(tensor);
+    }
+    const MemoryScope scope(context_, MemoryCategory::activation);
+    outputs_ = apply_operator(entry_, *tape_, options_, variables);
+  }
+
+  void make_upstream() {
+    Random random(2, RandomStream::test);
+    const MemoryScope scope(context_, MemoryCategory::gradient);
+    for (const auto& [name, output] : outputs_) {
+      if (!output.requires_grad() || inputs_holds(output)) continue;
+      upstream_[name] = Tensor::empty(context_, output.shape(), output.dtype());
+      fill(context_, upstream_[name], random);
+    }
+  }
+
+  void backward() {
+    std::vector<Tape::Root> roots;
+    for (const auto& [name, upstream] : upstream_) roots.push_back({outputs_.at(name), upstream});
+    tape_->backward(roots);
+  }
+
+  // Frees what the pass made: the tape and the outputs.
+  void backward_done() {
+    outputs_.clear();
+    tape_.reset();
+  }
+
+  void drop_gradients() {
+    for (auto& [name, gradient] : gradients_) gradient = Gradient{};
+  }
+
+  // Bytes that the pass must move: gradients that are added to are read as well as written.
+  int64_t bytes(const std::string& pass, bool accumulate) const {
+    int64_t total = 0;
+    for (const std::string& name : config_.moved.at(pass)) {
+      const bool is_gradient = name.starts_with("d_");
+      const std::string of = is_gradient ? name.substr(2) : name;
+      const bool is_input = inputs_.contains(of);
+      const Tensor* tensor = is_input ? &inputs_.at(of) : outputs_.contains(of) ? &outputs_.at(of).value : nullptr;
+      check(tensor != nullptr, "[bench] {}: '{}' in moved is neither an input nor an output", config_.name, name);
+      const int64_t times = is_gradient && is_input && accumulate ? 2 : 1;
+      total += times * tensor->numel() * static_cast<int64_t>(size_of(tensor->dtype()));
+    }
+    return total;
+  }
+
+ private:
+  bool inputs_holds(const Variable& output) const {
+    return std::any_of(inputs_.begin(), inputs_.end(),
+                       [&](const auto& input) { return input.second.shares_storage_with(output.value); });
+  }
+
+  void negate(const Tensor& tensor) {
+    if (context_.is_meta()) return;
+    std::vector<double> values = read_values(context_, tensor);
+    for (double& value : values) value = -0.1 * std::abs(value);
+    write_values(context_, tensor, values);
+  }
+
+  Context& context_;
+  const BenchmarkConfig& config_;
+  const ConfigNode options_;
+  const OperatorEntry& entry_;
+  std::map<std::string, Tensor> inputs_;
+  std::map<std::string, Gradient> gradients_;
+  std::map<std::string, Tensor> upstream_;
+  NamedVariables outputs_;
+  std::unique_ptr<Tape> tape_;
+};
+
+double measure_speed(Subject& subject, Stopwatch& stopwatch, BenchmarkPass pass, const BenchmarkOptions& options) {
+  if (pass == BenchmarkPass::fwd) {
+    return stopwatch.measure(
+        options, [&] { subject.backward_done(); }, [&] { subject.forward(); });
+  }
+  subject.drop_gradients();
+  if (pass == BenchmarkPass::bwd) {  // gradients exist from here on
+    subject.forward();
+    subject.backward();
+  }
+  return stopwatch.measure(
+      options,
+      [&] {
+        subject.forward();
+        if (pass == BenchmarkPass::bwd_first) subject.drop_gradients();
+      },
+      [&] { subject.backward(); });
+}
+
+double measure_memory(Context& context, Subject& subject, BenchmarkPass pass) {
+  subject.drop_gradients();
+  double sum = 0.0;
+  for (int repeat = 0; repeat < kMemoryRepeats; ++repeat) {
+    subject.backward_done();
+    if (pass != BenchmarkPass::fwd) subject.forward();
+    if (pass == BenchmarkPass::bwd_first) subject.drop_gradients();
+    context.allocator().reset_peaks();
+    pass == BenchmarkPass::fwd ? subject.forward() : subject.backward();
+    sum += static_cast<double>(context.allocator().stats().allocated.peak);
+  }
+  return sum / kMemoryRepeats / (1 << 20);
+}
+
+}  // namespace
+
+std::string_view name(BenchmarkPass pass) {
+  constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first"};
+  return names[static_cast<int>(pass)];
+}
+
+std::string_view name(BenchmarkQuantity quantity) { return quantity == BenchmarkQuantity::speed ? "speed" : "memory"; }
+
+double measure_copy_rate(Context& context, int64_t bytes) {
+  const Tensor from = Tensor::empty(context, {bytes / 4}, DType::float32);
+  Random random(3, RandomStream::test);
+  fill(context, from, random);
+  const Tensor to = Tensor::empty(context, from.shape(), DType::float32);
+  Stopwatch stopwatch(context);
+  const double milliseconds = stopwatch.measure(
+      {}, [] {}, [&] { copy(context, to, from); });
+  return 2.0 * static_cast<double>(bytes) / (milliseconds * 1e-3);
+}
+
+void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
+                   const std::function<void(const BenchmarkRow&)>& report) {
+  for (const BenchmarkConfig& config : suite.configs) {
+    if (!options.configs.empty() &&
+        std::find(options.configs.begin(), options.configs.end(), config.name) == options.configs.end()) {
+      continue;
+    }
+    for (const int64_t n : options.sizes.empty() ? config.sizes : options.sizes) {
+      for (const BenchmarkQuantity quantity : options.quantities) {
+        if (quantity == BenchmarkQuantity::speed && context.is_meta()) continue;
+        for (const BenchmarkPass pass : options.passes) {
+          Subject subject(context, config, n);
+          subject.forward();
+          BenchmarkRow row;
+          row.suite = suite.name;
+          row.config = config.name;
+          row.pass = pass;
+          row.quantity = quantity;
+          row.n = n;
+          row.dtype = config.dtype;
+          row.device = to_string(context.device());
+          row.bytes = subject.bytes(pass == BenchmarkPass::fwd ? "fwd" : "bwd", pass == BenchmarkPass::bwd);
+          if (pass != BenchmarkPass::fwd) subject.make_upstream();
+          if (quantity == BenchmarkQuantity::memory) {
+            row.value = measure_memory(context, subject, pass);
+          } else {
+            Stopwatch stopwatch(context);
+            row.value = measure_speed(subject, stopwatch, pass, options);
+            row.gbps = static_cast<double>(row.bytes) / row.value * 1e-6;
+            row.copy_fraction = copy_rate > 0.0 ? row.gbps * 1e9 / copy_rate : 0.0;
+          }
+          report(row);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace heddle

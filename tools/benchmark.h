@@ -1,0 +1,55 @@
+// Measures operators: time by the protocol of SPEC 9, memory through the allocator.             docs/performance.md
+//
+// Speed: before every timed call a buffer of at least twice the L2 is overwritten; device events around the call; 25 ms
+// of warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the mean over 20 repeats of the
+// peak of allocated bytes, inputs included; for backward the forward's outputs and the upstream gradient are alive.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/runtime/context.h"
+#include "tools/benchmark_suite.h"
+
+namespace heddle {
+
+// fwd · bwd: adds to gradients that exist · bwd_first: writes fresh ones.
+enum class BenchmarkPass { fwd, bwd, bwd_first };
+enum class BenchmarkQuantity { speed, memory };
+
+std::string_view name(BenchmarkPass pass);
+std::string_view name(BenchmarkQuantity quantity);
+
+struct BenchmarkRow {
+  std::string suite, config;
+  BenchmarkPass pass = BenchmarkPass::fwd;
+  BenchmarkQuantity quantity = BenchmarkQuantity::speed;
+  int64_t n = 0;
+  DType dtype = DType::bfloat16;
+  std::string device;
+  double value = 0.0;          // milliseconds or MiB
+  int64_t bytes = 0;           // that must move
+  double gbps = 0.0;           // 10^9 bytes a second; 0 for memory
+  double copy_fraction = 0.0;  // of the copy rate; 0 for memory
+};
+
+struct BenchmarkOptions {
+  std::vector<int64_t> sizes;        // instead of the suite's; empty: the suite's
+  std::vector<std::string> configs;  // only these; empty: all
+  std::vector<BenchmarkPass> passes = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
+  std::vector<BenchmarkQuantity> quantities = {BenchmarkQuantity::speed, BenchmarkQuantity::memory};
+  double warmup_ms = 25.0;
+  double repeat_ms = 100.0;
+};
+
+// Bytes a second of a device-to-device copy, read and write counted, on `bytes` bytes (4 GiB on a GPU).
+double measure_copy_rate(Context& context, int64_t bytes);
+
+// Calls `report` with each row as it is measured. `copy_rate` in bytes a second; 0: not known. On meta only memory is
+// measured. Throws Error when a config does not fit its operator.
+void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
+                   const std::function<void(const BenchmarkRow&)>& report);
+
+}  // namespace heddle

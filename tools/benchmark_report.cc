@@ -1,0 +1,147 @@
+#include "tools/benchmark_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/runtime/error.h"
+
+namespace heddle {
+namespace {
+
+const char* unit_of(const BenchmarkRow& row) { return row.quantity == BenchmarkQuantity::speed ? "ms" : "MiB"; }
+
+nlohmann::ordered_json json_of(const BenchmarkRow& row) {
+  return {{"suite", row.suite},
+          {"config", row.config},
+          {"pass", name(row.pass)},
+          {"quantity", name(row.quantity)},
+          {"n", row.n},
+          {"dtype", name(row.dtype)},
+          {"device", row.device},
+          {"value", row.value},
+          {"unit", unit_of(row)},
+          {"bytes", row.bytes},
+          {"gbps", row.gbps},
+          {"copy_fraction", row.copy_fraction}};
+}
+
+// Maps the logarithm of a range of numbers to a range of pixels.
+struct LogAxis {
+  double low, high, from, to;
+  double operator()(double value) const {
+    const double span = std::max(std::log(high / low), 1e-9);
+    return from + (to - from) * std::log(value / low) / span;
+  }
+};
+
+}  // namespace
+
+std::vector<PublishedFigure> read_published(const std::string& path) {
+  std::ifstream file(path);
+  check(file.good(), "{}: cannot be read", path);
+  std::vector<PublishedFigure> figures;
+  std::string line;
+  for (int number = 1; std::getline(file, line); ++number) {
+    if (number == 1 || line.empty()) continue;
+    std::vector<std::string> fields;
+    std::stringstream stream(line);
+    for (std::string field; std::getline(stream, field, ',');) fields.push_back(field);
+    check(fields.size() == 8, "{}:{}: found {} fields, expected 8", path, number, fields.size());
+    try {
+      figures.push_back({fields[0], fields[1], fields[2], fields[3], fields[4], std::stoll(fields[5]), fields[6],
+                         std::stod(fields[7])});
+    } catch (const std::exception&) {
+      fail("{}:{}: found n '{}' and value '{}', expected numbers", path, number, fields[5], fields[7]);
+    }
+  }
+  return figures;
+}
+
+const PublishedFigure* best_published(std::span<const PublishedFigure> figures, const BenchmarkRow& row) {
+  // Published backward passes add to gradients that exist.
+  if (row.pass == BenchmarkPass::bwd_first) return nullptr;
+  const PublishedFigure* best = nullptr;
+  for (const PublishedFigure& figure : figures) {
+    const bool same = figure.suite == row.suite && figure.config == row.config && figure.pass == name(row.pass) &&
+                      figure.quantity == name(row.quantity) && figure.n == row.n;
+    if (same && (best == nullptr || figure.value < best->value)) best = &figure;
+  }
+  return best;
+}
+
+std::string table_header() {
+  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6}  {}", "suite", "config", "pass", "what",
+                     "n", "value", "", "GB/s", "copy", "best published, measured elsewhere");
+}
+
+std::string table_line(const BenchmarkRow& row, const PublishedFigure* published) {
+  std::string line = fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11.4f} {:<3}", row.suite, row.config,
+                                 name(row.pass), name(row.quantity), row.n, row.value, unit_of(row));
+  line += row.gbps > 0.0 ? fmt::format(" {:>8.0f}", row.gbps) : std::string(9, ' ');
+  line += row.copy_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.copy_fraction) : std::string(7, ' ');
+  if (published != nullptr) {
+    line += fmt::format("  {:.4f} {} ({}, {})", published->value, unit_of(row), published->provider, published->gpu);
+  }
+  return line;
+}
+
+std::string to_json(std::span<const BenchmarkRow> rows) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const BenchmarkRow& row : rows) json.push_back(json_of(row));
+  return json.dump(1) + "\n";
+}
+
+std::string to_csv(std::span<const BenchmarkRow> rows) {
+  std::string text = "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction\n";
+  for (const BenchmarkRow& row : rows) {
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{}\n", row.suite, row.config, name(row.pass),
+                        name(row.quantity), row.n, name(row.dtype), row.device, row.value, unit_of(row), row.bytes,
+                        row.gbps, row.copy_fraction);
+  }
+  return text;
+}
+
+std::string to_svg(std::span<const BenchmarkRow> rows, const std::string& title, const std::string& unit) {
+  constexpr const char* colors[] = {"#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"};
+  std::map<std::string, std::vector<std::pair<double, double>>> lines;
+  LogAxis x{1e300, 0, 70, 560}, y{1e300, 0, 360, 40};
+  for (const BenchmarkRow& row : rows) {
+    const double n = static_cast<double>(std::max<int64_t>(row.n, 1)), value = std::max(row.value, 1e-9);
+    lines[row.config].emplace_back(n, value);
+    x.low = std::min(x.low, n), x.high = std::max(x.high, n);
+    y.low = std::min(y.low, value), y.high = std::max(y.high, value);
+  }
+  std::string svg = fmt::format(
+      "<svg xmlns='http://www.w3.org/2000/svg' width='800' height='420' font-family='sans-serif' font-size='12'>\n"
+      "<rect width='800' height='420' fill='white'/>\n<text x='70' y='22' font-size='15'>{}</text>\n"
+      "<path d='M70 40V360H560' fill='none' stroke='black'/>\n<text x='300' y='408'>n</text>\n"
+      "<text x='10' y='32'>{}</text>\n",
+      title, unit);
+  for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
+    if (tick < y.low * 0.9999) continue;
+    svg += fmt::format(
+        "<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' text-anchor='end'>{1:g}</text>\n", y(tick),
+        tick);
+  }
+  int index = 0;
+  for (auto& [config, points] : lines) {
+    std::sort(points.begin(), points.end());
+    const char* color = colors[index % 7];
+    std::string path;
+    for (const auto& [n, value] : points) {
+      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(n), y(value));
+      svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x(n), y(value), color);
+      if (index == 0) svg += fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{:g}</text>\n", x(n), n);
+    }
+    svg += fmt::format("<path d='{}' fill='none' stroke='{}'/><text x='575' y='{}' fill='{}'>{}</text>\n", path, color,
+                       52 + 18 * index, color, config);
+    ++index;
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace heddle

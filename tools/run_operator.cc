@@ -1,0 +1,221 @@
+#include "tools/run_operator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <limits>
+#include <map>
+
+#include "core/config/config_load.h"
+#include "core/config/nearest_name.h"
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle {
+namespace {
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string upstream_name(const std::string& output) { return "d_" + output; }
+
+std::vector<std::string> input_names(const OperatorEntry& layer) {
+  std::vector<std::string> names = layer.required_inputs;
+  names.insert(names.end(), layer.optional_inputs.begin(), layer.optional_inputs.end());
+  return names;
+}
+
+std::vector<std::string> upstream_names(const OperatorEntry& layer) {
+  std::vector<std::string> names;
+  for (const std::string& output : layer.outputs) names.push_back(upstream_name(output));
+  return names;
+}
+
+// "rms_norm takes x; optional: residual, gate, weight, bias; upstream gradients: d_y, d_r"
+std::string describe_inputs(const OperatorEntry& layer) {
+  std::string text = layer.name + " takes " + join_names(layer.required_inputs);
+  if (!layer.optional_inputs.empty()) text += "; optional: " + join_names(layer.optional_inputs);
+  return text + "; upstream gradients: " + join_names(upstream_names(layer));
+}
+
+// A run of one operator: the given tensors by name, in the dtypes it computes with.
+class LayerRun {
+ public:
+  LayerRun(Context& context, const LayerSpec& spec, std::span<const NamedTensor> given, std::optional<DType> dtype)
+      : context_(context), spec_(spec), layer_(*spec.layer), converts_(dtype.has_value()) {
+    for (const auto& [name, tensor] : given) given_[name] = tensor;
+    check_names();
+    dtype_ = dtype.value_or(dtype_of_inputs());
+  }
+
+  std::vector<NamedTensor> run() {
+    Tape tape(context_, wants_gradients() ? Tape::Mode::record : Tape::Mode::inference);
+    std::map<std::string, Gradient> gradients;
+    NamedVariables inputs;
+    for (const std::string& name : input_names(layer_)) {
+      if (!given_.contains(name)) continue;
+      const Tensor value = convert(name, given_.at(name), dtype_of_input(name));
+      inputs[name] = is_floating(value.dtype()) ? tape.leaf(value, gradients[name], name) : tape.constant(value);
+    }
+    const NamedVariables outputs = layer_.apply(tape, spec_.options, inputs);
+    std::vector<NamedTensor> results;
+    for (const std::string& name : layer_.outputs) {
+      if (outputs.contains(name)) results.push_back({name, result(outputs.at(name).value)});
+    }
+    if (!wants_gradients()) return results;
+
+    tape.allow_unused_leaves();
+    tape.backward(roots(outputs));
+    for (const std::string& name : input_names(layer_)) {
+      if (!gradients.contains(name) || !gradients.at(name).written) continue;
+      results.push_back({upstream_name(name), result(gradients.at(name).tensor)});
+    }
+    return results;
+  }
+
+ private:
+  void check_names() const {
+    std::vector<std::string> known = input_names(layer_);
+    for (const std::string& name : upstream_names(layer_)) known.push_back(name);
+    for (const auto& [name, tensor] : given_) {
+      check(contains(known, name), "unknown tensor '{}'{}; {}", name, did_you_mean(name, known),
+            describe_inputs(layer_));
+    }
+    for (const std::string& name : layer_.required_inputs) {
+      check(given_.contains(name), "missing tensor '{}'; {}", name, describe_inputs(layer_));
+    }
+  }
+
+  bool wants_gradients() const {
+    const std::vector<std::string> names = upstream_names(layer_);
+    return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return given_.contains(name); });
+  }
+
+  bool is_exact(const std::string& name) const { return contains(layer_.exact_inputs, name); }
+  bool is_index(const std::string& name) const { return contains(layer_.index_inputs, name); }
+
+  // That of the first input that is neither exact nor an index.
+  DType dtype_of_inputs() const {
+    for (const std::string& name : input_names(layer_)) {
+      if (!given_.contains(name) || is_exact(name) || is_index(name)) continue;
+      check_real(name, given_.at(name));
+      return given_.at(name).dtype();
+    }
+    return DType::float32;
+  }
+
+  DType dtype_of_input(const std::string& name) const {
+    if (is_index(name)) return DType::int32;
+    return is_exact(name) ? accumulate_type(dtype_) : dtype_;
+  }
+
+  static void check_real(const std::string& name, const Tensor& tensor) {
+    check(is_floating(tensor.dtype()), "tensor '{}' is {}, expected real numbers", name, heddle::name(tensor.dtype()));
+  }
+
+  // What backward starts from: the given gradients, zeros for outputs without one.
+  std::vector<Tape::Root> roots(const NamedVariables& outputs) {
+    std::vector<Tape::Root> roots;
+    for (const std::string& name : layer_.outputs) {
+      const std::string upstream = upstream_name(name);
+      const auto found = outputs.find(name);
+      if (found == outputs.end()) {
+        check(!given_.contains(upstream), "tensor '{}' is given, but with these options and inputs {} has no output {}",
+              upstream, layer_.name, name);
+        continue;
+      }
+      const Variable& output = found->second;
+      if (!output.requires_grad()) continue;
+      if (!given_.contains(upstream)) {
+        roots.push_back({output, Tensor::zeros(context_, output.shape(), output.dtype())});
+        continue;
+      }
+      const Tensor& given = given_.at(upstream);
+      check(given.shape() == output.shape(), "tensor '{}' has shape {}, expected {}: that of {}", upstream,
+            to_string(given.shape()), to_string(output.shape()), name);
+      roots.push_back({output, convert(upstream, given, output.dtype())});
+    }
+    return roots;
+  }
+
+  // Contiguous, of `to`. Rounds only when --dtype asks for it.
+  Tensor convert(const std::string& name, const Tensor& tensor, DType to) {
+    if (is_floating(to)) {
+      check_real(name, tensor);
+      check(converts_ || widens(tensor.dtype(), to),
+            "tensor '{}' is {} and would be rounded to {}; save it so, or choose with --dtype", name,
+            heddle::name(tensor.dtype()), heddle::name(to));
+    } else {
+      check_indices(name, tensor);
+    }
+    return cast(tensor, to);
+  }
+
+  void check_indices(const std::string& name, const Tensor& tensor) {
+    check(!is_floating(tensor.dtype()), "tensor '{}' is {}, expected int32 or int64", name,
+          heddle::name(tensor.dtype()));
+    for (double value : read_values(context_, tensor)) {
+      check(std::abs(value) <= std::numeric_limits<int32_t>::max(),
+            "tensor '{}' holds {:.0f}, expected 32-bit integers", name, value);
+    }
+  }
+
+  static bool widens(DType from, DType to) {
+    return from == to || to == DType::float64 || (to == DType::float32 && from != DType::float64);
+  }
+
+  Tensor result(const Tensor& tensor) {
+    return cast(tensor, converts_ && is_floating(tensor.dtype()) ? dtype_ : tensor.dtype());
+  }
+
+  Tensor cast(const Tensor& tensor, DType to) {
+    if (tensor.dtype() == to && tensor.is_contiguous()) return tensor;
+    const Tensor converted = Tensor::empty(context_, tensor.shape(), to);
+    write_values(context_, converted, read_values(context_, tensor));
+    return converted;
+  }
+
+  Context& context_;
+  const LayerSpec& spec_;
+  const OperatorEntry& layer_;
+  std::map<std::string, Tensor> given_;
+  bool converts_;
+  DType dtype_ = DType::float32;
+};
+
+}  // namespace
+
+LayerSpec read_layer_spec(const ConfigNode& node) {
+  std::vector<std::string> names;
+  for (const OperatorEntry& entry : operators()) names.push_back(entry.name);
+  LayerSpec spec;
+  spec.layer = &find_operator(node.require_name("layer", names));
+  spec.options = node.section("options");
+  node.finish();
+  return spec;
+}
+
+LayerSpec load_layer_spec(const std::string& path) { return read_layer_spec(load_config(path)); }
+
+std::vector<NamedTensor> run_layer(Context& context, const LayerSpec& spec, std::span<const NamedTensor> given,
+                                   std::optional<DType> dtype) {
+  check(!context.is_meta(), "run-layer needs a device with data, meta has none");
+  return LayerRun(context, spec, given, dtype).run();
+}
+
+void run_layer_files(Context& context, const LayerSpec& spec, const std::filesystem::path& inputs,
+                     const std::filesystem::path& outputs, std::optional<DType> dtype) {
+  SafetensorsReader reader(inputs);
+  std::vector<NamedTensor> given;
+  for (const SafetensorsEntry& entry : reader.entries()) given.push_back({entry.name, reader.read(context, entry)});
+  std::vector<NamedTensor> results;
+  try {
+    results = run_layer(context, spec, given, dtype);
+  } catch (const Error& error) {
+    fail("{}: {}", inputs.string(), error.what());
+  }
+  write_safetensors(context, outputs, results, {{"layer", spec.layer->name}});
+}
+
+}  // namespace heddle

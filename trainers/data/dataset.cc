@@ -1,0 +1,66 @@
+#include "trainers/data/dataset.h"
+
+#include <algorithm>
+
+#include "core/tensor/transfer.h"
+#include "trainers/data/generated_data.h"
+#include "trainers/data/token_data.h"
+
+namespace heddle {
+
+template <class Sequence>
+Batch Dataset::assemble(int64_t index, int64_t sequences, const Sequence& sequence) const {
+  Batch batch;
+  batch.size = sizes_.batch;
+  batch.length = sizes_.length;
+  batch.tokens.assign(static_cast<size_t>(batch.size * batch.length), 0);
+  batch.targets.assign(batch.tokens.size(), kIgnoredTarget);
+  for (int64_t row = 0; row < batch.size; ++row) {
+    const int64_t number = index * batch.size + row;
+    if (number >= sequences) break;
+    sequence(number, batch.tokens.data() + row * batch.length, batch.targets.data() + row * batch.length);
+  }
+  return batch;
+}
+
+Batch Dataset::training_batch(int64_t index) const {
+  return assemble(index, INT64_MAX,
+                  [&](int64_t i, int32_t* tokens, int32_t* targets) { training_sequence(i, tokens, targets); });
+}
+
+Batch Dataset::validation_batch(int64_t index) const {
+  return assemble(index, validation_sequences(),
+                  [&](int64_t i, int32_t* tokens, int32_t* targets) { validation_sequence(i, tokens, targets); });
+}
+
+int64_t Dataset::validation_batches() const {
+  return std::min(sizes_.validation_batches, (validation_sequences() + sizes_.batch - 1) / sizes_.batch);
+}
+
+std::unique_ptr<Dataset> make_dataset(const TrainConfig& config) {
+  switch (config.data.type) {
+    case DataType::text:
+    case DataType::tokens:
+      return std::make_unique<TokenData>(config);
+    case DataType::mqar:
+      return std::make_unique<RecallData>(config);
+    case DataType::copy:
+      return std::make_unique<CopyData>(config);
+  }
+  return nullptr;
+}
+
+DeviceBatch empty_batch(Context& context, int64_t size, int64_t length) {
+  const MemoryScope scope(context, MemoryCategory::data);
+  return {Tensor::empty(context, {size, length}, DType::int32), Tensor::empty(context, {size, length}, DType::int32)};
+}
+
+DeviceBatch to_device(Context& context, const Batch& batch) {
+  DeviceBatch on_device = empty_batch(context, batch.size, batch.length);
+  copy_from_host(context, on_device.tokens, batch.tokens.data());
+  copy_from_host(context, on_device.targets, batch.targets.data());
+  context.synchronize();
+  return on_device;
+}
+
+}  // namespace heddle

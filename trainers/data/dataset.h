@@ -1,0 +1,76 @@
+// Where batches come from. A batch is a pure function of the seed and its number, so a run that is resumed needs to
+// know nothing but the step.                                                            docs/config.md#data
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/runtime/context.h"
+#include "core/tensor/tensor.h"
+#include "trainers/train_config.h"
+
+namespace heddle {
+
+// A target that does not count.
+inline constexpr int32_t kIgnoredTarget = -100;
+
+// targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. Both (size, length).
+struct Batch {
+  int64_t size = 0;
+  int64_t length = 0;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> targets;
+};
+
+// Thread-safe: const functions change nothing.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+
+  // Any index >= 0; the trainer asks for batch (step - 1) * accumulate + micro-batch.
+  Batch training_batch(int64_t index) const;
+  // The same batches at every evaluation: 0 <= index < validation_batches(). Rows past the end of the validation data
+  // have no target that counts.
+  Batch validation_batch(int64_t index) const;
+  int64_t validation_batches() const;
+  // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
+  virtual bool is_text() const { return false; }
+  // Whether targets are answers that can be right or wrong, so that an accuracy says something.
+  virtual bool has_answers() const { return false; }
+
+ protected:
+  struct Sizes {
+    int64_t batch = 0;
+    int64_t length = 0;
+    int64_t validation_batches = 0;  // at most
+  };
+  explicit Dataset(const Sizes& sizes) : sizes_(sizes) {}
+  const Sizes& sizes() const { return sizes_; }
+
+  // Writes length() tokens and targets each.
+  virtual void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
+  virtual void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
+  // How many different validation sequences there are.
+  virtual int64_t validation_sequences() const = 0;
+
+ private:
+  template <class Sequence>
+  Batch assemble(int64_t index, int64_t sequences, const Sequence& sequence) const;
+
+  Sizes sizes_;
+};
+
+// Throws ConfigError at data.path for files that are missing, empty, or too short for one sequence.
+std::unique_ptr<Dataset> make_dataset(const TrainConfig& config);
+
+// Tensors of a batch on the device, int32 (size, length), counted as data.
+struct DeviceBatch {
+  Tensor tokens;
+  Tensor targets;
+};
+DeviceBatch to_device(Context& context, const Batch& batch);
+// The same without the numbers.
+DeviceBatch empty_batch(Context& context, int64_t size, int64_t length);
+
+}  // namespace heddle

@@ -1,0 +1,34 @@
+// Windows of a long row of tokens: the bytes of text files, or the ids of a token file.
+#pragma once
+
+#include <string>
+
+#include "trainers/data/dataset.h"
+
+namespace heddle {
+
+// An epoch walks over windows of sequence_length tokens that do not overlap, in shuffled order; each epoch has its own
+// order and cuts its windows at its own place. Validation: the end of the tokens, windows spread evenly over it.
+class TokenData : public Dataset {
+ public:
+  explicit TokenData(const TrainConfig& config);
+  bool is_text() const override { return width_ == 1; }
+
+ protected:
+  void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
+  void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
+  int64_t validation_sequences() const override;
+
+ private:
+  int32_t token(int64_t position) const;
+  void window(int64_t begin, int32_t* tokens, int32_t* targets) const;
+  void check_ids(const TrainConfig& config) const;
+
+  std::string bytes_;  // of all files, little-endian ids
+  int64_t width_ = 1;  // bytes of one token
+  int64_t tokens_ = 0;
+  int64_t validation_begin_ = 0;
+  uint64_t seed_ = 0;
+};
+
+}  // namespace heddle

@@ -1,0 +1,204 @@
+#include "trainers/run/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "core/io/atomic_file.h"
+#include "core/runtime/error.h"
+#include "kernels/dense/elementwise.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr int kFormat = 1;
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "state.json";
+constexpr const char* kPrefix = "step_";
+
+uint32_t checksum(const std::string& text) {
+  FileDigest digest;
+  extend(digest, text.data(), text.size());
+  return digest.crc32;
+}
+
+Json to_json(const FileDigest& digest) { return {{"bytes", digest.bytes}, {"crc32", digest.crc32}}; }
+
+// The state with a checksum over its own text.
+std::string seal(const Json& state) { return Json{{"crc32", checksum(state.dump())}, {"state", state}}.dump(1) + "\n"; }
+
+Json unseal(const fs::path& path) {
+  try {
+    const Json json = Json::parse(read_file(path));
+    const Json& state = json.at("state");
+    check(json.at("crc32").get<uint32_t>() == checksum(state.dump()), "{}: its checksum does not fit: it was changed",
+          path.string());
+    return state;
+  } catch (const Json::exception& error) {
+    fail("{}: truncated or damaged: {}", path.string(), error.what());
+  }
+}
+
+void check_file(const fs::path& path, const Json& expected) {
+  const uint64_t bytes = expected.at("bytes").get<uint64_t>();
+  const uint32_t crc = expected.at("crc32").get<uint32_t>();
+  check(fs::exists(path), "{}: the file is missing", path.string());
+  const uint64_t found = fs::file_size(path);
+  check(found == bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, bytes,
+        found < bytes ? "truncated" : "too long");
+  const FileDigest digest = digest_file(path);
+  check(digest.crc32 == crc, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(), digest.crc32,
+        crc);
+}
+
+std::vector<NamedTensor> masters(const ParameterSet& parameters) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
+  return tensors;
+}
+
+void load(Context& context, const fs::path& path, const std::vector<NamedTensor>& tensors) {
+  SafetensorsReader reader(path);
+  for (const NamedTensor& named : tensors) reader.read(context, reader.at(named.name), named.tensor);
+  if (reader.entries().size() == tensors.size()) return;
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    const bool known =
+        std::any_of(tensors.begin(), tensors.end(), [&](const NamedTensor& named) { return named.name == entry.name; });
+    check(known, "{}: tensor '{}' is no parameter of the model", path.string(), entry.name);
+  }
+}
+
+void write_files(Context& context, const fs::path& folder, const ParameterSet& parameters, const AdamW& optimizer,
+                 const CheckpointState& state) {
+  const FileDigest model = write_safetensors(context, folder / kModelFile, masters(parameters));
+  const FileDigest moments = write_safetensors(context, folder / kOptimizerFile, optimizer.state());
+  const Json json = {
+      {"format", kFormat},      {"program", state.program},
+      {"step", state.step},     {"seed", state.seed},
+      {"config", state.config}, {"files", {{kModelFile, to_json(model)}, {kOptimizerFile, to_json(moments)}}}};
+  write_file(folder / kStateFile, seal(json));
+}
+
+// Renamed first, so that a folder called step_N is never half-removed.
+void remove_checkpoint(const fs::path& path) {
+  const fs::path aside = path.parent_path() / fmt::format(".{}.removed", path.filename().string());
+  fs::remove_all(aside);
+  fs::rename(path, aside);
+  fs::remove_all(aside);
+}
+
+}  // namespace
+
+fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
+                          const AdamW& optimizer, const CheckpointState& state, int64_t keep) {
+  const fs::path path = folder / fmt::format("{}{}", kPrefix, state.step);
+  const fs::path partial = folder / fmt::format(".{}.partial", path.filename().string());
+  if (fs::create_directories(folder)) sync_directory(folder.parent_path());
+  fs::remove_all(partial);
+  try {
+    fs::create_directory(partial);
+    write_files(context, partial, parameters, optimizer, state);
+    if (fs::exists(path)) remove_checkpoint(path);
+    fs::rename(partial, path);
+  } catch (...) {  // a full disk, most likely: give back what was taken
+    std::error_code ignored;
+    fs::remove_all(partial, ignored);
+    throw;
+  }
+  sync_directory(folder);
+
+  const std::vector<CheckpointFolder> all = list_checkpoints(folder);
+  for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i) remove_checkpoint(all[i].path);
+  return path;
+}
+
+Checkpoint open_checkpoint(const fs::path& path) {
+  const fs::path state_file = path / kStateFile;
+  check(fs::exists(state_file), "{}: the file is missing", state_file.string());
+  const Json json = unseal(state_file);
+  try {
+    const int format = json.at("format").get<int>();
+    check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
+          json.value("program", "another program"));
+    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, json.at("files").at(name));
+    return {path,
+            {json.at("step").get<int64_t>(), json.at("seed").get<uint64_t>(), json.at("config").get<std::string>(),
+             json.at("program").get<std::string>()}};
+  } catch (const Json::exception& error) {
+    fail("{}: {}", state_file.string(), error.what());
+  }
+}
+
+std::vector<CheckpointFolder> list_checkpoints(const fs::path& folder) {
+  std::vector<CheckpointFolder> all;
+  if (!fs::is_directory(folder)) return all;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kPrefix)) continue;
+    int64_t step = 0;
+    const char* digits = name.data() + std::string_view(kPrefix).size();
+    const auto [end, error] = std::from_chars(digits, name.data() + name.size(), step);
+    if (error == std::errc() && end == name.data() + name.size()) all.push_back({step, entry.path()});
+  }
+  std::sort(all.begin(), all.end(),
+            [](const CheckpointFolder& a, const CheckpointFolder& b) { return a.step < b.step; });
+  return all;
+}
+
+std::optional<Checkpoint> newest_checkpoint(const fs::path& folder, const Note& note) {
+  std::vector<CheckpointFolder> all = list_checkpoints(folder);
+  std::reverse(all.begin(), all.end());
+  for (const CheckpointFolder& candidate : all) {
+    try {
+      return open_checkpoint(candidate.path);
+    } catch (const Error& error) {
+      note(fmt::format("passing over {}: {}", candidate.path.string(), error.what()));
+    }
+  }
+  return std::nullopt;
+}
+
+Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) {
+  check(fs::exists(run_or_checkpoint), "{} does not exist, expected a run folder or a checkpoint",
+        run_or_checkpoint.string());
+  if (fs::exists(run_or_checkpoint / kStateFile)) return open_checkpoint(run_or_checkpoint);
+  for (const fs::path& folder : {run_or_checkpoint / "checkpoints", run_or_checkpoint}) {
+    if (list_checkpoints(folder).empty()) continue;
+    if (auto checkpoint = newest_checkpoint(folder, note)) return *checkpoint;
+    fail("no checkpoint of {} is whole", folder.string());
+  }
+  // A checkpoint that lost its state.json gets its own reason.
+  if (fs::exists(run_or_checkpoint / kModelFile)) return open_checkpoint(run_or_checkpoint);
+  fail("{} holds no checkpoint: no {} and no checkpoints/step_N", run_or_checkpoint.string(), kStateFile);
+}
+
+void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
+  load(context, checkpoint.path / kModelFile, masters(parameters));
+  if (parameters.value().dtype() == parameters.master().dtype()) return;
+  kernels::accumulate(context, {.from = kernels::rows_view(parameters.master()),
+                                .to = {kernels::rows_view(parameters.value()), GradientMode::overwrite}});
+}
+
+void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer) {
+  load(context, checkpoint.path / kOptimizerFile, optimizer.state());
+}
+
+void remove_leftovers(const fs::path& folder) {
+  if (!fs::is_directory(folder)) return;
+  std::vector<fs::path> leftovers;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(".removed"))) {
+      leftovers.push_back(entry.path());
+    }
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path);
+}
+
+}  // namespace heddle

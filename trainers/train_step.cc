@@ -1,0 +1,213 @@
+#include "trainers/train_step.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
+#include "layers/ops/cross_entropy.h"
+
+namespace heddle {
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+LanguageModel build(Context& context, const TrainConfig& config) {
+  LanguageModel model(config.model);
+  model.parameters().materialize(context, config.trainer.dtype, config.seed);
+  return model;
+}
+
+bool all_finite(Context& context, const Tensor& tensor) {
+  const std::vector<double> values = read_values(context, tensor);
+  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+}
+
+Variable loss_of(Tape& tape, const Variable& logits, const Tensor& targets) {
+  const MemoryScope scope(tape.context(), "loss", MemoryCategory::activation);
+  return cross_entropy(tape, logits, targets, {.ignore_index = kIgnoredTarget});
+}
+
+// Of how many targets that count the largest logit is the target's.
+int64_t count_right(Context& context, const Tensor& logits, const Batch& batch) {
+  const std::vector<double> values = read_values(context, logits);
+  const int64_t classes = logits.size(-1);
+  int64_t right = 0;
+  for (size_t i = 0; i < batch.targets.size(); ++i) {
+    const auto row = values.begin() + static_cast<int64_t>(i) * classes;
+    if (std::max_element(row, row + classes) - row == batch.targets[i]) ++right;
+  }
+  return right;
+}
+
+}  // namespace
+
+Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data) {
+  double sum = 0.0;
+  int64_t targets = 0, right = 0;
+  for (int64_t index = 0; index < data.validation_batches(); ++index) {
+    const Batch batch = data.validation_batch(index);
+    const DeviceBatch on_device = to_device(context, batch);
+    Tape tape(context, Tape::Mode::inference);
+    const Variable logits = model.forward(tape, on_device.tokens);
+    const double loss = read_values(context, loss_of(tape, logits, on_device.targets).value)[0];
+    const int64_t counted = static_cast<int64_t>(batch.targets.size()) -
+                            std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
+    sum += loss * static_cast<double>(counted);
+    targets += counted;
+    if (data.has_answers()) right += count_right(context, logits.value, batch);
+  }
+  const double total = static_cast<double>(targets);
+  return {sum / total, data.has_answers() ? static_cast<double>(right) / total : kNaN, targets};
+}
+
+TrainStep::TrainStep(Context& context, const TrainConfig& config)
+    : context_(context),
+      model_(build(context, config)),
+      optimizer_(context, model_.parameters(), config.optimizer),
+      loss_scale_(config.trainer.loss_scale),
+      use_graph_(config.trainer.cuda_graph && context.backend().has_graphs()) {}
+
+bool TrainStep::fits_staging() const {
+  if (staging_.batches.size() != batches_.size()) return false;
+  for (size_t i = 0; i < batches_.size(); ++i) {
+    if (staging_.batches[i].tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
+  }
+  return true;
+}
+
+void TrainStep::make_staging() {
+  graph_ = Graph();
+  ran_once_ = false;
+  staging_ = Staging();
+  const DType loss_dtype = model_.parameters().master().dtype();
+  size_t bytes = 0;
+  for (const Batch& batch : batches_) {
+    staging_.batches.push_back(empty_batch(context_, batch.size, batch.length));
+    bytes += 2 * batch.tokens.size() * sizeof(int32_t);
+  }
+  const MemoryScope scope(context_, "loss", MemoryCategory::gradient);
+  staging_.upstream = Tensor::empty(context_, {}, loss_dtype);
+  staging_.upstream_offset = (bytes + 15) / 16 * 16;
+  staging_.loss_offset = staging_.upstream_offset + 16;
+  staging_.host =
+      std::make_unique<PinnedBuffer>(context_, staging_.loss_offset + batches_.size() * size_of(loss_dtype));
+}
+
+void TrainStep::stage() {
+  char* host = staging_.host->as<char>();
+  for (const Batch& batch : batches_) {
+    for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets}) {
+      std::memcpy(host, numbers->data(), numbers->size() * sizeof(int32_t));
+      host += numbers->size() * sizeof(int32_t);
+    }
+  }
+  host = staging_.host->as<char>() + staging_.upstream_offset;
+  if (staging_.upstream.dtype() == DType::float64) {
+    *reinterpret_cast<double*>(host) = loss_scale_;
+  } else {
+    *reinterpret_cast<float*>(host) = static_cast<float>(loss_scale_);
+  }
+}
+
+void TrainStep::compute() {
+  model_.parameters().zero_grad();
+  const char* host = staging_.host->as<char>();
+  copy_from_host(context_, staging_.upstream, host + staging_.upstream_offset);
+  const size_t loss_bytes = size_of(staging_.upstream.dtype());
+  size_t loss_offset = staging_.loss_offset;
+  for (const DeviceBatch& batch : staging_.batches) {
+    for (const Tensor* numbers : {&batch.tokens, &batch.targets}) {
+      copy_from_host(context_, *numbers, host);
+      host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
+    }
+    Tape tape(context_);
+    const Variable loss = loss_of(tape, model_.forward(tape, batch.tokens), batch.targets);
+    tape.backward(loss, staging_.upstream);
+    if (!context_.is_meta()) {
+      context_.backend().copy_to_host_async(staging_.host->as<char>() + loss_offset, loss.value.raw(), loss_bytes,
+                                            context_.stream());
+    }
+    loss_offset += loss_bytes;
+  }
+  optimizer_.apply();
+}
+
+StepResult TrainStep::step(std::vector<Batch> micro_batches, int64_t step, double learning_rate) {
+  begin_step(std::move(micro_batches), step, learning_rate);
+  return finish_step();
+}
+
+void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate) {
+  batches_ = std::move(micro_batches);
+  step_ = step;
+  if (!fits_staging()) make_staging();
+  stage();
+  optimizer_.set_step(step, learning_rate, 1.0 / (static_cast<double>(batches_.size()) * loss_scale_));
+  if (use_graph_ && ran_once_ && !graph_) {
+    context_.allocator().release_cached();  // the graph has memory of its own
+    graph_ = capture(context_, [&] { compute(); });
+  }
+  if (graph_) {
+    graph_.replay();
+  } else {
+    compute();
+    ran_once_ = true;
+  }
+}
+
+StepResult TrainStep::finish_step() {
+  context_.synchronize();
+  if (context_.is_meta()) return {kNaN, kNaN};
+  const StepResult result{staged_loss(), optimizer_.gradient_norm()};
+  if (!std::isfinite(result.loss)) refuse_loss(result.loss);
+  if (!std::isfinite(result.gradient_norm)) refuse_gradient(result.gradient_norm);
+  return result;
+}
+
+double TrainStep::staged_loss() const {
+  const char* losses = staging_.host->as<char>() + staging_.loss_offset;
+  const double count = static_cast<double>(batches_.size());
+  double sum = 0.0;
+  for (size_t i = 0; i < batches_.size(); ++i) {
+    sum += (staging_.upstream.dtype() == DType::float64 ? reinterpret_cast<const double*>(losses)[i]
+                                                        : double{reinterpret_cast<const float*>(losses)[i]}) /
+           count;
+  }
+  return sum;
+}
+
+void TrainStep::refuse_loss(double loss) const {
+  std::string where;
+  for (const Parameter& parameter : model_.parameters().all()) {
+    if (where.empty() && !all_finite(context_, parameter.value)) where = "parameter " + parameter.name;
+  }
+  const auto observe = [&](std::string_view part, const Variable& output) {
+    if (where.empty() && !all_finite(context_, output.value)) where = fmt::format("the output of {}", part);
+  };
+  for (const Batch& batch : batches_) {
+    if (!where.empty()) break;
+    Tape tape(context_, Tape::Mode::inference);
+    model_.forward(tape, to_device(context_, batch).tokens, nullptr, observe);
+  }
+  throw NonFinite(fmt::format("step {}: the loss is {}; first not finite: {}; the step was not taken", step_, loss,
+                              where.empty() ? "the loss itself" : where));
+}
+
+void TrainStep::refuse_gradient(double norm) const {
+  std::string where = "the sum of squares, no single gradient";
+  const auto& parameters = model_.parameters().all();
+  // Backward reaches the last parameters first.
+  for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter) {
+    if (all_finite(context_, parameter->gradient.tensor)) continue;
+    where = "the gradient of " + parameter->name;
+    break;
+  }
+  throw NonFinite(fmt::format("step {}: the gradient norm is {}; first not finite: {}; the step was not taken", step_,
+                              norm, where));
+}
+
+}  // namespace heddle

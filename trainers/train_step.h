@@ -1,0 +1,85 @@
+// A model with its optimizer: what one training step reads and changes.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/runtime/graph.h"
+#include "core/runtime/stream.h"
+#include "trainers/data/dataset.h"
+#include "trainers/model/language_model.h"
+#include "trainers/optimizer.h"
+
+namespace heddle {
+
+// A loss or gradient that is no number. Thrown before the step has changed anything.
+class NonFinite : public Error {
+ public:
+  using Error::Error;
+};
+
+struct StepResult {
+  double loss = 0.0;           // nats per token, mean over the micro-batches
+  double gradient_norm = 0.0;  // before clipping
+};
+
+struct Evaluation {
+  double loss = 0.0;      // nats per token that counts
+  double accuracy = 0.0;  // share of these tokens that the model finds likeliest; NaN where there are no answers
+  int64_t targets = 0;
+};
+
+// Over all validation batches; the accuracy where the data has answers. Changes nothing.
+Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
+
+// On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
+// bits as without.
+class TrainStep {
+ public:
+  // Builds the model and fills layer defaults into the config; parameters start from config.seed.
+  TrainStep(Context& context, const TrainConfig& config);
+  TrainStep(const TrainStep&) = delete;
+  TrainStep& operator=(const TrainStep&) = delete;
+
+  LanguageModel& model() { return model_; }
+  AdamW& optimizer() { return optimizer_; }
+
+  // Optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
+  // Throws NonFinite naming the step and the first part of the model whose numbers are not finite.
+  StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
+  // The same in two halves: between them the device works, and the host may make the next batches.
+  void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
+  StepResult finish_step();
+
+ private:
+  // Where the batches of a step wait, on the host and on the device: the same memory in every step.
+  struct Staging {
+    std::vector<DeviceBatch> batches;
+    Tensor upstream;                     // the loss scale
+    std::unique_ptr<PinnedBuffer> host;  // tokens and targets of all batches, the loss scale, the losses
+    size_t upstream_offset = 0, loss_offset = 0;
+  };
+
+  bool fits_staging() const;
+  void make_staging();
+  void stage();
+  // All that a step gives to the device.
+  void compute();
+  double staged_loss() const;
+  [[noreturn]] void refuse_loss(double loss) const;
+  [[noreturn]] void refuse_gradient(double norm) const;
+
+  Context& context_;
+  LanguageModel model_;
+  AdamW optimizer_;
+  double loss_scale_;
+  bool use_graph_;
+  std::vector<Batch> batches_;  // of the step under way
+  int64_t step_ = 0;
+  Staging staging_;
+  Graph graph_;
+  bool ran_once_ = false;
+};
+
+}  // namespace heddle
