@@ -34,18 +34,34 @@ void initialize(Context& context, const Parameter& parameter, uint64_t seed, uin
 
 }  // namespace
 
-Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay) {
-  check(!master_.defined(), "parameter {} was added after the parameters got their memory", name);
+// Throws Error when nothing of this name can be added.
+void ParameterSet::check_new(const std::string& name, const Shape& shape) const {
+  check(!master_.defined(), "{} was added after the parameters got their memory", name);
   for (const Parameter& other : parameters_) {
     check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, to_string(other.shape),
           to_string(shape));
   }
+  for (const Buffer& other : buffers_) {
+    check(other.name != name, "{} is the name of a buffer of shape {} already, and now of another value of shape {}",
+          name, to_string(other.shape), to_string(shape));
+  }
+}
+
+Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay) {
+  check_new(name, shape);
   Parameter& parameter = parameters_.emplace_back();
   parameter.name = std::move(name);
   parameter.shape = shape;
   parameter.initializer = std::move(initializer);
   parameter.weight_decay = weight_decay;
   return parameter;
+}
+
+Buffer& ParameterSet::add_buffer(std::string name, const Shape& shape, std::vector<double> values) {
+  check_new(name, shape);
+  check(static_cast<int64_t>(values.size()) == numel(shape), "buffer {} of shape {} has {} values, expected {}", name,
+        to_string(shape), values.size(), numel(shape));
+  return buffers_.emplace_back(Buffer{std::move(name), shape, std::move(values), {}});
 }
 
 void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t seed) {
@@ -83,6 +99,11 @@ void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t s
       }
     }
     ++index;
+  }
+  const MemoryScope scope(context, MemoryCategory::parameter);
+  for (Buffer& buffer : buffers_) {
+    buffer.value = Tensor::empty(context, buffer.shape, master_dtype);
+    if (!context.is_meta()) write_values(context, buffer.value, buffer.values);
   }
 }
 

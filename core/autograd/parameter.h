@@ -1,5 +1,5 @@
 // The parameters of a model: named, initialized from the counter RNG, kept in flat buffers that the optimizer, the
-// checkpoint and an all-reduce see as one vector each.
+// checkpoint and an all-reduce see as one vector each. Beside them the fixed values that modules need.
 #pragma once
 
 #include <deque>
@@ -33,15 +33,30 @@ struct Parameter {
   Gradient gradient;  // in the master's dtype
 };
 
-// Two steps: layers add() their parameters while the model is built, then materialize() gives them memory.
+// Fixed values that belong to a module and are no parameters: decays, angles. Neither the flat buffers nor a checkpoint
+// nor the optimizer contains them; whoever builds the model again computes the same values again.
+struct Buffer {
+  std::string name;  // "blocks.3.mixer.log_decay"
+  Shape shape;
+  std::vector<double> values;  // row-major
+
+  Tensor value;  // float32 (float64 when the compute dtype is float64); what forward reads
+};
+
+// Two steps: layers add() their parameters and buffers while the model is built, then materialize() gives them memory.
 class ParameterSet {
  public:
   // The reference stays valid as long as the set. Throws Error when the name is taken or the set is materialized.
   Parameter& add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay);
 
+  // The same for a buffer; parameters and buffers share one space of names. Throws Error also when the number of values
+  // does not fit the shape.
+  Buffer& add_buffer(std::string name, const Shape& shape, std::vector<double> values);
+
   // Allocates the flat buffers, first the parameters with weight decay, then those without (each starts at a multiple
   // of 128 elements, gaps are zero) and initializes the masters: parameter i draws from its own substream, so its start
-  // does not depend on the others.
+  // does not depend on the others. Then the buffers get their values, each in memory of its own, in the order in which
+  // they were added.
   void materialize(Context& context, DType compute_dtype, uint64_t seed);
 
   // The parameter as a leaf of this tape.
@@ -54,6 +69,9 @@ class ParameterSet {
   const std::deque<Parameter>& all() const { return parameters_; }
   int64_t count() const;  // numbers in all parameters, gaps not counted
 
+  std::deque<Buffer>& buffers() { return buffers_; }
+  const std::deque<Buffer>& buffers() const { return buffers_; }
+
   // Flat views; undefined before materialize(). value() is master() when the dtypes agree.
   const Tensor& master() const { return master_; }
   const Tensor& value() const { return value_; }
@@ -63,7 +81,10 @@ class ParameterSet {
   int64_t decay_end() const { return decay_end_; }
 
  private:
+  void check_new(const std::string& name, const Shape& shape) const;
+
   std::deque<Parameter> parameters_;
+  std::deque<Buffer> buffers_;
   std::vector<int64_t> offsets_;
   int64_t decay_end_ = 0;
   Tensor master_, value_, gradient_;

@@ -155,5 +155,82 @@ TEST_F(ParameterTest, MemoryIsCountedByCategoryAndTheSameOnMeta) {
   }
 }
 
+TEST_F(ParameterTest, BuffersHaveTheirValuesInTheAccumulateType) {
+  for (const DType dtype : {DType::bfloat16, DType::float16, DType::float32, DType::float64}) {
+    ParameterSet set;
+    Buffer& decay = set.add_buffer("log_decay", {2}, {-0.5, -0.1});
+    set.add("weight", {3}, Initializer::constant(1.0), true);
+    const Buffer& angles = set.add_buffer("angles", {2, 2}, {1, 2, 3, 4});
+    set.materialize(context_, dtype, 1);
+    EXPECT_EQ(decay.value.dtype(), accumulate_type(dtype));
+    EXPECT_EQ(read(decay.value), read(make_tensor(context_, {2}, {-0.5, -0.1}, accumulate_type(dtype))));
+    EXPECT_EQ(angles.value.shape(), (Shape{2, 2}));
+    EXPECT_EQ(read(angles.value), (Values{1, 2, 3, 4}));
+    EXPECT_FALSE(angles.value.shares_storage_with(set.master()));
+    EXPECT_EQ(set.count(), 3);
+    EXPECT_EQ(set.all().size(), 1u);
+    EXPECT_EQ(set.master().numel(), 128) << "no part of a flat buffer";
+    ASSERT_EQ(set.buffers().size(), 2u);
+    EXPECT_EQ(&set.buffers()[0], &decay) << "in the order of adding";
+  }
+}
+
+TEST_F(ParameterTest, BuffersAloneAreASetToo) {
+  ParameterSet set;
+  const Buffer& buffer = set.add_buffer("angles", {}, {3});
+  set.materialize(context_, DType::float32, 1);
+  EXPECT_EQ(read(buffer.value), (Values{3}));
+  EXPECT_THROW(set.add_buffer("late", {1}, {1}), Error);
+}
+
+TEST_F(ParameterTest, BuffersDoNotChangeHowParametersStart) {
+  const auto start = [&](bool with_buffer) {
+    ParameterSet set;
+    if (with_buffer) set.add_buffer("angles", {2}, {1, 2});
+    set.add("weight", {4, 4}, Initializer::normal(0.5), true);
+    set.materialize(context_, DType::float32, 1);
+    return read(set.master());
+  };
+  EXPECT_EQ(start(true), start(false));
+}
+
+TEST_F(ParameterTest, BuffersWithATakenNameOrTheWrongNumberOfValuesAreErrors) {
+  ParameterSet set;
+  set.add("weight", {2, 3}, Initializer::normal(1.0), true);
+  set.add_buffer("angles", {2}, {1, 2});
+  const auto error_of = [](const std::function<void()>& run) -> std::string {
+    try {
+      run();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_of([&] { set.add_buffer("weight", {1}, {1}); }),
+            "two parameters are called weight: of shapes (2, 3) and (1)");
+  EXPECT_EQ(error_of([&] { set.add_buffer("angles", {1}, {1}); }),
+            "angles is the name of a buffer of shape (2) already, and now of another value of shape (1)");
+  EXPECT_EQ(error_of([&] { set.add("angles", {4}, Initializer::normal(1.0), true); }),
+            "angles is the name of a buffer of shape (2) already, and now of another value of shape (4)");
+  EXPECT_EQ(error_of([&] {
+              set.add_buffer("decay", {2, 2}, {1, 2, 3});
+            }),
+            "buffer decay of shape (2, 2) has 3 values, expected 4");
+  EXPECT_EQ(set.buffers().size(), 1u) << "a refused buffer is not added";
+}
+
+TEST_F(ParameterTest, BuffersCountAsParametersAndHaveTheSameBytesOnMeta) {
+  Context meta(Device{DeviceType::meta});
+  for (Context* context : {&context_, &meta}) {
+    ParameterSet set;
+    const Buffer& buffer = set.add_buffer("angles", {200}, Values(200, 1.0));
+    set.materialize(*context, DType::bfloat16, 1);
+    EXPECT_EQ(buffer.value.dtype(), DType::float32);
+    const MemoryStats stats = context->allocator().stats();
+    EXPECT_EQ(stats.by_category[static_cast<int>(MemoryCategory::parameter)].current, 1024u);
+    EXPECT_EQ(stats.allocated.current, 1024u);
+  }
+}
+
 }  // namespace
 }  // namespace heddle
