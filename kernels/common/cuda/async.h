@@ -16,14 +16,15 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 
 // 16 bytes, past the first-level cache; L2 brings whole lines of 128 bytes.
-__device__ __forceinline__ void copy_ahead(uint32_t to, const void* from, Leaves leaves = Leaves::in_turn) {
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from,
+                                           EvictionPriority leaves = EvictionPriority::normal) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "l"(static_cast<uint64_t>(leaves))
                : "memory");
 }
 
 // 4 bytes.
-__device__ __forceinline__ void copy_number_ahead(uint32_t to, const float* from) {
+__device__ __forceinline__ void copy_async_float(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
 template <class T>

@@ -15,11 +15,12 @@
 #define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                           \
   ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{}, #kernel, __FILE__, __LINE__, \
                                   kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
-// For a kernel that begins with await_previous(): its blocks may take their places while the kernel before it on the
-// stream still runs, from where all blocks of that one have called let_next_start() (sm_90; older GPUs: afterwards).
-#define HEDDLE_LAUNCH_EARLY(context, kernel, grid, block, shared_bytes, ...)                                        \
-  ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.early = true}, #kernel, __FILE__, \
-                                  __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
+// For a kernel that begins with grid_dependency_wait(): its blocks may take their places while the kernel before it on
+// the stream still runs, from where all blocks of that one have called grid_dependency_trigger() (sm_90; older GPUs:
+// afterwards).
+#define HEDDLE_LAUNCH_DEPENDENT(context, kernel, grid, block, shared_bytes, ...)                              \
+  ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.dependent = true}, #kernel, \
+                                  __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
 // For a kernel whose blocks work in clusters of `blocks` along x (sm_90).
 #define HEDDLE_LAUNCH_CLUSTERS(context, kernel, grid, block, shared_bytes, blocks, ...)                         \
   ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.cluster = (blocks)}, #kernel, \
@@ -38,7 +39,7 @@ void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
 }
 
 struct LaunchMode {
-  bool early = false;
+  bool dependent = false;
   int cluster = 1;
 };
 
@@ -54,7 +55,7 @@ void launch(const Context& context, LaunchMode mode, const char* name, const cha
   config.dynamicSmemBytes = shared_bytes;
   config.stream = context.stream();
   config.attrs = attributes;
-  if (mode.early && context.properties().compute_capability >= 90) {
+  if (mode.dependent && context.properties().compute_capability >= 90) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -69,12 +70,12 @@ void launch(const Context& context, LaunchMode mode, const char* name, const cha
 }
 
 // Waits until the kernel before it is done and what it wrote can be read.
-__device__ __forceinline__ void await_previous() {
+__device__ __forceinline__ void grid_dependency_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
 }
-__device__ __forceinline__ void let_next_start() {
+__device__ __forceinline__ void grid_dependency_trigger() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif

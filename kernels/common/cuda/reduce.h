@@ -36,14 +36,14 @@ __device__ __forceinline__ A group_max(A value) {
   return group_reduce<width>(value, Max{});
 }
 
-// Several sums over the lanes of a warp together: lane l gets that of value l / spread_lanes<VALUES>. Three values take
-// 6 exchanges between lanes, where one after the other takes 15.
+// Several sums over the lanes of a warp together: lane l gets that of value l / lanes_per_sum<VALUES>. Three values
+// take 6 exchanges between lanes, where one after the other takes 15.
 template <int VALUES>
-inline constexpr int spread_lanes = 32 / (VALUES > 2 ? 4 : VALUES);
+inline constexpr int lanes_per_sum = 32 / (VALUES > 2 ? 4 : VALUES);
 template <class A, int VALUES>
-__device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
+__device__ __forceinline__ A warp_reduce_scatter(const A (&value)[VALUES]) {
   static_assert(VALUES <= 4);
-  constexpr int kSpread = 32 / spread_lanes<VALUES>;
+  constexpr int kSpread = 32 / lanes_per_sum<VALUES>;
   A own[kSpread];
 #pragma unroll
   for (int i = 0; i < kSpread; ++i) own[i] = i < VALUES ? value[i] : A(0);
@@ -57,13 +57,13 @@ __device__ __forceinline__ A spread_sums(const A (&value)[VALUES]) {
       own[i] = (is_upper ? own[i + half] : own[i]) + __shfl_xor_sync(0xffffffffu, sent, distance);
     }
   }
-  return group_sum<spread_lanes<VALUES>>(own[0]);
+  return group_sum<lanes_per_sum<VALUES>>(own[0]);
 }
 // From there to all lanes. `own` is the same in all lanes of a value.
 template <class A, int VALUES>
-__device__ __forceinline__ void gather_sums(A own, A (&value)[VALUES]) {
+__device__ __forceinline__ void warp_all_gather(A own, A (&value)[VALUES]) {
 #pragma unroll
-  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, own, i * spread_lanes<VALUES>);
+  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, own, i * lanes_per_sum<VALUES>);
 }
 
 // Shared memory of one block reduction of up to `values` numbers at once.

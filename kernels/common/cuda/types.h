@@ -81,11 +81,11 @@ __device__ __forceinline__ void narrow_pair(float first, float second, fp16* to)
   *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
 }
 
-__device__ __forceinline__ void larger_pair(const bf16* a, const bf16* b, bf16* to) {
+__device__ __forceinline__ void max_pair(const bf16* a, const bf16* b, bf16* to) {
   *reinterpret_cast<__nv_bfloat162*>(to) =
       __hmax2(*reinterpret_cast<const __nv_bfloat162*>(a), *reinterpret_cast<const __nv_bfloat162*>(b));
 }
-__device__ __forceinline__ void larger_pair(const fp16* a, const fp16* b, fp16* to) {
+__device__ __forceinline__ void max_pair(const fp16* a, const fp16* b, fp16* to) {
   *reinterpret_cast<__half2*>(to) = __hmax2(*reinterpret_cast<const __half2*>(a), *reinterpret_cast<const __half2*>(b));
 }
 

@@ -83,7 +83,11 @@ __device__ __forceinline__ Vec<T, N> load_if(bool there, const T* from, T otherw
 }
 
 // What L2 gives up first: the words that createpolicy.fractional.L2::evict_* makes, 1.0 of all accesses.
-enum class Leaves : uint64_t { in_turn = 0x10F0000000000000, first = 0x12F0000000000000, last = 0x14F0000000000000 };
+enum class EvictionPriority : uint64_t {
+  normal = 0x10F0000000000000,
+  first = 0x12F0000000000000,
+  last = 0x14F0000000000000
+};
 
 // Of a tensor that the kernel reads once, and does not write before: L2 gives up what is written before what is read.
 // Measured on an H200, kernels that do as much of both take 3 to 4 % less time; presumably memory turns less often from
@@ -100,7 +104,7 @@ __device__ __forceinline__ Vec<T, N> load_stream(const T* from) {
     for (int i = 0; i < W::kCount; ++i) {
       asm("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
           : "=r"(to[i].x), "=r"(to[i].y), "=r"(to[i].z), "=r"(to[i].w)
-          : "l"(reinterpret_cast<const uint4*>(from) + i), "l"(static_cast<uint64_t>(Leaves::last)));
+          : "l"(reinterpret_cast<const uint4*>(from) + i), "l"(static_cast<uint64_t>(EvictionPriority::last)));
     }
     return result;
   }
@@ -117,7 +121,7 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
 
 // 16 bytes that the kernel does not read again.
 template <class T, int N>
-__device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, Leaves leaves) {
+__device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, EvictionPriority leaves) {
   static_assert(sizeof(value) == 16);
   const uint4 words = *reinterpret_cast<const uint4*>(&value);
   asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "r"(words.x), "r"(words.y),
@@ -128,7 +132,7 @@ __device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, Leav
 // The compiler knows nothing of the contents from here on: what it had computed from them, wide copies above all, is
 // computed again where it is used next instead of being kept in registers.
 template <class T, int N>
-__device__ __forceinline__ void forget(Vec<T, N>& values) {
+__device__ __forceinline__ void hide_from_compiler(Vec<T, N>& values) {
   static_assert(sizeof(values) % 4 == 0);
   auto* words = reinterpret_cast<unsigned*>(&values);
 #pragma unroll
@@ -136,11 +140,11 @@ __device__ __forceinline__ void forget(Vec<T, N>& values) {
 }
 
 template <class T>
-__device__ __forceinline__ void forget(T*& pointer) {
+__device__ __forceinline__ void hide_from_compiler(T*& pointer) {
   asm volatile("" : "+l"(pointer));
 }
-__device__ __forceinline__ void forget(uint32_t& word) { asm volatile("" : "+r"(word)); }
-__device__ __forceinline__ void forget(int& word) { asm volatile("" : "+r"(word)); }
+__device__ __forceinline__ void hide_from_compiler(uint32_t& word) { asm volatile("" : "+r"(word)); }
+__device__ __forceinline__ void hide_from_compiler(int& word) { asm volatile("" : "+r"(word)); }
 
 // To the type of arithmetic: exact; 16-bit types two at a time.
 template <class T, int N>
@@ -158,12 +162,12 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& va
 
 // The larger of each pair of elements; NaN counts for nothing. 16-bit types two at a time.
 template <class T, int N>
-__device__ __forceinline__ Vec<T, N> larger_of(const Vec<T, N>& a, const Vec<T, N>& b) {
+__device__ __forceinline__ Vec<T, N> elementwise_max(const Vec<T, N>& a, const Vec<T, N>& b) {
   Vec<T, N> result;
 #pragma unroll
   for (int i = 0; i < N; i += sizeof(T) == 2 && N % 2 == 0 ? 2 : 1) {
     if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-      larger_pair(a.values + i, b.values + i, result.values + i);
+      max_pair(a.values + i, b.values + i, result.values + i);
     } else {
       result[i] = narrow<T>(fmax(widen(a[i]), widen(b[i])));
     }

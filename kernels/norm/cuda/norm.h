@@ -68,13 +68,13 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
     for (int i = 0; i < VALUES; ++i) value[i] = group_sum<TEAM>(value[i]);
     meanwhile();
   } else if constexpr (TEAM == 32) {
-    gather_sums(spread_sums(value), value);
+    warp_all_gather(warp_reduce_scatter(value), value);
     meanwhile();
   } else {
-    constexpr int kWarps = TEAM / 32, kLanes = spread_lanes<VALUES>;
+    constexpr int kWarps = TEAM / 32, kLanes = lanes_per_sum<VALUES>;
     const int lane = threadIdx.x % 32, value_of_lane = lane / kLanes;
     auto& warps = shared.warps[turn][team];
-    const A own = spread_sums(value);
+    const A own = warp_reduce_scatter(value);
     if (lane % kLanes == 0 && value_of_lane < VALUES) warps[value_of_lane][threadIdx.x % TEAM / 32] = own;
     team_barrier<TEAM>(team);
     meanwhile();
@@ -88,7 +88,7 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
       if constexpr (VALUES == 1) {
         value[0] = sum;
       } else {
-        gather_sums(sum, value);
+        warp_all_gather(sum, value);
       }
     } else {
 #pragma unroll

@@ -168,8 +168,8 @@ int launch_rows(Context& context, const NormBackwardArgs& args, const NormStream
                       .step = static_cast<int>(in_turns ? blocks * kTeams : kTeams),
                       .stages = stages,
                       .is_early = !has_third || moves_less(2.5),
-                      .read = fits ? Leaves::first : Leaves::last,
-                      .written = kKeepsWritten || moves_less(8) ? Leaves::last : Leaves::in_turn};
+                      .read = fits ? EvictionPriority::first : EvictionPriority::last,
+                      .written = kKeepsWritten || moves_less(8) ? EvictionPriority::last : EvictionPriority::normal};
   HEDDLE_LAUNCH(context, kernel, dim3(grid, SUMS == Sums::none ? 1u : static_cast<unsigned>(numbers.groups)), kThreads,
                 shared_bytes(stages), args, streams, numbers, plan);
   return static_cast<int>(grid);

@@ -97,13 +97,13 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
   int step = plan.step, stages = plan.stages;
   constexpr bool kHolds = kKeeps && GATE == Gate::none;  // in registers, which a gate does not leave: 3 % faster
   if constexpr (kHolds) {
-    forget(step);
-    forget(stages);
+    hide_from_compiler(step);
+    hide_from_compiler(stages);
   }
   int ahead = stages * step;  // from a unit to the next in its place
-  if constexpr (kHolds) forget(ahead);
+  if constexpr (kHolds) hide_from_compiler(ahead);
   int turn = 0;
-  if constexpr (kWeight) let_next_start();
+  if constexpr (kWeight) grid_dependency_trigger();
 
   const int own_extent = extent - lane * WIDTH;
   const auto has = [&](int v) { return v * TEAM * WIDTH < own_extent; };
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
   uint32_t own_place = weight_place + static_cast<uint32_t>(weight_bytes<T>(TEAM, VECTORS, SUMS, GATE, extent)) +
                        team * VECTORS * kVectorBytes;
   constexpr bool kHoldsPlace = GATE == Gate::none;  // in a register, which a gate does not leave
-  if constexpr (kHoldsPlace) forget(own_place);
+  if constexpr (kHoldsPlace) hide_from_compiler(own_place);
   const bool center = CENTER == Center::ask ? args.options.center : CENTER == Center::yes;
   // Statistics are copied ahead with the unit where that is faster, by 3 to 4 %; else read late in its turn.
   const bool copies_statistics = center || (kKeeps && streams.count == 2);
@@ -127,15 +127,16 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
   const auto fetch_stream = [&](int stream, int index, uint32_t to) {
     const auto* from =
         reinterpret_cast<const T*>(streams.inputs[stream].at(row_of(index), column_of(index) * sizeof(T)));
-    forget(from);  // the vectors are then at fixed distances from it
+    hide_from_compiler(from);  // the vectors are then at fixed distances from it
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-      if (has(v)) copy_ahead(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH, plan.read);
+      if (has(v)) copy_async(to + stream * kStreamBytes + v * kVectorBytes, from + v * TEAM * WIDTH, plan.read);
     }
   };
   const auto stage_place = [&](int stage) {
     uint32_t to = own_place + stage * stage_bytes;
-    forget(to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
+    hide_from_compiler(
+        to);  // a register of the thread: with one of the warp added, ptxas 13.0 makes copies that are illegal
     return to;
   };
   // What the first pass over a unit reads, and the rest.
@@ -143,8 +144,8 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
     if (index >= end) return;
     if (copies_statistics && threadIdx.x % kReaders == 0) {
       const uint32_t to = shared_address(statistics[stage][threadIdx.x / kReaders]);
-      if (center) copy_number_ahead(to, vector<const A>(args.mean) + unit_of(index));
-      copy_number_ahead(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
+      if (center) copy_async_float(to, vector<const A>(args.mean) + unit_of(index));
+      copy_async_float(to + sizeof(A), vector<const A>(args.inv_std) + unit_of(index));
     }
     const uint32_t to = stage_place(stage);
     fetch_stream(0, index, to);  // x and d_y
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
       for (int i = 0; i < WIDTH; ++i) ones[i] = one;
       for (int at = threadIdx.x * WIDTH; at < extent; at += kTeams * TEAM * WIDTH) {
         if (args.weight) {
-          copy_ahead(shared_address(to + at), from + at);
+          copy_async(shared_address(to + at), from + at);
         } else {
           store(to + at, ones);
         }
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
         __syncwarp();  // before it is overwritten
       }
       uint32_t x_place = own_place + stage * stage_bytes;
-      if constexpr (kHoldsPlace) forget(x_place);
+      if constexpr (kHoldsPlace) hide_from_compiler(x_place);
       // Negative: not there.
       const auto place = [&](int stream) { return stream * kStreamBytes; };
       const int residual_place = place(streams.residual), gate_place = place(streams.gate);
@@ -245,7 +246,7 @@ __global__ void __launch_bounds__(block_teams(TEAM, VECTORS, SUMS, GATE) * TEAM,
         if constexpr (kIsWidened) {
           return kept_weight[v];
         } else if constexpr (kKeeps) {
-          forget(kept_weight[v]);
+          hide_from_compiler(kept_weight[v]);
           return widen_all(kept_weight[v]);
         } else if constexpr (kWeight) {
           return widen_all(load_shared<T>(weight_place + v * kVectorBytes));

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     const auto stage = [&](const VectorView& view, uint32_t to) {
       if (!view) return;
       for (int at = threadIdx.x; at < vectors; at += Shape::kThreads) {
-        copy_ahead(to + at * 16, vector<const T>(view) + at * WIDTH);
+        copy_async(to + at * 16, vector<const T>(view) + at * WIDTH);
       }
     };
     stage(args.weight, shared_address(parameters));
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   }
   const auto forget_wide = [&] {
 #pragma unroll
-    for (int v = 0; v < VECTORS; ++v) forget(r[v]);
+    for (int v = 0; v < VECTORS; ++v) hide_from_compiler(r[v]);
   };
   const auto p_of = [&](int v) {
     if constexpr (GATE == Gate::pre) {

@@ -19,7 +19,7 @@ struct RowsPlan {
   int stages;  // units under way
   // Whether the next unit is asked for before the sums over this one are known, where registers keep this one.
   bool is_early;
-  Leaves read, written;
+  EvictionPriority read, written;
 };
 
 // Whether registers hold a thread's part of the weight, and between the two passes over a unit what the first worked

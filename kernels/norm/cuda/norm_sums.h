@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(Finish<WIDTH>::kThreads) norm_finish(const __g
   const int place = static_cast<int>(threadIdx.x) % F::kAcross * WIDTH;
   const int reader = static_cast<int>(threadIdx.x) / F::kAcross;
   Vec<A, WIDTH> sum{};
-  await_previous();
+  grid_dependency_wait();
   if (first + place < args.cols) {
     const A* from = own.partials + first + place;
     for (int base = reader; base < args.rows; base += F::kReaders * F::kAhead) {
@@ -121,7 +121,7 @@ void finish(Context& context, const NormBackwardArgs& args, int rows) {
           can_vectorize(args.partials, vector_width<A>) && args.x.cols % vector_width<A> == 0, [&](auto width) {
             using F = Finish<decltype(width)::value>;
             const dim3 grid(static_cast<unsigned>(ceil_div(args.x.cols, F::kColumns)), count);
-            HEDDLE_LAUNCH_EARLY(context, (norm_finish<O, A, decltype(width)::value>), grid, F::kThreads, 0, finish);
+            HEDDLE_LAUNCH_DEPENDENT(context, (norm_finish<O, A, decltype(width)::value>), grid, F::kThreads, 0, finish);
           });
     });
   };

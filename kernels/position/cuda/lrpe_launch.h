@@ -52,7 +52,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
         const LrpeWork work(context, x, args.theta.rows, lanes, Shape::kForwardPart, Shape::kForwardBlocks);
         constexpr auto kernel = lrpe_forward<Vectors, kAct>;
         if constexpr (kAct == Act::sequence) {
-          HEDDLE_LAUNCH_EARLY(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
+          HEDDLE_LAUNCH_DEPENDENT(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
         } else {
           HEDDLE_LAUNCH(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
         }

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   using T = typename Encoding::T;
   constexpr int kUnroll = 6, WIDTH = Encoding::WIDTH;
   extern __shared__ float2 shared_words[];
-  let_next_start();
+  grid_dependency_trigger();
   const SequenceRows rows(work, x, WIDTH);
   const int dim = static_cast<int>(x.dim);
   const char* slab = reinterpret_cast<const char*>(head<const T>(x, rows.batch, 0, rows.head_index));
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     for (int v = 0; v < Encoding::kInputs; ++v) {
       const Vec<T, WIDTH> before = most[v];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) most[v] = larger_of(most[v], loaded[u].vectors[v]);
+      for (int u = 0; u < kUnroll; ++u) most[v] = elementwise_max(most[v], loaded[u].vectors[v]);
       float less[WIDTH];
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
@@ -257,10 +257,10 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) scales[v * WIDTH + i] = SequenceScale<T>(maximum[i], sum[i]);
   }
-  let_next_start();
+  grid_dependency_trigger();
   Total own[kValues];  // summed up, or of the whole slab
   if constexpr (!DOTS) {
-    await_previous();
+    grid_dependency_wait();
 #pragma unroll
     for (int v = 0; v < Encoding::kInputs; ++v) {
       const auto dots = of_features(args.dots, v);
@@ -331,15 +331,15 @@ __device__ __forceinline__ P sum_stretches(const SequenceWork& work, int64_t fea
 template <class T>
 __global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t features, int dim,
                             const SequenceSums<T> sums) {
-  let_next_start();
-  await_previous();
+  grid_dependency_trigger();
+  grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (feature < features) sums.write(feature, sum_stretches<MaximumAndSum<T>>(work, feature, dim));
 }
 template <class A>
 __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t features, int dim, A* dots) {
-  let_next_start();
-  await_previous();
+  grid_dependency_trigger();
+  grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (feature < features) dots[feature] = sum_stretches<Total>(work, feature, dim).sum;
 }
@@ -357,8 +357,8 @@ HeadsView launch_sequence_sums(Context& context, const typename Encoding::Forwar
   HEDDLE_LAUNCH(context, sequence_sums<Encoding>, work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work, sums);
   if (work.stretches > 1) {
-    HEDDLE_LAUNCH_EARLY(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work, features,
-                        dim, sums);
+    HEDDLE_LAUNCH_DEPENDENT(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
+                            features, dim, sums);
   }
   HeadsView table = args.x;
   table.data = work.table;
@@ -377,11 +377,11 @@ void launch_sequence_backward(Context& context, const typename Encoding::Backwar
   HEDDLE_LAUNCH(context, (sequence_backward<Encoding, true>), work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(Total), args, work);
   if (work.stretches > 1) {
-    HEDDLE_LAUNCH_EARLY(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
-                        features, dim, vector<float>(args.dots));
+    HEDDLE_LAUNCH_DEPENDENT(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
+                            features, dim, vector<float>(args.dots));
   }
-  HEDDLE_LAUNCH_EARLY(context, (sequence_backward<Encoding, false>), work.grid(), SequenceWork::kThreads, 0, args,
-                      work);
+  HEDDLE_LAUNCH_DEPENDENT(context, (sequence_backward<Encoding, false>), work.grid(), SequenceWork::kThreads, 0, args,
+                          work);
 }
 
 }  // namespace heddle::kernels::cuda

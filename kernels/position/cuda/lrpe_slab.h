@@ -85,11 +85,11 @@ struct SlabPart {
     uint32_t to = own_place + from * kVectorBytes;
 #pragma unroll 1
     for (int n = first; n < end; n += step, to += kRowBytes) {
-      forget(to);
+      hide_from_compiler(to);
       const T* row = slab + n * view.length_stride;
-      forget(row);
+      hide_from_compiler(row);
 #pragma unroll
-      for (int v = 0; v < count; ++v) copy_ahead(to + v * kVectorBytes, row + at(v, k, dim), Leaves::last);
+      for (int v = 0; v < count; ++v) copy_async(to + v * kVectorBytes, row + at(v, k, dim), EvictionPriority::last);
     }
   }
   template <int COUNT>
@@ -166,11 +166,11 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResident)
   for (int n = part.first, index = 0; n < part.end; n += part.step, ++index) {
     const auto row = part.template read<kInputs>(index, 0);
 #pragma unroll
-    for (int v = 0; v < kInputs; ++v) most[v] = larger_of(most[v], row.vectors[v]);
+    for (int v = 0; v < kInputs; ++v) most[v] = elementwise_max(most[v], row.vectors[v]);
   }
   for (int distance = work.lanes; distance < 32; distance *= 2) {
 #pragma unroll
-    for (int v = 0; v < kInputs; ++v) most[v] = larger_of(most[v], exchanged(most[v], distance));
+    for (int v = 0; v < kInputs; ++v) most[v] = elementwise_max(most[v], exchanged(most[v], distance));
   }
   P own[kValues];
   float less[kValues];
