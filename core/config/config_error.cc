@@ -10,8 +10,6 @@ std::string Location::to_string() const {
 }
 
 ConfigError::ConfigError(Location location, std::string message)
-    : std::runtime_error(location.to_string() + ": " + message),
-      location_(std::move(location)),
-      message_(std::move(message)) {}
+    : Error(location.to_string() + ": " + message), location_(std::move(location)), message_(std::move(message)) {}
 
 }  // namespace heddle

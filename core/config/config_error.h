@@ -1,14 +1,14 @@
-// Where a configuration value was written, and the one exception this library throws.
+// Where a configuration value was written, and the error that names such a place.
 #pragma once
 
-#include <stdexcept>
 #include <string>
+
+#include "core/runtime/error.h"
 
 namespace heddle {
 
-// A place in a configuration source. `file` is a path as the user gave it, or
-// the text of a command-line override ("--set optimizer.lr=abc"); overrides and
-// whole files have line 0. Lines and columns count from 1.
+// A place in a configuration source. `file` is a path as the user gave it, or the text of a command-line override
+// ("--set optimizer.lr=abc"); overrides and whole files have line 0. Lines and columns count from 1.
 struct Location {
   std::string file;
   int line = 0;
@@ -17,8 +17,8 @@ struct Location {
   std::string to_string() const;  // "FILE:LINE:COL", or "FILE" when line is 0
 };
 
-// A configuration a user has to mend. what() is "FILE:LINE:COL: message".
-class ConfigError : public std::runtime_error {
+// A configuration that a user has to mend. what() is "FILE:LINE:COL: message".
+class ConfigError : public Error {
  public:
   ConfigError(Location location, std::string message);
 

@@ -18,7 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Kind = ConfigValue::Kind;
-using ValuePointer = std::shared_ptr<ConfigValue>;
 
 std::string read_text(const std::string& path, const Location& asked_at) {
   std::error_code ignored;
@@ -45,8 +44,9 @@ bool types_differ(const ConfigValue& a, const ConfigValue& b) {
   return a_type != nullptr && b_type != nullptr && *a_type != *b_type;
 }
 
-// Keys of an override that address the items of a list: {0: x, 2: y}.
-void set_items(ConfigValue& list, const ConfigValue& by_index) {
+// The list with the items that an override addresses by their index, as {0: x, 2: y}, replaced.
+ConfigTree with_items(const ConfigValue& list, const ConfigValue& by_index) {
+  auto changed = std::make_shared<ConfigValue>(list);
   for (const ConfigEntry& entry : by_index.entries) {
     const char* end = entry.name.data() + entry.name.size();
     std::size_t index = 0;
@@ -55,36 +55,34 @@ void set_items(ConfigValue& list, const ConfigValue& by_index) {
       throw ConfigError(entry.location, "found index '" + entry.name + "', expected less than " +
                                             std::to_string(list.items.size()) + ", the length of the list");
     }
-    list.items[index] = entry.value;
+    changed->items[index] = entry.value;
   }
+  return changed;
 }
 
-// What `over` says, laid over `under`. Indexes into lists come from overrides
-// only: in a file a map over a list replaces it.
-ValuePointer merge(const ValuePointer& under, const ValuePointer& over, bool over_is_override) {
-  if (over_is_override && over->kind == Kind::map && under->kind == Kind::sequence) {
-    set_items(*under, *over);
-    return under;
-  }
-  if (under->kind != Kind::map || over->kind != Kind::map || types_differ(*under, *over)) {
-    return over;
-  }
-  for (ConfigEntry& entry : over->entries) {
-    if (ConfigEntry* existing = under->find(entry.name)) {
+// What `over` says, laid over `under`; both stay as they are. Indexes into lists come from overrides only: in a file a
+// map over a list replaces it.
+ConfigTree merge(const ConfigTree& under, const ConfigTree& over, bool over_is_override) {
+  if (over_is_override && over->kind == Kind::map && under->kind == Kind::sequence) return with_items(*under, *over);
+  if (under->kind != Kind::map || over->kind != Kind::map || types_differ(*under, *over)) return over;
+  auto merged = std::make_shared<ConfigValue>(*under);
+  merged->location = over->location;
+  for (const ConfigEntry& entry : over->entries) {
+    if (ConfigEntry* existing = merged->find(entry.name)) {
       existing->location = entry.location;
       existing->value = merge(existing->value, entry.value, over_is_override);
     } else {
-      under->entries.push_back(entry);
+      merged->entries.push_back(entry);
     }
   }
-  under->location = over->location;
-  return under;
+  return merged;
 }
 
-ValuePointer load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including);
+ConfigTree load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including);
 
-// Replaces `base: FILE` of a parsed file by what that file says.
-ValuePointer resolve_base(ValuePointer root, const std::string& path, std::vector<fs::path>& including) {
+// The map that a parsed file stands for: what its `base: FILE` says, with the rest of the file laid over it.
+ConfigTree resolve_base(const ConfigTree& document, const std::string& path, std::vector<fs::path>& including) {
+  auto root = std::make_shared<ConfigValue>(*document);
   if (root->kind == Kind::null) root->kind = Kind::map;
   if (root->kind != Kind::map) {
     throw ConfigError(root->location, "found a document that is not a map, expected 'key: value' lines");
@@ -92,33 +90,31 @@ ValuePointer resolve_base(ValuePointer root, const std::string& path, std::vecto
   const auto base =
       std::find_if(root->entries.begin(), root->entries.end(), [](auto& entry) { return entry.name == "base"; });
   if (base == root->entries.end()) return root;
-  const ConfigValue value = *base->value;
-  if (value.kind != Kind::scalar || value.scalar.empty()) {
-    throw ConfigError(value.location, "base: expected the name of another config file");
+  const ConfigTree value = base->value;
+  if (value->kind != Kind::scalar || value->scalar.empty()) {
+    throw ConfigError(value->location, "base: expected the name of another config file");
   }
   root->entries.erase(base);
   const fs::path folder = fs::path(path).parent_path();
-  const std::string base_path = (folder / value.scalar).lexically_normal().string();
-  return merge(load_file(base_path, value.location, including), root, false);
+  const std::string base_path = (folder / value->scalar).lexically_normal().string();
+  return merge(load_file(base_path, value->location, including), root, false);
 }
 
-ValuePointer load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including) {
+ConfigTree load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including) {
   std::error_code ignored;
   const fs::path identity = fs::weakly_canonical(path, ignored);
   if (std::find(including.begin(), including.end(), identity) != including.end()) {
-    throw ConfigError(asked_at, "base: '" + path +
-                                    "' includes itself, directly or through "
-                                    "its own base");
+    throw ConfigError(asked_at, "base: '" + path + "' includes itself, directly or through its own base");
   }
   including.push_back(identity);
   const std::string text = read_text(path, asked_at);
-  ValuePointer root = resolve_base(parse_yaml(text, path), path, including);
+  ConfigTree root = resolve_base(parse_yaml(text, path), path, including);
   including.pop_back();
   return root;
 }
 
 // "a.b=VALUE" as the tree {a: {b: VALUE}}.
-ValuePointer parse_override(const std::string& text) {
+ConfigTree parse_override(const std::string& text) {
   const Location location{"--set " + text, 0, 0};
   const std::size_t equals = text.find('=');
   if (equals == std::string::npos) {
@@ -137,7 +133,7 @@ ValuePointer parse_override(const std::string& text) {
   if (names.front() == "base") {
     throw ConfigError(location, "base cannot be overridden, write it in the file");
   }
-  ValuePointer value = parse_yaml(text.substr(equals + 1), location.file, &location);
+  ConfigTree value = parse_yaml(text.substr(equals + 1), location.file, &location);
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
     auto map = std::make_shared<ConfigValue>();
     map->kind = Kind::map;
@@ -148,24 +144,24 @@ ValuePointer parse_override(const std::string& text) {
   return value;
 }
 
-// The overrides are merged among themselves first: `mixer.type=x mixer.heads=8`
-// is one change, in either order, so a new type drops only what the files say.
-ValuePointer apply_overrides(ValuePointer root, std::span<const std::string> overrides) {
-  ValuePointer all;
+// The overrides are merged among themselves first: `mixer.type=x mixer.heads=8` is one change, in either order, so a
+// new type drops only what the files say.
+ConfigTree apply_overrides(const ConfigTree& root, std::span<const std::string> overrides) {
+  ConfigTree all;
   for (const std::string& text : overrides) {
-    const ValuePointer one = parse_override(text);
+    const ConfigTree one = parse_override(text);
     all = all == nullptr ? one : merge(all, one, true);
   }
   if (all == nullptr) return root;
-  const Location location = root->location;
-  root = merge(root, all, true);
-  root->location = location;
-  return root;
+  auto changed = std::make_shared<ConfigValue>(*merge(root, all, true));
+  changed->location = root->location;
+  return changed;
 }
 
-ConfigNode make_node(const ValuePointer& root) {
-  root->known.push_back("base");  // read here, so that readers need not ask for it
-  return ConfigNode(root);
+ConfigNode make_node(const ConfigTree& root) {
+  ConfigNode node(root);
+  node.has("base");  // It was read here: readers need not ask for it.
+  return node;
 }
 
 }  // namespace

@@ -9,22 +9,6 @@ namespace {
 
 using Kind = ConfigValue::Kind;
 
-template <ConfigScalar T>
-std::shared_ptr<ConfigValue> make_value(const T& scalar) {
-  auto value = std::make_shared<ConfigValue>();
-  value->kind = Kind::scalar;
-  value->scalar = format_scalar(scalar);
-  return value;
-}
-
-template <ConfigScalar T>
-std::shared_ptr<ConfigValue> make_value(const std::vector<T>& scalars) {
-  auto value = std::make_shared<ConfigValue>();
-  value->kind = Kind::sequence;
-  for (const T& scalar : scalars) value->items.push_back(make_value<T>(scalar));
-  return value;
-}
-
 template <ConfigReadable T>
 std::string expected() {
   if constexpr (ConfigScalar<T>) {
@@ -34,22 +18,47 @@ std::string expected() {
   }
 }
 
-// Of the copy of a map that with_scalars() gives.
-void replace_scalars(ConfigValue& value, const std::function<std::string(const std::string&)>& replace) {
-  if (value.kind == Kind::scalar) value.scalar = replace(value.scalar);
-  for (const std::shared_ptr<ConfigValue>& item : value.items) replace_scalars(*item, replace);
-  for (const ConfigEntry& entry : value.entries) replace_scalars(*entry.value, replace);
-  value.known.clear();
+ConfigTree replace_scalars(const ConfigValue& value, const std::function<std::string(const std::string&)>& replace) {
+  auto copy = std::make_shared<ConfigValue>(value);
+  if (copy->kind == Kind::scalar) copy->scalar = replace(copy->scalar);
+  for (ConfigTree& item : copy->items) item = replace_scalars(*item, replace);
+  for (ConfigEntry& entry : copy->entries) entry.value = replace_scalars(*entry.value, replace);
+  return copy;
+}
+
+ConfigTree empty_map() {
+  auto map = std::make_shared<ConfigValue>();
+  map->kind = Kind::map;
+  return map;
+}
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace
 
-ConfigNode::ConfigNode() : value_(std::make_shared<ConfigValue>()) { value_->kind = Kind::map; }
+struct ConfigNode::Reading {
+  struct Child {
+    std::string key;
+    std::size_t item;  // index into the list, or 0 for a section
+    ConfigNode node;
+  };
 
-ConfigNode::ConfigNode(const std::shared_ptr<ConfigValue>& root) : ConfigNode(root, root->location, "") {}
+  std::vector<std::string> known;  // the keys that were asked for, in the order of asking
+  std::vector<Child> children;     // the sections and list items that were asked for
+  bool handed_on = false;          // read by way of a copy, whose reader finishes it
+};
 
-ConfigNode::ConfigNode(std::shared_ptr<ConfigValue> value, Location location, std::string path)
-    : value_(std::move(value)), location_(std::move(location)), path_(std::move(path)) {
+ConfigNode::ConfigNode() : ConfigNode(empty_map()) {}
+
+ConfigNode::ConfigNode(const ConfigTree& root) : ConfigNode(root, root->location, "") {}
+
+ConfigNode::ConfigNode(ConfigTree value, Location location, std::string path)
+    : value_(std::move(value)),
+      location_(std::move(location)),
+      path_(std::move(path)),
+      reading_(std::make_shared<Reading>()) {
   if (value_->kind != Kind::map) {
     throw ConfigError(value_->location,
                       path_ + ": found " + describe_found(*value_) + ", expected a map of keys and values");
@@ -62,25 +71,18 @@ std::string ConfigNode::path_of(std::string_view key) const {
 
 Location ConfigNode::location_of(std::string_view key) const {
   const ConfigEntry* entry = value_->find(key);
-  if (entry == nullptr || entry->is_default) return location_;
-  return entry->value->location;
+  return entry == nullptr ? location_ : entry->value->location;
 }
 
 const ConfigValue* ConfigNode::ask(const std::string& key) const {
-  std::vector<std::string>& known = value_->known;
-  if (std::find(known.begin(), known.end(), key) == known.end()) {
-    known.push_back(key);
-  }
+  if (!contains(reading_->known, key)) reading_->known.push_back(key);
   const ConfigEntry* entry = value_->find(key);
-  if (entry == nullptr || entry->is_default) return nullptr;
-  return entry->value.get();
+  return entry == nullptr ? nullptr : entry->value.get();
 }
 
 std::vector<std::string> ConfigNode::keys() const {
   std::vector<std::string> names;
-  for (const ConfigEntry& entry : value_->entries) {
-    if (!entry.is_default) names.push_back(entry.name);
-  }
+  for (const ConfigEntry& entry : value_->entries) names.push_back(entry.name);
   return names;
 }
 
@@ -89,22 +91,11 @@ bool ConfigNode::has(const std::string& key) const {
   return value != nullptr && value->kind != Kind::null;
 }
 
-void ConfigNode::record_default(const std::string& key, std::shared_ptr<ConfigValue> value) const {
-  value->location = location_;
-  if (ConfigEntry* entry = value_->find(key)) {
-    entry->value = std::move(value);
-  } else {
-    value_->entries.push_back({key, location_, std::move(value), true});
-  }
-}
-
 void ConfigNode::fail_missing(const std::string& key, const std::string& expected) const {
   std::string message = "missing key '" + key + "'" + (path_.empty() ? "" : " in " + path_) + ", expected " + expected;
   std::vector<std::string> unread;
   for (const ConfigEntry& entry : value_->entries) {
-    if (std::find(value_->known.begin(), value_->known.end(), entry.name) == value_->known.end()) {
-      unread.push_back(entry.name);
-    }
+    if (!contains(reading_->known, entry.name)) unread.push_back(entry.name);
   }
   const std::string misspelt = nearest_name(key, unread);
   if (!misspelt.empty()) {
@@ -133,9 +124,8 @@ T ConfigNode::parse(const std::string& key, const ConfigValue& value, const Rang
 
 template <ConfigReadable T>
 T ConfigNode::get(const std::string& key, const std::type_identity_t<T>& otherwise, const Range& range) const {
-  if (const ConfigValue* value = ask(key)) return parse<T>(key, *value, range);
-  record_default(key, make_value(otherwise));
-  return otherwise;
+  const ConfigValue* value = ask(key);
+  return value == nullptr ? otherwise : parse<T>(key, *value, range);
 }
 
 template <ConfigReadable T>
@@ -168,49 +158,49 @@ HEDDLE_CONFIG_READABLE_AND_LIST(std::string)
 #undef HEDDLE_CONFIG_READABLE_AND_LIST
 #undef HEDDLE_CONFIG_READABLE
 
-std::string ConfigNode::check_name(const std::string& key, const ConfigValue& value,
-                                   const std::vector<std::string>& names) const {
-  if (value.kind == Kind::scalar && std::find(names.begin(), names.end(), value.scalar) != names.end()) {
-    return value.scalar;
-  }
-  throw ConfigError(value.location, path_of(key) + ": found " + describe_found(value) + ", expected one of " +
-                                        join_names(names) + did_you_mean(value.scalar, names));
+std::optional<std::string> ConfigNode::find_name(const std::string& key, const std::vector<std::string>& names) const {
+  const ConfigValue* value = ask(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->kind == Kind::scalar && contains(names, value->scalar)) return value->scalar;
+  throw ConfigError(value->location, path_of(key) + ": found " + describe_found(*value) + ", expected one of " +
+                                         join_names(names) + did_you_mean(value->scalar, names));
 }
 
 std::string ConfigNode::get_name(const std::string& key, const std::string& otherwise,
                                  const std::vector<std::string>& names) const {
-  if (const ConfigValue* value = ask(key)) return check_name(key, *value, names);
-  record_default(key, make_value(otherwise));
-  return otherwise;
+  return find_name(key, names).value_or(otherwise);
 }
 
 std::string ConfigNode::require_name(const std::string& key, const std::vector<std::string>& names) const {
-  const ConfigValue* value = ask(key);
-  if (value == nullptr) fail_missing(key, "one of " + join_names(names));
-  return check_name(key, *value, names);
+  const std::optional<std::string> name = find_name(key, names);
+  if (!name) fail_missing(key, "one of " + join_names(names));
+  return *name;
 }
 
-ConfigNode ConfigNode::child(const std::string& key, const ConfigEntry& entry) const {
-  return ConfigNode(entry.value, entry.location, path_of(key));
+ConfigNode ConfigNode::child(const std::string& key, std::size_t item, const ConfigTree& value,
+                             const Location& location, const std::string& path) const {
+  for (const Reading::Child& known : reading_->children) {
+    if (known.key == key && known.item == item) return known.node;
+  }
+  ConfigNode node(value, location, path);
+  reading_->children.push_back({key, item, node});
+  return node;
 }
 
 ConfigNode ConfigNode::section(const std::string& key) const {
-  if (ask(key) == nullptr && value_->find(key) == nullptr) {
-    auto empty = std::make_shared<ConfigValue>();
-    empty->kind = Kind::map;
-    record_default(key, std::move(empty));
-  }
-  return child(key, *value_->find(key));
+  if (ask(key) == nullptr) return child(key, 0, empty_map(), location_, path_of(key));
+  return require_section(key);
 }
 
 ConfigNode ConfigNode::require_section(const std::string& key) const {
   if (ask(key) == nullptr) fail_missing(key, "a map of keys and values");
-  return child(key, *value_->find(key));
+  const ConfigEntry& entry = *value_->find(key);
+  return child(key, 0, entry.value, entry.location, path_of(key));
 }
 
 std::optional<ConfigNode> ConfigNode::find_section(const std::string& key) const {
   if (!has(key)) return std::nullopt;
-  return child(key, *value_->find(key));
+  return require_section(key);
 }
 
 std::vector<ConfigNode> ConfigNode::list(const std::string& key) const {
@@ -222,28 +212,28 @@ std::vector<ConfigNode> ConfigNode::list(const std::string& key) const {
                       path_of(key) + ": found " + describe_found(*value) + ", expected a list of maps");
   }
   for (std::size_t i = 0; i < value->items.size(); ++i) {
-    nodes.push_back(ConfigNode(value->items[i], value->items[i]->location, path_of(key) + "." + std::to_string(i)));
+    const ConfigTree& item = value->items[i];
+    nodes.push_back(child(key, i, item, item->location, path_of(key) + "." + std::to_string(i)));
   }
   return nodes;
 }
 
 ConfigNode ConfigNode::with_scalars(const std::function<std::string(const std::string&)>& replace) const {
-  const std::shared_ptr<ConfigValue> copy = value_->clone();
-  replace_scalars(*copy, replace);
-  return ConfigNode(copy, location_, path_);
+  reading_->handed_on = true;
+  return ConfigNode(replace_scalars(*value_, replace), location_, path_);
 }
 
 void ConfigNode::finish() const {
-  const std::vector<std::string>& known = value_->known;
+  if (reading_->handed_on) return;
+  const std::vector<std::string>& known = reading_->known;
   for (const ConfigEntry& entry : value_->entries) {
-    if (std::find(known.begin(), known.end(), entry.name) != known.end()) {
-      continue;
-    }
+    if (contains(known, entry.name)) continue;
     std::string hint = did_you_mean(entry.name, known);
     if (hint.empty() && !known.empty()) hint = ", expected one of " + join_names(known);
     throw ConfigError(entry.location,
                       "unknown key '" + entry.name + "'" + (path_.empty() ? "" : " in " + path_) + hint);
   }
+  for (const Reading::Child& child : reading_->children) child.node.finish();
 }
 
 void ConfigNode::fail(const std::string& message) const {

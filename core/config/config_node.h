@@ -1,28 +1,30 @@
-// One map of a configuration, read strictly: every value has a place
-// (file:line:col), every key that is not asked for is an error.
+// One map of a configuration, read strictly: every value has a place (file:line:col), and every key that is not asked
+// for is an error.
 //
 //   NormOptions read_norm(const ConfigNode& node) {
 //     NormOptions options;
-//     options.eps = node.get<double>("eps", 1e-5, Range::positive());
-//     options.groups = node.get<std::int64_t>("groups", 1, Range::at_least(1));
-//     options.position = node.get_choice<Position>(
-//         "position", Position::post, {{"pre", Position::pre},
-//                                      {"post", Position::post}});
-//     node.finish();  // "unknown key 'epz' in model.norm; did you mean 'eps'?"
+//     options.eps = node.get<double>("eps", options.eps, Range::positive());
+//     options.groups = node.get<std::int64_t>("groups", options.groups, Range::at_least(1));
+//     options.position = node.get_choice<Position>("position", options.position,
+//                                                  {{"pre", Position::pre}, {"post", Position::post}});
 //     return options;
 //   }
 //
-// Known keys are those that were asked for, so a schema and its list of keys
-// cannot drift apart. Defaults handed to get() are written into the tree, so
-// dump() is the complete configuration; a key that was not given takes the
-// default of the latest get(). Use find() where a default must not be recorded.
+//   const ConfigNode config = load_config("norm.yaml");
+//   const NormOptions options = read_norm(config.section("norm"));
+//   config.finish();  // "unknown key 'epz' in norm; did you mean 'eps'?"
 //
-// A node is a handle: copies share the tree (and what was asked of it). Not
-// thread-safe. All errors are ConfigError.
+// The known keys are those that were asked for, so a schema and its list of keys cannot drift apart. Whoever makes the
+// outermost node finishes it, and with it every section that was read on the way. ConfigFields (config_fields.h) reads
+// and writes a struct by one description.
+//
+// A node is a handle to a constant tree and to a reading state, which says what was asked for. Copies of a node, and
+// all who ask for the same section, share the state; a const node notes in it what it is asked. Two nodes made from one
+// tree have nothing else in common. Not thread-safe. All errors are ConfigError.
 #pragma once
 
+#include <cstddef>
 #include <functional>
-#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,8 +44,7 @@ struct IsScalarList : std::false_type {};
 template <ConfigScalar T>
 struct IsScalarList<std::vector<T>> : std::true_type {};
 
-// What get, require and find read: a scalar, or a std::vector of one. A Range
-// holds for every item of a list.
+// What get, require and find read: a scalar, or a std::vector of one. A Range holds for every item of a list.
 template <class T>
 concept ConfigReadable = ConfigScalar<T> || IsScalarList<T>::value;
 
@@ -54,8 +55,8 @@ using Choices = std::vector<std::pair<std::string, E>>;
 class ConfigNode {
  public:
   ConfigNode();  // an empty map without a place
-  // The root of a document; `root` must be a map.
-  explicit ConfigNode(const std::shared_ptr<ConfigValue>& root);
+  // The root of a document, of which nothing was asked yet; `root` must be a map.
+  explicit ConfigNode(const ConfigTree& root);
 
   // Where the section was written (its key), and its dotted name ("" at top).
   const Location& location() const { return location_; }
@@ -71,8 +72,7 @@ class ConfigNode {
   // Whether `key` is written with a value other than null. Makes it known.
   bool has(const std::string& key) const;
 
-  // The value, or the default when the key is not written. A key written with
-  // no value (null) is an error.
+  // The value, or `otherwise` when the key is not written. A key written with no value (null) is an error.
   template <ConfigReadable T>
   T get(const std::string& key, const std::type_identity_t<T>& otherwise, const Range& range = {}) const;
   // The value; "missing key" when it is not written.
@@ -91,59 +91,62 @@ class ConfigNode {
   template <class E>
   E require_choice(const std::string& key, const Choices<E>& choices) const;
 
-  // The map under `key`. section(): an empty one when it is not written, so
-  // that all its defaults apply; find_section(): nullopt when not written or
-  // null.
+  // The map under `key`. When it is not written, section() gives an empty one, so that all its defaults apply;
+  // find_section() gives nullopt then, and when it is null.
   ConfigNode section(const std::string& key) const;
   ConfigNode require_section(const std::string& key) const;
   std::optional<ConfigNode> find_section(const std::string& key) const;
   // A list of maps; empty when it is not written.
   std::vector<ConfigNode> list(const std::string& key) const;
 
-  // A copy of this map, read anew, with each of its scalars as `replace` gives
-  // it; places are those of the original.
+  // A copy of this map in which each scalar is what `replace` makes of it; places are those of the original. The copy
+  // is an outermost node of its own, which its reader finishes: finish() takes the original as read.
   ConfigNode with_scalars(const std::function<std::string(const std::string&)>& replace) const;
 
-  // Call when every key has been read: refuses the first key nobody asked for.
-  // Sections have their own finish(), called by whoever reads them.
+  // Call when all has been read: refuses the first key that nobody asked for, here and then in the sections and list
+  // items that were asked for through this node, in the order of asking.
   void finish() const;
 
-  // Errors of the reader's own checks: "PATH: MESSAGE" at the section, or
-  // "PATH.KEY: MESSAGE" at the value.
+  // Errors of the reader's own checks: "PATH: MESSAGE" at the section, or "PATH.KEY: MESSAGE" at the value.
   [[noreturn]] void fail(const std::string& message) const;
   [[noreturn]] void fail(std::string_view key, const std::string& message) const;
 
-  // YAML of this map with the defaults filled in so far; reading it gives an
-  // equal configuration.
+  // YAML of this map as it was written, without defaults.
   std::string dump() const;
 
  private:
-  ConfigNode(std::shared_ptr<ConfigValue> value, Location location, std::string path);
+  struct Reading;
+
+  ConfigNode(ConfigTree value, Location location, std::string path);
 
   // The written value or nullptr, after making the key known.
   const ConfigValue* ask(const std::string& key) const;
   [[noreturn]] void fail_missing(const std::string& key, const std::string& expected) const;
-  void record_default(const std::string& key, std::shared_ptr<ConfigValue> value) const;
-  ConfigNode child(const std::string& key, const ConfigEntry& entry) const;
-  std::string check_name(const std::string& key, const ConfigValue& value, const std::vector<std::string>& names) const;
+  // The node of the section under `key`, or of an item of the list there: one reading state for all who ask.
+  ConfigNode child(const std::string& key, std::size_t item, const ConfigTree& value, const Location& location,
+                   const std::string& path) const;
+  // One of `names`, or nullopt when the key is not written.
+  std::optional<std::string> find_name(const std::string& key, const std::vector<std::string>& names) const;
 
   template <ConfigReadable T>
   T parse(const std::string& key, const ConfigValue& value, const Range& range) const;
 
-  std::shared_ptr<ConfigValue> value_;
+  ConfigTree value_;
   Location location_;
   std::string path_;
+  std::shared_ptr<Reading> reading_;
 };
 
 template <class E>
-E ConfigNode::get_choice(const std::string& key, std::type_identity_t<E> otherwise, const Choices<E>& choices) const {
+std::vector<std::string> names_of(const Choices<E>& choices) {
   std::vector<std::string> names;
-  std::string otherwise_name;
-  for (const auto& [name, value] : choices) {
-    names.push_back(name);
-    if (value == otherwise && otherwise_name.empty()) otherwise_name = name;
-  }
-  const std::string chosen = get_name(key, otherwise_name, names);
+  for (const auto& [name, value] : choices) names.push_back(name);
+  return names;
+}
+
+template <class E>
+E ConfigNode::get_choice(const std::string& key, std::type_identity_t<E> otherwise, const Choices<E>& choices) const {
+  const std::optional<std::string> chosen = find_name(key, names_of(choices));
   for (const auto& [name, value] : choices) {
     if (name == chosen) return value;
   }
@@ -152,9 +155,7 @@ E ConfigNode::get_choice(const std::string& key, std::type_identity_t<E> otherwi
 
 template <class E>
 E ConfigNode::require_choice(const std::string& key, const Choices<E>& choices) const {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : choices) names.push_back(name);
-  const std::string chosen = require_name(key, names);
+  const std::string chosen = require_name(key, names_of(choices));
   for (const auto& [name, value] : choices) {
     if (name == chosen) return value;
   }

@@ -1,10 +1,13 @@
 #include "core/config/config_scalar.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
-#include <string_view>
+#include <cstddef>
 #include <system_error>
 #include <type_traits>
+#include <vector>
 
 namespace heddle {
 namespace {
@@ -107,6 +110,17 @@ std::string format_scalar(const T& value) {
     const auto end = std::to_chars(text, text + sizeof(text), value).ptr;
     return std::string(text, end);
   }
+}
+
+bool looks_like_no_text(std::string_view text) {
+  static const std::vector<std::string> words = {"",  "~",  "null", "true", "false", "yes",      "no",   "y",
+                                                 "n", "on", "off",  ".inf", "inf",   "infinity", ".nan", "nan"};
+  std::string number(text);
+  for (char& c : number) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (number.starts_with('+') || number.starts_with('-')) number.erase(0, 1);
+  if (std::find(words.begin(), words.end(), number) != words.end()) return true;
+  const std::size_t first = number.starts_with('.') ? 1 : 0;
+  return first < number.size() && std::isdigit(static_cast<unsigned char>(number[first])) != 0;
 }
 
 #define HEDDLE_CONFIG_SCALAR(T)                                                     \

@@ -5,19 +5,19 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "core/config/config_tree.h"
 
 namespace heddle {
 
-// The types a config value can be read as. Integers are decimal; numbers must
-// be finite; booleans are true or false; text is any scalar but null.
+// The types that a config value can be read as. Integers are decimal, numbers must be finite, booleans are true or
+// false, and text is any scalar but null.
 template <class T>
 concept ConfigScalar = std::same_as<T, int> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint64_t> ||
     std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bool> || std::same_as<T, std::string>;
 
-// The numbers a key accepts; also how an error describes them. For text,
-// `positive` is not meaningful: leave the range out.
+// The numbers that a key accepts, and how an error describes them. A range means nothing for text: leave it out there.
 struct Range {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
@@ -51,5 +51,9 @@ std::string expected_type();  // "an integer", "a number", "text", ...
 // The shortest text that reads back as the same value.
 template <ConfigScalar T>
 std::string format_scalar(const T& value);
+
+// Whether a reader of YAML could take the text, written without quotes, for a number, a date, a boolean or null. (Those
+// of YAML 1.1 also take yes, no, on and off for booleans.)
+bool looks_like_no_text(std::string_view text);
 
 }  // namespace heddle

@@ -15,16 +15,14 @@ namespace heddle {
 namespace {
 
 using Kind = ConfigValue::Kind;
-using ValuePointer = std::shared_ptr<ConfigValue>;
 
-// Builds the tree from yaml-cpp's events, which (unlike YAML::Node) carry exact
-// marks and show duplicate keys.
+// Builds the tree from yaml-cpp's events, which (unlike YAML::Node) carry exact marks and show duplicate keys.
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(std::string file, const Location* fixed_location)
       : file_(std::move(file)), fixed_location_(fixed_location) {}
 
-  ValuePointer root() const { return root_; }
+  ConfigTree root() const { return root_; }
 
   Location location(const YAML::Mark& mark) const {
     if (fixed_location_ != nullptr) return *fixed_location_;
@@ -37,7 +35,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     refuse_as_key(mark, "nothing");
-    ValuePointer value = make(Kind::null, mark);
+    const auto value = make(Kind::null, mark);
     // yaml-cpp marks a missing value at the next token, which may be lines away.
     if (!open_.empty() && open_.back().value->kind == Kind::map) {
       value->location = open_.back().key_location;
@@ -51,7 +49,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (found == anchored_.end()) {
       throw ConfigError(location(mark), "found an alias inside its own anchor");
     }
-    add(found->second->clone(), 0);
+    add(found->second, 0);
   }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -61,7 +59,7 @@ class TreeBuilder : public YAML::EventHandler {
       open_key(mark, text);
       return;
     }
-    ValuePointer value = make(Kind::scalar, mark);
+    const auto value = make(Kind::scalar, mark);
     value->scalar = text;
     value->quoted = tag == "!";
     add(value, anchor);
@@ -81,14 +79,14 @@ class TreeBuilder : public YAML::EventHandler {
 
  private:
   struct Open {
-    ValuePointer value;
+    std::shared_ptr<ConfigValue> value;
     YAML::anchor_t anchor;
     bool has_key = false;
     std::string key;
     Location key_location;
   };
 
-  ValuePointer make(Kind kind, const YAML::Mark& mark) const {
+  std::shared_ptr<ConfigValue> make(Kind kind, const YAML::Mark& mark) const {
     auto value = std::make_shared<ConfigValue>();
     value->kind = kind;
     value->location = location(mark);
@@ -99,9 +97,7 @@ class TreeBuilder : public YAML::EventHandler {
 
   void refuse_as_key(const YAML::Mark& mark, const std::string& found) const {
     if (!expects_key()) return;
-    throw ConfigError(location(mark), "found " + found +
-                                          " as a key, expected a name (or is "
-                                          "a bracket not closed?)");
+    throw ConfigError(location(mark), "found " + found + " as a key, expected a name (or is a bracket not closed?)");
   }
 
   [[noreturn]] void refuse_tag(const YAML::Mark& mark, const std::string& tag) const {
@@ -111,9 +107,9 @@ class TreeBuilder : public YAML::EventHandler {
   void open_key(const YAML::Mark& mark, const std::string& name) {
     Open& map = open_.back();
     if (name == "<<") {
-      throw ConfigError(location(mark),
-                        "found the merge key '<<', which is not supported; "
-                        "use 'base: FILE' to inherit from another file");
+      throw ConfigError(
+          location(mark),
+          "found the merge key '<<', which is not supported; use 'base: FILE' to inherit from another file");
     }
     if (const ConfigEntry* first = map.value->find(name)) {
       throw ConfigError(location(mark), "duplicate key '" + name + "', first given at " + first->location.to_string());
@@ -136,7 +132,7 @@ class TreeBuilder : public YAML::EventHandler {
     add(done.value, done.anchor);
   }
 
-  void add(const ValuePointer& value, YAML::anchor_t anchor) {
+  void add(const ConfigTree& value, YAML::anchor_t anchor) {
     if (anchor != 0) anchored_[anchor] = value;
     if (open_.empty()) {
       root_ = value;
@@ -151,13 +147,13 @@ class TreeBuilder : public YAML::EventHandler {
 
   std::string file_;
   const Location* fixed_location_;
-  ValuePointer root_;
+  ConfigTree root_;
   std::vector<Open> open_;
-  std::map<YAML::anchor_t, ValuePointer> anchored_;
+  std::map<YAML::anchor_t, ConfigTree> anchored_;
 };
 
 bool holds_only_scalars(const ConfigValue& value) {
-  for (const ValuePointer& item : value.items) {
+  for (const ConfigTree& item : value.items) {
     if (item->kind == Kind::sequence || item->kind == Kind::map) return false;
   }
   return true;
@@ -175,7 +171,7 @@ void emit(YAML::Emitter& out, const ConfigValue& value) {
     case Kind::sequence:
       if (holds_only_scalars(value)) out << YAML::Flow;
       out << YAML::BeginSeq;
-      for (const ValuePointer& item : value.items) emit(out, *item);
+      for (const ConfigTree& item : value.items) emit(out, *item);
       out << YAML::EndSeq;
       return;
     case Kind::map:
@@ -202,18 +198,10 @@ ConfigEntry* ConfigValue::find(std::string_view name) {
   return const_cast<ConfigEntry*>(std::as_const(*this).find(name));
 }
 
-ValuePointer ConfigValue::clone() const {
-  auto copy = std::make_shared<ConfigValue>(*this);
-  for (ValuePointer& item : copy->items) item = item->clone();
-  for (ConfigEntry& entry : copy->entries) entry.value = entry.value->clone();
-  return copy;
-}
-
-ValuePointer parse_yaml(const std::string& text, const std::string& file, const Location* fixed_location) {
+ConfigTree parse_yaml(const std::string& text, const std::string& file, const Location* fixed_location) {
   TreeBuilder builder(file, fixed_location);
   try {
-    // yaml-cpp misses an unclosed quote when the text ends in a line break; it
-    // does not when a comment follows.
+    // yaml-cpp misses an unclosed quote when the text ends in a line break, but not when a comment follows.
     std::istringstream stream(text + (text.ends_with('\n') ? "#" : "\n#"));
     YAML::Parser parser(stream);
     if (!parser.HandleNextDocument(builder)) {
@@ -221,7 +209,7 @@ ValuePointer parse_yaml(const std::string& text, const std::string& file, const 
       empty->location = fixed_location != nullptr ? *fixed_location : Location{file, 1, 1};
       return empty;
     }
-    ValuePointer root = builder.root();
+    ConfigTree root = builder.root();
     if (parser.HandleNextDocument(builder)) {
       throw ConfigError(builder.root()->location, "found a second YAML document, expected one");
     }

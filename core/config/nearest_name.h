@@ -7,10 +7,9 @@
 
 namespace heddle {
 
-// The name closest to `typed`, or "" when none is close enough to be meant.
-// Close: few edits for its length (insert, delete, replace, swap neighbours),
-// or one is the beginning of the other up to an underscore ("warmup" for
-// "warmup_steps").
+// The name closest to `typed`, or "" when none is close enough to be meant. A name is close when it takes few edits for
+// its length (insert, delete, replace, swap neighbours), or when one of the two is the beginning of the other up to an
+// underscore ("warmup" for "warmup_steps").
 std::string nearest_name(std::string_view typed, std::span<const std::string> names);
 
 // "; did you mean 'NAME'?", or "" when nothing is near.

@@ -1,0 +1,140 @@
+// One description of a struct that reads it from a section of a configuration and writes it as one.
+//
+//   void describe(ConfigFields& fields, NormOptions& options) {
+//     fields.field("eps", options.eps, Range::positive());
+//     fields.choice("position", options.position, {{"pre", Position::pre}, {"post", Position::post}});
+//     fields.optional_section<GateOptions>("gate", options.gate, describe_gate);
+//     if (fields.reads() && options.eps > 1) fields.fail("eps", "found a number that is too large");
+//   }
+//
+//   const ConfigNode config = load_config("norm.yaml");    ConfigValue map;
+//   NormOptions options;                                    ConfigFields fields(map);
+//   ConfigFields fields(config);                            describe(fields, options);
+//   describe(fields, options);                              const std::string text = to_yaml(map);
+//   config.finish();
+//
+// What is written reads back as an equal struct, and equal structs give equal text. The defaults are those of the
+// struct; whoever makes the outermost ConfigNode calls finish() on it.
+//
+// Errors: reading throws ConfigError. Writing throws Error for what could not be read back: a number that is not
+// finite, a choice without a name, a key that is described twice. Not thread-safe.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/config_node.h"
+
+namespace heddle {
+
+class ConfigFields {
+ public:
+  // Reads from `section`. The handle is copied.
+  explicit ConfigFields(const ConfigNode& section);
+  // Writes into `map`, which becomes a map and must outlive this, in the order of the calls.
+  explicit ConfigFields(ConfigValue& map);
+
+  bool reads() const { return node_.has_value(); }
+  // The section that is read. Throws Error while writing.
+  const ConfigNode& node() const;
+
+  // Reading keeps `value`, the default, where the key is not written. Writing changes nothing in the struct.
+  template <ConfigReadable T>
+  void field(const std::string& key, T& value, const Range& range = {});
+  template <ConfigReadable T>
+  void required(const std::string& key, T& value, const Range& range = {});
+  // Is written only when it has a value; a key that is not written, or null, reads as none, whatever the default.
+  template <ConfigReadable T>
+  void optional(const std::string& key, std::optional<T>& value, const Range& range = {});
+
+  // One of a list of names. Where several names mean one value, the first is written.
+  template <class E>
+  void choice(const std::string& key, E& value, const Choices<E>& choices);
+  template <class E>
+  void required_choice(const std::string& key, E& value, const Choices<E>& choices);
+  void required_name(const std::string& key, std::string& value, const std::vector<std::string>& names);
+
+  // A section; its defaults apply where it is not written.
+  void section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
+  void required_section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
+  // Is written only when it has a value; a section that is not written, or null, reads as none, whatever the default.
+  template <class S>
+  void optional_section(const std::string& key, std::optional<S>& value,
+                        const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
+
+  // Throws ConfigError "PATH.KEY: MESSAGE" at the place of the value, or of the section when it is not written. Only
+  // while reading.
+  [[noreturn]] void fail(const std::string& key, const std::string& message) const;
+
+ private:
+  // Instantiated for every ConfigReadable in config_fields.cc.
+  template <ConfigReadable T>
+  void write(const std::string& key, const T& value);
+  template <class E>
+  void write_choice(const std::string& key, const E& value, const Choices<E>& choices);
+  [[noreturn]] static void fail_without_name(const std::string& key, const std::vector<std::string>& names);
+  void write_section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
+  void add(const std::string& key, ConfigTree value);
+
+  std::optional<ConfigNode> node_;  // what is read
+  ConfigValue* map_ = nullptr;      // what is written, when nothing is read
+};
+
+template <ConfigReadable T>
+void ConfigFields::field(const std::string& key, T& value, const Range& range) {
+  if (!reads()) return write(key, value);
+  value = node_->get<T>(key, value, range);
+}
+
+template <ConfigReadable T>
+void ConfigFields::required(const std::string& key, T& value, const Range& range) {
+  if (!reads()) return write(key, value);
+  value = node_->require<T>(key, range);
+}
+
+template <ConfigReadable T>
+void ConfigFields::optional(const std::string& key, std::optional<T>& value, const Range& range) {
+  if (reads()) {
+    value = node_->find<T>(key, range);
+  } else if (value) {
+    write(key, *value);
+  }
+}
+
+template <class E>
+void ConfigFields::choice(const std::string& key, E& value, const Choices<E>& choices) {
+  if (!reads()) return write_choice(key, value, choices);
+  value = node_->get_choice<E>(key, value, choices);
+}
+
+template <class E>
+void ConfigFields::required_choice(const std::string& key, E& value, const Choices<E>& choices) {
+  if (!reads()) return write_choice(key, value, choices);
+  value = node_->require_choice<E>(key, choices);
+}
+
+template <class S>
+void ConfigFields::optional_section(const std::string& key, std::optional<S>& value,
+                                    const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe) {
+  if (!reads()) {
+    if (value) write_section(key, [&](ConfigFields& fields) { describe(fields, *value); });
+    return;
+  }
+  const std::optional<ConfigNode> section = node_->find_section(key);
+  if (!section) return value.reset();
+  if (!value) value.emplace();
+  ConfigFields fields(*section);
+  describe(fields, *value);
+}
+
+template <class E>
+void ConfigFields::write_choice(const std::string& key, const E& value, const Choices<E>& choices) {
+  for (const auto& [name, named] : choices) {
+    if (named == value) return write(key, name);
+  }
+  fail_without_name(key, names_of(choices));
+}
+
+}  // namespace heddle
