@@ -18,6 +18,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A command that cannot be meant as it was given: the user has to give another one.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
 // Throws Error with a formatted message.
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
