@@ -13,24 +13,20 @@ namespace {
 
 using Values = std::vector<double>;
 
-// Passes a value through, so that what comes after it has an input that is no leaf.
-struct RelayNode : Node {
-  Slot from, to;
+// The identity as an operator: what is computed from its output has an input that is no leaf.
+struct IdentityNode {
+  Slot x, y;
 
-  std::string_view name() const override { return "relay"; }
-  void backward(Tape& tape) override {
-    const Tensor gradient = tape.take_gradient(to);
-    copy(tape.context(), tape.destination(from).tensor, gradient);  // a fresh leaf with one consumer: no sum
+  void backward(Tape& tape) {
+    const Tensor d_y = tape.take_gradient(y);
+    copy(tape.context(), tape.destination(x).tensor, d_y);  // x is a leaf without a gradient: nothing to add to
   }
 };
 
-Variable relay(Tape& tape, const Variable& from) {
-  auto node = std::make_unique<RelayNode>();
-  const Variable to = tape.output(from.value, true);
-  node->from = from.slot;
-  node->to = to.slot;
-  tape.record(std::move(node), {to.slot});
-  return to;
+Variable identity(Tape& tape, const Variable& x) {
+  const Variable y = tape.output(x.value, true);
+  tape.record(IdentityNode{.x = x.slot, .y = y.slot}, {x}, {y});
+  return y;
 }
 
 class Checker {
@@ -46,11 +42,11 @@ class Checker {
 
   GradcheckReport run() {
     GradcheckReport report;
-    const std::vector<Values> analytic = gradients(Way::fresh);
-    report.deterministic = agree(analytic, gradients(Way::fresh), same_bits);
-    report.accumulates = agree(analytic, gradients(Way::accumulating, analytic),
+    const std::vector<Values> analytic = gradients(InputKind::leaf);
+    report.deterministic = agree(analytic, gradients(InputKind::leaf), same_bits);
+    report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic),
                                [&](double once, double onto_itself) { return close(2.0 * once, onto_itself); });
-    report.composes = agree(analytic, gradients(Way::relayed), [&](double a, double b) { return close(a, b); });
+    report.composes = agree(analytic, gradients(InputKind::output), [&](double a, double b) { return close(a, b); });
     report.passed = report.deterministic && report.accumulates && report.composes;
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (!inputs_[i].differentiate) continue;
@@ -62,11 +58,12 @@ class Checker {
   }
 
  private:
-  // How the inputs get their gradients: as leaves, as leaves that hold `start` already, or through another node.
-  enum class Way { fresh, accumulating, relayed };
+  // What the inputs of the function are: leaves, leaves whose gradients are `start` already, or outputs of another
+  // node.
+  enum class InputKind { leaf, written_leaf, output };
 
   // The gradients of all inputs, with leaves of their own; empty for inputs that are not differentiated.
-  std::vector<Values> gradients(Way way, const std::vector<Values>& start = {}) {
+  std::vector<Values> gradients(InputKind kind, const std::vector<Values>& start = {}) {
     Tape tape(context_);
     std::vector<Gradient> leaves(inputs_.size());
     std::vector<Variable> variables;
@@ -77,14 +74,14 @@ class Checker {
         continue;
       }
       leaves[i].tensor = Tensor::empty(context_, input.value.shape(), DType::float64);
-      if (way == Way::accumulating) {
+      if (kind == InputKind::written_leaf) {
         write_values(context_, leaves[i].tensor, start[i]);
         leaves[i].written = true;
       } else {
-        poison(context_, leaves[i].tensor);  // whoever reads what was not written finds NaN
+        poison(context_, leaves[i].tensor);  // a read of what was not written gives NaN
       }
       variables.push_back(tape.leaf(input.value, leaves[i], input.name));
-      if (way == Way::relayed) variables.back() = relay(tape, variables.back());
+      if (kind == InputKind::output) variables.back() = identity(tape, variables.back());
     }
     std::vector<Tape::Root> roots;
     size_t index = 0;
@@ -93,8 +90,8 @@ class Checker {
       write_values(context_, upstream, upstream_values(index++, output.value.numel()));
       if (output.requires_grad()) roots.push_back({output, upstream});
     }
-    // Once as a caller who keeps the upstream gradients, once as one who gives them away to be written over.
-    if (way == Way::relayed) {
+    // Upstream gradients that the caller gives away may be written over, those that it keeps may not: both are tried.
+    if (kind == InputKind::output) {
       tape.backward(std::move(roots));
     } else {
       tape.backward(roots);
@@ -128,7 +125,7 @@ class Checker {
     return sum;
   }
 
-  // (f(x + step * direction) - f(x - step * direction)) / (2 step), then x is put back.
+  // (f(x + step * direction) - f(x - step * direction)) / (2 step), and x as it was before.
   double difference(const Tensor& input, const Values& values, const Values& direction, double step) {
     Values moved = values;
     for (size_t i = 0; i < moved.size(); ++i) moved[i] = values[i] + step * direction[i];

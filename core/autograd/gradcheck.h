@@ -1,5 +1,6 @@
-// Compares the gradients of a function with central differences, and the ways in which a gradient can arrive with each
-// other: overwriting, adding to what is there, shared with other inputs, written over the upstream gradient.
+// Compares the gradients of a function with central differences. Also compares the ways in which a gradient can be
+// written with each other: it overwrites, it adds to an existing one, it is shared with other inputs, it takes the
+// memory of the upstream gradient.
 #pragma once
 
 #include <functional>

@@ -15,17 +15,19 @@ Slot GradientSlots::add(const Tensor& value) {
 }
 
 Slot GradientSlots::add_leaf(const Tensor& value, Gradient& gradient, std::string_view name) {
-  const auto [found, is_new] = leaves_.try_emplace(&gradient, static_cast<int>(slots_.size()));
+  const auto [found, is_new] = slot_of_leaf_.try_emplace(&gradient, Slot{static_cast<int>(slots_.size())});
+  const Slot slot = found->second;
   if (is_new) {
+    leaves_.push_back(slot);
     State& state = slots_[add(value).id];
     state.leaf = &gradient;
     state.leaf_name = name;
     if (gradient.tensor.defined()) state.dtype = gradient.tensor.dtype();
   }
-  const Shape& expected = gradient.tensor.defined() ? gradient.tensor.shape() : slots_[found->second].shape;
+  const Shape& expected = gradient.tensor.defined() ? gradient.tensor.shape() : slots_[slot.id].shape;
   check(value.shape() == expected, "leaf {} has shape {}, its gradient {}", name, to_string(value.shape()),
         to_string(expected));
-  return {found->second};
+  return slot;
 }
 
 Slot GradientSlots::add_view(Slot of, const Tensor& value, View view) {
@@ -41,6 +43,17 @@ void GradientSlots::make_partition(const std::vector<Slot>& parts) {
   for (Slot part : parts) slots_[part.id].partition = {parts.front().id, static_cast<int>(parts.size())};
 }
 
+Slot GradientSlots::whole(Slot slot) const {
+  while (slots_[slot.id].view_of >= 0) slot.id = slots_[slot.id].view_of;
+  return slot;
+}
+
+std::string GradientSlots::describe(Slot slot) const {
+  const State& state = slots_[slot.id];
+  if (state.leaf != nullptr) return fmt::format("leaf {}", state.leaf_name);
+  return fmt::format("a value {} {}", name(state.dtype), to_string(state.shape));
+}
+
 Tensor GradientSlots::take(Slot slot) {
   close(slots_[slot.id]);
   return std::move(slots_[slot.id].gradient);
@@ -48,9 +61,13 @@ Tensor GradientSlots::take(Slot slot) {
 
 GradientDestination GradientSlots::destination(Slot slot) {
   State& state = slots_[slot.id];
+  if (Gradient* leaf = slots_[whole(slot).id].leaf) {
+    close_in_other_tape(*leaf);
+    ++leaf->writes_;
+  }
   close(state);
   const GradientMode mode = holds_gradient(state) ? GradientMode::accumulate : GradientMode::overwrite;
-  state.written = true;
+  set_written(state);
   for (int id = slot.id; id >= 0; id = slots_[id].view_of) slots_[id].reached = true;
   return {memory(state), mode};
 }
@@ -67,7 +84,16 @@ Tensor GradientSlots::memory(State& state) {
 }
 
 bool GradientSlots::is_written(const State& state) const {
+  if (state.leaf != nullptr) return state.leaf->written;
   return state.written || (state.view_of >= 0 && is_written(slots_[state.view_of]));
+}
+
+void GradientSlots::set_written(State& state) {
+  if (state.leaf != nullptr) {
+    state.leaf->written = true;
+  } else {
+    state.written = true;
+  }
 }
 
 // Whether a write to a slot has to add to what its memory holds. If not, makes sure that all memory around the slot
@@ -82,23 +108,36 @@ bool GradientSlots::holds_gradient(State& state) {
     return true;
   }
   if (holds_gradient(whole)) return true;
-  whole.open = state.partition;
+  open(whole, state.partition);
   if (state.partition.count == 0) {
     fill_zero(context_, memory(whole));
-    whole.written = true;
+    set_written(whole);
   }
   return false;
+}
+
+void GradientSlots::open(State& state, const Partition& parts) {
+  state.open = parts;
+  if (state.leaf != nullptr && parts.count > 0) state.leaf->open_in_ = this;
 }
 
 // After parts of a slot were written: zeroes those that were not, so that the whole counts as written.
 void GradientSlots::close(State& state) {
   const Partition parts = std::exchange(state.open, {});
   if (parts.count == 0) return;
+  if (state.leaf != nullptr) state.leaf->open_in_ = nullptr;
   for (int id = parts.first; id < parts.first + parts.count; ++id) {
     close(slots_[id]);
     if (!is_written(slots_[id])) fill_zero(context_, memory(slots_[id]));
   }
-  state.written = true;
+  set_written(state);
+}
+
+// Another tape wrote parts of this leaf. It may not have written all of them when this one writes: a node of either
+// runs the other.
+void GradientSlots::close_in_other_tape(const Gradient& leaf) {
+  GradientSlots* other = leaf.open_in_;
+  if (other != nullptr && other != this) other->close(other->slots_[other->slot_of_leaf_.at(&leaf).id]);
 }
 
 bool GradientSlots::can_share_gradient(Slot slot) const {
@@ -117,19 +156,45 @@ bool GradientSlots::share_gradient(Slot slot, const Tensor& gradient) {
   return true;
 }
 
-void GradientSlots::begin_leaves() {
-  for (const auto& [gradient, id] : leaves_) slots_[id].written = gradient->written;
+void GradientSlots::begin_backward() {
+  for (Slot slot : leaves_) {
+    State& state = slots_[slot.id];
+    // What another tape has begun to write will be written whatever becomes of this backward pass.
+    state.written_before = state.leaf->written || state.leaf->open_in_ != nullptr;
+    state.writes_before = state.leaf->writes_;
+  }
 }
 
-std::string GradientSlots::finish_leaves() {
+Gradient* GradientSlots::finish_leaf(Slot slot) {
+  State& state = slots_[slot.id];
+  close(state);
+  state.writes_at_finish = state.leaf->writes_;
+  return state.writes_at_finish > state.writes_before ? state.leaf : nullptr;
+}
+
+std::string GradientSlots::end_backward() const {
   std::string missing;
-  for (State& state : slots_) {
-    if (state.leaf == nullptr) continue;
-    close(state);
-    state.leaf->written = state.written;
-    if (!state.reached) missing += (missing.empty() ? "" : ", ") + state.leaf_name;
+  for (Slot slot : leaves_) {
+    const State& state = slots_[slot.id];
+    if (state.writes_at_finish >= 0 && state.leaf->writes_ != state.writes_at_finish) {
+      fail(
+          "{} was written after its gradient was final: a node that runs a tape in its backward was recorded without "
+          "it "
+          "among its inputs",
+          describe(slot));
+    }
+    if (state.writes_at_finish <= state.writes_before) missing += (missing.empty() ? "" : ", ") + state.leaf_name;
   }
   return missing;
+}
+
+void GradientSlots::abandon_backward() noexcept {
+  for (Slot slot : leaves_) {
+    State& state = slots_[slot.id];
+    if (state.leaf->open_in_ == this) state.leaf->open_in_ = nullptr;
+    state.open = {};
+    state.leaf->written = state.leaf->written && state.written_before;
+  }
 }
 
 }  // namespace heddle

@@ -1,5 +1,5 @@
-// Where the gradients of a tape's values live: one slot a value. Owns the memory of those that are no leaves, and knows
-// of each whether the next write overwrites or adds.                                      docs/design.md#gradients
+// Where the gradients of a tape's values live: one slot for each value. GradientSlots owns the memory of gradients
+// whose values are no leaves, and decides whether a write overwrites or adds. docs/design.md#gradients
 #pragma once
 
 #include <functional>
@@ -20,10 +20,19 @@ struct Slot {
   bool requires_grad() const { return id >= 0; }
 };
 
-// The gradient of a leaf. Outlives tapes: the first write after `written` was cleared overwrites, later ones add.
+class GradientSlots;
+
+// The gradient of a leaf. It outlives tapes and alone knows what was written to it, so several tapes may write to it,
+// also a tape that runs inside a node of another one. The first write after `written` was cleared overwrites, later
+// ones add.
 struct Gradient {
   Tensor tensor;  // bound beforehand (a view of a flat buffer), or undefined: allocated by the first write
   bool written = false;
+
+ private:
+  friend class GradientSlots;
+  GradientSlots* open_in_ = nullptr;  // the slots through which some of its parts were written, and others not yet
+  int64_t writes_ = 0;                // number of destinations given so far, by all tapes
 };
 
 // Where and how a node writes one gradient. Undefined when that gradient is not wanted: compute nothing then.
@@ -40,17 +49,29 @@ class GradientSlots {
   using View = std::function<Tensor(const Tensor&)>;
 
   explicit GradientSlots(Context& context) : context_(context) {}
+  GradientSlots(const GradientSlots&) = delete;
+  GradientSlots& operator=(const GradientSlots&) = delete;
 
   Slot add(const Tensor& value);
   Slot add_leaf(const Tensor& value, Gradient& gradient, std::string_view name);
-  // The slot of `value` = view(what `of` holds). It has no memory of its own.
+  // The slot of `value` = view(value of `of`). It has no memory of its own.
   Slot add_view(Slot of, const Tensor& value, View view);
-  // Says that these views, added one after the other, cover the value they are views of without overlap.
+  // Declares that these views, added one after the other, cover the value they are views of without overlap.
   void make_partition(const std::vector<Slot>& parts);
 
+  // The slot with the memory: follows views to the value they are views of.
+  Slot whole(Slot slot) const;
+  // "leaf NAME" or the shape and dtype of the value, for errors.
+  std::string describe(Slot slot) const;
+  const std::vector<Slot>& leaves() const { return leaves_; }
+  bool is_leaf(Slot slot) const { return slots_[slot.id].leaf != nullptr; }
+  std::string_view leaf_name(Slot slot) const { return slots_[slot.id].leaf_name; }
+
+  // A backward pass starts: what is written from here on counts for it.
+  void begin_backward();
   // From here to the next call one node runs.
   void begin_node() { ++node_; }
-  // Whether something was written to the slot or to a view of it.
+  // Whether something was written to the slot, which is no leaf, or to a view of it.
   bool reached(Slot slot) const { return slots_[slot.id].reached; }
   // See Tape for the next four.
   Tensor take(Slot slot);
@@ -59,10 +80,14 @@ class GradientSlots {
   bool can_share_gradient(Slot slot) const;
   void release(Slot slot) { slots_[slot.id].gradient = {}; }
 
-  // Around a backward pass: read and set Gradient::written.
-  void begin_leaves();
-  // The names of leaves that nothing reached, in order, joined by commas.
-  std::string finish_leaves();
+  // The gradient of a leaf is complete: zeroes the parts that nothing wrote. Returns the Gradient, or nullptr when this
+  // backward pass did not reach it.
+  Gradient* finish_leaf(Slot slot);
+  // The names of the leaves that nothing reached, in order, joined by commas. Throws Error when a leaf was written
+  // after finish_leaf().
+  std::string end_backward() const;
+  // The backward pass threw: Gradient::written of all leaves is again what it was at its start.
+  void abandon_backward() noexcept;
 
  private:
   // The slots [first, first + count) are views that cover a value without overlap. None: count 0.
@@ -74,27 +99,41 @@ class GradientSlots {
   struct State {
     Shape shape;
     DType dtype;
+
+    // Values that are no leaves, and views.
     Tensor gradient;
     bool reached = false;
     bool written = false;  // all of it
     int64_t writer = -1;   // the node that got the last destination here
+
+    // Leaves: `leaf` says what was written.
     Gradient* leaf = nullptr;
     std::string leaf_name;
+    bool written_before = false;  // Gradient::written and Gradient::writes_ when the backward pass began
+    int64_t writes_before = 0;
+    int64_t writes_at_finish = -1;
+
+    // Views.
     int view_of = -1;
     View view;
     Partition partition;  // of which this slot is a part
-    Partition open;       // the parts through which this slot is being written
+
+    Partition open;  // the parts through which this value is being written
   };
 
   Tensor memory(State& state);
   bool is_written(const State& state) const;
+  void set_written(State& state);
   bool holds_gradient(State& state);
+  void open(State& state, const Partition& parts);
   void close(State& state);
+  void close_in_other_tape(const Gradient& leaf);
 
   Context& context_;
   std::vector<State> slots_;
   int64_t node_ = 0;
-  std::unordered_map<Gradient*, int> leaves_;
+  std::vector<Slot> leaves_;
+  std::unordered_map<const Gradient*, Slot> slot_of_leaf_;
 };
 
 }  // namespace heddle

@@ -1,12 +1,26 @@
 #include "core/autograd/tape.h"
 
+#include <cxxabi.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
+#include <unordered_set>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
+namespace {
+
+// "heddle::LinearNode"
+std::string readable(const std::type_info& type) {
+  const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(type.name(), nullptr, nullptr, nullptr),
+                                                         &std::free);
+  return text ? text.get() : type.name();
+}
+
+}  // namespace
 
 Variable Tape::leaf(Tensor value, Gradient& gradient, std::string_view name) {
   const auto replaced = replaced_leaves_.find(&gradient);
@@ -47,40 +61,100 @@ Variable Tape::output(Tensor value, bool recorded) {
   return {std::move(value), slot};
 }
 
+void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
+  if (ran_backward_) fail("{} was recorded on a tape that has run backward", readable(node->type()));
+  std::erase_if(inputs, [](Slot slot) { return !slot.requires_grad(); });
+  std::erase_if(outputs, [](Slot slot) { return !slot.requires_grad(); });
+  for (Slot& input : inputs) input = slots_.whole(input);
+  entries_.push_back({.node = std::move(node),
+                      .label = {context_.label().scope, MemoryCategory::gradient},
+                      .inputs = std::move(inputs),
+                      .outputs = std::move(outputs),
+                      .final_leaves = {}});
+}
+
+// Runs a node of the old way.
+struct OldNode {
+  std::unique_ptr<Node> node;
+  void backward(Tape& tape) { node->backward(tape); }
+};
+
 void Tape::record(std::unique_ptr<Node> node, std::initializer_list<Slot> outputs) {
-  Entry& entry = entries_.emplace_back();
-  entry.node = std::move(node);
-  entry.label = {context_.label().scope, MemoryCategory::gradient};
-  std::copy_if(outputs.begin(), outputs.end(), std::back_inserter(entry.outputs),
-               [](Slot slot) { return slot.id >= 0; });
+  record(OldNode{std::move(node)}, {}, outputs);
+  entries_.back().checks_inputs = false;
 }
 
 Tensor Tape::take_gradient(Slot slot) { return slot.requires_grad() ? slots_.take(slot) : Tensor{}; }
 
 GradientDestination Tape::destination(Slot slot) {
-  return slot.requires_grad() ? slots_.destination(slot) : GradientDestination{};
+  if (!slot.requires_grad()) return {};
+  check_input(slot);
+  return slots_.destination(slot);
 }
 
 bool Tape::share_gradient(Slot slot, const Tensor& gradient) {
-  return !slot.requires_grad() || slots_.share_gradient(slot, gradient);
+  if (!slot.requires_grad()) return true;
+  check_input(slot);
+  return slots_.share_gradient(slot, gradient);
 }
 
-bool Tape::can_share_gradient(Slot slot) const { return slot.requires_grad() && slots_.can_share_gradient(slot); }
+bool Tape::can_share_gradient(Slot slot) const {
+  if (!slot.requires_grad()) return false;
+  check_input(slot);
+  return slots_.can_share_gradient(slot);
+}
+
+// What a node writes must be known before it runs, or a leaf would be called final too early.
+void Tape::check_input(Slot slot) const {
+  if (running_ == nullptr || !running_->checks_inputs) return;
+  const int whole = slots_.whole(slot).id;
+  const bool found =
+      std::any_of(running_->inputs.begin(), running_->inputs.end(), [&](Slot input) { return input.id == whole; });
+  if (found) return;
+  const std::string scope = context_.allocator().scope_name(running_->label.scope);
+  fail("{}{}{} asks for the gradient of {}, which is not among the inputs it was recorded with",
+       readable(running_->node->type()), scope.empty() ? "" : ", recorded in ", scope, slots_.describe(slot));
+}
+
+// Sets final_leaves of all entries; returns the leaves that no node writes.
+std::vector<Slot> Tape::find_final_leaves() {
+  std::unordered_set<int> found;
+  for (Entry& entry : entries_) {
+    for (Slot input : entry.checks_inputs ? entry.inputs : slots_.leaves()) {
+      if (slots_.is_leaf(input) && found.insert(input.id).second) entry.final_leaves.push_back(input);
+    }
+  }
+  std::vector<Slot> others = slots_.leaves();
+  std::erase_if(others, [&](Slot leaf) { return found.contains(leaf.id); });
+  return others;
+}
+
+void Tape::finish_leaf(Slot leaf) {
+  Gradient* gradient = slots_.finish_leaf(leaf);
+  if (gradient != nullptr && on_gradient_final_) on_gradient_final_(*gradient, slots_.leaf_name(leaf));
+}
+
+void Tape::check_root(const Root& root) const {
+  const auto& [variable, upstream] = root;
+  check(variable.requires_grad(), "backward from a value that depends on no leaf that requires a gradient");
+  if (!upstream.defined()) {
+    check(variable.value.numel() == 1, "backward from a value of shape {} needs an upstream gradient",
+          to_string(variable.shape()));
+    return;
+  }
+  check(upstream.shape() == variable.shape() && upstream.dtype() == variable.dtype(),
+        "backward: upstream gradient {} {}, expected {} {}", name(upstream.dtype()), to_string(upstream.shape()),
+        name(variable.dtype()), to_string(variable.shape()));
+}
 
 void Tape::write_root(const Root& root) {
   const auto& [variable, upstream] = root;
-  check(variable.requires_grad(), "backward from a value that depends on no leaf that requires a gradient");
   Tensor seed = upstream;
   if (!seed.defined()) {
-    check(variable.value.numel() == 1, "backward from a value of shape {} needs an upstream gradient",
-          to_string(variable.shape()));
     const MemoryScope scope(context_, MemoryCategory::gradient);
     seed = Tensor::empty(context_, variable.shape(), variable.dtype());
     write_values(context_, seed, {1.0});
   }
-  check(seed.shape() == variable.shape() && seed.dtype() == variable.dtype(),
-        "backward: upstream gradient {} {}, expected {} {}", name(seed.dtype()), to_string(seed.shape()),
-        name(variable.dtype()), to_string(variable.shape()));
   if (seed.is_contiguous() && share_gradient(variable.slot, seed)) return;
   const GradientDestination destination = this->destination(variable.slot);
   if (destination.mode == GradientMode::overwrite) {
@@ -93,6 +167,19 @@ void Tape::write_root(const Root& root) {
   }
 }
 
+// Runs the node if a gradient reached one of its outputs, and releases what it held.
+void Tape::run(Entry& entry) {
+  running_ = &entry;
+  if (std::any_of(entry.outputs.begin(), entry.outputs.end(), [&](Slot slot) { return slots_.reached(slot); })) {
+    const MemoryScope scope(context_, entry.label);
+    slots_.begin_node();
+    entry.node->backward(*this);
+  }
+  running_ = nullptr;
+  for (Slot slot : entry.outputs) slots_.release(slot);
+  entry.node.reset();
+}
+
 void Tape::backward(const Variable& root, Tensor upstream) {
   std::vector<Root> roots;
   roots.push_back({root, std::move(upstream)});
@@ -101,20 +188,23 @@ void Tape::backward(const Variable& root, Tensor upstream) {
 
 void Tape::backward(std::vector<Root> roots) {
   check(!ran_backward_, "backward was called twice on one tape; what it saved is gone: record the forward pass again");
-  slots_.begin_leaves();
-  for (const Root& root : roots) write_root(root);
-  roots.clear();  // upstream gradients that only the tape holds now may be written over and released
+  for (const Root& root : roots) check_root(root);
   ran_backward_ = true;
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-    if (std::any_of(entry->outputs.begin(), entry->outputs.end(), [&](Slot slot) { return slots_.reached(slot); })) {
-      const MemoryScope scope(context_, entry->label);
-      slots_.begin_node();
-      entry->node->backward(*this);
+  slots_.begin_backward();
+  try {
+    for (const Root& root : roots) write_root(root);
+    roots.clear();  // upstream gradients that only the tape holds now may be written over and released
+    for (Slot leaf : find_final_leaves()) finish_leaf(leaf);
+    for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+      run(*entry);
+      for (Slot leaf : entry->final_leaves) finish_leaf(leaf);
     }
-    for (Slot slot : entry->outputs) slots_.release(slot);
-    entry->node.reset();
+  } catch (...) {
+    running_ = nullptr;
+    slots_.abandon_backward();
+    throw;
   }
-  const std::string missing = slots_.finish_leaves();
+  const std::string missing = slots_.end_backward();
   check(missing.empty() || allow_unused_leaves_, "no gradient reached: {}; the result does not depend on it", missing);
 }
 

@@ -1,13 +1,23 @@
 // Reverse-mode automatic differentiation over an explicit list of nodes.                          docs/design.md#tape
 //
-// An operator computes its output, fills a Node with what its backward needs, and records it. backward() walks the
-// list once from its end; each node takes the gradients of its outputs, asks where to write those of its inputs, and is
+// An operator computes its output and records a node: a struct with what its backward needs. backward() walks the list
+// once from its end; each node takes the gradients of its outputs, asks where to write those of its inputs, and is
 // destroyed as soon as it has run. There is no double backward. A Tape is used by one thread.
+//
+//   struct SquareNode {
+//     Slot x, y;
+//     Tensor saved_x;
+//     void backward(Tape& tape) { square_backward(saved_x, tape.take_gradient(y), tape.destination(x)); }
+//   };
+//   tape.record(SquareNode{.x = x.slot, .y = y.slot, .saved_x = x.value}, {x}, {y});
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <string_view>
+#include <typeinfo>
 #include <unordered_map>
 #include <vector>
 
@@ -24,11 +34,12 @@ struct Variable {
   const Shape& shape() const { return value.shape(); }
   DType dtype() const { return value.dtype(); }
   bool requires_grad() const { return slot.requires_grad(); }
+  operator Slot() const { return slot; }  // so that lists of slots may be written as lists of variables
 };
 
 class Tape;
 
-// One recorded operation. Saved tensors and slots are plain members of the derived struct.
+// The way of nodes before they were plain structs; goes when the last of them has.
 struct Node {
   virtual ~Node() = default;
   virtual std::string_view name() const = 0;
@@ -50,7 +61,7 @@ class Tape {
   // A value whose gradient goes to `gradient`, which must outlive the tape. Asking twice for the same Gradient gives
   // the same slot. `name` appears in errors.
   Variable leaf(Tensor value, Gradient& gradient, std::string_view name);
-  // From now on leaf() gives `by` for this gradient: how a check puts values of its own in the place of a parameter.
+  // From now on leaf() returns `by` for this gradient: a check replaces a parameter by values of its own this way.
   void replace_leaf(const Gradient& gradient, const Variable& by) { replaced_leaves_[&gradient] = by; }
 
   // A view of a value, with its gradient: `view` is applied to the value and to the gradient memory of `from`, so that
@@ -65,17 +76,28 @@ class Tape {
   bool records(std::initializer_list<const Variable*> inputs) const;
   // The output of an operator; it gets a slot when `recorded`.
   Variable output(Tensor value, bool recorded);
-  // Takes over the node of an operator whose outputs are `outputs`. Nodes run backward in the reverse order.
+  // Takes over the node of an operator. Nodes run backward in the reverse order of recording. T is any struct with
+  // `void backward(Tape&)`. `inputs` are all values whose gradients that function may write, `outputs` those whose
+  // gradients it takes; values that are undefined or not differentiated are skipped.
+  //
+  // A node may run another tape in its backward, as recomputation does. Then its inputs name also the leaves that the
+  // other tape writes (leaf() gives their slots), and it writes what it asked destinations for on this tape before it
+  // runs the other tape, or asks for them afterwards.
+  template <class T>
+  void record(T node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
+    add_entry(std::make_unique<NodeOf<T>>(std::move(node)), std::move(inputs), std::move(outputs));
+  }
   void record(std::unique_ptr<Node> node, std::initializer_list<Slot> outputs);
 
-  // --- For nodes, backward ---
+  // --- For nodes, backward. The last three throw Error when the slot is neither one of the inputs the running node was
+  // recorded with, nor a view of one, nor the value that one is a view of. ---
   // Takes the gradient that arrived at an output; undefined when none did. If it is_unique(), the node may write over
   // it.
   Tensor take_gradient(Slot slot);
   // Where to write the gradient of an input.
   GradientDestination destination(Slot slot);
   // Gives `gradient` (contiguous) to the input as it is, shared, not copied. False when the slot already holds a
-  // gradient or has a place of its own: then write or add through destination().
+  // gradient or has memory of its own: then write or add through destination().
   [[nodiscard]] bool share_gradient(Slot slot, const Tensor& gradient);
   // Whether share_gradient() would share: the gradient is wanted, nothing has arrived yet, and the slot has no memory
   // of its own.
@@ -83,6 +105,8 @@ class Tape {
 
   // Runs all nodes from `root`, with upstream gradient `upstream` (ones for a root of one element when undefined).
   // Throws Error on a second call, on a root that was not recorded, and when a leaf that requires a gradient got none.
+  // When a node throws, Gradient::written of all leaves is as it was before the call, and the tape is of no use
+  // anymore.
   void backward(const Variable& root, Tensor upstream = {});
   struct Root {
     Variable variable;
@@ -92,20 +116,51 @@ class Tape {
   // Leaves that may stay without a gradient (their Gradient is left as it was).
   void allow_unused_leaves() { allow_unused_leaves_ = true; }
 
+  // Called during backward() for each leaf that got a gradient, once, as soon as that gradient is final: when the first
+  // recorded of the nodes that have the leaf (or a view of it) among their inputs has run or was skipped, and before
+  // the nodes recorded earlier run. Roots are written before all nodes. The work that writes the gradient is on the
+  // stream of the context; it need not be done yet.
+  using GradientHook = std::function<void(Gradient& gradient, std::string_view name)>;
+  void on_gradient_final(GradientHook hook) { on_gradient_final_ = std::move(hook); }
+
  private:
+  // A recorded node, whatever its type.
+  struct AnyNode {
+    virtual ~AnyNode() = default;
+    virtual void backward(Tape& tape) = 0;
+    virtual const std::type_info& type() const = 0;
+  };
+  template <class T>
+  struct NodeOf final : AnyNode {
+    explicit NodeOf(T of) : node(std::move(of)) {}
+    void backward(Tape& tape) override { node.backward(tape); }
+    const std::type_info& type() const override { return typeid(T); }
+    T node;
+  };
   struct Entry {
-    std::unique_ptr<Node> node;
-    std::vector<Slot> outputs;  // those with a gradient
+    std::unique_ptr<AnyNode> node;
     MemoryLabel label;
+    std::vector<Slot> inputs;        // those with a gradient; instead of a view the value it is a view of
+    std::vector<Slot> outputs;       // those with a gradient
+    std::vector<Slot> final_leaves;  // during backward: the leaves that no node recorded earlier writes
+    bool checks_inputs = true;
   };
 
+  void add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs);
+  std::vector<Slot> find_final_leaves();
+  void check_root(const Root& root) const;
   void write_root(const Root& root);
+  void run(Entry& entry);
+  void finish_leaf(Slot leaf);
+  void check_input(Slot slot) const;
 
   Context& context_;
   Mode mode_;
   GradientSlots slots_;
   std::vector<Entry> entries_;
   std::unordered_map<const Gradient*, Variable> replaced_leaves_;
+  GradientHook on_gradient_final_;
+  const Entry* running_ = nullptr;  // during backward
   bool ran_backward_ = false;
   bool allow_unused_leaves_ = false;
 };

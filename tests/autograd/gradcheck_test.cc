@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 struct Elementwise {
   std::function<double(double)> value;
   std::function<double(double x, size_t i)> derivative;
-  GradientMode claimed = GradientMode::accumulate;  // overwrite: the node forgets to add where it should
+  GradientMode claimed = GradientMode::accumulate;  // overwrite: the node does not add where it should
 };
 
 Variable apply(Tape& tape, const Variable& x, const Elementwise& f) {
@@ -25,15 +25,14 @@ Variable apply(Tape& tape, const Variable& x, const Elementwise& f) {
   const bool recorded = tape.records({&x});
   const Variable y = tape.output(make_tensor(context, x.shape(), out), recorded);
   if (!recorded) return y;
-  auto node = std::make_unique<CallNode>();
-  node->call = [=, from = x.slot, to = y.slot](Tape& running) {
+  const auto call = [=, from = x.slot, to = y.slot](Tape& running) {
     Values d = read_values(running.context(), running.take_gradient(to));
     for (size_t i = 0; i < d.size(); ++i) d[i] *= f.derivative(in[i], i);
     GradientDestination destination = running.destination(from);
     if (f.claimed == GradientMode::overwrite) destination.mode = GradientMode::overwrite;
     write_gradient(running, destination, d);
   };
-  tape.record(std::move(node), {y.slot});
+  tape.record(CallNode{call}, {x}, {y});
   return y;
 }
 
@@ -83,12 +82,11 @@ TEST_F(GradcheckTest, MissingGradientOfOneElementIsFoundAsNaN) {
         const bool recorded = tape.records({&x[0]});
         const Variable y = tape.output(clone(tape.context(), x[0].value), recorded);
         if (recorded) {
-          auto node = std::make_unique<CallNode>();
-          node->call = [from = x[0].slot, to = y.slot](Tape& running) {
+          const auto call = [from = x[0].slot, to = y.slot](Tape& running) {
             const Values d = read_values(running.context(), running.take_gradient(to));
             write_values(running.context(), running.destination(from).tensor.slice(0, 0, 1), {d[0]});  // not d[1]
           };
-          tape.record(std::move(node), {y.slot});
+          tape.record(CallNode{call}, {x[0]}, {y});
         }
         return std::vector<Variable>{y};
       },
@@ -146,25 +144,22 @@ TEST_F(GradcheckTest, NodeThatOverwritesWhereItShouldAddIsReported) {
   EXPECT_THAT(report.to_string(), HasSubstr("did not add"));
 }
 
-// A node whose gradient is wrong only where it could be handed on: leaves never see it.
+// A node whose gradient is wrong only where it could be shared: leaves never see it.
 TEST_F(GradcheckTest, WrongGradientOfAnInputThatIsNoLeafIsReported) {
-  const GradcheckReport report = gradcheck(context_,
-                                           [](Tape& tape, const std::vector<Variable>& x) {
-                                             const bool recorded = tape.records({&x[0]});
-                                             const Variable y =
-                                                 tape.output(clone(tape.context(), x[0].value), recorded);
-                                             if (recorded) {
-                                               auto node = std::make_unique<CallNode>();
-                                               node->call = [from = x[0].slot, to = y.slot](Tape& running) {
-                                                 Values d = read_values(running.context(), running.take_gradient(to));
-                                                 if (running.can_share_gradient(from)) d[0] += 1.0;
-                                                 write_gradient(running, running.destination(from), d);
-                                               };
-                                               tape.record(std::move(node), {y.slot});
-                                             }
-                                             return std::vector<Variable>{y};
-                                           },
-                                           {input({1, 2})});
+  const auto wrong = [](Tape& tape, const std::vector<Variable>& x) {
+    const bool recorded = tape.records({&x[0]});
+    const Variable y = tape.output(clone(tape.context(), x[0].value), recorded);
+    if (recorded) {
+      const auto call = [from = x[0].slot, to = y.slot](Tape& running) {
+        Values d = read_values(running.context(), running.take_gradient(to));
+        if (running.can_share_gradient(from)) d[0] += 1.0;
+        write_gradient(running, running.destination(from), d);
+      };
+      tape.record(CallNode{call}, {x[0]}, {y});
+    }
+    return std::vector<Variable>{y};
+  };
+  const GradcheckReport report = gradcheck(context_, wrong, {input({1, 2})});
   EXPECT_FALSE(report.composes);
   EXPECT_FALSE(report.passed);
   EXPECT_THAT(report.to_string(), HasSubstr("instead of leaves"));

@@ -191,12 +191,10 @@ TEST_F(TapeTest, UnusedLeavesMayBeAllowedAndStayAsTheyWere) {
 TEST_F(TapeTest, NodesThatGetNoGradientAreSkipped) {
   Tape tape(context_);
   const Variable x = leaf(tape, {1}, gx_);
-  auto node = std::make_unique<CallNode>();
   bool ran = false;
-  node->call = [&](Tape&) { ran = true; };
   const Variable unused = tape.output(make_tensor(context_, {1}, {1}), true);
   const Variable y = scale(tape, x, 2.0);
-  tape.record(std::move(node), {unused.slot});
+  tape.record(CallNode{[&](Tape&) { ran = true; }}, {x}, {unused});
   tape.backward(y);
   EXPECT_FALSE(ran);
 }
@@ -250,7 +248,7 @@ TEST_F(TapeTest, ARootMayBeAViewOrHaveAStridedUpstream) {
   EXPECT_EQ(read(gx_), (Values{2, 26, 4, 48}));
 }
 
-TEST_F(TapeTest, HandedOnGradientsAreSharedNotCopied) {
+TEST_F(TapeTest, GradientsThatPassUnchangedAreSharedNotCopied) {
   Tape tape(context_);
   const Variable x = leaf(tape, {1, 2}, gx_), y = leaf(tape, {3, 4}, gy_, "y");
   const Variable a = scale(tape, x, 2.0), b = scale(tape, y, 3.0);
@@ -277,7 +275,7 @@ TEST_F(TapeTest, AddingToASharedGradientCopiesIt) {
   EXPECT_EQ(read(gy_), (Values{1, 1}));
 }
 
-TEST_F(TapeTest, OneValueInBothInputsOfANodeThatHandsOn) {
+TEST_F(TapeTest, OneValueInBothInputsOfANodeThatShares) {
   Tape tape(context_);
   const Variable h = scale(tape, leaf(tape, {1, 2}, gx_), 1.0);
   const Variable y = add(tape, h, h);
@@ -295,25 +293,24 @@ TEST_F(TapeTest, OneValueInBothInputsOfANodeThatAsksBeforeItWrites) {
   EXPECT_EQ(read(gx_), (Values{106, 110}));
 }
 
-// A node may hand on the memory of a destination it has just written.
-TEST_F(TapeTest, ADestinationThatWasHandedOnIsSharedToo) {
+// A node may share the memory of a destination it has just written.
+TEST_F(TapeTest, ADestinationMayBeSharedToo) {
   Tape tape(context_);
   const Variable a = scale(tape, leaf(tape, {1}, gx_), 1.0), b = scale(tape, leaf(tape, {1}, gy_, "y"), 1.0);
   const Variable extra = scale(tape, a, 10.0);
   const Variable y = tape.output(make_tensor(context_, {1}, {0}), true);
-  auto node = std::make_unique<CallNode>();
-  node->call = [&](Tape& running) {
+  const auto call = [&](Tape& running) {
     const GradientDestination d_a = running.destination(a.slot);
     write_gradient(running, d_a, read_values(context_, running.take_gradient(y.slot)));
     EXPECT_TRUE(running.share_gradient(b.slot, d_a.tensor));
   };
-  tape.record(std::move(node), {y.slot});
+  tape.record(CallNode{call}, {a, b}, {y});
   tape.backward({{y, ones(y)}, {extra, ones(extra)}});
   EXPECT_EQ(read(gx_), (Values{11}));
   EXPECT_EQ(read(gy_), (Values{1}));
 }
 
-TEST_F(TapeTest, HandOnRefusesWhatDoesNotFit) {
+TEST_F(TapeTest, ShareGradientRefusesWhatDoesNotFit) {
   Tape tape(context_);
   const Variable x = tape.leaf(make_tensor(context_, {2, 2}, {1, 2, 3, 4}), gx_, "x");
   const Variable h = scale(tape, x, 1.0);
@@ -380,7 +377,7 @@ TEST_F(TapeTest, ResidualStackWithSideUsesEqualsTheMatrixOfItsSums) {
   for (int layer = 0; layer < 5; ++layer) {
     const Residual both = residual(tape, branch, stream);
     const double d_r = d_branch + d_stream;
-    const Variable mixed = add(tape, both.y, both.r);  // hands one gradient on to both outputs
+    const Variable mixed = add(tape, both.y, both.r);  // shares one gradient with both outputs
     branch = scale(tape, mixed, 0.5);
     d_branch = 0.5 * (2 * d_r + d_r);
     stream = both.r;
@@ -410,15 +407,13 @@ TEST_F(TapeTest, NodesReleaseWhatTheySavedAsSoonAsTheyHaveRun) {
   Variable h = tape.leaf(Tensor::empty(meta, {64}, DType::float64), gradient, "x");
   ASSERT_EQ(allocated(), 2 * kUnit);
   for (int i = 0; i < 4; ++i) {
-    auto node = std::make_unique<CallNode>();
     const Variable y = tape.output(Tensor::empty(meta, {64}, DType::float64), true);
-    const Tensor saved = h.value;
-    node->call = [&, saved, x = h.slot, y = y.slot](Tape& running) {
+    const auto call = [&, saved = h.value, x = h.slot, y = y.slot](Tape& running) {
       const Tensor d_y = running.take_gradient(y);
       running.destination(x);
       seen.push_back(allocated());
     };
-    tape.record(std::move(node), {y.slot});
+    tape.record(CallNode{call}, {h}, {y});
     h = y;
   }
   ASSERT_EQ(allocated(), 6 * kUnit);
@@ -453,11 +448,9 @@ TEST_F(TapeTest, GradientsCountForTheScopeTheirNodeWasRecordedIn) {
 TEST_F(TapeTest, ANodeThatThrowsLeavesTheContextUsable) {
   Tape tape(context_);
   const Variable y = tape.output(make_tensor(context_, {1}, {0}), true);
-  auto node = std::make_unique<CallNode>();
-  node->call = [](Tape&) { fail("boom"); };
   {
     const MemoryScope scope(context_, "layer");
-    tape.record(std::move(node), {y.slot});
+    tape.record(CallNode{[](Tape&) { fail("boom"); }}, {}, {y});
   }
   EXPECT_EQ(error_of([&] { tape.backward(y); }), "boom");
   EXPECT_EQ(context_.label().scope, 0u);

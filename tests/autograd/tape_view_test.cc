@@ -156,8 +156,8 @@ TEST_F(TapeViewTest, TheWholeMayBeUsedBesideItsViews) {
   }
 }
 
-// A gradient handed on to the whole is shared: a view that adds to it must not reach the other holder.
-TEST_F(TapeViewTest, AViewAddsToACopyOfAHandedOnGradient) {
+// The gradient of the whole is shared with another value: a view that adds to it must not reach the other holder.
+TEST_F(TapeViewTest, AViewAddsToACopyOfASharedGradient) {
   Tape tape(context_);
   Gradient other;
   const Variable h = scale(tape, tape.leaf(tensor({2}, {1, 2}), gx_, "x"), 1.0);
@@ -171,7 +171,7 @@ TEST_F(TapeViewTest, AViewAddsToACopyOfAHandedOnGradient) {
   EXPECT_EQ(read(other), (Values{1, 1}));
 }
 
-TEST_F(TapeViewTest, ANodeCannotHandOnToAView) {
+TEST_F(TapeViewTest, ANodeCannotShareWithAView) {
   Tape tape(context_);
   const Variable h = scale(tape, tape.leaf(tensor({2}, {1, 2}), gx_, "x"), 1.0);
   const std::vector<Variable> parts = tape.split(h, 0, {1, 1});

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,12 +38,11 @@ inline Values zip(const Values& a, const Values& b, const std::function<double(d
 }
 
 // y = factor * x
-struct ScaleNode : Node {
+struct ScaleNode {
   Slot x, y;
-  double factor = 1.0;
+  double factor;
 
-  std::string_view name() const override { return "scale"; }
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     const Values d_y = read_values(tape.context(), tape.take_gradient(y));
     write_gradient(tape, tape.destination(x), zip(d_y, d_y, [&](double d, double) { return factor * d; }));
   }
@@ -59,20 +57,15 @@ inline Variable scale(Tape& tape, const Variable& x, double factor) {
     write_values(context, y.value, zip(values, values, [&](double v, double) { return factor * v; }));
   }
   if (!recorded) return y;
-  auto node = std::make_unique<ScaleNode>();
-  node->x = x.slot;
-  node->y = y.slot;
-  node->factor = factor;
-  tape.record(std::move(node), {y.slot});
+  tape.record(ScaleNode{.x = x.slot, .y = y.slot, .factor = factor}, {x}, {y});
   return y;
 }
 
-// y = a + b. Hands its gradient on to both.
-struct AddNode : Node {
+// y = a + b. Shares its gradient with both.
+struct AddNode {
   Slot a, b, y;
 
-  std::string_view name() const override { return "add"; }
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     for (Slot input : {a, b}) {
       if (!tape.share_gradient(input, d_y)) {
@@ -88,21 +81,16 @@ inline Variable add(Tape& tape, const Variable& a, const Variable& b) {
   const Values sum = zip(read_values(context, a.value), read_values(context, b.value), std::plus<>());
   const Variable y = tape.output(make_tensor(context, a.shape(), sum), recorded);
   if (!recorded) return y;
-  auto node = std::make_unique<AddNode>();
-  node->a = a.slot;
-  node->b = b.slot;
-  node->y = y.slot;
-  tape.record(std::move(node), {y.slot});
+  tape.record(AddNode{.a = a.slot, .b = b.slot, .y = y.slot}, {a, b}, {y});
   return y;
 }
 
 // y = a * b. Asks for both destinations before it writes either, as a fused kernel does.
-struct MultiplyNode : Node {
+struct MultiplyNode {
   Slot a, b, y;
   Tensor saved_a, saved_b;
 
-  std::string_view name() const override { return "multiply"; }
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     const Values d_y = read_values(context, tape.take_gradient(y));
     const GradientDestination d_a = tape.destination(a);
@@ -118,24 +106,17 @@ inline Variable multiply(Tape& tape, const Variable& a, const Variable& b) {
   const Values product = zip(read_values(context, a.value), read_values(context, b.value), std::multiplies<>());
   const Variable y = tape.output(make_tensor(context, a.shape(), product), recorded);
   if (!recorded) return y;
-  auto node = std::make_unique<MultiplyNode>();
-  node->a = a.slot;
-  node->b = b.slot;
-  node->y = y.slot;
-  node->saved_a = a.value;
-  node->saved_b = b.value;
-  tape.record(std::move(node), {y.slot});
+  tape.record(MultiplyNode{.a = a.slot, .b = b.slot, .y = y.slot, .saved_a = a.value, .saved_b = b.value}, {a, b}, {y});
   return y;
 }
 
 // Two outputs as a norm with residual has them: y = 2 (x + residual), r = x + residual. Backward gives one buffer to
 // x and residual, and writes over the gradient of r where the node alone holds it.
-struct ResidualNode : Node {
+struct ResidualNode {
   Slot x, residual, y, r;
-  bool* reused = nullptr;  // set when d_r was written over
+  bool* reused;  // or nullptr; set to whether d_r was written over
 
-  std::string_view name() const override { return "residual"; }
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     const Tensor d_y = tape.take_gradient(y);
     const Tensor d_r = tape.take_gradient(r);
@@ -168,22 +149,17 @@ inline Residual residual(Tape& tape, const Variable& x, const Variable& residual
       tape.output(make_tensor(context, x.shape(), sum), recorded),
   };
   if (!recorded) return result;
-  auto node = std::make_unique<ResidualNode>();
-  node->x = x.slot;
-  node->residual = residual.slot;
-  node->y = result.y.slot;
-  node->r = result.r.slot;
-  node->reused = reused;
-  tape.record(std::move(node), {result.y.slot, result.r.slot});
+  tape.record(
+      ResidualNode{.x = x.slot, .residual = residual.slot, .y = result.y.slot, .r = result.r.slot, .reused = reused},
+      {x, residual}, {result.y, result.r});
   return result;
 }
 
-// Runs whatever a test wants in backward.
-struct CallNode : Node {
+// Calls a function of the test in backward.
+struct CallNode {
   std::function<void(Tape&)> call;
 
-  std::string_view name() const override { return "call"; }
-  void backward(Tape& tape) override { call(tape); }
+  void backward(Tape& tape) { call(tape); }
 };
 
 }  // namespace heddle
