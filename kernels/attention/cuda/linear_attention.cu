@@ -1,15 +1,18 @@
 // Causal linear attention with decay, forward and backward.                         docs/layers.md#linear-attention
-// One kernel, scan(), does all of it. For a query, key and value row at every step t of a walk over the sequence:
+// One operation, scan(), computes all outputs. It goes over the sequence in one direction; with the rows query_t, key_t
+// and value_t of step t it computes
 //   S_t = lambda S_{t-1} + inner * key_t value_t^T;   out_t (=|+=) outer * query_t^T S_t
-// forward:   o   walks (q, k, v) from the start
-// backward:  d_q walks (d_o, v, k) from the start, the state transposed
-//            d_k walks (v, d_o, q) and d_v walks (k, q, d_o) from the end
-// A block keeps the state of one batch, head and tile of value features while chunks of the sequence go by:
+//   forward    o (=)        is the scan of (q, k, v) from the start;             final_state (=) is its last S
+//   backward   d_q (=|+=)   is the scan of (d_o, v, k) from the start, the state transposed
+//              d_k (=|+=)   is the scan of (v, d_o, q) from the end, the state transposed
+//              d_v (=|+=)   is the scan of (k, q, d_o) from the end;             d_initial_state (=|+=) is its last S
+// A block owns one batch, head and tile of value features. It keeps the state S (key features, tile) on chip while it
+// goes over the sequence in chunks of C steps; i and j are steps of the chunk:
 //   out = lambda^(i + 1 - ahead) query S + (query key^T o lambda^(i - j)) value
 //   S = lambda^C S + (lambda^(C - 1 - j + ahead) key)^T value
-// From the end the state is kept one decay ahead (ahead = 1): what comes in, d_final_state, has not decayed at the
-// first step, and what goes out is d_initial_state as it is. Only exponentials of non-positive numbers are taken. The
-// last chunk has its true length.
+// `ahead` is 1 for a scan from the end, else 0: from the end the state is stored with one decay applied in advance,
+// because d_final_state has not decayed at the first step and d_initial_state is the state without a further decay. All
+// exponents of lambda are non-negative, so no power overflows. The last chunk may be shorter.
 
 #include <cuda_pipeline_primitives.h>
 
@@ -21,8 +24,8 @@
 namespace heddle::kernels::cuda {
 namespace {
 
-// A state in memory: element (key feature, value feature) of batch * heads + head at
-// data[(batch * heads + head) * size + key * key_stride + value * value_stride]. data may be null.
+// States in global memory: element (key feature, value feature) of the state of one batch and head is
+// data[(batch * heads + head) * size + key * key_stride + value * value_stride]. `data` may be null.
 template <class A>
 struct StateView {
   A* data = nullptr;
@@ -37,13 +40,13 @@ template <class A>
 struct ScanArgs {
   HeadsView query, key, value;
   HeadsDestination out;
-  const A* log_decay = nullptr;  // (heads), null: no decay
+  const A* log_decay = nullptr;  // (heads) log(lambda); null where nothing decays
   StateView<A> state_in, state_out;
   GradientMode state_out_mode = GradientMode::overwrite;
   bool from_end = false;
   A inner = A(1), outer = A(1);
 
-  // The row of step t.
+  // The row of `view` at step t.
   template <class T>
   __device__ __forceinline__ T* step(const HeadsView& view, int64_t batch, int64_t head_index, int64_t t) const {
     return head<T>(view, batch, from_end ? query.length - 1 - t : t, head_index);
@@ -56,10 +59,10 @@ __device__ __forceinline__ void put_state(const ScanArgs<A>& args, int64_t head,
   to = args.state_out_mode == GradientMode::accumulate ? to + state : state;
 }
 
-// --- Any dtype, any size: the state in shared memory, plain arithmetic ---
+// --- Any dtype and size: the state lies in shared memory, without tensor cores ---
 
 constexpr int kAnyThreads = 128;
-constexpr int kAnyTile = 32;  // value features a block
+constexpr int kAnyTile = 32;  // value features of a block
 
 template <class T>
 __global__ void __launch_bounds__(kAnyThreads)
@@ -140,33 +143,175 @@ __global__ void __launch_bounds__(kAnyThreads)
   }
 }
 
-// --- 16-bit dtypes: chunks of 64 on the tensor cores; four warps, each 16 steps of the chunk ---
+// --- 16-bit dtypes: chunks of 64 steps on the tensor cores; warp w of four computes out of steps 16 w .. 16 w + 15 ---
 
 constexpr int kChunk = 64;
 constexpr int kTensorThreads = 128;
 
-// KEYS: key features; VALUES: value features a block. Rows in shared memory are padded by 16 bytes.
+// Shared memory of a block. KEYS: key features; VALUES: value features of the block. Rows are padded by 16 bytes, so
+// that the rows that one ldmatrix reads lie in different banks.
 template <class T, int KEYS, int VALUES>
 struct TensorShared {
   static constexpr int kKeyStride = KEYS + 8;
   static constexpr int kValueStride = VALUES + 8;
-  T query[2][kChunk * kKeyStride];  // two stages: the next chunk arrives while this one is worked on
+  T query[2][kChunk * kKeyStride];  // two stages: the next chunk is copied while this one is computed
   T key[2][kChunk * kKeyStride];
   T value[2][kChunk * kValueStride];
   T state[KEYS * kValueStride];
   float powers[kChunk + 1];  // lambda^n
 };
 
+// out (16, VALUES) = lambda^(i + 1 - ahead) query S for the warp's steps i. `row` is the thread's upper row of a
+// fragment.
+template <class T, int KEYS, int VALUES>
+__device__ __forceinline__ void apply_state(const TensorShared<T, KEYS, VALUES>& shared,
+                                            const FragmentA (&q)[KEYS / 16], int row, int ahead,
+                                            FragmentC (&out)[VALUES / 8]) {
+  constexpr int kValueStride = TensorShared<T, KEYS, VALUES>::kValueStride;
+#pragma unroll
+  for (int d = 0; d < KEYS / 16; ++d) {
+#pragma unroll
+    for (int n = 0; n < VALUES / 16; ++n) {
+      const FragmentPairB s = load_b(shared.state + d * 16 * kValueStride + n * 16, kValueStride);
+      mma<T>(out[2 * n], q[d], s.parts[0]);
+      mma<T>(out[2 * n + 1], q[d], s.parts[1]);
+    }
+  }
+  const float in_upper = shared.powers[row + 1 - ahead], in_lower = shared.powers[row + 9 - ahead];
+#pragma unroll
+  for (int n = 0; n < VALUES / 8; ++n) {
+    out[n].values[0] *= in_upper;
+    out[n].values[1] *= in_upper;
+    out[n].values[2] *= in_lower;
+    out[n].values[3] *= in_lower;
+  }
+}
+
+// out (16, VALUES) += (query key^T o inner lambda^(i - j)) value, 16 keys j at a time. A score whose key comes after
+// its query is 0; tiles of keys after the last query of the warp are skipped.
+template <class T, int KEYS, int VALUES>
+__device__ __forceinline__ void apply_scores(const TensorShared<T, KEYS, VALUES>& shared,
+                                             const FragmentA (&q)[KEYS / 16], const T* key, const T* value, int warp,
+                                             int row, int t2, float inner, FragmentC (&out)[VALUES / 8]) {
+  constexpr int kKeyStride = TensorShared<T, KEYS, VALUES>::kKeyStride;
+  constexpr int kValueStride = TensorShared<T, KEYS, VALUES>::kValueStride;
+#pragma unroll
+  for (int j = 0; j < kChunk / 16; ++j) {
+    if (j > warp) break;
+    FragmentC scores[2];
+#pragma unroll
+    for (int d = 0; d < KEYS / 16; ++d) {
+      const FragmentPairB k = load_b_transposed(key + j * 16 * kKeyStride + d * 16, kKeyStride);
+      mma<T>(scores[0], q[d], k.parts[0]);
+      mma<T>(scores[1], q[d], k.parts[1]);
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int distance = row + e / 2 * 8 - (j * 16 + part * 8 + t2 + e % 2);
+        scores[part].values[e] *= distance >= 0 ? shared.powers[distance] * inner : 0.0f;
+      }
+    }
+    const FragmentA p = as_a<T>(scores[0], scores[1]);
+#pragma unroll
+    for (int n = 0; n < VALUES / 16; ++n) {
+      const FragmentPairB v = load_b(value + j * 16 * kValueStride + n * 16, kValueStride);
+      mma<T>(out[2 * n], p, v.parts[0]);
+      mma<T>(out[2 * n + 1], p, v.parts[1]);
+    }
+  }
+}
+
+// state += (inner lambda^(steps - 1 - j + ahead) key)^T value, for the warp's tiles of rows from state_row on.
+template <class T, int KEYS, int VALUES, int TILES>
+__device__ __forceinline__ void add_to_state(const TensorShared<T, KEYS, VALUES>& shared, const T* key, const T* value,
+                                             int state_row, int steps, int ahead, int t2, float inner,
+                                             FragmentC (&state)[TILES][VALUES / 8]) {
+  constexpr int kKeyStride = TensorShared<T, KEYS, VALUES>::kKeyStride;
+  constexpr int kValueStride = TensorShared<T, KEYS, VALUES>::kValueStride;
+#pragma unroll
+  for (int j = 0; j < kChunk / 16; ++j) {
+    float weight[4];  // of depths t2, t2 + 1, t2 + 8, t2 + 9
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int after = max(steps - 1 - (j * 16 + t2 + e % 2 + e / 2 * 8), 0);
+      weight[e] = shared.powers[after + ahead] * inner;
+    }
+#pragma unroll
+    for (int m = 0; m < TILES; ++m) {
+      FragmentA k = load_a_transposed(key + j * 16 * kKeyStride + state_row + m * 16, kKeyStride);
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const float2 pair = unpack<T>(k.words[w]);
+        k.words[w] = pack<T>(pair.x * weight[w / 2 * 2], pair.y * weight[w / 2 * 2 + 1]);
+      }
+#pragma unroll
+      for (int n = 0; n < VALUES / 16; ++n) {
+        const FragmentPairB v = load_b(value + j * 16 * kValueStride + n * 16, kValueStride);
+        mma<T>(state[m][2 * n], k, v.parts[0]);
+        mma<T>(state[m][2 * n + 1], k, v.parts[1]);
+      }
+    }
+  }
+}
+
+// Writes the warp's 16 rows of out, times `outer`, rounded to T, to shared memory. `rows` has the stride of keys.
+template <class T, int KEYS, int VALUES>
+__device__ __forceinline__ void stage_out(const FragmentC (&out)[VALUES / 8], int g, int t2, float outer, T* rows) {
+  constexpr int kKeyStride = TensorShared<T, KEYS, VALUES>::kKeyStride;
+#pragma unroll
+  for (int n = 0; n < VALUES / 8; ++n) {
+    const float* o = out[n].values;
+    *reinterpret_cast<unsigned*>(rows + g * kKeyStride + n * 8 + t2) = pack<T>(o[0] * outer, o[1] * outer);
+    *reinterpret_cast<unsigned*>(rows + (g + 8) * kKeyStride + n * 8 + t2) = pack<T>(o[2] * outer, o[3] * outer);
+  }
+}
+
+// Adds (+=) the thread's numbers of out, times outer, to the rows of the warp's steps below `steps`.
+template <class T, int TILES>
+__device__ __forceinline__ void add_out(const ScanArgs<float>& args, const FragmentC (&out)[TILES], int64_t batch,
+                                        int64_t head_index, int64_t first_value, int64_t start, int row, int t2,
+                                        int steps) {
+#pragma unroll
+  for (int n = 0; n < TILES; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int i = row + e / 2 * 8;
+      if (i >= steps) continue;
+      T* to = args.template step<T>(args.out.view, batch, head_index, start + i) + first_value + n * 8 + t2 + e % 2;
+      *to = narrow<T>(out[n].values[e] * args.outer + widen(*to));
+    }
+  }
+}
+
+// Starts to copy `width` features from `offset` on of the chunk from step `start` on into the `rows`, `stride` apart,
+// of a stage. Rows after the last step become 0.
+template <class T>
+__device__ __forceinline__ void fetch_rows(const ScanArgs<float>& args, const HeadsView& view, int64_t batch,
+                                           int64_t head_index, int64_t start, int64_t offset, int width, T* rows,
+                                           int stride) {
+  for (int e = threadIdx.x; e < kChunk * width / 8; e += kTensorThreads) {
+    const int i = e / (width / 8), c = e % (width / 8) * 8;
+    T* place = rows + i * stride + c;
+    if (start + i < args.query.length) {
+      const T* from = args.template step<const T>(view, batch, head_index, start + i) + offset + c;
+      __pipeline_memcpy_async(place, from, 16);
+    } else {
+      *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
+    }
+  }
+}
+
 template <class T, int KEYS, int VALUES>
 __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_constant__ ScanArgs<float> args) {
   using Shared = TensorShared<T, KEYS, VALUES>;
-  constexpr int kKeyStride = Shared::kKeyStride;
-  constexpr int kValueStride = Shared::kValueStride;
-  constexpr int kStateTiles = KEYS / 16 > 4 ? KEYS / 64 : 1;  // of 16 rows of the state, a warp
+  constexpr int kKeyStride = Shared::kKeyStride, kValueStride = Shared::kValueStride;
+  constexpr int kStateTiles = KEYS / 16 > 4 ? KEYS / 64 : 1;  // tiles of 16 rows of the state in a warp
   extern __shared__ __align__(16) unsigned char raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int g = lane / 4, t2 = lane % 4 * 2;
+  const int g = lane / 4, t2 = lane % 4 * 2;  // row and first column of the thread in a fragment, see mma.h
   const int64_t head_index = blockIdx.x % args.query.heads;
   const int64_t batch = blockIdx.x / args.query.heads;
   const int64_t first_value = int64_t{blockIdx.y} * VALUES;
@@ -174,23 +319,11 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
   const int ahead = args.from_end ? 1 : 0;
   const int64_t length = args.query.length;
 
-  const auto fetch_rows = [&](T* to, int stride, const HeadsView& view, int64_t offset, int width, int64_t start) {
-    for (int e = threadIdx.x; e < kChunk * width / 8; e += kTensorThreads) {
-      const int i = e / (width / 8), c = e % (width / 8) * 8;
-      T* place = to + i * stride + c;
-      if (start + i < length) {
-        __pipeline_memcpy_async(place, args.template step<const T>(view, batch, head_index, start + i) + offset + c,
-                                16);
-      } else {
-        *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
-      }
-    }
-  };
   const auto fetch = [&](int64_t start, int stage) {
     if (start < length) {
-      fetch_rows(shared.query[stage], kKeyStride, args.query, 0, KEYS, start);
-      fetch_rows(shared.key[stage], kKeyStride, args.key, 0, KEYS, start);
-      fetch_rows(shared.value[stage], kValueStride, args.value, first_value, VALUES, start);
+      fetch_rows(args, args.query, batch, head_index, start, 0, KEYS, shared.query[stage], kKeyStride);
+      fetch_rows(args, args.key, batch, head_index, start, 0, KEYS, shared.key[stage], kKeyStride);
+      fetch_rows(args, args.value, batch, head_index, start, first_value, VALUES, shared.value[stage], kValueStride);
     }
     __pipeline_commit();
   };
@@ -198,7 +331,8 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
   fetch(0, 0);
   if (threadIdx.x <= kChunk) shared.powers[threadIdx.x] = expf(log_decay * static_cast<float>(threadIdx.x));
 
-  // This warp's rows of the state: 16 kStateTiles from warp * that on; narrow states leave warps without rows.
+  // The warp holds 16 kStateTiles rows of the state from state_row on; no rows are left for the last warps of a narrow
+  // state.
   const int state_row = warp * 16 * kStateTiles;
   const bool owns_state = state_row < KEYS;
   FragmentC state[kStateTiles][VALUES / 8];
@@ -214,7 +348,7 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
       }
     }
   };
-  const auto share_state = [&] {
+  const auto share_state = [&] {  // rounded to T, where all warps read it
     for_each_state([&](int d, int c, float& s) { shared.state[d * kValueStride + c] = narrow<T>(s); });
   };
   if (owns_state) {
@@ -228,7 +362,7 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
   for (int64_t start = 0; start < length; start += kChunk, stage ^= 1) {
     const int steps = static_cast<int>(min(int64_t{kChunk}, length - start));
     __pipeline_wait_prior(0);
-    __syncthreads();  // the chunk and the state are there, and nobody reads the other stage any more
+    __syncthreads();  // the chunk and the state are written, and no warp reads the other stage any more
     fetch(start + kChunk, stage ^ 1);
 
     T* query = shared.query[stage] + warp * 16 * kKeyStride;
@@ -238,65 +372,14 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
 #pragma unroll
     for (int d = 0; d < KEYS / 16; ++d) q[d] = load_a(query + d * 16, kKeyStride);
 
-    // out = lambda^(i + 1 - ahead) query S
     FragmentC out[VALUES / 8];
-#pragma unroll
-    for (int d = 0; d < KEYS / 16; ++d) {
-#pragma unroll
-      for (int n = 0; n < VALUES / 16; ++n) {
-        const FragmentPairB s = load_b(shared.state + d * 16 * kValueStride + n * 16, kValueStride);
-        mma<T>(out[2 * n], q[d], s.parts[0]);
-        mma<T>(out[2 * n + 1], q[d], s.parts[1]);
-      }
-    }
     const int row = warp * 16 + g;
-    const float in_upper = shared.powers[row + 1 - ahead], in_lower = shared.powers[row + 9 - ahead];
-#pragma unroll
-    for (int n = 0; n < VALUES / 8; ++n) {
-      out[n].values[0] *= in_upper;
-      out[n].values[1] *= in_upper;
-      out[n].values[2] *= in_lower;
-      out[n].values[3] *= in_lower;
-    }
-    // out += (query key^T o lambda^(i - j)) value, 16 keys at a time; those after the last query of the warp are
-    // masked.
-#pragma unroll
-    for (int j = 0; j < kChunk / 16; ++j) {
-      if (j > warp) break;
-      FragmentC scores[2];
-#pragma unroll
-      for (int d = 0; d < KEYS / 16; ++d) {
-        const FragmentPairB k = load_b_transposed(key + j * 16 * kKeyStride + d * 16, kKeyStride);
-        mma<T>(scores[0], q[d], k.parts[0]);
-        mma<T>(scores[1], q[d], k.parts[1]);
-      }
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int distance = row + e / 2 * 8 - (j * 16 + part * 8 + t2 + e % 2);
-          scores[part].values[e] *= distance >= 0 ? shared.powers[distance] * args.inner : 0.0f;
-        }
-      }
-      const FragmentA p = as_a<T>(scores[0], scores[1]);
-#pragma unroll
-      for (int n = 0; n < VALUES / 16; ++n) {
-        const FragmentPairB v = load_b(value + j * 16 * kValueStride + n * 16, kValueStride);
-        mma<T>(out[2 * n], p, v.parts[0]);
-        mma<T>(out[2 * n + 1], p, v.parts[1]);
-      }
-    }
+    apply_state(shared, q, row, ahead, out);
+    apply_scores(shared, q, key, value, warp, row, t2, args.inner, out);
     if (args.out.mode == GradientMode::overwrite) {
-      // Through the warp's own rows of query, which it is done with, so that rows are written 16 bytes at a time.
+      // The rows pass through the warp's rows of query, which it has read, so that they are written 16 bytes at a time.
       __syncwarp();
-#pragma unroll
-      for (int n = 0; n < VALUES / 8; ++n) {
-        const float* o = out[n].values;
-        *reinterpret_cast<unsigned*>(query + g * kKeyStride + n * 8 + t2) =
-            pack<T>(o[0] * args.outer, o[1] * args.outer);
-        *reinterpret_cast<unsigned*>(query + (g + 8) * kKeyStride + n * 8 + t2) =
-            pack<T>(o[2] * args.outer, o[3] * args.outer);
-      }
+      stage_out<T, KEYS, VALUES>(out, g, t2, args.outer, query);
       __syncwarp();
       for (int e = lane; e < 16 * VALUES / 8; e += 32) {
         const int i = e / (VALUES / 8), c = e % (VALUES / 8) * 8;
@@ -305,48 +388,15 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
         store(to, load<8>(query + i * kKeyStride + c));
       }
     } else {
-#pragma unroll
-      for (int n = 0; n < VALUES / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int i = row + e / 2 * 8;
-          if (i >= steps) continue;
-          T* to = args.template step<T>(args.out.view, batch, head_index, start + i) + first_value + n * 8 + t2 + e % 2;
-          *to = narrow<T>(out[n].values[e] * args.outer + widen(*to));
-        }
-      }
+      add_out<T>(args, out, batch, head_index, first_value, start, row, t2, steps);
     }
 
-    // S = lambda^steps S + (inner lambda^(steps - 1 - j + ahead) key)^T value
     if (owns_state) {
       const float whole = shared.powers[steps];
       for_each_state([&](int, int, float& s) { s *= whole; });
-#pragma unroll
-      for (int j = 0; j < kChunk / 16; ++j) {
-        float weight[4];  // of depths t2, t2 + 1, t2 + 8, t2 + 9
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int after = max(steps - 1 - (j * 16 + t2 + e % 2 + e / 2 * 8), 0);
-          weight[e] = shared.powers[after + ahead] * args.inner;
-        }
-#pragma unroll
-        for (int m = 0; m < kStateTiles; ++m) {
-          FragmentA k = load_a_transposed(key + j * 16 * kKeyStride + state_row + m * 16, kKeyStride);
-#pragma unroll
-          for (int w = 0; w < 4; ++w) {
-            const float2 pair = unpack<T>(k.words[w]);
-            k.words[w] = pack<T>(pair.x * weight[w / 2 * 2], pair.y * weight[w / 2 * 2 + 1]);
-          }
-#pragma unroll
-          for (int n = 0; n < VALUES / 16; ++n) {
-            const FragmentPairB v = load_b(value + j * 16 * kValueStride + n * 16, kValueStride);
-            mma<T>(state[m][2 * n], k, v.parts[0]);
-            mma<T>(state[m][2 * n + 1], k, v.parts[1]);
-          }
-        }
-      }
+      add_to_state(shared, key, value, state_row, steps, ahead, t2, args.inner, state);
     }
-    __syncthreads();  // all have read the state of before
+    __syncthreads();  // all warps have read the state from before this chunk
     if (owns_state) share_state();
   }
   __pipeline_wait_prior(0);
@@ -362,7 +412,7 @@ void launch_tensor(Context& context, const ScanArgs<float>& args) {
                 args);
 }
 
-// False when the sizes are not for the tensor cores.
+// Launches nothing and returns false where there is no tensor core kernel for the sizes or alignments.
 template <class T>
 bool scan_on_tensor_cores(Context& context, const ScanArgs<float>& args) {
   const int64_t keys = args.query.dim, values = args.value.dim;
@@ -401,7 +451,7 @@ void scan(Context& context, const ScanArgs<accumulate_t<T>>& args) {
 
 bool is_empty(const HeadsView& view) { return view.batch * view.heads * view.dim == 0; }
 
-// (batch * heads, D, Dv) row-major, or as the state of a walk whose keys have Dv features.
+// `states` (batch * heads, dim, value_dim) row-major; transposed: seen by a scan whose keys have value_dim features.
 template <class A>
 StateView<A> state_view(const VectorView& states, int64_t dim, int64_t value_dim, bool transposed) {
   if (!states) return {};
@@ -411,51 +461,51 @@ StateView<A> state_view(const VectorView& states, int64_t dim, int64_t value_dim
 template <class T>
 void launch_forward(Context& context, const LinearAttentionForwardArgs& args) {
   using A = accumulate_t<T>;
-  ScanArgs<A> walk;
-  walk.query = args.q;
-  walk.key = args.k;
-  walk.value = args.v;
-  walk.out = {args.o, GradientMode::overwrite};
-  walk.log_decay = vector<const A>(args.log_decay);
-  walk.state_in = state_view<A>(args.initial_state, args.q.dim, args.v.dim, false);
-  walk.state_out = state_view<A>(args.final_state, args.q.dim, args.v.dim, false);
-  walk.outer = static_cast<A>(args.scale);
-  scan<T>(context, walk);
+  ScanArgs<A> scan_args;
+  scan_args.query = args.q;
+  scan_args.key = args.k;
+  scan_args.value = args.v;
+  scan_args.out = {args.o, GradientMode::overwrite};
+  scan_args.log_decay = vector<const A>(args.log_decay);
+  scan_args.state_in = state_view<A>(args.initial_state, args.q.dim, args.v.dim, false);
+  scan_args.state_out = state_view<A>(args.final_state, args.q.dim, args.v.dim, false);
+  scan_args.outer = static_cast<A>(args.scale);
+  scan<T>(context, scan_args);
 }
 
 template <class T>
 void launch_backward(Context& context, const LinearAttentionBackwardArgs& args) {
   using A = accumulate_t<T>;
   const int64_t dim = args.q.dim, value_dim = args.v.dim;
-  ScanArgs<A> walk;
-  walk.log_decay = vector<const A>(args.log_decay);
+  ScanArgs<A> scan_args;
+  scan_args.log_decay = vector<const A>(args.log_decay);
 
-  walk.query = args.d_o;
-  walk.key = args.v;
-  walk.value = args.k;
-  walk.out = args.d_q;
-  walk.state_in = state_view<A>(args.initial_state, dim, value_dim, true);
-  walk.outer = static_cast<A>(args.scale);
-  scan<T>(context, walk);
+  scan_args.query = args.d_o;
+  scan_args.key = args.v;
+  scan_args.value = args.k;
+  scan_args.out = args.d_q;
+  scan_args.state_in = state_view<A>(args.initial_state, dim, value_dim, true);
+  scan_args.outer = static_cast<A>(args.scale);
+  scan<T>(context, scan_args);
 
-  walk.from_end = true;
-  walk.inner = static_cast<A>(args.scale);
-  walk.outer = A(1);
-  walk.query = args.v;
-  walk.key = args.d_o;
-  walk.value = args.q;
-  walk.out = args.d_k;
-  walk.state_in = state_view<A>(args.d_final_state, dim, value_dim, true);
-  scan<T>(context, walk);
+  scan_args.from_end = true;
+  scan_args.inner = static_cast<A>(args.scale);
+  scan_args.outer = A(1);
+  scan_args.query = args.v;
+  scan_args.key = args.d_o;
+  scan_args.value = args.q;
+  scan_args.out = args.d_k;
+  scan_args.state_in = state_view<A>(args.d_final_state, dim, value_dim, true);
+  scan<T>(context, scan_args);
 
-  walk.query = args.k;
-  walk.key = args.q;
-  walk.value = args.d_o;
-  walk.out = args.d_v;
-  walk.state_in = state_view<A>(args.d_final_state, dim, value_dim, false);
-  walk.state_out = state_view<A>(args.d_initial_state.view, dim, value_dim, false);
-  walk.state_out_mode = args.d_initial_state.mode;
-  scan<T>(context, walk);
+  scan_args.query = args.k;
+  scan_args.key = args.q;
+  scan_args.value = args.d_o;
+  scan_args.out = args.d_v;
+  scan_args.state_in = state_view<A>(args.d_final_state, dim, value_dim, false);
+  scan_args.state_out = state_view<A>(args.d_initial_state.view, dim, value_dim, false);
+  scan_args.state_out_mode = args.d_initial_state.mode;
+  scan<T>(context, scan_args);
 }
 
 }  // namespace
