@@ -7,11 +7,16 @@
 //     if (fields.reads() && options.eps > 1) fields.fail("eps", "found a number that is too large");
 //   }
 //
-//   const ConfigNode config = load_config("norm.yaml");    ConfigValue map;
-//   NormOptions options;                                    ConfigFields fields(map);
-//   ConfigFields fields(config);                            describe(fields, options);
-//   describe(fields, options);                              const std::string text = to_yaml(map);
+//   const ConfigNode config = load_config("norm.yaml");  // reading
+//   NormOptions options;
+//   ConfigFields fields(config);
+//   describe(fields, options);
 //   config.finish();
+//
+//   ConfigValue map;  // writing
+//   ConfigFields fields(map);
+//   describe(fields, options);
+//   const std::string text = to_yaml(map);
 //
 // What is written reads back as an equal struct, and equal structs give equal text. The defaults are those of the
 // struct; whoever makes the outermost ConfigNode calls finish() on it.
@@ -23,6 +28,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/config/config_node.h"
@@ -64,8 +70,8 @@ class ConfigFields {
   void optional_section(const std::string& key, std::optional<S>& value,
                         const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
-  // Throws ConfigError "PATH.KEY: MESSAGE" at the place of the value, or of the section when it is not written. Only
-  // while reading.
+  // Throws ConfigError "PATH.KEY: MESSAGE" at the place of the value, or of the section when it is not written. For
+  // checks while reading: while writing there is no place, and a plain Error is thrown.
   [[noreturn]] void fail(const std::string& key, const std::string& message) const;
 
  private:

@@ -137,6 +137,7 @@ class ConfigNode {
   std::shared_ptr<Reading> reading_;
 };
 
+// The names of an enumeration, in order.
 template <class E>
 std::vector<std::string> names_of(const Choices<E>& choices) {
   std::vector<std::string> names;

@@ -12,12 +12,6 @@
 namespace heddle {
 namespace {
 
-std::string format_number(double value) {
-  char text[32];
-  const auto end = std::to_chars(text, text + sizeof(text), value).ptr;
-  return std::string(text, end);
-}
-
 template <class T>
 bool parse_number(std::string_view text, T& number) {
   if (text.starts_with('+')) text.remove_prefix(1);
@@ -46,11 +40,11 @@ std::string Range::describe() const {
   const bool has_low = std::isfinite(low);
   const bool has_high = std::isfinite(high);
   if (has_low && has_high) {
-    return std::string(" in ") + (low_included ? "[" : "(") + format_number(low) + ", " + format_number(high) +
+    return std::string(" in ") + (low_included ? "[" : "(") + format_scalar(low) + ", " + format_scalar(high) +
            (high_included ? "]" : ")");
   }
-  if (has_low) return (low_included ? " >= " : " > ") + format_number(low);
-  if (has_high) return (high_included ? " <= " : " < ") + format_number(high);
+  if (has_low) return (low_included ? " >= " : " > ") + format_scalar(low);
+  if (has_high) return (high_included ? " <= " : " < ") + format_scalar(high);
   return "";
 }
 
@@ -112,7 +106,7 @@ std::string format_scalar(const T& value) {
   }
 }
 
-bool looks_like_no_text(std::string_view text) {
+bool needs_quotes(std::string_view text) {
   static const std::vector<std::string> words = {"",  "~",  "null", "true", "false", "yes",      "no",   "y",
                                                  "n", "on", "off",  ".inf", "inf",   "infinity", ".nan", "nan"};
   std::string number(text);

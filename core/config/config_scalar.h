@@ -52,8 +52,8 @@ std::string expected_type();  // "an integer", "a number", "text", ...
 template <ConfigScalar T>
 std::string format_scalar(const T& value);
 
-// Whether a reader of YAML could take the text, written without quotes, for a number, a date, a boolean or null. (Those
-// of YAML 1.1 also take yes, no, on and off for booleans.)
-bool looks_like_no_text(std::string_view text);
+// Whether a reader of YAML could take the text, were it written without quotes, for a number, a date, a boolean or
+// null. Readers of YAML 1.1 take yes, no, on and off for booleans too.
+bool needs_quotes(std::string_view text);
 
 }  // namespace heddle
