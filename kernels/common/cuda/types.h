@@ -6,25 +6,12 @@
 
 #include <cstdint>
 
-#include "core/runtime/error.h"
-#include "kernels/common/views.h"
+#include "kernels/common/types.h"
 
 namespace heddle::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
 using fp16 = __half;
-
-// The type that arithmetic on T uses: double for double, float for the rest.
-template <class T>
-struct AccumulateOf {
-  using type = float;
-};
-template <>
-struct AccumulateOf<double> {
-  using type = double;
-};
-template <class T>
-using accumulate_t = typename AccumulateOf<T>::type;
 
 template <class T>
 inline constexpr DType dtype_of = DType::float32;
@@ -108,46 +95,10 @@ __device__ __forceinline__ A nan() {
   return static_cast<A>(__int_as_float(0x7fffffff));
 }
 
-// Host: calls visit(T{}) with the device type of a floating dtype.
+// Host: calls visit(T{}) with the device's type of a floating dtype. Throws Error for a dtype of integers.
 template <class Visit>
 void visit_floating(DType dtype, const Visit& visit) {
-  switch (dtype) {
-    case DType::float64:
-      return visit(double{});
-    case DType::float32:
-      return visit(float{});
-    case DType::bfloat16:
-      return visit(bf16{});
-    case DType::float16:
-      return visit(fp16{});
-    default:
-      fail("a kernel for real numbers was given {}", name(dtype));
-  }
-}
-
-// Host: calls visit(O{}), O being T or its accumulate type: the dtypes that a parameter's gradient may have.
-template <class T, class Visit>
-void visit_same_or_accumulate(DType dtype, DType same, const Visit& visit) {
-  if (dtype == same) return visit(T{});
-  check(dtype == accumulate_type(same), "a kernel for {} was given a destination of {}", name(same), name(dtype));
-  if constexpr (sizeof(T) == 2) visit(accumulate_t<T>{});
-}
-
-template <class T>
-__host__ __device__ __forceinline__ T* vector(const VectorView& view) {
-  return static_cast<T*>(view.data);
-}
-
-template <class T>
-__host__ __device__ __forceinline__ T* row(const RowsView& view, int64_t index) {
-  return static_cast<T*>(view.data) + index * view.row_stride;
-}
-
-// The dim features of one token of one head.
-template <class T>
-__host__ __device__ __forceinline__ T* head(const HeadsView& view, int64_t batch, int64_t position, int64_t head) {
-  return static_cast<T*>(view.data) + batch * view.batch_stride + position * view.length_stride +
-         head * view.head_stride;
+  visit_floating_as<bf16, fp16>(dtype, visit);
 }
 
 }  // namespace heddle::kernels::cuda
