@@ -1,7 +1,8 @@
-// Angles of position encodings, right at every position.
-// For float32 and narrower types a turn is 2^64: theta / 2 pi as a 64-bit fraction times the position wraps exactly,
-// and the upper 32 bits are the angle to 2^-32 of a turn. The error of cos and sin is below 1e-6 for any position below
-// 2^20; there is no argument reduction and no local memory. float64 multiplies in double.
+// Angles of position encodings: the sine and cosine of position * theta, accurate at every position.
+// For float32 and narrower types the angle is a 64-bit fixed-point number whose full range, 2^64, is one revolution.
+// theta / 2 pi as such a fraction times the position wraps exactly, and the upper 32 bits are the angle to 2^-32 of a
+// revolution. The error of cos and sin is below 1e-6 for every position below 2^20. The code needs no argument
+// reduction and no local memory. For float64 the product is a double.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +16,16 @@ struct SinCos {
   A sin, cos;
 };
 
-// theta of one feature, ready to be multiplied by positions, for tensors of T.
+// The angle of one feature per position, for tensors of T. of() converts theta in radians; at() gives the sine and
+// cosine of theta times a position.
 template <class T>
 struct Angle {
-  uint64_t turns = 0;    // theta / 2 pi modulo 1, in units of 2^-64
-  float not_finite = 0;  // 0, or NaN where theta is none or infinite
+  uint64_t revolutions = 0;  // theta / 2 pi modulo 1, a multiple of 2^-64
+  float not_finite = 0;      // 0, or NaN where theta is NaN or infinite
 
   __device__ __forceinline__ static Angle of(float theta) {
-    // 1 / 2 pi in two doubles; the product is exact to about 2^-100 of its size before the whole turns are dropped.
+    // 1 / 2 pi as the sum of two doubles: the relative error of the product is about 2^-100 before whole revolutions
+    // are dropped.
     constexpr double kHigh = 0x1.45f306dc9c883p-3;
     constexpr double kLow = -0x1.6b01ec5417056p-57;
     const double product = theta * kHigh;
@@ -32,10 +35,10 @@ struct Angle {
   }
 
   __device__ __forceinline__ SinCos<float> at(int64_t position) const {
-    const auto upper = static_cast<int32_t>((turns * static_cast<uint64_t>(position)) >> 32);
+    const auto upper = static_cast<int32_t>((revolutions * static_cast<uint64_t>(position)) >> 32);
     SinCos<float> result;
     if constexpr (sizeof(T) == 2) {
-      // The hardware's sine and cosine: 2^-20.5 absolute on [-pi, pi], far below the rounding of y.
+      // The absolute error of the hardware's sine and cosine on [-pi, pi] is 2^-20.5, far below the rounding of y.
       __sincosf(static_cast<float>(upper) * 0x1.921fb6p-30f + not_finite, &result.sin, &result.cos);
     } else {
       sincospif(static_cast<float>(upper) * 0x1p-31f + not_finite, &result.sin, &result.cos);

@@ -1,6 +1,8 @@
-// What the kernels of both position encodings share: the encodings themselves, activations, and who works on what.
-// A unit is what shares an angle: a pair of features that is rotated, or one feature whose cosine and sine are taken. A
-// thread holds WIDTH neighbouring units: kInputs vectors of a row of x and two vectors of a row of y.
+// What the kernels of both position encodings share: the encodings (Rotation, CosineSine), loads and stores of rows,
+// and LrpeWork, which distributes rows to threads. docs/layers.md#lrpe A row is the `dim` features of one token of one
+// head. It has angle_count(dim) angles: angle k rotates a pair of features, or multiplies one feature by its cosine and
+// its sine. A thread works on WIDTH neighbouring angles from k on, which take kInputs vectors of a row of x and two
+// vectors of a row of y.
 #pragma once
 
 #include "kernels/common/cuda/activation.h"
@@ -14,8 +16,8 @@
 
 namespace heddle::kernels::cuda {
 
-// The thetas of WIDTH units as they are stored, of T or of the type of arithmetic. A kernel asks for them before all
-// else, since its sines wait for them; they are widened where they are used.
+// WIDTH thetas as they are stored, in T or in the type of arithmetic. A kernel loads them first, because its sines
+// depend on them; they are widened where they are used.
 template <class T, int WIDTH>
 struct StoredThetas {
   using A = accumulate_t<T>;
@@ -23,7 +25,7 @@ struct StoredThetas {
   bool is_narrow;
   Word words[WIDTH];
 
-  // Unit i has theta index_of(i), or 0 where has(i) says that there is none.
+  // Angle i takes theta index_of(i) of row `theta_head`, or 0 where has(i) is false.
   template <class Has, class IndexOf>
   __device__ __forceinline__ StoredThetas(const RowsView& view, int64_t theta_head, const Has& has,
                                           const IndexOf& index_of)
@@ -48,48 +50,52 @@ struct StoredThetas {
   }
 };
 
-// That these are worked out here, and not later where they are used.
+// Makes the compiler compute the angles here instead of where they are used.
 template <int WIDTH>
-__device__ __forceinline__ void settle_angles(SinCos<float> (&angle)[WIDTH]) {
+__device__ __forceinline__ void materialize_angles(SinCos<float> (&angle)[WIDTH]) {
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) asm volatile("" : "+f"(angle[i].sin), "+f"(angle[i].cos));
 }
 
-// The angles of a thread at the positions first, first + step, .. one after the other.
+// An iterator over the positions first, first + step, ...: `angle` holds the thread's angles at the current position.
+// This one computes every angle from its position.
 template <class Angles_, class Options, class A, int WIDTH>
-struct ExactWalk {
+struct ExactAngleIterator {
   Angles_ angles;
   const Options& options;
   int64_t position, step;
   SinCos<A> angle[WIDTH];
-  __device__ __forceinline__ ExactWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step)
+  __device__ __forceinline__ ExactAngleIterator(const Angles_& angles, const Options& options, int64_t first,
+                                                int64_t step)
       : angles(angles), options(options), position(first), step(step) {
     angles.at(options, position, angle);
   }
   __device__ __forceinline__ void next() { angles.at(options, position += step, angle); }
-  __device__ __forceinline__ void settle() { settle_angles(angle); }
+  __device__ __forceinline__ void materialize() { materialize_angles(angle); }
 };
-// The same by turning on from the angle before, for 16-bit types: 64 steps lose some 5e-6, far below their rounding,
-// and the unit for sines is left to the exponentials.
+// The same by a recurrence: the angle at the next position is the current one rotated by theta * step. For 16-bit
+// types: the error after 64 steps is about 5e-6, far below their rounding, and the special function units, which sines
+// share with exponentials, are left to the exponentials.
 template <class Angles_, class Options, int WIDTH>
-struct TurningWalk {
-  SinCos<float> angle[WIDTH], turn[WIDTH];
-  __device__ __forceinline__ TurningWalk(const Angles_& angles, const Options& options, int64_t first, int64_t step) {
+struct RecurrentAngleIterator {
+  SinCos<float> angle[WIDTH], increment[WIDTH];
+  __device__ __forceinline__ RecurrentAngleIterator(const Angles_& angles, const Options& options, int64_t first,
+                                                    int64_t step) {
     angles.at(options, first, angle);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) turn[i] = angles.theta[i].at(step);
+    for (int i = 0; i < WIDTH; ++i) increment[i] = angles.theta[i].at(step);
   }
   __device__ __forceinline__ void next() {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const float cos = angle[i].cos * turn[i].cos - angle[i].sin * turn[i].sin;
-      angle[i].sin = angle[i].sin * turn[i].cos + angle[i].cos * turn[i].sin;
+      const float cos = angle[i].cos * increment[i].cos - angle[i].sin * increment[i].sin;
+      angle[i].sin = angle[i].sin * increment[i].cos + angle[i].cos * increment[i].sin;
       angle[i].cos = cos;
     }
   }
-  __device__ __forceinline__ void settle() {
-    settle_angles(angle);
-    settle_angles(turn);
+  __device__ __forceinline__ void materialize() {
+    materialize_angles(angle);
+    materialize_angles(increment);
   }
 };
 
@@ -105,30 +111,30 @@ struct Rotation {
   static constexpr int kInputs = 2;
   static constexpr int kValues = kInputs * WIDTH;
 
-  // Whether vectors of WIDTH units can be worked on.
+  // Whether a thread can work on WIDTH neighbouring angles with these thetas.
   static bool takes(const RowsView&) { return true; }
-  __host__ __device__ static int64_t units(int64_t dim) { return dim / 2; }
-  // Units k, k + period, .. have the same theta.
+  __host__ __device__ static int64_t angle_count(int64_t dim) { return dim / 2; }
+  // Angles k, k + period, ... have the same theta.
   __device__ static int64_t period(const RowsView&) { return INT64_MAX; }
-  // Where vector 0 or 1 of the units from k on begins in a row of x of `dim` features, and in one of y.
+  // The first feature of vector 0 or 1 of the angles from k on, in a row of x of `dim` features and in a row of y.
   __device__ __forceinline__ static int input_at(int vector, int k, int dim) {
     return INTERLEAVED ? 2 * k + vector * WIDTH : k + vector * (dim / 2);
   }
   __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return input_at(vector, k, dim); }
-  // What theta is multiplied by for unit k.
+  // What the theta of angle k is multiplied by.
   __device__ __forceinline__ static int64_t coordinate(const Options& options, const RowsView&, int64_t position,
                                                        int64_t) {
     return position + options.offset;
   }
 
-  // The thetas of units k .. k + WIDTH - 1 of a head; 0 beyond those that there are.
+  // The thetas of angles k .. k + WIDTH - 1 of a head; 0 where theta has no such column.
   struct Thetas : StoredThetas<T, WIDTH> {
     __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
         : StoredThetas<T, WIDTH>(
               view, theta_head, [&](int i) { return k + i < static_cast<int>(view.cols); },
               [&](int i) { return k + i; }) {}
   };
-  // The same as angles, ready for any position.
+  // The same converted to angles per position.
   struct Angles {
     Angle<T> theta[WIDTH];
     __device__ __forceinline__ explicit Angles(const Thetas& thetas) {
@@ -141,8 +147,8 @@ struct Rotation {
     }
   };
 
-  using Walk =
-      std::conditional_t<sizeof(T) == 2, TurningWalk<Angles, Options, WIDTH>, ExactWalk<Angles, Options, A, WIDTH>>;
+  using AngleIterator = std::conditional_t<sizeof(T) == 2, RecurrentAngleIterator<Angles, Options, WIDTH>,
+                                           ExactAngleIterator<Angles, Options, A, WIDTH>>;
 
   __device__ __forceinline__ static constexpr int first(int i) { return INTERLEAVED ? 2 * i : i; }
   __device__ __forceinline__ static constexpr int second(int i) { return INTERLEAVED ? 2 * i + 1 : i + WIDTH; }
@@ -176,9 +182,9 @@ struct CosineSine {
   static constexpr int kInputs = 1;
   static constexpr int kValues = WIDTH;
 
-  // The units of a vector are on one axis or two.
+  // At least WIDTH thetas an axis: then WIDTH neighbouring angles lie on one axis or on two.
   static bool takes(const RowsView& theta) { return theta.cols >= WIDTH; }
-  __host__ __device__ static int64_t units(int64_t dim) { return dim; }
+  __host__ __device__ static int64_t angle_count(int64_t dim) { return dim; }
   __device__ static int64_t period(const RowsView& theta) { return theta.cols; }
   __device__ __forceinline__ static int input_at(int, int k, int) { return k; }
   __device__ __forceinline__ static int output_at(int vector, int k, int dim) { return k + vector * dim; }
@@ -187,12 +193,12 @@ struct CosineSine {
     return along(options, position, options.axes == 1 ? 0 : static_cast<int>(k / theta.cols));
   }
 
-  // Where the thetas of the features k .. k + WIDTH - 1 are: on one axis or two.
+  // The axes of the features k .. k + WIDTH - 1, with `thetas` thetas an axis.
   struct Axes {
-    int axis, first;  // of feature k
-    int change;       // the feature from which on it is the next axis
-    __device__ __forceinline__ Axes(int known, int k)
-        : axis(k < known ? 0 : k / known), first(k - axis * known), change(known - first) {}
+    int axis, first;  // axis and theta of feature k
+    int change;       // features k + change and later lie on axis + 1
+    __device__ __forceinline__ Axes(int thetas, int k)
+        : axis(k < thetas ? 0 : k / thetas), first(k - axis * thetas), change(thetas - first) {}
   };
   struct Thetas : Axes, StoredThetas<T, WIDTH> {
     __device__ __forceinline__ Thetas(const RowsView& view, int64_t theta_head, int k)
@@ -219,7 +225,7 @@ struct CosineSine {
     }
   };
 
-  using Walk = ExactWalk<Angles, Options, A, WIDTH>;
+  using AngleIterator = ExactAngleIterator<Angles, Options, A, WIDTH>;
 
   __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
                                                  A (&y)[2 * WIDTH]) {
@@ -249,7 +255,8 @@ struct CosineSine {
   }
 };
 
-// The vectors of one row that a thread holds, as they are stored and in the type of arithmetic.
+// The COUNT vectors of one row that a thread holds, as they are stored; widen_to() converts them to the type of
+// arithmetic.
 template <class T, int WIDTH, int COUNT>
 struct RowVectors {
   Vec<T, WIDTH> vectors[COUNT];
@@ -268,7 +275,8 @@ using InputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, Encoding:
 template <class Encoding>
 using OutputVectors = RowVectors<typename Encoding::T, Encoding::WIDTH, 2>;
 
-// STREAM: load_stream(), for what no kernel of the operator reads again.
+// Loads the thread's vectors of a row of x or y. STREAM: by load_stream(), for what no kernel of the operator reads
+// again.
 template <class Encoding, bool STREAM>
 __device__ __forceinline__ auto load_vector(const typename Encoding::T* from) {
   return STREAM ? load_stream<Encoding::WIDTH>(from) : load<Encoding::WIDTH>(from);
@@ -292,6 +300,7 @@ __device__ __forceinline__ OutputVectors<Encoding> load_output(const typename En
   return result;
 }
 
+// Store the thread's vectors of a row of x or y (=), rounded once to nearest even.
 template <class T, int WIDTH, class A>
 __device__ __forceinline__ void store_values(T* to, const A* values) {
   Vec<A, WIDTH> wide;
@@ -318,25 +327,26 @@ __device__ __forceinline__ void store_output(typename Encoding::T* row, int k, i
   }
 }
 
-// exp(x - most) for many x, exactly 1 where they are the same.
+// exp(x - maximum) for many x, exactly 1 at x == maximum. 16-bit types compute 2^(x log2 e - shift) with
+// shift = maximum log2 e, others exp(x - shift) with shift = maximum.
 template <class T>
-struct ExponentialBelow {
+struct ShiftedExponential {
   using A = accumulate_t<T>;
-  A less;
-  __device__ __forceinline__ explicit ExponentialBelow(A most)
-      : less(sizeof(T) == 2 ? rounded_product(most, A(kLog2E)) : most) {}
-  __device__ __forceinline__ A operator()(A x) const { return below(x, less); }
-  __device__ __forceinline__ static A below(A x, A less) {
+  A shift;
+  __device__ __forceinline__ explicit ShiftedExponential(A maximum)
+      : shift(sizeof(T) == 2 ? rounded_product(maximum, A(kLog2E)) : maximum) {}
+  __device__ __forceinline__ A operator()(A x) const { return of(x, shift); }
+  __device__ __forceinline__ static A of(A x, A shift) {
     if constexpr (sizeof(T) == 2) {
-      return fast_exp2(rounded_product(x, kLog2E) - less);
+      return fast_exp2(rounded_product(x, kLog2E) - shift);
     } else {
-      return exponential<T>(x - less);
+      return exponential<T>(x - shift);
     }
   }
 };
 
-// Over groups of `width` neighbouring lanes, a power of two up to 32 known at run time; op(value, neutral) is value.
-// All lanes take part. Without branches, so that several rows are under way at once.
+// Reduces over groups of `width` neighbouring lanes, a power of two up to 32 known at run time; op(value, neutral) is
+// value. All lanes of the warp must call it. It has no branches, so that the reductions of several rows overlap.
 template <class A, class Op>
 __device__ __forceinline__ A lanes_reduce(A value, int width, Op op, A neutral) {
 #pragma unroll
@@ -347,18 +357,20 @@ __device__ __forceinline__ A lanes_reduce(A value, int width, Op op, A neutral) 
   return value;
 }
 
-// How the vector kernels cut the work. An item is (position, outer, vector of units), the vector fastest and then what
-// lies closer together. Its thread goes over `replicas`, which have the same angles: the batch, or the heads where they
-// share theta; `outer` is the other of the two.
+// Distributes the work of the vector kernels. Rows with the same angles are replicas of each other: the rows of the
+// batch, or of the heads where all heads share theta; `outer` is the other of these two dimensions. An item is
+// (position, outer, vector of angles), and one thread goes over replicas of its item, so that a sine serves many rows.
+// Items are numbered vector first, then whichever of position and outer is closer together in memory.
 struct LrpeWork {
   uint32_t items;
   int replicas;
   bool replicas_are_heads, positions_inside;
-  Divider vectors, inner;  // of a row; extent of the faster of positions and outer
-  // Blocks of items that go over all replicas, and those that `part` replicas at a time are gone over.
-  uint32_t whole;
-  Divider parted;
-  int part;
+  Divider vectors, inner;  // vectors of a row; extent of the faster of position and outer
+  // The first `whole_blocks` blocks go over all replicas of their items. The items of the other blocks are split:
+  // each split of `replicas_per_split` replicas has a block of its own.
+  uint32_t whole_blocks;
+  Divider split_blocks;  // blocks in one split
+  int replicas_per_split;
   unsigned grid;
 
   static constexpr int kThreads = 64;
@@ -368,11 +380,13 @@ struct LrpeWork {
     return x.length * vectors_of_row * (are_heads(x, theta_heads) ? x.batch : x.heads);
   }
 
-  // Sines are computed once for all replicas, but for the last blocks and where that leaves places of `resident` blocks
-  // on each multiprocessor idle; there once for a part, a multiple of `least`. Where `resident` is kNotShared all parts
-  // are of `least`: then fewer places in memory are under way, but the unit for sines is that for the exponentials of
-  // an activation.
-  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int least, int resident)
+  // A split has a multiple of `min_split` replicas. `resident` is the number of blocks that fit on a multiprocessor: as
+  // few splits are made as fill the GPU, and where unsplit blocks fill it, only the last blocks are split, so that
+  // multiprocessors finish at about the same time. With kNotShared every item is split as far as possible: sines are
+  // computed more often and fewer rows are in flight, which is faster where an activation's exponentials keep the
+  // special function units busy.
+  LrpeWork(Context& context, const HeadsView& x, int64_t theta_heads, int64_t vectors_of_row, int min_split,
+           int resident)
       : items(static_cast<uint32_t>(items_of(x, theta_heads, vectors_of_row))),
         replicas_are_heads(are_heads(x, theta_heads)),
         vectors(vectors_of_row) {
@@ -381,42 +395,42 @@ struct LrpeWork {
     positions_inside = x.length_stride < (replicas_are_heads ? x.batch_stride : x.head_stride);
     inner = Divider(positions_inside ? x.length : outer);
     const int64_t blocks = ceil_div(items, kThreads);
-    const int64_t places = int64_t{context.properties().multiprocessors} * resident;
-    int64_t parts = ceil_div(replicas, least);
-    whole = 0;
-    if (resident != kNotShared && blocks >= places) {
-      whole = static_cast<uint32_t>(blocks - places / 4);  // the end is reached in small steps
+    const int64_t resident_blocks = int64_t{context.properties().multiprocessors} * resident;
+    int64_t splits = ceil_div(replicas, min_split);
+    whole_blocks = 0;
+    if (resident != kNotShared && blocks >= resident_blocks) {
+      whole_blocks = static_cast<uint32_t>(blocks - resident_blocks / 4);
     } else if (resident != kNotShared) {
-      parts = std::min(parts, places / blocks);
+      splits = std::min(splits, resident_blocks / blocks);
     }
-    part = static_cast<int>(ceil_div(ceil_div(replicas, parts), least) * least);
-    parted = Divider(blocks - whole);
-    grid = static_cast<unsigned>(whole + (blocks - whole) * ceil_div(replicas, part));
+    replicas_per_split = static_cast<int>(ceil_div(ceil_div(replicas, splits), min_split) * min_split);
+    split_blocks = Divider(blocks - whole_blocks);
+    grid = static_cast<unsigned>(whole_blocks + (blocks - whole_blocks) * ceil_div(replicas, replicas_per_split));
   }
 
  private:
   static bool are_heads(const HeadsView& x, int64_t theta_heads) { return theta_heads == 1 && x.heads > 1; }
 };
 
-// The place of one thread in that work. A thread beyond the end has the last place and is not active: it reads with the
-// others, so that no load waits for a condition, and stores nothing.
+// The item of a thread and the replicas [first, last) that it goes over. A thread beyond the last item takes the last
+// item and is not active: it loads like the others, so that no load is conditional, and stores nothing.
 struct LrpeItem {
   bool active;
-  int first, last;  // replicas
+  int first, last;
   uint32_t position, outer, theta_head;
-  int k;  // first unit
+  int k;  // first angle
 
   __device__ __forceinline__ LrpeItem(const LrpeWork& work, int width) : first(0), last(work.replicas) {
     uint32_t block = blockIdx.x;
-    if (block >= work.whole) {
-      const uint32_t part = work.parted.quotient(block - work.whole);
-      block -= part * work.parted.divisor;
-      first = static_cast<int>(part) * work.part;
-      last = min(last, first + work.part);
+    if (block >= work.whole_blocks) {
+      const uint32_t split = work.split_blocks.quotient(block - work.whole_blocks);
+      block -= split * work.split_blocks.divisor;
+      first = static_cast<int>(split) * work.replicas_per_split;
+      last = min(last, first + work.replicas_per_split);
     }
-    const uint32_t own = block * LrpeWork::kThreads + threadIdx.x;
-    active = own < work.items;
-    const uint32_t index = min(own, work.items - 1);
+    const uint32_t thread = block * LrpeWork::kThreads + threadIdx.x;
+    active = thread < work.items;
+    const uint32_t index = min(thread, work.items - 1);
     const uint32_t row = work.vectors.quotient(index);
     k = static_cast<int>(index - row * work.vectors.divisor) * width;
     const uint32_t slower = work.inner.quotient(row), faster = row - slower * work.inner.divisor;
@@ -426,7 +440,7 @@ struct LrpeItem {
   }
 };
 
-// What an item has of the row of each replica: where its first vector begins, `column` elements into the row.
+// The address of an item's first vector in the row of replica r, `column` elements into the row.
 template <class T>
 struct ReplicaRows {
   T* base;

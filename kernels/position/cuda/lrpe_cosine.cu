@@ -1,7 +1,7 @@
 // Position encoding by cosine and sine, of tokens on a grid.                            docs/layers.md#lrpe-cosine
 //   forward   y = (a cos phi, a sin phi), a = act(x)              writes (=) y
 //   backward  d_a = d_y[cos] cos phi + d_y[sin] sin phi;  d_x = d_a act'(x), for a softmax a (d_a - <a, d_a>)
-//                                                                 writes or adds (Destination) d_x, d_theta
+//                                                                 writes (=) or adds to (+=) d_x, d_theta
 
 #include "kernels/position/cuda/lrpe_launch.h"
 #include "kernels/position/lrpe_cosine.h"

@@ -1,4 +1,6 @@
 // Chooses among the kernels of the position encodings, by storage type, alignment and options.     docs/layers.md#lrpe
+// float64, and rows that are not whole aligned vectors, take the kernels of lrpe_rows.h. Other rows take those of
+// lrpe_vectors.h, or for a softmax over the sequence those of lrpe_slab.h (short sequences) or lrpe_sequence.h.
 #pragma once
 
 #include "kernels/position/cuda/lrpe_rows.h"
@@ -6,12 +8,12 @@
 
 namespace heddle::kernels::cuda {
 
-// Threads that hold a row of x as whole vectors; 0 when it does not consist of such, or of too many for a softmax.
+// The number of neighbouring threads that hold a row of x as whole vectors; 0 where the vector kernels do not apply.
 template <class Encoding>
 int lanes_of_row(const HeadsView& x, const RowsView& theta, Softmax softmax) {
-  const int64_t units = Encoding::units(x.dim);
-  if (std::is_same_v<typename Encoding::T, double> || units % Encoding::WIDTH != 0) return 0;
-  const int64_t lanes = units / Encoding::WIDTH;
+  const int64_t angles = Encoding::angle_count(x.dim);
+  if (std::is_same_v<typename Encoding::T, double> || angles % Encoding::WIDTH != 0) return 0;
+  const int64_t lanes = angles / Encoding::WIDTH;
   if (x.batch * x.heads > INT32_MAX || LrpeWork::items_of(x, theta.rows, lanes) > INT32_MAX) return 0;
   if (!Encoding::takes(theta)) return 0;
   const bool is_fit = softmax == Softmax::none ? lanes <= INT32_MAX : lanes <= 32 && (lanes & (lanes - 1)) == 0;
@@ -19,7 +21,7 @@ int lanes_of_row(const HeadsView& x, const RowsView& theta, Softmax softmax) {
   return is_fit ? static_cast<int>(lanes) : 0;
 }
 
-// Calls launch(std::integral_constant<Act, act>) with the kind of activation, which has kernels of its own.
+// Calls launch(std::integral_constant<Act, act>) with the kind of activation; each kind has its own kernels.
 template <class Options, class Launch>
 void visit_act(const Options& options, const Launch& launch) {
   if (options.softmax == Softmax::sequence) {
@@ -33,7 +35,7 @@ void visit_act(const Options& options, const Launch& launch) {
   }
 }
 
-// Vectors is the encoding with the width of 16 bytes, Single the same with a width of 1.
+// y (=). Vectors is the encoding for vectors of 16 bytes, Single the same with a WIDTH of 1.
 template <class Vectors, class Single>
 void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& args) {
   using T = typename Vectors::T;
@@ -48,8 +50,8 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
       if (softmax == Softmax::sequence) table = launch_sequence_sums<Vectors>(context, args, lanes);
       return visit_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
-        using Shape = LrpeShape<Vectors, kAct>;
-        const LrpeWork work(context, x, args.theta.rows, lanes, Shape::kForwardPart, Shape::kForwardBlocks);
+        using Tuning = LrpeTuning<Vectors, kAct>;
+        const LrpeWork work(context, x, args.theta.rows, lanes, Tuning::kForwardSplit, Tuning::kForwardResident);
         constexpr auto kernel = lrpe_forward<Vectors, kAct>;
         if constexpr (kAct == Act::sequence) {
           HEDDLE_LAUNCH_DEPENDENT(context, kernel, work.grid, LrpeWork::kThreads, 0, args, work, table);
@@ -68,6 +70,7 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
                 args);
 }
 
+// d_x (=|+=)
 template <class Vectors, class Single>
 void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& args) {
   using T = typename Vectors::T;
@@ -83,12 +86,12 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
       return visit_act(args.options, [&](auto act) {
         constexpr Act kAct = decltype(act)::value;
         if constexpr (kAct != Act::sequence) {
-          using Shape = LrpeShape<Vectors, kAct>;
-          const LrpeWork work(context, d_x, args.theta.rows, lanes, Shape::kBackwardPart, Shape::kBackwardBlocks);
+          using Tuning = LrpeTuning<Vectors, kAct>;
+          const LrpeWork work(context, d_x, args.theta.rows, lanes, Tuning::kBackwardSplit, Tuning::kBackwardResident);
           const auto start = [&](auto add) {
             constexpr bool kAdd = decltype(add)::value;
             HEDDLE_LAUNCH(context, (lrpe_backward<Vectors, kAct, kAdd>), work.grid, LrpeWork::kThreads,
-                          (BackwardRow<Vectors, kAct, kAdd>::kSharedBytes), args, work);
+                          (BackwardStages<Vectors, kAct, kAdd>::kSharedBytes), args, work);
           };
           args.d_x.mode == GradientMode::accumulate ? start(std::true_type{}) : start(std::false_type{});
         }
@@ -97,13 +100,14 @@ void launch_lrpe_d_x(Context& context, const typename Vectors::BackwardArgs& arg
   }
   if (softmax == Softmax::sequence) {
     const dim3 grid(static_cast<unsigned>(d_x.batch * d_x.heads),
-                    static_cast<unsigned>(ceil_div(Single::units(d_x.dim), 32)));
+                    static_cast<unsigned>(ceil_div(Single::angle_count(d_x.dim), 32)));
     HEDDLE_LAUNCH(context, softmax_dots<Single>, grid, 32 * kSequenceWarps, 0, args);
   }
   HEDDLE_LAUNCH(context, lrpe_backward_rows<Single>, grid_for(context, d_x.batch * d_x.length * d_x.heads, 1, 64), 32,
                 0, args);
 }
 
+// d_x and d_theta (=|+=), those of them that are wanted.
 template <class Vectors, class Single>
 void launch_lrpe_backward(Context& context, const typename Vectors::BackwardArgs& args) {
   launch_lrpe_d_x<Vectors, Single>(context, args);

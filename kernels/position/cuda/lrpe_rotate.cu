@@ -1,7 +1,7 @@
 // Position encoding by rotation.                                                        docs/layers.md#lrpe-rotate
 //   forward   y = R(phi) act(x)                                   writes (=) y
 //   backward  d_a = R(-phi) d_y;  d_x = d_a act'(x), for a softmax a (d_a - <a, d_a>)
-//                                                                 writes or adds (Destination) d_x, d_theta
+//                                                                 writes (=) or adds to (+=) d_x, d_theta
 
 #include "kernels/position/cuda/lrpe_launch.h"
 #include "kernels/position/lrpe_rotate.h"

@@ -1,34 +1,38 @@
-// The kernels of the position encodings for any dim and any alignment, one unit at a time, and those of d_theta.
-// docs/layers.md#lrpe
+// The kernels of the position encodings for any dim, alignment and dtype, and those of d_theta.    docs/layers.md#lrpe
+//   lrpe_forward_rows                       y (=)
+//   lrpe_backward_rows                      d_x (=|+=)
+//   softmax_over_sequence, softmax_dots     maximum, sum (=) and dots (=), for a softmax over the sequence
+//   theta_partials, theta_finish            partials (=), then d_theta (=|+=)
+// Encoding has a WIDTH of 1: a thread works on one angle at a time.
 #pragma once
 
 #include "kernels/position/cuda/lrpe.h"
 
 namespace heddle::kernels::cuda {
 
-// One row and what belongs to it.
+// The indices of one row. A column is a pair of batch and head, column = batch * heads + head_index.
 struct RowPlace {
-  int64_t batch, position, head_index, theta_head, column;  // column: batch * heads + head
+  int64_t batch, position, head_index, theta_head, column;
   __device__ RowPlace(const HeadsView& x, const RowsView& theta, int64_t position, int64_t column)
       : batch(column / x.heads),
         position(position),
         head_index(column % x.heads),
         theta_head(theta.rows == 1 ? 0 : head_index),
         column(column) {}
-  // Of the row of this index; heads are the fastest, then positions.
+  // Row `index` of all: the head varies fastest, then the position.
   __device__ RowPlace(const HeadsView& x, const RowsView& theta, int64_t index)
       : RowPlace(x, theta, index / x.heads % x.length, index / x.heads / x.length * x.heads + index % x.heads) {}
 };
 
-// act of one row of `dim` features, element by element.
+// The activation of one row, element by element. All lanes of a warp construct it together.
 template <class T>
 struct RowActivation {
   using A = accumulate_t<T>;
   const T* x;
   Activation act;
   Softmax softmax;
-  A most = A(0), factor = A(1);                // of the row, for softmax over features
-  const A *maximum = nullptr, *sum = nullptr;  // of the features, for softmax over the sequence
+  A row_maximum = A(0), row_factor = A(1);     // for a softmax over features: a = exp(x - row_maximum) * row_factor
+  const A *maximum = nullptr, *sum = nullptr;  // (dim) for a softmax over the sequence: a = exp(x - maximum) / sum
 
   template <class Args>
   __device__ RowActivation(const Args& args, const RowPlace& place)
@@ -38,12 +42,12 @@ struct RowActivation {
     if (x == nullptr) return;
     const int64_t dim = args.x.dim;
     if (softmax == Softmax::feature) {
-      most = widen(x[0]);
-      for (int64_t i = threadIdx.x; i < dim; i += 32) most = Max{}(most, widen(x[i]));
-      most = group_max(most);
+      row_maximum = widen(x[0]);
+      for (int64_t i = threadIdx.x; i < dim; i += 32) row_maximum = Max{}(row_maximum, widen(x[i]));
+      row_maximum = group_max(row_maximum);
       A total = A(0);
-      for (int64_t i = threadIdx.x; i < dim; i += 32) total += exponential<T>(widen(x[i]) - most);
-      factor = A(1) / group_sum(total);
+      for (int64_t i = threadIdx.x; i < dim; i += 32) total += exponential<T>(widen(x[i]) - row_maximum);
+      row_factor = A(1) / group_sum(total);
     }
     if (softmax == Softmax::sequence) {
       maximum = vector<const A>(args.maximum) + place.column * dim;
@@ -51,10 +55,11 @@ struct RowActivation {
     }
   }
 
+  // Value and derivative at feature i. For a softmax both are a: its gradient is a (d_a - <a, d_a>).
   __device__ Activated<A> operator()(int64_t i) const {
     const A value = widen(x[i]);
     if (softmax == Softmax::feature) {
-      const A a = exponential<T>(value - most) * factor;
+      const A a = exponential<T>(value - row_maximum) * row_factor;
       return {a, a};
     }
     if (softmax == Softmax::sequence) {
@@ -67,25 +72,25 @@ struct RowActivation {
   }
 };
 
-// Sine and cosine of unit k of a row.
+// Sine and cosine of angle k of a row.
 template <class Encoding, class Options>
-__device__ __forceinline__ void unit_angle(const RowsView& theta, const Options& options, const RowPlace& place,
-                                           int64_t k, SinCos<typename Encoding::A> (&angle)[1]) {
+__device__ __forceinline__ void compute_angle(const RowsView& theta, const Options& options, const RowPlace& place,
+                                              int64_t k, SinCos<typename Encoding::A> (&angle)[1]) {
   const typename Encoding::Thetas thetas(theta, place.theta_head, static_cast<int>(k));
   typename Encoding::Angles(thetas).at(options, place.position, angle);
 }
 
-// The gradient of a at the inputs of unit k.
+// d_a, the gradient of the activated x, at the inputs of angle k.
 template <class Encoding>
-__device__ __forceinline__ void unit_gradient(const typename Encoding::T* d_y, int k, int dim,
-                                              const SinCos<typename Encoding::A> (&angle)[1],
-                                              typename Encoding::A (&d_a)[Encoding::kValues]) {
+__device__ __forceinline__ void input_gradient(const typename Encoding::T* d_y, int k, int dim,
+                                               const SinCos<typename Encoding::A> (&angle)[1],
+                                               typename Encoding::A (&d_a)[Encoding::kValues]) {
   const typename Encoding::A upstream[2] = {widen(d_y[Encoding::output_at(0, k, dim)]),
                                             widen(d_y[Encoding::output_at(1, k, dim)])};
   Encoding::backward(upstream, angle, d_a);
 }
 
-// A warp a row. Encoding has a WIDTH of 1, here and below.
+// One warp per row.
 template <class Encoding>
 __global__ void __launch_bounds__(32) lrpe_forward_rows(const __grid_constant__ typename Encoding::ForwardArgs args) {
   using T = typename Encoding::T;
@@ -96,9 +101,9 @@ __global__ void __launch_bounds__(32) lrpe_forward_rows(const __grid_constant__ 
     const RowPlace place(args.x, args.theta, index);
     const RowActivation<T> act(args, place);
     T* to = head<T>(args.y, place.batch, place.position, place.head_index);
-    for (int k = threadIdx.x; k < Encoding::units(dim); k += 32) {
+    for (int k = threadIdx.x; k < Encoding::angle_count(dim); k += 32) {
       SinCos<A> angle[1];
-      unit_angle<Encoding>(args.theta, args.options, place, k, angle);
+      compute_angle<Encoding>(args.theta, args.options, place, k, angle);
       A a[Encoding::kValues], y[2];
 #pragma unroll
       for (int v = 0; v < Encoding::kInputs; ++v) a[v] = act(Encoding::input_at(v, k, dim)).value;
@@ -124,12 +129,12 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
     T* d_x = head<T>(d_x_view, place.batch, place.position, place.head_index);
     const auto gradient = [&](int k, A(&d_a)[Encoding::kValues]) {
       SinCos<A> angle[1];
-      unit_angle<Encoding>(args.theta, options, place, k, angle);
-      unit_gradient<Encoding>(d_y, k, dim, angle, d_a);
+      compute_angle<Encoding>(args.theta, options, place, k, angle);
+      input_gradient<Encoding>(d_y, k, dim, angle, d_a);
     };
     A dot = A(0);
     if (options.softmax == Softmax::feature) {
-      for (int k = threadIdx.x; k < Encoding::units(dim); k += 32) {
+      for (int k = threadIdx.x; k < Encoding::angle_count(dim); k += 32) {
         A d_a[Encoding::kValues];
         gradient(k, d_a);
 #pragma unroll
@@ -137,7 +142,7 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
       }
       dot = group_sum(dot);
     }
-    for (int k = threadIdx.x; k < Encoding::units(dim); k += 32) {
+    for (int k = threadIdx.x; k < Encoding::angle_count(dim); k += 32) {
       A d_a[Encoding::kValues];
       gradient(k, d_a);
 #pragma unroll
@@ -147,8 +152,8 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
         if (options.softmax == Softmax::none) {
           if (options.act != Activation::none) value *= act(i).derivative;
         } else {
-          const A less = options.softmax == Softmax::feature ? dot : vector<const A>(args.dots)[place.column * dim + i];
-          value = act(i).value * (value - less);
+          const A mean = options.softmax == Softmax::feature ? dot : vector<const A>(args.dots)[place.column * dim + i];
+          value = act(i).value * (value - mean);
         }
         if (args.d_x.mode == GradientMode::accumulate) value += widen(d_x[i]);
         d_x[i] = narrow<T>(value);
@@ -157,7 +162,8 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
   }
 }
 
-// --- Sums over the sequence: a block owns 32 features (units) of a batch and head; 16 warps take positions in turn ---
+// --- Sums over the sequence: a block owns 32 features (or angles) of a column, its 16 warps every 16th position each
+// ---
 
 constexpr int kSequenceWarps = 16;
 
@@ -169,30 +175,30 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1) softmax_over_sequence(
   const int64_t column = blockIdx.x;
   const int64_t feature = int64_t{blockIdx.y} * 32 + lane;
   const int64_t batch = column / args.x.heads;
-  A most = -infinity<A>();
+  A maximum = -infinity<A>();
   if (feature < args.x.dim) {
     for (int64_t n = warp; n < args.x.length; n += kSequenceWarps) {
-      most = Max{}(most, widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]));
+      maximum = Max{}(maximum, widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]));
     }
   }
-  maxima[warp][lane] = most;
+  maxima[warp][lane] = maximum;
   __syncthreads();
-  for (int w = 0; w < kSequenceWarps; ++w) most = Max{}(most, maxima[w][lane]);
+  for (int w = 0; w < kSequenceWarps; ++w) maximum = Max{}(maximum, maxima[w][lane]);
   A sum = A(0);
   if (feature < args.x.dim) {
     for (int64_t n = warp; n < args.x.length; n += kSequenceWarps) {
-      sum += exponential<T>(widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]) - most);
+      sum += exponential<T>(widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]) - maximum);
     }
   }
   sums[warp][lane] = sum;
   __syncthreads();
   if (warp != 0 || feature >= args.x.dim) return;
   for (int w = 1; w < kSequenceWarps; ++w) sum += sums[w][lane];
-  vector<A>(args.maximum)[column * args.x.dim + feature] = most;
+  vector<A>(args.maximum)[column * args.x.dim + feature] = maximum;
   vector<A>(args.sum)[column * args.x.dim + feature] = sum;
 }
 
-// dots = sum over positions of a * d_a, for each batch, head and feature.
+// dots (=) the sum over positions of a * d_a, for each column and feature.
 template <class Encoding>
 __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
     softmax_dots(const __grid_constant__ typename Encoding::BackwardArgs args) {
@@ -203,17 +209,17 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
   const int64_t column = blockIdx.x;
   const int dim = static_cast<int>(args.x.dim);
   const int k = static_cast<int>(blockIdx.y) * 32 + lane;
-  const bool has = k < Encoding::units(dim);
+  const bool valid = k < Encoding::angle_count(dim);
   RowPlace place(args.x, args.theta, warp, column);
   A dot[Encoding::kInputs] = {};
-  if (has) {
+  if (valid) {
     for (; place.position < args.x.length; place.position += kSequenceWarps) {
       const RowActivation<T> act(args, place);
       SinCos<A> angle[1];
-      unit_angle<Encoding>(args.theta, args.options, place, k, angle);
+      compute_angle<Encoding>(args.theta, args.options, place, k, angle);
       A d_a[Encoding::kValues];
-      unit_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
-                              d_a);
+      input_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
+                               d_a);
 #pragma unroll
       for (int v = 0; v < Encoding::kInputs; ++v) dot[v] += act(Encoding::input_at(v, k, dim)).value * d_a[v];
     }
@@ -221,7 +227,7 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
 #pragma unroll
   for (int v = 0; v < Encoding::kInputs; ++v) sums[warp][v][lane] = dot[v];
   __syncthreads();
-  if (warp != 0 || !has) return;
+  if (warp != 0 || !valid) return;
 #pragma unroll
   for (int v = 0; v < Encoding::kInputs; ++v) {
     for (int w = 1; w < kSequenceWarps; ++w) dot[v] += sums[w][v][lane];
@@ -229,21 +235,22 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
   }
 }
 
-// --- d_theta: a block sums one stretch of positions for one head of theta; the stretches are added up in order ---
+// --- d_theta: positions are split among blocks, and a second kernel adds their partial sums in order ---
 
-// d_phi of a unit is d_y[1] y[0] - d_y[0] y[1]; theta gets it times the coordinate.
+// partials (splits, theta_heads * E) (=) the sums of one split of `positions` positions; grid: (splits, theta_heads).
+// The gradient of an angle is d_phi = d_y[1] y[0] - d_y[0] y[1]; that of its theta is d_phi times the coordinate.
 template <class Encoding>
-__global__ void __launch_bounds__(32)  // a warp, as RowActivation wants
+__global__ void __launch_bounds__(32)
     theta_partials(const __grid_constant__ typename Encoding::BackwardArgs args, int64_t positions) {
   using T = typename Encoding::T;
   using A = typename Encoding::A;
   const HeadsView& x = args.x;
   const int dim = static_cast<int>(x.dim);
-  const int64_t units = Encoding::units(dim), angles = args.theta.cols, period = Encoding::period(args.theta);
+  const int64_t angles = Encoding::angle_count(dim), thetas = args.theta.cols, period = Encoding::period(args.theta);
   const int64_t theta_head = blockIdx.y;
   const int64_t begin = blockIdx.x * positions;
   const int64_t end = min(x.length, begin + positions);
-  for (int64_t first = 0; first < angles; first += 32) {
+  for (int64_t first = 0; first < thetas; first += 32) {
     const int64_t index = first + threadIdx.x;
     double sum = 0.0;
     for (int64_t n = begin; n < end; ++n) {
@@ -251,11 +258,11 @@ __global__ void __launch_bounds__(32)  // a warp, as RowActivation wants
         const RowPlace place(x, args.theta, n, column);
         if (place.theta_head != theta_head) continue;
         const RowActivation<T> act(args, place);
-        if (index >= angles) continue;
+        if (index >= thetas) continue;
         const T* d_y = head<const T>(args.d_y, place.batch, n, place.head_index);
-        for (int64_t k = index; k < units; k += min(period, units)) {
+        for (int64_t k = index; k < angles; k += min(period, angles)) {
           SinCos<A> angle[1];
-          unit_angle<Encoding>(args.theta, args.options, place, k, angle);
+          compute_angle<Encoding>(args.theta, args.options, place, k, angle);
           A a[Encoding::kValues], y[2];
 #pragma unroll
           for (int v = 0; v < Encoding::kInputs; ++v) {
@@ -268,19 +275,20 @@ __global__ void __launch_bounds__(32)  // a warp, as RowActivation wants
         }
       }
     }
-    if (index < angles) row<A>(args.partials, blockIdx.x)[theta_head * angles + index] = static_cast<A>(sum);
+    if (index < thetas) row<A>(args.partials, blockIdx.x)[theta_head * thetas + index] = static_cast<A>(sum);
   }
 }
 
+// d_theta (=|+=) the sum of the partial sums of all splits, one thread per theta.
 template <class O, class A>
 __global__ void theta_finish(const __grid_constant__ RowsView partials, const __grid_constant__ RowsDestination d_theta,
-                             int stretches) {
+                             int splits) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const int64_t angles = d_theta.view.cols;
-  if (index >= d_theta.view.rows * angles) return;
+  const int64_t cols = d_theta.view.cols;
+  if (index >= d_theta.view.rows * cols) return;
   A sum = A(0);
-  for (int stretch = 0; stretch < stretches; ++stretch) sum += row<const A>(partials, stretch)[index];
-  O* to = row<O>(d_theta.view, index / angles) + index % angles;
+  for (int split = 0; split < splits; ++split) sum += row<const A>(partials, split)[index];
+  O* to = row<O>(d_theta.view, index / cols) + index % cols;
   *to = narrow<O>(d_theta.mode == GradientMode::accumulate ? static_cast<A>(widen(*to)) + sum : sum);
 }
 
@@ -289,15 +297,15 @@ void launch_d_theta(Context& context, const typename Encoding::BackwardArgs& arg
   using T = typename Encoding::T;
   const int64_t length = args.x.length;
   const int64_t positions = std::max<int64_t>(1, ceil_div(length, lrpe_theta_partials(length)));
-  const int stretches = static_cast<int>(args.x.batch > 0 ? ceil_div(length, positions) : 0);
-  if (stretches > 0) {
-    const dim3 grid(static_cast<unsigned>(stretches), static_cast<unsigned>(args.theta.rows));
+  const int splits = static_cast<int>(args.x.batch > 0 ? ceil_div(length, positions) : 0);
+  if (splits > 0) {
+    const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(args.theta.rows));
     HEDDLE_LAUNCH(context, theta_partials<Encoding>, grid, 32, 0, args, positions);
   }
   visit_same_or_accumulate<T>(args.d_theta.view.dtype, dtype_of<T>, [&](auto type) {
     HEDDLE_LAUNCH(context, (theta_finish<decltype(type), accumulate_t<T>>),
                   static_cast<unsigned>(ceil_div(args.theta.rows * args.theta.cols, 128)), 128, 0, args.partials,
-                  args.d_theta, stretches);
+                  args.d_theta, splits);
   });
 }
 

@@ -1,8 +1,9 @@
-// Softmax over the sequence for the position encodings, of any length; lrpe_slab.h has that for short ones.
-// A slab is what one batch and head hold. A block sums over a stretch of its positions; where there are several a
-// second kernel adds them up in their order. The forward encoding itself is the vector kernel of lrpe_vectors.h, with a
-// table of what the softmax needs of each feature.
-//   bytes: x (and d_y) read twice, y (d_x) written once
+// Softmax over the sequence for the position encodings, for any length; lrpe_slab.h is faster for short ones.
+//   sequence_sums, finish_sums                  maximum, sum (=) and a table of SequenceScales (=) for lrpe_forward
+//   sequence_backward<DOTS = true>, finish_dots dots (=) the sums over positions of a * d_a
+//   sequence_backward<DOTS = false>             d_x (=|+=) a (d_a - dots)
+// A slab is the rows of one batch and head. The positions of a slab are split among blocks; where there are several
+// splits, a second kernel merges their partial results in order. x (and d_y) are read twice, y (d_x) is written once.
 #pragma once
 
 #include "kernels/common/cuda/scratch.h"
@@ -10,36 +11,39 @@
 
 namespace heddle::kernels::cuda {
 
+// Distributes the positions of all slabs to blocks; grid: (splits, slabs).
 struct SequenceWork {
   static constexpr int kThreads = 256;
-  // Of a stretch. A constant number of blocks at a time, so that results depend on nothing but sizes.
-  static constexpr int64_t kLeastPositions = 1024, kMostPositions = 4096, kBlocks = 264;
+  // Bounds on the positions of a split. kBlocks stands for the blocks that run at once; it is a constant, so that
+  // results depend on sizes alone and not on the GPU.
+  static constexpr int64_t kMinPositions = 1024, kMaxPositions = 4096, kBlocks = 264;
 
   int64_t slabs;   // batch * heads
-  int stretches;   // of a slab
-  int positions;   // of a stretch
-  int lanes;       // threads that hold a row
+  int splits;      // of each slab
+  int positions;   // of each split
+  int lanes;       // neighbouring threads that hold a row
   void* table;     // (slabs, dim) SequenceScale
-  void* partials;  // (slabs, stretches, dim) of what is summed up
+  void* partials;  // (slabs, splits, dim) MaximumAndSum or Total
 
-  // Whether the context's scratch has room, and the numbers of positions and slabs and the stride fit their types.
+  // Whether the context's scratch memory has room, and positions, slabs and strides fit their types.
   static bool takes(const HeadsView& x) {
     return x.length <= (1 << 30) && x.length_stride <= (1 << 28) && x.batch * x.heads <= 65535 && room(x) > 0;
   }
 
   SequenceWork(Context& context, const HeadsView& x, int lanes) : slabs(x.batch * x.heads), lanes(lanes) {
-    stretches = static_cast<int>(std::min(best_stretches(x), room(x)));
-    positions = static_cast<int>(ceil_div(x.length, int64_t{stretches}));
+    splits = static_cast<int>(std::min(best_splits(x), room(x)));
+    positions = static_cast<int>(ceil_div(x.length, int64_t{splits}));
     table = scratch(context);
-    partials = static_cast<char*>(table) + numbers(x);
+    partials = static_cast<char*>(table) + bytes_per_split(x);
   }
-  dim3 grid() const { return dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(slabs)); }
+  dim3 grid() const { return dim3(static_cast<unsigned>(splits), static_cast<unsigned>(slabs)); }
 
  private:
-  // Those that leave the fewest blocks idle in the last round; a block costs as much as some 128 positions more.
-  static int64_t best_stretches(const HeadsView& x) {
-    const int64_t first = ceil_div(x.length, kMostPositions);
-    const int64_t last = std::max(first, std::min(ceil_div(x.length, kLeastPositions), room(x)));
+  // The number of splits that minimizes the time, in positions: kBlocks blocks run at once, and each block costs about
+  // as much as 128 positions on top of its own.
+  static int64_t best_splits(const HeadsView& x) {
+    const int64_t first = ceil_div(x.length, kMaxPositions);
+    const int64_t last = std::max(first, std::min(ceil_div(x.length, kMinPositions), room(x)));
     int64_t best = first, least = INT64_MAX;
     for (int64_t s = first; s <= last; ++s) {
       const int64_t cost = ceil_div(s * x.batch * x.heads, kBlocks) * (ceil_div(x.length, s) + 128);
@@ -50,53 +54,56 @@ struct SequenceWork {
     }
     return best;
   }
-  static int64_t numbers(const HeadsView& x) {
+  static int64_t bytes_per_split(const HeadsView& x) {
     return x.batch * x.heads * x.dim * static_cast<int64_t>(sizeof(float2));
   }
-  static int64_t room(const HeadsView& x) { return static_cast<int64_t>(Scratch::kBytes) / numbers(x) - 1; }
+  // Splits whose partial results fit into the scratch memory beside the table.
+  static int64_t room(const HeadsView& x) { return static_cast<int64_t>(Scratch::kBytes) / bytes_per_split(x) - 1; }
 };
 
-// What is added up for a feature: the maximum and the sum of exponentials below it.
+// The result of some positions for one feature: the maximum of x, and the sum of exp(x - maximum).
 template <class T>
 struct MaximumAndSum {
-  static constexpr float kLeast =
-      std::is_same_v<T, fp16> ? -65504.0f : -2e38f;  // no number of a finite softmax is less
-  float most = kLeast, sum = 0.0f;
+  // At most every x of a softmax that is finite.
+  static constexpr float kLowest = std::is_same_v<T, fp16> ? -65504.0f : -2e38f;
+  float maximum = kLowest, sum = 0.0f;
   __device__ __forceinline__ void merge(const MaximumAndSum& other) {
-    const float both = Max{}(most, other.most);
-    sum = sum * ExponentialBelow<T>(both)(most) + other.sum * ExponentialBelow<T>(both)(other.most);
-    most = both;
+    const float both = Max{}(maximum, other.maximum);
+    sum = sum * ShiftedExponential<T>(both)(maximum) + other.sum * ShiftedExponential<T>(both)(other.maximum);
+    maximum = both;
   }
 };
+// The same for a plain sum.
 struct Total {
   float sum = 0.0f;
   __device__ __forceinline__ void merge(const Total& other) { sum += other.sum; }
 };
 
-// Maxima of nothing yet, as elements are stored: half of the registers.
+// Sets maxima to the maximum of nothing. They have the storage type: 16-bit types take half of the registers of float.
 template <class T, int WIDTH, int COUNT>
-__device__ __forceinline__ void start_maxima(Vec<T, WIDTH> (&most)[COUNT]) {
+__device__ __forceinline__ void initialize_maxima(Vec<T, WIDTH> (&maximum)[COUNT]) {
 #pragma unroll
   for (int v = 0; v < COUNT; ++v) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) most[v][i] = narrow<T>(MaximumAndSum<T>::kLeast);
+    for (int i = 0; i < WIDTH; ++i) maximum[v][i] = narrow<T>(MaximumAndSum<T>::kLowest);
   }
 }
 
-// Where the maximum and the sum of a feature of a slab are written.
+// The outputs of the forward pass, (slabs, dim) each.
 template <class T>
 struct SequenceSums {
   float *maximum, *sum;
   SequenceScale<T>* table;
   __device__ __forceinline__ void write(int64_t feature, const MaximumAndSum<T>& total) const {
-    maximum[feature] = total.most;
+    maximum[feature] = total.maximum;
     sum[feature] = total.sum;
-    table[feature] = SequenceScale<T>(total.most, total.sum);
+    table[feature] = SequenceScale<T>(total.maximum, total.sum);
   }
 };
 
+// __shfl_xor_sync for a struct of 32-bit words.
 template <class P>
-__device__ __forceinline__ P exchanged(const P& value, int distance) {
+__device__ __forceinline__ P shuffle_xor(const P& value, int distance) {
   static_assert(sizeof(P) % sizeof(float) == 0);
   P result;
   for (size_t i = 0; i < sizeof(P) / sizeof(float); ++i) {
@@ -106,17 +113,17 @@ __device__ __forceinline__ P exchanged(const P& value, int distance) {
   return result;
 }
 
-// Merges what the threads of a warp found: those of the same features are `lanes` apart.
+// Merges the results of the threads of a warp: threads `lanes` apart have the same features.
 template <class P, int COUNT>
 __device__ __forceinline__ void merge_warp(P (&own)[COUNT], int lanes) {
   for (int distance = lanes; distance < 32; distance *= 2) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) own[i].merge(exchanged(own[i], distance));
+    for (int i = 0; i < COUNT; ++i) own[i].merge(shuffle_xor(own[i], distance));
   }
 }
 
-// Merges what the warps of a block found for each feature, own[v * WIDTH + i] for element i of input vector v, and
-// calls write(feature, total). `shared` has a row of `dim` for each warp.
+// Merges the results of the warps of a block and calls write(feature, total), once for each feature. own[v * WIDTH + i]
+// is the result of the warp for element i of input vector v; `shared` has room for (warps, dim) results.
 template <class Encoding, int THREADS, class P, class Write>
 __device__ __forceinline__ void merge_block(const P (&own)[Encoding::kValues], P* shared, int lanes, int k, int dim,
                                             const Write& write) {
@@ -139,7 +146,7 @@ __device__ __forceinline__ void merge_block(const P (&own)[Encoding::kValues], P
   }
 }
 
-// The rows of a thread: of the stretch of its block, from position `first` on in steps.
+// The rows of a thread: those of its block's split at the positions first, first + step, ... before `end`.
 struct SequenceRows {
   int64_t batch, head_index;
   int k, first, step, end;
@@ -155,10 +162,11 @@ struct SequenceRows {
   }
   template <class P>
   __device__ __forceinline__ P* partials(const SequenceWork& work, int dim) const {
-    return static_cast<P*>(work.partials) + (int64_t{blockIdx.y} * work.stretches + blockIdx.x) * dim;
+    return static_cast<P*>(work.partials) + (int64_t{blockIdx.y} * work.splits + blockIdx.x) * dim;
   }
 };
 
+// Maximum and sum of one split of a slab (=): to `sums` where it is the only split, else to the partial results.
 template <class Encoding>
 __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     sequence_sums(const __grid_constant__ HeadsView x, const __grid_constant__ SequenceWork work,
@@ -171,8 +179,8 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   const int dim = static_cast<int>(x.dim);
   const char* slab = reinterpret_cast<const char*>(head<const T>(x, rows.batch, 0, rows.head_index));
   const auto stride = static_cast<uint32_t>(x.length_stride * sizeof(T));
-  Vec<T, WIDTH> most[Encoding::kInputs];
-  start_maxima(most);
+  Vec<T, WIDTH> maximum[Encoding::kInputs];
+  initialize_maxima(maximum);
   float sum[Encoding::kValues] = {};
   const auto fetch = [&](int n, InputVectors<Encoding>(&to)[kUnroll]) {
 #pragma unroll
@@ -181,33 +189,33 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
       to[u] = load_input<Encoding, false>(reinterpret_cast<const T*>(slab + position * stride), rows.k, dim);
     }
   };
-  InputVectors<Encoding> coming[kUnroll];
-  fetch(rows.first, coming);
+  InputVectors<Encoding> next[kUnroll];
+  fetch(rows.first, next);
   for (int n = rows.first; n < rows.end; n += kUnroll * rows.step) {
     InputVectors<Encoding> loaded[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) loaded[u] = coming[u];
-    fetch(n + kUnroll * rows.step, coming);
+    for (int u = 0; u < kUnroll; ++u) loaded[u] = next[u];
+    fetch(n + kUnroll * rows.step, next);
 #pragma unroll
     for (int v = 0; v < Encoding::kInputs; ++v) {
-      const Vec<T, WIDTH> before = most[v];
+      const Vec<T, WIDTH> before = maximum[v];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) most[v] = elementwise_max(most[v], loaded[u].vectors[v]);
-      float less[WIDTH];
+      for (int u = 0; u < kUnroll; ++u) maximum[v] = elementwise_max(maximum[v], loaded[u].vectors[v]);
+      float shift[WIDTH];
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
-        const ExponentialBelow<T> exponential(widen(most[v][i]));
+        const ShiftedExponential<T> exponential(widen(maximum[v][i]));
         sum[v * WIDTH + i] *= exponential(widen(before[i]));
-        less[i] = exponential.less;
+        shift[i] = exponential.shift;
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const bool is_there = n + u * rows.step < rows.end;
+        const bool valid = n + u * rows.step < rows.end;
         const Vec<float, WIDTH> values = widen_all(loaded[u].vectors[v]);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-          const float term = ExponentialBelow<T>::below(values[i], less[i]);
-          if (is_there) sum[v * WIDTH + i] += term;
+          const float term = ShiftedExponential<T>::of(values[i], shift[i]);
+          if (valid) sum[v * WIDTH + i] += term;
         }
       }
     }
@@ -216,12 +224,12 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   P own[Encoding::kValues];
 #pragma unroll
   for (int i = 0; i < Encoding::kValues; ++i) {
-    own[i].most = widen(most[i / WIDTH][i % WIDTH]);
+    own[i].maximum = widen(maximum[i / WIDTH][i % WIDTH]);
     own[i].sum = sum[i];
   }
   P* partials = rows.template partials<P>(work, dim);
   const auto write = [&](int feature, const P& total) {
-    if (work.stretches == 1) {
+    if (work.splits == 1) {
       sums.write(int64_t{blockIdx.y} * dim + feature, total);
     } else {
       partials[feature] = total;
@@ -232,14 +240,15 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
                                                 write);
 }
 
-// Two readings of x and d_y: first (dots) the sums over positions of a * d_a, then (not dots) d_x (=|+=) a (d_a - dot).
+// DOTS: the sums over the positions of a split of a * d_a (=), to `dots` where it is the only split, else to the
+// partial results. Not DOTS: d_x (=|+=) a (d_a - dots).
 template <class Encoding, bool DOTS>
 __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     sequence_backward(const __grid_constant__ typename Encoding::BackwardArgs args,
                       const __grid_constant__ SequenceWork work) {
   using T = typename Encoding::T;
   constexpr int kValues = Encoding::kValues, WIDTH = Encoding::WIDTH;
-  constexpr int kWalk = 64;  // steps of a walk
+  constexpr int kIteratorSteps = 64;  // then angles are computed anew: a RecurrentAngleIterator loses accuracy
   extern __shared__ float2 shared_words[];
   const SequenceRows rows(work, args.x, WIDTH);
   const int dim = static_cast<int>(args.x.dim);
@@ -247,7 +256,8 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
   const T* d_y = head<const T>(args.d_y, rows.batch, 0, rows.head_index);
   T* d_x = head<T>(args.d_x.view, rows.batch, 0, rows.head_index);
   const bool add = args.d_x.mode == GradientMode::accumulate;
-  const auto of_features = [&](const VectorView& numbers, int v) {  // of this slab
+  // The numbers of the thread's features, of input vector v, in a vector (slabs, dim).
+  const auto of_features = [&](const VectorView& numbers, int v) {
     return load<WIDTH>(vector<const float>(numbers) + int64_t{blockIdx.y} * dim + Encoding::input_at(v, rows.k, dim));
   };
   SequenceScale<T> scales[kValues];
@@ -258,7 +268,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     for (int i = 0; i < WIDTH; ++i) scales[v * WIDTH + i] = SequenceScale<T>(maximum[i], sum[i]);
   }
   grid_dependency_trigger();
-  Total own[kValues];  // summed up, or of the whole slab
+  Total own[kValues];  // DOTS: sums of the thread; else the dots of the slab
   if constexpr (!DOTS) {
     grid_dependency_wait();
 #pragma unroll
@@ -269,10 +279,10 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     }
   }
   const int64_t theta_head = args.theta.rows == 1 ? 0 : rows.head_index;
-  for (int begin = rows.first; begin < rows.end; begin += kWalk * rows.step) {
+  for (int begin = rows.first; begin < rows.end; begin += kIteratorSteps * rows.step) {
     const typename Encoding::Thetas thetas(args.theta, theta_head, rows.k);
-    typename Encoding::Walk walk(typename Encoding::Angles(thetas), args.options, begin, rows.step);
-    const int end = min(rows.end, begin + kWalk * rows.step);
+    typename Encoding::AngleIterator iterator(typename Encoding::Angles(thetas), args.options, begin, rows.step);
+    const int end = min(rows.end, begin + kIteratorSteps * rows.step);
     const auto input_at = [&](int64_t n) {
       return load_input<Encoding, false>(x + n * args.x.length_stride, rows.k, dim);
     };
@@ -281,7 +291,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     };
     auto next_input = input_at(begin);
     auto next_upstream = upstream_at(begin);
-    for (int64_t n = begin; n < end; n += rows.step, walk.next()) {
+    for (int64_t n = begin; n < end; n += rows.step, iterator.next()) {
       float a[kValues], d_a[kValues], upstream[2 * WIDTH];
       T* to = d_x + n * args.d_x.view.length_stride;
       const auto input = next_input;
@@ -290,7 +300,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
       next_input = input_at(next);
       next_upstream = upstream_at(next);
       input.widen_to(a);
-      Encoding::backward(upstream, walk.angle, d_a);
+      Encoding::backward(upstream, iterator.angle, d_a);
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         a[i] = scales[i](a[i]);
@@ -311,21 +321,22 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
     }
   }
   if constexpr (DOTS) {
-    float* to = work.stretches == 1 ? vector<float>(args.dots) + int64_t{blockIdx.y} * dim
-                                    : rows.template partials<float>(work, dim);
+    float* to = work.splits == 1 ? vector<float>(args.dots) + int64_t{blockIdx.y} * dim
+                                 : rows.template partials<float>(work, dim);
     merge_warp(own, work.lanes);
     merge_block<Encoding, SequenceWork::kThreads>(own, reinterpret_cast<Total*>(shared_words), work.lanes, rows.k, dim,
                                                   [&](int feature, const Total& total) { to[feature] = total.sum; });
   }
 }
 
-// A thread a feature of a slab: adds up its stretches.
+// Merges the partial results of the splits of one feature, in order. finish_sums and finish_dots run one thread for
+// each feature of each slab.
 template <class P>
-__device__ __forceinline__ P sum_stretches(const SequenceWork& work, int64_t feature, int dim) {
-  const P* partials = static_cast<const P*>(work.partials) + feature / dim * work.stretches * dim + feature % dim;
+__device__ __forceinline__ P merge_splits(const SequenceWork& work, int64_t feature, int dim) {
+  const P* partials = static_cast<const P*>(work.partials) + feature / dim * work.splits * dim + feature % dim;
   P total = partials[0];
 #pragma unroll 8
-  for (int s = 1; s < work.stretches; ++s) total.merge(partials[int64_t{s} * dim]);
+  for (int s = 1; s < work.splits; ++s) total.merge(partials[int64_t{s} * dim]);
   return total;
 }
 template <class T>
@@ -334,18 +345,18 @@ __global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t f
   grid_dependency_trigger();
   grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature < features) sums.write(feature, sum_stretches<MaximumAndSum<T>>(work, feature, dim));
+  if (feature < features) sums.write(feature, merge_splits<MaximumAndSum<T>>(work, feature, dim));
 }
 template <class A>
 __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t features, int dim, A* dots) {
   grid_dependency_trigger();
   grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature < features) dots[feature] = sum_stretches<Total>(work, feature, dim).sum;
+  if (feature < features) dots[feature] = merge_splits<Total>(work, feature, dim).sum;
 }
 
-// Writes maximum and sum of a forward pass; returns the table, which lies in the context's scratch, as seen from x: all
-// positions of a batch and head have the same SequenceScales.
+// maximum and sum (=). Returns the table of SequenceScales, in the context's scratch memory, as a view of the shape of
+// x: all positions of a batch and head share one row.
 template <class Encoding>
 HeadsView launch_sequence_sums(Context& context, const typename Encoding::ForwardArgs& args, int lanes) {
   using T = typename Encoding::T;
@@ -356,7 +367,7 @@ HeadsView launch_sequence_sums(Context& context, const typename Encoding::Forwar
                              static_cast<SequenceScale<T>*>(work.table)};
   HEDDLE_LAUNCH(context, sequence_sums<Encoding>, work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(MaximumAndSum<T>), args.x, work, sums);
-  if (work.stretches > 1) {
+  if (work.splits > 1) {
     HEDDLE_LAUNCH_DEPENDENT(context, finish_sums<T>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
                             features, dim, sums);
   }
@@ -368,7 +379,7 @@ HeadsView launch_sequence_sums(Context& context, const typename Encoding::Forwar
   return table;
 }
 
-// Writes or adds d_x, and writes dots.
+// d_x (=|+=), dots (=)
 template <class Encoding>
 void launch_sequence_backward(Context& context, const typename Encoding::BackwardArgs& args, int lanes) {
   const SequenceWork work(context, args.x, lanes);
@@ -376,7 +387,7 @@ void launch_sequence_backward(Context& context, const typename Encoding::Backwar
   const int dim = static_cast<int>(args.x.dim);
   HEDDLE_LAUNCH(context, (sequence_backward<Encoding, true>), work.grid(), SequenceWork::kThreads,
                 SequenceWork::kThreads / 32 * dim * sizeof(Total), args, work);
-  if (work.stretches > 1) {
+  if (work.splits > 1) {
     HEDDLE_LAUNCH_DEPENDENT(context, finish_dots<float>, static_cast<unsigned>(ceil_div(features, 128)), 128, 0, work,
                             features, dim, vector<float>(args.dots));
   }

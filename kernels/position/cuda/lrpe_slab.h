@@ -1,7 +1,8 @@
-// Softmax over the sequence for slabs (what one batch and head hold) that a cluster of blocks keeps in shared memory.
-//   bytes: x (and d_y) read once, y (d_x) written once
-// A block has a stretch of the positions; what blocks sum up they read from each other. Longer slabs, and GPUs before
-// sm_90, take lrpe_sequence.h.
+// Softmax over the sequence for slabs (the rows of one batch and head) that fit into the shared memory of a cluster of
+// blocks, of sm_90 or later; lrpe_sequence.h takes longer slabs and older GPUs.
+//   slab_forward    y, maximum, sum (=)     reads x once
+//   slab_backward   d_x (=|+=), dots (=)    reads x and d_y once
+// Each block of a cluster keeps a tile of the positions; blocks read each other's partial results.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -11,52 +12,55 @@
 
 namespace heddle::kernels::cuda {
 
+// Distributes the positions of a slab to the blocks of a cluster; grid: (blocks, slabs).
 struct SlabWork {
   static constexpr int kThreads = 128, kWarps = kThreads / 32;
-  static constexpr int kMostBlocks = 8;            // of a cluster
-  static constexpr int kResident = 5;              // blocks of a multiprocessor
-  static constexpr int kFewRows = 4;               // of a thread: fewer are not worth a block
-  static constexpr int64_t kMostBytes = 64 << 10;  // of a block: with more there are too few threads at once
+  static constexpr int kMaxBlocks = 8;            // in a cluster
+  static constexpr int kResidentBlocks = 5;       // on a multiprocessor
+  static constexpr int kMinRows = 4;              // of a thread; a block with fewer costs more than it saves
+  static constexpr int64_t kMaxBytes = 64 << 10;  // of rows in a block; with more, too few blocks are resident
 
-  int lanes;          // threads that hold a row
+  int lanes;          // neighbouring threads that hold a row
   int64_t slabs;      // batch * heads
-  int blocks;         // of a slab: a cluster
-  int64_t rows;       // of a thread
-  int64_t row_bytes;  // of a block, one of each thread
+  int blocks;         // of a slab: the size of a cluster
+  int64_t rows;       // of each thread
+  int64_t row_bytes;  // of one row of each thread of a block
 
-  // A thread keeps `vectors` vectors of each of its rows. As many blocks as have their places at once, if there is room
-  // for what they then keep; else many small ones.
+  // A thread keeps `vectors` vectors of each of its rows. A slab gets as many blocks as are resident at once for all
+  // slabs, if their shared memory can hold it; else as many as kMinRows and kMaxBlocks allow.
   SlabWork(const Context& context, const HeadsView& x, int lanes, int vectors)
       : lanes(lanes), slabs(x.batch * x.heads), row_bytes(int64_t{kThreads} * vectors * 16) {
     const DeviceProperties& properties = context.properties();
     const int64_t all = ceil_div(x.length, kThreads / lanes);
-    int64_t count = std::clamp<int64_t>(ceil_div(all, kFewRows), 1, kMostBlocks);
-    const int64_t at_once = kResident * properties.multiprocessors / slabs;
+    int64_t count = std::clamp<int64_t>(ceil_div(all, kMinRows), 1, kMaxBlocks);
+    const int64_t at_once = kResidentBlocks * properties.multiprocessors / slabs;
     if (at_once > 0 && at_once < count &&
-        ceil_div(all, at_once) * row_bytes * kResident < static_cast<int64_t>(properties.shared_bytes_per_block)) {
+        ceil_div(all, at_once) * row_bytes * kResidentBlocks <
+            static_cast<int64_t>(properties.shared_bytes_per_block)) {
       count = at_once;
     }
     blocks = static_cast<int>(count);
     rows = ceil_div(all, count);
   }
-  // `shared_bytes` of a block: GPUs of sm_120 have less of it than those of sm_90.
+  // Whether a block can have `shared_bytes`; GPUs of sm_120 have less shared memory than those of sm_90.
   bool fits(const Context& context, size_t shared_bytes) const {
     const DeviceProperties& properties = context.properties();
-    return properties.compute_capability >= 90 && slabs <= 65535 && rows * row_bytes <= kMostBytes &&
+    return properties.compute_capability >= 90 && slabs <= 65535 && rows * row_bytes <= kMaxBytes &&
            shared_bytes <= properties.shared_bytes_per_block;
   }
   dim3 grid() const { return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(slabs)); }
 };
 
-// The part of a block: its shared memory, and the rows of a thread.
+// The tile of a block in shared memory, VECTORS vectors of each row of each thread, and the results P of its warps. The
+// thread's rows are those at the positions first, first + step, ... before `end`.
 template <class Encoding, class P, int VECTORS>
-struct SlabPart {
+struct SlabTile {
   using T = typename Encoding::T;
   static constexpr int kVectors = VECTORS, kVectorBytes = SlabWork::kThreads * 16, kRowBytes = VECTORS * kVectorBytes;
 
-  SequenceScale<T>* table;  // (dim)
-  P *of_warps, *total;      // (kWarps, dim), (dim)
-  uint32_t own_place;       // of a thread's rows
+  SequenceScale<T>* table;   // (dim)
+  P *warp_partials, *total;  // (kWarps, dim), (dim): results of the warps, and of the block
+  uint32_t thread_address;   // of a thread's rows
   int64_t batch, head_index;
   int k, first, step, end;
 
@@ -64,13 +68,13 @@ struct SlabPart {
     const int64_t of_feature = sizeof(SequenceScale<T>) + (SlabWork::kWarps + 1) * sizeof(P);
     return static_cast<size_t>(dim * of_feature + work.rows * kRowBytes);
   }
-  __device__ __forceinline__ SlabPart(const SlabWork& work, const HeadsView& x, uint4* shared)
+  __device__ __forceinline__ SlabTile(const SlabWork& work, const HeadsView& x, uint4* shared)
       : batch(blockIdx.y / static_cast<uint32_t>(x.heads)), head_index(blockIdx.y - batch * x.heads) {
     const int dim = static_cast<int>(x.dim);
-    own_place = shared_address(shared) + threadIdx.x * 16;
+    thread_address = shared_address(shared) + threadIdx.x * 16;
     table = reinterpret_cast<SequenceScale<T>*>(reinterpret_cast<char*>(shared) + work.rows * kRowBytes);
-    of_warps = reinterpret_cast<P*>(table + dim);
-    total = of_warps + SlabWork::kWarps * dim;
+    warp_partials = reinterpret_cast<P*>(table + dim);
+    total = warp_partials + SlabWork::kWarps * dim;
     k = static_cast<int>(threadIdx.x % work.lanes) * Encoding::WIDTH;
     step = SlabWork::kThreads / work.lanes;
     const int positions = static_cast<int>(work.rows) * step, begin = static_cast<int>(blockIdx.x) * positions;
@@ -78,11 +82,11 @@ struct SlabPart {
     end = static_cast<int>(min(int64_t{begin} + positions, x.length));
   }
 
-  // Asks for `count` vectors of each row of `view`, as vectors `from` on of a thread's rows.
+  // Starts to copy `count` vectors of each of the thread's rows of `view`, to vectors from `from` on of its rows here.
   template <class At>
   __device__ __forceinline__ void fetch(const HeadsView& view, int from, int count, int dim, const At& at) const {
     const T* slab = head<const T>(view, batch, 0, head_index);
-    uint32_t to = own_place + from * kVectorBytes;
+    uint32_t to = thread_address + from * kVectorBytes;
 #pragma unroll 1
     for (int n = first; n < end; n += step, to += kRowBytes) {
       hide_from_compiler(to);
@@ -92,23 +96,25 @@ struct SlabPart {
       for (int v = 0; v < count; ++v) copy_async(to + v * kVectorBytes, row + at(v, k, dim), EvictionPriority::last);
     }
   }
+  // COUNT vectors, from `from` on, of the thread's row `index`.
   template <int COUNT>
   __device__ __forceinline__ RowVectors<T, Encoding::WIDTH, COUNT> read(int index, int from) const {
     RowVectors<T, Encoding::WIDTH, COUNT> row;
 #pragma unroll
     for (int v = 0; v < COUNT; ++v) {
-      row.vectors[v] = load_shared<T>(own_place + index * kRowBytes + (from + v) * kVectorBytes);
+      row.vectors[v] = load_shared<T>(thread_address + index * kRowBytes + (from + v) * kVectorBytes);
     }
     return row;
   }
 
-  // Merges what the warps of a cluster found for each feature, in one order. First over the block.
+  // Merges the results of the warps of a block for each feature, in order, and signals it to the cluster.
   __device__ __forceinline__ void merge_warps(const P (&own)[Encoding::kValues], const SlabWork& work, int dim) const {
-    merge_block<Encoding, SlabWork::kThreads>(own, of_warps, work.lanes, k, dim,
+    merge_block<Encoding, SlabWork::kThreads>(own, warp_partials, work.lanes, k, dim,
                                               [&](int feature, const P& sum) { total[feature] = sum; });
     arrive();
   }
-  // Then over the blocks; write(feature, total) is called by one thread of each.
+  // Waits for the results of all blocks of the cluster and merges them in order; in each block one thread calls
+  // write(feature, total).
   template <class Write>
   __device__ __forceinline__ void merge_blocks(const SlabWork& work, int dim, const Write& write) const {
     wait();
@@ -116,13 +122,13 @@ struct SlabPart {
     const auto cluster = cooperative_groups::this_cluster();
 #pragma unroll 1
     for (int feature = threadIdx.x; feature < dim; feature += SlabWork::kThreads) {
-      P totals[SlabWork::kMostBlocks];  // under way together
+      P totals[SlabWork::kMaxBlocks];  // loaded together, to overlap their latency
 #pragma unroll
-      for (int block = 0; block < SlabWork::kMostBlocks; ++block) {
+      for (int block = 0; block < SlabWork::kMaxBlocks; ++block) {
         if (block < work.blocks) totals[block] = cluster.map_shared_rank(total, block)[feature];
       }
 #pragma unroll
-      for (int block = 1; block < SlabWork::kMostBlocks; ++block) {
+      for (int block = 1; block < SlabWork::kMaxBlocks; ++block) {
         if (block < work.blocks) totals[0].merge(totals[block]);
       }
       write(feature, totals[0]);
@@ -131,8 +137,8 @@ struct SlabPart {
     arrive();
     __syncthreads();
   }
-  // A block leaves when what it summed up has been read.
-  __device__ __forceinline__ static void leave() { wait(); }
+  // Waits until the other blocks have read this block's results, which must stay in shared memory until then.
+  __device__ __forceinline__ static void finish() { wait(); }
 
  private:
   __device__ __forceinline__ static void arrive() {
@@ -147,162 +153,165 @@ struct SlabPart {
   }
 };
 
+// y, maximum, sum (=)
 template <class Encoding>
-__global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResident)
+__global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
     slab_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ SlabWork work) {
   using T = typename Encoding::T;
   using P = MaximumAndSum<T>;
   constexpr int kValues = Encoding::kValues, kInputs = Encoding::kInputs, WIDTH = Encoding::WIDTH;
   extern __shared__ uint4 staged[];
   const int dim = static_cast<int>(args.x.dim);
-  const SlabPart<Encoding, P, kInputs> part(work, args.x, staged);
-  const typename Encoding::Thetas thetas(args.theta, args.theta.rows == 1 ? 0 : part.head_index, part.k);
-  part.fetch(args.x, 0, kInputs, dim, Encoding::input_at);
+  const SlabTile<Encoding, P, kInputs> tile(work, args.x, staged);
+  const typename Encoding::Thetas thetas(args.theta, args.theta.rows == 1 ? 0 : tile.head_index, tile.k);
+  tile.fetch(args.x, 0, kInputs, dim, Encoding::input_at);
   __pipeline_commit();
   __pipeline_wait_prior(0);
 
-  Vec<T, WIDTH> most[kInputs];
-  start_maxima(most);
-  for (int n = part.first, index = 0; n < part.end; n += part.step, ++index) {
-    const auto row = part.template read<kInputs>(index, 0);
+  Vec<T, WIDTH> maximum[kInputs];
+  initialize_maxima(maximum);
+  for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index) {
+    const auto row = tile.template read<kInputs>(index, 0);
 #pragma unroll
-    for (int v = 0; v < kInputs; ++v) most[v] = elementwise_max(most[v], row.vectors[v]);
+    for (int v = 0; v < kInputs; ++v) maximum[v] = elementwise_max(maximum[v], row.vectors[v]);
   }
   for (int distance = work.lanes; distance < 32; distance *= 2) {
 #pragma unroll
-    for (int v = 0; v < kInputs; ++v) most[v] = elementwise_max(most[v], exchanged(most[v], distance));
+    for (int v = 0; v < kInputs; ++v) maximum[v] = elementwise_max(maximum[v], shuffle_xor(maximum[v], distance));
   }
   P own[kValues];
-  float less[kValues];
+  float shift[kValues];
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    own[i].most = widen(most[i / WIDTH][i % WIDTH]);
-    less[i] = ExponentialBelow<T>(own[i].most).less;
+    own[i].maximum = widen(maximum[i / WIDTH][i % WIDTH]);
+    shift[i] = ShiftedExponential<T>(own[i].maximum).shift;
   }
-  for (int n = part.first, index = 0; n < part.end; n += part.step, ++index) {
+  for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index) {
     float values[kValues];
-    part.template read<kInputs>(index, 0).widen_to(values);
+    tile.template read<kInputs>(index, 0).widen_to(values);
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) own[i].sum += ExponentialBelow<T>::below(values[i], less[i]);
+    for (int i = 0; i < kValues; ++i) own[i].sum += ShiftedExponential<T>::of(values[i], shift[i]);
   }
   for (int distance = work.lanes; distance < 32; distance *= 2) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) own[i].sum += __shfl_xor_sync(0xffffffffu, own[i].sum, distance);
   }
-  part.merge_warps(own, work, dim);
-  typename Encoding::Walk walk(typename Encoding::Angles(thetas), args.options, part.first, part.step);
-  walk.settle();  // while blocks wait for each other
-  part.merge_blocks(work, dim, [&](int feature, const P& total) {
-    part.table[feature] = SequenceScale<T>(total.most, total.sum);
+  tile.merge_warps(own, work, dim);
+  typename Encoding::AngleIterator iterator(typename Encoding::Angles(thetas), args.options, tile.first, tile.step);
+  iterator.materialize();  // while blocks wait for each other
+  tile.merge_blocks(work, dim, [&](int feature, const P& total) {
+    tile.table[feature] = SequenceScale<T>(total.maximum, total.sum);
     if (blockIdx.x > 0) return;
-    vector<float>(args.maximum)[int64_t{blockIdx.y} * dim + feature] = total.most;
+    vector<float>(args.maximum)[int64_t{blockIdx.y} * dim + feature] = total.maximum;
     vector<float>(args.sum)[int64_t{blockIdx.y} * dim + feature] = total.sum;
   });
 
   alignas(16) SequenceScale<T> scales[kValues];
-  load_scales<Encoding>(part.table, part.k, dim, scales);
-  T* const slab = head<T>(args.y, part.batch, 0, part.head_index);
-  for (int n = part.first, index = 0; n < part.end; n += part.step, ++index, walk.next()) {
+  load_scales<Encoding>(tile.table, tile.k, dim, scales);
+  T* const slab = head<T>(args.y, tile.batch, 0, tile.head_index);
+  for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index, iterator.next()) {
     float a[kValues], y[2 * WIDTH];
-    part.template read<kInputs>(index, 0).widen_to(a);
+    tile.template read<kInputs>(index, 0).widen_to(a);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) a[i] = scales[i](a[i]);
-    Encoding::forward(a, walk.angle, y);
-    store_output<Encoding>(slab + n * args.y.length_stride, part.k, dim, y);
+    Encoding::forward(a, iterator.angle, y);
+    store_output<Encoding>(slab + n * args.y.length_stride, tile.k, dim, y);
   }
-  part.leave();
+  tile.finish();
 }
 
+// d_x (=|+=), dots (=)
 template <class Encoding>
-__global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResident)
+__global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
     slab_backward(const __grid_constant__ typename Encoding::BackwardArgs args, const __grid_constant__ SlabWork work) {
   using T = typename Encoding::T;
-  using Walk = typename Encoding::Walk;
+  using AngleIterator = typename Encoding::AngleIterator;
   constexpr int kValues = Encoding::kValues, kInputs = Encoding::kInputs, WIDTH = Encoding::WIDTH;
   extern __shared__ uint4 staged[];
   const int dim = static_cast<int>(args.x.dim);
-  const SlabPart<Encoding, Total, kInputs + 2> part(work, args.x, staged);
-  const auto thetas_of_part = [&] {
-    return typename Encoding::Thetas(args.theta, args.theta.rows == 1 ? 0 : part.head_index, part.k);
+  const SlabTile<Encoding, Total, kInputs + 2> tile(work, args.x, staged);
+  const auto load_thetas = [&] {
+    return typename Encoding::Thetas(args.theta, args.theta.rows == 1 ? 0 : tile.head_index, tile.k);
   };
-  const auto thetas = thetas_of_part();
-  part.fetch(args.d_y, 0, 2, dim, Encoding::output_at);
-  part.fetch(args.x, 2, kInputs, dim, Encoding::input_at);
+  const auto thetas = load_thetas();
+  tile.fetch(args.d_y, 0, 2, dim, Encoding::output_at);
+  tile.fetch(args.x, 2, kInputs, dim, Encoding::input_at);
   __pipeline_commit();
-  T* const d_x = head<T>(args.d_x.view, part.batch, 0, part.head_index);
+  T* const d_x = head<T>(args.d_x.view, tile.batch, 0, tile.head_index);
   const bool add = args.d_x.mode == GradientMode::accumulate;
-  if (add) {  // into L2
-    for (int n = part.first; n < part.end; n += part.step) {
+  if (add) {  // the previous d_x is read last, from L2
+    for (int n = tile.first; n < tile.end; n += tile.step) {
 #pragma unroll
       for (int v = 0; v < kInputs; ++v) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"(d_x + n * args.d_x.view.length_stride +
-                                                      Encoding::input_at(v, part.k, dim)));
+                                                      Encoding::input_at(v, tile.k, dim)));
       }
     }
   }
   for (int feature = threadIdx.x; feature < dim; feature += SlabWork::kThreads) {
     const int64_t at = int64_t{blockIdx.y} * dim + feature;
-    part.table[feature] = SequenceScale<T>(vector<const float>(args.maximum)[at], vector<const float>(args.sum)[at]);
+    tile.table[feature] = SequenceScale<T>(vector<const float>(args.maximum)[at], vector<const float>(args.sum)[at]);
   }
-  Walk walk(typename Encoding::Angles(thetas), args.options, part.first, part.step);
-  walk.settle();  // while rows are under way
-  // a and d_a of a row; the same bits both times.
-  const auto gradients_of = [&](int index, const Walk& walk, float(&a)[kValues], float(&d_a)[kValues]) {
+  AngleIterator iterator(typename Encoding::Angles(thetas), args.options, tile.first, tile.step);
+  iterator.materialize();  // while the copies are in flight
+  // a and d_a of the thread's row `index`. It is computed twice, with the same bits.
+  const auto gradients_of = [&](int index, const AngleIterator& iterator, float(&a)[kValues], float(&d_a)[kValues]) {
     float upstream[2 * WIDTH];
-    part.template read<2>(index, 0).widen_to(upstream);
-    Encoding::backward(upstream, walk.angle, d_a);
-    part.template read<kInputs>(index, 2).widen_to(a);
+    tile.template read<2>(index, 0).widen_to(upstream);
+    Encoding::backward(upstream, iterator.angle, d_a);
+    tile.template read<kInputs>(index, 2).widen_to(a);
     alignas(16) SequenceScale<T> scales[kValues];
-    load_scales<Encoding>(part.table, part.k, dim, scales);
+    load_scales<Encoding>(tile.table, tile.k, dim, scales);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) a[i] = scales[i](a[i]);
   };
   __pipeline_wait_prior(0);
   __syncthreads();
   Total own[kValues];
-  for (int n = part.first, index = 0; n < part.end; n += part.step, ++index, walk.next()) {
+  for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index, iterator.next()) {
     float a[kValues], d_a[kValues];
-    gradients_of(index, walk, a, d_a);
+    gradients_of(index, iterator, a, d_a);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) own[i].sum += a[i] * d_a[i];
   }
   merge_warp(own, work.lanes);
-  auto* const dots = reinterpret_cast<float*>(part.of_warps);  // read by then
-  part.merge_warps(own, work, dim);
-  Walk again(typename Encoding::Angles(thetas_of_part()), args.options, part.first, part.step);
-  again.settle();  // while blocks wait for each other
-  part.merge_blocks(work, dim, [&](int feature, const Total& total) {
+  auto* const dots =
+      reinterpret_cast<float*>(tile.warp_partials);  // (dim); the results of the warps are read before it is written
+  tile.merge_warps(own, work, dim);
+  AngleIterator restarted(typename Encoding::Angles(load_thetas()), args.options, tile.first, tile.step);
+  restarted.materialize();  // while blocks wait for each other
+  tile.merge_blocks(work, dim, [&](int feature, const Total& total) {
     dots[feature] = total.sum;
     if (blockIdx.x == 0) vector<float>(args.dots)[int64_t{blockIdx.y} * dim + feature] = total.sum;
   });
 #pragma unroll
   for (int v = 0; v < kInputs; ++v) {
-    const auto of_vector = load<WIDTH>(dots + Encoding::input_at(v, part.k, dim));
+    const auto of_vector = load<WIDTH>(dots + Encoding::input_at(v, tile.k, dim));
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) own[v * WIDTH + i].sum = of_vector[i];
   }
-  for (int n = part.first, index = 0; n < part.end; n += part.step, ++index, again.next()) {
+  for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index, restarted.next()) {
     float a[kValues], d_a[kValues];
-    gradients_of(index, again, a, d_a);
+    gradients_of(index, restarted, a, d_a);
     T* const to = d_x + n * args.d_x.view.length_stride;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) d_a[i] = a[i] * (d_a[i] - own[i].sum);
     if (add) {
-      load_input<Encoding>(to, part.k, dim).widen_to(a);
+      load_input<Encoding>(to, tile.k, dim).widen_to(a);
 #pragma unroll
       for (int i = 0; i < kValues; ++i) d_a[i] += a[i];
     }
-    store_input<Encoding>(to, part.k, dim, d_a);
+    store_input<Encoding>(to, tile.k, dim, d_a);
   }
-  part.leave();
+  tile.finish();
 }
 
-// Both launch nothing and return false where slabs are too long.
+// slab_forward and slab_backward. Both launch nothing and return false where slabs are too long.
 template <class Encoding>
 bool launch_slab_forward(Context& context, const typename Encoding::ForwardArgs& args, int lanes) {
-  using Part = SlabPart<Encoding, MaximumAndSum<typename Encoding::T>, Encoding::kInputs>;
-  const SlabWork work(context, args.x, lanes, Part::kVectors);
-  const size_t shared_bytes = Part::shared_bytes(work, args.x.dim);
+  using Tile = SlabTile<Encoding, MaximumAndSum<typename Encoding::T>, Encoding::kInputs>;
+  const SlabWork work(context, args.x, lanes, Tile::kVectors);
+  const size_t shared_bytes = Tile::shared_bytes(work, args.x.dim);
   if (!work.fits(context, shared_bytes)) return false;
   HEDDLE_LAUNCH_CLUSTERS(context, slab_forward<Encoding>, work.grid(), SlabWork::kThreads, shared_bytes, work.blocks,
                          args, work);
@@ -310,9 +319,9 @@ bool launch_slab_forward(Context& context, const typename Encoding::ForwardArgs&
 }
 template <class Encoding>
 bool launch_slab_backward(Context& context, const typename Encoding::BackwardArgs& args, int lanes) {
-  using Part = SlabPart<Encoding, Total, Encoding::kInputs + 2>;
-  const SlabWork work(context, args.x, lanes, Part::kVectors);
-  const size_t shared_bytes = Part::shared_bytes(work, args.x.dim);
+  using Tile = SlabTile<Encoding, Total, Encoding::kInputs + 2>;
+  const SlabWork work(context, args.x, lanes, Tile::kVectors);
+  const size_t shared_bytes = Tile::shared_bytes(work, args.x.dim);
   if (!work.fits(context, shared_bytes)) return false;
   HEDDLE_LAUNCH_CLUSTERS(context, slab_backward<Encoding>, work.grid(), SlabWork::kThreads, shared_bytes, work.blocks,
                          args, work);
