@@ -240,6 +240,19 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
                                                 write);
 }
 
+// Stores the gradient of a row of x: d_x (=) or, with `add`, (+=).
+template <class Encoding>
+__device__ __forceinline__ void store_gradient(typename Encoding::T* row, int k, int dim, bool add,
+                                               float (&gradient)[Encoding::kValues]) {
+  if (add) {
+    float before[Encoding::kValues];
+    load_input<Encoding>(row, k, dim).widen_to(before);
+#pragma unroll
+    for (int i = 0; i < Encoding::kValues; ++i) gradient[i] += before[i];
+  }
+  store_input<Encoding>(row, k, dim, gradient);
+}
+
 // DOTS: the sums over the positions of a split of a * d_a (=), to `dots` where it is the only split, else to the
 // partial results. Not DOTS: d_x (=|+=) a (d_a - dots).
 template <class Encoding, bool DOTS>
@@ -311,12 +324,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
         }
       }
       if constexpr (!DOTS) {
-        if (add) {
-          load_input<Encoding>(to, rows.k, dim).widen_to(a);
-#pragma unroll
-          for (int i = 0; i < kValues; ++i) d_a[i] += a[i];
-        }
-        store_input<Encoding>(to, rows.k, dim, d_a);
+        store_gradient<Encoding>(to, rows.k, dim, add, d_a);
       }
     }
   }

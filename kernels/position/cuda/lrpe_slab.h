@@ -96,6 +96,15 @@ struct SlabTile {
       for (int v = 0; v < count; ++v) copy_async(to + v * kVectorBytes, row + at(v, k, dim), EvictionPriority::last);
     }
   }
+  // Starts to bring the thread's rows of the slab at `slab` of `view`, of the shape of x, into L2.
+  __device__ __forceinline__ void prefetch(const HeadsView& view, const T* slab, int dim) const {
+    for (int n = first; n < end; n += step) {
+#pragma unroll
+      for (int v = 0; v < Encoding::kInputs; ++v) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(slab + n * view.length_stride + Encoding::input_at(v, k, dim)));
+      }
+    }
+  }
   // COUNT vectors, from `from` on, of the thread's row `index`.
   template <int COUNT>
   __device__ __forceinline__ RowVectors<T, Encoding::WIDTH, COUNT> read(int index, int from) const {
@@ -239,15 +248,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
   __pipeline_commit();
   T* const d_x = head<T>(args.d_x.view, tile.batch, 0, tile.head_index);
   const bool add = args.d_x.mode == GradientMode::accumulate;
-  if (add) {  // the previous d_x is read last, from L2
-    for (int n = tile.first; n < tile.end; n += tile.step) {
-#pragma unroll
-      for (int v = 0; v < kInputs; ++v) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(d_x + n * args.d_x.view.length_stride +
-                                                      Encoding::input_at(v, tile.k, dim)));
-      }
-    }
-  }
+  if (add) tile.prefetch(args.d_x.view, d_x, dim);
   for (int feature = threadIdx.x; feature < dim; feature += SlabWork::kThreads) {
     const int64_t at = int64_t{blockIdx.y} * dim + feature;
     tile.table[feature] = SequenceScale<T>(vector<const float>(args.maximum)[at], vector<const float>(args.sum)[at]);
@@ -275,8 +276,8 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
     for (int i = 0; i < kValues; ++i) own[i].sum += a[i] * d_a[i];
   }
   merge_warp(own, work.lanes);
-  auto* const dots =
-      reinterpret_cast<float*>(tile.warp_partials);  // (dim); the results of the warps are read before it is written
+  // The results of the warps have been read when dots (dim) is written in their place.
+  auto* const dots = reinterpret_cast<float*>(tile.warp_partials);
   tile.merge_warps(own, work, dim);
   AngleIterator restarted(typename Encoding::Angles(load_thetas()), args.options, tile.first, tile.step);
   restarted.materialize();  // while blocks wait for each other
@@ -296,12 +297,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
     T* const to = d_x + n * args.d_x.view.length_stride;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) d_a[i] = a[i] * (d_a[i] - own[i].sum);
-    if (add) {
-      load_input<Encoding>(to, tile.k, dim).widen_to(a);
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) d_a[i] += a[i];
-    }
-    store_input<Encoding>(to, tile.k, dim, d_a);
+    store_gradient<Encoding>(to, tile.k, dim, add, d_a);
   }
   tile.finish();
 }
