@@ -1,8 +1,8 @@
-// Elementwise work on (rows, cols) with row strides.
+// Elementwise operations on matrices (rows, cols) with row strides.
 //   activation   y = act(x)                     backward: d_x (=|+=) d_y * act'(x)
 //   glu          y = act(a) * b                 backward: d_a (=|+=) d_y * b * act'(a);  d_b (=|+=) d_y * act(a)
-//   add          y = a + b
-//   accumulate   to (=|+=) scale * from         dtypes may differ: also the conversion between dtypes
+//   accumulate   to (=|+=) scale * from         the dtypes may differ, so this also converts between dtypes
+// Forward writes (=) y. Within one call all views have one shape and, except in accumulate, one floating dtype.
 #pragma once
 
 #include "kernels/common/activation.h"
@@ -17,7 +17,7 @@ struct ActivationForwardArgs {
 };
 struct ActivationBackwardArgs {
   RowsView x, d_y;
-  RowsDestination d_x;  // may be the memory of d_y
+  RowsDestination d_x;  // may be the same memory as d_y
   Activation act = Activation::none;
 };
 
@@ -27,12 +27,8 @@ struct GluForwardArgs {
 };
 struct GluBackwardArgs {
   RowsView a, b, d_y;
-  RowsDestination d_a, d_b;
+  RowsDestination d_a, d_b;  // may be the same memory as d_y; an empty one is not computed
   Activation act = Activation::silu;
-};
-
-struct AddArgs {
-  RowsView a, b, y;
 };
 
 struct AccumulateArgs {
@@ -45,7 +41,6 @@ HEDDLE_KERNEL(activation_forward, ActivationForwardArgs);
 HEDDLE_KERNEL(activation_backward, ActivationBackwardArgs);
 HEDDLE_KERNEL(glu_forward, GluForwardArgs);
 HEDDLE_KERNEL(glu_backward, GluBackwardArgs);
-HEDDLE_KERNEL(add, AddArgs);
 HEDDLE_KERNEL(accumulate, AccumulateArgs);
 
 }  // namespace heddle::kernels

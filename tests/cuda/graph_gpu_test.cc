@@ -13,12 +13,12 @@ using kernels::rows_view;
 
 class GraphGpu : public GpuTest {};
 
-// y = (x + x) x^T, with a temporary for x + x.
+// y = (2 x) x^T, with a temporary for 2 x.
 Tensor double_square(Context& context, const Tensor& x) {
-  const Tensor sum = Tensor::empty(context, x.shape(), x.dtype());
-  kernels::add(context, {.a = rows_view(x), .b = rows_view(x), .y = rows_view(sum)});
+  const Tensor twice = Tensor::empty(context, x.shape(), x.dtype());
+  kernels::accumulate(context, {.from = rows_view(x), .to = {rows_view(twice), GradientMode::overwrite}, .scale = 2.0});
   const Tensor y = Tensor::empty(context, {x.size(0), x.size(0)}, x.dtype());
-  kernels::gemm(context, {.a = rows_view(sum),
+  kernels::gemm(context, {.a = rows_view(twice),
                           .b = rows_view(x),
                           .transpose_b = kernels::Transpose::yes,
                           .bias = {},
