@@ -1,10 +1,10 @@
 // Causal linear attention with decay, computed in chunks (never quadratic in the length).
 //                                                                                docs/layers.md#linear-attention
 //   S_t = exp(log_decay) S_{t-1} + k_t v_t^T;   o_t = scale * q_t^T S_t          S: (D, Dv) per batch and head
-// Forward writes (=) o and final_state. Backward writes or adds d_q, d_k, d_v, d_initial_state; it computes the states
-// again and saves none. The ragged last chunk uses its true length. Only exponentials of non-positive numbers are
-// taken. Source of the chunked form: Qin et al., "Lightning Attention-2", arXiv:2401.04658; Yang et al.,
-// arXiv:2312.06635.
+// Forward writes (=) o and final_state. Backward writes (=) or adds (+=) d_q, d_k, d_v and d_initial_state; it
+// recomputes the states, so forward saves none. The last chunk may be shorter than the others. Exponentials are taken
+// of non-positive numbers only, so none overflows. Source of the chunked form: Qin et al., "Lightning Attention-2",
+// arXiv:2401.04658; Yang et al., arXiv:2312.06635.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -12,9 +12,9 @@
 
 namespace heddle::kernels {
 
-// q, k: (B, N, H, D); v, o: (B, N, H, Dv), all of one dtype. log_decay: (H) of the accumulate type, all <= 0, or empty:
-// no decay. States: (B, H, D, Dv) row-major of the accumulate type, or empty: an initial state of zeros, a final state
-// that is not wanted.
+// q and k are (B, N, H, D), v and o are (B, N, H, Dv), all of one dtype. log_decay is (H) of the accumulate type, all
+// <= 0; empty means no decay. States are (B, H, D, Dv), row-major, of the accumulate type; an empty initial state is
+// zero and an empty final state is not wanted.
 struct LinearAttentionForwardArgs {
   HeadsView q, k, v, o;
   VectorView log_decay;

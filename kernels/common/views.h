@@ -1,5 +1,6 @@
-// What a kernel sees of a tensor: an address, a dtype and the extents and strides it needs. Trivially copyable, so that
-// arguments travel to a GPU as they are. Strides are in elements; the last dimension is always contiguous.
+// What a kernel sees of a tensor: an address, a dtype, and the extents and strides that it needs. Views own nothing and
+// are trivially copyable, so that they are passed to a GPU as they are. Strides are in elements; the last dimension is
+// always contiguous. A view without data is empty and stands for an optional argument that is not given.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace heddle::kernels {
 
-// Empty views (no data) stand for optional arguments that are not there.
+// `size` contiguous elements.
 struct VectorView {
   void* data = nullptr;
   DType dtype = DType::float32;
@@ -18,7 +19,7 @@ struct VectorView {
   HEDDLE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 };
 
-// (rows, cols), rows row_stride apart.
+// A matrix (rows, cols) with row_stride elements from one row to the next.
 struct RowsView {
   void* data = nullptr;
   DType dtype = DType::float32;
@@ -27,7 +28,7 @@ struct RowsView {
   HEDDLE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 };
 
-// (batch, length, heads, dim) in whatever order it lies in memory: layout bnhd and bhnd differ in strides only.
+// A tensor (batch, length, heads, dim) in any order in memory: the layouts bnhd and bhnd differ in their strides only.
 struct HeadsView {
   void* data = nullptr;
   DType dtype = DType::float32;
@@ -36,7 +37,8 @@ struct HeadsView {
   HEDDLE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
 };
 
-// Where a gradient goes, and whether it is written over what is there or added to it. Empty: not wanted.
+// Where a kernel puts a gradient, and whether it overwrites (=) what is there or adds to it (+=). An empty destination
+// means that the gradient is not wanted.
 template <class View>
 struct Destination {
   View view;
@@ -49,14 +51,14 @@ using HeadsDestination = Destination<HeadsView>;
 
 enum class Layout { bnhd, bhnd };
 
-// The views below are of defined tensors; an undefined tensor gives an empty view. Each throws Error when the tensor
-// cannot be seen that way without a copy, naming its shape and strides.
+// Each of the functions below returns a view of a tensor, or an empty view of an undefined tensor. It throws Error,
+// which names the shape and the strides, when the tensor has no such view without a copy.
 
-// All elements in one row of memory.
+// All elements of a contiguous tensor.
 VectorView vector_view(const Tensor& tensor);
-// All dimensions but the last are rows.
+// A matrix whose rows are all dimensions but the last.
 RowsView rows_view(const Tensor& tensor);
-// Rank 4 in the given layout, or rank 3 (batch, length, dim) with one head.
+// A tensor of rank 4 in the given layout, or of rank 3, (batch, length, dim), which has one head.
 HeadsView heads_view(const Tensor& tensor, Layout layout = Layout::bnhd);
 
 }  // namespace heddle::kernels

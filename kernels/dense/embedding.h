@@ -1,6 +1,7 @@
-// Rows of a table by index.   y[i, :] = weight[tokens[i], :]
-// Forward writes (=) y. Backward writes or adds d_weight: the rows d_y[i, :] of one token are added in the order of i.
-// On the CPU an index outside [0, vocabulary) is an Error; the layer's callers are expected to pass valid ones.
+// Lookup of rows of a table by index.   y[i, :] = weight[tokens[i], :]
+// Forward writes (=) y. Backward writes (=) or adds (+=) d_weight; the rows d_y[i, :] of one token are added in the
+// order of i. The CPU throws Error for an index outside [0, vocabulary); a GPU does not check, so callers pass valid
+// indices.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -17,12 +18,13 @@ struct EmbeddingForwardArgs {
 struct EmbeddingBackwardArgs {
   VectorView tokens;
   RowsView d_y;
-  RowsDestination d_weight;  // dtype of d_y or its accumulate type; overwrite also zeroes rows of absent tokens
-  VectorView workspace;      // int32, embedding_workspace(tokens.size, vocabulary) numbers
+  RowsDestination d_weight;  // dtype of d_y or its accumulate type; overwrite also sets rows of absent tokens to 0
+  VectorView workspace;      // int32, embedding_workspace(tokens.size, vocabulary) elements
 };
 
-// int32 numbers that backward needs to sort the tokens: a function of the sizes alone. Tokens and their places twice,
-// and what a radix sort keeps for each of its tiles of at least 2048 tokens (256 numbers) and for itself.
+// Number of int32 elements that backward needs to sort the tokens, a function of the sizes alone. It covers the tokens
+// and their positions, twice each, and the histograms of a radix sort: 256 counts for each tile of at least 2048
+// tokens.
 constexpr int64_t embedding_workspace(int64_t tokens, int64_t vocabulary) {
   return 4 * tokens + tokens / 8 + 2 * vocabulary + 65536;
 }

@@ -1,5 +1,8 @@
-// Matrix product.   c (=|+=) op(a) op(b) + bias
-// Writes (GradientMode::overwrite) or adds to (add) c. The order of summation depends on the shapes alone.
+// Matrix product and the sum over rows.
+//   gemm         c (=|+=) op(a) op(b) + bias            op(x) is x or its transpose
+//   column_sum   sums (=|+=) sum over rows of x         the gradient of a bias
+// The mode of the destination says whether it is overwritten (=) or accumulated into (+=). The order of summation
+// depends on the shapes alone.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -9,8 +12,8 @@ namespace heddle::kernels {
 
 enum class Transpose : uint8_t { no, yes };
 
-// op(a): (m, k), op(b): (k, n), c: (m, n). a and b have one dtype; c has that dtype or its accumulate type.
-// bias: (n), added to every row, or empty; dtype of a. m, n or k may be 0.
+// op(a) is (m, k), op(b) is (k, n) and c is (m, n); m, n or k may be 0. a and b have one dtype, and c has that dtype or
+// its accumulate type. bias is (n) of the dtype of a and is added to every row, or it is empty.
 struct GemmArgs {
   RowsView a, b;
   Transpose transpose_a = Transpose::no;
@@ -19,7 +22,7 @@ struct GemmArgs {
   RowsDestination c;
 };
 
-// sums (cols) (=|+=) sum over rows of x: the gradient of a bias. In a fixed order.
+// x is (rows, cols), sums is (cols).
 struct ColumnSumArgs {
   RowsView x;
   VectorDestination sums;  // dtype of x or its accumulate type

@@ -1,11 +1,12 @@
 // Fused normalization over groups of E = dim / groups features.                        docs/layers.md#normalization
 //   r = x + residual                                  rounded to the storage dtype; r = x without residual
-//   p = gate before ? r * act(gate) : r
+//   p = pre gate ? r * act(gate) : r
 //   q = center ? p - mean(p) : p                      mean over the group
-//   y = scale * q / sqrt(mean(q^2) + eps) * weight + bias
-//   y = gate after ? y * act(gate) : y
-// Forward writes (=) y, r and the row statistics. Backward writes or adds (Destination) d_x, d_residual, d_gate,
-// d_weight, d_bias; d_x and d_residual have the same values. One read of every input, one write of every output.
+//   z = scale * q / sqrt(mean(q^2) + eps) * weight + bias
+//   y = post gate ? z * act(gate) : z
+// Forward writes (=) y, r and the statistics of the groups. Backward writes (=) or adds (+=) d_x, d_residual, d_gate,
+// d_weight and d_bias; d_x and d_residual receive the same values. Every input is read once from memory and every
+// output written once.
 #pragma once
 
 #include "kernels/common/activation.h"
@@ -25,8 +26,8 @@ struct NormOptions {
   GatePosition gate_position = GatePosition::post;
 };
 
-// All rows views are (rows, dim) of one dtype; weight and bias have that dtype too. Statistics are float64 for float64
-// and float32 otherwise, (rows, groups) row-major.
+// All views of rows are (rows, dim) of one dtype, which weight and bias have too. The statistics are (rows, groups),
+// row-major, of the accumulate type: float64 for float64, float32 otherwise.
 struct NormForwardArgs {
   RowsView x;
   RowsView residual;  // or empty
@@ -35,30 +36,30 @@ struct NormForwardArgs {
   VectorView bias;    // (dim) or empty
   RowsView y;
   RowsView r;          // empty: r is not stored
-  VectorView mean;     // (rows * groups) or empty; needed by backward when options.center
-  VectorView inv_std;  // (rows * groups) or empty: 1 / sqrt(mean(q^2) + eps), needed by backward
+  VectorView mean;     // (rows * groups) or empty; backward needs it when options.center
+  VectorView inv_std;  // (rows * groups) or empty: 1 / sqrt(mean(q^2) + eps), which backward needs
   NormOptions options;
 };
 
 struct NormBackwardArgs {
-  RowsView x;         // r of the forward pass if it was stored (then residual is empty), else x
-  RowsView residual;  // only when r was not stored: r is computed again
+  RowsView x;         // r of the forward pass if it was stored, else x
+  RowsView residual;  // given only if r was not stored: r is then computed again
   RowsView gate;
   VectorView weight;
-  VectorView bias;  // needed for d_gate of a gate after; may be empty when there was none
+  VectorView bias;  // for d_gate of a post gate; empty if forward had none
   VectorView mean, inv_std;
   RowsView d_y;
-  RowsView d_r;  // gradient that arrived at r, or empty; added into d_x and d_residual
+  RowsView d_r;  // the gradient of the output r, or empty; it is added into d_x and d_residual
   RowsDestination d_x, d_residual, d_gate;
   VectorDestination d_weight, d_bias;  // dtype of x or its accumulate type
-  // (norm_partials(rows), 2 * dim) of the accumulate type when d_weight or d_bias is wanted, else empty:
-  // partial sums of d_weight in the first half of a row and of d_bias in the second, added in the order of the rows.
+  // Workspace, (norm_partials(rows), 2 * dim) of the accumulate type when d_weight or d_bias is wanted, else empty. The
+  // first half of a row holds partial sums of d_weight and the second half of d_bias; its rows are added in order.
   RowsView partials;
   NormOptions options;
 };
 
-// Rows of partial sums: a function of the rows alone. The CPU fills all, so that its results depend on nothing else; a
-// GPU as many as it has places for.
+// Number of rows of partial sums, a function of the rows alone. The CPU uses all of them, so that its results depend on
+// nothing else; a GPU uses as many as it runs blocks at once.
 constexpr int64_t norm_partials(int64_t rows) { return rows < 396 ? (rows > 0 ? rows : 1) : 396; }
 
 HEDDLE_KERNEL(norm_forward, NormForwardArgs);

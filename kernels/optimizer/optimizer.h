@@ -1,11 +1,12 @@
-// What the optimizer does to flat vectors.                                              docs/design.md#optimizer
-// Everything that changes from step to step is read from a small vector in device memory, so that a captured graph of
-// the step can be replayed with new values.
-//   norm:   scalars[gradient_norm] = ||gradient||_2
-//   adamw:  g = gradient * gradient_scale * min(1, clip_norm / (||gradient|| * gradient_scale))
+// The kernels of the optimizer, which work on flat vectors.                             docs/design.md#optimizer
+//   gradient_norm   writes (=) scalars[scalar_gradient_norm] = ||gradient||_2
+//   adamw           writes (=) master, m, v and value:
+//           g = gradient * gradient_scale * min(1, clip_norm / (||gradient|| * gradient_scale))
 //           m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //           master -= lr * (m / correction1 / (sqrt(v / correction2) + eps) + weight_decay * master);  value = master
-//           When the gradient norm is not finite nothing is written: the caller reads the norm and decides.
+//           When the gradient norm is not finite it writes nothing; the caller reads the norm and decides.
+// Everything that changes from step to step is read from a small vector in device memory, so that a captured graph of
+// the step can be replayed with new values.
 // Source: Loshchilov, Hutter, "Decoupled weight decay regularization", arXiv:1711.05101.
 #pragma once
 
@@ -14,30 +15,30 @@
 
 namespace heddle::kernels {
 
-// Places in the vector of scalars (float32, or float64 for float64 masters).
+// Indices into the vector of scalars, which is float64 for float64 masters and float32 otherwise.
 enum StepScalar : int {
   scalar_learning_rate,
   scalar_correction1,     // 1 - beta1^step
   scalar_correction2,     // 1 - beta2^step
   scalar_clip_norm,       // 0: no clipping
   scalar_gradient_scale,  // 1 / (micro-batches * loss scale)
-  scalar_gradient_norm,   // written by gradient_norm: of the gradient as it is, before gradient_scale
+  scalar_gradient_norm,   // written by gradient_norm: the norm before gradient_scale is applied
   step_scalars = 8,
 };
 
 struct GradientNormArgs {
   VectorView gradient;
   VectorView scalars;
-  VectorView partials;  // gradient_norm_partials(gradient.size) of the accumulate type; workspace
+  VectorView partials;  // workspace, gradient_norm_partials(gradient.size) elements of the accumulate type
 };
-// A fixed split into pieces of 16384 numbers.
+// Number of partial sums: one for each 16384 elements.
 constexpr int64_t gradient_norm_partials(int64_t size) { return (size + 16383) / 16384; }
 
 struct AdamWArgs {
   VectorView master;    // float32 or float64
   VectorView gradient;  // dtype of master
   VectorView m, v;      // dtype of master
-  VectorView value;     // compute copy, in a dtype that accumulates in master's, or empty when it is the master itself
+  VectorView value;     // the copy that layers compute with; its accumulate type is the dtype of master. Empty: no copy
   VectorView scalars;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   double weight_decay = 0.0;

@@ -1,4 +1,4 @@
-// What both linearized relative position encodings have in common.                             docs/layers.md#lrpe
+// What both linearized relative position encodings share.                                      docs/layers.md#lrpe
 #pragma once
 
 #include <cstdint>
@@ -7,16 +7,18 @@
 
 namespace heddle::kernels {
 
-// Instead of an activation: over the features of a row, or over the tokens of a batch, head and feature.
+// The softmax that stands in place of an activation: over the features of a token and head, or over the tokens of a
+// batch, head and feature.
 enum class Softmax : uint8_t { none, feature, sequence };
 
-// Stretches of positions that d_theta is summed over one by one: a function of the length alone.
+// Number of splits of the sequence, each of which has a partial sum of d_theta: a function of the length alone.
 constexpr int64_t lrpe_theta_partials(int64_t length) { return length < 256 ? (length > 0 ? length : 1) : 256; }
 
-// y has the dtype, batch, length and heads of x; its features and what theta's extents must be are the encoding's.
-// theta: (theta_heads, E) row-major, theta_heads is 1 or heads; of x's dtype or float32 (float64 for float64 x).
-// `maximum` and `sum`: float32 (float64) vectors of batch * heads * dim, written by a forward with softmax over the
-// sequence and read by its backward; else empty.
+// y has the dtype, batch, length and heads of x; each encoding defines the number of features of y and the extents of
+// theta. theta is (theta_heads, E), row-major, where theta_heads is 1 or heads, of the dtype of x or its accumulate
+// type (float64 for float64, float32 otherwise). `maximum` and `sum` have batch * heads * dim elements of the
+// accumulate type; a forward with softmax over the sequence writes (=) them and its backward reads them, else they are
+// empty.
 template <class Options>
 struct LrpeForwardArgs {
   HeadsView x, y;
@@ -32,11 +34,11 @@ struct LrpeBackwardArgs {
   RowsView theta;
   VectorView maximum, sum;
   HeadsDestination d_x;
-  RowsDestination d_theta;  // of theta's dtype, or float32 (float64)
-  // (lrpe_theta_partials(length), theta_heads * E) of float32 (float64) when d_theta is wanted, else empty: workspace,
-  // one row for each stretch of positions, added up in order.
+  RowsDestination d_theta;  // of the dtype of theta or the accumulate type
+  // Workspace, (lrpe_theta_partials(length), theta_heads * E) of the accumulate type when d_theta is wanted, else
+  // empty: one row of partial sums for each split of the sequence, which are added in order.
   RowsView partials;
-  // batch * heads * dim numbers of float32 (float64) for softmax over the sequence, else empty: workspace.
+  // Workspace, batch * heads * dim elements of the accumulate type for softmax over the sequence, else empty.
   VectorView dots;
   Options options;
 };

@@ -12,7 +12,7 @@
 namespace heddle::kernels {
 namespace {
 
-constexpr int64_t kSize = 40001;  // several pieces, the last one ragged
+constexpr int64_t kSize = 40001;  // several partial sums, the last of fewer elements
 constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEps = 1e-8, kLearningRate = 1e-2;
 
 struct Settings {

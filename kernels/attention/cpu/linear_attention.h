@@ -1,5 +1,5 @@
-// What the forward and the backward pass of chunked linear attention share: panels of a head, powers of its decay, and
-// the masked products within a chunk.
+// What forward and backward of chunked linear attention share on the CPU: matrices of the rows of one head, powers of
+// its decay, and the masked products within a chunk.
 #pragma once
 
 #include <Eigen/Core>
@@ -16,29 +16,30 @@
 namespace heddle::kernels::cpu {
 
 inline constexpr int64_t kChunkRows = 64;
-// Products of lower triangular matrices skip what lies right of blocks of this many rows.
+// Products with lower triangular matrices proceed in blocks of so many rows and skip what lies right of a block.
 inline constexpr int64_t kBlockRows = 32;
 
 template <class A>
 using RowMajorMatrix = Eigen::Matrix<A, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-// A row-major matrix somewhere in memory, its rows a stride apart.
+// A row-major matrix in memory that it does not own, with a stride between its rows.
 template <class A>
 using Panel = Eigen::Map<RowMajorMatrix<A>, Eigen::Unaligned, Eigen::OuterStride<>>;
 template <class A>
 using ConstPanel = Eigen::Map<const RowMajorMatrix<A>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
-// One head of one sequence: the unit of work of a thread.
-struct Piece {
+// One head of one sequence, which one thread works on.
+struct HeadIndex {
   int64_t batch, head;
 };
 
-// Matrices of a thread, in memory that the thread keeps: at most a chunk's rows or a state each.
+// Allocates the matrices of one head, of a chunk's rows or a state each, in memory that the thread keeps for the next
+// head. `elements` is the sum of their sizes; there are at most kMatrices of them.
 template <class A>
 class Scratch {
  public:
-  explicit Scratch(int64_t numbers) {
-    if (static_cast<int64_t>(memory_.size()) < numbers + kAlignment * kMatrices) {
-      memory_.resize(numbers + kAlignment * kMatrices);
+  explicit Scratch(int64_t elements) {
+    if (static_cast<int64_t>(memory_.size()) < elements + kAlignment * kMatrices) {
+      memory_.resize(elements + kAlignment * kMatrices);
     }
     next_ = memory_.data();
   }
@@ -57,8 +58,8 @@ class Scratch {
 template <class A>
 thread_local std::vector<A, Eigen::aligned_allocator<A>> Scratch<A>::memory_;
 
-// Powers of one head's lambda = exp(log_decay). Exponents i * log_decay are never positive, so nothing overflows; what
-// would be subnormal is 0. The row of a chunk is counted from 0.
+// Powers of one head's lambda = exp(log_decay). Exponents i * log_decay are never positive, so nothing overflows;
+// powers that would be subnormal are 0. Rows are counted from the start of their chunk, from 0 on.
 template <class A>
 class Decay {
  public:
@@ -82,13 +83,13 @@ class Decay {
     }
   }
 
-  // lambda^rows: what is left of a state after a chunk.
+  // lambda^rows, the weight of the state before a chunk of `rows` rows in the state after it.
   A whole(int64_t rows) const { return power_[rows]; }
-  // scale * lambda^(i+1): what the state before the chunk weighs in row i.
+  // scale * lambda^(i+1), the weight of the state before the chunk in the output of row i.
   Segment from_start(int64_t rows) const { return Segment(from_start_.data(), rows); }
-  // lambda^(rows-1-j): what row j weighs in the state after the chunk.
+  // lambda^(rows-1-j), the weight of row j in the state after the chunk.
   Segment to_end(int64_t rows) const { return Segment(to_end_.data() + kChunkRows - rows, rows); }
-  // scale * lambda^(row-j) for j = 0 .. row.
+  // scale * lambda^(row-j) for j = 0 .. row, the weight of row j in the output of row `row`.
   Segment scores(int64_t row) const { return Segment(scores_.data() + kChunkRows - 1 - row, row + 1); }
 
  private:
@@ -96,12 +97,13 @@ class Decay {
   std::array<A, kChunkRows> to_end_, scores_, from_start_;
 };
 
-// Rows [begin, begin + rows) of a head in the arithmetic type: in place where the types agree, else copied to `copy`.
+// Rows [begin, begin + rows) of a head in the type of arithmetic: in place when the view has that type, else converted
+// into `copy`.
 template <class T>
-ConstPanel<accumulate_t<T>> load(const HeadsView& view, Piece piece, int64_t begin, int64_t rows,
+ConstPanel<accumulate_t<T>> load(const HeadsView& view, HeadIndex index, int64_t begin, int64_t rows,
                                  Panel<accumulate_t<T>>& copy) {
   using A = accumulate_t<T>;
-  const T* from = head<const T>(view, piece.batch, begin, piece.head);
+  const T* from = head<const T>(view, index.batch, begin, index.head);
   if constexpr (std::is_same_v<T, A>) {
     return ConstPanel<A>(from, rows, view.dim, Eigen::OuterStride<>(view.length_stride));
   } else {
@@ -110,25 +112,27 @@ ConstPanel<accumulate_t<T>> load(const HeadsView& view, Piece piece, int64_t beg
   }
 }
 
-// Those rows of the destination (=|+=) the first `rows` of values.
+// Writes (=) or adds (+=) the first `rows` rows of values to rows [begin, begin + rows) of a head of the destination.
 template <class T>
-void store(const HeadsDestination& to, Piece piece, int64_t begin, int64_t rows, const Panel<accumulate_t<T>>& values) {
+void store(const HeadsDestination& to, HeadIndex index, int64_t begin, int64_t rows,
+           const Panel<accumulate_t<T>>& values) {
   for (int64_t row = 0; row < rows; ++row) {
-    T* start = head<T>(to.view, piece.batch, begin + row, piece.head);
+    T* start = head<T>(to.view, index.batch, begin + row, index.head);
     for_each_chunk(to.view.dim, [&](int64_t first, int64_t count) {
       store_chunk(start + first, values.row(row).data() + first, count, to.mode);
     });
   }
 }
 
-// The state of a head among states (batch, heads, dim, value_dim).
+// The state of one head, (dim, value_dim), in `states` (batch, heads, dim, value_dim).
 template <class A>
-Panel<A> head_state(const VectorView& states, int64_t heads, Piece piece, int64_t dim, int64_t value_dim) {
-  A* start = vector<A>(states) + (piece.batch * heads + piece.head) * dim * value_dim;
+Panel<A> head_state(const VectorView& states, int64_t heads, HeadIndex index, int64_t dim, int64_t value_dim) {
+  A* start = vector<A>(states) + (index.batch * heads + index.head) * dim * value_dim;
   return Panel<A>(start, dim, value_dim, Eigen::OuterStride<>(value_dim));
 }
 
-// scores (=) a b^T * scale * lambda^(i-j) for j <= i and 0 for other j within the block of row i.
+// Writes (=) scores[i][j] = (a b^T)[i][j] * scale * lambda^(i-j) for j <= i, and 0 for j > i within the block of row i;
+// what lies right of that block is not written.
 template <class A>
 void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, Panel<A>& scores) {
   for (int64_t begin = 0; begin < a.rows(); begin += kBlockRows) {
@@ -141,7 +145,7 @@ void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A
   }
 }
 
-// y += scores x
+// y (+=) scores x
 template <class A>
 void add_scores_product(const Panel<A>& scores, const ConstPanel<A>& x, Eigen::Ref<RowMajorMatrix<A>> y) {
   for (int64_t begin = 0; begin < x.rows(); begin += kBlockRows) {
@@ -150,7 +154,7 @@ void add_scores_product(const Panel<A>& scores, const ConstPanel<A>& x, Eigen::R
   }
 }
 
-// y += scores^T x
+// y (+=) scores^T x
 template <class A>
 void add_scores_transposed_product(const Panel<A>& scores, const ConstPanel<A>& x, Eigen::Ref<RowMajorMatrix<A>> y) {
   const int64_t rows = x.rows();
@@ -161,7 +165,7 @@ void add_scores_transposed_product(const Panel<A>& scores, const ConstPanel<A>& 
   }
 }
 
-// state = lambda^rows state + (weights .* a)^T b
+// state (=) kept * state + (weights .* a)^T b, where `weighted` is scratch for weights .* a.
 template <class A>
 void advance_state(A kept, const typename Decay<A>::Segment& weights, const ConstPanel<A>& a, const ConstPanel<A>& b,
                    Panel<A>& weighted, Panel<A>& state) {

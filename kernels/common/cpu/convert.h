@@ -1,5 +1,5 @@
-// Stretches of a row in arithmetic type: float and double are used where they lie, bfloat16 and float16 go through a
-// small buffer, converted many at a time. All conversions round to nearest even; NaN stays NaN.
+// Chunks of a row in the type of arithmetic. float and double are used in place; bfloat16 and float16 are converted,
+// many at a time, into a small buffer. All conversions round to nearest even, and NaN stays NaN.
 //
 //   Buffer<float> buffer;
 //   for_each_chunk(dim, [&](int64_t begin, int64_t count) {
@@ -23,11 +23,12 @@
 
 namespace heddle::kernels::cpu {
 
-// Numbers a buffer holds: 16 KiB of float, a multiple of kLanes in math.h.
+// Elements of a chunk at most: 16 KiB of float, and a multiple of kLanes in math.h.
 inline constexpr int64_t kChunk = 4096;
 
-// Scratch memory of a kernel. Aligned to cache lines, and a few lines longer than a power of two: of several buffers
-// side by side the same elements must not fall on the same lines of the cache.
+// Scratch memory for one chunk, on the stack of a kernel. It is aligned to cache lines and a few lines longer than a
+// power of two: in several buffers that follow each other, elements of the same index must not compete for the same
+// cache set.
 template <class A, int64_t kSize = kChunk>
 class Buffer {
  public:
@@ -39,11 +40,13 @@ class Buffer {
   alignas(64) A values_[kSize + 5 * 64 / sizeof(A)];
 };
 
+// Calls chunk(begin, count) for consecutive chunks of at most kChunk elements that together cover [0, size).
 template <class Chunk>
 inline void for_each_chunk(int64_t size, const Chunk& chunk) {
   for (int64_t begin = 0; begin < size; begin += kChunk) chunk(begin, std::min(kChunk, size - begin));
 }
 
+// to_float and from_float convert `count` elements; from_float rounds to nearest even.
 inline void to_float(const bfloat16* from, float* __restrict to, int64_t count) {
   const auto* bits = reinterpret_cast<const uint16_t*>(from);
   for (int64_t i = 0; i < count; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(bits[i]) << 16);
@@ -80,7 +83,8 @@ inline void from_float(const float* from, float16* __restrict to, int64_t count)
   for (; i < count; ++i) to[i] = static_cast<float16>(from[i]);
 }
 
-// `count` <= kChunk numbers as A = accumulate_t<T>: where they lie if T is A, else converted into `buffer`.
+// `count` <= kChunk elements in the type of arithmetic: `from` itself when T is that type, else `buffer`, into which
+// they are converted.
 template <class T>
 inline const accumulate_t<T>* load_chunk(const T* from, int64_t count, accumulate_t<T>* buffer) {
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
@@ -91,8 +95,8 @@ inline const accumulate_t<T>* load_chunk(const T* from, int64_t count, accumulat
   }
 }
 
-// Where to compute `count` numbers that store_chunk will then store to `to`: there, if they can be written as they are,
-// else in `buffer`.
+// Where a kernel computes the elements that it then passes to store_chunk for `to`: `to` itself when they overwrite it
+// without a conversion, else `buffer`.
 template <class T>
 inline accumulate_t<T>* target_chunk(T* to, GradientMode mode, accumulate_t<T>* buffer) {
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
@@ -101,7 +105,8 @@ inline accumulate_t<T>* target_chunk(T* to, GradientMode mode, accumulate_t<T>* 
   return buffer;
 }
 
-// to (=|+=) values, each result rounded once. `values` may be `to` itself when it overwrites.
+// Writes (=) or adds (+=) `count` <= kChunk values to `to`, each result rounded once. `values` may be `to` itself when
+// the mode is overwrite.
 template <class T>
 inline void store_chunk(T* to, const accumulate_t<T>* values, int64_t count, GradientMode mode) {
   using A = accumulate_t<T>;
@@ -120,7 +125,7 @@ inline void store_chunk(T* to, const accumulate_t<T>* values, int64_t count, Gra
   }
 }
 
-// values = numbers that T can hold: rounded to T and back.
+// Rounds values to T and back, in place, so that they equal what is read back after they were stored as T.
 template <class T>
 inline void round_chunk(accumulate_t<T>* values, int64_t count) {
   if constexpr (!std::is_same_v<T, accumulate_t<T>>) {

@@ -1,8 +1,8 @@
-// Mathematics for inner loops of CPU kernels: without branches and without calls, so that compilers vectorise what is
-// built on it. exp is always inlined: in a large kernel compilers may stop before that.
-// float: exponential within 1 unit in the last place, activations within 3, while sigmoid(x) is a normal number (below,
-// from x = -87.3 on, sigmoid and silu are 0); right at 0 and at infinity, NaN stays NaN.
-// double is for gradient tests and takes the library's exp.
+// Mathematics for the inner loops of CPU kernels. It has neither branches nor calls, so that compilers vectorise loops
+// that use it. `exponential` is always inlined, because in a large kernel compilers may stop inlining before it.
+// In float, the exponential is right to 1 ulp (unit in the last place) and the activations to 3 ulp where sigmoid(x) is
+// a normal number; below, for x < -87.3, sigmoid and silu are 0. Results at 0 and at infinity are exact, NaN stays NaN.
+// double serves gradient tests and calls the library's exp.
 #pragma once
 
 #include <array>
@@ -14,8 +14,8 @@
 
 #include "kernels/common/activation.h"
 
-// Before a loop whose iterations touch different elements, or each only its own of memory that has two names: no check
-// for overlap is made, so that work in place is vectorised too.
+// Stands before a loop whose iterations touch different elements, or where each touches only its own elements of memory
+// that is known by two pointers. The compiler then makes no check for overlap, so that work in place is vectorised too.
 #if defined(__clang__)
 #define HEDDLE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -62,8 +62,8 @@ struct ScaledExponential {
 }
 inline double exponential(double x) { return std::exp(x); }
 
-// exp(-|x|), in [0, 1]; NaN stays, what would be subnormal is 0. What sigmoids are made of, so that nothing overflows
-// and no digits cancel.
+// exp(-|x|), a number in [0, 1]; NaN stays NaN, and results that would be subnormal are 0. Sigmoids are computed from
+// it because it neither overflows nor makes digits cancel.
 inline float exponential_of_minus_magnitude(float x) {
   constexpr float kSmallest = -87.3365447505f;  // ln 2^-126
   const float given = x < 0.0f ? x : -x;
@@ -73,8 +73,8 @@ inline float exponential_of_minus_magnitude(float x) {
 }
 inline double exponential_of_minus_magnitude(double x) { return std::exp(x < 0.0 ? x : -x); }
 
-// 1 / d for d in [1, 2], within 1 unit in the last place; NaN stays. Division has one slow unit, this runs on the
-// multipliers: a parabola with an error of 1/99 (the one of equal maxima), and two steps of Newton's, which square it.
+// 1 / d for d in [1, 2], right to 1 ulp; NaN stays NaN. The divider of a CPU is slow, so this uses multiplications: the
+// parabola whose largest error is smallest (1/99), and two steps of Newton's method, each of which squares the error.
 inline float inverse_in_1_2(float d) {
   float y = (d * (32.0f / 99.0f) - 16.0f / 11.0f) * d + 70.0f / 33.0f;
   y += y * (1.0f - d * y);
@@ -105,7 +105,7 @@ inline A apply_activation(A x) {
   }
 }
 
-// Of x, the argument. relu'(0) = 0; elu1'(0) = 1 from both sides.
+// The derivative at x, the argument of the activation. relu'(0) = 0; elu1'(0) = 1 from both sides.
 template <Activation act, class A>
 inline A activation_derivative(A x) {
   if constexpr (act == Activation::none) return A(1);
@@ -127,7 +127,7 @@ inline A activation_derivative(A x) {
   if constexpr (act == Activation::elu1) return exponential(x < A(0) ? x : A(0));
 }
 
-// Both at once, for backward passes that need both: one exponential.
+// The value and the derivative of an activation, for backward passes that need both: one exponential serves both.
 template <class A>
 struct Activated {
   A value, slope;
@@ -149,7 +149,7 @@ inline Activated<A> activate_with_slope(A x) {
   }
 }
 
-// Calls visit(std::integral_constant<Activation, act>{}): the switch from the option to the template argument.
+// Calls visit(std::integral_constant<Activation, act>{}), which turns the option into a template argument.
 template <class Visit>
 void visit_activation(Activation act, const Visit& visit) {
   switch (act) {
@@ -166,16 +166,17 @@ void visit_activation(Activation act, const Visit& visit) {
   }
 }
 
-// The partial sums of a row: element i is added to lane i % kLanes and the lanes are folded in halves, so the order of
-// summation depends on the length alone, not on vector width, address or threads.
+// Number of partial sums of a row. Element i is added to partial sum (lane) i % kLanes, and the lanes are then added in
+// halves, so the order of summation depends on the length alone and not on vector width, addresses or threads.
 inline constexpr int kLanes = 32;
 
+// The partial sums of kSums sums over the same elements.
 template <class A, int kSums = 1>
 struct Lanes {
   A lane[kSums][kLanes] = {};
 
-  // Adds value(0) .. value(count - 1), each a number, or a std::array of kSums numbers for as many sums at once. Calls
-  // may follow each other when every count but the last is a multiple of kLanes; the result is then that of one call.
+  // Adds value(0) .. value(count - 1), each a number or, for several sums at once, a std::array of kSums numbers.
+  // Several calls give the result of one call if every count but the last is a multiple of kLanes.
   template <class Value>
   inline void add(int64_t count, const Value& value) {
     A sums[kSums][kLanes];
@@ -198,6 +199,7 @@ struct Lanes {
     }
   }
 
+  // The k-th sum.
   inline A total(int k = 0) const {
     A sums[kLanes];
     for (int j = 0; j < kLanes; ++j) sums[j] = lane[k][j];
@@ -208,7 +210,7 @@ struct Lanes {
   }
 };
 
-// value(0) + ... + value(count - 1) in the order of Lanes; value returns A. Neither branches nor stores in `value`.
+// value(0) + ... + value(count - 1) in the order of Lanes. `value` returns A and neither branches nor stores.
 template <class A, class Value>
 inline A sum_of(int64_t count, const Value& value) {
   Lanes<A> lanes;
@@ -216,7 +218,7 @@ inline A sum_of(int64_t count, const Value& value) {
   return lanes.total();
 }
 
-// Likewise the largest; NaN is passed over. -infinity for count 0.
+// The largest of value(0), ..., value(count - 1), where NaN is ignored; -infinity when count is 0.
 template <class A, class Value>
 inline A maximum_of(int64_t count, const Value& value) {
   A lane[kLanes];

@@ -1,4 +1,5 @@
-// Matrix products, one block of the sum a piece of work. docs/performance.md#cpu-matrix-products
+// Matrix products and column sums on the CPU. A product is divided into blocks, one task each, of which a library
+// computes the product on one thread (gemm_tile.h).                     docs/performance.md#cpu-matrix-products
 #include "kernels/dense/gemm.h"
 
 #include <array>
@@ -15,18 +16,19 @@ namespace {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A block of a product: rows and columns of c, and a stretch of the sum.
+// The extents of a block of a product: rows and columns of c, and the length of its part of the sum over k.
 struct Block {
   int64_t rows, cols, depth;
 };
 
-constexpr int64_t kMostSplits = 16;  // of the sum
-// Numbers of c in a block that was cut.
+// Largest number of splits of the sum over k.
+constexpr int64_t kMaxSplits = 16;
+// Elements of c in a block that was made by halving a larger one.
 constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
 
-// Blocks of c (m, n) = sum over k, made from the sizes alone: halved until there are enough of them to keep many
-// threads busy, but not so small that packing the operands would take most of the time. The sum is cut where c is
-// small.
+// The size of the blocks of a product, chosen from its extents alone. Blocks are halved until there are enough of them
+// to keep many threads busy, but not so far that packing the operands would take most of the time. Where c is small the
+// sum over k is split.
 Block choose_blocks(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t smallest_work = int64_t{1} << 22;  // operations
   Block block{m, n, k};
@@ -36,7 +38,7 @@ Block choose_blocks(int64_t m, int64_t n, int64_t k) {
     if (tile > kLargestTile || (!enough && tile >= 2 * kSmallestTile)) {
       int64_t& longer = block.rows >= block.cols ? block.rows : block.cols;
       longer = ceil_div(longer, 2);
-    } else if (!enough && blocks < kMostSplits && block.depth >= 512) {
+    } else if (!enough && blocks < kMaxSplits && block.depth >= 512) {
       block.depth = ceil_div(block.depth, 2);
     } else {
       return block;
@@ -44,17 +46,17 @@ Block choose_blocks(int64_t m, int64_t n, int64_t k) {
   }
 }
 
-// Room for the partial sums of a product whose sum is cut. Its size is bounded by choose_blocks(), so it belongs to the
+// Memory for the partial sums of a product whose sum is split. choose_blocks() bounds its size, so it belongs to the
 // context, as the workspace of a GPU library does.
 template <class A>
 class SplitSums {
  public:
-  static constexpr int64_t kNumbers = kMostSplits * 2 * kSmallestTile;
-  explicit SplitSums(Context& context) : numbers_(new A[kNumbers]) { context.add_library_bytes(kNumbers * sizeof(A)); }
-  A* data() { return numbers_.get(); }
+  static constexpr int64_t kSize = kMaxSplits * 2 * kSmallestTile;
+  explicit SplitSums(Context& context) : sums_(new A[kSize]) { context.add_library_bytes(kSize * sizeof(A)); }
+  A* data() { return sums_.get(); }
 
  private:
-  std::unique_ptr<A[]> numbers_;
+  std::unique_ptr<A[]> sums_;
 };
 
 template <class T>
@@ -62,7 +64,7 @@ GemmOperand<T> operand(const RowsView& view, Transpose transpose) {
   return {static_cast<const T*>(view.data), view.row_stride, transpose};
 }
 
-// c (rows, cols) (=|+=) product + bias; the product lies dense. bias may be null.
+// c (rows, cols) (=|+=) product + bias. The product is dense; bias may be null.
 template <class A, class T, class C>
 void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C* c, int64_t c_stride,
                  GradientMode mode) {
@@ -79,8 +81,8 @@ void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C*
   }
 }
 
-// One block of c (=|+=) op(a) op(b) + bias; bias may be null. float and double: a and b are read where they are, and c
-// is written where it is unless it is added to.
+// One block of c (=|+=) op(a) op(b) + bias; bias may be null. This one is for float and double: the library reads a and
+// b in place, and writes c in place when it is overwritten.
 template <class T>
 requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
                                            const T* bias, T* c, int64_t c_stride, GradientMode mode) {
@@ -99,7 +101,8 @@ requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<
   finish_tile(product.data(), size.rows, size.cols, bias, c, c_stride, mode);
 }
 
-// 16-bit types: panels are converted to float, tiles are summed in float and rounded once.
+// Extents of the panels in which operands of 16 bits are converted to float. Tiles are summed in float and rounded
+// once.
 constexpr Block kPanel{64, 128, 256};
 
 struct ConversionScratch {
@@ -108,7 +111,7 @@ struct ConversionScratch {
   std::array<float, kPanel.rows * kPanel.cols> part, sums;
 };
 
-// The (rows, cols) part of op(x) as float, in x's own order of memory.
+// Converts the first (rows, cols) of op(x) to float, in the order in which x lies in memory.
 template <class T>
 GemmOperand<float> convert_panel(const GemmOperand<T>& x, int64_t rows, int64_t cols, float* to) {
   if (x.transpose == Transpose::yes) std::swap(rows, cols);
@@ -116,6 +119,7 @@ GemmOperand<float> convert_panel(const GemmOperand<T>& x, int64_t rows, int64_t 
   return {to, cols, x.transpose};
 }
 
+// One block of c (=|+=) op(a) op(b) + bias for types of 16 bits; bias may be null.
 template <class T, class C>
 requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
                                             const T* bias, C* c, int64_t c_stride, GradientMode mode) {
@@ -138,9 +142,10 @@ requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand
   }
 }
 
-// c (=|+=) the sum of `splits` partial products, which lie dense one after the other, in their order, + bias.
+// c (=|+=) bias + the partial sums of all splits, added in their order. Those of one split are a dense matrix of c's
+// shape, and the splits follow each other in memory.
 template <class C, class A, class T>
-void add_partials(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
+void add_splits(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
   const RowsView& c = to.view;
   const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
   parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
@@ -152,7 +157,7 @@ void add_partials(const Context& context, const A* partials, int64_t splits, con
         for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
           for (int64_t j = 0; j < count; ++j) sums[j] += part[j];
         }
-        store_chunk(cpu::row<C>(c, row) + col, sums.data(), count, to.mode);
+        store_chunk(kernels::row<C>(c, row) + col, sums.data(), count, to.mode);
       });
     }
   });
@@ -170,7 +175,7 @@ void gemm_as(Context& context, const GemmArgs& args) {
   const int64_t down = ceil_div(m, block.rows), across = ceil_div(n, block.cols);
   const int64_t splits = k > 0 ? ceil_div(k, block.depth) : 1;
   A* partials = splits > 1 ? context.resource<SplitSums<A>>().data() : nullptr;
-  parallel_pieces(context, splits * down * across, [&](int64_t index) {
+  parallel_for(context, splits * down * across, [&](int64_t index) {
     const int64_t split = index / (down * across), tile = index % (down * across);
     const int64_t row = tile / across * block.rows, col = tile % across * block.cols, begin = split * block.depth;
     const Block size{std::min(block.rows, m - row), std::min(block.cols, n - col), std::min(block.depth, k - begin)};
@@ -180,14 +185,14 @@ void gemm_as(Context& context, const GemmArgs& args) {
       compute_block(size, left, right, static_cast<const T*>(nullptr), partials + split * m * n + row * n + col, n,
                     GradientMode::overwrite);
     } else {
-      compute_block(size, left, right, bias != nullptr ? bias + col : nullptr, cpu::row<C>(c, row) + col, c.row_stride,
-                    args.c.mode);
+      compute_block(size, left, right, bias != nullptr ? bias + col : nullptr, kernels::row<C>(c, row) + col,
+                    c.row_stride, args.c.mode);
     }
   });
-  if (splits > 1) add_partials<C>(context, partials, splits, bias, args.c);
+  if (splits > 1) add_splits<C>(context, partials, splits, bias, args.c);
 }
 
-// Columns are summed in blocks of rows, which keeps the rounding error small in long sums.
+// Sums the columns in blocks of rows, which keeps the rounding error of long sums small.
 template <class T, class S>
 void column_sum_as(const Context& context, const ColumnSumArgs& args) {
   using A = accumulate_t<T>;
@@ -214,21 +219,14 @@ void column_sum_as(const Context& context, const ColumnSumArgs& args) {
 void gemm(Context& context, const GemmArgs& args) {
   if (args.c.view.rows == 0 || args.c.view.cols == 0) return;
   visit_floating(args.a.dtype, [&]<class T>(T) {
-    if (args.c.view.dtype == args.a.dtype) {
-      gemm_as<T, T>(context, args);
-    } else {
-      gemm_as<T, accumulate_t<T>>(context, args);
-    }
+    visit_same_or_accumulate<T>(args.c.view.dtype, args.a.dtype, [&]<class C>(C) { gemm_as<T, C>(context, args); });
   });
 }
 
 void column_sum(Context& context, const ColumnSumArgs& args) {
   visit_floating(args.x.dtype, [&]<class T>(T) {
-    if (args.sums.view.dtype == args.x.dtype) {
-      column_sum_as<T, T>(context, args);
-    } else {
-      column_sum_as<T, accumulate_t<T>>(context, args);
-    }
+    visit_same_or_accumulate<T>(args.sums.view.dtype, args.x.dtype,
+                                [&]<class S>(S) { column_sum_as<T, S>(context, args); });
   });
 }
 

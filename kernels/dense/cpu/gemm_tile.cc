@@ -1,3 +1,4 @@
+// The products of one block by Eigen or oneDNN, called so that the bits of a result depend on the extents alone.
 #include "kernels/dense/cpu/gemm_tile.h"
 
 #include <Eigen/Core>
@@ -11,9 +12,8 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-// c += op(a) op(b) by Eigen's blocked kernel, which reads packed copies of a and b. It is called without the expression
-// a * b around it, because that takes other ways for small sizes and for vectors, and the bits of their sums depend on
-// strides and addresses.
+// c += op(a) op(b) by Eigen's blocked kernel, which reads packed copies of a and b. It is called directly, because the
+// expression a * b uses other kernels for small sizes and for vectors, whose sums depend on strides and addresses.
 template <class T, int OrderA, int OrderB>
 void add_blocked(Eigen::Index m, Eigen::Index n, Eigen::Index k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
                  Eigen::Index c_stride) {
@@ -24,8 +24,8 @@ void add_blocked(Eigen::Index m, Eigen::Index n, Eigen::Index k, const GemmOpera
                                                          T{1}, blocking);
 }
 
-// c (n) += a (k) b (n, k)^T: each number of c is a sum along one row of b. No packing, which for one row would cost as
-// much as the product many times over.
+// c (n) += a (k) b (n, k)^T, where each element of c is a sum along one row of b. Nothing is packed: for a single row
+// of c packing would cost many times as much as the product.
 template <class T>
 void add_row_times_transpose(Eigen::Index n, Eigen::Index k, const T* a, const GemmOperand<T>& b, T* c) {
   using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
@@ -54,20 +54,21 @@ void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const
 }
 
 #if defined(HEDDLE_ONEDNN)
-// oneDNN takes a second thread only outside of a parallel region and when OpenMP would give it one.
+// Keeps oneDNN on one thread while it lives. oneDNN would use more where it is called outside of a parallel region and
+// OpenMP offers them.
 class OneThread {
  public:
   OneThread() { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
+  ~OneThread() { omp_set_num_threads(outer_); }
   OneThread(const OneThread&) = delete;
   OneThread& operator=(const OneThread&) = delete;
 
  private:
-  int before_ = omp_get_max_threads();
+  int outer_ = omp_get_max_threads();
 };
 
-// Whether it was done: oneDNN refuses when it cannot allocate. It only overwrites here: how it adds to c depends on the
-// addresses.
+// Computes c = op(a) op(b) and returns whether oneDNN could: it refuses when it cannot allocate. It is only asked to
+// overwrite c, because the order in which it adds to c depends on addresses.
 bool multiply_by_onednn(int64_t m, int64_t n, int64_t k, const GemmOperand<float>& a, const GemmOperand<float>& b,
                         float* c, int64_t c_stride) {
   const OneThread one_thread;

@@ -1,26 +1,27 @@
-// A matrix product on one thread, by a library: what the blocks of kernels/cpu/gemm.cc are made of.
+// A matrix product on one thread, computed by a library. gemm.cc divides larger products into these.
 #pragma once
 
 #include "kernels/dense/gemm.h"
 
 namespace heddle::kernels::cpu {
 
-// op(x), where x is row-major with rows `stride` apart.
+// op(x), where x is row-major and its rows are `stride` elements apart.
 template <class T>
 struct GemmOperand {
   const T* data = nullptr;
   int64_t stride = 0;
   Transpose transpose = Transpose::no;
 
-  // The part of op(x) that starts at (row, col).
+  // The part of op(x) from (row, col) on.
   GemmOperand at(int64_t row, int64_t col) const {
     const int64_t offset = transpose == Transpose::no ? row * stride + col : col * stride + row;
     return {data + offset, stride, transpose};
   }
 };
 
-// c (m, n) = op(a) (m, k) op(b) (k, n), rows of c `c_stride` apart. T is float or double; m, n > 0. float goes through
-// oneDNN where heddle was built with it, all else through Eigen. The order of a sum depends on the sizes alone.
+// Writes c (m, n) = op(a) (m, k) op(b) (k, n), where the rows of c are `c_stride` elements apart. T is float or double;
+// m, n > 0. oneDNN computes float where heddle was built with it, Eigen everything else. The order of summation depends
+// on the extents alone.
 template <class T>
 void multiply(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const GemmOperand<T>& b, T* c,
               int64_t c_stride);

@@ -1,3 +1,4 @@
+// Mean cross entropy on the CPU, one row after the other. Sums have the fixed order of Lanes.
 #include "kernels/loss/cross_entropy.h"
 
 #include <cmath>
@@ -9,7 +10,8 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-int64_t rows_per_piece(int64_t classes) { return std::max<int64_t>(1, 16 * kChunk / std::max<int64_t>(1, classes)); }
+// Rows of one task.
+int64_t rows_per_task(int64_t classes) { return std::max<int64_t>(1, 16 * kChunk / std::max<int64_t>(1, classes)); }
 
 void check_targets(const VectorView& targets, int64_t classes, int32_t ignore_index) {
   const int32_t* target = vector<const int32_t>(targets);
@@ -20,10 +22,13 @@ void check_targets(const VectorView& targets, int64_t classes, int32_t ignore_in
   }
 }
 
-// log(sum(exp(z))) of a row is largest + logarithm; kept apart, because the sum loses digits of a small loss.
+// The sums of one row of logits z. logsumexp(z) is largest + logarithm; the two are kept apart because their sum would
+// lose the digits of a small loss.
 template <class T>
 struct RowSums {
-  accumulate_t<T> largest, logarithm, sum;
+  accumulate_t<T> largest;    // max(z)
+  accumulate_t<T> logarithm;  // log(sum(exp(z - largest)))
+  accumulate_t<T> sum;        // sum(z)
 };
 
 template <class T>
@@ -53,7 +58,7 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   const A smoothing = static_cast<A>(args.options.label_smoothing);
   A* losses = vector<A>(args.row_losses);
   A* log_sum_exp = vector<A>(args.log_sum_exp);
-  parallel_ranges(context, rows, rows_per_piece(classes), [&](int64_t begin, int64_t end) {
+  parallel_ranges(context, rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       losses[i] = log_sum_exp[i] = A(0);
       if (target[i] == ignored) continue;
@@ -80,12 +85,12 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   const A scale = count > A(0) ? *vector<const A>(args.d_loss) / count : A(0);
   const A smoothing = static_cast<A>(args.options.label_smoothing);
   const A spread = scale * smoothing / static_cast<A>(classes);
-  parallel_ranges(context, args.logits.rows, rows_per_piece(classes), [&](int64_t first, int64_t last) {
+  parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const bool ignored = target[i] == args.options.ignore_index || count == A(0);
       const A normalizer = log_sum_exp[i];
       for_each_chunk(classes, [&](int64_t begin, int64_t size) {
-        A buffer[kChunk], gradient[kChunk];  // apart, because d_logits may be the memory of logits
+        A buffer[kChunk], gradient[kChunk];  // two buffers, because d_logits may be the same memory as logits
         if (ignored) {
           std::fill_n(gradient, size, A(0));
         } else {

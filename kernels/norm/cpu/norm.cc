@@ -1,7 +1,7 @@
-// Normalization, forward, on the CPU. One pass over memory: a stretch of a row stays in the cache while its statistics
-// are taken and its outputs written (=). Sums run in the fixed order of Lanes.
+// Forward of the normalization on the CPU. Memory is passed once: a chunk of a row stays in the cache while its
+// statistics are computed and its outputs written (=). Sums have the fixed order of Lanes.
 //
-// The variance is taken from d = p - mean, and what rounding left in the mean is taken out again:
+// The variance is computed from d = p - mean and corrected for the rounding error of the mean,
 //   shift = mean(d);   q = d - shift;   mean(q^2) = mean(d^2) - shift^2
 // so that a mean far larger than the deviation costs no digits.
 #include "kernels/norm/norm.h"
@@ -17,8 +17,8 @@ struct Statistics {
   A mean = 0, shift = 0, inv_std = 0;
 };
 
-// `chunks(visit)` calls visit(p, count) for the parts of one group of `size` features in order, as often as it is
-// called.
+// The statistics of one group of `size` features. Each call of chunks(visit) calls visit(p, count) for all chunks of
+// the group in order.
 template <class A, class Chunks>
 Statistics<A> statistics_of(int64_t size, const NormOptions& options, const Chunks& chunks) {
   Statistics<A> result;
@@ -48,6 +48,7 @@ Statistics<A> statistics_of(int64_t size, const NormOptions& options, const Chun
   return result;
 }
 
+// The forward pass of single rows, with the buffers that they need.
 template <class T>
 class ForwardRow {
   using A = accumulate_t<T>;
@@ -63,7 +64,7 @@ class ForwardRow {
     gate_ = args_.gate ? row<T>(args_.gate, index) : nullptr;
     y_ = row<T>(args_.y, index);
     r_ = args_.r ? row<T>(args_.r, index) : nullptr;
-    for_each_stretch_of_groups(
+    for_each_chunk_of_groups(
         args_.x.cols, args_.options.groups, [this](int64_t begin, int64_t count) { whole_groups(begin, count); },
         [this](int64_t begin) { large_group(begin); });
   }
@@ -76,7 +77,7 @@ class ForwardRow {
     for (int64_t at = 0; at < count; at += size_) {
       const Statistics<A> statistics =
           statistics_of<A>(size_, args_.options, [&](const auto& visit) { visit(p + at, size_); });
-      keep(statistics, begin + at);
+      store_statistics(statistics, begin + at);
       normalize(statistics, p + at, weight + (weight != nullptr ? at : 0), bias + (bias != nullptr ? at : 0), out + at,
                 size_);
     }
@@ -90,7 +91,7 @@ class ForwardRow {
       store = false;
     };
     const Statistics<A> statistics = statistics_of<A>(size_, args_.options, chunks);
-    keep(statistics, begin);
+    store_statistics(statistics, begin);
     for_each_chunk(size_, [&](int64_t at, int64_t count) {
       const int64_t from = begin + at;
       A* out = target_chunk(y_ + from, GradientMode::overwrite, output_);
@@ -99,6 +100,7 @@ class ForwardRow {
     });
   }
 
+  // p of a chunk, in memory or in input_. r is written (=) too if `store` is set and it is wanted.
   const A* load_p(int64_t begin, int64_t count, bool store) {
     const A* r = load_r(x_ + begin, residual_ != nullptr ? residual_ + begin : nullptr,
                         store && r_ != nullptr ? r_ + begin : nullptr, count, input_);
@@ -107,13 +109,13 @@ class ForwardRow {
     return input_;
   }
 
-  void keep(const Statistics<A>& statistics, int64_t begin) {
+  void store_statistics(const Statistics<A>& statistics, int64_t begin) {
     const int64_t place = index_ * args_.options.groups + begin / size_;
     if (args_.mean) vector<A>(args_.mean)[place] = statistics.mean + statistics.shift;
     if (args_.inv_std) vector<A>(args_.inv_std)[place] = statistics.inv_std;
   }
 
-  // All but a gate after: to = scale * q / std * weight + bias. weight and bias may be null.
+  // Everything but a post gate: to (=) scale * q / std * weight + bias. weight and bias may be null.
   void normalize(const Statistics<A>& statistics, const A* p, const A* weight, const A* bias, A* to, int64_t count) {
     const A mean = statistics.mean, shift = statistics.shift;
     const A factor = statistics.inv_std * static_cast<A>(args_.options.scale);
@@ -132,6 +134,7 @@ class ForwardRow {
         args_.options.center, weight != nullptr, bias != nullptr);
   }
 
+  // Applies a post gate to `out`, the normalized features of a chunk, and writes (=) y.
   void finish(int64_t begin, int64_t count, A* out) {
     if (gate_ != nullptr && args_.options.gate_position == GatePosition::post) {
       multiply_by_activation(args_.options.gate_act, out, load_chunk(gate_ + begin, count, scratch_), out, count);
@@ -152,7 +155,7 @@ class ForwardRow {
 
 void norm_forward(Context& context, const NormForwardArgs& args) {
   visit_floating(args.x.dtype, [&](auto type) {
-    parallel_ranges(context, args.x.rows, rows_per_piece(args.x.cols), [&](int64_t begin, int64_t end) {
+    parallel_ranges(context, args.x.rows, rows_per_task(args.x.cols), [&](int64_t begin, int64_t end) {
       ForwardRow<decltype(type)> work(args);
       for (int64_t index = begin; index < end; ++index) work.run(index);
     });

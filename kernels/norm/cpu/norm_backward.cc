@@ -1,11 +1,12 @@
-// Normalization, backward, on the CPU.
-//   n = q * inv_std;  z = scale * n * weight + bias;  d_z = gate after ? d_y * act(gate) : d_y
+// Backward of the normalization on the CPU.
+//   n = q * inv_std;  z = scale * n * weight + bias;  d_z = post gate ? d_y * act(gate) : d_y
 //   d_weight = sum over rows of d_z * scale * n;  d_bias = sum over rows of d_z
 //   d_n = d_z * weight * scale;   d_p = inv_std * (d_n - n * mean(d_n * n) - (center ? mean(d_n) : 0))
-//   gate after:  d_gate = d_y * z * act'(gate);   d_x = d_p + d_r
-//   gate before: d_gate = d_p * r * act'(gate);   d_x = d_p * act(gate) + d_r
-// Writes or adds d_x, d_residual, d_gate, d_weight, d_bias; writes (=) partials. Piece i of norm_partials(rows) pieces
-// takes the rows from rows * i / pieces on and adds them in order into row i of partials.
+//   post gate:  d_gate = d_y * z * act'(gate);   d_x = d_p + d_r
+//   pre gate:   d_gate = d_p * r * act'(gate);   d_x = d_p * act(gate) + d_r
+// Writes (=) or adds (+=) d_x, d_residual, d_gate, d_weight and d_bias; writes (=) partials. Task i of
+// tasks = norm_partials(rows) handles the rows [rows * i / tasks, rows * (i + 1) / tasks) in order and sums their
+// d_weight and d_bias in row i of partials.
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
 #include "kernels/norm/norm.h"
@@ -13,12 +14,13 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-// What the groups' sums come to: d_p = inv_std * (d_n - n * along - constant), n = (p - mean - shift) * inv_std.
+// The statistics and sums of one group: d_p = inv_std * (d_n - n * along - constant), n = (p - mean - shift) * inv_std.
 template <class A>
 struct GroupSums {
   A mean = 0, shift = 0, inv_std = 0, along = 0, constant = 0;
 };
 
+// The backward pass of single rows, with the buffers that they need.
 template <class T>
 class BackwardRow {
   using A = accumulate_t<T>;
@@ -28,17 +30,17 @@ class BackwardRow {
       : args_(args),
         size_(args.x.cols / args.options.groups),
         scale_(static_cast<A>(args.options.scale)),
-        gate_before_(args.gate && args.options.gate_position == GatePosition::pre),
-        gate_after_(args.gate && args.options.gate_position == GatePosition::post),
+        has_pre_gate_(args.gate && args.options.gate_position == GatePosition::pre),
+        has_post_gate_(args.gate && args.options.gate_position == GatePosition::post),
         weights_(args.weight),
         biases_(args.bias) {}
 
-  // d_weight and d_bias: where this row's share is added, or null.
+  // The row's terms of d_weight and d_bias (dim elements each) are added (+=) to `d_weight` and `d_bias`, if wanted.
   void run(int64_t index, A* d_weight, A* d_bias) {
     index_ = index;
     d_weight_ = args_.d_weight ? d_weight : nullptr;
     d_bias_ = args_.d_bias ? d_bias : nullptr;
-    for_each_stretch_of_groups(
+    for_each_chunk_of_groups(
         args_.x.cols, args_.options.groups, [this](int64_t begin, int64_t count) { whole_groups(begin, count); },
         [this](int64_t begin) { large_group(begin); });
   }
@@ -69,8 +71,8 @@ class BackwardRow {
     });
   }
 
-  // Of a stretch: p_, d_z_ and weight_, each a buffer or the memory itself; gated_ and slope_, r or d_y times act(gate)
-  // and act'(gate); d_p_, where to compute d_x.
+  // Loads a chunk. p_, d_z_ and weight_ are then buffers or the memory itself; gated_ and slope_ are r (pre gate) or
+  // d_y (post gate) times act(gate) and act'(gate); d_p_ is where d_p and then d_x is computed.
   void load(int64_t begin, int64_t count) {
     begin_ = begin;
     count_ = count;
@@ -82,7 +84,7 @@ class BackwardRow {
     if (args_.d_x) d_p_ = target_chunk(row<T>(args_.d_x.view, index_) + begin, args_.d_x.mode, d_p_buffer_.data());
     if (!args_.gate) return;
     const A* gates = load_chunk(at(args_.gate, begin), count, scratch_);
-    const A* factor = gate_before_ ? p_ : d_y;
+    const A* factor = has_pre_gate_ ? p_ : d_y;
     visit_activation(args_.options.gate_act, [&](auto kind) {
       HEDDLE_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) {
@@ -92,10 +94,11 @@ class BackwardRow {
         gated_[i] = factor[i] * gate.value;
       }
     });
-    (gate_before_ ? p_ : d_z_) = gated_;
+    (has_pre_gate_ ? p_ : d_z_) = gated_;
   }
 
-  // chunks(visit) calls visit(offset, count) with the parts of one group loaded, `offset` within the stretch.
+  // The sums of one group. chunks(visit) loads all chunks of the group in order and calls visit(offset, count) for
+  // each, where `offset` counts from the first feature of the loaded chunk.
   template <class Chunks>
   GroupSums<A> sums_of(int64_t begin, const Chunks& chunks) {
     const int64_t place = index_ * args_.options.groups + begin / size_;
@@ -135,7 +138,8 @@ class BackwardRow {
     return result;
   }
 
-  // d_p_ of one group's features and their shares of d_weight and d_bias; normalized_ if the gate's gradient needs it.
+  // Writes (=) d_p_ of features of one group, adds (+=) their terms of d_weight and d_bias, and writes (=) normalized_
+  // if the gradient of the gate needs it.
   void differentiate(const GroupSums<A>& sums, int64_t offset, int64_t count) {
     const A *p = p_ + offset, *d_z = d_z_ + offset, *weight = args_.weight ? weight_ + offset : nullptr;
     A *d_p = d_p_ + offset, *normalized = normalized_ + offset;
@@ -160,13 +164,14 @@ class BackwardRow {
             if constexpr (keeps) normalized[i] = n;
           }
         },
-        args_.options.center, weight != nullptr, d_weight != nullptr, d_bias != nullptr, gate_after_ && args_.d_gate);
+        args_.options.center, weight != nullptr, d_weight != nullptr, d_bias != nullptr,
+        has_post_gate_ && args_.d_gate);
   }
 
-  // From d_p_ of a stretch to the gradients that lie in rows.
+  // Computes d_gate, d_x and d_residual of the loaded chunk from d_p_.
   void finish() {
     if (args_.d_gate) store_d_gate();
-    if (gate_before_) {
+    if (has_pre_gate_) {
       HEDDLE_INDEPENDENT
       for (int64_t i = 0; i < count_; ++i) d_p_[i] *= act_[i];
     }
@@ -181,13 +186,14 @@ class BackwardRow {
     }
   }
 
-  // d_p * r * act'(gate) for a gate before; z * d_y * act'(gate) with z = scale * n * weight + bias for one after.
+  // d_gate is d_p * r * act'(gate) for a pre gate and z * d_y * act'(gate) with z = scale * n * weight + bias for a
+  // post gate.
   void store_d_gate() {
     T* to = row<T>(args_.d_gate.view, index_) + begin_;
     A* d_gate = target_chunk(to, args_.d_gate.mode, scratch_.data());
     const A *weight = weight_, *bias = biases_.at(begin_, count_);
     const A scale = scale_;
-    if (gate_before_) {
+    if (has_pre_gate_) {
       HEDDLE_INDEPENDENT
       for (int64_t i = 0; i < count_; ++i) d_gate[i] = d_p_[i] * slope_[i];
     } else {
@@ -209,7 +215,7 @@ class BackwardRow {
   const NormBackwardArgs& args_;
   const int64_t size_;
   const A scale_;
-  const bool gate_before_, gate_after_;
+  const bool has_pre_gate_, has_post_gate_;
   int64_t index_ = 0, begin_ = 0, count_ = 0;
   A *d_weight_ = nullptr, *d_bias_ = nullptr;
   const A *p_ = nullptr, *d_z_ = nullptr, *weight_ = nullptr;
@@ -219,16 +225,16 @@ class BackwardRow {
   Buffer<A> normalized_, d_p_buffer_, scratch_;
 };
 
-// sums (=|+=) the partial sums, added in the order of the pieces.
+// sums (=|+=) columns [begin, begin + sums.view.size) of partials, whose rows are added in order.
 template <class A>
-void finish_sums(Context& context, const RowsView& partials, int64_t begin, const VectorDestination& sums) {
+void add_partials(Context& context, const RowsView& partials, int64_t begin, const VectorDestination& sums) {
   if (!sums) return;
   visit_floating(sums.view.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_ranges(context, sums.view.size, 512, [&](int64_t from, int64_t to) {
       A total[512] = {};
-      for (int64_t piece = 0; piece < partials.rows; ++piece) {
-        const A* part = row<A>(partials, piece) + begin + from;
+      for (int64_t index = 0; index < partials.rows; ++index) {
+        const A* part = row<A>(partials, index) + begin + from;
         for (int64_t i = 0; i < to - from; ++i) total[i] += part[i];
       }
       for (int64_t i = 0; i < to - from; ++i) store(vector<T>(sums.view) + from + i, total[i], sums.mode);
@@ -239,20 +245,20 @@ void finish_sums(Context& context, const RowsView& partials, int64_t begin, cons
 template <class T>
 void backward(Context& context, const NormBackwardArgs& args) {
   using A = accumulate_t<T>;
-  const int64_t rows = args.x.rows, dim = args.x.cols, pieces = norm_partials(rows);
-  parallel_pieces(context, pieces, [&](int64_t piece) {
+  const int64_t rows = args.x.rows, dim = args.x.cols, tasks = norm_partials(rows);
+  parallel_for(context, tasks, [&](int64_t task) {
     A *d_weight = nullptr, *d_bias = nullptr;
     if (args.partials) {
-      d_weight = row<A>(args.partials, piece);
+      d_weight = row<A>(args.partials, task);
       d_bias = d_weight + dim;
       std::fill_n(d_weight, 2 * dim, A(0));
     }
     BackwardRow<T> work(args);
-    const int64_t end = rows * (piece + 1) / pieces;
-    for (int64_t index = rows * piece / pieces; index < end; ++index) work.run(index, d_weight, d_bias);
+    const int64_t end = rows * (task + 1) / tasks;
+    for (int64_t index = rows * task / tasks; index < end; ++index) work.run(index, d_weight, d_bias);
   });
-  finish_sums<A>(context, args.partials, 0, args.d_weight);
-  finish_sums<A>(context, args.partials, dim, args.d_bias);
+  add_partials<A>(context, args.partials, 0, args.d_weight);
+  add_partials<A>(context, args.partials, dim, args.d_bias);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What forward and backward of the normalization have in common on the CPU: how the features of a row are cut, and
-// p = r * act(gate) of a stretch of them.
+// What forward and backward of the normalization share on the CPU: how a row is divided into chunks of whole groups,
+// and how r and the product with a gate are computed for such a chunk.
 #pragma once
 
 #include "kernels/common/cpu/convert.h"
@@ -8,24 +8,24 @@
 
 namespace heddle::kernels::cpu {
 
-// A row is cut into stretches of whole groups with at most kChunk features, for whole_groups(begin, count), or into
-// single groups when a group is larger than kChunk, for large_group(begin); such a group is read in several chunks,
-// once a pass.
+// Divides a row of `dim` features into chunks of whole groups of at most kChunk features and calls
+// whole_groups(begin, count) for each. When one group is larger than kChunk it calls large_group(begin) for each group;
+// such a group is read in several chunks, once for each pass over it.
 template <class WholeGroups, class LargeGroup>
-inline void for_each_stretch_of_groups(int64_t dim, int64_t groups, const WholeGroups& whole_groups,
-                                       const LargeGroup& large_group) {
+inline void for_each_chunk_of_groups(int64_t dim, int64_t groups, const WholeGroups& whole_groups,
+                                     const LargeGroup& large_group) {
   const int64_t size = dim / groups;
-  const int64_t stretch = size >= kChunk ? size : kChunk / size * size;
-  for (int64_t begin = 0; begin < dim; begin += stretch) {
-    const int64_t count = std::min(stretch, dim - begin);
+  const int64_t step = size >= kChunk ? size : kChunk / size * size;
+  for (int64_t begin = 0; begin < dim; begin += step) {
+    const int64_t count = std::min(step, dim - begin);
     count <= kChunk ? whole_groups(begin, count) : large_group(begin);
   }
 }
 
-// Rows a piece of work holds: enough to be worth a thread's while.
-inline int64_t rows_per_piece(int64_t dim) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, dim)); }
+// Rows of one task: enough to outweigh the cost of giving it to a thread.
+inline int64_t rows_per_task(int64_t dim) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, dim)); }
 
-// Calls run(std::bool_constant<flag>{}...): options that are not there cost nothing in an inner loop.
+// Calls run(std::bool_constant<flag>{}...), so that options that are off cost nothing in an inner loop.
 template <class Run>
 inline void with_flags(const Run& run) {
   run();
@@ -39,11 +39,13 @@ inline void with_flags(const Run& run, bool flag, Flags... flags) {
   }
 }
 
-// weight or bias, converted once when a row is one chunk.
+// The elements of weight or bias in the type of arithmetic. They are converted once for all rows when a row is one
+// chunk.
 template <class T>
 class ParameterChunk {
  public:
   explicit ParameterChunk(const VectorView& view) : from_(vector<T>(view)) {}
+  // Elements [begin, begin + count), or null when the parameter is not given.
   const accumulate_t<T>* at(int64_t begin, int64_t count) {
     if (from_ == nullptr) return nullptr;
     if (begin != loaded_begin_ || count != loaded_count_) values_ = load_chunk(from_ + begin, count, buffer_);
@@ -59,7 +61,7 @@ class ParameterChunk {
   Buffer<accumulate_t<T>> buffer_;
 };
 
-// to = values * act(gate); to may be values.
+// to (=) values * act(gate); `to` may be `values`.
 template <class A>
 inline void multiply_by_activation(Activation act, const A* values, const A* gate, std::type_identity_t<A>* to,
                                    int64_t count) {
@@ -69,7 +71,8 @@ inline void multiply_by_activation(Activation act, const A* values, const A* gat
   });
 }
 
-// r of a stretch of one row: x, or the rounded sum of x and residual in `buffer`; stored in `store_to` if given.
+// r of a chunk of one row: x itself without residual, else the rounded sum of x and residual in `buffer`, which is also
+// written (=) to `store_to` unless that is null.
 template <class T>
 inline const accumulate_t<T>* load_r(const T* x, const T* residual, T* store_to, int64_t count,
                                      accumulate_t<T>* buffer) {

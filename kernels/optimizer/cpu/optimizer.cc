@@ -1,3 +1,4 @@
+// The optimizer's kernels on the CPU.
 #include "kernels/optimizer/optimizer.h"
 
 #include <cmath>
@@ -9,14 +10,15 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-constexpr int64_t kPiece = 16384;  // as gradient_norm_partials() says
+// Elements of one task, of which gradient_norm makes one partial sum; gradient_norm_partials() counts with the same.
+constexpr int64_t kTaskSize = 16384;
 
 template <class A>
 void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
   const A* gradient = vector<const A>(args.gradient);
   A* partials = vector<A>(args.partials);
-  parallel_ranges(context, args.gradient.size, kPiece, [&](int64_t begin, int64_t end) {
-    partials[begin / kPiece] =
+  parallel_ranges(context, args.gradient.size, kTaskSize, [&](int64_t begin, int64_t end) {
+    partials[begin / kTaskSize] =
         sum_of<A>(end - begin, [&](int64_t i) { return gradient[begin + i] * gradient[begin + i]; });
   });
   double total = 0.0;
@@ -24,7 +26,8 @@ void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
   vector<A>(args.scalars)[scalar_gradient_norm] = static_cast<A>(std::sqrt(total));
 }
 
-// What one update uses, in the type of the master.
+// The numbers of one update, in the type of the master. gradient_scale includes clipping; correction1 and correction2
+// are the reciprocals of those in the scalars; decay is what multiplies the master.
 template <class A>
 struct Step {
   A gradient_scale, beta1, beta2, learning_rate, correction1, correction2, eps, decay;
@@ -52,7 +55,7 @@ template <class A>
 void adamw_as(const Context& context, const AdamWArgs& args) {
   if (!std::isfinite(vector<const A>(args.scalars)[scalar_gradient_norm])) return;
   const Step<A> step = read_step<A>(args);
-  parallel_ranges(context, args.master.size, kPiece, [&](int64_t begin, int64_t end) {
+  parallel_ranges(context, args.master.size, kTaskSize, [&](int64_t begin, int64_t end) {
     A* __restrict master = vector<A>(args.master) + begin;
     A* __restrict m = vector<A>(args.m) + begin;
     A* __restrict v = vector<A>(args.v) + begin;

@@ -1,9 +1,12 @@
-// Angles of position encodings, right at every position.
-// float: a turn is 2^64. theta / 2 pi as a fraction of a turn times the position wraps exactly, as unsigned numbers do,
-// and the upper 32 bits of it are the angle to 2^-32 of a turn; two of these are the quadrant, the rest goes into
-// polynomials on [-pi/4, pi/4]. cos and sin are within 1e-6 of those of the exact product for every position below
-// 2^20 and |theta| below 2^40. No branches, no calls: compilers vectorise it.
-// double: the product in double, for gradient tests.
+// cos and sin of the angles of position encodings, position * theta, right at every position.
+// In float, an angle is counted in units of 2^-64 of a revolution (2 pi). The product of theta / 2 pi in these units
+// and the position then wraps exactly, as unsigned integers do. Its upper 32 bits are the phase: two bits are the
+// quadrant, the rest is the argument of polynomials on [-pi/4, pi/4]. cos and sin are within 1e-6 of those of the exact
+// product for every position below 2^20 and |theta| below 2^40. There are neither branches nor calls, so compilers
+// vectorise it.
+//
+// In double, which serves gradient tests, the product is computed in double.
+//
 // Source of the polynomials: S. L. Moshier, Cephes Mathematical Library, single/sinf.c.
 #pragma once
 
@@ -15,19 +18,20 @@
 
 namespace heddle::kernels::cpu {
 
-// Angles computed at a time.
+// Number of angles that are computed at once, at most.
 inline constexpr int64_t kAngles = 1024;
 
-// The integer next to x as a double, without a call: below 2^51 the sum has no place for a fraction; above 2^53 x is an
-// integer and the result another one near it, which is as good for dropping whole turns.
+// An integer next to x, as a double, without a call. Below 2^51 the sum has no bits for a fraction, so this rounds.
+// Above 2^53 x is an integer itself and the result is another one near it, which serves as well to drop whole
+// revolutions.
 inline double near_integer(double x) {
   constexpr double kShift = 0x1.8p52;
   return (x + kShift) - kShift;
 }
 
-// theta / 2 pi modulo 1 in units of 2^-64, right to 2^-51 of a turn. The parts of 1 / 2 pi have 29 bits, so that their
-// products with a float are exact.
-inline uint64_t turns_of(float theta) {
+// theta / 2 pi modulo 1 in units of 2^-64, right to 2^-51. The parts of 1 / 2 pi have 29 bits, so that their products
+// with a float are exact.
+inline uint64_t revolutions(float theta) {
   constexpr double kFirst = 0x1.45f306dp-3, kSecond = 0x1.9391054p-32, kThird = 0x1.4fe13abe8fa9ap-61;
   constexpr double kInteger = 0x1.8p52;  // adding it leaves an integer in the low bits
   const double wide = theta;
@@ -36,13 +40,13 @@ inline uint64_t turns_of(float theta) {
   return std::bit_cast<uint64_t>(fraction * 0x1p50 + kInteger) << 14;
 }
 
-// What of theta is computed once for many positions: turns for float, theta itself for double.
-inline uint64_t prepare_angle(float theta) { return turns_of(theta); }
+// What is computed once from theta for many positions: theta in revolutions for float, theta itself for double.
+inline uint64_t prepare_angle(float theta) { return revolutions(theta); }
 inline double prepare_angle(double theta) { return theta; }
 template <class A>
 using prepared_angle_t = decltype(prepare_angle(A{}));
 
-// cos and sin of position * theta[i] for i < count <= kAngles; prepared[i] is prepare_angle(theta[i]).
+// Writes (=) cos and sin of position * theta[i] for i < count <= kAngles; prepared[i] is prepare_angle(theta[i]).
 inline void cos_and_sin(const float* theta, const uint64_t* prepared, int64_t count, int64_t position, float* cosines,
                         float* sines) {
   uint32_t phase[kAngles];
@@ -52,7 +56,7 @@ inline void cos_and_sin(const float* theta, const uint64_t* prepared, int64_t co
     const uint32_t quadrant = (phase[i] + 0x20000000u) >> 30;
     const auto rest = static_cast<int32_t>(phase[i] - (quadrant << 30));
     float x = static_cast<float>(rest) * 0x1.921fb6p-30f;  // 2 pi / 2^32
-    x += theta[i] - theta[i];                              // NaN and infinity show
+    x += theta[i] - theta[i];                              // a theta of NaN or infinity makes NaN
     const float z = x * x;
     const float sine = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * (z * x) + x;
     const float cosine =
@@ -73,8 +77,8 @@ inline void cos_and_sin(const double*, const double* prepared, int64_t count, in
   }
 }
 
-// Angles of a small matrix of theta, (heads, known) of any real dtype, prepared once for all positions of a piece of
-// work; a theta of more than kKept numbers is prepared anew for each position.
+// The angles of a matrix theta, (heads, columns) of any floating dtype. A theta of at most kKept elements is prepared
+// once for all positions, a larger one anew for each position.
 template <class A>
 class AngleTable {
  public:
@@ -82,9 +86,10 @@ class AngleTable {
     if (kept_) prepare(0, theta.rows, 0, theta.cols);
   }
 
-  // Angles [begin, begin + count) of a head, count <= kAngles; those from `known` on are 0.
+  // Writes (=) cos and sin of the angles [begin, begin + count) of a head, count <= kAngles. Angles beyond the columns
+  // of theta are 0.
   void at(int64_t head, int64_t begin, int64_t count, int64_t position, A* cosines, A* sines) {
-    const int64_t known = theta_.cols - begin, here = known > 0 ? (known < count ? known : count) : 0;
+    const int64_t left = theta_.cols - begin, here = left > 0 ? (left < count ? left : count) : 0;
     const int64_t place = kept_ ? head * theta_.cols + begin : 0;
     if (!kept_) prepare(head, 1, begin, here);
     cos_and_sin(values_ + place, prepared_ + place, here, position, cosines, sines);
@@ -95,7 +100,7 @@ class AngleTable {
   }
 
  private:
-  // Columns [begin, begin + count) of some rows of theta, as the numbers they are, to values_ and prepared_.
+  // Writes (=) columns [begin, begin + count) of the rows [head, head + heads) of theta to values_ and prepared_.
   void prepare(int64_t head, int64_t heads, int64_t begin, int64_t count) {
     visit_floating(theta_.dtype, [=, this](auto type) {
       for (int64_t index = 0; index < heads; ++index) {

@@ -1,9 +1,9 @@
 // Backward of the position encodings on the CPU.
-//   d_a = R(-phi) d_y;   d_x = act'(x) d_a, for a softmax a (d_a - sum of a d_a over what it normalizes)
-//   d_phi = d_a2 a1 - d_a1 a2 of each pair;   d_theta = sum over tokens of d_phi times what theta was multiplied by
-// With one feature for each angle the pair is (a, 0): d_phi = d_a2 a1, and d_a2 serves nothing else.
-// Writes or adds d_x and d_theta; writes (=) partials and dots. A piece of work is a stretch of positions; piece i of
-// lrpe_theta_partials(length) pieces adds its positions in order into row i of partials.
+//   d_a = R(-phi) d_y;   d_x = act'(x) d_a, or for a softmax a (d_a - sum of a d_a over what it normalizes)
+//   d_phi = d_a2 a1 - d_a1 a2 of each pair;   d_theta = sum over tokens of d_phi times the factor of theta in phi
+// With one feature for each angle the pair is (a, 0): d_phi = d_a2 a1, and d_a2 is not used otherwise.
+// Writes (=) or adds (+=) d_x and d_theta; writes (=) partials and dots. Each of lrpe_theta_partials(length) tasks
+// handles a range of positions in order and sums their d_theta in its own row of partials.
 #pragma once
 
 #include "kernels/common/cpu/parallel.h"
@@ -12,6 +12,7 @@
 
 namespace heddle::kernels::cpu {
 
+// The backward pass of single positions, with the buffers that they need.
 template <class T, class Encoding>
 class LrpeBackward {
   using A = accumulate_t<T>;
@@ -25,11 +26,12 @@ class LrpeBackward {
         group_(args.d_y.heads / args.theta.rows),
         encoding_(args.theta, args.options) {}
 
-  // d_theta: (theta_heads, E), where this position's share is added, or null.
+  // Writes or adds d_x of one position, for all batches and heads, and adds (+=) the position's terms to d_theta
+  // (theta_heads, E) unless that is null.
   void run(int64_t position, A* d_theta) {
     for (int64_t shared = 0; shared < args_.theta.rows; ++shared) {
       for (int64_t begin = 0; begin < pairs_; begin += kPairs) {
-        stretch(shared, begin, std::min(kPairs, pairs_ - begin), position);
+        select_pairs(shared, begin, std::min(kPairs, pairs_ - begin), position);
         std::fill_n(d_phi_.data(), count_, A(0));
         for (int64_t batch = 0; batch < args_.d_y.batch; ++batch) {
           for (int64_t index = shared * group_; index < (shared + 1) * group_; ++index) {
@@ -42,37 +44,41 @@ class LrpeBackward {
     }
   }
 
-  // dots of the pairs [begin, begin + count) of one batch and head: sum over positions of a d_a.
-  void column(int64_t batch, int64_t index, int64_t begin, int64_t count) {
+  // Writes (=) the dots of the pairs [begin, begin + count) of one batch and head: the sums of a d_a over positions.
+  void sequence_dots(int64_t batch, int64_t index, int64_t begin, int64_t count) {
     for_each_side<kSides>([&](auto side) { std::fill_n(dots_.side[side].data(), count, A(0)); });
     for (int64_t position = 0; position < args_.d_y.length; ++position) {
-      stretch(index / group_, begin, count, position);
+      select_pairs(index / group_, begin, count, position);
       const Pairs<A> d_a = rotate_back(batch, position, index);
       const Pairs<A> a = activations(batch, position, index);
       for_each_side<kSides>([&](auto side) {
         for (int64_t i = 0; i < count; ++i) dots_.side[side][i] += a.side[side][i] * d_a.side[side][i];
       });
     }
-    A* dots = vector<A>(args_.dots) + column_of(batch, index);
+    A* dots = vector<A>(args_.dots) + first_feature(batch, index);
     store_pairs<kSides>(dots, encoding_.pairing(), pairs_, begin, count, Pairs<A>(dots_), GradientMode::overwrite);
   }
 
  private:
-  int64_t column_of(int64_t batch, int64_t index) const { return (batch * args_.d_y.heads + index) * pairs_ * kSides; }
+  // Index of the first feature of a batch and head in maximum, sum and dots.
+  int64_t first_feature(int64_t batch, int64_t index) const {
+    return (batch * args_.d_y.heads + index) * pairs_ * kSides;
+  }
 
-  // The pairs that the members below work on, and their angles.
-  void stretch(int64_t shared, int64_t begin, int64_t count, int64_t position) {
+  // Chooses the pairs that the members below work on and computes their angles.
+  void select_pairs(int64_t shared, int64_t begin, int64_t count, int64_t position) {
     begin_ = begin;
     count_ = count;
     encoding_.angles(shared, begin, count, position, cosines_, sines_);
   }
 
-  // That stretch of a row of x, or of a vector of its columns.
+  // The selected pairs of a row of x, or of a row of maximum, sum or dots.
   template <class U>
   Pairs<A> load(const U* row, PairBuffer<A>& buffer) {
     return load_pairs<kSides>(row, encoding_.pairing(), pairs_, begin_, count_, buffer);
   }
 
+  // d_a of the selected pairs, in d_a_.
   Pairs<A> rotate_back(int64_t batch, int64_t position, int64_t index) {
     const T* row = head<T>(args_.d_y, batch, position, index);
     const Pairs<A> d_y = load_pairs<2>(row, encoding_.pairing(), pairs_, begin_, count_, d_a_);
@@ -85,19 +91,20 @@ class LrpeBackward {
     return d_a_;
   }
 
+  // Sets x_ to the selected pairs of a row of x and returns the row.
   const T* load_x(int64_t batch, int64_t position, int64_t index) {
     const T* x = head<T>(args_.x, batch, position, index);
     x_ = load(x, x_buffer_);
     return x;
   }
 
-  // a, with x_ left as the x it was made of.
+  // a of the selected pairs; x_ is then the x that it was computed from.
   Pairs<A> activations(int64_t batch, int64_t position, int64_t index) {
     const T* x = load_x(batch, position, index);
     const Softmax softmax = args_.options.softmax;
     Pairs<A> maximum{}, sum{}, a{};
     if (softmax == Softmax::sequence) {
-      const int64_t place = column_of(batch, index);
+      const int64_t place = first_feature(batch, index);
       maximum = load(vector<A>(args_.maximum) + place, maximum_);
       sum = load(vector<A>(args_.sum) + place, sum_);
     }
@@ -109,12 +116,12 @@ class LrpeBackward {
     return a;
   }
 
-  // sum over the features of one row of a d_a. Leaves the stretch as it was.
+  // The sum of a d_a over all features of one row. The selected pairs are the same afterwards.
   A row_dot(int64_t batch, int64_t position, int64_t index) {
     const int64_t begin = begin_, count = count_;
     A dot = 0;
     for (int64_t at = 0; at < pairs_; at += kPairs) {
-      if (pairs_ > kPairs) stretch(index / group_, at, std::min(kPairs, pairs_ - at), position);
+      if (pairs_ > kPairs) select_pairs(index / group_, at, std::min(kPairs, pairs_ - at), position);
       const Pairs<A> d_a = rotate_back(batch, position, index);
       const Pairs<A> a = activations(batch, position, index);
       dot += sum_of<A>(count_, [&](int64_t i) {
@@ -123,10 +130,11 @@ class LrpeBackward {
         return product;
       });
     }
-    if (pairs_ > kPairs) stretch(index / group_, begin, count, position);
+    if (pairs_ > kPairs) select_pairs(index / group_, begin, count, position);
     return dot;
   }
 
+  // Adds (+=) one row's terms to d_phi_ if they are wanted, and writes or adds its d_x, of the selected pairs.
   void differentiate(int64_t batch, int64_t position, int64_t index, bool wants_d_phi) {
     const auto& options = args_.options;
     const A dot = options.softmax == Softmax::feature ? row_dot(batch, position, index) : A(0);
@@ -136,15 +144,15 @@ class LrpeBackward {
     if (has_softmax || wants_d_phi) a = activations(batch, position, index);
     if (wants_d_phi) {
       for (int64_t i = 0; i < count_; ++i) {
-        A turn = d_a.side[1][i] * a.side[0][i];
-        if constexpr (kSides == 2) turn -= d_a.side[0][i] * a.side[1][i];
-        d_phi_[i] += turn;
+        A gradient = d_a.side[1][i] * a.side[0][i];
+        if constexpr (kSides == 2) gradient -= d_a.side[0][i] * a.side[1][i];
+        d_phi_[i] += gradient;
       }
     }
     if (!args_.d_x) return;
     if (has_softmax || has_act) {
       Pairs<A> dots{};
-      if (options.softmax == Softmax::sequence) dots = load(vector<A>(args_.dots) + column_of(batch, index), dots_);
+      if (options.softmax == Softmax::sequence) dots = load(vector<A>(args_.dots) + first_feature(batch, index), dots_);
       if (!has_softmax && !wants_d_phi) load_x(batch, position, index);
       for_each_side<kSides>([&](auto side) {
         differentiate_activation<A>(options.act, options.softmax, x_.side[side], a.side[side], dot, dots.side[side],
@@ -165,9 +173,9 @@ class LrpeBackward {
   PairBuffer<A> d_a_, a_, x_buffer_, maximum_, sum_, dots_;
 };
 
-// d_theta (=|+=) the partial sums, added in the order of the stretches.
+// d_theta (=|+=) the partial sums, whose rows are added in order.
 template <class A>
-void finish_theta(Context& context, const RowsView& partials, const RowsDestination& d_theta) {
+void add_theta_partials(Context& context, const RowsView& partials, const RowsDestination& d_theta) {
   const int64_t known = d_theta.view.cols;
   visit_floating(d_theta.view.dtype, [&](auto type) {
     parallel_ranges(context, d_theta.view.rows, 1, [&](int64_t begin, int64_t end) {
@@ -189,25 +197,25 @@ void lrpe_backward(Context& context, const Args& args) {
     using A = accumulate_t<T>;
     using Backward = LrpeBackward<T, Encoding<A>>;
     if (args.options.softmax == Softmax::sequence) {
-      const int64_t pairs = args.d_y.dim / 2, stretches = (pairs + kPairs - 1) / kPairs;
-      parallel_pieces(context, args.d_y.batch * args.d_y.heads * stretches, [&](int64_t piece) {
-        const int64_t begin = piece % stretches * kPairs, column = piece / stretches;
+      const int64_t heads = args.d_y.heads, pairs = args.d_y.dim / 2, chunks = (pairs + kPairs - 1) / kPairs;
+      parallel_for(context, args.d_y.batch * heads * chunks, [&](int64_t task) {
+        const int64_t begin = task % chunks * kPairs, index = task / chunks;
         Backward work(args);
-        work.column(column / args.d_y.heads, column % args.d_y.heads, begin, std::min(kPairs, pairs - begin));
+        work.sequence_dots(index / heads, index % heads, begin, std::min(kPairs, pairs - begin));
       });
     }
-    const int64_t length = args.d_y.length, pieces = lrpe_theta_partials(length);
-    parallel_pieces(context, pieces, [&](int64_t piece) {
+    const int64_t length = args.d_y.length, tasks = lrpe_theta_partials(length);
+    parallel_for(context, tasks, [&](int64_t task) {
       A* d_theta = nullptr;
       if (args.d_theta) {
-        d_theta = row<A>(args.partials, piece);
+        d_theta = row<A>(args.partials, task);
         std::fill_n(d_theta, args.theta.rows * args.theta.cols, A(0));
       }
       Backward work(args);
-      const int64_t end = length * (piece + 1) / pieces;
-      for (int64_t position = length * piece / pieces; position < end; ++position) work.run(position, d_theta);
+      const int64_t end = length * (task + 1) / tasks;
+      for (int64_t position = length * task / tasks; position < end; ++position) work.run(position, d_theta);
     });
-    if (args.d_theta) finish_theta<A>(context, args.partials, args.d_theta);
+    if (args.d_theta) add_theta_partials<A>(context, args.partials, args.d_theta);
   });
 }
 

@@ -1,4 +1,4 @@
-// Position encoding by cosine, forward, on the CPU: lrpe_forward.h with the angles and the features of lrpe_encoding.h.
+// Forward of the position encoding by cosine on the CPU: lrpe_forward.h with the angles of lrpe_encoding.h.
 #include "kernels/position/lrpe_cosine.h"
 
 #include "kernels/position/cpu/lrpe_forward.h"

@@ -1,5 +1,4 @@
-// Position encoding by cosine, backward, on the CPU: lrpe_backward.h with the angles and the features of
-// lrpe_encoding.h.
+// Backward of the position encoding by cosine on the CPU: lrpe_backward.h with the angles of lrpe_encoding.h.
 #include "kernels/position/cpu/lrpe_backward.h"
 #include "kernels/position/lrpe_cosine.h"
 

@@ -1,5 +1,6 @@
-// The two position encodings as the passes over their rows see them: how many features of x an angle turns, how these
-// are paired, and the angles of a token. y has two features for each angle, paired likewise.
+// The two position encodings as template arguments of the passes over rows (lrpe_forward.h, lrpe_backward.h): how many
+// features of x an angle rotates, how these are paired, and the angles of a token. y has two features for each angle,
+// paired in the same way.
 #pragma once
 
 #include "kernels/position/cpu/angle.h"
@@ -8,6 +9,7 @@
 
 namespace heddle::kernels::cpu {
 
+// The encoding of lrpe_rotate.h.
 template <class A>
 class Rotation {
  public:
@@ -20,15 +22,15 @@ class Rotation {
 
   Pairing pairing() const { return options_.pairing; }
 
-  // cos and sin of the angles [begin, begin + count) of one row of theta at a token, count <= kAngles.
+  // Writes (=) cos and sin of the angles [begin, begin + count) of one row of theta at a token, count <= kAngles.
   void angles(int64_t row, int64_t begin, int64_t count, int64_t token, A* cosines, A* sines) {
     table_.at(row, begin, count, token + options_.offset, cosines, sines);
   }
 
-  // What these angles' gradients d_phi add to the gradient of that row of theta.
+  // Adds (+=) the terms of these angles, whose gradients are d_phi, to d_theta, the gradient of that row of theta.
   void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, A* d_theta) const {
     const auto position = static_cast<A>(token + options_.offset);
-    const int64_t end = std::min(count, known_ - begin);  // not positive where no angle has a theta
+    const int64_t end = std::min(count, known_ - begin);  // not positive if none of these angles has a theta
     for (int64_t i = 0; i < end; ++i) d_theta[begin + i] += position * d_phi[i];
   }
 
@@ -38,6 +40,7 @@ class Rotation {
   AngleTable<A> table_;
 };
 
+// The encoding of lrpe_cosine.h.
 template <class A>
 class Cosine {
  public:
@@ -70,8 +73,9 @@ class Cosine {
   }
 
  private:
-  // Cuts [begin, begin + count) where another axis begins and calls visit(from, size, place, coordinate): the angles
-  // begin + from .. begin + from + size - 1 are `coordinate` times the numbers of theta from `place` on.
+  // Divides the angles [begin, begin + count) of a token by axes and calls visit(from, size, place, coordinate) for
+  // each: the angles begin + from .. begin + from + size - 1 are `coordinate` times the elements of theta from `place`
+  // on.
   template <class Visit>
   void for_each_axis(int64_t begin, int64_t count, int64_t token, const Visit& visit) const {
     int64_t coordinates[LrpeCosineOptions::kMostAxes];

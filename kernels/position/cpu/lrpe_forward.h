@@ -1,6 +1,6 @@
-// Forward of the position encodings on the CPU: y = R(phi) a, a = act(x), written (=); with one feature for each angle
-// the pair that is turned is (a, 0). A piece of work is a stretch of positions; cos and sin of one position are
-// computed once for the whole batch and, when the heads share theta, for all heads.
+// Forward of the position encodings on the CPU. It writes (=) y = R(phi) a, a = act(x); with one feature for each angle
+// the pair that is rotated is (a, 0). A task is a range of positions. cos and sin of a position are computed once for
+// the whole batch and, when the heads share theta, for all heads.
 #pragma once
 
 #include "kernels/common/cpu/parallel.h"
@@ -10,6 +10,7 @@
 
 namespace heddle::kernels::cpu {
 
+// The forward pass of one position, for all batches and heads.
 template <class T, class Encoding>
 class LrpeForward {
   using A = accumulate_t<T>;
@@ -85,7 +86,7 @@ void lrpe_forward(Context& context, const Args& args) {
     if (args.options.softmax == Softmax::sequence) {
       sequence_softmax<T>(context, args.x, vector<A>(args.maximum), vector<A>(args.sum));
     }
-    // A piece of work prepares theta, so it should have several positions; 32 pieces at least where there are as many.
+    // Each task prepares theta, so it should have several positions; but there should be at least 32 tasks.
     const int64_t row = std::max<int64_t>(1, args.x.batch * args.x.heads * args.x.dim);
     const int64_t positions = std::max(std::clamp<int64_t>(args.x.length / 32, 1, 16), 16384 / row);
     parallel_ranges(context, args.x.length, positions, [&](int64_t begin, int64_t end) {

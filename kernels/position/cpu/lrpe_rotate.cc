@@ -1,5 +1,4 @@
-// Position encoding by rotation, forward, on the CPU: lrpe_forward.h with the angles and the features of
-// lrpe_encoding.h.
+// Forward of the position encoding by rotation on the CPU: lrpe_forward.h with the angles of lrpe_encoding.h.
 #include "kernels/position/lrpe_rotate.h"
 
 #include "kernels/position/cpu/lrpe_forward.h"

@@ -1,5 +1,6 @@
-// Rows of the position encodings on the CPU: which features an angle turns, and the activation of a stretch of
-// features. A row has one or two features for each angle. Two are a pair; one is the pair (feature, 0).
+// Rows of the position encodings on the CPU: which features an angle rotates, and the activation of a chunk of
+// features. A row has one or two features (sides) for each angle. Two are a pair; a single one stands for the pair
+// (feature, 0).
 #pragma once
 
 #include "kernels/common/cpu/convert.h"
@@ -9,11 +10,11 @@
 
 namespace heddle::kernels::cpu {
 
-// Pairs of features handled at a time.
+// Number of pairs of a chunk, at most.
 inline constexpr int64_t kPairs = kAngles;
 static_assert(2 * kPairs <= kChunk);
 
-// The first and the second features of some pairs, in buffers or where they lie.
+// The first and the second features of some pairs, in buffers or in place.
 template <class A>
 struct Pairs {
   const A* side[2];
@@ -29,14 +30,15 @@ struct PairBuffer {
   operator Pairs<A>() const { return {side[0], side[1]}; }
 };
 
-// Calls visit(side) for each side, a constant: indices that are not would keep the addresses in memory.
+// Calls visit(side) for each side, where `side` is a compile-time constant: an index at run time would make the
+// compiler keep the addresses of the sides in memory instead of registers.
 template <int sides, class Visit>
 inline void for_each_side(const Visit& visit) {
   visit(std::integral_constant<int, 0>{});
   if constexpr (sides == 2) visit(std::integral_constant<int, 1>{});
 }
 
-// Pairs [begin, begin + count) of a row of `pairs` pairs. With one side the second features are not there: null.
+// Pairs [begin, begin + count) of a row of `pairs` pairs. With one side the second features are null.
 template <int sides, class T, class A = accumulate_t<T>>
 inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
                            PairBuffer<A>& buffer) {
@@ -53,7 +55,8 @@ inline Pairs<A> load_pairs(const T* row, Pairing pairing, int64_t pairs, int64_t
   return buffer;
 }
 
-// Where to compute pairs that store_pairs will then store: in the row itself where that is possible.
+// Where a kernel computes the pairs that it then passes to store_pairs: in the row itself if possible, else in
+// `buffer`.
 template <class T>
 inline PairTarget<accumulate_t<T>> target_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin,
                                                 GradientMode mode, PairBuffer<accumulate_t<T>>& buffer) {
@@ -61,6 +64,7 @@ inline PairTarget<accumulate_t<T>> target_pairs(T* row, Pairing pairing, int64_t
   return {target_chunk(row + begin, mode, buffer.side[0]), target_chunk(row + pairs + begin, mode, buffer.side[1])};
 }
 
+// Writes (=) or adds (+=) pairs [begin, begin + count) of a row.
 template <int sides, class T>
 inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, int64_t count,
                         const Pairs<accumulate_t<T>>& values, GradientMode mode) {
@@ -76,7 +80,7 @@ inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, i
   store_chunk(row + 2 * begin, both, 2 * count, mode);
 }
 
-// What a softmax over features subtracts and multiplies by in one row.
+// The softmax over the features of one row is exp(x - maximum) * factor.
 template <class A>
 struct RowSoftmax {
   A maximum = 0, factor = 1;
@@ -98,8 +102,8 @@ inline RowSoftmax<A> row_softmax(const T* row, int64_t dim) {
   return result;
 }
 
-// a = act(x) of `count` features; `maximum` and `sum` are theirs, for softmax over the sequence only. The result is x
-// itself where there is no activation, else `buffer`.
+// a = act(x) of `count` features, or their softmax: with `row` over features, with the features' `maximum` and `sum`
+// over the sequence. Returns x itself when there is no activation, else `buffer`.
 template <class A>
 inline const A* activate(Activation act, Softmax softmax, const RowSoftmax<A>& row, const A* x, const A* maximum,
                          const A* sum, int64_t count, std::type_identity_t<A>* buffer) {
@@ -123,8 +127,9 @@ inline const A* activate(Activation act, Softmax softmax, const RowSoftmax<A>& r
   return buffer;
 }
 
-// From the gradient of a, in place, to that of x: times act'(x), or a (d_a - dot) for a softmax, dot the sum of a d_a
-// over what it normalizes: `row_dot`, or one of `column_dots` for each feature. Reads x or a, whichever it needs.
+// Turns the gradient of a, in place, into that of x. It is d_a * act'(x), or a * (d_a - dot) for a softmax, where dot
+// is the sum of a * d_a over what the softmax normalizes: `row_dot` over features, `column_dots` (one for each feature)
+// over the sequence. An activation reads x, a softmax reads a.
 template <class A>
 inline void differentiate_activation(Activation act, Softmax softmax, const A* x, const A* a, A row_dot,
                                      const A* column_dots, int64_t count, A* d_a) {

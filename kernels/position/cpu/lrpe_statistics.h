@@ -1,4 +1,4 @@
-// Softmax over the sequence on the CPU: the statistics of every feature of every batch and head.
+// Statistics of the softmax over the sequence on the CPU, for every feature of every batch and head.
 #pragma once
 
 #include "kernels/common/cpu/convert.h"
@@ -8,21 +8,22 @@
 
 namespace heddle::kernels::cpu {
 
-// Features of a column handled at a time.
+// Features of one task, at most.
 inline constexpr int64_t kColumnWidth = 512;
 
-// Calls work(batch, head, begin, count) for all features, in stretches of at most kColumnWidth.
+// Calls work(batch, head, begin, count) for chunks of at most kColumnWidth features that together cover all features of
+// all batches and heads, on several threads.
 template <class Work>
 inline void for_each_column(const Context& context, const HeadsView& x, const Work& work) {
-  const int64_t stretches = (x.dim + kColumnWidth - 1) / kColumnWidth;
-  parallel_pieces(context, x.batch * x.heads * stretches, [&](int64_t piece) {
-    const int64_t begin = piece % stretches * kColumnWidth, column = piece / stretches;
-    work(column / x.heads, column % x.heads, begin, std::min(kColumnWidth, x.dim - begin));
+  const int64_t chunks = (x.dim + kColumnWidth - 1) / kColumnWidth;
+  parallel_for(context, x.batch * x.heads * chunks, [&](int64_t task) {
+    const int64_t begin = task % chunks * kColumnWidth, index = task / chunks;
+    work(index / x.heads, index % x.heads, begin, std::min(kColumnWidth, x.dim - begin));
   });
 }
 
-// maximum[c] = max over positions of x, sum[c] = sum of exp(x - maximum[c]); c = (batch * heads + head) * dim +
-// feature.
+// Writes (=) maximum[c], the maximum of x over positions, and sum[c], the sum of exp(x - maximum[c]) over positions,
+// where c = (batch * heads + head) * dim + feature.
 template <class T>
 void sequence_softmax(const Context& context, const HeadsView& x, accumulate_t<T>* maximum, accumulate_t<T>* sum) {
   using A = accumulate_t<T>;
