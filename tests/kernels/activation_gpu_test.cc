@@ -1,0 +1,27 @@
+// Each activation inside every kernel that takes one, on the GPU in all dtypes against the CPU in float64.
+#include "tests/cuda/gpu_test.h"
+#include "tests/kernels/activation_kernels.h"
+
+namespace heddle::kernels {
+namespace {
+
+class ActivationsGpu : public GpuTest {};
+
+TEST_F(ActivationsGpu, EveryKernelComputesAllOfThem) {
+  const std::vector<double> arguments = activation_arguments();
+  for (const DType dtype : kFloating) {
+    for (const auto& [name, activation] : kActivations) {
+      SCOPED_TRACE(name);
+      expect_same_as_cpu(
+          dtype,
+          [&, act = activation](Context& context, DType type) -> Results {
+            const ActivationResults results = ActivationKernels(context, type, act, arguments).run();
+            return {results.values, results.gradients};
+          },
+          4.0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace heddle::kernels
