@@ -69,14 +69,14 @@ TEST(Math, DerivativesMatchTheirFormulas) {
 
 template <Activation act>
 void check_both(float x) {
-  const Activated<float> both = activate_with_slope<act>(x);
-  const float value = apply_activation<act>(x), slope = activation_derivative<act>(x);
+  const Activated<float> both = activate_with_derivative<act>(x);
+  const float value = apply_activation<act>(x), derivative = activation_derivative<act>(x);
   if (std::isnan(value)) {
     ASSERT_TRUE(std::isnan(both.value));
     return;
   }
   ASSERT_TRUE(both.value == value || std::abs(both.value - value) <= 3e-7f * std::abs(value)) << x;
-  ASSERT_NEAR(both.slope, slope, 4e-7f) << x;
+  ASSERT_NEAR(both.derivative, derivative, 4e-7f) << x;
 }
 
 TEST(Math, BothAtOnceAreTheSame) {

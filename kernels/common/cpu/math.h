@@ -130,10 +130,10 @@ inline A activation_derivative(A x) {
 // The value and the derivative of an activation, for backward passes that need both: one exponential serves both.
 template <class A>
 struct Activated {
-  A value, slope;
+  A value, derivative;
 };
 template <Activation act, class A>
-inline Activated<A> activate_with_slope(A x) {
+inline Activated<A> activate_with_derivative(A x) {
   if constexpr (act != Activation::sigmoid && act != Activation::silu) {
     return {apply_activation<act>(x), activation_derivative<act>(x)};
   } else {

@@ -118,9 +118,9 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
     // d_a or d_b may be the same memory as d_y.
     HEDDLE_INDEPENDENT
     for (int64_t i = 0; i < count; ++i) {
-      const Activated<A> activated = activate_with_slope<act>(gate[i]);
+      const Activated<A> activated = activate_with_derivative<act>(gate[i]);
       const A here = upstream[i];
-      d_a_values[i] = here * value[i] * activated.slope;
+      d_a_values[i] = here * value[i] * activated.derivative;
       d_b_values[i] = here * activated.value;
     }
     if (d_a) store_chunk(to_a, d_a_values, count, args.d_a.mode);

@@ -71,8 +71,8 @@ class BackwardRow {
     });
   }
 
-  // Loads a chunk. p_, d_z_ and weight_ are then buffers or the memory itself; gated_ and slope_ are r (pre gate) or
-  // d_y (post gate) times act(gate) and act'(gate); d_p_ is where d_p and then d_x is computed.
+  // Loads a chunk. p_, d_z_ and weight_ are then buffers or the memory itself; gated_ and derivative_ are r (pre gate)
+  // or d_y (post gate) times act(gate) and act'(gate); d_p_ is where d_p and then d_x is computed.
   void load(int64_t begin, int64_t count) {
     begin_ = begin;
     count_ = count;
@@ -88,9 +88,9 @@ class BackwardRow {
     visit_activation(args_.options.gate_act, [&](auto kind) {
       HEDDLE_INDEPENDENT
       for (int64_t i = 0; i < count; ++i) {
-        const Activated<A> gate = activate_with_slope<kind.value>(gates[i]);
+        const Activated<A> gate = activate_with_derivative<kind.value>(gates[i]);
         act_[i] = gate.value;
-        slope_[i] = factor[i] * gate.slope;
+        derivative_[i] = factor[i] * gate.derivative;
         gated_[i] = factor[i] * gate.value;
       }
     });
@@ -195,7 +195,7 @@ class BackwardRow {
     const A scale = scale_;
     if (has_pre_gate_) {
       HEDDLE_INDEPENDENT
-      for (int64_t i = 0; i < count_; ++i) d_gate[i] = d_p_[i] * slope_[i];
+      for (int64_t i = 0; i < count_; ++i) d_gate[i] = d_p_[i] * derivative_[i];
     } else {
       with_flags(
           [&](auto has_weight, auto has_bias) {
@@ -204,7 +204,7 @@ class BackwardRow {
               A z = normalized_[i] * scale;
               if constexpr (has_weight) z *= weight[i];
               if constexpr (has_bias) z += bias[i];
-              d_gate[i] = z * slope_[i];
+              d_gate[i] = z * derivative_[i];
             }
           },
           weight != nullptr, bias != nullptr);
@@ -221,7 +221,7 @@ class BackwardRow {
   const A *p_ = nullptr, *d_z_ = nullptr, *weight_ = nullptr;
   A* d_p_ = nullptr;
   ParameterChunk<T> weights_, biases_;
-  Buffer<A> r_buffer_, d_y_buffer_, act_, slope_, gated_;
+  Buffer<A> r_buffer_, d_y_buffer_, act_, derivative_, gated_;
   Buffer<A> normalized_, d_p_buffer_, scratch_;
 };
 
