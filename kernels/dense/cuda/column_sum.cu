@@ -1,6 +1,6 @@
-// sums (cols) (=|+=) sum over the rows of x (rows, cols): the gradient of a bias.
-// Rows are cut into a number of segments made from the sizes alone; the sums of segments wait in the context's scratch
-// memory and are added in order by a second launch. One read of x.
+// sums (cols) (=|+=) sum over the rows of x (rows, cols): the gradient of a bias. kernels/dense/gemm.h The rows are cut
+// into splits, whose number depends on the sizes alone. The partial sums of the splits go to the context's scratch
+// memory, and a second launch adds them up in order. x is read once.
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/common/cuda/vec.h"
@@ -9,10 +9,10 @@
 namespace heddle::kernels::cuda {
 namespace {
 
-constexpr int kLanes = 32;  // threads side by side in a row
-constexpr int kDepth = 8;   // rows that a block reads at once
+constexpr int kLanes = 32;  // threads of a block along a row
+constexpr int kDepth = 8;   // rows of a block
 
-// Sums of the kDepth threads above each other, in order; the result is that of threadIdx.y == 0.
+// Adds up the values of the kDepth threads of a column of the block, in order; thread y = 0 gets the result.
 template <int width, class A>
 __device__ __forceinline__ Vec<A, width> sum_down(Vec<A, width> value, Vec<A, width> (&shared)[kDepth][kLanes]) {
   shared[threadIdx.y][threadIdx.x] = value;
@@ -27,14 +27,14 @@ __device__ __forceinline__ Vec<A, width> sum_down(Vec<A, width> value, Vec<A, wi
   return value;
 }
 
-// to (segments, cols) (=|+=) the sums of `rows_per_segment` rows each. Blocks: (tiles of columns, segments).
+// to (splits, cols) (=|+=) the sums of `rows_per_split` rows each. Grid: (tiles of columns, splits).
 template <class T, class To, int width>
-__global__ void __launch_bounds__(kLanes* kDepth) sum_segments(RowsView x, int64_t rows_per_segment, To* to, bool add) {
+__global__ void __launch_bounds__(kLanes* kDepth) sum_splits(RowsView x, int64_t rows_per_split, To* to, bool add) {
   using A = accumulate_t<T>;
   __shared__ Vec<A, width> shared[kDepth][kLanes];
   const int64_t col = (blockIdx.x * int64_t{kLanes} + threadIdx.x) * width;
-  const int64_t begin = blockIdx.y * rows_per_segment;
-  const int64_t end = begin + rows_per_segment < x.rows ? begin + rows_per_segment : x.rows;
+  const int64_t begin = blockIdx.y * rows_per_split;
+  const int64_t end = begin + rows_per_split < x.rows ? begin + rows_per_split : x.rows;
   Vec<A, width> sum = {};
   if (col < x.cols) {
 #pragma unroll 4
@@ -49,20 +49,19 @@ __global__ void __launch_bounds__(kLanes* kDepth) sum_segments(RowsView x, int64
 }
 
 template <class T, class To>
-void sum_rows(Context& context, const RowsView& x, int64_t segments, To* to, bool add) {
-  const int64_t rows_per_segment = ceil_div(std::max<int64_t>(x.rows, 1), segments);
+void sum_rows(Context& context, const RowsView& x, int64_t splits, To* to, bool add) {
+  const int64_t rows_per_split = ceil_div(std::max<int64_t>(x.rows, 1), splits);
   with_width<T>(
       can_vectorize(x, vector_width<T>) && can_vectorize(VectorView{to, dtype_of<To>, x.cols}, vector_width<T>),
       [&](auto chosen) {
         constexpr int width = decltype(chosen)::value;
-        const dim3 grid(static_cast<unsigned>(ceil_div(x.cols, kLanes * width)), static_cast<unsigned>(segments));
-        HEDDLE_LAUNCH(context, (sum_segments<T, To, width>), grid, dim3(kLanes, kDepth), 0, x, rows_per_segment, to,
-                      add);
+        const dim3 grid(static_cast<unsigned>(ceil_div(x.cols, kLanes * width)), static_cast<unsigned>(splits));
+        HEDDLE_LAUNCH(context, (sum_splits<T, To, width>), grid, dim3(kLanes, kDepth), 0, x, rows_per_split, to, add);
       });
 }
 
-// Enough for a large GPU, with at least 4 rows for each thread, and no more than the scratch memory holds.
-int64_t choose_segments(int64_t rows, int64_t cols, size_t size) {
+// Enough splits for about 256 blocks, with at least 4 rows for each thread and no more than the scratch memory holds.
+int64_t choose_splits(int64_t rows, int64_t cols, size_t size) {
   const int64_t tiles = ceil_div(cols, 8 * kLanes);
   const int64_t room = static_cast<int64_t>(Scratch::kBytes / size) / cols;
   return std::max<int64_t>(1, std::min({ceil_div(rows, 4 * kDepth), ceil_div(256, tiles), room}));
@@ -79,12 +78,12 @@ void column_sum(Context& context, const ColumnSumArgs& args) {
     using A = accumulate_t<T>;
     visit_same_or_accumulate<T>(args.sums.view.dtype, x.dtype, [&](auto result) {
       auto* sums = vector<decltype(result)>(args.sums.view);
-      const int64_t segments = choose_segments(x.rows, x.cols, sizeof(A));
-      if (segments == 1) return sum_rows<T>(context, x, 1, sums, add);
+      const int64_t splits = choose_splits(x.rows, x.cols, sizeof(A));
+      if (splits == 1) return sum_rows<T>(context, x, 1, sums, add);
       A* partials = static_cast<A*>(scratch(context));
-      sum_rows<T>(context, x, segments, partials, false);
-      const RowsView parts = {partials, accumulate_type(x.dtype), segments, x.cols, x.cols};
-      sum_rows<A>(context, parts, 1, sums, add);
+      sum_rows<T>(context, x, splits, partials, false);
+      const RowsView partial_rows = {partials, accumulate_type(x.dtype), splits, x.cols, x.cols};
+      sum_rows<A>(context, partial_rows, 1, sums, add);
     });
   });
 }

@@ -1,6 +1,9 @@
-// Elementwise work on (rows, cols) with row strides: activation, gated unit, sum, conversion. kernels/elementwise.h One
-// kernel for all of one dtype: loads all inputs of a few vectors, applies an operation, stores (=) or adds (+=).
-// Outputs may be the memory of inputs: each thread reads what it overwrites before it does.
+// Elementwise operations on (rows, cols) with row strides.                              kernels/dense/elementwise.h
+//   activation   y (=);    d_x (=|+=)
+//   glu          y (=);    d_a, d_b (=|+=)
+//   accumulate   to (=|+=)
+// All run the kernel map_vectors, which loads a few vectors of each input, applies an operation and stores (=) or adds
+// (+=) its outputs. Outputs may be the memory of inputs: a thread loads the elements that it overwrites first.
 #include <algorithm>
 #include <array>
 
@@ -13,16 +16,18 @@ namespace heddle::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kVectors = 2;  // of each input, in flight in a thread
+constexpr int kVectors = 2;  // vectors of each input that a thread has in flight
 
-// Rows as vectors; dense ones are a single row, which spares the division.
+// A matrix in memory. Matrices without gaps between rows are passed as one long row, which saves a division.
 struct Rows {
   void* data = nullptr;
   int64_t stride = 0;
 };
 
+// The shape of all matrices of a launch, in vectors of `width` elements. at() is the address of vector `vector`,
+// counted row by row.
 struct Grid {
-  int64_t vectors;  // in all
+  int64_t vectors;  // of all rows
   int64_t vectors_per_row;
   int width;
 
@@ -46,7 +51,7 @@ struct Inputs {
   Rows rows[count];
 };
 
-// In: dtype of the inputs, Out: of the outputs. op(in, out) gets and makes vectors in the type of arithmetic of either.
+// Inputs have dtype In, outputs Out; op(in, out) works on vectors in their types of arithmetic. An output may be null.
 template <class In, class Out, int width, int inputs, int outputs, class Op>
 __global__ void __launch_bounds__(kThreads) map_vectors(Grid grid, Inputs<inputs> from, Outputs<outputs> to, Op op) {
   const int64_t first = blockIdx.x * int64_t{kThreads * kVectors} + threadIdx.x;
@@ -90,7 +95,7 @@ void map(Context& context, std::array<RowsView, inputs> from, std::array<RowsDes
   const int64_t rows = dense ? 1 : shape.rows;
   const int64_t cols = dense ? shape.rows * shape.cols : shape.cols;
 
-  // 16 bytes of the narrower type, but no more than 32 of the wider.
+  // Vectors hold 16 bytes of the narrower type, but at most 32 bytes of the wider.
   constexpr int widest =
       std::min(std::max(vector_width<In>, vector_width<Out>), 2 * std::min(vector_width<In>, vector_width<Out>));
   bool vectorized = true;
@@ -119,6 +124,7 @@ void map(Context& context, std::array<RowsView, inputs> from, std::array<RowsDes
   }
 }
 
+// in: x; out: y
 template <class T>
 struct ActivationForward {
   Activation act;
@@ -176,15 +182,7 @@ struct GluBackward {
   }
 };
 
-struct Add {
-  template <class A, int width>
-  __device__ __forceinline__ void operator()(const Vec<A, width> (&in)[2], Vec<A, width> (&out)[1]) const {
-#pragma unroll
-    for (int j = 0; j < width; ++j) out[0][j] = in[0][j] + in[1][j];
-  }
-};
-
-// The product is taken in the wider of the two types.
+// out = scale * in; the product is computed in the wider of the two types.
 struct Scale {
   double scale;
   template <class A, class B, int width>
@@ -226,13 +224,6 @@ void glu_backward(Context& context, const GluBackwardArgs& args) {
   visit_floating(args.a.dtype, [&](auto type) {
     using T = decltype(type);
     map<T, T, 3, 2>(context, {args.a, args.b, args.d_y}, {args.d_a, args.d_b}, GluBackward<T>{args.act});
-  });
-}
-
-void add(Context& context, const AddArgs& args) {
-  visit_floating(args.a.dtype, [&](auto type) {
-    using T = decltype(type);
-    map<T, T, 2, 1>(context, {args.a, args.b}, {written(args.y)}, Add{});
   });
 }
 

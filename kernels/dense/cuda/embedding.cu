@@ -1,9 +1,11 @@
-// Rows of a table by index.   y[i, :] = weight[tokens[i], :]                                       kernels/embedding.h
-// Backward: the places of the tokens are sorted by token (stable, by CUB), the sorted list is cut into pieces of fixed
-// length, and a warp adds the rows of one piece, 32 vectors of columns wide. A token whose places lie in one piece is
-// written (=) or added (+=) at once; one that spans pieces leaves partial sums in the context's scratch memory, which
-// a second launch adds in order. No atomics: the same bits every time. A token that is no row of the table reads as
-// NaN and gives no gradient.
+// Rows of a table by index: y[i, :] = weight[tokens[i], :].                             kernels/dense/embedding.h
+//   forward    y (=)
+//   backward   d_weight (=|+=)
+// Backward sorts the positions of the tokens by token (stable, by CUB). The sorted list is cut into chunks of fixed
+// length, and a warp sums the rows of one chunk, 32 vectors of columns wide. A run of equal tokens within one chunk is
+// written or added to d_weight at once. A run across chunks leaves one partial sum per chunk in the context's scratch
+// memory, and a second launch adds them up in order. There are no atomics, so results are the same bits every time. A
+// token that is no row of the table reads as NaN and has no gradient.
 #include <bit>
 #include <cub/device/device_radix_sort.cuh>
 #include <limits>
@@ -19,7 +21,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-// Blocks of 8 warps, a warp a row at a time.
+// y (=), one warp per row.
 template <class T, int width>
 __global__ void __launch_bounds__(kThreads) gather(const int32_t* tokens, RowsView weight, RowsView y) {
   const int64_t stride = gridDim.x * int64_t{kWarps};
@@ -42,52 +44,54 @@ __global__ void __launch_bounds__(kThreads) gather(const int32_t* tokens, RowsVi
   }
 }
 
-// What is sorted: keys are tokens, with the vocabulary for tokens that are none; values are places.
+// The input of the sort (=): keys are tokens, or `vocabulary` for tokens that are no row of the table; values are their
+// positions.
 __global__ void __launch_bounds__(kThreads)
-    number_tokens(const int32_t* tokens, int64_t count, unsigned vocabulary, unsigned* keys, int32_t* places) {
+    number_tokens(const int32_t* tokens, int64_t count, unsigned vocabulary, unsigned* keys, int32_t* positions) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= count) return;
   const auto token = static_cast<unsigned>(tokens[i]);
   keys[i] = token < vocabulary ? token : vocabulary;
-  places[i] = static_cast<int32_t>(i);
+  positions[i] = static_cast<int32_t>(i);
 }
 
 struct Sorted {
   const unsigned* keys;
-  const int32_t* places;
+  const int32_t* positions;
   int64_t count;
-  int64_t piece;  // places in a piece
-  int64_t pieces;
+  int64_t chunk_size;  // positions in a chunk
+  int64_t chunks;
 };
 
-// Where the sum of a run of equal keys goes. A piece has two partial sums: of the run that comes from the piece before
-// (0), and of the one that starts here and goes on (1).
+// Where the sum of a run of equal keys is written. A chunk has two partial sums: 0 of the run that began in an earlier
+// chunk, 1 of the run that begins in this chunk and continues in the next.
 template <class A, class W>
 struct Target {
   RowsView d_weight;
-  A* partials;  // (pieces, 2, cols)
+  A* partials;  // (chunks, 2, cols)
   bool add;
 
   template <int width>
   __device__ __forceinline__ void write(unsigned key, int64_t col, const Vec<A, width>& sum) const {
     if (key < d_weight.rows) store_or_add(row<W>(d_weight, key) + col, sum, add);
   }
-  __device__ __forceinline__ A* partial(int64_t piece, int which) const {
-    return partials + (2 * piece + which) * d_weight.cols;
+  __device__ __forceinline__ A* partial(int64_t chunk, int which) const {
+    return partials + (2 * chunk + which) * d_weight.cols;
   }
 };
 
-// Blocks: (pieces / 8, tiles of 32 vectors of columns); a warp a piece.
+// d_weight (=|+=) for runs within one chunk, partials (=) for the others. One warp per chunk; grid: (chunks / 8, tiles
+// of 32 vectors of columns).
 template <class T, class W, int width>
-__global__ void __launch_bounds__(kThreads) sum_pieces(Sorted sorted, RowsView d_y, Target<accumulate_t<T>, W> target) {
+__global__ void __launch_bounds__(kThreads) sum_chunks(Sorted sorted, RowsView d_y, Target<accumulate_t<T>, W> target) {
   using A = accumulate_t<T>;
-  const int64_t piece = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
+  const int64_t chunk = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   const int64_t col = (blockIdx.y * int64_t{32} + threadIdx.x % 32) * width;
-  if (piece >= sorted.pieces || col >= d_y.cols) return;
-  const int64_t begin = piece * sorted.piece;
-  const int64_t end = begin + sorted.piece < sorted.count ? begin + sorted.piece : sorted.count;
+  if (chunk >= sorted.chunks || col >= d_y.cols) return;
+  const int64_t begin = chunk * sorted.chunk_size;
+  const int64_t end = begin + sorted.chunk_size < sorted.count ? begin + sorted.chunk_size : sorted.count;
   unsigned key = sorted.keys[begin];
-  bool continues = begin > 0 && sorted.keys[begin - 1] == key;  // the run began before this piece
+  bool continues = begin > 0 && sorted.keys[begin - 1] == key;  // the run began in an earlier chunk
   Vec<A, width> sum = {};
   constexpr int kAhead = 4;  // rows in flight
   for (int64_t i = begin; i < end; i += kAhead) {
@@ -97,14 +101,14 @@ __global__ void __launch_bounds__(kThreads) sum_pieces(Sorted sorted, RowsView d
     for (int a = 0; a < kAhead; ++a) {
       if (i + a >= end) break;
       keys[a] = sorted.keys[i + a];
-      values[a] = load<width>(row<const T>(d_y, sorted.places[i + a]) + col);
+      values[a] = load<width>(row<const T>(d_y, sorted.positions[i + a]) + col);
     }
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
       if (i + a >= end) break;
       if (keys[a] != key) {
         if (continues) {
-          store(target.partial(piece, 0) + col, sum);
+          store(target.partial(chunk, 0) + col, sum);
         } else {
           target.write(key, col, sum);
         }
@@ -116,49 +120,49 @@ __global__ void __launch_bounds__(kThreads) sum_pieces(Sorted sorted, RowsView d
       for (int e = 0; e < width; ++e) sum[e] += widen(values[a][e]);
     }
   }
-  const bool goes_on = end < sorted.count && sorted.keys[end] == key;
+  const bool continues_after = end < sorted.count && sorted.keys[end] == key;
   if (continues) {
-    store(target.partial(piece, 0) + col, sum);
-  } else if (goes_on) {
-    store(target.partial(piece, 1) + col, sum);
+    store(target.partial(chunk, 0) + col, sum);
+  } else if (continues_after) {
+    store(target.partial(chunk, 1) + col, sum);
   } else {
     target.write(key, col, sum);
   }
 }
 
-// The runs that span pieces: the piece where one starts adds up the partial sums of all.
+// d_weight (=|+=) for runs across chunks. The warp of the chunk where a run begins adds up its partial sums in order.
 template <class A, class W, int width>
-__global__ void __launch_bounds__(kThreads) join_pieces(Sorted sorted, Target<A, W> target) {
-  const int64_t piece = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
+__global__ void __launch_bounds__(kThreads) join_chunks(Sorted sorted, Target<A, W> target) {
+  const int64_t chunk = blockIdx.x * int64_t{kWarps} + threadIdx.x / 32;
   const int64_t cols = target.d_weight.cols;
   const int64_t col = (blockIdx.y * int64_t{32} + threadIdx.x % 32) * width;
-  const int64_t end = (piece + 1) * sorted.piece;
-  if (piece >= sorted.pieces || end >= sorted.count || col >= cols) return;
+  const int64_t end = (chunk + 1) * sorted.chunk_size;
+  if (chunk >= sorted.chunks || end >= sorted.count || col >= cols) return;
   const unsigned key = sorted.keys[end - 1];
-  if (sorted.keys[end] != key) return;  // no run crosses this end
-  const int64_t begin = piece * sorted.piece;
-  if (sorted.keys[begin] == key && begin > 0 && sorted.keys[begin - 1] == key) return;  // it started earlier
-  Vec<A, width> sum = load<width>(target.partial(piece, 1) + col);
-  // The run is in the next pieces as long as they begin with its key.
-  int64_t last = piece + 1;
-  while ((last + 1) * sorted.piece < sorted.count && sorted.keys[(last + 1) * sorted.piece] == key) ++last;
+  if (sorted.keys[end] != key) return;  // no run crosses the end of this chunk
+  const int64_t begin = chunk * sorted.chunk_size;
+  if (sorted.keys[begin] == key && begin > 0 && sorted.keys[begin - 1] == key) return;  // it began in an earlier chunk
+  Vec<A, width> sum = load<width>(target.partial(chunk, 1) + col);
+  // The run covers the following chunks as long as they begin with its key.
+  int64_t last = chunk + 1;
+  while ((last + 1) * sorted.chunk_size < sorted.count && sorted.keys[(last + 1) * sorted.chunk_size] == key) ++last;
 #pragma unroll 8
-  for (int64_t next = piece + 1; next <= last; ++next) {
-    const Vec<A, width> part = load<width>(target.partial(next, 0) + col);
+  for (int64_t next = chunk + 1; next <= last; ++next) {
+    const Vec<A, width> partial = load<width>(target.partial(next, 0) + col);
 #pragma unroll
-    for (int e = 0; e < width; ++e) sum[e] += part[e];
+    for (int e = 0; e < width; ++e) sum[e] += partial[e];
   }
   target.template write<width>(key, col, sum);
 }
 
-// Keys and places in order, all within the layer's workspace.
+// Sorts keys and positions, in the layer's workspace.
 Sorted sort_tokens(Context& context, const VectorView& tokens, int64_t vocabulary, const VectorView& workspace) {
   const int64_t count = tokens.size;
   check(count <= std::numeric_limits<int32_t>::max(), "[embedding] {} tokens are more than can be sorted", count);
   auto* numbers = vector<int32_t>(workspace);
   auto* keys = reinterpret_cast<unsigned*>(numbers);
   cub::DoubleBuffer<unsigned> key_buffers(keys, keys + count);
-  cub::DoubleBuffer<int32_t> place_buffers(numbers + 2 * count, numbers + 3 * count);
+  cub::DoubleBuffer<int32_t> position_buffers(numbers + 2 * count, numbers + 3 * count);
   HEDDLE_LAUNCH(context, number_tokens, static_cast<unsigned>(ceil_div(count, kThreads)), kThreads, 0,
                 vector<const int32_t>(tokens), count, static_cast<unsigned>(vocabulary), keys, numbers + 2 * count);
   const auto address = reinterpret_cast<uintptr_t>(numbers + 4 * count);
@@ -167,35 +171,35 @@ Sorted sort_tokens(Context& context, const VectorView& tokens, int64_t vocabular
   const int bits = std::bit_width(static_cast<uint64_t>(vocabulary));
   const int items = static_cast<int>(count);
   size_t needed = 0;
-  HEDDLE_CUDA_CHECK(
-      cub::DeviceRadixSort::SortPairs(nullptr, needed, key_buffers, place_buffers, items, 0, bits, context.stream()));
+  HEDDLE_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(nullptr, needed, key_buffers, position_buffers, items, 0, bits,
+                                                    context.stream()));
   check(needed <= room, "[embedding] sorting {} tokens takes {} bytes, the workspace has {}", count, needed, room);
   HEDDLE_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(reinterpret_cast<void*>(aligned), needed, key_buffers,
-                                                    place_buffers, items, 0, bits, context.stream()));
-  return {key_buffers.Current(), place_buffers.Current(), count, 0, 0};
+                                                    position_buffers, items, 0, bits, context.stream()));
+  return {key_buffers.Current(), position_buffers.Current(), count, 0, 0};
 }
 
-// Pieces of at least 32 places, longer where the scratch memory could not hold the partial sums.
-int64_t choose_piece(int64_t count, int64_t bytes_of_row) {
-  const int64_t most_pieces = static_cast<int64_t>(Scratch::kBytes) / (2 * bytes_of_row);
-  check(most_pieces > 0, "[embedding] a row of {} bytes is too long", bytes_of_row);
-  return std::max<int64_t>(32, ceil_div(count, most_pieces));
+// Chunks of at least 32 positions; longer where the scratch memory could not hold the partial sums otherwise.
+int64_t choose_chunk_size(int64_t count, int64_t bytes_of_row) {
+  const int64_t max_chunks = static_cast<int64_t>(Scratch::kBytes) / (2 * bytes_of_row);
+  check(max_chunks > 0, "[embedding] a row of {} bytes is too long", bytes_of_row);
+  return std::max<int64_t>(32, ceil_div(count, max_chunks));
 }
 
 template <class T, class W>
 void add_rows(Context& context, Sorted sorted, const EmbeddingBackwardArgs& args) {
   using A = accumulate_t<T>;
   const RowsView& d_weight = args.d_weight.view;
-  sorted.piece = choose_piece(sorted.count, d_weight.cols * static_cast<int64_t>(sizeof(A)));
-  sorted.pieces = ceil_div(sorted.count, sorted.piece);
+  sorted.chunk_size = choose_chunk_size(sorted.count, d_weight.cols * static_cast<int64_t>(sizeof(A)));
+  sorted.chunks = ceil_div(sorted.count, sorted.chunk_size);
   const Target<A, W> target = {d_weight, static_cast<A*>(scratch(context)),
                                args.d_weight.mode == GradientMode::accumulate};
   with_width<T>(can_vectorize_all(vector_width<T>, args.d_y, d_weight), [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
-    const dim3 grid(static_cast<unsigned>(ceil_div(sorted.pieces, kWarps)),
+    const dim3 grid(static_cast<unsigned>(ceil_div(sorted.chunks, kWarps)),
                     static_cast<unsigned>(ceil_div(d_weight.cols, 32 * width)));
-    HEDDLE_LAUNCH(context, (sum_pieces<T, W, width>), grid, kThreads, 0, sorted, args.d_y, target);
-    HEDDLE_LAUNCH(context, (join_pieces<A, W, width>), grid, kThreads, 0, sorted, target);
+    HEDDLE_LAUNCH(context, (sum_chunks<T, W, width>), grid, kThreads, 0, sorted, args.d_y, target);
+    HEDDLE_LAUNCH(context, (join_chunks<A, W, width>), grid, kThreads, 0, sorted, target);
   });
 }
 

@@ -1,7 +1,8 @@
-// Matrix products by cuBLASLt.   c (=|+=) op(a) op(b) + bias
-// cuBLASLt counts columns first, so it is asked for c^T = op(b)^T op(a)^T: the same memory, a and b change places. The
-// bias is its epilogue; += is beta = 1. Split sums go through a workspace in a fixed order, never through atomics, so
-// results are the same bits every time. float32 is multiplied as float32, or as tf32 by ContextOptions::tf32.
+// Matrix products by cuBLASLt: c (=|+=) op(a) op(b) + bias.                                  kernels/dense/gemm.h
+// cuBLASLt is column-major, so it computes c^T = op(b)^T op(a)^T: the same memory, with a and b exchanged. The bias is
+// its epilogue, and += is beta = 1. Split-K partial sums are added up through a workspace in a fixed order, never by
+// atomics, so results are the same bits every time. float32 is multiplied as float32, or as tf32 with
+// ContextOptions::tf32.
 #include <cublasLt.h>
 
 #include <bit>
@@ -22,7 +23,7 @@ void check_blas(cublasStatus_t status, const char* expression, const char* file,
 }
 #define HEDDLE_BLAS_CHECK(expression) check_blas((expression), #expression, __FILE__, __LINE__)
 
-// All that the choice of an algorithm depends on.
+// Everything that the choice of an algorithm depends on.
 struct Problem {
   DType operands, result;
   bool transpose_a, transpose_b, bias;
@@ -47,28 +48,28 @@ cudaDataType_t blas_type(DType dtype) {
   }
 }
 
-// A power of two that divides the address, 256 at most.
+// The largest power of two, up to 256, that divides the address.
 uint32_t alignment_of(const void* data) {
   return uint32_t{1} << std::countr_zero(reinterpret_cast<uintptr_t>(data) | uintptr_t{256});
 }
 
-class Layout {
+// A row-major matrix, described to cuBLASLt as its column-major transpose.
+class MatrixLayout {
  public:
-  // A row-major matrix, seen by columns.
-  Layout(DType dtype, int64_t rows, int64_t cols, int64_t stride) {
+  MatrixLayout(DType dtype, int64_t rows, int64_t cols, int64_t stride) {
     HEDDLE_BLAS_CHECK(cublasLtMatrixLayoutCreate(&layout_, blas_type(dtype), static_cast<uint64_t>(cols),
                                                  static_cast<uint64_t>(rows), stride));
   }
-  ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
-  Layout(const Layout&) = delete;
-  Layout& operator=(const Layout&) = delete;
+  ~MatrixLayout() { cublasLtMatrixLayoutDestroy(layout_); }
+  MatrixLayout(const MatrixLayout&) = delete;
+  MatrixLayout& operator=(const MatrixLayout&) = delete;
   cublasLtMatrixLayout_t get() const { return layout_; }
 
  private:
   cublasLtMatrixLayout_t layout_ = nullptr;
 };
 
-// What is done once for a problem.
+// The descriptions and the algorithm of a problem, which are found once and used for every product of that problem.
 class Plan {
  public:
   Plan(cublasLtHandle_t handle, const Problem& problem, bool tf32)
@@ -135,14 +136,14 @@ class Plan {
     return true;
   }
 
-  Layout a_, b_, c_;
+  MatrixLayout a_, b_, c_;
   bool is_double_;
   bool found_ = false;
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_;
 };
 
-// The library's handle and the plans of one context.
+// The cuBLASLt handle and the plans of one context.
 class Products {
  public:
   explicit Products(Context& context) : tf32_(context.tf32()) {
@@ -165,7 +166,7 @@ class Products {
   std::map<Problem, Plan> plans_;
 };
 
-// c (=|+=) bias in every row, or 0 without a bias.
+// c (=|+=) bias in every row, 0 where `bias` is null.
 template <class T, class C>
 __global__ void __launch_bounds__(256) start_rows(RowsView c, const T* bias, bool add) {
   const int64_t total = c.rows * c.cols;
@@ -192,7 +193,7 @@ void start_with_bias(Context& context, const GemmArgs& args) {
   });
 }
 
-// The library's epilogue takes a bias of c's dtype, aligned, and none in double.
+// Whether the epilogue of cuBLASLt can add the bias: it takes an aligned bias of c's dtype, and none in double.
 bool has_epilogue(const GemmArgs& args) {
   return args.bias && args.bias.dtype == args.c.view.dtype && args.bias.dtype != DType::float64 &&
          alignment_of(args.bias.data) >= 16;
