@@ -1,8 +1,9 @@
-// Mean cross entropy of logits against class indices.                                          kernels/cross_entropy.h
-// Forward: a block (a warp for short rows) reads its row once, keeping the largest number and the sum of exponentials
-// relative to it; one block then adds the losses of rows in a fixed order (=). Backward: one read of the logits, one
-// write or addition of d_logits, which may be the logits themselves. A target that is neither ignored nor a class
-// makes the loss NaN.
+// Mean cross entropy of logits (rows, classes) against class indices.                     kernels/loss/cross_entropy.h
+//   forward    row_losses, log_sum_exp (rows) (=), then loss and count (=)
+//   backward   d_logits (=|+=), which may be the memory of the logits
+// Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row and the sum of
+// exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward reads the
+// logits once. A target that is neither ignored nor a class makes the loss NaN.
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
@@ -14,44 +15,44 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Of some of the numbers z of a row: the largest, sum exp(z - largest), sum z.
+// A partial result over some of the logits z of a row: max z, sum of exp(z - maximum), sum of z.
 template <class T>
 struct Partial {
   using A = accumulate_t<T>;
-  A largest, exponentials, plain;
+  A maximum, exponentials, plain;
 };
 
 template <class T>
 struct Merge {
   __device__ __forceinline__ Partial<T> operator()(const Partial<T>& a, const Partial<T>& b) const {
     using A = accumulate_t<T>;
-    const A largest = a.largest > b.largest ? a.largest : b.largest;
-    if (largest == -infinity<A>()) return {largest, A(0), a.plain + b.plain};
-    return {largest,
-            a.exponentials * exponential<T>(a.largest - largest) + b.exponentials * exponential<T>(b.largest - largest),
+    const A maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
+    if (maximum == -infinity<A>()) return {maximum, A(0), a.plain + b.plain};
+    return {maximum,
+            a.exponentials * exponential<T>(a.maximum - maximum) + b.exponentials * exponential<T>(b.maximum - maximum),
             a.plain + b.plain};
   }
 };
 
-// Over the threads of a row: a warp, or all of the block. The result is that of the row's first thread.
+// Merges over the threads of a row: a warp, or the whole block. The row's first thread gets the result.
 template <class T, int threads_per_row>
-__device__ __forceinline__ Partial<T> merge_row(Partial<T> part) {
+__device__ __forceinline__ Partial<T> merge_row(Partial<T> partial) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    const Partial<T> other = {__shfl_xor_sync(0xffffffffu, part.largest, distance),
-                              __shfl_xor_sync(0xffffffffu, part.exponentials, distance),
-                              __shfl_xor_sync(0xffffffffu, part.plain, distance)};
-    part = Merge<T>{}(part, other);
+    const Partial<T> other = {__shfl_xor_sync(0xffffffffu, partial.maximum, distance),
+                              __shfl_xor_sync(0xffffffffu, partial.exponentials, distance),
+                              __shfl_xor_sync(0xffffffffu, partial.plain, distance)};
+    partial = Merge<T>{}(partial, other);
   }
   if constexpr (threads_per_row > 32) {
     __shared__ Partial<T> shared[threads_per_row / 32];
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = part;
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = partial;
     __syncthreads();
     if (threadIdx.x == 0) {
-      for (int warp = 1; warp < threads_per_row / 32; ++warp) part = Merge<T>{}(part, shared[warp]);
+      for (int warp = 1; warp < threads_per_row / 32; ++warp) partial = Merge<T>{}(partial, shared[warp]);
     }
   }
-  return part;
+  return partial;
 }
 
 template <class T>
@@ -63,6 +64,7 @@ struct Forward {
   accumulate_t<T> smoothing;
 };
 
+// row_losses, log_sum_exp (=), 0 for ignored rows.
 template <class T, int width, int threads_per_row>
 __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   using A = accumulate_t<T>;
@@ -75,34 +77,36 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
     return;
   }
   const T* z = row<const T>(p.logits, i);
-  Partial<T> part = {-infinity<A>(), A(0), A(0)};
+  Partial<T> partial = {-infinity<A>(), A(0), A(0)};
 #pragma unroll 4
   for (int64_t j = int64_t{lane} * width; j < p.logits.cols; j += threads_per_row * width) {
     const Vec<A, width> values = load_wide<width>(z + j);
-    A largest = part.largest;
+    A maximum = partial.maximum;
 #pragma unroll
-    for (int e = 0; e < width; ++e) largest = values[e] > largest ? values[e] : largest;
-    if (largest == -infinity<A>()) continue;
-    A sum = part.exponentials * exponential<T>(part.largest - largest);
+    for (int e = 0; e < width; ++e) maximum = values[e] > maximum ? values[e] : maximum;
+    if (maximum == -infinity<A>()) continue;
+    A sum = partial.exponentials * exponential<T>(partial.maximum - maximum);
 #pragma unroll
     for (int e = 0; e < width; ++e) {
-      sum += exponential<T>(values[e] - largest);
-      part.plain += values[e];
+      sum += exponential<T>(values[e] - maximum);
+      partial.plain += values[e];
     }
-    part.largest = largest;
-    part.exponentials = sum;
+    partial.maximum = maximum;
+    partial.exponentials = sum;
   }
-  part = merge_row<T, threads_per_row>(part);
+  partial = merge_row<T, threads_per_row>(partial);
   if (lane != 0) return;
-  // The terms of the loss are small where the loss is; their sum with the largest logit is not.
-  const A spread = logarithm(part.exponentials);
+  // loss = (maximum - hit) + log(exponentials): both terms are small where the loss is. The difference of log_sum_exp
+  // and hit would cancel.
+  const A spread = logarithm(partial.exponentials);
   const A hit = target >= 0 && target < p.logits.cols ? widen(z[target]) : nan<A>();
-  A loss = (part.largest - hit) + spread;
-  if (p.smoothing != A(0)) loss += p.smoothing * (hit - part.plain / static_cast<A>(p.logits.cols));
-  p.log_sum_exp[i] = part.largest + spread;
+  A loss = (partial.maximum - hit) + spread;
+  if (p.smoothing != A(0)) loss += p.smoothing * (hit - partial.plain / static_cast<A>(p.logits.cols));
+  p.log_sum_exp[i] = partial.maximum + spread;
   p.row_losses[i] = loss;
 }
 
+// loss (=) the mean of the losses that are not ignored, count (=) their number; one block.
 template <class A>
 __global__ void __launch_bounds__(1024)
     mean_loss(const A* row_losses, const int32_t* targets, int64_t rows, int32_t ignore_index, A* loss, A* count) {
@@ -126,15 +130,16 @@ struct Backward {
   const int32_t* targets;
   const accumulate_t<T>*log_sum_exp, *count, *d_loss;
   int32_t ignore_index;
-  accumulate_t<T> hit, spread;  // what the target and what every class gets, as parts of the row's weight
+  accumulate_t<T> hit, spread;  // share of the target, and of every class, in the label distribution
   bool add;
 };
 
-// Grid: (rows, pieces of a row), so that few long rows fill the GPU too. Blocks: (threads of a row, rows).
+// d_logits (=|+=). Grid: (rows, splits of a row), so that few long rows fill the GPU too. Block: (threads of a row,
+// rows).
 template <class T, int width>
 __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   using A = accumulate_t<T>;
-  __shared__ A weight_of_row;  // one division a block: in double it is a call
+  __shared__ A weight_of_row;  // divided once a block: a division in double is a function call
   if (threadIdx.x + threadIdx.y == 0) weight_of_row = *p.count != A(0) ? *p.d_loss / *p.count : A(0);
   __syncthreads();
   const A weight = weight_of_row;
