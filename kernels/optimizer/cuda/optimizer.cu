@@ -1,6 +1,7 @@
-// Gradient norm and AdamW on flat vectors. kernels/optimizer.h The norm: a block sums the squares of one piece of 16384
-// numbers, writes (=) its partial, and a single block adds the partials in order. AdamW: one pass, writes (=) master,
-// m, v and the compute copy; scalars are read from device memory.
+// Gradient norm and AdamW on flat vectors.                                             kernels/optimizer/optimizer.h
+//   gradient_norm   partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of 16384
+//                   numbers, then a single block adds up the partial sums in order
+//   adamw           master, m, v and the compute copy `value` (=), in one pass; scalars are read from device memory
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
@@ -10,13 +11,14 @@ namespace heddle::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPiece = 16384;  // as gradient_norm_partials() says
+constexpr int kChunk = 16384;  // the same as in gradient_norm_partials()
 
+// partials[block] (=) the sum of squares of one chunk.
 template <class A, int width>
 __global__ void __launch_bounds__(kThreads) sum_squares(const A* gradient, int64_t size, A* partials) {
   __shared__ ReduceShared<A, kThreads> shared;
-  const int64_t begin = blockIdx.x * int64_t{kPiece};
-  const int64_t end = begin + kPiece < size ? begin + kPiece : size;
+  const int64_t begin = blockIdx.x * int64_t{kChunk};
+  const int64_t end = begin + kChunk < size ? begin + kChunk : size;
   Vec<A, width> sum = {};
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x * width; i < end; i += kThreads * width) {
@@ -31,6 +33,7 @@ __global__ void __launch_bounds__(kThreads) sum_squares(const A* gradient, int64
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
+// scalars[scalar_gradient_norm] (=) the root of the sum of all partial sums, added up in double; one block.
 template <class A>
 __global__ void __launch_bounds__(kThreads) finish_norm(const A* partials, int64_t count, A* scalars) {
   __shared__ ReduceShared<double, kThreads> shared;
@@ -43,14 +46,14 @@ __global__ void __launch_bounds__(kThreads) finish_norm(const A* partials, int64
 
 template <class A>
 void gradient_norm_as(Context& context, const GradientNormArgs& args) {
-  const int64_t pieces = gradient_norm_partials(args.gradient.size);
-  if (pieces > 0) {
+  const int64_t chunks = gradient_norm_partials(args.gradient.size);
+  if (chunks > 0) {
     with_width<A>(can_vectorize(args.gradient, vector_width<A>), [&](auto width) {
-      HEDDLE_LAUNCH(context, (sum_squares<A, decltype(width)::value>), static_cast<unsigned>(pieces), kThreads, 0,
+      HEDDLE_LAUNCH(context, (sum_squares<A, decltype(width)::value>), static_cast<unsigned>(chunks), kThreads, 0,
                     vector<const A>(args.gradient), args.gradient.size, vector<A>(args.partials));
     });
   }
-  HEDDLE_LAUNCH(context, finish_norm<A>, 1, kThreads, 0, vector<const A>(args.partials), pieces,
+  HEDDLE_LAUNCH(context, finish_norm<A>, 1, kThreads, 0, vector<const A>(args.partials), chunks,
                 vector<A>(args.scalars));
 }
 
@@ -62,6 +65,7 @@ struct AdamW {
   A beta1, beta2, eps, weight_decay;
 };
 
+// One AdamW step; `value` may be null. A gradient whose norm is not finite changes nothing.
 template <class A, class T, int width>
 __global__ void __launch_bounds__(kThreads) update(AdamW<A> p, T* value) {
   A scale = p.scalars[scalar_gradient_scale];
