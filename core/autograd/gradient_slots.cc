@@ -192,7 +192,6 @@ void GradientSlots::abandon_backward() noexcept {
   for (Slot slot : leaves_) {
     State& state = slots_[slot.id];
     if (state.leaf->open_in_ == this) state.leaf->open_in_ = nullptr;
-    state.open = {};
     state.leaf->written = state.leaf->written && state.written_before;
   }
 }

@@ -152,6 +152,14 @@ TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {
   EXPECT_THAT(error_of([&] { inference.backward(y); }), HasSubstr("depends on no leaf"));
 }
 
+TEST_F(TapeTest, InferenceKeepsNoMemory) {
+  Tape tape(context_, Tape::Mode::inference);
+  Variable h = leaf(tape, {1, 2}, gx_);
+  for (int i = 0; i < 4; ++i) h = multiply(tape, h, scale(tape, h, 2.0));
+  EXPECT_EQ(context_.allocator().stats().allocated.current, 512u) << "the last value and nothing else";
+  EXPECT_FALSE(gx_.tensor.defined());
+}
+
 TEST_F(TapeTest, OneConstantInputGetsNoGradient) {
   Tape tape(context_);
   const Variable y = multiply(tape, leaf(tape, {2}, gx_), tape.constant(make_tensor(context_, {1}, {5})));
@@ -223,6 +231,16 @@ TEST_F(TapeTest, UpstreamIsChecked) {
             "backward: upstream gradient float32 (2), expected float64 (2)");
   tape.backward(y, ones(y));
   EXPECT_EQ(read(gx_), (Values{2, 2})) << "a refused call leaves the tape as it was";
+}
+
+TEST_F(TapeTest, ARefusedRootLeavesTheOthersUnwritten) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_);
+  const Variable y = scale(tape, x, 2.0);
+  EXPECT_THROW(tape.backward({{y, {}}, {x, {}}, {y, make_tensor(context_, {2}, {1, 2})}}), Error);
+  EXPECT_FALSE(gx_.written);
+  tape.backward(y);
+  EXPECT_EQ(read(gx_), (Values{2}));
 }
 
 TEST_F(TapeTest, RootsGivenTwiceAndRootsThatAreLeavesAddUp) {
@@ -330,6 +348,76 @@ TEST_F(TapeTest, ShareGradientRefusesWhatDoesNotFit) {
                 (void)tape.share_gradient(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1));
               }),
               HasSubstr("of strides (1, 2)"));
+}
+
+// --- What nodes declare
+
+class DeclaredInputsTest : public TapeTest {
+ protected:
+  // The error of a backward pass through a node that was recorded with `inputs` and does `work`.
+  std::string error_of_node(Tape& tape, std::vector<Slot> inputs, const std::function<void(Tape&)>& work) {
+    const Variable y = tape.output(make_tensor(context_, {1}, {0}), true);
+    {
+      const MemoryScope scope(context_, "block");
+      tape.record(CallNode{work}, std::move(inputs), {y});
+    }
+    tape.allow_unused_leaves();
+    return error_of([&] { tape.backward(y); });
+  }
+};
+
+TEST_F(DeclaredInputsTest, ALeafThatIsNoInputIsRefused) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1, 2}, gx_), y = leaf(tape, {3, 4}, gy_, "weight");
+  EXPECT_EQ(
+      error_of_node(tape, {x}, [&](Tape& running) { running.destination(y); }),
+      "heddle::CallNode, recorded in block asks for the gradient of leaf weight, which is not among the inputs it "
+      "was recorded with");
+  EXPECT_FALSE(gy_.tensor.defined());
+}
+
+TEST_F(DeclaredInputsTest, AValueThatIsNoInputIsRefused) {
+  for (const bool share : {true, false}) {
+    Tape tape(context_);
+    const Variable x = leaf(tape, {1, 2}, gx_);
+    const Variable h = scale(tape, x, 2.0);
+    EXPECT_THAT(error_of_node(tape, {x},
+                              [&](Tape& running) {
+                                if (!share) running.destination(h);
+                                if (share) (void)running.share_gradient(h, ones(h));
+                              }),
+                HasSubstr("asks for the gradient of a value float64 (2), which is not among the inputs"));
+  }
+}
+
+TEST_F(DeclaredInputsTest, ViewsOfInputsAndTheirWholesAreInputs) {
+  for (const bool ask_for_view : {true, false}) {
+    Tape tape(context_);
+    const Variable x = leaf(tape, {1, 2}, gx_);
+    const Variable part = tape.split(tape.split(x, 0, {1, 1})[1], 0, {1})[0];
+    const Variable input = ask_for_view ? x : part, asked = ask_for_view ? part : x;
+    EXPECT_EQ(error_of_node(tape, {input}, [&](Tape& running) { running.destination(asked); }), "");
+  }
+}
+
+TEST_F(DeclaredInputsTest, ValuesThatAreNotDifferentiatedAreSkipped) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_);
+  const Variable constant = tape.constant(make_tensor(context_, {1}, {1}));
+  const auto work = [&](Tape& running) {
+    EXPECT_FALSE(running.destination(constant));
+    EXPECT_FALSE(running.can_share_gradient(Slot{}));
+    write_gradient(running, running.destination(x), {1});
+  };
+  EXPECT_EQ(error_of_node(tape, {constant, Variable{}, x, Slot{}}, work), "");
+  EXPECT_EQ(read(gx_), (Values{1}));
+}
+
+TEST_F(DeclaredInputsTest, NothingIsRecordedOnATapeThatHasRun) {
+  Tape tape(context_);
+  const Variable x = leaf(tape, {1}, gx_);
+  EXPECT_THAT(error_of_node(tape, {x}, [&](Tape& running) { scale(running, x, 2.0); }),
+              HasSubstr("heddle::ScaleNode was recorded on a tape that has run backward"));
 }
 
 // --- In-place reuse: a node writes over the gradient of r when it alone holds it.

@@ -220,8 +220,8 @@ TEST_F(TapeViewTest, SplitsThatDoNotCoverAreErrors) {
   EXPECT_THROW(tape.split(x, 1, {4}), Error);
 }
 
-// Random programs of scales, adds, products, splits, views and residuals over vectors, against derivatives carried
-// forward beside each value (a Jacobian per value).
+// Random programs of scales, adds, products, splits, views, residuals and nested tapes over vectors, against
+// derivatives carried forward beside each value (a Jacobian per value).
 class RandomProgramTest : public TapeViewTest, public ::testing::WithParamInterface<int> {};
 
 TEST_P(RandomProgramTest, EqualsForwardMode) {
@@ -235,7 +235,8 @@ TEST_P(RandomProgramTest, EqualsForwardMode) {
   tape.allow_unused_leaves();
   gx_.tensor = Tensor::empty(context_, {kInputs}, DType::float64);
   poison(context_, gx_.tensor);
-  Value start{tape.leaf(tensor({kInputs}, {0.5, -1, 2, 0.25, 1, -0.5}), gx_, "x"), {}};
+  const Tensor x_value = tensor({kInputs}, {0.5, -1, 2, 0.25, 1, -0.5});
+  Value start{tape.leaf(x_value, gx_, "x"), {}};
   for (int i = 0; i < kInputs; ++i) {
     start.jacobian.emplace_back(kInputs, 0.0);
     start.jacobian.back()[static_cast<size_t>(i)] = 1.0;
@@ -257,7 +258,7 @@ TEST_P(RandomProgramTest, EqualsForwardMode) {
       const Value& candidate = any();
       if (candidate.variable.value.numel() == size) b = candidate;
     }
-    switch (random.next_below(6)) {
+    switch (random.next_below(7)) {
       case 0: {
         Value result{scale(tape, a.variable, 0.5), a.jacobian};
         for (Values& row : result.jacobian) row = combine(row, 0.5, row, 0.0);
@@ -300,6 +301,24 @@ TEST_P(RandomProgramTest, EqualsForwardMode) {
         values.push_back({parts[1], cut(a, middle, size)});
         break;
       }
+      case 5: {  // a times a part of x, which a nested tape writes through a split or a view of its own
+        const auto begin = static_cast<int64_t>(random.next_below(static_cast<uint64_t>(kInputs - size + 1)));
+        const bool split = random.next_below(2) == 0;
+        const auto times_part = [=, this](Tape& t, const Variable& in) {
+          const Variable x = t.leaf(x_value, gx_, "x");
+          return multiply(t, in,
+                          split ? t.split(x, 0, {begin, size, kInputs - begin - size})[1]
+                                : t.view(x, slice(0, begin, begin + size)));
+        };
+        const Values va = read_values(context_, a.variable.value), vx = read_values(context_, x_value);
+        Value result{recompute(tape, a.variable, {start.variable}, times_part), {}};
+        for (size_t i = 0; i < a.jacobian.size(); ++i) {
+          const size_t j = static_cast<size_t>(begin) + i;
+          result.jacobian.push_back(combine(a.jacobian[i], vx[j], start.jacobian[j], va[i]));
+        }
+        values.push_back(result);
+        break;
+      }
       default: {
         const auto begin = static_cast<int64_t>(random.next_below(static_cast<uint64_t>(size)));
         const auto end = begin + 1 + static_cast<int64_t>(random.next_below(static_cast<uint64_t>(size - begin)));
@@ -316,6 +335,11 @@ TEST_P(RandomProgramTest, EqualsForwardMode) {
     for (size_t i = 0; i < upstream.size(); ++i) expected = combine(expected, 1, value.jacobian[i], upstream[i]);
     roots.push_back({value.variable, tensor(value.variable.shape(), upstream)});
   }
+  Values when_final;
+  tape.on_gradient_final([&](Gradient& gradient, std::string_view) {
+    EXPECT_TRUE(when_final.empty());
+    when_final = read(gradient);
+  });
   if (GetParam() % 2 == 0) {
     const std::vector<Tape::Root> kept = roots;
     tape.backward(roots);
@@ -323,6 +347,7 @@ TEST_P(RandomProgramTest, EqualsForwardMode) {
     tape.backward(std::move(roots));
   }
   const Values found = read(gx_);
+  EXPECT_EQ(found, when_final);
   for (size_t i = 0; i < kInputs; ++i) {
     EXPECT_NEAR(found[i], expected[i], 1e-9 * std::max(1.0, std::abs(expected[i]))) << i;
   }

@@ -155,6 +155,36 @@ inline Residual residual(Tape& tape, const Variable& x, const Variable& residual
   return result;
 }
 
+using TapeFunction = std::function<Variable(Tape&, const Variable&)>;
+
+// y = function(x). Only x is kept: backward runs the function again, on a tape of its own.
+struct RecomputeNode {
+  TapeFunction function;
+  Slot x, y;
+  Tensor saved_x;
+
+  void backward(Tape& tape) {
+    Gradient d_x;
+    Tape inner(tape.context());
+    const Variable inner_y = function(inner, inner.leaf(saved_x, d_x, "x"));
+    inner.backward(inner_y, tape.take_gradient(y));
+    if (!tape.share_gradient(x, d_x.tensor)) {
+      write_gradient(tape, tape.destination(x), read_values(tape.context(), d_x.tensor));
+    }
+  }
+};
+
+// `leaves` are the leaves of this tape that the function uses.
+inline Variable recompute(Tape& tape, const Variable& x, const std::vector<Slot>& leaves,
+                          const TapeFunction& function) {
+  Tape forward(tape.context(), Tape::Mode::inference);
+  const Variable y = tape.output(function(forward, forward.constant(x.value)).value, true);
+  std::vector<Slot> inputs = leaves;
+  inputs.push_back(x);
+  tape.record(RecomputeNode{.function = function, .x = x.slot, .y = y.slot, .saved_x = x.value}, inputs, {y});
+  return y;
+}
+
 // Calls a function of the test in backward.
 struct CallNode {
   std::function<void(Tape&)> call;
