@@ -137,6 +137,22 @@ void write_values(Context& context, const Tensor& tensor, const std::vector<doub
   context.synchronize();
 }
 
+void write_number(void* place, DType dtype, double value) {
+  visit_type(dtype, [&](auto type) {
+    const auto element = round_once<decltype(type)>(value);
+    std::memcpy(place, &element, sizeof(element));
+  });
+}
+
+double read_number(const void* place, DType dtype) {
+  double value = 0.0;
+  visit_type(dtype, [&](auto element) {
+    std::memcpy(&element, place, sizeof(element));
+    value = static_cast<double>(element);
+  });
+  return value;
+}
+
 void fill_zero(Context& context, const Tensor& tensor) { fill_byte(context, tensor, 0); }
 
 void poison(Context& context, const Tensor& tensor) { fill_byte(context, tensor, 0xFF); }

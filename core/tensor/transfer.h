@@ -26,6 +26,10 @@ std::vector<double> read_values(Context& context, const Tensor& tensor);
 // Any strides; values.size() must be numel().
 void write_values(Context& context, const Tensor& tensor, const std::vector<double>& values);
 
+// One number of `dtype` at `place` in host memory, rounded as write_values() does.
+void write_number(void* place, DType dtype, double value);
+double read_number(const void* place, DType dtype);
+
 // Any strides.
 void fill_zero(Context& context, const Tensor& tensor);
 // Sets all bytes to 0xFF: NaN in every floating dtype. For tests that want to see what a kernel left unwritten.
