@@ -37,6 +37,7 @@ void initialize(Context& context, const Parameter& parameter, uint64_t seed, uin
 // Throws Error when nothing of this name can be added.
 void ParameterSet::check_new(const std::string& name, const Shape& shape) const {
   check(!master_.defined(), "{} was added after the parameters got their memory", name);
+  if (!names_.contains(name)) return;
   for (const Parameter& other : parameters_) {
     check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, to_string(other.shape),
           to_string(shape));
@@ -49,6 +50,7 @@ void ParameterSet::check_new(const std::string& name, const Shape& shape) const 
 
 Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay) {
   check_new(name, shape);
+  names_.insert(name);
   Parameter& parameter = parameters_.emplace_back();
   parameter.name = std::move(name);
   parameter.shape = shape;
@@ -61,6 +63,7 @@ Buffer& ParameterSet::add_buffer(std::string name, const Shape& shape, std::vect
   check_new(name, shape);
   check(static_cast<int64_t>(values.size()) == numel(shape), "buffer {} of shape {} has {} values, expected {}", name,
         to_string(shape), values.size(), numel(shape));
+  names_.insert(name);
   return buffers_.emplace_back(Buffer{std::move(name), shape, std::move(values), {}});
 }
 

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <string>
+#include <unordered_set>
 
 #include "core/autograd/tape.h"
 #include "core/tensor/random.h"
@@ -85,6 +86,7 @@ class ParameterSet {
 
   std::deque<Parameter> parameters_;
   std::deque<Buffer> buffers_;
+  std::unordered_set<std::string> names_;  // of both
   std::vector<int64_t> offsets_;
   int64_t decay_end_ = 0;
   Tensor master_, value_, gradient_;
