@@ -1,6 +1,6 @@
-// The activations of kernels/activation.h and their derivatives on the device, for arithmetic on storage type T.
-// bf16 and fp16 take the hardware's exponential (relative error about 2^-21 at |x| < 10, far below their rounding);
-// float takes expf and double exp.
+// The activations of kernels/common/activation.h and their derivatives on the device, for values of storage type T in
+// the type of arithmetic. bf16 and fp16 use the hardware's exponential, whose relative error for |x| < 10 is about
+// 2^-21, far below their rounding; float uses expf, double exp.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@ namespace heddle::kernels::cuda {
 
 inline constexpr float kLog2E = 1.44269504f;
 
-// The hardware's 2^x and 1/x, relative error 2^-22; results too small for a normal number are 0.
+// The hardware's 2^x and 1/x, with a relative error of 2^-22. Subnormal results are 0.
 __device__ __forceinline__ float fast_exp2(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -59,7 +59,7 @@ __device__ __forceinline__ accumulate_t<T> sigmoid(accumulate_t<T> x) {
   return reciprocal<T>(accumulate_t<T>(1) + exponential<T>(-x));
 }
 
-// The part of an activation that is dear and that its value and its derivative share: a sigmoid or an exponential.
+// The expensive term that the value and the derivative of an activation share: a sigmoid, an exponential, or nothing.
 template <Activation act, class T>
 __device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
   if constexpr (act == Activation::sigmoid || act == Activation::silu) return sigmoid<T>(x);
@@ -67,11 +67,12 @@ __device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
   return x;
 }
 
+// Value and derivative of an activation at x. `core` is activation_core(x); the compiler removes the one that is not
+// used.
 template <class A>
 struct Activated {
   A value, derivative;
 };
-// From x and its core; what is not used costs nothing.
 template <Activation act, class A>
 __device__ __forceinline__ Activated<A> activated(A x, A core) {
   if constexpr (act == Activation::relu) return x > A(0) ? Activated<A>{x, A(1)} : Activated<A>{A(0), A(0)};
@@ -92,8 +93,8 @@ __device__ __forceinline__ accumulate_t<T> activate(accumulate_t<T> x) {
   return activate_with_derivative<act, T>(x).value;
 }
 
-// Calls visit(std::integral_constant<Activation, act>). On the device: one branch that all threads take together,
-// cheaper to compile than a kernel for each activation. On the host: to choose among kernels.
+// Calls visit(std::integral_constant<Activation, act>{}). On the device this is a branch that all threads take
+// together: it makes less code than one kernel for each activation. On the host it chooses among kernels.
 template <class Visit>
 __host__ __device__ __forceinline__ void visit_activation(Activation act, const Visit& visit) {
   switch (act) {
@@ -110,8 +111,8 @@ __host__ __device__ __forceinline__ void visit_activation(Activation act, const 
   }
 }
 
-// Calls work(act) with the activation as a type where KNOWN, else with that of none: one branch around all of a
-// kernel's work, which is faster than one at each vector where there is little work.
+// Calls work(act): where KNOWN with the activation as visit_activation() gives it, else with Activation::none. A kernel
+// that does all its work in one such call branches once; a branch at every vector is slower where there is little work.
 template <bool KNOWN, class Work>
 __device__ __forceinline__ void with_activation(Activation act, const Work& work) {
   if constexpr (KNOWN) {

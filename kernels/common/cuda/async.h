@@ -1,6 +1,6 @@
-// Copies from global into shared memory that run ahead of their use (cp.async, sm_80 and later), and reads of what they
-// brought, by the 32-bit addresses of shared memory: distances that are known when compiling then cost nothing. Groups
-// of copies are ended and awaited by __pipeline_commit and __pipeline_wait_prior.
+// Asynchronous copies from global to shared memory (cp.async, sm_80 or later), and loads of what they copied. Shared
+// memory is addressed by 32 bits, so that distances known at compile time cost no instructions. Groups of copies are
+// committed and awaited by __pipeline_commit and __pipeline_wait_prior.
 #pragma once
 
 #include <cuda_pipeline_primitives.h>
@@ -11,22 +11,25 @@
 
 namespace heddle::kernels::cuda {
 
+// The 32-bit address of a pointer into shared memory.
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes, past the first-level cache; L2 brings whole lines of 128 bytes.
+// Starts to copy 16 bytes. They bypass L1; L2 fetches whole lines of 128 bytes.
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from,
-                                           EvictionPriority leaves = EvictionPriority::normal) {
+                                           EvictionPriority priority = EvictionPriority::normal) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "l"(static_cast<uint64_t>(leaves))
+               "l"(static_cast<uint64_t>(priority))
                : "memory");
 }
 
-// 4 bytes.
+// Starts to copy one float.
 __device__ __forceinline__ void copy_async_float(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
+
+// Loads 16 bytes.
 template <class T>
 __device__ __forceinline__ Vec<T, vector_width<T>> load_shared(uint32_t from) {
   uint4 words;

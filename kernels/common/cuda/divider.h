@@ -1,4 +1,5 @@
-// Division by a number that a launch knows: a multiplication and a shift instead of some twenty instructions.
+// Division by a divisor that is the same for a whole launch: the host prepares it, and the device then divides by a
+// multiplication and a shift instead of about twenty instructions.
 #pragma once
 
 #include <bit>
@@ -6,9 +7,9 @@
 
 namespace heddle::kernels::cuda {
 
-// Of numbers below 2^31 by a divisor from 1 to 2^31 - 1. With 2^(bits - 1) < divisor <= 2^bits the multiplier is
-// 2^(31 + bits) / divisor, rounded up by less than 1: the product is too large by less than n < 2^31, which is too
-// little to reach the next quotient. (Granlund and Montgomery 1994)
+// Divides numbers below 2^31 by a divisor from 1 to 2^31 - 1 (Granlund and Montgomery 1994). With
+// 2^(bits - 1) < divisor <= 2^bits the multiplier is 2^(31 + bits) / divisor, rounded up by less than 1. The product is
+// therefore too large by less than n < 2^31, which is too little to reach the next quotient.
 struct Divider {
   uint32_t divisor = 1, multiplier = 1u << 31;
   uint32_t shift = 31;

@@ -1,7 +1,7 @@
 // Checked kernel launches on a context's stream, and the sizes of their grids.
 //   HEDDLE_LAUNCH(context, (my_kernel<T, 4>), grid, block, shared_bytes, arguments...);
-// throws Error with the kernel, file and line when the launch is refused. More than 48 KiB of dynamic shared memory are
-// asked for by themselves. Nothing here waits for the device, so all of it can be captured into a graph.
+// throws Error with the kernel, file and line when the launch fails. It also raises the kernel's limit of dynamic
+// shared memory where that is needed. Nothing here waits for the device, so launches can be captured into a graph.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,23 +15,25 @@
 #define HEDDLE_LAUNCH(context, kernel, grid, block, shared_bytes, ...)                                           \
   ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{}, #kernel, __FILE__, __LINE__, \
                                   kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
-// For a kernel that begins with grid_dependency_wait(): its blocks may take their places while the kernel before it on
-// the stream still runs, from where all blocks of that one have called grid_dependency_trigger() (sm_90; older GPUs:
-// afterwards).
+// Programmatic dependent launch, for a kernel that calls grid_dependency_wait(): its blocks may start while the
+// previous kernel of the stream still runs, as soon as all blocks of that one have called grid_dependency_trigger() or
+// have ended. On GPUs before sm_90 this is a plain launch.
 #define HEDDLE_LAUNCH_DEPENDENT(context, kernel, grid, block, shared_bytes, ...)                              \
   ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.dependent = true}, #kernel, \
                                   __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
-// For a kernel whose blocks work in clusters of `blocks` along x (sm_90).
+// For a kernel whose blocks form clusters of `blocks` along x (sm_90 or later).
 #define HEDDLE_LAUNCH_CLUSTERS(context, kernel, grid, block, shared_bytes, blocks, ...)                         \
   ::heddle::kernels::cuda::launch((context), ::heddle::kernels::cuda::LaunchMode{.cluster = (blocks)}, #kernel, \
                                   __FILE__, __LINE__, kernel, (grid), (block), (shared_bytes), __VA_ARGS__)
 
 namespace heddle::kernels::cuda {
 
-// Kernels go to the current device of the thread, which another context may have changed.
+// Makes the context's device the current one of the thread, to which kernels are launched; another context may have
+// changed it.
 inline void use_device(const Context& context) { HEDDLE_CUDA_CHECK(cudaSetDevice(context.device().index)); }
 
-// More than 48 KiB of shared memory must be asked for, those included that the kernel declares: less than 8 KiB here.
+// Raises the kernel's limit of dynamic shared memory to `bytes`. The default limit is 48 KiB together with the kernel's
+// static shared memory, which is less than 8 KiB here.
 template <class... Parameters>
 void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
   if (bytes <= 40 * 1024) return;
@@ -39,8 +41,8 @@ void allow_shared(void (*kernel)(Parameters...), size_t bytes) {
 }
 
 struct LaunchMode {
-  bool dependent = false;
-  int cluster = 1;
+  bool dependent = false;  // by programmatic dependent launch
+  int cluster = 1;         // blocks of a cluster
 };
 
 template <class... Parameters, class... Arguments>
@@ -69,19 +71,21 @@ void launch(const Context& context, LaunchMode mode, const char* name, const cha
              line);
 }
 
-// Waits until the kernel before it is done and what it wrote can be read.
+// Waits until the previous grid of the stream has ended and its writes are visible.
 __device__ __forceinline__ void grid_dependency_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
 }
+// Lets the next grid of the stream start, once all blocks have called this or have ended. That grid still waits for the
+// end of this one in grid_dependency_wait().
 __device__ __forceinline__ void grid_dependency_trigger() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
 
-// Blocks of a kernel that a multiprocessor holds at once; 0 when not even one.
+// The number of blocks of a kernel that can be resident on a multiprocessor; 0 where one block needs too much.
 template <class... Parameters>
 int resident_blocks(const Context& context, void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
   if (shared_bytes > context.properties().shared_bytes_per_block) return 0;
@@ -94,12 +98,12 @@ int resident_blocks(const Context& context, void (*kernel)(Parameters...), int t
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Blocks that cover `items`, `per_block` each, but no more than `blocks_per_multiprocessor` on each multiprocessor: for
-// kernels that walk their items in strides of the grid (all indices int64_t). For results that depend on the grid use a
-// grid made of the sizes alone.
+// The number of blocks that cover `items`, `per_block` each, but at most `blocks_per_multiprocessor` per
+// multiprocessor: for kernels with a grid-stride loop over int64_t indices. The result depends on the GPU, so a kernel
+// whose order of summation depends on the grid must choose its grid from the sizes alone.
 inline unsigned grid_for(Context& context, int64_t items, int64_t per_block, int blocks_per_multiprocessor) {
-  const int64_t most = static_cast<int64_t>(context.properties().multiprocessors) * blocks_per_multiprocessor;
-  return static_cast<unsigned>(std::max<int64_t>(1, std::min(ceil_div(items, per_block), most)));
+  const int64_t max_blocks = static_cast<int64_t>(context.properties().multiprocessors) * blocks_per_multiprocessor;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(ceil_div(items, per_block), max_blocks)));
 }
 
 }  // namespace heddle::kernels::cuda

@@ -1,6 +1,6 @@
-// Tensor core instructions on 16-bit operands: one warp, 16 x 8 results, depth 16, fp32 sums. (sm_80 and newer)
-// Lane l holds, with g = l / 4 and t = l % 4: of a result rows g and g + 8, columns 2t and 2t + 1; of operand A the
-// same rows, depths 2t, 2t + 1 and 8 + those; of operand B column g and the same depths.
+// Tensor core instructions of one warp on 16-bit operands (sm_80 or later): C (16, 8) += A (16, 16) B (16, 8) in float.
+// The inner dimension is called depth. With g = l / 4 and t = l % 4, lane l holds rows g and g + 8, columns 2t and 2t +
+// 1 of C; the same rows, depths 2t, 2t + 1, 2t + 8 and 2t + 9 of A; and column g, the same depths of B.
 #pragma once
 
 #include "kernels/common/cuda/types.h"
@@ -17,6 +17,7 @@ struct FragmentC {
   float values[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 };
 
+// c += a b
 template <class T>
 __device__ __forceinline__ void mma(FragmentC& c, const FragmentA& a, const FragmentB& b) {
   static_assert(sizeof(T) == 2);
@@ -35,6 +36,7 @@ __device__ __forceinline__ void mma(FragmentC& c, const FragmentA& a, const Frag
 
 namespace detail {
 
+// ldmatrix: four 8 x 8 matrices, each lane giving the address of one row.
 template <bool TRANSPOSE>
 __device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* shared) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -53,45 +55,46 @@ __device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* 
 
 }  // namespace detail
 
-// The 16 x 16 block at `block` of a matrix in shared memory, rows `stride` elements apart (a multiple of 8, best an odd
-// multiple, so that rows fall into different banks).
+// The loads below read the 16 x 16 tile at `tile` of a matrix in shared memory whose rows are `stride` elements apart:
+// a multiple of 8, best an odd one, so that the rows lie in different banks.
 
-// Operand A (rows x depth) stored as it is, and stored transposed (depth x rows).
+// Operand A, stored as (rows, depth) or, transposed, as (depth, rows).
 template <class T>
-__device__ __forceinline__ FragmentA load_a(const T* block, int stride) {
+__device__ __forceinline__ FragmentA load_a(const T* tile, int stride) {
   const int lane = threadIdx.x % 32;
   FragmentA a;
-  detail::load_matrices<false>(a.words, block + (lane % 16) * stride + lane / 16 * 8);
+  detail::load_matrices<false>(a.words, tile + (lane % 16) * stride + lane / 16 * 8);
   return a;
 }
 template <class T>
-__device__ __forceinline__ FragmentA load_a_transposed(const T* block, int stride) {
+__device__ __forceinline__ FragmentA load_a_transposed(const T* tile, int stride) {
   const int lane = threadIdx.x % 32;
   FragmentA a;
-  detail::load_matrices<true>(a.words, block + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
+  detail::load_matrices<true>(a.words, tile + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
   return a;
 }
 
-// Operand B for two neighbouring results (columns 0-7 and 8-15): stored depth x columns, and columns x depth.
+// Operand B for two neighbouring tiles of C, columns 0-7 and 8-15: stored as (depth, columns) or, transposed, as
+// (columns, depth).
 struct FragmentPairB {
   FragmentB parts[2];
 };
 template <class T>
-__device__ __forceinline__ FragmentPairB load_b(const T* block, int stride) {
+__device__ __forceinline__ FragmentPairB load_b(const T* tile, int stride) {
   const int lane = threadIdx.x % 32;
   unsigned words[4];
-  detail::load_matrices<true>(words, block + (lane % 16) * stride + lane / 16 * 8);
+  detail::load_matrices<true>(words, tile + (lane % 16) * stride + lane / 16 * 8);
   return {{{{words[0], words[1]}}, {{words[2], words[3]}}}};
 }
 template <class T>
-__device__ __forceinline__ FragmentPairB load_b_transposed(const T* block, int stride) {
+__device__ __forceinline__ FragmentPairB load_b_transposed(const T* tile, int stride) {
   const int lane = threadIdx.x % 32;
   unsigned words[4];
-  detail::load_matrices<false>(words, block + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
+  detail::load_matrices<false>(words, tile + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
   return {{{{words[0], words[1]}}, {{words[2], words[3]}}}};
 }
 
-// Two numbers rounded to T in one word, the first in the lower half.
+// Two numbers rounded to T in one word, the first in the lower half; and back.
 template <class T>
 __device__ __forceinline__ unsigned pack(float first, float second) {
   const T pair[2] = {narrow<T>(first), narrow<T>(second)};
@@ -106,7 +109,7 @@ __device__ __forceinline__ float2 unpack(unsigned word) {
   return {widen(pair[0]), widen(pair[1])};
 }
 
-// Two neighbouring results as operand A of depth 16.
+// Two neighbouring tiles of C, rounded to T, as operand A of depth 16.
 template <class T>
 __device__ __forceinline__ FragmentA as_a(const FragmentC& left, const FragmentC& right) {
   return {{pack<T>(left.values[0], left.values[1]), pack<T>(left.values[2], left.values[3]),

@@ -1,5 +1,5 @@
-// Reductions over the lanes of a warp and the warps of a block. The order of additions is fixed by the shape of the
-// launch, so results are the same bits every time; every thread gets the result, the same bits in all of them.
+// Reductions over the lanes of a warp and the warps of a block. The shape of the launch fixes the order of additions,
+// so results are the same bits every time. Every thread gets the result, with the same bits.
 #pragma once
 
 #include "kernels/common/cuda/types.h"
@@ -12,13 +12,13 @@ struct Sum {
     return a + b;
   }
 };
-// NaN counts for nothing: in a softmax it comes back through the exponentials.
+// Ignores NaN; a softmax still becomes NaN through its exponentials.
 struct Max {
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
   __device__ __forceinline__ double operator()(double a, double b) const { return fmax(a, b); }
 };
 
-// Over groups of `width` consecutive lanes (a power of two up to 32). All lanes of the warp must take part.
+// Reduces over groups of `width` consecutive lanes, a power of two up to 32. All lanes of the warp must call it.
 template <int width = 32, class Op, class A>
 __device__ __forceinline__ A group_reduce(A value, Op op) {
 #pragma unroll
@@ -36,45 +36,45 @@ __device__ __forceinline__ A group_max(A value) {
   return group_reduce<width>(value, Max{});
 }
 
-// Several sums over the lanes of a warp together: lane l gets that of value l / lanes_per_sum<VALUES>. Three values
-// take 6 exchanges between lanes, where one after the other takes 15.
+// Sums of VALUES values over the lanes of a warp, scattered: lane l gets the sum of value l / lanes_per_sum<VALUES>.
+// Three values take 6 shuffles; reducing one after the other takes 15.
 template <int VALUES>
 inline constexpr int lanes_per_sum = 32 / (VALUES > 2 ? 4 : VALUES);
 template <class A, int VALUES>
 __device__ __forceinline__ A warp_reduce_scatter(const A (&value)[VALUES]) {
   static_assert(VALUES <= 4);
-  constexpr int kSpread = 32 / lanes_per_sum<VALUES>;
-  A own[kSpread];
+  constexpr int kGroups = 32 / lanes_per_sum<VALUES>;
+  A partial[kGroups];
 #pragma unroll
-  for (int i = 0; i < kSpread; ++i) own[i] = i < VALUES ? value[i] : A(0);
+  for (int i = 0; i < kGroups; ++i) partial[i] = i < VALUES ? value[i] : A(0);
 #pragma unroll
-  for (int half = kSpread / 2; half > 0; half /= 2) {  // each half of the lanes keeps half of the values
-    const int distance = 32 * half / kSpread;
+  for (int half = kGroups / 2; half > 0; half /= 2) {  // each half of the lanes keeps half of the values
+    const int distance = 32 * half / kGroups;
     const bool is_upper = threadIdx.x & distance;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
-      const A sent = is_upper ? own[i] : own[i + half];
-      own[i] = (is_upper ? own[i + half] : own[i]) + __shfl_xor_sync(0xffffffffu, sent, distance);
+      const A sent = is_upper ? partial[i] : partial[i + half];
+      partial[i] = (is_upper ? partial[i + half] : partial[i]) + __shfl_xor_sync(0xffffffffu, sent, distance);
     }
   }
-  return group_sum<lanes_per_sum<VALUES>>(own[0]);
+  return group_sum<lanes_per_sum<VALUES>>(partial[0]);
 }
-// From there to all lanes. `own` is the same in all lanes of a value.
+// Gives scattered sums to all lanes: `sum` is what warp_reduce_scatter() returned.
 template <class A, int VALUES>
-__device__ __forceinline__ void warp_all_gather(A own, A (&value)[VALUES]) {
+__device__ __forceinline__ void warp_all_gather(A sum, A (&value)[VALUES]) {
 #pragma unroll
-  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, own, i * lanes_per_sum<VALUES>);
+  for (int i = 0; i < VALUES; ++i) value[i] = __shfl_sync(0xffffffffu, sum, i * lanes_per_sum<VALUES>);
 }
 
-// Shared memory of one block reduction of up to `values` numbers at once.
+// Shared memory of block reductions of `values` numbers at once.
 template <class A, int threads, int values = 1>
 struct ReduceShared {
   static_assert(threads % 32 == 0 && threads <= 1024);
   A warps[values][threads / 32];
 };
 
-// Over all threads of a block of `threads`; `shared` may be used again at once (a barrier stands before its reuse).
-// Reduces several numbers with one pair of barriers.
+// Reduces several numbers over the `threads` threads of a block, with one pair of barriers for all of them. `shared`
+// may be reused for the next reduction without a barrier in between.
 template <int threads, int values, class Op, class A>
 __device__ __forceinline__ void block_reduce(A (&value)[values], Op op, ReduceShared<A, threads, values>& shared) {
 #pragma unroll

@@ -1,6 +1,7 @@
-// A piece of device memory of one fixed size that belongs to a context, for what an operator keeps between its own
-// launches: partial sums of a bounded number of blocks, the workspace of cuBLASLt. Its contents mean nothing before and
-// after an operator. What grows with a tensor is allocated by the layer instead, so that it is counted on every device.
+// Device memory of a fixed size that belongs to a context. Operators use it between their own launches: for the partial
+// sums of a bounded number of blocks, and as the workspace of cuBLASLt. Its contents are undefined before and after an
+// operator. Workspace that grows with a tensor is allocated by the layer instead, so that it is counted on every
+// device.
 #pragma once
 
 #include "core/runtime/context.h"

@@ -22,13 +22,13 @@ inline constexpr DType dtype_of<bf16> = DType::bfloat16;
 template <>
 inline constexpr DType dtype_of<fp16> = DType::float16;
 
-// To the type of arithmetic: exact.
+// Converts to the type of arithmetic, exactly.
 template <class T>
 __device__ __forceinline__ accumulate_t<T> widen(T value) {
   return static_cast<accumulate_t<T>>(value);
 }
 
-// To a storage type, rounded once to nearest even.
+// Converts to a storage type, rounding once to nearest even.
 template <class T, class A>
 __device__ __forceinline__ T narrow(A value) {
   return static_cast<T>(value);
@@ -50,7 +50,7 @@ __device__ __forceinline__ fp16 narrow<fp16, double>(double value) {
   return __double2half(value);
 }
 
-// Two neighbours at once, which are aligned to both.
+// The same for two neighbouring elements; the address is aligned to both together.
 __device__ __forceinline__ void widen_pair(const bf16* from, float& first, float& second) {
   const unsigned word = *reinterpret_cast<const unsigned*>(from);
   first = __uint_as_float(word << 16);
@@ -68,6 +68,7 @@ __device__ __forceinline__ void narrow_pair(float first, float second, fp16* to)
   *reinterpret_cast<__half2*>(to) = __floats2half2_rn(first, second);
 }
 
+// The larger of each of two neighbouring elements; NaN is ignored.
 __device__ __forceinline__ void max_pair(const bf16* a, const bf16* b, bf16* to) {
   *reinterpret_cast<__nv_bfloat162*>(to) =
       __hmax2(*reinterpret_cast<const __nv_bfloat162*>(a), *reinterpret_cast<const __nv_bfloat162*>(b));
@@ -76,11 +77,11 @@ __device__ __forceinline__ void max_pair(const fp16* a, const fp16* b, fp16* to)
   *reinterpret_cast<__half2*>(to) = __hmax2(*reinterpret_cast<const __half2*>(a), *reinterpret_cast<const __half2*>(b));
 }
 
-// a * b, rounded: never part of a fused multiply-add, so that two places have the same bits.
+// a * b, rounded. The compiler never contracts it to a fused multiply-add, so every use has the same bits.
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
-// A value as it will be read back after it was stored as T: for results that feed further arithmetic.
+// The value that is read back after storing `value` as T, for results that are also used in further arithmetic.
 template <class T>
 __device__ __forceinline__ accumulate_t<T> round_to(accumulate_t<T> value) {
   return widen<T>(narrow<T>(value));

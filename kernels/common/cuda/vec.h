@@ -1,7 +1,8 @@
-// Loads and stores of several elements at once, 16 bytes an instruction.
-// Policy: a kernel has a template argument `width`, the elements of one access. The host asks once a launch, by
-// can_vectorize(), whether every pointer and row stride is a multiple of the access and the row length one of the
-// width; then width is what 16 bytes hold of the narrowest type, else 1. There are no heads and tails in kernels.
+// Loads and stores of several elements at once, up to 16 bytes an instruction.
+// A kernel has a template argument `width`, the number of elements of one access. The host checks once a launch, by
+// can_vectorize(), that all pointers and row strides are multiples of the access and row lengths multiples of the
+// width. If so, the width is what 16 bytes hold of the narrowest type, else it is 1. Kernels have no code for heads and
+// tails.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@ namespace heddle::kernels::cuda {
 template <class T>
 inline constexpr int vector_width = 16 / static_cast<int>(sizeof(T));
 
-// N elements of T; longer than 16 bytes where T is wider than the type that set the width.
+// N elements of T. It is longer than 16 bytes where T is wider than the type that determines the width.
 template <class T, int N>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vec {
   T values[N];
@@ -24,7 +25,7 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vec {
 
 namespace detail {
 
-// The word that moves `Bytes` bytes in one instruction.
+// The type whose loads and stores move `Bytes` bytes in one instruction.
 template <int Bytes>
 struct word_of;
 template <>
@@ -65,33 +66,33 @@ __device__ __forceinline__ Vec<T, N> load(const T* from) {
   return result;
 }
 
-// 16 bytes from memory where they are `there`, else `otherwise` in each element. Nothing waits for them before they are
-// used; where a condition chooses between vectors, the compiler takes both apart at once.
+// Predicated load of 16 bytes: `otherwise` in every element where `valid` is false. The load stays asynchronous; a
+// select between two vectors would make the compiler wait for it here.
 template <int N, class T>
-__device__ __forceinline__ Vec<T, N> load_if(bool there, const T* from, T otherwise) {
+__device__ __forceinline__ Vec<T, N> load_if(bool valid, const T* from, T otherwise) {
   Vec<T, N> result;
   static_assert(sizeof(result) == 16);
 #pragma unroll
   for (int i = 0; i < N; ++i) result[i] = otherwise;
   uint4& words = *reinterpret_cast<uint4*>(&result);
   asm volatile(
-      "{\n\t.reg .pred there;\n\tsetp.ne.u32 there, %4, 0;\n\t@there ld.global.v4.u32 {%0, %1, %2, %3}, [%5];\n\t}"
+      "{\n\t.reg .pred valid;\n\tsetp.ne.u32 valid, %4, 0;\n\t@valid ld.global.v4.u32 {%0, %1, %2, %3}, [%5];\n\t}"
       : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w)
-      : "r"(static_cast<unsigned>(there)), "l"(from)
+      : "r"(static_cast<unsigned>(valid)), "l"(from)
       : "memory");
   return result;
 }
 
-// What L2 gives up first: the words that createpolicy.fractional.L2::evict_* makes, 1.0 of all accesses.
+// L2 eviction priorities, as the cache policies that createpolicy.fractional.L2::evict_* makes for all accesses.
 enum class EvictionPriority : uint64_t {
   normal = 0x10F0000000000000,
   first = 0x12F0000000000000,
   last = 0x14F0000000000000
 };
 
-// Of a tensor that the kernel reads once, and does not write before: L2 gives up what is written before what is read.
-// Measured on an H200, kernels that do as much of both take 3 to 4 % less time; presumably memory turns less often from
-// reading to writing. (Loads that do not allocate in L1 and streaming stores each cost up to 5 %.)
+// Loads from a tensor that the kernel reads once and does not write before. With priority `last`, L2 evicts lines that
+// are written before lines that are read: on an H200, kernels that read and write as much take 3 to 4 % less time.
+// Presumably memory then changes less often between reading and writing.
 template <int N, class T>
 __device__ __forceinline__ Vec<T, N> load_stream(const T* from) {
   using W = detail::Words<T, N>;
@@ -119,18 +120,18 @@ __device__ __forceinline__ void store(T* to, const Vec<T, N>& value) {
   for (int i = 0; i < W::kCount; ++i) words[i] = from[i];
 }
 
-// 16 bytes that the kernel does not read again.
+// Stores 16 bytes that the kernel does not read again.
 template <class T, int N>
-__device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, EvictionPriority leaves) {
+__device__ __forceinline__ void store_stream(T* to, const Vec<T, N>& value, EvictionPriority priority) {
   static_assert(sizeof(value) == 16);
   const uint4 words = *reinterpret_cast<const uint4*>(&value);
   asm volatile("st.global.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(to), "r"(words.x), "r"(words.y),
-               "r"(words.z), "r"(words.w), "l"(static_cast<uint64_t>(leaves))
+               "r"(words.z), "r"(words.w), "l"(static_cast<uint64_t>(priority))
                : "memory");
 }
 
-// The compiler knows nothing of the contents from here on: what it had computed from them, wide copies above all, is
-// computed again where it is used next instead of being kept in registers.
+// Hides where a value comes from: the compiler must treat it as unknown. What it has computed from the value before,
+// wide copies above all, it computes again at the next use instead of keeping it in registers.
 template <class T, int N>
 __device__ __forceinline__ void hide_from_compiler(Vec<T, N>& values) {
   static_assert(sizeof(values) % 4 == 0);
@@ -146,7 +147,7 @@ __device__ __forceinline__ void hide_from_compiler(T*& pointer) {
 __device__ __forceinline__ void hide_from_compiler(uint32_t& word) { asm volatile("" : "+r"(word)); }
 __device__ __forceinline__ void hide_from_compiler(int& word) { asm volatile("" : "+r"(word)); }
 
-// To the type of arithmetic: exact; 16-bit types two at a time.
+// Converts to the type of arithmetic, exactly; 16-bit types two at a time.
 template <class T, int N>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& values) {
   Vec<accumulate_t<T>, N> result;
@@ -160,7 +161,7 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& va
   return result;
 }
 
-// The larger of each pair of elements; NaN counts for nothing. 16-bit types two at a time.
+// The larger of a[i] and b[i] for each i; NaN is ignored. 16-bit types two at a time.
 template <class T, int N>
 __device__ __forceinline__ Vec<T, N> elementwise_max(const Vec<T, N>& a, const Vec<T, N>& b) {
   Vec<T, N> result;
@@ -175,13 +176,13 @@ __device__ __forceinline__ Vec<T, N> elementwise_max(const Vec<T, N>& a, const V
   return result;
 }
 
-// N elements in the type of arithmetic.
+// Loads N elements in the type of arithmetic.
 template <int N, class T>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> load_wide(const T* from) {
   return widen_all(load<N>(from));
 }
 
-// Rounded once to nearest even; 16-bit types two at a time.
+// Converts to a storage type, rounding once to nearest even; 16-bit types two at a time.
 template <class T, class A, int N>
 __device__ __forceinline__ Vec<T, N> narrow_all(const Vec<A, N>& values) {
   Vec<T, N> result;
@@ -200,7 +201,7 @@ __device__ __forceinline__ void store_narrow(T* to, const Vec<A, N>& values) {
   store(to, narrow_all<T>(values));
 }
 
-// to (=|+=) values, rounded once; `add` is the same for all threads.
+// to (=|+=) values, rounded once. `add` must be the same for all threads.
 template <class T, class A, int N>
 __device__ __forceinline__ void store_or_add(T* to, Vec<A, N> values, bool add) {
   if (add) {
@@ -211,7 +212,7 @@ __device__ __forceinline__ void store_or_add(T* to, Vec<A, N> values, bool add) 
   store_narrow(to, values);
 }
 
-// Host: whether rows of `view` can be read `width` elements at a time. An empty view always can.
+// Host: whether rows can be accessed `width` elements at a time. An empty view always can.
 inline bool can_vectorize(const void* data, DType dtype, int64_t cols, int64_t row_stride, int width) {
   if (data == nullptr) return true;
   const int64_t bytes = width * static_cast<int64_t>(size_of(dtype));
@@ -224,7 +225,7 @@ inline bool can_vectorize(const RowsView& view, int width) {
 inline bool can_vectorize(const VectorView& view, int width) {
   return can_vectorize(view.data, view.dtype, view.size, view.size, width);
 }
-// All strides that are walked must keep the alignment; those of extent 1 are not walked.
+// All strides must keep the alignment, except those of dimensions of extent 1.
 inline bool can_vectorize(const HeadsView& view, int width) {
   const auto stride = [](int64_t extent, int64_t value) { return extent > 1 ? value : 0; };
   return can_vectorize(view.data, view.dtype, view.dim, stride(view.batch, view.batch_stride), width) &&
