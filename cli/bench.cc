@@ -39,13 +39,13 @@ void write_plots(const std::string& folder, const std::vector<BenchmarkRow>& row
   }
 }
 
-int run(const BenchArguments& arguments) {
+int run(const BenchArguments& arguments, const Registry& registry) {
   std::vector<BenchmarkSuite> suites;
-  for (const std::string& suite : arguments.suites) suites.push_back(load_benchmark_suite(suite));
-  const std::unique_ptr<Context> context = open_device(arguments.device);
-  double copy_rate = 0.0;
+  for (const std::string& suite : arguments.suites) suites.push_back(load_benchmark_suite(suite, registry));
   const bool times = std::find(arguments.benchmark.quantities.begin(), arguments.benchmark.quantities.end(),
                                BenchmarkQuantity::speed) != arguments.benchmark.quantities.end();
+  const std::unique_ptr<Context> context = open_device(arguments.device, times ? DeviceUse::compute : DeviceUse::count);
+  double copy_rate = 0.0;
   if (times && !context->is_meta()) {
     copy_rate = measure_copy_rate(*context, copy_bytes(*context));
     context->allocator().release_cached();
@@ -57,11 +57,12 @@ int run(const BenchArguments& arguments) {
   for (const BenchmarkSuite& suite : suites) {
     std::vector<PublishedFigure> published;
     if (!suite.published.empty()) published = read_published(suite.published);
-    run_benchmark(*context, suite, arguments.benchmark, copy_rate, [&](const BenchmarkRow& row) {
+    const auto report = [&](const BenchmarkRow& row) {
       rows.push_back(row);
       fmt::print("{}\n", table_line(row, best_published(published, row)));
       std::fflush(stdout);
-    });
+    };
+    run_benchmark(*context, suite, arguments.benchmark, copy_rate, report, registry);
   }
   if (!arguments.json.empty()) write_file(arguments.json, to_json(rows));
   if (!arguments.csv.empty()) write_file(arguments.csv, to_csv(rows));
@@ -71,11 +72,13 @@ int run(const BenchArguments& arguments) {
 
 }  // namespace
 
-Run add_bench(CLI::App& command) {
+Run add_bench(CLI::App& command, const Registry& registry) {
   const auto arguments = std::make_shared<BenchArguments>();
-  command.add_option("SUITE", arguments->suites, "Suites: names below configs/bench, or YAML files")
+  command
+      .add_option("SUITE", arguments->suites,
+                  "Suites: names below configs/bench, YAML files, or operators, whose cases are measured")
       ->capture_default_str();
-  add_device_options(command, arguments->device);
+  add_device_options(command, arguments->device, DeviceUse::count);
   command.add_option("--n", arguments->benchmark.sizes, "Sizes instead of the suite's, as 1024,4096")->delimiter(',');
   command.add_option("--config", arguments->benchmark.configs, "Only these configs of the suites")->delimiter(',');
   const std::map<std::string, BenchmarkPass> passes = {
@@ -92,7 +95,7 @@ Run add_bench(CLI::App& command) {
   command.add_option("--csv", arguments->csv, "Write the rows as CSV");
   command.add_option("--plot", arguments->plot,
                      "Write a chart (SVG) for each suite, pass and quantity into this folder");
-  return [arguments] { return run(*arguments); };
+  return [arguments, &registry] { return run(*arguments, registry); };
 }
 
 }  // namespace heddle::cli

@@ -5,11 +5,11 @@
 namespace heddle::cli {
 namespace {
 
-std::string check_device(const std::string& text) {
+std::string check_device(const std::string& text, DeviceUse use) {
   if (text == "auto") return "";
   try {
-    const Device device = parse_device(text);
-    return device.type == DeviceType::meta ? "expected auto, cpu, cuda or cuda:INDEX" : "";
+    const bool is_meta = parse_device(text).type == DeviceType::meta;
+    return is_meta && use == DeviceUse::compute ? "meta holds no data: expected auto, cpu, cuda or cuda:INDEX" : "";
   } catch (const Error& error) {
     return error.what();
   }
@@ -17,26 +17,23 @@ std::string check_device(const std::string& text) {
 
 }  // namespace
 
-void add_device_options(CLI::App& command, DeviceOptions& options) {
-  command.add_option("--device", options.device, "auto, cpu, cuda or cuda:INDEX; auto: a GPU where there is one")
-      ->check(CLI::Validator(check_device, "DEVICE"))
+void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use) {
+  const std::string description = use == DeviceUse::compute
+                                      ? "auto, cpu, cuda or cuda:INDEX; auto: a GPU where there is one"
+                                      : "auto, cpu, cuda, cuda:INDEX or meta; meta counts without data; auto: meta "
+                                        "where only memory is asked for, else a GPU where there is one";
+  command.add_option("--device", options.device, description)
+      ->check(CLI::Validator([use](const std::string& text) { return check_device(text, use); }, "DEVICE"))
       ->option_text("DEVICE [auto]");
   command.add_option("--threads", options.threads, "CPU threads; 0: all. Results do not depend on it")
       ->check(CLI::NonNegativeNumber)
       ->option_text("N [0]");
 }
 
-std::unique_ptr<Context> open_device(const DeviceOptions& options) {
-  ContextOptions context;
-  context.threads = options.threads;
-  if (options.device != "auto") return std::make_unique<Context>(parse_device(options.device), context);
-#if defined(HEDDLE_CUDA)
-  try {
-    return std::make_unique<Context>(Device{DeviceType::cuda, 0}, context);
-  } catch (const Error&) {  // no GPU here, or no driver
-  }
-#endif
-  return std::make_unique<Context>(Device{DeviceType::cpu}, context);
+std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use) {
+  const bool counts = use == DeviceUse::count && options.device == "auto";
+  return std::make_unique<Context>(counts ? Device{DeviceType::meta} : resolve_device(options.device),
+                                   ContextOptions{.threads = options.threads});
 }
 
 }  // namespace heddle::cli

@@ -14,9 +14,13 @@ struct DeviceOptions {
   int threads = 0;
 };
 
+// What a command does on its device. Counting is possible on meta, which has no data.
+enum class DeviceUse { compute, count };
+
 // `options` must live as long as the command.
-void add_device_options(CLI::App& command, DeviceOptions& options);
-// auto: the first GPU where there is one that works, the CPU elsewhere. Throws Error when the device is not there.
-std::unique_ptr<Context> open_device(const DeviceOptions& options);
+void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use = DeviceUse::compute);
+// auto: meta for a command that only counts; else the first GPU where there is one, and the CPU elsewhere. Throws Error
+// when the device is not there.
+std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use = DeviceUse::compute);
 
 }  // namespace heddle::cli

@@ -64,6 +64,6 @@ int run() {
 
 }  // namespace
 
-Run add_info(CLI::App&) { return run; }
+Run add_info(CLI::App&, const Registry&) { return run; }
 
 }  // namespace heddle::cli

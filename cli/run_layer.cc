@@ -15,8 +15,8 @@ struct Options {
   DeviceOptions device;
 };
 
-int run(const Options& options) {
-  const LayerSpec spec = load_layer_spec(options.spec);
+int run(const Options& options, const Registry& registry) {
+  const LayerSpec spec = load_layer_spec(options.spec, registry);
   const auto context = open_device(options.device);
   run_layer_files(*context, spec, options.inputs, options.outputs, options.dtype);
   return kDone;
@@ -24,7 +24,7 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_run_layer(CLI::App& command) {
+Run add_run_layer(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   command.add_option("spec", options->spec, "YAML file: layer: NAME, options: {...}")
       ->required()
@@ -38,7 +38,7 @@ Run add_run_layer(CLI::App& command) {
   add_dtype_option(command, options->dtype, "Round the inputs to it and write the results in it");
   add_device_options(command, options->device);
   command.footer("The tensors of each layer, and how to compare with another framework: docs/run_layer.md.");
-  return [options] { return run(*options); };
+  return [options, &registry] { return run(*options, registry); };
 }
 
 }  // namespace heddle::cli

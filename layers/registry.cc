@@ -4,89 +4,108 @@
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
-#include "layers/modules/ffn.h"
+#include "layers/modules/feed_forward.h"
 #include "layers/modules/mixers/lightning.h"
-#include "layers/ops/activation.h"
-#include "layers/ops/cross_entropy.h"
-#include "layers/ops/embedding.h"
-#include "layers/ops/glu.h"
-#include "layers/ops/linear.h"
-#include "layers/ops/linear_attention.h"
-#include "layers/ops/lrpe_cosine.h"
-#include "layers/ops/lrpe_rotate.h"
+#include "layers/operators/operators.h"
 
 namespace heddle {
+namespace {
 
-// Adding an operator is adding a row.
-std::span<const OperatorEntry> operators() {
-  static const std::vector<std::string> norm_inputs = {"residual", "gate", "weight", "bias"};
-  static const std::vector<OperatorEntry> table = {
-      {"layer_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::layer_norm>},
-      {"group_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::group_norm>},
-      {"rms_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::rms_norm>},
-      {"group_rms_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::group_rms_norm>},
-      {"srms_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::srms_norm>},
-      {"group_srms_norm", {"x"}, norm_inputs, {"y", "r"}, apply_norm<NormType::group_srms_norm>},
-      {"linear", {"x", "weight"}, {"bias"}, {"y"}, apply_linear},
-      {"embedding", {"tokens", "weight"}, {}, {"y"}, apply_embedding, {}, {"tokens"}},
-      {"activation", {"x"}, {}, {"y"}, apply_activation},
-      {"glu_product", {"a", "b"}, {}, {"y"}, apply_glu_product},
-      {"glu", {"x", "w12", "w3"}, {}, {"y"}, apply_glu},
-      {"ffn", {"x", "w1", "w2"}, {}, {"y"}, apply_ffn},
-      {"cross_entropy", {"logits", "targets"}, {}, {"loss"}, apply_cross_entropy, {}, {"targets"}},
-      {"linear_attention",
-       {"q", "k", "v"},
-       {"log_decay", "initial_state"},
-       {"o", "final_state"},
-       apply_linear_attention,
-       {"log_decay", "initial_state"}},
-      {"lrpe_rotate", {"x", "theta"}, {}, {"y"}, apply_lrpe_rotate, {"theta"}},
-      {"lrpe_cosine", {"x", "theta"}, {}, {"y"}, apply_lrpe_cosine, {"theta"}},
-  };
-  return table;
+template <class Rows>
+bool holds(const Rows& rows, const std::string& type) {
+  return std::any_of(rows.begin(), rows.end(), [&](const auto& row) { return row.first == type; });
 }
 
-const OperatorEntry& find_operator(const std::string& name) {
-  std::vector<std::string> names;
-  for (const OperatorEntry& entry : operators()) {
-    if (entry.name == name) return entry;
-    names.push_back(entry.name);
+template <class Rows, class Section>
+void describe_section(const Rows& rows, ConfigFields& fields, const ModelSize& model, Section& section) {
+  std::vector<std::string> types;
+  for (const auto& [type, make] : rows) types.push_back(type);
+  fields.required_name("type", section.type, types);
+  const auto row =
+      std::find_if(rows.begin(), rows.end(), [&](const auto& other) { return other.first == section.type; });
+  if (fields.reads()) {
+    auto options = row->second();
+    options->describe(fields, model);
+    section.options = std::move(options);
+  } else {
+    // Writing changes nothing, but one description serves both ways.
+    using Options = std::remove_const_t<typename std::remove_reference_t<decltype(*section.options)>>;
+    const_cast<Options&>(*section.options).describe(fields, model);
   }
+}
+
+// Adding an operator is adding a row.
+Registry make_built_in() {
+  Registry registry;
+  for (Operator& op : norm_operators()) registry.add(std::move(op));
+  registry.add(linear_operator());
+  registry.add(embedding_operator());
+  registry.add(activation_operator());
+  registry.add(glu_product_operator());
+  registry.add(glu_operator());
+  registry.add(ffn_operator());
+  registry.add(cross_entropy_operator());
+  registry.add(linear_attention_operator());
+  registry.add(lrpe_rotate_operator());
+  registry.add(lrpe_cosine_operator());
+
+  registry.add_mixer("lightning", [] { return std::make_unique<LightningConfig>(); });
+
+  registry.add_channel("glu", [] { return std::make_unique<FeedForwardConfig>(FeedForwardType::glu); });
+  registry.add_channel("ffn", [] { return std::make_unique<FeedForwardConfig>(FeedForwardType::ffn); });
+  return registry;
+}
+
+}  // namespace
+
+void Registry::add(Operator op) {
+  check(!op.name.empty(), "an operator without a name was added to the registry");
+  check(
+      std::none_of(operators_.begin(), operators_.end(), [&](const Operator& other) { return other.name == op.name; }),
+      "two operators are called {}", op.name);
+  check(op.make != nullptr, "operator {} has no function: set Operator::make", op.name);
+  check(!op.inputs.empty() && !op.outputs.empty(), "operator {} names no {}: set Operator::{}", op.name,
+        op.inputs.empty() ? "inputs" : "outputs", op.inputs.empty() ? "inputs" : "outputs");
+  check(op.cases != nullptr, "operator {} has no cases to be checked by: set Operator::cases", op.name);
+  operators_.push_back(std::move(op));
+}
+
+void Registry::add_mixer(const std::string& type, MakeMixerOptions make) {
+  check(!holds(mixers_, type), "two mixers are called {}", type);
+  mixers_.emplace_back(type, std::move(make));
+}
+
+void Registry::add_channel(const std::string& type, MakeChannelOptions make) {
+  check(!holds(channels_, type), "two channel layers are called {}", type);
+  channels_.emplace_back(type, std::move(make));
+}
+
+std::vector<std::string> Registry::operator_names() const {
+  std::vector<std::string> names;
+  for (const Operator& op : operators_) names.push_back(op.name);
+  return names;
+}
+
+const Operator& Registry::find(const std::string& name) const {
+  for (const Operator& op : operators_) {
+    if (op.name == name) return op;
+  }
+  const std::vector<std::string> names = operator_names();
   const std::string hint = did_you_mean(name, names);
   fail("no operator is called '{}'{}", name, hint.empty() ? ", expected one of " + join_names(names) : hint);
 }
 
-NamedVariables apply_operator(const OperatorEntry& entry, Tape& tape, const ConfigNode& options,
-                              const NamedVariables& inputs) {
-  for (const std::string& name : entry.required_inputs) {
-    check(inputs.contains(name), "[{}] input {} is missing", entry.name, name);
-  }
-  std::vector<std::string> known = entry.required_inputs;
-  known.insert(known.end(), entry.optional_inputs.begin(), entry.optional_inputs.end());
-  for (const auto& [name, variable] : inputs) {
-    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    const std::string hint = did_you_mean(name, known);
-    fail("[{}] unknown input '{}'{}", entry.name, name, hint.empty() ? ", expected " + join_names(known) : hint);
-  }
-  return entry.apply(tape, options, inputs);
+void Registry::describe_mixer(ConfigFields& fields, const ModelSize& model, MixerSection& mixer) const {
+  describe_section(mixers_, fields, model, mixer);
 }
 
-// Adding a mixer is adding a row.
-std::unique_ptr<Mixer> make_mixer(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place) {
-  using Make = std::unique_ptr<Mixer> (*)(const ConfigNode&, const ModuleBuilder&, const BlockPlace&);
-  return section.require_choice<Make>("type", {{"lightning", make_lightning}})(section, builder, place);
+void Registry::describe_channel(ConfigFields& fields, const ModelSize& model, ChannelSection& channel) const {
+  describe_section(channels_, fields, model, channel);
 }
 
-std::unique_ptr<Norm> make_norm(const ConfigNode& section, const ModuleBuilder& builder, int64_t dim) {
-  return std::make_unique<Norm>(Norm::Options::read(section, dim), builder, dim);
-}
-
-std::unique_ptr<Channel> make_channel(const ConfigNode& section, const ModuleBuilder& builder,
-                                      const BlockPlace& place) {
-  if (section.require_name("type", {"glu", "ffn"}) == "glu") {
-    return std::make_unique<Glu>(Glu::Options::read(section), builder, place.dim);
-  }
-  return std::make_unique<Ffn>(Ffn::Options::read(section), builder, place.dim);
+const Registry& built_in_registry() {
+  static const Registry registry = make_built_in();
+  return registry;
 }
 
 }  // namespace heddle

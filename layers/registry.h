@@ -1,27 +1,63 @@
-// The layers that YAML knows by name: one explicit table a kind, in registry.cc.
+// The operators, mixers and channel layers that YAML knows by name. A registry is a value: a program copies the
+// built-in one, adds rows of its own, and gives it to whatever reads YAML.
+//
+//   Registry registry = built_in_registry();
+//   registry.add(softcap_operator());
+//   registry.add_mixer("my_mixer", [] { return std::make_unique<MyMixerOptions>(); });
+//   return cli::run_command_line(argc, argv, registry);
 #pragma once
 
+#include <deque>
+#include <functional>
 #include <memory>
-#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "core/config/config_node.h"
 #include "layers/modules/module.h"
 #include "layers/operator.h"
-#include "layers/ops/norm.h"
 
 namespace heddle {
 
-std::span<const OperatorEntry> operators();
-// Throws Error with the nearest name.
-const OperatorEntry& find_operator(const std::string& name);
-// Applies the operator after a check that the inputs are those it knows and that none is missing.
-NamedVariables apply_operator(const OperatorEntry& entry, Tape& tape, const ConfigNode& options,
-                              const NamedVariables& inputs);
+// A section of a model config that names a type: the options are those of the type, constant once they are read.
+struct MixerSection {
+  std::string type;
+  std::shared_ptr<const MixerOptions> options;
+};
+struct ChannelSection {
+  std::string type;
+  std::shared_ptr<const ChannelOptions> options;
+};
 
-// The parts of a model by the `type` of their section. Unknown types and keys are ConfigErrors.
-std::unique_ptr<Norm> make_norm(const ConfigNode& section, const ModuleBuilder& builder, int64_t dim);
-std::unique_ptr<Mixer> make_mixer(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place);
-std::unique_ptr<Channel> make_channel(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place);
+class Registry {
+ public:
+  // Options with their defaults, one object a call.
+  using MakeMixerOptions = std::function<std::unique_ptr<MixerOptions>()>;
+  using MakeChannelOptions = std::function<std::unique_ptr<ChannelOptions>()>;
+
+  // Throws Error when the name is taken, and when the row lacks its inputs, its function or its cases.
+  void add(Operator op);
+  void add_mixer(const std::string& type, MakeMixerOptions make);
+  void add_channel(const std::string& type, MakeChannelOptions make);
+
+  // In the order of adding. References stay valid until the registry is gone.
+  const std::deque<Operator>& operators() const { return operators_; }
+  std::vector<std::string> operator_names() const;
+  // Throws Error with the nearest name.
+  const Operator& find(const std::string& name) const;
+
+  // Reads or writes a section {type: ..., ...}. Throws ConfigError for an unknown type, bad values, and values that do
+  // not fit the model.
+  void describe_mixer(ConfigFields& fields, const ModelSize& model, MixerSection& mixer) const;
+  void describe_channel(ConfigFields& fields, const ModelSize& model, ChannelSection& channel) const;
+
+ private:
+  std::deque<Operator> operators_;
+  std::vector<std::pair<std::string, MakeMixerOptions>> mixers_;
+  std::vector<std::pair<std::string, MakeChannelOptions>> channels_;
+};
+
+// All that heddle brings.
+const Registry& built_in_registry();
 
 }  // namespace heddle

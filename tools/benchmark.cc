@@ -4,11 +4,11 @@
 #include <map>
 
 #include "core/autograd/tape.h"
+#include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
 #include "core/runtime/stream.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
-#include "layers/registry.h"
 
 namespace heddle {
 namespace {
@@ -85,23 +85,23 @@ class Stopwatch {
 // The tensors of one config at one size, and its operator as a function of them.
 class Subject {
  public:
-  Subject(Context& context, const BenchmarkConfig& config, int64_t n)
+  Subject(Context& context, const Registry& registry, const BenchmarkConfig& config, int64_t n)
       : context_(context),
         config_(config),
-        options_(config.options_at(n)),
-        entry_(find_operator(config.operator_name)) {
+        op_(registry.find(config.operator_name)),
+        function_(bind_operator(op_, config.options_at(n))) {
     Random random(1, RandomStream::test);
     const MemoryScope scope(context, MemoryCategory::data);
     for (const auto& [name, extents] : config.inputs) {
-      const bool exact =
-          std::find(entry_.exact_inputs.begin(), entry_.exact_inputs.end(), name) != entry_.exact_inputs.end();
-      DType dtype = exact ? accumulate_type(config.dtype) : config.dtype;
+      const InputSpec* spec = op_.find_input(name);
+      check(spec != nullptr, "[bench] {}: {} has no input '{}', expected one of {}", config.name, op_.name, name,
+            join_names(op_.input_names()));
+      DType dtype = spec->dtype(config.dtype);
       if (const auto given = config.input_dtypes.find(name); given != config.input_dtypes.end()) dtype = given->second;
       Tensor tensor = Tensor::empty(context, config.shape_of(extents, n), dtype);
-      fill(context, tensor, random);
-      if (name == "log_decay") negate(tensor);
+      draw(*spec, tensor, random);
       inputs_[name] = tensor;
-      if (!exact) gradients_[name];
+      if (spec->kind == InputKind::value) gradients_[name];
     }
   }
 
@@ -117,7 +117,7 @@ class Subject {
           gradient != gradients_.end() ? tape_->leaf(tensor, gradient->second, name) : tape_->constant(tensor);
     }
     const MemoryScope scope(context_, MemoryCategory::activation);
-    outputs_ = apply_operator(entry_, *tape_, options_, variables);
+    outputs_ = function_(*tape_, variables);
   }
 
   void make_upstream() {
@@ -149,7 +149,7 @@ class Subject {
   // Bytes that the pass must move: gradients that are added to are read as well as written.
   int64_t bytes(const std::string& pass, bool accumulate) const {
     int64_t total = 0;
-    for (const std::string& name : config_.moved.at(pass)) {
+    for (const std::string& name : moved(pass)) {
       const bool is_gradient = name.starts_with("d_");
       const std::string of = is_gradient ? name.substr(2) : name;
       const bool is_input = inputs_.contains(of);
@@ -167,17 +167,55 @@ class Subject {
                        [&](const auto& input) { return input.second.shares_storage_with(output.value); });
   }
 
-  void negate(const Tensor& tensor) {
+  // What the suite says, or else everything: inputs and outputs; in backward inputs, upstream gradients and gradients.
+  std::vector<std::string> moved(const std::string& pass) const {
+    if (const auto said = config_.moved.find(pass); said != config_.moved.end()) return said->second;
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : inputs_) {
+      names.push_back(name);
+      if (pass == "bwd" && gradients_.contains(name)) names.push_back("d_" + name);
+    }
+    for (const auto& [name, output] : outputs_) names.push_back(pass == "bwd" ? "d_" + name : name);
+    return names;
+  }
+
+  void draw(const InputSpec& spec, const Tensor& tensor, Random& random) {
     if (context_.is_meta()) return;
+    if (!spec.is_real()) {
+      const uint64_t bound = index_bound(spec.name);
+      std::vector<double> values(static_cast<size_t>(tensor.numel()));
+      for (double& value : values) value = static_cast<double>(random.next_below(bound));
+      write_values(context_, tensor, values);
+      return;
+    }
+    fill(context_, tensor, random);
+    if (!is_decay(spec.name)) return;
     std::vector<double> values = read_values(context_, tensor);
     for (double& value : values) value = -0.1 * std::abs(value);
     write_values(context_, tensor, values);
   }
 
+  // Whether the operator's own cases draw this input as a decay, a number below 0.
+  bool is_decay(const std::string& name) const {
+    const std::vector<OperatorCase> cases = op_.cases();
+    return std::any_of(cases.begin(), cases.end(), [&](const OperatorCase& operator_case) {
+      return std::any_of(operator_case.inputs.begin(), operator_case.inputs.end(), [&](const CaseInput& input) {
+        return input.name == name && input.kind == CaseInputKind::decay;
+      });
+    });
+  }
+
+  uint64_t index_bound(const std::string& input) const {
+    const auto said = config_.index_bounds.find(input);
+    check(said != config_.index_bounds.end(), "[bench] {}: index_bounds does not say how many values {} may have",
+          config_.name, input);
+    return static_cast<uint64_t>(said->second);
+  }
+
   Context& context_;
   const BenchmarkConfig& config_;
-  const ConfigNode options_;
-  const OperatorEntry& entry_;
+  const Operator& op_;
+  const OperatorFunction function_;
   std::map<std::string, Tensor> inputs_;
   std::map<std::string, Gradient> gradients_;
   std::map<std::string, Tensor> upstream_;
@@ -239,7 +277,7 @@ double measure_copy_rate(Context& context, int64_t bytes) {
 }
 
 void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
-                   const std::function<void(const BenchmarkRow&)>& report) {
+                   const std::function<void(const BenchmarkRow&)>& report, const Registry& registry) {
   for (const BenchmarkConfig& config : suite.configs) {
     if (!options.configs.empty() &&
         std::find(options.configs.begin(), options.configs.end(), config.name) == options.configs.end()) {
@@ -249,7 +287,7 @@ void run_benchmark(Context& context, const BenchmarkSuite& suite, const Benchmar
       for (const BenchmarkQuantity quantity : options.quantities) {
         if (quantity == BenchmarkQuantity::speed && context.is_meta()) continue;
         for (const BenchmarkPass pass : options.passes) {
-          Subject subject(context, config, n);
+          Subject subject(context, registry, config, n);
           subject.forward();
           BenchmarkRow row;
           row.suite = suite.name;

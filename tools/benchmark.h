@@ -1,7 +1,7 @@
-// Measures operators: time by the protocol of SPEC 9, memory through the allocator.             docs/performance.md
+// Measures operators: speed and, through the allocator, memory.                                 docs/performance.md
 //
-// Speed: before every timed call a buffer of at least twice the L2 is overwritten; device events around the call; 25 ms
-// of warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the mean over 20 repeats of the
+// Speed: before every timed call a buffer of eight times the L2 is overwritten; device events around the call; 25 ms of
+// warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the mean over 20 repeats of the
 // peak of allocated bytes, inputs included; for backward the forward's outputs and the upstream gradient are alive.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/runtime/context.h"
+#include "layers/registry.h"
 #include "tools/benchmark_suite.h"
 
 namespace heddle {
@@ -50,6 +51,7 @@ double measure_copy_rate(Context& context, int64_t bytes);
 // Calls `report` with each row as it is measured. `copy_rate` in bytes a second; 0: not known. On meta only memory is
 // measured. Throws Error when a config does not fit its operator.
 void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
-                   const std::function<void(const BenchmarkRow&)>& report);
+                   const std::function<void(const BenchmarkRow&)>& report,
+                   const Registry& registry = built_in_registry());
 
 }  // namespace heddle

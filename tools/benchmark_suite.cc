@@ -1,11 +1,14 @@
 #include "tools/benchmark_suite.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <functional>
 
 #include "core/config/config_load.h"
+#include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
-#include "layers/dtype_choices.h"
+#include "layers/modules/choices.h"
 
 namespace heddle {
 namespace {
@@ -53,16 +56,16 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
       inputs.fail(input, error.what());
     }
   }
-  inputs.finish();
   const ConfigNode dtypes = node.section("input_dtypes");
   for (const std::string& input : dtypes.keys()) {
     config.input_dtypes[input] = dtypes.get_choice<DType>(input, DType::float32, dtype_choices());
   }
-  dtypes.finish();
+  const ConfigNode bounds = node.section("index_bounds");
+  for (const std::string& input : bounds.keys()) {
+    config.index_bounds[input] = bounds.require<int64_t>(input, Range::at_least(1));
+  }
   const ConfigNode moved = node.require_section("moved");
   for (const char* pass : {"fwd", "bwd"}) config.moved[pass] = moved.require<std::vector<std::string>>(pass);
-  moved.finish();
-  node.finish();
   return config;
 }
 
@@ -92,9 +95,39 @@ Shape BenchmarkConfig::shape_of(const std::vector<std::string>& extents, int64_t
   return shape;
 }
 
-BenchmarkSuite load_benchmark_suite(const std::string& name_or_path) {
+BenchmarkSuite suite_of_cases(const Operator& op) {
+  std::vector<OperatorCase> cases = op.cases();
+  const auto is_large = [](const OperatorCase& operator_case) { return operator_case.large; };
+  if (std::any_of(cases.begin(), cases.end(), is_large)) std::erase_if(cases, std::not_fn(is_large));
+  BenchmarkSuite suite;
+  suite.name = op.name;
+  for (const OperatorCase& operator_case : cases) {
+    BenchmarkConfig& config = suite.configs.emplace_back();
+    config.name = operator_case.name;
+    config.operator_name = op.name;
+    config.options = parse_config(operator_case.options, operator_case.name);
+    config.sizes = {numel(operator_case.inputs.at(0).shape)};
+    for (const CaseInput& input : operator_case.inputs) {
+      std::vector<std::string> extents;
+      for (const int64_t extent : input.shape) extents.push_back(std::to_string(extent));
+      config.inputs.emplace_back(input.name, extents);
+      if (input.kind == CaseInputKind::tokens) config.index_bounds[input.name] = input.range;
+      if (input.kind == CaseInputKind::matrix) config.input_dtypes[input.name] = config.dtype;
+    }
+  }
+  return suite;
+}
+
+BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry) {
   const bool is_path = name_or_path.ends_with(".yaml");
   const std::filesystem::path path = is_path ? name_or_path : "configs/bench/" + name_or_path + ".yaml";
+  if (!is_path && !std::filesystem::exists(path)) {
+    const std::vector<std::string> names = registry.operator_names();
+    check(std::find(names.begin(), names.end(), name_or_path) != names.end(),
+          "'{}' is neither a suite (there is no {}) nor an operator{}", name_or_path, path.string(),
+          did_you_mean(name_or_path, names));
+    return suite_of_cases(registry.find(name_or_path));
+  }
   const ConfigNode root = load_config(path.string());
   BenchmarkSuite suite;
   suite.name = root.get<std::string>("suite", path.stem().string());
@@ -104,7 +137,6 @@ BenchmarkSuite load_benchmark_suite(const std::string& name_or_path) {
   for (const std::string& name : configs.keys()) {
     suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root));
   }
-  configs.finish();
   root.finish();
   return suite;
 }

@@ -8,6 +8,7 @@
 //       operator: rms_norm
 //       options: {return_residual: false}                     # a number in it may be an extent: shape: [n, n]
 //       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # an extent: n, a number, n*n, n*n+10
+//       index_bounds: {targets: 50304}                        # index inputs are drawn from [0, bound)
 //       moved: {fwd: [x, residual, y], bwd: [x, residual, d_y, d_x, d_residual]}
 //
 // `moved` names what must be read or written once: an input, an output, or the gradient of one.
@@ -21,6 +22,7 @@
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
+#include "layers/registry.h"
 
 namespace heddle {
 
@@ -32,7 +34,8 @@ struct BenchmarkConfig {
   std::vector<int64_t> sizes;
   std::vector<std::pair<std::string, std::vector<std::string>>> inputs;  // name and extents as written
   std::map<std::string, DType> input_dtypes;                             // where it is not that of the config
-  std::map<std::string, std::vector<std::string>> moved;                 // "fwd", "bwd"
+  std::map<std::string, int64_t> index_bounds;                           // of index inputs: drawn from [0, bound)
+  std::map<std::string, std::vector<std::string>> moved;  // "fwd", "bwd"; not there: all that the pass reads or writes
 
   // The options at one size. Throws Error for an extent that is no sum of products.
   ConfigNode options_at(int64_t n) const;
@@ -46,8 +49,12 @@ struct BenchmarkSuite {
   std::vector<BenchmarkConfig> configs;
 };
 
-// Reads configs/bench/NAME.yaml, or the file itself when `name_or_path` ends in .yaml. Throws ConfigError.
-BenchmarkSuite load_benchmark_suite(const std::string& name_or_path);
+// Reads configs/bench/NAME.yaml, or the file itself when `name_or_path` ends in .yaml; for the name of an operator that
+// has no such file, the suite of its cases. Throws ConfigError, and Error for a name that is neither.
+BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry = built_in_registry());
+
+// The large cases of an operator, or all where none is large, with n the number of elements of the first input.
+BenchmarkSuite suite_of_cases(const Operator& op);
 
 // "n*n+10" with n = 4 is 26. Throws Error.
 int64_t evaluate_extent(const std::string& text, int64_t n);

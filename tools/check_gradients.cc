@@ -17,50 +17,36 @@ namespace {
 
 using Values = std::vector<double>;
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-// Values at which no operator has a kink: at least 0.1 from 0. Log decays are negative, angles between 0.1 and 1.1.
-double draw(const std::string& input, Random& random) {
-  if (input == "theta") return 0.1 + random.next_uniform();
-  const double normal = random.next_normal();
-  return input == "log_decay" ? -std::abs(normal) : normal + std::copysign(0.1, normal);
-}
-
-// The inputs of a case in the dtypes that a run in `dtype` gives them; substream `index` of the test stream each.
-std::vector<NamedTensor> make_inputs(Context& context, const OperatorEntry& layer, const OperatorCase& operator_case,
-                                     DType dtype) {
+// The inputs of a case in the dtypes that a run in `dtype` gives them.
+std::vector<NamedTensor> make_inputs(Context& context, const OperatorCase& operator_case, DType dtype) {
+  const ReferenceTensors numbers = draw_inputs(operator_case, dtype);
   std::vector<NamedTensor> inputs;
-  for (const auto& [name, shape] : operator_case.inputs) {
-    Random random(1, RandomStream::test, static_cast<uint32_t>(inputs.size()));
-    const bool is_index = contains(layer.index_inputs, name);
-    Values values(static_cast<size_t>(numel(shape)));
-    for (double& value : values) {
-      value = is_index ? static_cast<double>(random.next_below(operator_case.index_bound)) : draw(name, random);
-    }
-    const DType real = contains(layer.exact_inputs, name) ? accumulate_type(dtype) : dtype;
-    const Tensor tensor = Tensor::empty(context, shape, is_index ? DType::int32 : real);
-    write_values(context, tensor, values);
-    inputs.push_back({name, tensor});
+  for (const CaseInput& input : operator_case.inputs) {
+    const Tensor tensor = Tensor::empty(context, input.shape, case_dtype(input, dtype));
+    write_values(context, tensor, numbers.at(input.name).values);
+    inputs.push_back({input.name, tensor});
   }
   return inputs;
 }
 
 GradcheckReport check_differences(Context& context, const LayerSpec& spec, const OperatorCase& operator_case) {
+  const std::vector<NamedTensor> tensors = make_inputs(context, operator_case, DType::float64);
   std::vector<GradcheckInput> inputs;
-  for (const auto& [name, tensor] : make_inputs(context, *spec.layer, operator_case, DType::float64)) {
-    inputs.push_back({name, tensor, is_floating(tensor.dtype()) && !contains(operator_case.fixed, name)});
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto& [name, tensor] = tensors[i];
+    inputs.push_back({name, tensor, is_floating(tensor.dtype()) && operator_case.inputs[i].differentiate});
   }
   const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& variables) {
     NamedVariables named;
     for (size_t i = 0; i < inputs.size(); ++i) named[inputs[i].name] = variables[i];
-    const NamedVariables outputs = spec.layer->apply(tape, spec.options, named);
+    const NamedVariables outputs = spec.function(tape, named);
     std::vector<Variable> result;
     for (const auto& [name, output] : outputs) result.push_back(output);
     return result;
   };
-  return gradcheck(context, function, inputs);
+  GradcheckOptions options;
+  options.step = 3e-6;  // between rounding, which grows below, and curvature, which grows above
+  return gradcheck(context, function, inputs, options);
 }
 
 // `relative_error` is that of the worst element, relative to the largest.
@@ -176,7 +162,7 @@ GradcheckReport check_model_precision(Context& context, const TrainConfig& confi
 
 GradcheckReport check_precision(Context& context, const LayerSpec& spec, const OperatorCase& operator_case,
                                 DType dtype) {
-  std::vector<NamedTensor> given = make_inputs(context, *spec.layer, operator_case, dtype);
+  std::vector<NamedTensor> given = make_inputs(context, operator_case, dtype);
   Random random(2, RandomStream::test);
   for (const auto& [name, output] : run_layer(context, spec, given)) {
     const Tensor upstream = Tensor::empty(context, output.shape(), output.dtype());
@@ -216,8 +202,9 @@ double gradient_tolerance(DType dtype) {
 
 double model_tolerance(DType dtype) { return 4.0 * gradient_tolerance(dtype); }
 
-GradcheckReport check_operator_gradients(Context& context, const OperatorCase& operator_case, DType dtype) {
-  const LayerSpec spec{&find_operator(operator_case.layer), parse_config(operator_case.options, operator_case.layer)};
+GradcheckReport check_operator_gradients(Context& context, const Operator& op, const OperatorCase& operator_case,
+                                         DType dtype) {
+  const LayerSpec spec{&op, bind_operator(op, parse_config(operator_case.options, operator_case.name))};
   return dtype == DType::float64 ? check_differences(context, spec, operator_case)
                                  : check_precision(context, spec, operator_case, dtype);
 }

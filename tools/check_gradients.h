@@ -5,15 +5,16 @@
 #include <vector>
 
 #include "core/autograd/gradcheck.h"
-#include "tools/operator_cases.h"
+#include "layers/registry.h"
 #include "trainers/train_config.h"
 
 namespace heddle {
 
-// float64: central differences for every element of every real input. Other dtypes: the gradients are compared with
-// those of float64 at the same rounded inputs (`numeric` is then the float64 gradient); an element is right when it is
-// off by no more than gradient_tolerance(dtype) times the largest element of that gradient.
-GradcheckReport check_operator_gradients(Context& context, const OperatorCase& operator_case, DType dtype);
+// float64: central differences for every element of every real input that has a gradient. Other dtypes: the gradients
+// are compared with those of float64 at the same rounded inputs (`numeric` is then the float64 gradient); an element is
+// right when it is off by no more than gradient_tolerance(dtype) times the largest element of that gradient.
+GradcheckReport check_operator_gradients(Context& context, const Operator& op, const OperatorCase& operator_case,
+                                         DType dtype);
 
 double gradient_tolerance(DType dtype);
 

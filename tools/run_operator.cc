@@ -20,22 +20,18 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 
 std::string upstream_name(const std::string& output) { return "d_" + output; }
 
-std::vector<std::string> input_names(const OperatorEntry& layer) {
-  std::vector<std::string> names = layer.required_inputs;
-  names.insert(names.end(), layer.optional_inputs.begin(), layer.optional_inputs.end());
-  return names;
-}
-
-std::vector<std::string> upstream_names(const OperatorEntry& layer) {
+std::vector<std::string> upstream_names(const Operator& layer) {
   std::vector<std::string> names;
   for (const std::string& output : layer.outputs) names.push_back(upstream_name(output));
   return names;
 }
 
 // "rms_norm takes x; optional: residual, gate, weight, bias; upstream gradients: d_y, d_r"
-std::string describe_inputs(const OperatorEntry& layer) {
-  std::string text = layer.name + " takes " + join_names(layer.required_inputs);
-  if (!layer.optional_inputs.empty()) text += "; optional: " + join_names(layer.optional_inputs);
+std::string describe_inputs(const Operator& layer) {
+  std::vector<std::string> required, optional;
+  for (const InputSpec& input : layer.inputs) (input.optional ? optional : required).push_back(input.name);
+  std::string text = layer.name + " takes " + join_names(required);
+  if (!optional.empty()) text += "; optional: " + join_names(optional);
   return text + "; upstream gradients: " + join_names(upstream_names(layer));
 }
 
@@ -53,12 +49,13 @@ class LayerRun {
     Tape tape(context_, wants_gradients() ? Tape::Mode::record : Tape::Mode::inference);
     std::map<std::string, Gradient> gradients;
     NamedVariables inputs;
-    for (const std::string& name : input_names(layer_)) {
+    for (const InputSpec& input : layer_.inputs) {
+      const std::string& name = input.name;
       if (!given_.contains(name)) continue;
-      const Tensor value = convert(name, given_.at(name), dtype_of_input(name));
+      const Tensor value = convert(name, given_.at(name), input.dtype(dtype_));
       inputs[name] = is_floating(value.dtype()) ? tape.leaf(value, gradients[name], name) : tape.constant(value);
     }
-    const NamedVariables outputs = layer_.apply(tape, spec_.options, inputs);
+    const NamedVariables outputs = spec_.function(tape, inputs);
     std::vector<NamedTensor> results;
     for (const std::string& name : layer_.outputs) {
       if (outputs.contains(name)) results.push_back({name, result(outputs.at(name).value)});
@@ -67,7 +64,7 @@ class LayerRun {
 
     tape.allow_unused_leaves();
     tape.backward(roots(outputs));
-    for (const std::string& name : input_names(layer_)) {
+    for (const std::string& name : layer_.input_names()) {
       if (!gradients.contains(name) || !gradients.at(name).written) continue;
       results.push_back({upstream_name(name), result(gradients.at(name).tensor)});
     }
@@ -76,14 +73,15 @@ class LayerRun {
 
  private:
   void check_names() const {
-    std::vector<std::string> known = input_names(layer_);
+    std::vector<std::string> known = layer_.input_names();
     for (const std::string& name : upstream_names(layer_)) known.push_back(name);
     for (const auto& [name, tensor] : given_) {
       check(contains(known, name), "unknown tensor '{}'{}; {}", name, did_you_mean(name, known),
             describe_inputs(layer_));
     }
-    for (const std::string& name : layer_.required_inputs) {
-      check(given_.contains(name), "missing tensor '{}'; {}", name, describe_inputs(layer_));
+    for (const InputSpec& input : layer_.inputs) {
+      check(input.optional || given_.contains(input.name), "missing tensor '{}'; {}", input.name,
+            describe_inputs(layer_));
     }
   }
 
@@ -92,22 +90,14 @@ class LayerRun {
     return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return given_.contains(name); });
   }
 
-  bool is_exact(const std::string& name) const { return contains(layer_.exact_inputs, name); }
-  bool is_index(const std::string& name) const { return contains(layer_.index_inputs, name); }
-
-  // That of the first input that is neither exact nor an index.
+  // That of the first input that is stored in the compute dtype.
   DType dtype_of_inputs() const {
-    for (const std::string& name : input_names(layer_)) {
-      if (!given_.contains(name) || is_exact(name) || is_index(name)) continue;
-      check_real(name, given_.at(name));
-      return given_.at(name).dtype();
+    for (const InputSpec& input : layer_.inputs) {
+      if (!given_.contains(input.name) || input.kind != InputKind::value) continue;
+      check_real(input.name, given_.at(input.name));
+      return given_.at(input.name).dtype();
     }
     return DType::float32;
-  }
-
-  DType dtype_of_input(const std::string& name) const {
-    if (is_index(name)) return DType::int32;
-    return is_exact(name) ? accumulate_type(dtype_) : dtype_;
   }
 
   static void check_real(const std::string& name, const Tensor& tensor) {
@@ -178,7 +168,7 @@ class LayerRun {
 
   Context& context_;
   const LayerSpec& spec_;
-  const OperatorEntry& layer_;
+  const Operator& layer_;
   std::map<std::string, Tensor> given_;
   bool converts_;
   DType dtype_ = DType::float32;
@@ -186,17 +176,17 @@ class LayerRun {
 
 }  // namespace
 
-LayerSpec read_layer_spec(const ConfigNode& node) {
-  std::vector<std::string> names;
-  for (const OperatorEntry& entry : operators()) names.push_back(entry.name);
+LayerSpec read_layer_spec(const ConfigNode& node, const Registry& registry) {
   LayerSpec spec;
-  spec.layer = &find_operator(node.require_name("layer", names));
-  spec.options = node.section("options");
+  spec.layer = &registry.find(node.require_name("layer", registry.operator_names()));
+  spec.function = bind_operator(*spec.layer, node.section("options"));
   node.finish();
   return spec;
 }
 
-LayerSpec load_layer_spec(const std::string& path) { return read_layer_spec(load_config(path)); }
+LayerSpec load_layer_spec(const std::string& path, const Registry& registry) {
+  return read_layer_spec(load_config(path), registry);
+}
 
 std::vector<NamedTensor> run_layer(Context& context, const LayerSpec& spec, std::span<const NamedTensor> given,
                                    std::optional<DType> dtype) {

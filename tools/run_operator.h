@@ -1,6 +1,7 @@
 // One operator on given tensors, for comparison with other frameworks: what `heddle run-layer` does.
 //                                                                                                docs/run_layer.md
-// Inputs, outputs and gradients go by SPEC names: x, weight, ...; y, r, o, final_state; d_y upstream, d_x computed.
+// Inputs, outputs and gradients go by the operator's names: x, weight, ...; y, r, o, final_state; d_y upstream, d_x
+// computed.
 #pragma once
 
 #include <filesystem>
@@ -16,15 +17,15 @@
 
 namespace heddle {
 
-// `layer: NAME` and `options: {...}`. The options are read by the operator itself.
+// `layer: NAME` and `options: {...}`: the operator, and its function with these options.
 struct LayerSpec {
-  const OperatorEntry* layer = nullptr;
-  ConfigNode options;
+  const Operator* layer = nullptr;  // of the registry, which must outlive this
+  OperatorFunction function;
 };
 
 // Both throw ConfigError.
-LayerSpec read_layer_spec(const ConfigNode& node);
-LayerSpec load_layer_spec(const std::string& path);
+LayerSpec read_layer_spec(const ConfigNode& node, const Registry& registry = built_in_registry());
+LayerSpec load_layer_spec(const std::string& path, const Registry& registry = built_in_registry());
 
 // Runs the operator forward; with an upstream gradient (d_y, d_r, d_o, d_final_state) among `given` also backward,
 // where outputs without one get zeros. Returns the outputs, then d_INPUT for every real input that the outputs depend

@@ -1,29 +1,37 @@
-// What the parts of a model have in common: how they get their parameters, and the two kinds of part that a block is
-// made of.
+// What the parts of a model have in common: how they get their parameters and buffers, how their options are read, and
+// the two kinds of part that a block is made of.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "core/autograd/parameter.h"
 #include "core/autograd/tape.h"
+#include "core/config/config_fields.h"
 
 namespace heddle {
 
-// Hands parameters to a module under its path: ModuleBuilder(set).child("blocks.0").add("weight", ...) is
-// "blocks.0.weight".
+// Hands parameters and buffers to a module under its path: ModuleBuilder(set).child("blocks.0").add("weight", ...) is
+// "blocks.0.weight". The pointers it returns stay valid as long as the set.
 class ModuleBuilder {
  public:
   explicit ModuleBuilder(ParameterSet& parameters, std::string path = {})
       : parameters_(&parameters), path_(std::move(path)) {}
 
   ModuleBuilder child(std::string_view name) const { return ModuleBuilder(*parameters_, join(name)); }
-  // Matrices decay, vectors do not, unless said otherwise. The pointer stays valid as long as the set.
+  // Matrices decay, vectors do not, unless said otherwise.
   Parameter* add(std::string_view name, const Shape& shape, Initializer initializer) const {
     return add(name, shape, std::move(initializer), shape.rank() > 1);
   }
   Parameter* add(std::string_view name, const Shape& shape, Initializer initializer, bool weight_decay) const {
     return &parameters_->add(join(name), shape, std::move(initializer), weight_decay);
+  }
+  // Fixed values, row-major, in the accumulate type; no gradient, not part of a checkpoint.
+  const Buffer* add_buffer(std::string_view name, const Shape& shape, std::vector<double> values) const {
+    return &parameters_->add_buffer(join(name), shape, std::move(values));
   }
   const std::string& path() const { return path_; }
 
@@ -36,20 +44,41 @@ class ModuleBuilder {
   std::string path_;
 };
 
-// What a sequence mixer carries from one stretch of tokens to the next: the recurrent state, and how many tokens it
-// has seen. Empty at the start of a text.
-struct MixerState {
-  Tensor state;        // (B, H, D, Dv), accumulate type; undefined: zeros
-  int64_t offset = 0;  // position of the next token
+// The sizes of a model that the options of its parts are checked against.
+struct ModelSize {
+  int64_t dim = 0;     // features of a token
+  int64_t layers = 1;  // blocks
+};
+
+// Which block of how many a module is built for.
+struct BlockPlace {
+  int64_t dim = 0;
+  int64_t layer = 0;
+  int64_t layers = 1;
+};
+
+// What a mixer carries from one part of a text to the next: a recurrent state, keys and values, a position. Only the
+// mixer that made it knows what is in it.
+class MixerState {
+ public:
+  virtual ~MixerState() = default;
+  // What has to be kept to go on later, by name; a position is an int32 tensor of one element. Mixer::load_state()
+  // makes the same state of it.
+  virtual std::map<std::string, Tensor> save(Context& context) const = 0;
 };
 
 // Mixes along the sequence: (B, N, dim) -> (B, N, dim).
 class Mixer {
  public:
   virtual ~Mixer() = default;
-  // With `state`, x continues the text that the state has seen, and the state is moved on. For inference only: no
-  // gradient flows through a state.
+  // With `state`, which must be one of this mixer, x continues the text that the state has seen, and the state is moved
+  // on. That is for inference only: no gradient flows through a state.
   virtual Variable forward(Tape& tape, const Variable& x, MixerState* state) const = 0;
+  // The state at the start of a text.
+  virtual std::unique_ptr<MixerState> make_state() const = 0;
+  // The state that save() gave these tensors of. Throws Error when they are not those of this mixer.
+  virtual std::unique_ptr<MixerState> load_state(Context& context,
+                                                 const std::map<std::string, Tensor>& tensors) const = 0;
 };
 
 // Mixes the features of each token: (..., dim) -> (..., dim).
@@ -59,11 +88,19 @@ class Channel {
   virtual Variable forward(Tape& tape, const Variable& x) const = 0;
 };
 
-// Which block of how many a module is built for.
-struct BlockPlace {
-  int64_t dim = 0;
-  int64_t layer = 0;
-  int64_t layers = 1;
+// The options of one type of mixer, or of one type of channel layer. An object with its defaults is made for each
+// section of a model config, then filled by describe(); from then on it is constant, and make() builds a module of it
+// for each block.
+template <class Module>
+class ModuleOptions {
+ public:
+  virtual ~ModuleOptions() = default;
+  // Reads or writes every key of the section but `type`. While it reads, it checks the values against the model and
+  // reports at their places.
+  virtual void describe(ConfigFields& fields, const ModelSize& model) = 0;
+  virtual std::unique_ptr<Module> make(const ModuleBuilder& builder, const BlockPlace& place) const = 0;
 };
+using MixerOptions = ModuleOptions<Mixer>;
+using ChannelOptions = ModuleOptions<Channel>;
 
 }  // namespace heddle

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/runtime/error.h"
+#include "layers/modules/choices.h"
 #include "layers/ops/lrpe.h"
 
 namespace heddle {
@@ -16,12 +17,15 @@ int64_t angles_of(const Lrpe::Options& options, int64_t head_dim) {
   return (head_dim + axes - 1) / axes;
 }
 
-FixedValues start_theta(const Lrpe::Options& options, int64_t heads, int64_t head_dim) {
-  const int64_t angles = angles_of(options, head_dim), rows = options.per_head ? heads : 1;
-  const std::vector<double> row = theta_values(options.theta_init, options.base, angles, head_dim);
+Shape theta_shape(const Lrpe::Options& options, int64_t heads, int64_t head_dim) {
+  return {options.per_head ? heads : 1, angles_of(options, head_dim)};
+}
+
+std::vector<double> start_theta(const Lrpe::Options& options, const Shape& shape, int64_t head_dim) {
+  const std::vector<double> row = theta_values(options.theta_init, options.base, shape[1], head_dim);
   std::vector<double> values;
-  for (int64_t head = 0; head < rows; ++head) values.insert(values.end(), row.begin(), row.end());
-  return {{rows, angles}, values};
+  for (int64_t head = 0; head < shape[0]; ++head) values.insert(values.end(), row.begin(), row.end());
+  return values;
 }
 
 }  // namespace
@@ -37,13 +41,21 @@ std::vector<double> theta_values(ThetaInit init, double base, int64_t angles, in
   return values;
 }
 
-Lrpe::Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim)
-    : options_(options), fixed_theta_(start_theta(options, heads, head_dim)) {
+bool Lrpe::Options::is_on(int64_t layer) const {
+  return !layers || std::find(layers->begin(), layers->end(), layer) != layers->end();
+}
+
+Lrpe::Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim) : options_(options) {
   check(options.type == LrpeType::cosine || head_dim % 2 == 0,
         "[lrpe_rotate] heads have {} features, expected an even number", head_dim);
   check(options.softmax != Softmax::sequence, "[lrpe] a softmax over the sequence looks ahead");
-  if (!options.learnable) return;
-  parameter_ = builder.add("theta", fixed_theta_.shape(), Initializer::given(fixed_theta_.values()), false);
+  const Shape shape = theta_shape(options, heads, head_dim);
+  std::vector<double> values = start_theta(options, shape, head_dim);
+  if (options.learnable) {
+    parameter_ = builder.add("theta", shape, Initializer::given(std::move(values)), false);
+  } else {
+    buffer_ = builder.add_buffer("theta", shape, std::move(values));
+  }
 }
 
 // Where the tokens from `offset` on lie, the extra tokens being the first of the text.
@@ -67,7 +79,7 @@ LrpeCosineOptions Lrpe::grid_at(int64_t offset, int64_t length) const {
 Variable Lrpe::forward(Tape& tape, const Variable& x, int64_t offset) const {
   // A learned theta is read from its float32 master: rounded to bfloat16 it would turn far tokens anywhere.
   const Variable theta = parameter_ != nullptr ? tape.leaf(parameter_->master, parameter_->gradient, parameter_->name)
-                                               : fixed_theta_.on(tape, accumulate_type(x.dtype()));
+                                               : tape.constant(buffer_->value);
   if (options_.type == LrpeType::cosine) return lrpe_cosine(tape, x, theta, grid_at(offset, x.shape()[1]));
   LrpeRotateOptions options;
   options.act = options_.act;
@@ -77,33 +89,65 @@ Variable Lrpe::forward(Tape& tape, const Variable& x, int64_t offset) const {
   return lrpe_rotate(tape, x, theta, options);
 }
 
-std::unique_ptr<Lrpe> make_lrpe(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place,
-                                int64_t heads, int64_t head_dim, Activation act) {
-  Lrpe::Options options;
-  options.type =
-      section.require_choice<LrpeType>("type", {{"lrpe_rotate", LrpeType::rotate}, {"lrpe_cosine", LrpeType::cosine}});
-  options.act = act;
-  options.theta_init = section.get_choice<ThetaInit>(
-      "theta_init", ThetaInit::rope,
-      {{"rope", ThetaInit::rope}, {"low_half", ThetaInit::low_half}, {"high_half", ThetaInit::high_half}});
-  options.base = section.get<double>("base", options.base, Range::positive());
-  options.learnable = section.get<bool>("learnable", options.learnable);
-  options.per_head = section.get<bool>("per_head", options.per_head);
-  read_lrpe_activation(section, options.act, options.softmax);
+void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& softmax) {
+  constexpr int kSoftmax = -1;
+  Choices<int> choices;
+  for (const auto& [name, activation] : activation_choices()) choices.emplace_back(name, static_cast<int>(activation));
+  choices.emplace_back("softmax", kSoftmax);
+  int chosen = softmax == Softmax::none ? static_cast<int>(act) : kSoftmax;
+  fields.choice("act", chosen, choices);
+  if (chosen == kSoftmax) {
+    if (softmax == Softmax::none) softmax = Softmax::feature;
+    fields.choice("act_dim", softmax, {{"feature", Softmax::feature}, {"sequence", Softmax::sequence}});
+    act = Activation::none;
+    return;
+  }
+  act = static_cast<Activation>(chosen);
+  softmax = Softmax::none;
+  if (fields.reads() && fields.node().has("act_dim")) {
+    const auto is_chosen = [&](const auto& choice) { return choice.second == chosen; };
+    const std::string name = std::find_if(choices.begin(), choices.end(), is_chosen)->first;
+    fields.fail("act_dim", "found a value, but act is " + name + ", expected no act_dim: it is for softmax alone");
+  }
+}
+
+void describe_pairing(ConfigFields& fields, Pairing& pairing) {
+  fields.choice("pairing", pairing, {{"half", Pairing::half}, {"interleaved", Pairing::interleaved}});
+}
+
+void describe_grid(ConfigFields& fields, Shape& shape, int64_t& extra_tokens) {
+  constexpr int kMostAxes = kernels::LrpeCosineOptions::kMostAxes;
+  fields.field("extra_tokens", extra_tokens, Range::at_least(0));
+  std::optional<std::vector<int64_t>> extents;
+  if (shape.rank() > 0) extents.emplace(shape.begin(), shape.end());
+  fields.optional("shape", extents, Range::at_least(1));
+  if (!extents) return;
+  if (extents->empty() || extents->size() > kMostAxes) {
+    fields.fail("shape", fmt::format("found {} extents, expected 1 to {}", extents->size(), kMostAxes));
+  }
+  shape = Shape(std::span<const int64_t>(*extents));
+}
+
+void describe_lrpe(ConfigFields& fields, const ModelSize& model, int64_t head_dim, Lrpe::Options& options) {
+  fields.required_choice("type", options.type, {{"lrpe_rotate", LrpeType::rotate}, {"lrpe_cosine", LrpeType::cosine}});
+  fields.choice("theta_init", options.theta_init,
+                {{"rope", ThetaInit::rope}, {"low_half", ThetaInit::low_half}, {"high_half", ThetaInit::high_half}});
+  fields.field("base", options.base, Range::positive());
+  fields.field("learnable", options.learnable);
+  fields.field("per_head", options.per_head);
+  describe_lrpe_activation(fields, options.act, options.softmax);
   if (options.softmax == Softmax::sequence) {
-    section.fail("act_dim", "found 'sequence', expected 'feature': a mixer must not look ahead");
+    fields.fail("act_dim", "found 'sequence', expected 'feature': a mixer must not look ahead");
   }
   if (options.type == LrpeType::rotate) {
-    options.pairing = read_pairing(section);
-    if (head_dim % 2 != 0) section.fail(fmt::format("heads have {} features, expected an even number", head_dim));
+    describe_pairing(fields, options.pairing);
+    if (fields.reads() && head_dim % 2 != 0) {
+      fields.node().fail(fmt::format("heads have {} features, expected an even number", head_dim));
+    }
   } else {
-    read_grid(section, options.shape, options.extra_tokens);
+    describe_grid(fields, options.shape, options.extra_tokens);
   }
-  const auto layers =
-      section.find<std::vector<int64_t>>("layers", Range::between(0, static_cast<double>(place.layers - 1)));
-  section.finish();
-  if (layers && std::find(layers->begin(), layers->end(), place.layer) == layers->end()) return nullptr;
-  return std::make_unique<Lrpe>(options, builder, heads, head_dim);
+  fields.optional("layers", options.layers, Range::between(0, static_cast<double>(model.layers - 1)));
 }
 
 }  // namespace heddle

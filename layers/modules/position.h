@@ -1,11 +1,10 @@
 // A linearized relative position encoding (LRPE) as a part of a mixer, with its theta.            docs/layers.md#lrpe
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/autograd/parameter.h"
-#include "layers/modules/fixed_values.h"
 #include "layers/modules/module.h"
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
@@ -24,7 +23,7 @@ std::vector<double> theta_values(ThetaInit init, double base, int64_t angles, in
 
 enum class LrpeType { rotate, cosine };
 
-// The encoding of q or k. theta is fixed, or a parameter `theta` that is learned.
+// The encoding of q or k. theta is a buffer, or a parameter `theta` that is learned.
 class Lrpe {
  public:
   struct Options {
@@ -34,10 +33,13 @@ class Lrpe {
     bool learnable = false;
     bool per_head = false;  // a row of theta for each head, else one for all
     Activation act = Activation::none;
-    Softmax softmax = Softmax::none;  // of features only: over the sequence it would look ahead
-    Pairing pairing = Pairing::half;  // rotate
-    Shape shape;                      // cosine: the grid that a text fills; empty: one axis of any length
-    int64_t extra_tokens = 0;         // cosine: before the grid
+    Softmax softmax = Softmax::none;             // of features only: over the sequence it would look ahead
+    Pairing pairing = Pairing::half;             // rotate
+    Shape shape;                                 // cosine: the grid that a text fills; empty: one axis of any length
+    int64_t extra_tokens = 0;                    // cosine: before the grid
+    std::optional<std::vector<int64_t>> layers;  // the layers that have the encoding; nothing: all
+
+    bool is_on(int64_t layer) const;
   };
 
   Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim);
@@ -50,15 +52,19 @@ class Lrpe {
   LrpeCosineOptions grid_at(int64_t offset, int64_t length) const;
 
   Options options_;
-  FixedValues fixed_theta_;
+  const Buffer* buffer_ = nullptr;  // the theta that is fixed
   Parameter* parameter_ = nullptr;  // the theta that is learned
 };
 
-// The section {type: lrpe_rotate, theta_init, base, learnable, per_head, act, act_dim, pairing, layers} of a mixer, or
-// {type: lrpe_cosine, ..., shape, extra_tokens, layers} without pairing, to its finish(). Null when `layers` is given
-// and does not list place.layer. `act` is the default of the key act: a mixer gives its own activation of q and k,
-// which then runs fused with the encoding and must not be applied again.
-std::unique_ptr<Lrpe> make_lrpe(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place,
-                                int64_t heads, int64_t head_dim, Activation act = Activation::none);
+// Reads or writes the section {type: lrpe_rotate, theta_init, base, learnable, per_head, act, act_dim, pairing, layers}
+// of a mixer whose heads have `head_dim` features, or {type: lrpe_cosine, ..., shape, extra_tokens, layers} without
+// pairing. The default of `act` is that of `options`: a mixer gives its own activation of q and k, which then runs
+// fused with the encoding and must not be applied again.
+void describe_lrpe(ConfigFields& fields, const ModelSize& model, int64_t head_dim, Lrpe::Options& options);
+
+// The keys that the section of a mixer and the options of the operators have in common.
+void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& softmax);
+void describe_pairing(ConfigFields& fields, Pairing& pairing);
+void describe_grid(ConfigFields& fields, Shape& shape, int64_t& extra_tokens);
 
 }  // namespace heddle

@@ -9,14 +9,12 @@ namespace {
 
 using kernels::rows_view;
 
-struct ActivationNode : Node {
+struct ActivationNode {
   Activation act;
   Slot x, y;
   Tensor saved_x;
 
-  std::string_view name() const override { return "activation"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     kernels::ActivationBackwardArgs args{rows_view(saved_x), rows_view(d_y), {}, act};
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
@@ -36,27 +34,8 @@ Variable activation(Tape& tape, const Variable& x, Activation act) {
   kernels::activation_forward(tape.context(), {rows_view(x.value), rows_view(y.value), act});
   if (!recorded) return y;
 
-  auto node = std::make_unique<ActivationNode>();
-  node->act = act;
-  node->x = x.slot;
-  node->y = y.slot;
-  node->saved_x = x.value;
-  tape.record(std::move(node), {y.slot});
+  tape.record(ActivationNode{.act = act, .x = x.slot, .y = y.slot, .saved_x = x.value}, {x}, {y});
   return y;
-}
-
-NamedVariables apply_activation(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  const Activation act = options.require_choice<Activation>("act", activation_choices());
-  options.finish();
-  return {{"y", activation(tape, inputs.at("x"), act)}};
-}
-
-const Choices<Activation>& activation_choices() {
-  static const Choices<Activation> choices = {{"none", Activation::none},
-                                              {"relu", Activation::relu},
-                                              {"sigmoid", Activation::sigmoid},
-                                              {"silu", Activation::silu}};
-  return choices;
 }
 
 }  // namespace heddle

@@ -1,6 +1,5 @@
 #include "layers/ops/cross_entropy.h"
 
-#include "core/config/config_node.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
 
@@ -22,14 +21,12 @@ void check_cross_entropy(const Variable& logits, const Tensor& targets, const Cr
         "[cross_entropy] label_smoothing is {}, expected a number from 0 to 1", options.label_smoothing);
 }
 
-struct CrossEntropyNode : Node {
+struct CrossEntropyNode {
   CrossEntropyOptions options;
   Slot logits, loss;
   Tensor saved_logits, targets, log_sum_exp, count;
 
-  std::string_view name() const override { return "cross_entropy"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     const Tensor d_loss = tape.take_gradient(loss);
     kernels::CrossEntropyBackwardArgs args;
     args.logits = rows_view(saved_logits);
@@ -69,24 +66,15 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
   }
   if (!recorded) return loss;
 
-  auto node = std::make_unique<CrossEntropyNode>();
-  node->options = options;
-  node->logits = logits.slot;
-  node->loss = loss.slot;
-  node->saved_logits = logits.value;
-  node->targets = targets;
-  node->log_sum_exp = log_sum_exp;
-  node->count = count;
-  tape.record(std::move(node), {loss.slot});
+  tape.record(CrossEntropyNode{.options = options,
+                               .logits = logits.slot,
+                               .loss = loss.slot,
+                               .saved_logits = logits.value,
+                               .targets = targets,
+                               .log_sum_exp = log_sum_exp,
+                               .count = count},
+              {logits}, {loss});
   return loss;
-}
-
-NamedVariables apply_cross_entropy(Tape& tape, const ConfigNode& node, const NamedVariables& inputs) {
-  CrossEntropyOptions options;
-  options.ignore_index = node.get<int32_t>("ignore_index", options.ignore_index);
-  options.label_smoothing = node.get<double>("label_smoothing", options.label_smoothing, Range::between(0.0, 1.0));
-  node.finish();
-  return {{"loss", cross_entropy(tape, inputs.at("logits"), inputs.at("targets").value, options)}};
 }
 
 }  // namespace heddle

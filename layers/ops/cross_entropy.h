@@ -8,7 +8,6 @@
 
 #include "core/autograd/tape.h"
 #include "kernels/loss/cross_entropy.h"
-#include "layers/operator.h"
 
 namespace heddle {
 
@@ -17,8 +16,5 @@ using CrossEntropyOptions = kernels::CrossEntropyOptions;
 // Throws Error when shapes or dtypes do not fit and, on the CPU, for a target that is no class.
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets,
                        const CrossEntropyOptions& options = {});
-
-// The operator of the registry: inputs logits, targets; output loss; options ignore_index, label_smoothing.
-NamedVariables apply_cross_entropy(Tape& tape, const ConfigNode& options, const NamedVariables& inputs);
 
 }  // namespace heddle

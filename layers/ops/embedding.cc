@@ -1,6 +1,5 @@
 #include "layers/ops/embedding.h"
 
-#include "core/config/config_node.h"
 #include "kernels/dense/embedding.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
@@ -20,13 +19,11 @@ void check_embedding(const Tensor& tokens, const Variable& weight) {
         to_string(weight.shape()));
 }
 
-struct EmbeddingNode : Node {
+struct EmbeddingNode {
   Slot weight, y;
   Tensor tokens;
 
-  std::string_view name() const override { return "embedding"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     const Tensor d_y = tape.take_gradient(y);
     const GradientDestination d_weight = tape.destination(weight);
@@ -49,24 +46,8 @@ Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight) {
   kernels::embedding_forward(tape.context(), {vector_view(tokens), rows_view(weight.value), rows_view(y.value)});
   if (!recorded) return y;
 
-  auto node = std::make_unique<EmbeddingNode>();
-  node->weight = weight.slot;
-  node->y = y.slot;
-  node->tokens = tokens;
-  tape.record(std::move(node), {y.slot});
+  tape.record(EmbeddingNode{.weight = weight.slot, .y = y.slot, .tokens = tokens}, {weight}, {y});
   return y;
 }
-
-NamedVariables apply_embedding(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  options.finish();
-  return {{"y", embedding(tape, inputs.at("tokens").value, inputs.at("weight"))}};
-}
-
-Embedding::Embedding(const Options& options, const ModuleBuilder& builder, int64_t vocabulary, int64_t dim)
-    : weight_(builder.add("weight", {vocabulary, dim}, Initializer::normal(options.init_std))) {}
-
-Variable Embedding::forward(Tape& tape, const Tensor& tokens) const { return embedding(tape, tokens, weight(tape)); }
-
-Variable Embedding::weight(Tape& tape) const { return ParameterSet::on(tape, *weight_); }
 
 }  // namespace heddle

@@ -1,8 +1,5 @@
 #include "layers/ops/linear.h"
 
-#include <cmath>
-
-#include "core/config/config_node.h"
 #include "kernels/dense/gemm.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
@@ -29,14 +26,12 @@ void check_linear(const Variable& x, const Variable& weight, const Variable& bia
   check_dtype("linear", "bias", bias, "x", x);
 }
 
-struct LinearNode : Node {
+struct LinearNode {
   Slot x, weight, bias, y;
   Tensor saved_x;       // for d_weight
   Tensor saved_weight;  // for d_x
 
-  std::string_view name() const override { return "linear"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     const Tensor d_y = tape.take_gradient(y);
     if (const GradientDestination d_bias = tape.destination(bias)) {
@@ -72,31 +67,14 @@ Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Var
                                  .c = {rows_view(y.value)}});
   if (!recorded) return y;
 
-  auto node = std::make_unique<LinearNode>();
-  node->x = x.slot;
-  node->weight = weight.slot;
-  node->bias = bias.slot;
-  node->y = y.slot;
-  if (weight.requires_grad()) node->saved_x = x.value;
-  if (x.requires_grad()) node->saved_weight = weight.value;
-  tape.record(std::move(node), {y.slot});
+  tape.record(LinearNode{.x = x.slot,
+                         .weight = weight.slot,
+                         .bias = bias.slot,
+                         .y = y.slot,
+                         .saved_x = weight.requires_grad() ? x.value : Tensor{},
+                         .saved_weight = x.requires_grad() ? weight.value : Tensor{}},
+              {x, weight, bias}, {y});
   return y;
-}
-
-NamedVariables apply_linear(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  options.finish();
-  return {{"y", linear(tape, inputs.at("x"), inputs.at("weight"), input_or_none(inputs, "bias"))}};
-}
-
-Linear::Linear(const Options& options, const ModuleBuilder& builder, int64_t in, int64_t out) {
-  const double init_std = options.init_std > 0.0 ? options.init_std : 1.0 / std::sqrt(static_cast<double>(in));
-  weight_ = builder.add("weight", {out, in}, Initializer::normal(init_std));
-  if (options.bias) bias_ = builder.add("bias", {out}, Initializer::constant(0.0));
-}
-
-Variable Linear::forward(Tape& tape, const Variable& x) const {
-  return linear(tape, x, ParameterSet::on(tape, *weight_),
-                bias_ != nullptr ? ParameterSet::on(tape, *bias_) : Variable{});
 }
 
 }  // namespace heddle

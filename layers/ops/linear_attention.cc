@@ -1,6 +1,5 @@
 #include "layers/ops/linear_attention.h"
 
-#include "core/config/config_node.h"
 #include "core/runtime/error.h"
 #include "kernels/attention/linear_attention.h"
 #include "layers/ops/gradient.h"
@@ -46,15 +45,13 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
   }
 }
 
-struct LinearAttentionNode : Node {
-  double scale = 1.0;
+struct LinearAttentionNode {
+  double scale;
   Slot q, k, v, initial_state, o, final_state;
   Tensor saved_q, saved_k, saved_v;
   Tensor log_decay, saved_initial_state;
 
-  std::string_view name() const override { return "linear_attention"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     Tensor d_o = tape.take_gradient(o);
     const Tensor d_final_state = tape.take_gradient(final_state);
@@ -108,36 +105,20 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
                                               .scale = options.scale});
   if (!recorded) return result;
 
-  auto node = std::make_unique<LinearAttentionNode>();
-  node->scale = options.scale;
-  node->q = q.slot;
-  node->k = k.slot;
-  node->v = v.slot;
-  node->initial_state = inputs.initial_state.slot;
-  node->o = result.o.slot;
-  node->final_state = result.final_state.slot;
-  node->saved_q = q.value;
-  node->saved_k = k.value;
-  node->saved_v = v.value;
-  node->log_decay = inputs.log_decay.value;
-  node->saved_initial_state = inputs.initial_state.value;
-  tape.record(std::move(node), {result.o.slot, result.final_state.slot});
+  tape.record(LinearAttentionNode{.scale = options.scale,
+                                  .q = q.slot,
+                                  .k = k.slot,
+                                  .v = v.slot,
+                                  .initial_state = inputs.initial_state.slot,
+                                  .o = result.o.slot,
+                                  .final_state = result.final_state.slot,
+                                  .saved_q = q.value,
+                                  .saved_k = k.value,
+                                  .saved_v = v.value,
+                                  .log_decay = inputs.log_decay.value,
+                                  .saved_initial_state = inputs.initial_state.value},
+              {q, k, v, inputs.initial_state}, {result.o, result.final_state});
   return result;
-}
-
-NamedVariables apply_linear_attention(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  const LinearAttentionInputs optional{input_or_none(inputs, "log_decay"), input_or_none(inputs, "initial_state")};
-  LinearAttentionOptions chosen;
-  chosen.decay = options.get_choice<Decay>("decay", optional.log_decay.defined() ? Decay::constant : Decay::none,
-                                           {{"none", Decay::none}, {"constant", Decay::constant}});
-  chosen.scale = options.get<double>("scale", 1.0);
-  chosen.return_final_state = options.get<bool>("return_final_state", true);
-  options.finish();
-  const LinearAttention result =
-      linear_attention(tape, inputs.at("q"), inputs.at("k"), inputs.at("v"), optional, chosen);
-  NamedVariables outputs{{"o", result.o}};
-  if (chosen.return_final_state) outputs["final_state"] = result.final_state;
-  return outputs;
 }
 
 }  // namespace heddle

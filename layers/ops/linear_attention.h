@@ -5,7 +5,6 @@
 #pragma once
 
 #include "core/autograd/tape.h"
-#include "layers/operator.h"
 
 namespace heddle {
 
@@ -34,8 +33,5 @@ struct LinearAttention {
 // Throws Error naming the argument and both shapes when shapes or dtypes do not fit.
 LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
                                  const LinearAttentionInputs& inputs = {}, const LinearAttentionOptions& options = {});
-
-// Options in YAML: decay (constant if there is a log_decay, else none), scale, return_final_state.
-NamedVariables apply_linear_attention(Tape& tape, const ConfigNode& options, const NamedVariables& inputs);
 
 }  // namespace heddle

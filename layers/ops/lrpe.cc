@@ -20,34 +20,4 @@ void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& th
         name(theta.dtype()), same, name(wide), name(x.dtype()));
 }
 
-void read_lrpe_activation(const ConfigNode& node, Activation& act, Softmax& softmax) {
-  const std::string softmax_name = "softmax";
-  std::vector<std::string> names;
-  std::string otherwise;
-  const Choices<Activation> activations = {{"none", Activation::none},
-                                           {"relu", Activation::relu},
-                                           {"sigmoid", Activation::sigmoid},
-                                           {"silu", Activation::silu}};
-  for (const auto& [name, choice] : activations) {
-    names.push_back(name);
-    if (choice == act) otherwise = name;
-  }
-  names.push_back(softmax_name);
-  const std::string chosen = node.get_name("act", otherwise, names);
-  for (const auto& [name, choice] : activations) {
-    if (name == chosen) act = choice;
-  }
-  if (chosen == softmax_name) {
-    act = Activation::none;
-    softmax = node.get_choice<Softmax>("act_dim", Softmax::feature,
-                                       {{"feature", Softmax::feature}, {"sequence", Softmax::sequence}});
-  } else if (node.has("act_dim")) {
-    node.fail("act_dim", "found a value, but act is " + chosen + ", expected no act_dim: it is for softmax alone");
-  }
-}
-
-Layout read_lrpe_layout(const ConfigNode& node) {
-  return node.get_choice<Layout>("layout", Layout::bnhd, {{"bnhd", Layout::bnhd}, {"bhnd", Layout::bhnd}});
-}
-
 }  // namespace heddle

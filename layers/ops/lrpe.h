@@ -1,11 +1,10 @@
-// What both position encodings have in common as operators: checks, options, and the node on the tape.
+// What both position encodings have in common as operators: checks and the node on the tape.
 #pragma once
 
 #include <memory>
 #include <string_view>
 
 #include "core/autograd/tape.h"
-#include "core/config/config_node.h"
 #include "kernels/position/lrpe.h"
 #include "layers/ops/gradient.h"
 
@@ -20,23 +19,17 @@ kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout l
 // theta is a matrix of x's dtype or of the accumulate type.
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta);
 
-// The keys act and act_dim, which the operators and the section of a mixer have in common; `act` is its default.
-void read_lrpe_activation(const ConfigNode& node, Activation& act, Softmax& softmax);
-Layout read_lrpe_layout(const ConfigNode& node);
-
 // `Encoding` names one of the two: kName, Options, ForwardArgs, BackwardArgs, forward(), backward() and kKeepsDim,
 // whether y has the features of x.
 template <class Encoding>
-struct LrpeNode : Node {
+struct LrpeNode {
   typename Encoding::Options options;
-  Layout layout = Layout::bnhd;
+  Layout layout;
   Slot x, theta, y;
   Tensor saved_x;  // undefined when backward does not need it
   Tensor saved_theta, maximum, sum;
 
-  std::string_view name() const override { return Encoding::kName; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     const Tensor d_y = tape.take_gradient(y);
     typename Encoding::BackwardArgs args;
@@ -89,18 +82,17 @@ Variable apply_lrpe(Tape& tape, const Variable& x, const Variable& theta, const 
                               .options = options});
   if (!recorded) return y;
 
-  auto node = std::make_unique<LrpeNode<Encoding>>();
-  node->options = options;
-  node->layout = layout;
-  node->x = x.slot;
-  node->theta = theta.slot;
-  node->y = y.slot;
   const bool has_act = options.act != Activation::none || options.softmax != Softmax::none;
-  if (has_act || theta.requires_grad()) node->saved_x = x.value;
-  node->saved_theta = theta.value;
-  node->maximum = maximum;
-  node->sum = sum;
-  tape.record(std::move(node), {y.slot});
+  tape.record(LrpeNode<Encoding>{.options = options,
+                                 .layout = layout,
+                                 .x = x.slot,
+                                 .theta = theta.slot,
+                                 .y = y.slot,
+                                 .saved_x = has_act || theta.requires_grad() ? x.value : Tensor{},
+                                 .saved_theta = theta.value,
+                                 .maximum = maximum,
+                                 .sum = sum},
+              {x, theta}, {y});
   return y;
 }
 

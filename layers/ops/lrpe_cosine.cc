@@ -65,27 +65,4 @@ Variable lrpe_cosine(Tape& tape, const Variable& x, const Variable& theta, const
   return apply_lrpe<Cosine>(tape, x, theta, y_shape, options.layout, grid);
 }
 
-void read_grid(const ConfigNode& node, Shape& shape, int64_t& extra_tokens) {
-  extra_tokens = node.get<int64_t>("extra_tokens", 0, Range::at_least(0));
-  const auto extents = node.find<std::vector<int64_t>>("shape", Range::at_least(1));
-  if (!extents) return;
-  if (extents->empty() || extents->size() > kMostAxes) {
-    node.fail("shape", fmt::format("found {} extents, expected 1 to {}", extents->size(), kMostAxes));
-  }
-  shape = Shape(std::span<const int64_t>(*extents));
-}
-
-NamedVariables apply_lrpe_cosine(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  LrpeCosineOptions cosine;
-  read_lrpe_activation(options, cosine.act, cosine.softmax);
-  cosine.layout = read_lrpe_layout(options);
-  read_grid(options, cosine.shape, cosine.extra_tokens);
-  cosine.offset = options.get<int64_t>("offset", 0);
-  if (cosine.offset != 0 && cosine.shape.rank() > 1) {
-    options.fail("offset", fmt::format("found {}, expected 0: shape has {} axes", cosine.offset, cosine.shape.rank()));
-  }
-  options.finish();
-  return {{"y", lrpe_cosine(tape, input_or_none(inputs, "x"), input_or_none(inputs, "theta"), cosine)}};
-}
-
 }  // namespace heddle

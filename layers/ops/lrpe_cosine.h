@@ -4,9 +4,7 @@
 #pragma once
 
 #include "core/autograd/tape.h"
-#include "core/config/config_node.h"
 #include "kernels/position/lrpe_cosine.h"
-#include "layers/operator.h"
 
 namespace heddle {
 
@@ -29,11 +27,5 @@ struct LrpeCosineOptions {
 // Kept for backward: x, unless there is neither an activation nor a gradient of theta; two numbers per batch, head and
 // feature for a softmax over the sequence. Throws Error naming the argument and both shapes when they do not fit.
 Variable lrpe_cosine(Tape& tape, const Variable& x, const Variable& theta, const LrpeCosineOptions& options = {});
-
-// The operator of the registry: inputs x, theta; output y; options act, act_dim, layout, shape, extra_tokens, offset.
-NamedVariables apply_lrpe_cosine(Tape& tape, const ConfigNode& options, const NamedVariables& inputs);
-
-// The keys shape and extra_tokens, which the operator and the section of a mixer have in common.
-void read_grid(const ConfigNode& node, Shape& shape, int64_t& extra_tokens);
 
 }  // namespace heddle

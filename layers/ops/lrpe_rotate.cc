@@ -33,19 +33,4 @@ Variable lrpe_rotate(Tape& tape, const Variable& x, const Variable& theta, const
   return apply_lrpe<Rotate>(tape, x, theta, x.shape(), options.layout, options);
 }
 
-Pairing read_pairing(const ConfigNode& node) {
-  return node.get_choice<Pairing>("pairing", Pairing::half,
-                                  {{"half", Pairing::half}, {"interleaved", Pairing::interleaved}});
-}
-
-NamedVariables apply_lrpe_rotate(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  LrpeRotateOptions rotate;
-  read_lrpe_activation(options, rotate.act, rotate.softmax);
-  rotate.pairing = read_pairing(options);
-  rotate.layout = read_lrpe_layout(options);
-  rotate.offset = options.get<int64_t>("offset", 0);
-  options.finish();
-  return {{"y", lrpe_rotate(tape, input_or_none(inputs, "x"), input_or_none(inputs, "theta"), rotate)}};
-}
-
 }  // namespace heddle

@@ -5,9 +5,7 @@
 #pragma once
 
 #include "core/autograd/tape.h"
-#include "core/config/config_node.h"
 #include "kernels/position/lrpe_rotate.h"
-#include "layers/operator.h"
 
 namespace heddle {
 
@@ -26,11 +24,5 @@ struct LrpeRotateOptions : kernels::LrpeRotateOptions {
 // Kept for backward: x, unless there is neither an activation nor a gradient of theta; two numbers per batch, head and
 // feature for a softmax over the sequence. Throws Error naming the argument and both shapes when they do not fit.
 Variable lrpe_rotate(Tape& tape, const Variable& x, const Variable& theta, const LrpeRotateOptions& options = {});
-
-// The operator of the registry: inputs x, theta; output y; options act, act_dim, pairing, layout, offset.
-NamedVariables apply_lrpe_rotate(Tape& tape, const ConfigNode& options, const NamedVariables& inputs);
-
-// The key pairing, which the operator and the section of a mixer have in common.
-Pairing read_pairing(const ConfigNode& node);
 
 }  // namespace heddle

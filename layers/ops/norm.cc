@@ -1,8 +1,5 @@
 #include "layers/ops/norm.h"
 
-#include <algorithm>
-
-#include "core/config/config_node.h"
 #include "core/runtime/error.h"
 #include "layers/ops/gradient.h"
 
@@ -41,8 +38,7 @@ void check_norm(std::string_view layer, const Variable& x, const NormInputs& inp
   check_vector(layer, "bias", inputs.bias, x);
 }
 
-struct NormNode : Node {
-  std::string layer;
+struct NormNode {
   kernels::NormOptions options;
   Slot x, residual, gate, weight, bias, y, r;
   Tensor saved_r;         // x + residual if it was stored, else x
@@ -50,9 +46,7 @@ struct NormNode : Node {
   Tensor saved_gate, saved_weight, saved_bias;
   Tensor mean, inv_std;
 
-  std::string_view name() const override { return layer; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     Context& context = tape.context();
     Tensor d_y = tape.take_gradient(y);
     const Tensor d_r = r.id == x.id ? Tensor{} : tape.take_gradient(r);
@@ -136,142 +130,24 @@ Normed norm(Tape& tape, const Variable& x, const NormInputs& inputs, const NormO
                                   .options = options});
   if (!recorded) return result;
 
-  auto node = std::make_unique<NormNode>();
-  node->layer = layer;
-  node->options = options;
-  node->x = x.slot;
-  node->residual = inputs.residual.slot;
-  node->gate = inputs.gate.slot;
-  node->weight = inputs.weight.slot;
-  node->bias = inputs.bias.slot;
-  node->y = result.y.slot;
-  node->r = result.r.slot;
-  node->saved_r = stores_r ? result.r.value : x.value;
-  if (has_residual && !stores_r) node->saved_residual = inputs.residual.value;
-  node->saved_gate = inputs.gate.value;
-  node->saved_weight = inputs.weight.value;
-  if (inputs.gate.requires_grad()) node->saved_bias = inputs.bias.value;
-  node->mean = mean;
-  node->inv_std = inv_std;
-  tape.record(std::move(node), {result.y.slot, stores_r ? result.r.slot : Slot{}});
+  tape.record(NormNode{.options = options,
+                       .x = x.slot,
+                       .residual = inputs.residual.slot,
+                       .gate = inputs.gate.slot,
+                       .weight = inputs.weight.slot,
+                       .bias = inputs.bias.slot,
+                       .y = result.y.slot,
+                       .r = result.r.slot,
+                       .saved_r = stores_r ? result.r.value : x.value,
+                       .saved_residual = stores_r ? Tensor{} : inputs.residual.value,
+                       .saved_gate = inputs.gate.value,
+                       .saved_weight = inputs.weight.value,
+                       .saved_bias = inputs.gate.requires_grad() ? inputs.bias.value : Tensor{},
+                       .mean = mean,
+                       .inv_std = inv_std},
+              {x, inputs.residual, inputs.gate, inputs.weight, inputs.bias},
+              {result.y, stores_r ? result.r.slot : Slot{}});
   return result;
-}
-
-const std::vector<std::string>& norm_names() {
-  static const std::vector<std::string> names = {"layer_norm",     "group_norm", "rms_norm",
-                                                 "group_rms_norm", "srms_norm",  "group_srms_norm"};
-  return names;
-}
-
-std::string_view name(NormType type) { return norm_names()[static_cast<size_t>(type)]; }
-
-namespace {
-
-bool has_groups(NormType type) {
-  return type == NormType::group_norm || type == NormType::group_rms_norm || type == NormType::group_srms_norm;
-}
-
-// The options that a section of a model and run-layer's options have in common.
-void read_common(const ConfigNode& node, NormType type, int64_t dim, NormOptions& options) {
-  if (const auto given = node.find<int64_t>("dim"); given && *given != dim) {
-    node.fail("dim", fmt::format("found {}, expected {}: the last dimension of x", *given, dim));
-  }
-  options.eps = node.get<double>("eps", options.eps, Range::at_least(0));
-  options.scale = node.get<double>("scale", options.scale);
-  if (has_groups(type)) {
-    options.groups = node.require<int64_t>("groups", Range::at_least(1));
-  } else {
-    options.groups = node.get<int64_t>("groups", 1, Range::between(1, 1));
-  }
-  if (dim % options.groups != 0) {
-    node.fail("groups",
-              fmt::format("found {}, expected a divisor of {}: the last dimension of x", options.groups, dim));
-  }
-}
-
-// An option `key: true|false` says whether the input is there.
-void check_presence(const ConfigNode& node, const std::string& key, const Variable& input) {
-  const auto wanted = node.find<bool>(key);
-  if (!wanted || *wanted == input.defined()) return;
-  node.fail(key, *wanted ? "found true, but no such input was given" : "found false, but such an input was given");
-}
-
-void read_gate(const ConfigNode& node, const Variable& gate, NormOptions& options) {
-  const auto section = node.find_section("gate");
-  if (!section) return;
-  if (!gate.defined()) node.fail("gate", "no input gate was given");
-  options.gate_act = section->get_choice<Activation>("act", Activation::none,
-                                                     {{"none", Activation::none},
-                                                      {"relu", Activation::relu},
-                                                      {"sigmoid", Activation::sigmoid},
-                                                      {"silu", Activation::silu}});
-  options.gate_position = section->get_choice<GatePosition>("position", GatePosition::post,
-                                                            {{"pre", GatePosition::pre}, {"post", GatePosition::post}});
-  section->finish();
-}
-
-}  // namespace
-
-template <NormType type>
-NamedVariables apply_norm(Tape& tape, const ConfigNode& options, const NamedVariables& inputs) {
-  const Variable x = input_or_none(inputs, "x");
-  const NormInputs others{input_or_none(inputs, "residual"), input_or_none(inputs, "gate"),
-                          input_or_none(inputs, "weight"), input_or_none(inputs, "bias")};
-  check(x.value.rank() >= 1 && x.shape()[-1] > 0, "[{}] x has shape {}, expected (..., dim)", name(type),
-        to_string(x.shape()));
-  NormOptions norm_options = Norm::Options::of(type).norm;
-  read_common(options, type, x.shape()[-1], norm_options);
-  check_presence(options, "weight", others.weight);
-  check_presence(options, "bias", others.bias);
-  check_presence(options, "residual", others.residual);
-  norm_options.return_residual = options.get<bool>("return_residual", others.residual.defined());
-  read_gate(options, others.gate, norm_options);
-  options.finish();
-  const Normed result = norm(tape, x, others, norm_options, name(type));
-  NamedVariables outputs{{"y", result.y}};
-  if (norm_options.return_residual) outputs["r"] = result.r;
-  return outputs;
-}
-
-template NamedVariables apply_norm<NormType::layer_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-template NamedVariables apply_norm<NormType::group_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-template NamedVariables apply_norm<NormType::rms_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-template NamedVariables apply_norm<NormType::group_rms_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-template NamedVariables apply_norm<NormType::srms_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-template NamedVariables apply_norm<NormType::group_srms_norm>(Tape&, const ConfigNode&, const NamedVariables&);
-
-Norm::Options Norm::Options::of(NormType type) {
-  Options options;
-  options.type = name(type);
-  options.norm.center = type == NormType::layer_norm || type == NormType::group_norm;
-  options.weight = type != NormType::srms_norm && type != NormType::group_srms_norm;
-  options.bias = options.norm.center;
-  return options;
-}
-
-Norm::Options Norm::Options::read(const ConfigNode& section, int64_t dim) {
-  const std::string type_name = section.require_name("type", norm_names());
-  const auto place = std::find(norm_names().begin(), norm_names().end(), type_name) - norm_names().begin();
-  const auto type = static_cast<NormType>(place);
-  Options options = of(type);
-  read_common(section, type, dim, options.norm);
-  options.weight = section.get<bool>("weight", options.weight);
-  options.bias = section.get<bool>("bias", options.bias);
-  options.norm.return_residual = section.get<bool>("return_residual", options.norm.return_residual);
-  section.finish();
-  return options;
-}
-
-Norm::Norm(const Options& options, const ModuleBuilder& builder, int64_t dim) : options_(options) {
-  if (options.weight) weight_ = builder.add("weight", {dim}, Initializer::constant(1.0));
-  if (options.bias) bias_ = builder.add("bias", {dim}, Initializer::constant(0.0));
-}
-
-Normed Norm::forward(Tape& tape, const Variable& x, const Variable& residual, const Variable& gate) const {
-  NormInputs inputs{residual, gate, {}, {}};
-  if (weight_ != nullptr) inputs.weight = ParameterSet::on(tape, *weight_);
-  if (bias_ != nullptr) inputs.bias = ParameterSet::on(tape, *bias_);
-  return norm(tape, x, inputs, options_.norm, options_.type);
 }
 
 }  // namespace heddle

@@ -2,7 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "core/tensor/transfer.h"
-#include "layers/modules/ffn.h"
+#include "layers/modules/embedding.h"
+#include "layers/modules/feed_forward.h"
 #include "layers/ops/cross_entropy.h"
 #include "layers/ops/embedding.h"
 #include "layers/ops/glu.h"
@@ -144,7 +145,7 @@ TEST_F(DenseTest, GluNamesWhatDoesNotFit) {
 // d_product and one buffer for both halves of the projection; weights' gradients are where they belong.
 TEST_F(DenseTest, GluBackwardAllocatesTwoTensors) {
   ParameterSet parameters;
-  const Glu layer({.hidden = 6}, ModuleBuilder(parameters), 4);
+  const FeedForward layer({.hidden = 6}, ModuleBuilder(parameters), 4);
   parameters.materialize(context_, kFloat, 1);
   const Variable y = layer.forward(tape_, tape_.constant(tensor({2, 3, 4})));
   const Tensor upstream = tensor({2, 3, 4});

@@ -26,10 +26,19 @@ constexpr const char* kFull =
     "{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, layers: [0]}, "
     "gate: {act: sigmoid, position: post, rank: 3}}";
 
+std::unique_ptr<Mixer> make_mixer(const std::string& text, const ModuleBuilder& builder, const BlockPlace& place) {
+  const ConfigNode section = parse_config(text, "model.yaml");
+  ConfigFields fields(section);
+  MixerSection mixer;
+  built_in_registry().describe_mixer(fields, {.dim = place.dim, .layers = place.layers}, mixer);
+  section.finish();
+  return mixer.options->make(builder, place);
+}
+
 // A mixer with its parameters in memory.
 struct Model {
   Model(Context& context, const std::string& options, const BlockPlace& place, DType dtype) {
-    mixer = make_mixer(parse_config(options), ModuleBuilder(parameters), place);
+    mixer = make_mixer(options, ModuleBuilder(parameters), place);
     parameters.materialize(context, dtype, 1);
   }
 
@@ -54,7 +63,7 @@ TEST(LightningTest, DecayIsThatOfThePaper) {
 TEST(LightningTest, ParametersByName) {
   const auto names = [](const char* options) {
     ParameterSet parameters;
-    const auto mixer = make_mixer(parse_config(options), ModuleBuilder(parameters, "mixer"), {8, 0, 2});
+    const auto mixer = make_mixer(options, ModuleBuilder(parameters, "mixer"), {8, 0, 2});
     std::vector<std::string> result;
     for (const Parameter& parameter : parameters.all()) {
       result.push_back(parameter.name + " " + to_string(parameter.shape));
@@ -69,9 +78,9 @@ TEST(LightningTest, ParametersByName) {
               UnorderedElementsAre("mixer.qkv.weight (24, 8)", "mixer.out.weight (8, 8)"));
 }
 
-class LightningOptions : public testing::TestWithParam<const char*> {};
+class LightningOptionsTest : public testing::TestWithParam<const char*> {};
 
-TEST_P(LightningOptions, GradientsAreThoseOfFiniteDifferences) {
+TEST_P(LightningOptionsTest, GradientsAreThoseOfFiniteDifferences) {
   Context context;
   Model model(context, GetParam(), {8, 0, 2}, DType::float64);
   std::vector<GradcheckInput> inputs = {{"x", normal(context, {2, 5, 8}, DType::float64)}};
@@ -90,28 +99,47 @@ TEST_P(LightningOptions, GradientsAreThoseOfFiniteDifferences) {
 }
 
 // A prompt in one pass and then single tokens give what the whole text gives.
-TEST_P(LightningOptions, StepsWithTheStateAreTheWhole) {
+TEST_P(LightningOptionsTest, StepsWithTheStateAreTheWhole) {
   for (const auto& [dtype, tolerance] : {std::pair{DType::float32, 1e-5}, std::pair{DType::float64, 1e-12}}) {
     Context context;
     Model model(context, GetParam(), {8, 0, 2}, dtype);
     Tape tape(context, Tape::Mode::inference);
     const Variable x = tape.constant(normal(context, {2, 90, 8}, dtype));
     const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
-    MixerState state;
+    std::unique_ptr<MixerState> state = model.mixer->make_state();
     for (int64_t begin = 0, end = 70; begin < 90; begin = end++) {
       const Tensor part = Tensor::empty(context, {2, end - begin, 8}, dtype);
       write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
-      const Variable y = model.mixer->forward(tape, tape.constant(part), &state);
+      const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
       EXPECT_THAT(read_values(context, y.value),
                   Pointwise(DoubleNear(tolerance), read_values(context, whole.slice(1, begin, end))))
           << "from token " << begin << " in " << name(dtype);
-      EXPECT_EQ(state.offset, end);
+      // What is saved goes on as if nothing had happened.
+      state = model.mixer->load_state(context, state->save(context));
     }
   }
 }
 
+TEST(LightningTest, AStateKnowsItsMixerAndItsTensors) {
+  Context context;
+  Model model(context, kFull, {8, 0, 2}, DType::float32);
+  Tape tape(context, Tape::Mode::inference);
+  const Variable x = tape.constant(normal(context, {1, 3, 8}, DType::float32));
+  struct Another : MixerState {
+    std::map<std::string, Tensor> save(Context&) const override { return {}; }
+  } another;
+  EXPECT_THAT([&] { model.mixer->forward(tape, x, &another); },
+              ThrowsMessage<Error>(HasSubstr("[lightning] the state is that of another mixer")));
+  EXPECT_THAT([&] { model.mixer->load_state(context, {}); }, ThrowsMessage<Error>(HasSubstr("needs its position")));
+  EXPECT_THAT(
+      [&] {
+        model.mixer->load_state(context, {{"keys", x.value}});
+      },
+      ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
+}
+
 // Forward and backward allocate the same bytes, at their peak and in between, where there is no data.
-TEST_P(LightningOptions, MetaCountsTheBytesOfTheCpu) {
+TEST_P(LightningOptionsTest, MetaCountsTheBytesOfTheCpu) {
   for (DType dtype : {DType::float32, DType::bfloat16}) {
     const auto bytes = [&](Device device) {
       Context context(device);
@@ -131,7 +159,7 @@ TEST_P(LightningOptions, MetaCountsTheBytesOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, LightningOptions,
+    All, LightningOptionsTest,
     testing::Values(kFull, "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
                     "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
                     "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
@@ -142,7 +170,7 @@ TEST(LightningTest, BadOptionsNameTheirPlace) {
   const auto build = [](const std::string& options, const BlockPlace& place = {8, 0, 2}) {
     return [=] {
       ParameterSet parameters;
-      make_mixer(parse_config(options, "model.yaml"), ModuleBuilder(parameters), place);
+      make_mixer(options, ModuleBuilder(parameters), place);
     };
   };
   const auto message = [](const char* text) { return ThrowsMessage<ConfigError>(HasSubstr(text)); };

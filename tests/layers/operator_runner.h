@@ -5,7 +5,6 @@
 
 #include "core/runtime/context.h"
 #include "layers/registry.h"
-#include "tests/op_cases.h"
 
 namespace heddle::test {
 
@@ -22,8 +21,8 @@ struct RunOptions {
 };
 
 struct RunResult {
-  HostTensors outputs;
-  HostTensors gradients;  // by the name of the input
+  ReferenceTensors outputs;
+  ReferenceTensors gradients;  // by the name of the input
 };
 
 // How fine the numbers of activations are. coarse: multiples of 1/16, whose sums are exact in every dtype, so that
@@ -32,19 +31,20 @@ enum class Grid { dtype, coarse };
 
 // The inputs of a case: the same numbers at every call, drawn by the name of the case, rounded to what they are stored
 // in when the storage dtype is `dtype`.
-HostTensors case_inputs(const OpCase& op_case, DType dtype, Grid grid = Grid::dtype);
+ReferenceTensors case_inputs(const OperatorCase& op_case, DType dtype, Grid grid = Grid::dtype);
 // The same case with no batch.
-OpCase without_batch(const OpCase& op_case);
+OperatorCase without_batch(const OperatorCase& op_case);
 // What run_case puts under the gradients of an input before it adds.
-HostTensor old_gradient(const OpCase& op_case, const CaseInput& input, DType dtype);
-// The dtype of an input when the storage dtype is `dtype`.
-DType input_dtype(const CaseInput& input, DType dtype);
+ReferenceTensor old_gradient(const OperatorCase& op_case, const CaseInput& input, DType dtype);
 
 // `inputs` are values in the order of case_inputs; on meta the results are empty.
-RunResult run_case(Context& context, const OpCase& op_case, const HostTensors& inputs, const RunOptions& options);
+RunResult run_case(Context& context, const OperatorCase& op_case, const ReferenceTensors& inputs,
+                   const RunOptions& options);
 
-// The outputs of the operator for inputs that are on a tape, in the order of their names.
-std::vector<Variable> apply_case(const OpCase& op_case, const ConfigNode& options, Tape& tape,
+// The operator of a case with its options.
+OperatorFunction function_of(const OperatorCase& op_case);
+// Its outputs for inputs that are on a tape, in the order of their names.
+std::vector<Variable> apply_case(const OperatorCase& op_case, const OperatorFunction& function, Tape& tape,
                                  const std::vector<Variable>& inputs);
 
 }  // namespace heddle::test

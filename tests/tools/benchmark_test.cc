@@ -5,6 +5,7 @@
 
 #include "core/config/config_error.h"
 #include "core/config/config_load.h"
+#include "kernels/common/activation.h"
 #include "tools/benchmark_report.h"
 
 namespace heddle {
@@ -52,6 +53,26 @@ TEST(BenchmarkSuiteTest, MistakesAreConfigErrors) {
   } catch (const ConfigError& error) {
     EXPECT_THAT(error.what(), HasSubstr("no_such_suite.yaml"));
   }
+}
+
+// An operator without a suite is measured on the large cases of its own.
+TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
+  const BenchmarkSuite suite = load_benchmark_suite("glu_product");
+  ASSERT_EQ(suite.configs.size(), 2 * std::size(kernels::kActivations));
+  const std::vector<BenchmarkRow> rows = memory_rows({DeviceType::meta}, suite);
+  ASSERT_EQ(rows.size(), 3 * suite.configs.size());
+  // (5, 1100) in bfloat16, each tensor rounded up to 512 bytes.
+  const double tensor = 11264.0 / (1 << 20);
+  EXPECT_EQ(rows[0].n, 5500);
+  EXPECT_DOUBLE_EQ(rows[0].value, 3 * tensor);
+  EXPECT_EQ(rows[0].bytes, 3 * 11000);
+  EXPECT_DOUBLE_EQ(rows[2].value, 5 * tensor + tensor);  // a, b, y, d_y, d_a, d_b
+  EXPECT_EQ(rows[2].bytes, 5 * 11000);
+  for (const char* name : {"embedding", "cross_entropy", "linear_attention"}) {
+    const BenchmarkSuite cases = load_benchmark_suite(name);
+    EXPECT_EQ(memory_rows({DeviceType::cpu}, cases).size(), 3 * cases.configs.size()) << name;
+  }
+  EXPECT_THROW(load_benchmark_suite("glu_prodct"), Error);
 }
 
 // The sum of what lives at the peak, in bytes: forward x, y and one statistic a row; backward d_y and d_x as well.

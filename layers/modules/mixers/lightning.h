@@ -8,12 +8,10 @@
 #include <optional>
 #include <vector>
 
-#include "core/config/config_node.h"
-#include "layers/modules/fixed_values.h"
+#include "layers/modules/linear.h"
 #include "layers/modules/module.h"
 #include "layers/modules/position.h"
 #include "layers/ops/activation.h"
-#include "layers/ops/linear.h"
 #include "layers/ops/norm.h"
 
 namespace heddle {
@@ -31,26 +29,34 @@ class Lightning : public Mixer {
   };
   struct Options {
     int64_t heads = 1;
-    Activation act = Activation::silu;  // of q, k and v
-    std::optional<Gate> gate;
+    Activation act = Activation::silu;       // of q, k and v
+    std::optional<Lrpe::Options> lrpe = {};  // the encoding of the positions of q and k; nothing: none
+    std::optional<Gate> gate = {};
   };
 
-  // `lrpe` encodes the positions of q and k; null: nothing does.
-  Lightning(const Options& options, std::unique_ptr<Lrpe> lrpe, const ModuleBuilder& builder, const BlockPlace& place);
+  Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
+
   Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+  std::unique_ptr<MixerState> make_state() const override;
+  std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
 
  private:
   Variable gate_of(Tape& tape, const Variable& x) const;
 
   Options options_;
   int64_t dim_;
-  FixedValues log_decay_;
-  std::unique_ptr<Lrpe> lrpe_;
+  const Buffer* log_decay_;
+  std::optional<Lrpe> lrpe_;
   Linear qkv_, out_;
   std::optional<Linear> gate_, gate_down_;  // a gate of full rank has no gate_down_
 };
 
-// The section {type: lightning, heads, act, lrpe, gate} of a model config, to its finish().
-std::unique_ptr<Mixer> make_lightning(const ConfigNode& section, const ModuleBuilder& builder, const BlockPlace& place);
+// The section {type: lightning, heads, act, lrpe, gate} of a model config.
+struct LightningConfig : MixerOptions {
+  Lightning::Options options;
+
+  void describe(ConfigFields& fields, const ModelSize& model) override;
+  std::unique_ptr<Mixer> make(const ModuleBuilder& builder, const BlockPlace& place) const override;
+};
 
 }  // namespace heddle

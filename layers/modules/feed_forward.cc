@@ -1,0 +1,33 @@
+#include "layers/modules/feed_forward.h"
+
+#include "layers/modules/choices.h"
+#include "layers/ops/glu.h"
+
+namespace heddle {
+
+FeedForwardConfig::FeedForwardConfig(FeedForwardType type)
+    : options{type, 0, type == FeedForwardType::glu ? Activation::silu : Activation::relu} {}
+
+void FeedForwardConfig::describe(ConfigFields& fields, const ModelSize&) {
+  fields.required("hidden", options.hidden, Range::at_least(1));
+  fields.choice("act", options.act, activation_choices());
+}
+
+std::unique_ptr<Channel> FeedForwardConfig::make(const ModuleBuilder& builder, const BlockPlace& place) const {
+  return std::make_unique<FeedForward>(options, builder, place.dim);
+}
+
+FeedForward::FeedForward(const Options& options, const ModuleBuilder& builder, int64_t dim)
+    : type_(options.type),
+      act_(options.act),
+      in_({}, builder.child(type_ == FeedForwardType::glu ? "w12" : "w1"), dim,
+          type_ == FeedForwardType::glu ? 2 * options.hidden : options.hidden),
+      out_({}, builder.child(type_ == FeedForwardType::glu ? "w3" : "w2"), options.hidden, dim) {}
+
+Variable FeedForward::forward(Tape& tape, const Variable& x) const {
+  const Variable inner = in_.forward(tape, x);
+  return out_.forward(tape,
+                      type_ == FeedForwardType::glu ? glu_of_halves(tape, inner, act_) : activation(tape, inner, act_));
+}
+
+}  // namespace heddle

@@ -1,0 +1,20 @@
+#include "layers/modules/linear.h"
+
+#include <cmath>
+
+#include "layers/ops/linear.h"
+
+namespace heddle {
+
+Linear::Linear(const Options& options, const ModuleBuilder& builder, int64_t in, int64_t out) {
+  const double init_std = options.init_std > 0.0 ? options.init_std : 1.0 / std::sqrt(static_cast<double>(in));
+  weight_ = builder.add("weight", {out, in}, Initializer::normal(init_std));
+  if (options.bias) bias_ = builder.add("bias", {out}, Initializer::constant(0.0));
+}
+
+Variable Linear::forward(Tape& tape, const Variable& x) const {
+  return linear(tape, x, ParameterSet::on(tape, *weight_),
+                bias_ != nullptr ? ParameterSet::on(tape, *bias_) : Variable{});
+}
+
+}  // namespace heddle

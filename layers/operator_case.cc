@@ -1,0 +1,71 @@
+#include "layers/operator_case.h"
+
+#include <cmath>
+
+#include "core/tensor/element_types.h"
+#include "core/tensor/random.h"
+
+namespace heddle {
+namespace {
+
+Random random_for(const OperatorCase& operator_case, const std::string& name) {
+  uint64_t seed = 14695981039346656037ull;  // FNV-1a, which is the same with every standard library
+  for (const char letter : operator_case.name + "/" + name) {
+    seed = (seed ^ static_cast<unsigned char>(letter)) * 1099511628211ull;
+  }
+  return Random(seed, RandomStream::test);
+}
+
+double draw(Random& random, const CaseInput& input) {
+  if (input.kind == CaseInputKind::tokens) return static_cast<double>(random.next_below(input.range));
+  double value = 0.0;
+  while (std::abs(value) < 1e-2) value = random.next_normal();
+  if (input.kind == CaseInputKind::decay) return -std::abs(value) * input.scale;
+  return value * input.scale + input.mean;
+}
+
+}  // namespace
+
+DType case_dtype(const CaseInput& input, DType dtype) {
+  switch (input.kind) {
+    case CaseInputKind::tokens:
+      return DType::int32;
+    case CaseInputKind::angle:
+    case CaseInputKind::decay:
+    case CaseInputKind::state:
+      return accumulate_type(dtype);
+    default:
+      return dtype;
+  }
+}
+
+ReferenceTensor draw_numbers(const OperatorCase& operator_case, const std::string& name, const CaseInput& input,
+                             DType dtype) {
+  Random random = random_for(operator_case, name);
+  ReferenceTensor result{input.shape, std::vector<double>(static_cast<size_t>(numel(input.shape)))};
+  for (double& value : result.values) value = round_to(dtype, draw(random, input));
+  return result;
+}
+
+ReferenceTensors draw_inputs(const OperatorCase& operator_case, DType dtype) {
+  ReferenceTensors inputs;
+  for (const CaseInput& input : operator_case.inputs) {
+    inputs[input.name] = draw_numbers(operator_case, input.name, input, case_dtype(input, dtype));
+  }
+  return inputs;
+}
+
+double round_to(DType dtype, double value) {
+  switch (dtype) {
+    case DType::float32:
+      return static_cast<float>(value);
+    case DType::bfloat16:
+      return static_cast<float>(static_cast<bfloat16>(static_cast<float>(value)));
+    case DType::float16:
+      return static_cast<float>(static_cast<float16>(static_cast<float>(value)));
+    default:
+      return value;
+  }
+}
+
+}  // namespace heddle

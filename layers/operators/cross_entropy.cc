@@ -1,0 +1,81 @@
+#include "layers/ops/cross_entropy.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/config/config_fields.h"
+#include "layers/operators/operators.h"
+#include "layers/operators/reference.h"
+
+namespace heddle {
+namespace {
+
+using namespace reference;  // NOLINT(google-build-using-namespace): the words that references are written in
+
+OperatorFunction make_cross_entropy(const ConfigNode& node) {
+  CrossEntropyOptions options;
+  ConfigFields fields(node);
+  fields.field("ignore_index", options.ignore_index);
+  fields.field("label_smoothing", options.label_smoothing, Range::between(0.0, 1.0));
+  return [options](Tape& tape, const NamedVariables& inputs) {
+    return NamedVariables{{"loss", cross_entropy(tape, inputs.at("logits"), inputs.at("targets").value, options)}};
+  };
+}
+
+ReferenceTensors cross_entropy_reference(const ConfigNode& options, const ReferenceTensors& inputs, DType) {
+  const ReferenceTensor &logits = inputs.at("logits"), &targets = inputs.at("targets");
+  const auto ignored = options.get<int64_t>("ignore_index", -100);
+  const double smoothing = options.get<double>("label_smoothing", 0.0);
+  const int64_t classes = logits.shape[-1];
+  ReferenceTensor loss = host_zeros({});
+  int64_t count = 0;
+  for (int64_t i = 0; i < numel(targets.shape); ++i) {
+    const auto target = static_cast<int64_t>(targets[i]);
+    if (target == ignored) continue;
+    double sum = 0.0, mean = 0.0;
+    for (int64_t j = 0; j < classes; ++j) {
+      sum += std::exp(logits[i * classes + j]);
+      mean += logits[i * classes + j] / static_cast<double>(classes);
+    }
+    loss[0] += std::log(sum) - (1.0 - smoothing) * logits[i * classes + target] - smoothing * mean;
+    ++count;
+  }
+  loss[0] /= static_cast<double>(std::max<int64_t>(count, 1));
+  return {{"loss", loss}};
+}
+
+std::vector<OperatorCase> cross_entropy_cases() {
+  std::vector<OperatorCase> cases;
+  const auto add = [&](const Shape& rows, int64_t classes, const std::string& options, bool large = false,
+                       double scale = 1.0) {
+    Shape shape = rows;
+    shape.append(classes);
+    cases.push_back(make_case("cross_entropy", options,
+                              {{.name = "logits", .shape = shape, .scale = scale},
+                               {.name = "targets", .shape = rows, .kind = CaseInputKind::tokens, .range = classes}},
+                              cross_entropy_reference, large));
+  };
+  for (const std::string options : {"{}", "{ignore_index: 2}", "{label_smoothing: 0.1}",
+                                    "{ignore_index: 0, label_smoothing: 0.3}", "{label_smoothing: 1.0}"}) {
+    add({2, 4}, 5, options);
+    add({3, 7}, 41, options, true);
+  }
+  add({3}, 1, "{}");
+  add({4}, 1, "{ignore_index: 0}");  // every row is ignored
+  add({70}, 3001, "{label_smoothing: 0.1}", true, 4.0);
+  return cases;
+}
+
+}  // namespace
+
+Operator cross_entropy_operator() {
+  return {.name = "cross_entropy",
+          .inputs = {{.name = "logits"}, {.name = "targets", .kind = InputKind::index}},
+          .outputs = {"loss"},
+          .make = make_cross_entropy,
+          .cases = cross_entropy_cases};
+}
+
+}  // namespace heddle

@@ -1,0 +1,162 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/config/config_fields.h"
+#include "layers/modules/choices.h"
+#include "layers/operators/operators.h"
+#include "layers/operators/reference.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+
+namespace heddle {
+namespace {
+
+using namespace reference;  // NOLINT(google-build-using-namespace): the words that references are written in
+
+// --- From options to a function ---
+
+struct FeedForwardOperatorOptions {
+  Activation act;
+  std::optional<int64_t> hidden;  // the weights say it too
+};
+
+FeedForwardOperatorOptions read_options(const ConfigNode& node, Activation act) {
+  FeedForwardOperatorOptions options{act, {}};
+  ConfigFields fields(node);
+  fields.choice("act", options.act, activation_choices());
+  fields.optional("hidden", options.hidden);
+  return options;
+}
+
+OperatorFunction make_glu_product(const ConfigNode& node) {
+  Activation act = Activation::silu;
+  ConfigFields(node).choice("act", act, activation_choices());
+  return [act](Tape& tape, const NamedVariables& inputs) {
+    return NamedVariables{{"y", glu(tape, inputs.at("a"), inputs.at("b"), act)}};
+  };
+}
+
+OperatorFunction make_glu(const ConfigNode& node) {
+  return [options = read_options(node, Activation::silu)](Tape& tape, const NamedVariables& inputs) {
+    const Variable &w12 = inputs.at("w12"), &w3 = inputs.at("w3");
+    check(w3.value.rank() == 2, "[glu] w3 has shape {}, expected (dim, hidden)", to_string(w3.shape()));
+    const int64_t hidden = options.hidden.value_or(w3.shape()[1]);
+    check(w12.value.rank() == 2 && w12.shape()[0] == 2 * hidden,
+          "[glu] w12 has shape {}, expected ({}, dim): twice hidden", to_string(w12.shape()), 2 * hidden);
+    return NamedVariables{{"y", linear(tape, glu_of_halves(tape, linear(tape, inputs.at("x"), w12), options.act), w3)}};
+  };
+}
+
+OperatorFunction make_ffn(const ConfigNode& node) {
+  return [options = read_options(node, Activation::relu)](Tape& tape, const NamedVariables& inputs) {
+    const Variable &w1 = inputs.at("w1"), &w2 = inputs.at("w2");
+    check(w1.value.rank() == 2, "[ffn] w1 has shape {}, expected (hidden, dim)", to_string(w1.shape()));
+    const int64_t hidden = options.hidden.value_or(w1.shape()[0]);
+    check(w1.shape()[0] == hidden, "[ffn] w1 has shape {}, expected ({}, dim): hidden", to_string(w1.shape()), hidden);
+    return NamedVariables{{"y", linear(tape, activation(tape, linear(tape, inputs.at("x"), w1), options.act), w2)}};
+  };
+}
+
+// --- Cases. Every product and every activation is stored, so each is rounded ---
+
+ReferenceTensors glu_product_reference(const ConfigNode& options, const ReferenceTensors& inputs, DType) {
+  const std::string act = options.get<std::string>("act", "silu");
+  ReferenceTensor y = inputs.at("a");
+  for (int64_t i = 0; i < numel(y.shape); ++i) y[i] = activate(act, y[i]) * inputs.at("b")[i];
+  return {{"y", y}};
+}
+
+ReferenceTensors glu_reference(const ConfigNode& options, const ReferenceTensors& inputs, DType dtype) {
+  const ReferenceTensor both = host_rounded(host_linear(inputs.at("x"), inputs.at("w12")), dtype);
+  const int64_t hidden = both.shape[-1] / 2;
+  Shape shape = both.shape;
+  shape[-1] = hidden;
+  ReferenceTensor a = host_zeros(shape), b = a;
+  for (int64_t i = 0; i < numel(shape); ++i) {
+    a[i] = both[i / hidden * 2 * hidden + i % hidden];
+    b[i] = both[i / hidden * 2 * hidden + hidden + i % hidden];
+  }
+  const ReferenceTensor product = glu_product_reference(options, {{"a", a}, {"b", b}}, dtype).at("y");
+  return {{"y", host_linear(host_rounded(product, dtype), inputs.at("w3"))}};
+}
+
+ReferenceTensors ffn_reference(const ConfigNode& options, const ReferenceTensors& inputs, DType dtype) {
+  ReferenceTensor hidden = host_rounded(host_linear(inputs.at("x"), inputs.at("w1")), dtype);
+  for (double& value : hidden.values) value = activate(options.get<std::string>("act", "relu"), value);
+  return {{"y", host_linear(host_rounded(hidden, dtype), inputs.at("w2"))}};
+}
+
+std::vector<OperatorCase> glu_product_cases() {
+  std::vector<OperatorCase> cases;
+  for (const auto& [act, value] : activation_choices()) {
+    for (const Shape& shape : {Shape{3, 5}, Shape{2, 2, 1}, Shape{5, 1100}, Shape{300, 70}}) {
+      cases.push_back(make_case("glu_product", fmt::format("{{act: {}}}", act),
+                                {{.name = "a", .shape = shape}, {.name = "b", .shape = shape}}, glu_product_reference,
+                                numel(shape) > 100));
+    }
+  }
+  return cases;
+}
+
+// A chain of operators: each stores what it computes.
+OperatorCase chain_case(const std::string& op, const std::string& options, std::vector<CaseInput> inputs,
+                        const Reference& reference, bool large = false) {
+  OperatorCase result = make_case(op, options, std::move(inputs), reference, large);
+  result.roundings = 4;
+  return result;
+}
+
+std::vector<OperatorCase> glu_cases() {
+  std::vector<OperatorCase> cases;
+  const std::vector<CaseInput> inputs = {
+      {.name = "x", .shape = {2, 3, 4}}, matrix_input("w12", 10, 4), matrix_input("w3", 4, 5)};
+  for (const auto& [act, value] : activation_choices()) {
+    cases.push_back(chain_case("glu", fmt::format("{{act: {}}}", act), inputs, glu_reference));
+  }
+  cases.push_back(
+      chain_case("glu", "{hidden: 90}",
+                 {{.name = "x", .shape = {50, 33}}, matrix_input("w12", 180, 33), matrix_input("w3", 33, 90)},
+                 glu_reference, true));
+  return cases;
+}
+
+std::vector<OperatorCase> ffn_cases() {
+  std::vector<OperatorCase> cases;
+  const std::vector<CaseInput> inputs = {
+      {.name = "x", .shape = {2, 3, 4}}, matrix_input("w1", 5, 4), matrix_input("w2", 4, 5)};
+  for (const auto& [act, value] : activation_choices()) {
+    cases.push_back(chain_case("ffn", fmt::format("{{act: {}}}", act), inputs, ffn_reference));
+  }
+  return cases;
+}
+
+}  // namespace
+
+Operator glu_product_operator() {
+  return {.name = "glu_product",
+          .inputs = {{.name = "a"}, {.name = "b"}},
+          .outputs = {"y"},
+          .make = make_glu_product,
+          .cases = glu_product_cases};
+}
+
+Operator glu_operator() {
+  return {.name = "glu",
+          .inputs = {{.name = "x"}, {.name = "w12"}, {.name = "w3"}},
+          .outputs = {"y"},
+          .make = make_glu,
+          .cases = glu_cases};
+}
+
+Operator ffn_operator() {
+  return {.name = "ffn",
+          .inputs = {{.name = "x"}, {.name = "w1"}, {.name = "w2"}},
+          .outputs = {"y"},
+          .make = make_ffn,
+          .cases = ffn_cases};
+}
+
+}  // namespace heddle
