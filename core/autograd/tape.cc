@@ -73,17 +73,6 @@ void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, st
                       .final_leaves = {}});
 }
 
-// Runs a node of the old way.
-struct OldNode {
-  std::unique_ptr<Node> node;
-  void backward(Tape& tape) { node->backward(tape); }
-};
-
-void Tape::record(std::unique_ptr<Node> node, std::initializer_list<Slot> outputs) {
-  record(OldNode{std::move(node)}, {}, outputs);
-  entries_.back().checks_inputs = false;
-}
-
 Tensor Tape::take_gradient(Slot slot) { return slot.requires_grad() ? slots_.take(slot) : Tensor{}; }
 
 GradientDestination Tape::destination(Slot slot) {
@@ -106,21 +95,22 @@ bool Tape::can_share_gradient(Slot slot) const {
 
 // What a node writes must be known before it runs, or a leaf would be called final too early.
 void Tape::check_input(Slot slot) const {
-  if (running_ == nullptr || !running_->checks_inputs) return;
+  if (running_ == nullptr) return;
   const int whole = slots_.whole(slot).id;
   const bool found =
       std::any_of(running_->inputs.begin(), running_->inputs.end(), [&](Slot input) { return input.id == whole; });
   if (found) return;
-  const std::string scope = context_.allocator().scope_name(running_->label.scope);
-  fail("{}{}{} asks for the gradient of {}, which is not among the inputs it was recorded with",
-       readable(running_->node->type()), scope.empty() ? "" : ", recorded in ", scope, slots_.describe(slot));
+  std::string scope = context_.allocator().scope_name(running_->label.scope);
+  if (!scope.empty()) scope = ", recorded in " + scope + ",";
+  fail("{}{} asks for the gradient of {}, which is not among the inputs it was recorded with",
+       readable(running_->node->type()), scope, slots_.describe(slot));
 }
 
 // Sets final_leaves of all entries; returns the leaves that no node writes.
 std::vector<Slot> Tape::find_final_leaves() {
   std::unordered_set<int> found;
   for (Entry& entry : entries_) {
-    for (Slot input : entry.checks_inputs ? entry.inputs : slots_.leaves()) {
+    for (Slot input : entry.inputs) {
       if (slots_.is_leaf(input) && found.insert(input.id).second) entry.final_leaves.push_back(input);
     }
   }

@@ -39,13 +39,6 @@ struct Variable {
 
 class Tape;
 
-// The way of nodes before they were plain structs; goes when the last of them has.
-struct Node {
-  virtual ~Node() = default;
-  virtual std::string_view name() const = 0;
-  virtual void backward(Tape& tape) = 0;
-};
-
 class Tape {
  public:
   enum class Mode { record, inference };  // inference: nothing is recorded, nothing saved
@@ -87,7 +80,6 @@ class Tape {
   void record(T node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
     add_entry(std::make_unique<NodeOf<T>>(std::move(node)), std::move(inputs), std::move(outputs));
   }
-  void record(std::unique_ptr<Node> node, std::initializer_list<Slot> outputs);
 
   // --- For nodes, backward. The last three throw Error when the slot is neither one of the inputs the running node was
   // recorded with, nor a view of one, nor the value that one is a view of. ---
@@ -143,7 +135,6 @@ class Tape {
     std::vector<Slot> inputs;        // those with a gradient; instead of a view the value it is a view of
     std::vector<Slot> outputs;       // those with a gradient
     std::vector<Slot> final_leaves;  // during backward: the leaves that no node recorded earlier writes
-    bool checks_inputs = true;
   };
 
   void add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs);

@@ -371,7 +371,7 @@ TEST_F(DeclaredInputsTest, ALeafThatIsNoInputIsRefused) {
   const Variable x = leaf(tape, {1, 2}, gx_), y = leaf(tape, {3, 4}, gy_, "weight");
   EXPECT_EQ(
       error_of_node(tape, {x}, [&](Tape& running) { running.destination(y); }),
-      "heddle::CallNode, recorded in block asks for the gradient of leaf weight, which is not among the inputs it "
+      "heddle::CallNode, recorded in block, asks for the gradient of leaf weight, which is not among the inputs it "
       "was recorded with");
   EXPECT_FALSE(gy_.tensor.defined());
 }
