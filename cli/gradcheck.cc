@@ -68,7 +68,9 @@ int run(const Options& options, const Registry& registry) {
     throw UsageError(fmt::format("'{}' is neither an operator nor a config{}", options.subject,
                                  hint.empty() ? "; operators: " + join_names(names) : hint));
   }
-  const auto context = open_device(options.device);
+  DeviceOptions device = options.device;
+  if (device.threads == 0) device.threads = 1;  // the cases are small: threads would wait for each other
+  const auto context = open_device(device);
   return is_operator ? check_operators(*context, registry, options.subject, dtype)
                      : check_model(*context, registry, options.subject, dtype);
 }

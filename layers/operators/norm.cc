@@ -176,6 +176,11 @@ std::vector<OperatorCase> all_norm_cases() {
     for (const int residual : {0, 1, 2}) {
       cases.push_back(norm_case({op, {2, 3, 6}, false, false, residual > 0, residual == 1, "", more}));
     }
+    // They take what the other layers take, though they have no parameters by default.
+    for (const std::string& gate : gates) {
+      if (gate.empty()) continue;
+      cases.push_back(norm_case({op, {3, 6}, true, true, true, true, gate, more + ", scale: 1.3"}));
+    }
   }
   const std::string silu = "{act: silu, position: pre}";
   for (const int64_t dim : {1, 7, 33, 65}) {

@@ -40,10 +40,13 @@ TEST(Theta, KeepsTheHalfThatIsAskedFor) {
 }
 
 TEST(Lrpe, IsThereOnItsLayersOnly) {
-  ParameterSet parameters;
-  EXPECT_NE(make("{type: lrpe_rotate, layers: [0]}", parameters, 0), nullptr);
-  EXPECT_EQ(make("{type: lrpe_rotate, layers: [0]}", parameters, 1), nullptr);
-  EXPECT_NE(make("{type: lrpe_rotate}", parameters, 1), nullptr);
+  const auto is_there = [](const std::string& yaml, int64_t layer) {
+    ParameterSet parameters;
+    return make(yaml, parameters, layer) != nullptr;
+  };
+  EXPECT_TRUE(is_there("{type: lrpe_rotate, layers: [0]}", 0));
+  EXPECT_FALSE(is_there("{type: lrpe_rotate, layers: [0]}", 1));
+  EXPECT_TRUE(is_there("{type: lrpe_rotate}", 1));
 }
 
 TEST(Lrpe, RefusesWhatMakesNoSense) {
