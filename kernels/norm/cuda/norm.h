@@ -1,6 +1,9 @@
-// What the forward and backward kernels of the norm family share.                      docs/layers.md#normalization
-// A unit is one group of one row: `extent` = dim / groups neighbouring features that are normalized together. A team of
-// TEAM threads works on a unit; several teams share a block where units are short.
+// Building blocks shared by the forward and backward norm kernels.                     docs/layers.md#normalization
+//
+// A segment is the `extent` = dim / groups neighbouring features of one row that are normalized together: the whole
+// row when groups == 1. Segments are numbered row * groups + group. A row group is the set of THREADS threads that
+// works on one segment; a block has several row groups where segments are short. Thread `lane` of a row group holds
+// the 16-byte vectors lane, lane + THREADS, lane + 2 * THREADS, ... of its segment.
 #pragma once
 
 #include "kernels/common/cuda/activation.h"
@@ -11,7 +14,7 @@
 
 namespace heddle::kernels::cuda {
 
-// Rows that 32 bits count: one multiplication finds the address of a row.
+// Rows with 32-bit indices and strides: the address of a row is one multiply-add.
 struct StridedRows {
   char* data = nullptr;
   uint32_t stride = 0;  // in bytes
@@ -23,7 +26,7 @@ struct StridedRows {
     return data + uint64_t{row} * stride + column_bytes;
   }
 
-  // Whether 32 bits are enough for the units of rows of `groups` groups, and for the strides.
+  // Whether 32 bits are enough for the segments of rows of `groups` groups, and for the strides.
   template <class... Views>
   static bool fit(int64_t groups, const Views&... views) {
     return ((!views || (views.rows * groups <= INT32_MAX / 2 && bytes(views) <= INT32_MAX)) && ...);
@@ -33,58 +36,63 @@ struct StridedRows {
   static int64_t bytes(const RowsView& view) { return view.row_stride * static_cast<int64_t>(size_of(view.dtype)); }
 };
 
-// Sums over a team. Teams of a warp or less exchange by shuffles; larger ones through shared memory and a barrier of
-// their own, with two buffers in turn so that one barrier a sum is enough. Every thread gets the same bits.
-template <class A, int TEAM, int TEAMS, int VALUES>
-struct TeamSums {
-  static constexpr int kWarps = TEAM > 32 ? TEAM / 32 : 1;
-  alignas(16) A warps[2][TEAMS][VALUES][kWarps];
+// Index of the thread's row group. For row groups of at least a warp the value is uniform in the warp; __shfl_sync
+// tells the compiler so, and it computes row addresses once a warp.
+template <int THREADS, int ROW_GROUPS>
+__device__ __forceinline__ int row_group_of_thread() {
+  if constexpr (ROW_GROUPS == 1) return 0;
+  const int row_group = threadIdx.x / THREADS;
+  return THREADS >= 32 ? __shfl_sync(0xffffffffu, row_group, 0) : row_group;
+}
+
+// Barrier of the threads of one row group. Barrier 0 is left to __syncthreads().
+template <int THREADS>
+__device__ __forceinline__ void row_group_barrier(int row_group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(row_group + 1), "r"(THREADS) : "memory");
+}
+
+// Shared memory of row_group_sum: one partial sum a warp. Consecutive sums alternate between two buffers, so that one
+// barrier a sum is enough.
+template <class A, int THREADS, int ROW_GROUPS, int VALUES>
+struct RowGroupStorage {
+  static constexpr int kWarps = THREADS > 32 ? THREADS / 32 : 1;
+  alignas(16) A warps[2][ROW_GROUPS][VALUES][kWarps];
 };
 
-// The team of a thread. That all threads of a warp have the same is told to the compiler where it is so: addresses of
-// rows are then worked out once for the warp.
-template <int TEAM, int TEAMS>
-__device__ __forceinline__ int team_of_thread() {
-  if constexpr (TEAMS == 1) return 0;
-  const int team = threadIdx.x / TEAM;
-  return TEAM >= 32 ? __shfl_sync(0xffffffffu, team, 0) : team;
-}
-
-template <int TEAM>
-__device__ __forceinline__ void team_barrier(int team) {
-  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(TEAM) : "memory");
-}
-
-struct Nothing {
+struct NoOverlap {
   __device__ __forceinline__ void operator()() const {}
 };
-// `meanwhile` is called once, after the barrier of larger teams: what it does hides the latency of what follows.
-template <class A, int TEAM, int TEAMS, int MOST, int VALUES, class Meanwhile = Nothing>
-__device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, TEAMS, MOST>& shared, int team,
-                                         int& turn, const Meanwhile& meanwhile = {}) {
-  static_assert(VALUES <= MOST);
-  if constexpr (TEAM < 32 || (TEAM == 32 && VALUES == 1)) {
+
+// value[i] = sum of value[i] over the threads of a row group, the same bits in all of them. Row groups of at most a
+// warp use shuffles; larger ones shared memory and one row_group_barrier(). `buffer` alternates between 0 and 1.
+// `overlap` is called once, after the barrier where there is one: its instructions hide the latency of what follows.
+template <class A, int THREADS, int ROW_GROUPS, int MAX_VALUES, int VALUES, class Overlap = NoOverlap>
+__device__ __forceinline__ void row_group_sum(A (&value)[VALUES],
+                                              RowGroupStorage<A, THREADS, ROW_GROUPS, MAX_VALUES>& shared,
+                                              int row_group, int& buffer, const Overlap& overlap = {}) {
+  static_assert(VALUES <= MAX_VALUES);
+  if constexpr (THREADS < 32 || (THREADS == 32 && VALUES == 1)) {
 #pragma unroll
-    for (int i = 0; i < VALUES; ++i) value[i] = group_sum<TEAM>(value[i]);
-    meanwhile();
-  } else if constexpr (TEAM == 32) {
+    for (int i = 0; i < VALUES; ++i) value[i] = group_sum<THREADS>(value[i]);
+    overlap();
+  } else if constexpr (THREADS == 32) {
     warp_all_gather(warp_reduce_scatter(value), value);
-    meanwhile();
+    overlap();
   } else {
-    constexpr int kWarps = TEAM / 32, kLanes = lanes_per_sum<VALUES>;
+    constexpr int kWarps = THREADS / 32, kLanes = lanes_per_sum<VALUES>;
     const int lane = threadIdx.x % 32, value_of_lane = lane / kLanes;
-    auto& warps = shared.warps[turn][team];
-    const A own = warp_reduce_scatter(value);
-    if (lane % kLanes == 0 && value_of_lane < VALUES) warps[value_of_lane][threadIdx.x % TEAM / 32] = own;
-    team_barrier<TEAM>(team);
-    meanwhile();
-    if constexpr (kWarps >= 8) {
-      constexpr int kAcross = kWarps < kLanes ? kWarps : kLanes;
-      const A* from = &warps[min(value_of_lane, VALUES - 1)][lane % kAcross];
+    auto& warps = shared.warps[buffer][row_group];
+    const A warp_sum = warp_reduce_scatter(value);
+    if (lane % kLanes == 0 && value_of_lane < VALUES) warps[value_of_lane][threadIdx.x % THREADS / 32] = warp_sum;
+    row_group_barrier<THREADS>(row_group);
+    overlap();
+    if constexpr (kWarps >= 8) {  // lanes read different warps, then add up by shuffles
+      constexpr int kReaders = kWarps < kLanes ? kWarps : kLanes;
+      const A* from = &warps[min(value_of_lane, VALUES - 1)][lane % kReaders];
       A sum = from[0];
 #pragma unroll
-      for (int warp = kAcross; warp < kWarps; warp += kAcross) sum += from[warp];
-      sum = group_sum<kAcross>(sum);
+      for (int warp = kReaders; warp < kWarps; warp += kReaders) sum += from[warp];
+      sum = group_sum<kReaders>(sum);
       if constexpr (VALUES == 1) {
         value[0] = sum;
       } else {
@@ -98,37 +106,37 @@ __device__ __forceinline__ void team_sum(A (&value)[VALUES], TeamSums<A, TEAM, T
         for (int warp = 1; warp < kWarps; ++warp) value[i] += warps[i][warp];
       }
     }
-    turn ^= 1;
+    buffer ^= 1;
   }
 }
 
-// Whether a mean is subtracted: known when compiling, or asked for at run time.
-enum class Center { no, yes, ask };
+// Whether the mean is subtracted: known at compile time, or read from the options at run time.
+enum class Center { no, yes, run_time };
 
-// Where the gate of a kernel stands.
+// Position of the gate, known at compile time.
 enum class Gate { none, pre, post };
 
 inline Gate gate_of(const RowsView& gate, const NormOptions& options) {
   return !gate ? Gate::none : options.gate_position == GatePosition::pre ? Gate::pre : Gate::post;
 }
 
-// What threads would otherwise work out for each unit, divisions and conversions from double: worked out on the host.
+// Scalars of a launch, computed on the host: the device needs no divisions and no conversions from double.
 template <class A>
-struct NormNumbers {
-  int64_t groups, units;  // of a row, in all
-  int64_t extent;
-  A per_extent, eps, scale;
+struct NormScalars {
+  int64_t groups, segments;  // groups of a row, segments of all rows
+  int64_t extent;            // features of a segment
+  A inv_extent, eps, scale;
 
-  NormNumbers(const RowsView& x, const NormOptions& options)
+  NormScalars(const RowsView& x, const NormOptions& options)
       : groups(options.groups),
-        units(x.rows * options.groups),
+        segments(x.rows * options.groups),
         extent(x.cols / options.groups),
-        per_extent(A(1) / static_cast<A>(extent)),
+        inv_extent(A(1) / static_cast<A>(extent)),
         eps(static_cast<A>(options.eps)),
         scale(static_cast<A>(options.scale)) {}
 };
 
-// act(gate) of N neighbours; the activation is chosen at run time, by one branch that all threads take together.
+// act(gate) of N neighbours. The activation is chosen at run time, by one branch that all threads take together.
 template <class T, int N>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> activate_all(Activation act, const Vec<T, N>& gate) {
   Vec<accumulate_t<T>, N> values = widen_all(gate);
@@ -143,17 +151,17 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> activate_all(Activation act, 
 __device__ __forceinline__ float inverse_root(float x) { return rsqrtf(x); }
 __device__ __forceinline__ double inverse_root(double x) { return rsqrt(x); }
 
-// How a unit of `vectors` vectors is split: the smallest team that holds it.
-template <int TEAM_, int VECTORS_>
-struct TeamShape {
-  static constexpr int kTeam = TEAM_;        // threads
-  static constexpr int kVectors = VECTORS_;  // vectors a thread
-  static constexpr int kCapacity = TEAM_ * VECTORS_;
+// How a segment is split over the threads of a row group.
+template <int THREADS, int VECTORS>
+struct RowGroupShape {
+  static constexpr int kThreads = THREADS;
+  static constexpr int kVectors = VECTORS;             // per thread
+  static constexpr int kCapacity = THREADS * VECTORS;  // longest segment, in vectors
 };
 
-// Calls launch(shape) for the first of Shapes that holds `vectors`; false when none does.
+// Calls launch(shape) for the first of Shapes whose capacity holds `vectors`; false when none does.
 template <class... Shapes, class Launch>
-bool choose_team(int64_t vectors, const Launch& launch) {
+bool choose_shape(int64_t vectors, const Launch& launch) {
   bool done = false;
   const auto attempt = [&](auto shape) {
     if (done || vectors > decltype(shape)::kCapacity) return;
@@ -164,7 +172,7 @@ bool choose_team(int64_t vectors, const Launch& launch) {
   return done;
 }
 
-// Whether the groups of a row, too, start at multiples of the vector.
+// Whether every segment starts at a multiple of `width` features.
 inline bool groups_vectorize(const RowsView& x, const NormOptions& options, int width) {
   return x.cols / options.groups % width == 0;
 }

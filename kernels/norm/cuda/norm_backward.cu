@@ -1,4 +1,5 @@
-// Backward of the norm family: float32, float64, and the choice of the type. kernels/cuda/detail/norm_backward.h
+// Backward of the norm family: the dispatch on the storage type, and the kernels for float32 and float64. Their outputs
+// are listed in norm_backward.h.
 #include "kernels/norm/cuda/norm_backward.h"
 
 namespace heddle::kernels::cuda {

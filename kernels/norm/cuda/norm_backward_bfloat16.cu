@@ -1,4 +1,4 @@
-// Backward of the norm family for bfloat16.
+// Backward of the norm family: the kernels for bfloat16. Their outputs are listed in norm_backward.h.
 #include "kernels/norm/cuda/norm_backward.h"
 
 namespace heddle::kernels::cuda {

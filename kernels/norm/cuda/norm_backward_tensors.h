@@ -1,32 +1,32 @@
-// What the norm backward moves that is as large as x. The inputs are a list: each is copied ahead of its use into
-// shared memory (cp.async, 16 bytes a thread), by the thread that will use it, so that no barrier is needed and the
-// latency of device memory is hidden whatever the options are.
+// The tensors as large as x that the norm backward reads and writes, as a list for its pipeline.
 #pragma once
 
 #include "kernels/norm/cuda/norm.h"
 
 namespace heddle::kernels::cuda {
 
-struct NormStreams {
-  static constexpr int kMost = 8;
-  StridedRows inputs[kMost];
+// `inputs` are the tensors that are read, in the order of the passes over a segment: x, d_y, residual and gate by the
+// first pass; d_r and the destinations that are added to by the second. Absent tensors take no place in the list.
+struct BackwardTensors {
+  static constexpr int kMaxInputs = 8;
+  StridedRows inputs[kMaxInputs];
   int count = 0;
-  int late = 0;  // those from here on are not read before the sums over a unit are known
-  // Place of each input in the list; -1: not there. x and d_y are 0 and 1.
+  int second_pass = 0;  // index of the first input that only the second pass reads
+  // Index of each input in the list, -1 when absent. x is 0 and d_y is 1.
   int residual = -1, gate = -1, d_r = -1, old_d_x = -1, old_d_residual = -1, old_d_gate = -1;
   StridedRows d_x, d_residual, d_gate;
 
-  explicit NormStreams(const NormBackwardArgs& args)
+  explicit BackwardTensors(const NormBackwardArgs& args)
       : d_x(args.d_x.view), d_residual(args.d_residual.view), d_gate(args.d_gate.view) {
     add(args.x);
     add(args.d_y);
     residual = add(args.residual);
     gate = add(args.gate);
-    late = count;
+    second_pass = count;
     d_r = add(args.d_r);
-    old_d_x = add_old(args.d_x);
-    old_d_residual = add_old(args.d_residual);
-    old_d_gate = add_old(args.d_gate);
+    old_d_x = add_accumulated(args.d_x);
+    old_d_residual = add_accumulated(args.d_residual);
+    old_d_gate = add_accumulated(args.d_gate);
   }
 
   static bool fit(const NormBackwardArgs& args) {
@@ -40,7 +40,7 @@ struct NormStreams {
     inputs[count] = StridedRows(view);
     return count++;
   }
-  int add_old(const RowsDestination& destination) {
+  int add_accumulated(const RowsDestination& destination) {
     return destination.mode == GradientMode::accumulate ? add(destination.view) : -1;
   }
 };

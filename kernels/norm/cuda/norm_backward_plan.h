@@ -1,0 +1,93 @@
+// What the norm backward kernel knows at compile time (BackwardTraits) and what the host chooses for a launch
+// (BackwardPlan).
+#pragma once
+
+#include "kernels/norm/cuda/norm.h"
+
+namespace heddle::kernels::cuda {
+
+// Which sums over rows a launch computes: d_weight, d_bias. The value is their number.
+enum class ParameterSums { none, weight, weight_and_bias };
+
+// Maximum number of pipeline stages (segments in flight per row group).
+constexpr int kMaxStages = 3;
+
+// How a launch walks over its items. Without parameter sums an item is a segment. With them an item is a row, and the
+// block's y index is the group that it works on, so that a thread keeps the same columns for all rows.
+struct BackwardPlan {
+  int items;         // in all, for each y index
+  int block_stride;  // from the first item of a block to that of the next
+  int block_span;    // from the first item of a block to the end of its items
+  int step;          // from an item of a row group to its next
+  int stages;        // segments in flight per row group
+  // Whether the next segment is prefetched before the sums over this one are known. Only kernels that keep the elements
+  // in registers do so: the others still need the stage.
+  bool prefetch_during_sum;
+  EvictionPriority read, written;  // L2 eviction policies
+};
+
+// What one instance of the kernel knows at compile time. THREADS and VECTORS are those of RowGroupShape. Which values
+// registers hold was chosen by measuring; docs/notes/norm.md.
+template <class T_, int THREADS, int VECTORS, ParameterSums SUMS, Gate GATE, Center CENTER>
+struct BackwardTraits {
+  using T = T_;
+  using A = accumulate_t<T>;
+  static constexpr int kThreads = THREADS, kVectors = VECTORS, kWidth = vector_width<T>;
+  static constexpr Gate kGate = GATE;
+  static constexpr Center kCenter = CENTER;
+  static constexpr int kSums = static_cast<int>(SUMS);
+  static constexpr bool kHasSums = SUMS != ParameterSums::none;
+
+  // Whether registers hold the thread's part of the weight and, between the two passes over a segment, the elements
+  // that the first pass computed. Otherwise the second pass reads and computes them again.
+  static constexpr bool kKeepsElements =
+      kHasSums && (VECTORS == 1 || (VECTORS == 2 && THREADS == 256 && GATE == Gate::none));
+  // 256 threads, or 512 where registers hold no third block of 256; the larger block writes half as many rows of
+  // partial sums.
+  static constexpr int kMinBlockThreads = kKeepsElements && VECTORS > 1 ? 512 : 256;
+  static constexpr int kBlockThreads = std::max(THREADS, kMinBlockThreads);
+  static constexpr int kRowGroups = kBlockThreads / THREADS;
+  // Minimum number of blocks on a multiprocessor, which bounds the registers of a thread. No choice makes it spill.
+  static constexpr bool kHasThreeBlocks =
+      VECTORS == 1 && (GATE == Gate::none || (SUMS == ParameterSums::weight && THREADS == 256));
+  static constexpr int kMinBlocks = !kHasSums || kBlockThreads > 256 ? 1 : kHasThreeBlocks ? 3 : 2;
+  // Whether the kernel runs one block on a multiprocessor and is bound by instructions rather than by memory.
+  static constexpr bool kInstructionBound =
+      kHasSums && GATE == Gate::none && THREADS == 512 && (VECTORS > 2 || (VECTORS == 2 && CENTER == Center::yes));
+
+  // Distances in shared memory: from one vector of a thread to its next, from one input of a stage to the next.
+  static constexpr int kVectorBytes = THREADS * 16, kInputBytes = kRowGroups * VECTORS * kVectorBytes;
+
+  // The weight is kept in the type of arithmetic; otherwise in the storage type, which takes fewer registers.
+  static constexpr bool kKeepsWideWeight = kKeepsElements && GATE == Gate::none && VECTORS == 1;
+  // Only the costly part of a gate's activation is kept.
+  static constexpr bool kKeepsCore =
+      !kKeepsElements && GATE != Gate::none && SUMS != ParameterSums::weight_and_bias && THREADS < 512;
+  // Only p - mean is kept.
+  static constexpr bool kKeepsDeviation = kInstructionBound && VECTORS < 4;
+  // Loop counters and addresses are held in registers instead of being computed again; a gate leaves none for them.
+  static constexpr bool kHoldsCounters = kKeepsElements && GATE == Gate::none;
+  static constexpr bool kHoldsAddresses = GATE == Gate::none;
+  // The kernel branches on the activation once, around all rows, instead of in each row.
+  static constexpr bool kBranchesOnce = GATE == Gate::post && kKeepsElements && THREADS == 256;
+  // Vectors that the second pass works on together.
+  static constexpr int kTileVectors = kKeepsElements ? VECTORS : 1;
+
+  // Threads that share one copy of a segment's statistics.
+  static constexpr int kStatisticsThreads = THREADS < 32 ? THREADS : 32;
+
+  // Bytes of shared memory that hold the weight of a block: none where registers do, nor without parameter sums, where
+  // neighbouring segments may belong to different groups.
+  __host__ __device__ static constexpr int64_t weight_bytes(int64_t extent) {
+    return kHasSums && !kKeepsElements ? extent * static_cast<int64_t>(sizeof(T)) : 0;
+  }
+
+  using StorageVec = Vec<T, kWidth>;
+  using WideVec = Vec<A, kWidth>;
+  using WeightVec = Vec<std::conditional_t<kKeepsWideWeight, A, T>, kWidth>;
+  using ParameterSumArray = A[kHasSums ? kSums : 1][VECTORS][kWidth];
+  using SumStorage = RowGroupStorage<A, THREADS, kRowGroups, 3>;
+  using StatisticsArray = A[kMaxStages][kBlockThreads / kStatisticsThreads][2];
+};
+
+}  // namespace heddle::kernels::cuda
