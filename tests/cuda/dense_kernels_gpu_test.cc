@@ -155,14 +155,14 @@ TEST_F(ElementwiseGpu, ActivationsAndGatedUnits) {
   }
 }
 
-TEST_F(ElementwiseGpu, SumsInPlaceToo) {
+TEST_F(ElementwiseGpu, AddsInPlace) {
   for (const DType dtype : kFloating) {
     for (const RowsCase& c : kRows) {
       expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
         Random random(14, RandomStream::test);
         const Tensor a = placed_values(context, c.rows, c.cols, type, c.place, random);
         const Tensor b = placed_values(context, c.rows, c.cols, type, c.place, random);
-        add(context, {.a = rows_view(a), .b = rows_view(b), .y = rows_view(a)});
+        accumulate(context, {.from = rows_view(b), .to = {rows_view(a), GradientMode::accumulate}});
         return {read_values(context, a)};
       });
     }
@@ -202,7 +202,7 @@ TEST_F(ElementwiseGpu, MoreThanTwoBillionElements) {
   poison(context, y);
   const Tensor tail = x.slice(0, rows - 1, rows);
   write_values(context, tail, std::vector<double>(static_cast<size_t>(cols), 2.0));
-  add(context, {.a = rows_view(x), .b = rows_view(x), .y = rows_view(y)});
+  accumulate(context, {.from = rows_view(x), .to = {rows_view(y)}, .scale = 2.0});
   EXPECT_EQ(read_values(context, y.slice(0, rows - 1, rows)), std::vector<double>(static_cast<size_t>(cols), 4.0));
   EXPECT_EQ(read_values(context, y.slice(0, rows / 2, rows / 2 + 1)),
             std::vector<double>(static_cast<size_t>(cols), 0.0));
