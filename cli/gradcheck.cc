@@ -10,6 +10,7 @@
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
 #include "tools/check_gradients.h"
+#include "tools/list_cases.h"
 
 namespace heddle::cli {
 namespace {
@@ -18,6 +19,7 @@ struct Options {
   std::string subject;  // "": all operators
   std::optional<DType> dtype;
   DeviceOptions device;
+  bool list = false;
 };
 
 // Prints a block of the table and says whether all of it is right.
@@ -59,6 +61,10 @@ int check_model(Context& context, const Registry& registry, const std::string& p
 }
 
 int run(const Options& options, const Registry& registry) {
+  if (options.list) {
+    fmt::print("{}\n", cases_as_json(registry));
+    return kDone;
+  }
   const DType dtype = options.dtype.value_or(DType::float64);
   const std::vector<std::string> names = registry.operator_names();
   const bool is_operator =
@@ -84,6 +90,7 @@ Run add_gradcheck(CLI::App& command, const Registry& registry) {
   add_dtype_option(command, options->dtype,
                    "float64: against finite differences; another: against float64 at the same rounded inputs");
   add_device_options(command, options->device);
+  command.add_flag("--list", options->list, "Print the cases of all operators as JSON, and check nothing");
   command.footer("Exit code 1 when a gradient is wrong. docs/run_layer.md says what is compared, and how closely.");
   return [options, &registry] { return run(*options, registry); };
 }

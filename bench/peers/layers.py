@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Compares operators of heddle with PyTorch, forward and backward, through `heddle run-layer`.
 
-    layers.py [--heddle PROGRAM] [--device cpu|cuda] [--dtype float64 float32 bfloat16 ...] [LAYER ...]
+    layers.py [--heddle PROGRAM] [--device cpu|cuda] [--dtype float64 float32 bfloat16 ...] [--every N] [LAYER ...]
 
-The formulas of operators.py run in float64 on the inputs rounded to the dtype; an element may be off by the dtype's
-tolerance times the largest element of its tensor. One line a case, exit code 1 when one is wrong.
+The cases are those of heddle's own tests, as `heddle gradcheck --list` gives them. The formulas of operators.py run in
+float64 on the inputs rounded to the dtype; an element may be off by the dtype's tolerance times the largest element of
+its tensor. One line a case, exit code 1 when one is wrong.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,96 +23,43 @@ import operators
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-# Kept in float32 (float64 for float64) whatever the dtype.
-EXACT = ("theta", "log_decay", "initial_state")
+# How an input is drawn says what it is stored in: these stay in float32 (float64 for float64) whatever the dtype.
+FULL_PRECISION = ("angle", "decay", "state")
+FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms_norm", "group_norm", "group_rms_norm",
+                                                 "group_srms_norm")},
+            **{name: getattr(operators, name)
+               for name in ("linear", "embedding", "activation", "glu_product", "glu", "ffn", "cross_entropy",
+                            "linear_attention", "lrpe_rotate", "lrpe_cosine")}}
 
 
 @dataclass
 class Case:
-    layer: str
-    formula: object
-    shapes: dict[str, tuple[int, ...]]
-    options: dict = field(default_factory=dict)
-    fixed: tuple[str, ...] = ()  # inputs without a gradient
-    bound: int = 0  # of index inputs
+    name: str
+    operator: str
+    options: dict
+    inputs: list[dict]
+    large: bool
+
+    def kind(self, name: str) -> str:
+        return next(i["kind"] for i in self.inputs if i["name"] == name)
 
 
-def norm_cases() -> list[Case]:
-    x = (3, 5, 48)
-    parameters = {"weight": (48,), "bias": (48,)}
-    cases = []
-    for name in ("layer_norm", "rms_norm", "srms_norm", "group_norm", "group_rms_norm", "group_srms_norm"):
-        groups = {"groups": 4} if name.startswith("group") else {}
-        cases.append(Case(name, operators.norm, {"x": x}, {"eps": 1e-6, **groups}))
-        cases.append(Case(name, operators.norm, {"x": x, "residual": x, **parameters}, {"scale": 0.5, **groups}))
-        for position in ("pre", "post"):
-            for act in ("none", "relu", "sigmoid", "silu"):
-                cases.append(Case(name, operators.norm, {"x": x, "residual": x, "gate": x, **parameters},
-                                  {"gate": {"act": act, "position": position}, **groups}))
-    return cases
-
-
-def rotate_cases() -> list[Case]:
-    shapes = {"x": (2, 37, 3, 16), "theta": (3, 8)}
-    options = [{}, {"act": "silu", "offset": 1000}, {"act": "relu", "pairing": "interleaved"},
-               {"act": "softmax", "act_dim": "feature"}, {"act": "softmax", "act_dim": "sequence"}]
-    cases = [Case("lrpe_rotate", operators.lrpe_rotate, shapes, o) for o in options]
-    return cases + [Case("lrpe_rotate", operators.lrpe_rotate, {"x": (2, 5, 3, 16), "theta": (1, 5)})]
-
-
-def cosine_cases() -> list[Case]:
-    def case(x: tuple[int, ...], theta: tuple[int, ...], **options) -> Case:
-        return Case("lrpe_cosine", operators.lrpe_cosine, {"x": x, "theta": theta}, options)
-
-    one_axis = ((2, 37, 3, 16), (3, 16))
-    return [case(*one_axis), case(*one_axis, act="silu", offset=1000), case(*one_axis, act="relu", extra_tokens=5),
-            case(*one_axis, act="softmax", act_dim="feature"), case(*one_axis, act="softmax", act_dim="sequence"),
-            case((2, 3, 37, 16), (1, 8), layout="bhnd", shape=[5, 7], extra_tokens=2, act="sigmoid"),
-            case((2, 24, 3, 16), (3, 6), shape=[2, 3, 4]), case((2, 24, 3, 7), (1, 2), shape=[2, 3, 2, 2])]
-
-
-def attention_cases() -> list[Case]:
-    qkv = {"q": (2, 150, 3, 16), "k": (2, 150, 3, 16), "v": (2, 150, 3, 24)}
-    decay = {**qkv, "log_decay": (3,)}
-    state = {**decay, "initial_state": (2, 3, 16, 24)}
-    constant = {"decay": "constant"}
-    return [Case("linear_attention", operators.linear_attention, qkv, {"decay": "none", "scale": 0.25}),
-            Case("linear_attention", operators.linear_attention, decay, constant, ("log_decay",)),
-            Case("linear_attention", operators.linear_attention, state, constant, ("log_decay",))]
-
-
-def dense_cases() -> list[Case]:
-    x = {"x": (3, 11, 24)}
-    weights = {"weight": (17, 24), "bias": (17,)}
-    logits = {"logits": (4, 9, 50), "targets": (4, 9)}
-    smoothed = {"ignore_index": 3, "label_smoothing": 0.1}
-    cases = [Case("linear", operators.linear, {**x, "weight": (17, 24)}),
-             Case("linear", operators.linear, {**x, **weights}),
-             Case("embedding", operators.embedding, {"tokens": (5, 40), "weight": (30, 24)}, bound=30),
-             Case("cross_entropy", operators.cross_entropy, logits, bound=50),
-             Case("cross_entropy", operators.cross_entropy, logits, smoothed, bound=50)]
-    for act in ("relu", "sigmoid", "silu"):
-        cases += [Case("activation", operators.activation, x, {"act": act}),
-                  Case("glu_product", operators.glu_product, {"a": (7, 24), "b": (7, 24)}, {"act": act}),
-                  Case("glu", operators.glu, {**x, "w12": (32, 24), "w3": (24, 16)}, {"act": act}),
-                  Case("ffn", operators.ffn, {**x, "w1": (32, 24), "w2": (24, 32)}, {"act": act})]
-    return cases
-
-
-def all_cases() -> list[Case]:
-    return norm_cases() + dense_cases() + rotate_cases() + cosine_cases() + attention_cases()
+def all_cases(program: str) -> list[Case]:
+    listed = subprocess.run([program, "gradcheck", "--list"], capture_output=True, text=True, check=True).stdout
+    return [Case(**case) for case in json.loads(listed)]
 
 
 def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> operators.Tensors:
     inputs = {}
-    for name, shape in case.shapes.items():
-        if case.bound and name in ("tokens", "targets"):
-            inputs[name] = torch.randint(case.bound, shape, generator=generator, dtype=torch.int32)
+    for given in case.inputs:
+        name, shape = given["name"], given["shape"]
+        if given["kind"] == "tokens":
+            inputs[name] = torch.randint(given["range"], shape, generator=generator, dtype=torch.int32)
             continue
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
-        values = -values.abs() / 8 if name == "log_decay" else values
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        inputs[name] = values.to(exact if name in EXACT else dtype)
+        values = -values.abs() if given["kind"] == "decay" else values + given["mean"]
+        full = torch.float64 if dtype == torch.float64 else torch.float32
+        inputs[name] = (given["scale"] * values).to(full if given["kind"] in FULL_PRECISION else dtype)
     return inputs
 
 
@@ -119,9 +67,11 @@ def run_torch(case: Case, inputs: operators.Tensors, generator: torch.Generator)
     """Outputs and gradients in float64, and the upstream gradients that led to them."""
     leaves = {}
     for name, value in inputs.items():
-        leaves[name] = value.double().requires_grad_(name not in case.fixed) if value.is_floating_point() else value
-    outputs = case.formula(case.layer, leaves, case.options)
-    dtype = next(v.dtype for k, v in inputs.items() if v.is_floating_point() and k not in EXACT)
+        fixed = {i["name"] for i in case.inputs if not i["differentiate"]}
+        leaves[name] = value.double().requires_grad_(name not in fixed) if value.is_floating_point() else value
+    outputs = FORMULAS[case.operator](case.operator, leaves, case.options)
+    dtype = next(v.dtype for k, v in inputs.items()
+                 if v.is_floating_point() and case.kind(k) not in FULL_PRECISION)
     upstream = {}
     for name, output in outputs.items():
         exact = name in ("final_state", "loss") and dtype != torch.float64
@@ -139,7 +89,7 @@ def run_heddle(arguments: argparse.Namespace, case: Case, given: operators.Tenso
     with tempfile.TemporaryDirectory() as folder:
         spec, inputs, outputs = (str(Path(folder) / name) for name in ("spec.yaml", "in", "out"))
         # JSON is YAML.
-        Path(spec).write_text(json.dumps({"layer": case.layer, "options": case.options}))
+        Path(spec).write_text(json.dumps({"layer": case.operator, "options": case.options}))
         save_file({name: value.contiguous() for name, value in given.items()}, inputs)
         command = [arguments.heddle, "run-layer", spec, "--inputs", inputs, "--outputs", outputs]
         done = subprocess.run([*command, "--device", arguments.device], capture_output=True, text=True)
@@ -164,10 +114,12 @@ def main() -> int:
     parser.add_argument("--heddle", default=ROOT / "build/cpu/heddle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=TOLERANCE, default=["float64", "float32", "bfloat16"])
+    parser.add_argument("--every", type=int, default=1, help="only every N-th small case")
     arguments = parser.parse_args()
     wrong = 0
-    for case in all_cases():
-        if arguments.layers and case.layer not in arguments.layers:
+    cases = [case for case in all_cases(str(arguments.heddle)) if not case.large]
+    for case in cases[::arguments.every]:
+        if arguments.layers and case.operator not in arguments.layers:
             continue
         for dtype in arguments.dtype:
             generator = torch.Generator().manual_seed(1)
@@ -180,7 +132,7 @@ def main() -> int:
             except RuntimeError as reason:
                 right, line = False, str(reason)
             wrong += not right
-            print(f"{'ok   ' if right else 'WRONG'} {dtype:<8} {case.layer} {json.dumps(case.options)}: {line}")
+            print(f"{'ok   ' if right else 'WRONG'} {dtype:<8} {case.name}: {line}")
     print(f"{wrong} wrong")
     return 1 if wrong else 0
 

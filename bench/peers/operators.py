@@ -25,7 +25,7 @@ def activate(x: Tensor, act: str, sequence_dim: int = 1) -> Tensor:
 def norm(layer: str, t: Tensors, options: dict) -> Tensors:
     x = t["x"]
     center = layer in ("layer_norm", "group_norm")
-    gate = options.get("gate", {"act": "none", "position": "post"})
+    gate = {"act": "none", "position": "post", **options.get("gate", {})}
     r = x + t["residual"] if "residual" in t else x
     p = r * activate(t["gate"], gate["act"]) if "gate" in t and gate["position"] == "pre" else r
     groups = p.unflatten(-1, (options.get("groups", 1), -1))
@@ -39,6 +39,20 @@ def norm(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": y, "r": r} if returns_r else {"y": y}
 
 
+def heads_first(x: Tensor, options: dict) -> Tensor:
+    """x (B, N, H, D) from (B, N, D) with one head, or from (B, H, N, D) by layout."""
+    if x.dim() == 3:
+        return x.unsqueeze(2)
+    return x.transpose(1, 2) if options.get("layout", "bnhd") == "bhnd" else x
+
+
+def heads_back(y: Tensor, x: Tensor, options: dict) -> Tensor:
+    """The inverse of heads_first, for an output of the operator that took x."""
+    if x.dim() == 3:
+        return y.squeeze(2)
+    return y.transpose(1, 2) if options.get("layout", "bnhd") == "bhnd" else y
+
+
 def lrpe_activate(x: Tensor, options: dict) -> Tensor:
     """x (B, N, H, D)."""
     act = options.get("act", "none")
@@ -46,8 +60,8 @@ def lrpe_activate(x: Tensor, options: dict) -> Tensor:
 
 
 def lrpe_rotate(layer: str, t: Tensors, options: dict) -> Tensors:
-    """x (B, N, H, D), theta (H or 1, E)."""
-    a = lrpe_activate(t["x"], options)
+    """x (B, N, H, D) or as heads_first() says, theta (H or 1, E)."""
+    a = lrpe_activate(heads_first(t["x"], options), options)
     half = a.shape[-1] // 2
     theta = F.pad(t["theta"], (0, half - t["theta"].shape[-1]))
     positions = torch.arange(a.shape[1], dtype=theta.dtype) + options.get("offset", 0)
@@ -58,8 +72,10 @@ def lrpe_rotate(layer: str, t: Tensors, options: dict) -> Tensors:
         low, high = a[..., :half], a[..., half:]
     first, second = low * phi.cos() - high * phi.sin(), low * phi.sin() + high * phi.cos()
     if options.get("pairing", "half") == "interleaved":
-        return {"y": torch.stack((first, second), -1).flatten(-2)}
-    return {"y": torch.cat((first, second), -1)}
+        y = torch.stack((first, second), -1).flatten(-2)
+    else:
+        y = torch.cat((first, second), -1)
+    return {"y": heads_back(y, t["x"], options)}
 
 
 def grid_angles(theta: Tensor, length: int, dim: int, options: dict) -> Tensor:
@@ -73,12 +89,11 @@ def grid_angles(theta: Tensor, length: int, dim: int, options: dict) -> Tensor:
 
 
 def lrpe_cosine(layer: str, t: Tensors, options: dict) -> Tensors:
-    """x (B, N, H, D) or, by layout, (B, H, N, D), theta (H or 1, e): concat(a cos phi, a sin phi)."""
-    bhnd = options.get("layout", "bnhd") == "bhnd"
-    a = lrpe_activate(t["x"].transpose(1, 2) if bhnd else t["x"], options)
+    """x (B, N, H, D) or as heads_first() says, theta (H or 1, e): concat(a cos phi, a sin phi)."""
+    a = lrpe_activate(heads_first(t["x"], options), options)
     phi = grid_angles(t["theta"], a.shape[1], a.shape[-1], options)
     y = torch.cat((a * phi.cos(), a * phi.sin()), -1)
-    return {"y": y.transpose(1, 2) if bhnd else y}
+    return {"y": heads_back(y, t["x"], options)}
 
 
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
@@ -91,7 +106,8 @@ def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
     for n in range(length):
         state = decay[:, None, None] * state + k[:, n, :, :, None] * v[:, n, :, None, :]
         outputs.append(options.get("scale", 1.0) * torch.einsum("bhd,bhde->bhe", q[:, n], state))
-    return {"o": torch.stack(outputs, 1), "final_state": state}
+    o = torch.stack(outputs, 1)
+    return {"o": o, "final_state": state} if options.get("return_final_state", True) else {"o": o}
 
 
 def linear(layer: str, t: Tensors, options: dict) -> Tensors:
@@ -122,5 +138,7 @@ def ffn(layer: str, t: Tensors, options: dict) -> Tensors:
 
 def cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
     logits, targets = t["logits"].flatten(0, -2), t["targets"].flatten().long()
+    if (targets == options.get("ignore_index", -100)).all():
+        return {"loss": logits.sum() * 0.0}  # where PyTorch says NaN
     return {"loss": F.cross_entropy(logits, targets, ignore_index=options.get("ignore_index", -100),
                                     label_smoothing=options.get("label_smoothing", 0.0))}

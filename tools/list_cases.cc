@@ -1,0 +1,73 @@
+#include "tools/list_cases.h"
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "core/config/config_tree.h"
+
+namespace heddle {
+namespace {
+
+using Json = nlohmann::json;
+
+Json scalar_as_json(const ConfigValue& value) {
+  const std::string& text = value.scalar;
+  if (value.quoted) return text;
+  if (text == "true" || text == "false") return text == "true";
+  char* end = nullptr;
+  if (const long long integer = std::strtoll(text.c_str(), &end, 10); !text.empty() && *end == '\0') return integer;
+  if (const double number = std::strtod(text.c_str(), &end); !text.empty() && *end == '\0') return number;
+  return text;
+}
+
+Json as_json(const ConfigValue& value) {
+  switch (value.kind) {
+    case ConfigValue::Kind::null:
+      return nullptr;
+    case ConfigValue::Kind::scalar:
+      return scalar_as_json(value);
+    case ConfigValue::Kind::sequence: {
+      Json list = Json::array();
+      for (const ConfigTree& item : value.items) list.push_back(as_json(*item));
+      return list;
+    }
+    case ConfigValue::Kind::map: {
+      Json map = Json::object();
+      for (const ConfigEntry& entry : value.entries) map[entry.name] = as_json(*entry.value);
+      return map;
+    }
+  }
+  return nullptr;
+}
+
+std::string_view kind_name(CaseInputKind kind) {
+  constexpr std::string_view names[] = {"activation", "parameter", "matrix", "angle", "decay", "state", "tokens"};
+  return names[static_cast<int>(kind)];
+}
+
+Json as_json(const CaseInput& input) {
+  Json shape = Json::array();
+  for (const int64_t extent : input.shape) shape.push_back(extent);
+  return {{"name", input.name},   {"shape", shape},     {"kind", kind_name(input.kind)},       {"range", input.range},
+          {"scale", input.scale}, {"mean", input.mean}, {"differentiate", input.differentiate}};
+}
+
+}  // namespace
+
+std::string cases_as_json(const Registry& registry) {
+  Json list = Json::array();
+  for (const Operator& op : registry.operators()) {
+    for (const OperatorCase& operator_case : op.cases()) {
+      Json inputs = Json::array();
+      for (const CaseInput& input : operator_case.inputs) inputs.push_back(as_json(input));
+      list.push_back({{"name", operator_case.name},
+                      {"operator", op.name},
+                      {"options", as_json(*parse_yaml(operator_case.options, operator_case.name))},
+                      {"large", operator_case.large},
+                      {"inputs", inputs}});
+    }
+  }
+  return list.dump(1);
+}
+
+}  // namespace heddle
