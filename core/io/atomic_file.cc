@@ -15,23 +15,23 @@
 namespace heddle {
 namespace {
 
-constexpr size_t kPiece = size_t{1} << 20;
+constexpr size_t kChunk = size_t{1} << 20;
 
 [[noreturn]] void fail_errno(const char* action, const std::filesystem::path& path) {
   const int code = errno;
   fail("cannot {} {}: {}", action, path.string(), std::generic_category().message(code));
 }
 
-// Calls piece(data, bytes) for consecutive pieces of the file.
-template <class Piece>
-void read_pieces(const std::filesystem::path& path, const Piece& piece) {
+// Calls consume(data, bytes) for consecutive chunks of the file.
+template <class Consume>
+void read_chunks(const std::filesystem::path& path, const Consume& consume) {
   if (std::filesystem::is_directory(path)) fail("cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
   if (!file) fail_errno("open", path);
-  std::vector<char> buffer(kPiece);
+  std::vector<char> buffer(kChunk);
   while (file) {
     file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    piece(buffer.data(), static_cast<size_t>(file.gcount()));
+    consume(buffer.data(), static_cast<size_t>(file.gcount()));
   }
   if (file.bad()) fail_errno("read", path);
 }
@@ -86,13 +86,13 @@ FileDigest write_file(const std::filesystem::path& path, std::string_view conten
 
 std::string read_file(const std::filesystem::path& path) {
   std::string contents;
-  read_pieces(path, [&](const char* data, size_t bytes) { contents.append(data, bytes); });
+  read_chunks(path, [&](const char* data, size_t bytes) { contents.append(data, bytes); });
   return contents;
 }
 
 FileDigest digest_file(const std::filesystem::path& path) {
   FileDigest digest;
-  read_pieces(path, [&](const char* data, size_t bytes) { extend(digest, data, bytes); });
+  read_chunks(path, [&](const char* data, size_t bytes) { extend(digest, data, bytes); });
   return digest;
 }
 

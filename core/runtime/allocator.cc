@@ -5,7 +5,7 @@
 
 namespace heddle {
 
-// A piece of a segment. Neighbours in the segment are linked, so that a freed block can merge with them.
+// A block of a segment. Neighbours in the segment are linked, so that a freed block can merge with them.
 struct CachingAllocator::Block {
   struct Use {
     StreamHandle stream;

@@ -1,5 +1,5 @@
 // The backend of an NVIDIA GPU on the CUDA runtime. Every call makes its device the thread's current one, so contexts
-// on several GPUs can be used in turn by one thread.
+// on several GPUs can be used alternately by one thread.
 #include <cuda_runtime.h>
 
 #include "core/runtime/backend.h"

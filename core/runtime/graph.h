@@ -1,4 +1,4 @@
-// A CUDA graph of a stretch of work: recorded once, replayed with one call. Only GPUs have graphs.     docs/design.md
+// A CUDA graph: work that is recorded once and replayed with one call. Only GPUs have graphs.          docs/design.md
 //
 //   Graph step = capture(context, [&] { train_step(); });    // nothing is computed yet
 //   step.replay();                                           // computes it, again and again

@@ -19,7 +19,7 @@ void require_contiguous(const Tensor& tensor, const char* what) {
         to_string(tensor.shape()), to_string(tensor.strides()));
 }
 
-// Calls run(address, bytes) for each stretch of memory that the tensor covers, in row-major order.
+// Calls run(address, bytes) for each contiguous range of memory that the tensor covers, in row-major order.
 template <class Run>
 void for_each_stretch(const Tensor& tensor, const Run& run) {
   if (tensor.numel() == 0) return;

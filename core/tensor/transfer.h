@@ -15,7 +15,7 @@ void copy_from_host(Context& context, const Tensor& tensor, const void* host);
 void copy_to_host(Context& context, const Tensor& tensor, void* host);
 // May return before the copy is done (an Event or context.synchronize() tells): asynchronous when host is pinned.
 void copy_to_host_async(Context& context, const Tensor& tensor, void* host);
-// `to` = `from`: same shape and dtype, any strides; one copy for each stretch that is contiguous in both.
+// `to` = `from`: same shape and dtype, any strides; one copy for each range that is contiguous in both.
 void copy(Context& context, const Tensor& to, const Tensor& from);
 // A contiguous copy, under the context's current label.
 Tensor clone(Context& context, const Tensor& tensor);

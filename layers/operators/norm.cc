@@ -193,7 +193,7 @@ std::vector<OperatorCase> all_norm_cases() {
     cases.push_back(norm_case({"layer_norm", {3, dim}, true, true, true, true, silu, "", true}));
     cases.push_back(norm_case({"rms_norm", {3, dim}, true, false, true, false, "{act: sigmoid}", "", true}));
   }
-  // Vectors of 16 bytes for teams of 8, 16 and 32 threads, several in a block of the GPU.
+  // Vectors of 16 bytes for row groups of 8, 16 and 32 threads, several in a block of the GPU.
   for (const int64_t dim : {16, 72, 136}) {
     cases.push_back(norm_case({"layer_norm", {67, dim}, true, true, false, true, "", "", true}));
     cases.push_back(norm_case({"rms_norm", {67, dim}, true, false, true, true, silu, "", true}));

@@ -44,8 +44,8 @@ struct LrpeNode {
     {
       const MemoryScope scope(context, MemoryCategory::workspace);
       if (args.d_theta) {
-        const int64_t stretches = kernels::lrpe_theta_partials(args.d_y.length);
-        partials = Tensor::empty(context, {stretches, saved_theta.numel()}, accumulate_type(d_y.dtype()));
+        const int64_t splits = kernels::lrpe_theta_partials(args.d_y.length);
+        partials = Tensor::empty(context, {splits, saved_theta.numel()}, accumulate_type(d_y.dtype()));
         args.partials = kernels::rows_view(partials);
       }
       if (options.softmax == Softmax::sequence) {

@@ -127,7 +127,7 @@ void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtyp
 }
 TEST_F(NormGpu, ManyRowsAreAsFewOfThem) { compare_many_with_few(600, 41, 2048, DType::bfloat16, false); }
 TEST_F(NormGpu, ManyWideRowsAreAsFewOfThem) { compare_many_with_few(300, 9, 4088, DType::float16, true); }
-// So few that each block takes its own stretch of them.
+// So few that each block takes its own range of them.
 TEST_F(NormGpu, StretchesOfWideRowsAreAsFewOfThem) { compare_many_with_few(61, 9, 4088, DType::float16, true); }
 
 }  // namespace

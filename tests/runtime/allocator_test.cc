@@ -147,7 +147,7 @@ TEST_F(AllocatorTest, NeighboursMergeWhateverTheOrder) {
   }
 }
 
-// Every other block is free: half of the segment, in pieces too small for anything larger.
+// Every other block is free: half of the segment, in blocks too small for anything larger.
 TEST_F(AllocatorTest, FragmentedMemoryServesWhatFitsAndNothingElse) {
   std::vector<Block*> all;
   for (int i = 0; i < 1024; ++i) all.push_back(take(4 * kUnit));
