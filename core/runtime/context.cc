@@ -49,7 +49,6 @@ Context::Context(std::unique_ptr<Backend> backend, const ContextOptions& options
   check(options.threads >= 0, "a context needs a number of threads of at least 1 (or 0 for all), found {}",
         options.threads);
   threads_ = options.threads > 0 ? options.threads : available_threads();
-  tf32_ = options.tf32;
   stream_ = allocator_->backend().create_stream();
 }
 

@@ -15,7 +15,6 @@ namespace heddle {
 
 struct ContextOptions {
   int threads = 0;  // CPU threads that kernels may use; 0 means as many as OpenMP offers. Results do not depend on it.
-  bool tf32 = false;  // lets matrix products of float32 round their operands to tf32 on a GPU
   AllocatorOptions allocator = {};
 };
 
@@ -34,7 +33,6 @@ class Context {
   Device device() const { return allocator_->device(); }
   bool is_meta() const { return device().type == DeviceType::meta; }
   int threads() const { return threads_; }
-  bool tf32() const { return tf32_; }
   const DeviceProperties& properties() const { return allocator_->backend().properties(); }
   StreamHandle stream() const { return stream_; }
   Backend& backend() { return allocator_->backend(); }
@@ -71,7 +69,6 @@ class Context {
   StreamHandle stream_ = nullptr;
   uint64_t pool_ = 0;
   int threads_ = 1;
-  bool tf32_ = false;
   size_t library_bytes_ = 0;
   std::unordered_map<std::type_index, std::shared_ptr<void>> resources_;
   MemoryLabel label_;

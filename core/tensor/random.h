@@ -12,7 +12,7 @@
 namespace heddle {
 
 // Independent sequences of one seed. A parameter or sampler adds its own number in the upper half of `stream`.
-enum class RandomStream : uint32_t { parameters = 1, data = 2, dropout = 3, sampling = 4, test = 5 };
+enum class RandomStream : uint32_t { parameters = 1, data = 2, sampling = 4, test = 5 };
 
 struct PhiloxBlock {
   uint32_t words[4];

@@ -68,8 +68,8 @@ TEST(RandomTest, SeedsStreamsAndSubstreamsAreIndependent) {
   std::set<uint32_t> seen;
   size_t drawn = 0;
   for (const uint64_t seed : {0ull, 1ull, 2ull, 1ull << 32}) {
-    for (const RandomStream stream : {RandomStream::parameters, RandomStream::data, RandomStream::dropout,
-                                      RandomStream::sampling, RandomStream::test}) {
+    for (const RandomStream stream :
+         {RandomStream::parameters, RandomStream::data, RandomStream::sampling, RandomStream::test}) {
       for (const uint32_t substream : {0u, 1u, 2u}) {
         Random random(seed, stream, substream);
         for (int i = 0; i < 50; ++i, ++drawn) seen.insert(random.next_word());

@@ -1,8 +1,8 @@
 // Matrix products by cuBLASLt: c (=|+=) op(a) op(b) + bias.                                  kernels/dense/gemm.h
 // cuBLASLt is column-major, so it computes c^T = op(b)^T op(a)^T: the same memory, with a and b exchanged. The bias is
 // its epilogue, and += is beta = 1. Split-K partial sums are added up through a workspace in a fixed order, never by
-// atomics, so results are the same bits every time. float32 is multiplied as float32, or as tf32 with
-// ContextOptions::tf32.
+// atomics, so results are the same bits every time. float32 is multiplied as float32,
+// never as tf32.
 #include <cublasLt.h>
 
 #include <bit>
@@ -72,16 +72,14 @@ class MatrixLayout {
 // The descriptions and the algorithm of a problem, which are found once and used for every product of that problem.
 class Plan {
  public:
-  Plan(cublasLtHandle_t handle, const Problem& problem, bool tf32)
+  Plan(cublasLtHandle_t handle, const Problem& problem)
       : a_(problem.operands, problem.transpose_a ? problem.k : problem.m, problem.transpose_a ? problem.m : problem.k,
            problem.stride_a),
         b_(problem.operands, problem.transpose_b ? problem.n : problem.k, problem.transpose_b ? problem.k : problem.n,
            problem.stride_b),
         c_(problem.result, problem.m, problem.n, problem.stride_c),
         is_double_(problem.operands == DType::float64) {
-    const bool rounds = problem.operands == DType::float32 && tf32;
-    const cublasComputeType_t compute =
-        is_double_ ? CUBLAS_COMPUTE_64F : (rounds ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F);
+    const cublasComputeType_t compute = is_double_ ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
     HEDDLE_BLAS_CHECK(cublasLtMatmulDescCreate(&product_, compute, is_double_ ? CUDA_R_64F : CUDA_R_32F));
     set(CUBLASLT_MATMUL_DESC_TRANSA, problem.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, problem.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -146,7 +144,7 @@ class Plan {
 // The cuBLASLt handle and the plans of one context.
 class Products {
  public:
-  explicit Products(Context& context) : tf32_(context.tf32()) {
+  explicit Products(Context& context) {
     use_device(context);
     HEDDLE_BLAS_CHECK(cublasLtCreate(&handle_));
   }
@@ -158,10 +156,9 @@ class Products {
   Products& operator=(const Products&) = delete;
 
   cublasLtHandle_t handle() const { return handle_; }
-  Plan& plan(const Problem& problem) { return plans_.try_emplace(problem, handle_, problem, tf32_).first->second; }
+  Plan& plan(const Problem& problem) { return plans_.try_emplace(problem, handle_, problem).first->second; }
 
  private:
-  bool tf32_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<Problem, Plan> plans_;
 };
