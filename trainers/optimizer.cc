@@ -3,11 +3,27 @@
 #include <cmath>
 #include <limits>
 
+#include "core/config/config_fields.h"
+#include "core/tensor/transfer.h"
 #include "kernels/optimizer/optimizer.h"
 
 namespace heddle {
 
 using kernels::vector_view;
+
+void describe(ConfigFields& fields, OptimizerConfig& optimizer) {
+  fields.choice("type", optimizer.type, {{"adamw", OptimizerType::adamw}});
+  fields.field("lr", optimizer.lr, Range::positive());
+  std::vector<double> betas(optimizer.betas.begin(), optimizer.betas.end());
+  fields.field("betas", betas, Range::from_below(0, 1));
+  if (betas.size() != optimizer.betas.size()) {
+    fields.fail("betas", "found a list of " + std::to_string(betas.size()) + ", expected two numbers");
+  }
+  optimizer.betas = {betas[0], betas[1]};
+  fields.field("eps", optimizer.eps, Range::positive());
+  fields.field("weight_decay", optimizer.weight_decay, Range::at_least(0));
+  fields.field("clip_norm", optimizer.clip_norm, Range::at_least(0));
+}
 
 AdamW::AdamW(Context& context, ParameterSet& parameters, const OptimizerConfig& config)
     : context_(context),
@@ -23,12 +39,9 @@ AdamW::AdamW(Context& context, ParameterSet& parameters, const OptimizerConfig& 
 
 void AdamW::set_step(int64_t step, double learning_rate, double gradient_scale) {
   gradient_scale_ = gradient_scale;
+  const DType dtype = scalars_.dtype();
   const auto put = [&](kernels::StepScalar scalar, double value) {
-    if (scalars_.dtype() == DType::float64) {
-      staged_.as<double>()[scalar] = value;
-    } else {
-      staged_.as<float>()[scalar] = static_cast<float>(value);
-    }
+    write_number(staged_.as<char>() + scalar * size_of(dtype), dtype, value);
   };
   put(kernels::scalar_learning_rate, learning_rate);
   put(kernels::scalar_correction1, 1.0 - std::pow(config_.betas[0], static_cast<double>(step)));
@@ -73,10 +86,9 @@ void AdamW::apply() {
 
 double AdamW::gradient_norm() const {
   if (context_.is_meta()) return std::numeric_limits<double>::quiet_NaN();
-  const int place = kernels::step_scalars + kernels::scalar_gradient_norm;
-  const double norm =
-      scalars_.dtype() == DType::float64 ? staged_.as<double>()[place] : double{staged_.as<float>()[place]};
-  return norm * gradient_scale_;
+  const size_t place = kernels::step_scalars + kernels::scalar_gradient_norm;
+  const DType dtype = scalars_.dtype();
+  return read_number(staged_.as<char>() + place * size_of(dtype), dtype) * gradient_scale_;
 }
 
 std::vector<NamedTensor> AdamW::state() const {

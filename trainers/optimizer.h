@@ -1,30 +1,47 @@
 // AdamW over the flat buffers of a model's parameters.                               docs/training.md#the-step
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "core/autograd/parameter.h"
 #include "core/io/safetensors.h"
 #include "core/runtime/stream.h"
-#include "trainers/train_config.h"
 
 namespace heddle {
 
-// A step: set_step(), backward fills the gradients, apply(). All that apply() gives to the device reads what changes
-// from step to step from pinned memory, so a captured graph of it can be replayed after the next set_step(). Parameters
-// past ParameterSet::decay_end() get no weight decay.
+class ConfigFields;
+
+enum class OptimizerType { adamw };
+
+// AdamW with decoupled weight decay.
+struct OptimizerConfig {
+  OptimizerType type = OptimizerType::adamw;
+  double lr = 1e-3;  // the highest learning rate
+  std::array<double, 2> betas = {0.9, 0.95};
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;  // largest norm of all gradients together; 0: no clipping
+};
+
+// Reads or writes the section `optimizer` of a training config.
+void describe(ConfigFields& fields, OptimizerConfig& optimizer);
+
+// A step is set_step(), then backward, which fills the gradients, then apply(). What changes from step to step is read
+// from pinned memory by the work that apply() gives to the device, so a captured graph of that work can be replayed
+// after the next set_step(). Parameters past ParameterSet::decay_end() get no weight decay.
 class AdamW {
  public:
   // The parameters must have their memory. The moments start at zero, counted as optimizer memory.
   AdamW(Context& context, ParameterSet& parameters, const OptimizerConfig& config);
 
-  // What step `step` (from 1) needs, on the host; the device must be done with the step before. The gradients are
+  // Prepares step number `step` (from 1) on the host; the device must be done with the step before. The gradients are
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
-  // The norm of the gradients, then moments, masters, and the compute copies of the parameters: unless the norm is not
-  // finite, which changes nothing.
+  // Computes the norm of the gradients, then updates the moments, the masters and the compute copies of the parameters.
+  // A norm that is not finite changes none of them.
   void apply();
-  // Of the scaled gradient, before clipping, as apply() found it; the device must be done. NaN on meta.
+  // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. NaN on meta.
   double gradient_norm() const;
 
   // The moments by parameter: "NAME.m" and "NAME.v", views of the flat buffers.
@@ -35,7 +52,7 @@ class AdamW {
   ParameterSet& parameters_;
   OptimizerConfig config_;
   Tensor m_, v_, scalars_;
-  PinnedBuffer staged_;  // the scalars of the step, and behind them what came back
+  PinnedBuffer staged_;  // the scalars of the step as the host wrote them, then as the device returned them
   double gradient_scale_ = 1.0;
 };
 

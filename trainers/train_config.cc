@@ -1,149 +1,98 @@
 #include "trainers/train_config.h"
 
 #include <bit>
-#include <vector>
 
+#include "core/config/config_fields.h"
 #include "core/config/config_load.h"
-#include "layers/dtype_choices.h"
+#include "layers/modules/choices.h"
 
 namespace heddle {
 namespace {
 
 // Two tokens for a key with its value; keys and values have half of the vocabulary each.
-constexpr std::int64_t tokens_per_pair = 2;
-constexpr std::int64_t byte_values = 256;
+constexpr std::int64_t kTokensPerPair = 2;
+constexpr std::int64_t kByteValues = 256;
 
-DataConfig read_data(const ConfigNode& node) {
-  DataConfig data;
-  data.type = node.require_choice<DataType>(
-      "type",
-      {{"text", DataType::text}, {"tokens", DataType::tokens}, {"mqar", DataType::mqar}, {"copy", DataType::copy}});
-  const bool from_file = data.type == DataType::text || data.type == DataType::tokens;
-  if (from_file) {
-    data.path = node.require<std::string>("path");
-    if (data.path.empty()) node.fail("path", "found an empty path, expected a file");
-    data.validation_fraction = node.get<double>("validation_fraction", data.validation_fraction, Range::inside(0, 1));
-  }
-  if (data.type == DataType::tokens) {
-    data.token_width = node.get_choice<TokenWidth>("token_width", data.token_width,
-                                                   {{"uint16", TokenWidth::uint16}, {"uint32", TokenWidth::uint32}});
-  }
-  if (data.type == DataType::mqar) {
-    data.num_pairs = node.get<std::int64_t>("num_pairs", data.num_pairs, Range::at_least(1));
-    data.num_queries = node.get<std::int64_t>("num_queries", data.num_pairs, Range::between(1, data.num_pairs));
-  }
-  if (data.type == DataType::copy) {
-    data.length = node.get<std::int64_t>("length", data.length, Range::at_least(1));
-  }
-  node.finish();
-  return data;
-}
-
-ModelConfig read_model(const ConfigNode& node) {
-  ModelConfig model;
-  model.vocab_size = node.require<std::int64_t>("vocab_size", Range::at_least(2));
-  model.dim = node.require<std::int64_t>("dim", Range::positive());
-  model.layers = node.require<std::int64_t>("layers", Range::positive());
-  model.norm = node.require_section("norm");
-  model.mixer = node.require_section("mixer");
-  model.channel = node.require_section("channel");
-  model.tie_embeddings = node.get<bool>("tie_embeddings", model.tie_embeddings);
-  node.finish();
-  return model;
-}
-
-OptimizerConfig read_optimizer(const ConfigNode& node) {
-  OptimizerConfig optimizer;
-  node.get_name("type", "adamw", {"adamw"});
-  optimizer.lr = node.get<double>("lr", optimizer.lr, Range::positive());
-  const auto betas =
-      node.get<std::vector<double>>("betas", {optimizer.betas[0], optimizer.betas[1]}, Range::from_below(0, 1));
-  if (betas.size() != optimizer.betas.size()) {
-    node.fail("betas", "found a list of " + std::to_string(betas.size()) + ", expected two numbers");
-  }
-  optimizer.betas = {betas[0], betas[1]};
-  optimizer.eps = node.get<double>("eps", optimizer.eps, Range::positive());
-  optimizer.weight_decay = node.get<double>("weight_decay", optimizer.weight_decay, Range::at_least(0));
-  optimizer.clip_norm = node.get<double>("clip_norm", optimizer.clip_norm, Range::at_least(0));
-  node.finish();
-  return optimizer;
-}
-
-ScheduleConfig read_schedule(const ConfigNode& node) {
-  ScheduleConfig schedule;
-  schedule.type = node.get_choice<ScheduleType>(
+void describe(ConfigFields& fields, ScheduleConfig& schedule) {
+  fields.choice(
       "type", schedule.type,
       {{"cosine", ScheduleType::cosine}, {"linear", ScheduleType::linear}, {"constant", ScheduleType::constant}});
-  schedule.warmup_steps = node.get<std::int64_t>("warmup_steps", schedule.warmup_steps, Range::at_least(0));
-  if (schedule.type != ScheduleType::constant) {
-    schedule.min_lr = node.get<double>("min_lr", schedule.min_lr, Range::at_least(0));
+  fields.field("warmup_steps", schedule.warmup_steps, Range::at_least(0));
+  if (schedule.type != ScheduleType::constant) fields.field("min_lr", schedule.min_lr, Range::at_least(0));
+}
+
+void describe(ConfigFields& fields, SampleConfig& sample) {
+  fields.field("prompt", sample.prompt);
+  if (fields.reads() && sample.prompt.empty()) {
+    fields.fail("prompt", "found an empty prompt, expected at least one character");
   }
-  node.finish();
-  return schedule;
+  fields.field("tokens", sample.tokens, Range::positive());
+  fields.field("temperature", sample.temperature, Range::at_least(0));
 }
 
-SampleConfig read_sample(const ConfigNode& node) {
-  SampleConfig sample;
-  sample.prompt = node.get<std::string>("prompt", sample.prompt);
-  if (sample.prompt.empty()) node.fail("prompt", "found an empty prompt, expected at least one character");
-  sample.tokens = node.get<std::int64_t>("tokens", sample.tokens, Range::positive());
-  sample.temperature = node.get<double>("temperature", sample.temperature, Range::at_least(0));
-  node.finish();
-  return sample;
-}
-
-TrainerConfig read_trainer(const ConfigNode& node) {
-  TrainerConfig trainer;
-  trainer.steps = node.require<std::int64_t>("steps", Range::positive());
-  trainer.batch_size = node.get<std::int64_t>("batch_size", trainer.batch_size, Range::positive());
-  trainer.sequence_length = node.get<std::int64_t>("sequence_length", trainer.sequence_length, Range::positive());
-  trainer.accumulate = node.get<std::int64_t>("accumulate", trainer.accumulate, Range::positive());
-  trainer.dtype = node.get_choice<DType>("dtype", trainer.dtype, dtype_choices());
-  // The gradient of a mean over thousands of tokens would be lost in float16, whose smallest number is 6e-8: there the
-  // loss is summed over the tokens, up to a power of two.
+// The gradient of a mean over thousands of tokens would be lost in float16, whose smallest number is 6e-8: there the
+// loss is summed over the tokens, up to a power of two.
+double default_loss_scale(const TrainerConfig& trainer) {
   const auto tokens = static_cast<std::uint64_t>(trainer.batch_size * trainer.sequence_length);
-  const double loss_scale = trainer.dtype == DType::float16 ? static_cast<double>(std::bit_floor(tokens)) : 1.0;
-  trainer.loss_scale = node.get<double>("loss_scale", loss_scale, Range::positive());
-  trainer.cuda_graph = node.get_choice<bool>("cuda_graph", true, {{"auto", true}, {"off", false}});
-  trainer.eval_every = node.get<std::int64_t>("eval_every", trainer.eval_every, Range::at_least(0));
-  trainer.eval_batches = node.get<std::int64_t>("eval_batches", trainer.eval_batches, Range::positive());
-  trainer.checkpoint_every = node.get<std::int64_t>("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
-  trainer.keep_checkpoints = node.get<std::int64_t>("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
-  if (const auto sample = node.find_section("sample")) trainer.sample = read_sample(*sample);
-  node.finish();
-  return trainer;
+  return trainer.dtype == DType::float16 ? static_cast<double>(std::bit_floor(tokens)) : 1.0;
+}
+
+void describe(ConfigFields& fields, TrainerConfig& trainer) {
+  fields.required("steps", trainer.steps, Range::positive());
+  fields.field("batch_size", trainer.batch_size, Range::positive());
+  fields.field("sequence_length", trainer.sequence_length, Range::positive());
+  fields.field("accumulate", trainer.accumulate, Range::positive());
+  fields.choice("dtype", trainer.dtype, dtype_choices());
+  if (fields.reads()) trainer.loss_scale = default_loss_scale(trainer);
+  fields.field("loss_scale", trainer.loss_scale, Range::positive());
+  fields.choice("cuda_graph", trainer.cuda_graph, {{"auto", true}, {"off", false}});
+  fields.field("eval_every", trainer.eval_every, Range::at_least(0));
+  fields.field("eval_batches", trainer.eval_batches, Range::positive());
+  fields.field("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
+  fields.field("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
+  fields.optional_section("sample", trainer.sample,
+                          [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
+}
+
+void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {
+  fields.field("seed", config.seed);
+  fields.required_section("data", [&](ConfigFields& section) { describe(section, config.data); });
+  fields.required_section("model", [&](ConfigFields& section) { describe(section, config.model, registry); });
+  fields.section("optimizer", [&](ConfigFields& section) { describe(section, config.optimizer); });
+  fields.section("schedule", [&](ConfigFields& section) { describe(section, config.schedule); });
+  fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer); });
 }
 
 std::string count(std::int64_t value) { return std::to_string(value); }
 
-void check_generated_tasks(const TrainConfig& config, const ConfigNode& data, const ConfigNode& model) {
+void check_recall(const TrainConfig& config, const ConfigNode& data) {
   const std::int64_t sequence_length = config.trainer.sequence_length;
-  if (config.data.type == DataType::mqar) {
-    const std::int64_t needed = tokens_per_pair * (config.data.num_pairs + config.data.num_queries);
-    if (sequence_length < needed) {
-      data.fail("num_pairs", "found " + count(config.data.num_pairs) + " pairs and " + count(config.data.num_queries) +
-                                 " queries, which need trainer.sequence_length >= " + count(needed) + ", found " +
-                                 count(sequence_length));
-    }
-    const std::int64_t keys = config.model.vocab_size / 2;
-    if (config.data.num_pairs >= keys) {
-      data.fail("num_pairs", "found " + count(config.data.num_pairs) + ", expected less than " + count(keys) +
-                                 ", half of model.vocab_size: each pair has its own key");
-    }
+  const std::int64_t needed = kTokensPerPair * (config.data.num_pairs + config.data.num_queries);
+  if (sequence_length < needed) {
+    data.fail("num_pairs", "found " + count(config.data.num_pairs) + " pairs and " + count(config.data.num_queries) +
+                               " queries, which need trainer.sequence_length >= " + count(needed) + ", found " +
+                               count(sequence_length));
   }
-  if (config.data.type == DataType::copy) {
-    if (sequence_length < 2 * config.data.length) {
-      data.fail("length", "found " + count(config.data.length) +
-                              ", expected at most half of trainer.sequence_length (" + count(sequence_length) + ")");
-    }
-    if (config.model.vocab_size < 3) {
-      model.fail("vocab_size", "found " + count(config.model.vocab_size) +
-                                   ", expected at least 3 for data.type copy: a separator and two symbols");
-    }
+  const std::int64_t keys = config.model.vocab_size / 2;
+  if (config.data.num_pairs >= keys) {
+    data.fail("num_pairs", "found " + count(config.data.num_pairs) + ", expected less than " + count(keys) +
+                               ", half of model.vocab_size: each pair has its own key");
   }
 }
 
-// Rules between sections. The place named is that of the key a user would change.
+void check_copy(const TrainConfig& config, const ConfigNode& data, const ConfigNode& model) {
+  const std::int64_t sequence_length = config.trainer.sequence_length;
+  if (sequence_length < 2 * config.data.length) {
+    data.fail("length", "found " + count(config.data.length) + ", expected at most half of trainer.sequence_length (" +
+                            count(sequence_length) + ")");
+  }
+  if (config.model.vocab_size < 3) {
+    model.fail("vocab_size", "found " + count(config.model.vocab_size) +
+                                 ", expected at least 3 for data.type copy: a separator and two symbols");
+  }
+}
+
+// The rules between sections. The place that is named is that of the key a user would change.
 void check_train_config(const TrainConfig& config) {
   const ConfigNode data = config.node.section("data");
   const ConfigNode model = config.node.section("model");
@@ -157,11 +106,12 @@ void check_train_config(const TrainConfig& config) {
     schedule.fail("min_lr", "found " + format_scalar(config.schedule.min_lr) + ", expected at most optimizer.lr (" +
                                 format_scalar(config.optimizer.lr) + ")");
   }
-  if (config.data.type == DataType::text && config.model.vocab_size < byte_values) {
+  if (config.data.type == DataType::text && config.model.vocab_size < kByteValues) {
     model.fail("vocab_size", "found " + count(config.model.vocab_size) +
                                  ", expected at least 256: tokens of data.type text are bytes");
   }
-  check_generated_tasks(config, data, model);
+  if (config.data.type == DataType::mqar) check_recall(config, data);
+  if (config.data.type == DataType::copy) check_copy(config, data, model);
   if (config.trainer.sample && config.data.type != DataType::text) {
     trainer.fail("sample", "found a sample, expected none: only data.type text can be written out");
   }
@@ -169,22 +119,37 @@ void check_train_config(const TrainConfig& config) {
 
 }  // namespace
 
-TrainConfig read_train_config(const ConfigNode& node) {
+TrainConfig read_train_config(const ConfigNode& node, const Registry& registry) {
   TrainConfig config;
   config.node = node;
-  config.seed = node.get<std::uint64_t>("seed", config.seed);
-  config.data = read_data(node.require_section("data"));
-  config.model = read_model(node.require_section("model"));
-  config.optimizer = read_optimizer(node.section("optimizer"));
-  config.schedule = read_schedule(node.section("schedule"));
-  config.trainer = read_trainer(node.require_section("trainer"));
+  ConfigFields fields(node);
+  describe(fields, config, registry);
   node.finish();
   check_train_config(config);
   return config;
 }
 
-TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides) {
-  return read_train_config(load_config(path, overrides));
+TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides,
+                              const Registry& registry) {
+  return read_train_config(load_config(path, overrides), registry);
+}
+
+std::string to_yaml(const TrainConfig& config, const Registry& registry) {
+  TrainConfig written = config;  // a description reads or writes; writing changes nothing
+  ConfigValue map;
+  ConfigFields fields(map);
+  describe(fields, written, registry);
+  return to_yaml(map);
+}
+
+DatasetOptions dataset_options(const TrainConfig& config) {
+  return {.data = config.data,
+          .batch_size = config.trainer.batch_size,
+          .sequence_length = config.trainer.sequence_length,
+          .eval_batches = config.trainer.eval_batches,
+          .seed = config.seed,
+          .vocab_size = config.model.vocab_size,
+          .section = config.node.section("data")};
 }
 
 }  // namespace heddle

@@ -1,9 +1,10 @@
-// The configuration of a training run: what the YAML of `heddle train` says.              docs/config.md
-// Reading checks types, ranges, unknown keys and the rules between sections; every error is a ConfigError that names
-// file, line and column. The options of norm, mixer and channel are read by the layers that own them.
+// The configuration of a training run: what the YAML of `heddle train` says.                          docs/config.md
+//
+// A config is read once, into plain structs that hold every default, and is constant from then on. Reading checks
+// types, ranges, unknown keys and the rules between sections; every error is a ConfigError that names file, line and
+// column.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -11,48 +12,19 @@
 
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
+#include "trainers/data/data_config.h"
+#include "trainers/model/model_config.h"
+#include "trainers/optimizer.h"
 
 namespace heddle {
 
-enum class DataType { text, tokens, mqar, copy };
-enum class TokenWidth { uint16, uint32 };
 enum class ScheduleType { cosine, linear, constant };
-
-// Where batches come from. Only the fields of `type` have a meaning.
-struct DataConfig {
-  DataType type = DataType::text;
-  std::string path;                             // text: file or glob; tokens: file of raw little-endian ids
-  double validation_fraction = 0.05;            // text, tokens: the share at the end kept for evaluation
-  TokenWidth token_width = TokenWidth::uint16;  // tokens
-  std::int64_t num_pairs = 8;                   // mqar: key-value pairs to remember
-  std::int64_t num_queries = 8;                 // mqar: keys asked for again
-  std::int64_t length = 32;                     // copy: tokens to repeat
-};
-
-struct ModelConfig {
-  std::int64_t vocab_size = 0;
-  std::int64_t dim = 0;
-  std::int64_t layers = 0;
-  bool tie_embeddings = false;  // the head uses the embedding's weight
-  ConfigNode norm;              // read by the layer registry, as mixer and channel
-  ConfigNode mixer;
-  ConfigNode channel;
-};
-
-// AdamW with decoupled weight decay.
-struct OptimizerConfig {
-  double lr = 1e-3;
-  std::array<double, 2> betas = {0.9, 0.95};
-  double eps = 1e-8;
-  double weight_decay = 0.1;
-  double clip_norm = 1.0;  // largest global gradient norm; 0: no clipping
-};
 
 // Linear warm-up to optimizer.lr, then down to min_lr at the last step.
 struct ScheduleConfig {
   ScheduleType type = ScheduleType::cosine;
   std::int64_t warmup_steps = 0;
-  double min_lr = 0;
+  double min_lr = 0;  // cosine, linear
 };
 
 // Text generated at the end of training.
@@ -68,7 +40,7 @@ struct TrainerConfig {
   std::int64_t sequence_length = 256;
   std::int64_t accumulate = 1;    // forward passes of one optimizer step
   DType dtype = DType::float32;   // of activations; parameters keep a float32 master
-  double loss_scale = 1.0;        // the loss is multiplied by it before backward; larger in float16
+  double loss_scale = 1.0;        // the loss is multiplied by it before backward; when it is read, larger in float16
   bool cuda_graph = true;         // replay the step as a CUDA graph, where there is a GPU
   std::int64_t eval_every = 200;  // steps; 0: only after the last
   std::int64_t eval_batches = 20;
@@ -84,13 +56,19 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainerConfig trainer;
-  // The tree all of it was read from. node.dump() is the resolved config once the model is built (layers fill in their
-  // defaults); node.section("data").fail("path", ...) reports at the place in the file.
-  ConfigNode node;
+  ConfigNode node;  // what all of it was read from: errors are reported at the places of its values
 };
 
-// Throws ConfigError.
-TrainConfig read_train_config(const ConfigNode& node);
-TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides = {});
+// Throws ConfigError. The registry knows the types of mixers and channel layers.
+TrainConfig read_train_config(const ConfigNode& node, const Registry& registry = built_in_registry());
+TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides = {},
+                              const Registry& registry = built_in_registry());
+
+// The resolved config: every field that has a meaning, in an order of its own. Equal configs give equal text, and the
+// text reads back as an equal config.
+std::string to_yaml(const TrainConfig& config, const Registry& registry = built_in_registry());
+
+// The options of the data set of this config.
+DatasetOptions dataset_options(const TrainConfig& config);
 
 }  // namespace heddle

@@ -1,14 +1,13 @@
 #include "trainers/train_step.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
-#include "layers/ops/cross_entropy.h"
+#include "trainers/evaluate.h"
 
 namespace heddle {
 namespace {
@@ -26,43 +25,7 @@ bool all_finite(Context& context, const Tensor& tensor) {
   return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
 }
 
-Variable loss_of(Tape& tape, const Variable& logits, const Tensor& targets) {
-  const MemoryScope scope(tape.context(), "loss", MemoryCategory::activation);
-  return cross_entropy(tape, logits, targets, {.ignore_index = kIgnoredTarget});
-}
-
-// Of how many targets that count the largest logit is the target's.
-int64_t count_right(Context& context, const Tensor& logits, const Batch& batch) {
-  const std::vector<double> values = read_values(context, logits);
-  const int64_t classes = logits.size(-1);
-  int64_t right = 0;
-  for (size_t i = 0; i < batch.targets.size(); ++i) {
-    const auto row = values.begin() + static_cast<int64_t>(i) * classes;
-    if (std::max_element(row, row + classes) - row == batch.targets[i]) ++right;
-  }
-  return right;
-}
-
 }  // namespace
-
-Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data) {
-  double sum = 0.0;
-  int64_t targets = 0, right = 0;
-  for (int64_t index = 0; index < data.validation_batches(); ++index) {
-    const Batch batch = data.validation_batch(index);
-    const DeviceBatch on_device = to_device(context, batch);
-    Tape tape(context, Tape::Mode::inference);
-    const Variable logits = model.forward(tape, on_device.tokens);
-    const double loss = read_values(context, loss_of(tape, logits, on_device.targets).value)[0];
-    const int64_t counted = static_cast<int64_t>(batch.targets.size()) -
-                            std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
-    sum += loss * static_cast<double>(counted);
-    targets += counted;
-    if (data.has_answers()) right += count_right(context, logits.value, batch);
-  }
-  const double total = static_cast<double>(targets);
-  return {sum / total, data.has_answers() ? static_cast<double>(right) / total : kNaN, targets};
-}
 
 TrainStep::TrainStep(Context& context, const TrainConfig& config)
     : context_(context),
@@ -105,12 +68,7 @@ void TrainStep::stage() {
       host += numbers->size() * sizeof(int32_t);
     }
   }
-  host = staging_.host->as<char>() + staging_.upstream_offset;
-  if (staging_.upstream.dtype() == DType::float64) {
-    *reinterpret_cast<double*>(host) = loss_scale_;
-  } else {
-    *reinterpret_cast<float*>(host) = static_cast<float>(loss_scale_);
-  }
+  write_number(staging_.host->as<char>() + staging_.upstream_offset, staging_.upstream.dtype(), loss_scale_);
 }
 
 void TrainStep::compute() {
@@ -125,7 +83,7 @@ void TrainStep::compute() {
       host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
     }
     Tape tape(context_);
-    const Variable loss = loss_of(tape, model_.forward(tape, batch.tokens), batch.targets);
+    const Variable loss = language_model_loss(tape, model_.forward(tape, batch.tokens), batch.targets);
     tape.backward(loss, staging_.upstream);
     if (!context_.is_meta()) {
       context_.backend().copy_to_host_async(staging_.host->as<char>() + loss_offset, loss.value.raw(), loss_bytes,
@@ -169,14 +127,11 @@ StepResult TrainStep::finish_step() {
 }
 
 double TrainStep::staged_loss() const {
+  const DType dtype = staging_.upstream.dtype();
   const char* losses = staging_.host->as<char>() + staging_.loss_offset;
   const double count = static_cast<double>(batches_.size());
   double sum = 0.0;
-  for (size_t i = 0; i < batches_.size(); ++i) {
-    sum += (staging_.upstream.dtype() == DType::float64 ? reinterpret_cast<const double*>(losses)[i]
-                                                        : double{reinterpret_cast<const float*>(losses)[i]}) /
-           count;
-  }
+  for (size_t i = 0; i < batches_.size(); ++i) sum += read_number(losses + i * size_of(dtype), dtype) / count;
   return sum;
 }
 

@@ -10,10 +10,11 @@
 #include "trainers/data/dataset.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 
-// A loss or gradient that is no number. Thrown before the step has changed anything.
+// A loss or gradient is not finite. Thrown before the step has changed anything.
 class NonFinite : public Error {
  public:
   using Error::Error;
@@ -24,20 +25,11 @@ struct StepResult {
   double gradient_norm = 0.0;  // before clipping
 };
 
-struct Evaluation {
-  double loss = 0.0;      // nats per token that counts
-  double accuracy = 0.0;  // share of these tokens that the model finds likeliest; NaN where there are no answers
-  int64_t targets = 0;
-};
-
-// Over all validation batches; the accuracy where the data has answers. Changes nothing.
-Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
-
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
 // bits as without.
 class TrainStep {
  public:
-  // Builds the model and fills layer defaults into the config; parameters start from config.seed.
+  // Builds the model and its optimizer; the parameters start from config.seed.
   TrainStep(Context& context, const TrainConfig& config);
   TrainStep(const TrainStep&) = delete;
   TrainStep& operator=(const TrainStep&) = delete;
@@ -45,15 +37,15 @@ class TrainStep {
   LanguageModel& model() { return model_; }
   AdamW& optimizer() { return optimizer_; }
 
-  // Optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
-  // Throws NonFinite naming the step and the first part of the model whose numbers are not finite.
+  // Takes optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
+  // Throws NonFinite, which names the step and the first part of the model whose numbers are not finite.
   StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  // The same in two halves: between them the device works, and the host may make the next batches.
+  // The same in two halves. Between them the device works, and the host may make the next batches.
   void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
   StepResult finish_step();
 
  private:
-  // Where the batches of a step wait, on the host and on the device: the same memory in every step.
+  // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
     Tensor upstream;                     // the loss scale
@@ -64,7 +56,7 @@ class TrainStep {
   bool fits_staging() const;
   void make_staging();
   void stage();
-  // All that a step gives to the device.
+  // Everything that a step gives to the device.
   void compute();
   double staged_loss() const;
   [[noreturn]] void refuse_loss(double loss) const;

@@ -37,15 +37,15 @@ int64_t Dataset::validation_batches() const {
   return std::min(sizes_.validation_batches, (validation_sequences() + sizes_.batch - 1) / sizes_.batch);
 }
 
-std::unique_ptr<Dataset> make_dataset(const TrainConfig& config) {
-  switch (config.data.type) {
+std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options) {
+  switch (options.data.type) {
     case DataType::text:
     case DataType::tokens:
-      return std::make_unique<TokenData>(config);
+      return std::make_unique<TokenData>(options);
     case DataType::mqar:
-      return std::make_unique<RecallData>(config);
+      return std::make_unique<RecallData>(options);
     case DataType::copy:
-      return std::make_unique<CopyData>(config);
+      return std::make_unique<CopyData>(options);
   }
   return nullptr;
 }

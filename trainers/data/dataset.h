@@ -1,5 +1,5 @@
-// Where batches come from. A batch is a pure function of the seed and its number, so a run that is resumed needs to
-// know nothing but the step.                                                            docs/config.md#data
+// Batches for training and validation. A batch is a pure function of the seed and its number, so a run that continues
+// needs to know nothing but the step.                                                   docs/config.md#data
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 #include "core/runtime/context.h"
 #include "core/tensor/tensor.h"
-#include "trainers/train_config.h"
+#include "trainers/data/data_config.h"
 
 namespace heddle {
 
-// A target that does not count.
+// This target counts in no loss: after its token nothing is asked for.
 inline constexpr int32_t kIgnoredTarget = -100;
 
 // targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. Both (size, length).
@@ -23,12 +23,12 @@ struct Batch {
   std::vector<int32_t> targets;
 };
 
-// Thread-safe: const functions change nothing.
+// A data set is constant once it is made, so several threads may use it.
 class Dataset {
  public:
   virtual ~Dataset() = default;
 
-  // Any index >= 0; the trainer asks for batch (step - 1) * accumulate + micro-batch.
+  // `index` is any number >= 0; the trainer asks for (step - 1) * accumulate + micro-batch.
   Batch training_batch(int64_t index) const;
   // The same batches at every evaluation: 0 <= index < validation_batches(). Rows past the end of the validation data
   // have no target that counts.
@@ -41,17 +41,20 @@ class Dataset {
 
  protected:
   struct Sizes {
-    int64_t batch = 0;
-    int64_t length = 0;
+    int64_t batch = 0;               // sequences of a batch
+    int64_t length = 0;              // tokens of a sequence
     int64_t validation_batches = 0;  // at most
   };
+  static Sizes sizes_of(const DatasetOptions& options) {
+    return {options.batch_size, options.sequence_length, options.eval_batches};
+  }
   explicit Dataset(const Sizes& sizes) : sizes_(sizes) {}
   const Sizes& sizes() const { return sizes_; }
 
-  // Writes length() tokens and targets each.
+  // Writes sizes().length tokens and as many targets.
   virtual void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
   virtual void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
-  // How many different validation sequences there are.
+  // The number of different validation sequences.
   virtual int64_t validation_sequences() const = 0;
 
  private:
@@ -62,15 +65,15 @@ class Dataset {
 };
 
 // Throws ConfigError at data.path for files that are missing, empty, or too short for one sequence.
-std::unique_ptr<Dataset> make_dataset(const TrainConfig& config);
+std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options);
 
-// Tensors of a batch on the device, int32 (size, length), counted as data.
+// A batch on the device: int32 (size, length), counted as data.
 struct DeviceBatch {
   Tensor tokens;
   Tensor targets;
 };
 DeviceBatch to_device(Context& context, const Batch& batch);
-// The same without the numbers.
+// The tensors of a batch, not yet written.
 DeviceBatch empty_batch(Context& context, int64_t size, int64_t length);
 
 }  // namespace heddle

@@ -8,10 +8,10 @@ namespace {
 // Substreams of RandomStream::data; 0 orders the windows of TokenData.
 constexpr uint32_t kTrainingSequences = 1;
 constexpr uint32_t kValidationSequences = 2;
-// Random words that one sequence may use.
+// One sequence may use 2^kWordsBits random words.
 constexpr int kWordsBits = 24;
 
-// The first `count` of a random order of first, first + 1 .. last - 1.
+// Draws `count` different numbers of first, first + 1 .. last - 1, in random order.
 std::vector<int32_t> draw_distinct(Random& random, int64_t first, int64_t last, int64_t count) {
   std::vector<int32_t> values(static_cast<size_t>(last - first));
   std::iota(values.begin(), values.end(), static_cast<int32_t>(first));
@@ -28,9 +28,7 @@ int32_t draw(Random& random, int64_t first, int64_t last) {
 
 }  // namespace
 
-GeneratedData::GeneratedData(const TrainConfig& config)
-    : Dataset({config.trainer.batch_size, config.trainer.sequence_length, config.trainer.eval_batches}),
-      seed_(config.seed) {}
+GeneratedData::GeneratedData(const DatasetOptions& options) : Dataset(sizes_of(options)), seed_(options.seed) {}
 
 void GeneratedData::training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const {
   Random random(seed_, RandomStream::data, kTrainingSequences);
@@ -44,11 +42,11 @@ void GeneratedData::validation_sequence(int64_t index, int32_t* tokens, int32_t*
   generate(random, tokens, targets);
 }
 
-RecallData::RecallData(const TrainConfig& config)
-    : GeneratedData(config),
-      pairs_(config.data.num_pairs),
-      queries_(config.data.num_queries),
-      vocabulary_(config.model.vocab_size) {}
+RecallData::RecallData(const DatasetOptions& options)
+    : GeneratedData(options),
+      pairs_(options.data.num_pairs),
+      queries_(options.data.num_queries),
+      vocabulary_(options.vocab_size) {}
 
 void RecallData::generate(Random& random, int32_t* tokens, int32_t* targets) const {
   const std::vector<int32_t> keys = draw_distinct(random, 1, vocabulary_ / 2, pairs_);
@@ -67,8 +65,8 @@ void RecallData::generate(Random& random, int32_t* tokens, int32_t* targets) con
   }
 }
 
-CopyData::CopyData(const TrainConfig& config)
-    : GeneratedData(config), copied_(config.data.length), vocabulary_(config.model.vocab_size) {}
+CopyData::CopyData(const DatasetOptions& options)
+    : GeneratedData(options), copied_(options.data.length), vocabulary_(options.vocab_size) {}
 
 void CopyData::generate(Random& random, int32_t* tokens, int32_t* targets) const {
   for (int64_t i = 0; i < copied_; ++i) {

@@ -1,5 +1,5 @@
 // Tasks that need no text: sequences made from the counter RNG, where only the answers count as targets.
-// Tokens: 0 fills gaps and separates; the rest as each task says.
+// Token 0 fills gaps and separates; the others mean what each task says.
 #pragma once
 
 #include "core/tensor/random.h"
@@ -7,14 +7,14 @@
 
 namespace heddle {
 
-// Sequences by (seed, split, index); as many validation sequences as evaluation asks for.
+// A sequence is a function of seed, split and index. There are as many validation sequences as evaluation asks for.
 class GeneratedData : public Dataset {
  public:
   bool has_answers() const override { return true; }
 
  protected:
-  explicit GeneratedData(const TrainConfig& config);
-  // tokens are zeros and targets kIgnoredTarget when called.
+  explicit GeneratedData(const DatasetOptions& options);
+  // Before the call all tokens are 0 and all targets kIgnoredTarget.
   virtual void generate(Random& random, int32_t* tokens, int32_t* targets) const = 0;
 
   void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
@@ -26,11 +26,11 @@ class GeneratedData : public Dataset {
 };
 
 // Multi-query associative recall: num_pairs times (key, value), then num_queries times (key, value) at random even
-// places of the rest; the target at the second coming of a key is its value. Keys: 1 .. V/2 - 1; values: V/2 .. V - 1.
-// Source: Arora et al., "Zoology", arXiv:2312.04927.
+// places of the rest; the target at the second occurrence of a key is its value. Keys: 1 .. V/2 - 1; values: V/2 .. V
+// - 1. Source: Arora et al., "Zoology", arXiv:2312.04927.
 class RecallData : public GeneratedData {
  public:
-  explicit RecallData(const TrainConfig& config);
+  explicit RecallData(const DatasetOptions& options);
 
  protected:
   void generate(Random& random, int32_t* tokens, int32_t* targets) const override;
@@ -42,7 +42,7 @@ class RecallData : public GeneratedData {
 // `length` symbols of 1 .. V - 1, the separator 0, then the same symbols; the targets are the symbols of the repeat.
 class CopyData : public GeneratedData {
  public:
-  explicit CopyData(const TrainConfig& config);
+  explicit CopyData(const DatasetOptions& options);
 
  protected:
   void generate(Random& random, int32_t* tokens, int32_t* targets) const override;

@@ -1,4 +1,4 @@
-// A shuffled order without a list of it: the image of an index is computed alone.
+// A shuffled order without a list of it: the image of an index is computed without the others.
 #pragma once
 
 #include <bit>
@@ -9,7 +9,7 @@
 namespace heddle {
 
 // A pseudo-random permutation of [0, size), chosen by `key`: a Feistel network of four Philox rounds on the next even
-// power of two, walked until it lands in range (less than four times on average). index < size.
+// power of two, applied until the image is in range (less than four times on average). index < size.
 // Source: Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002.
 inline uint64_t permute(uint64_t index, uint64_t size, uint64_t key) {
   const int half = (std::bit_width(size - 1) + 1) / 2;

@@ -33,60 +33,56 @@ std::vector<std::string> find_files(const std::string& pattern) {
   return files;
 }
 
-std::string read_all(const TrainConfig& config) {
-  const ConfigNode node = config.node.section("data");
-  const std::vector<std::string> files = find_files(config.data.path);
+std::string read_all(const DatasetOptions& options) {
+  const std::vector<std::string> files = find_files(options.data.path);
   if (files.empty()) {
-    node.fail("path", fmt::format("found no file '{}' (looked in {})", config.data.path,
-                                  std::filesystem::current_path().string()));
+    options.section.fail("path", fmt::format("found no file '{}' (looked in {})", options.data.path,
+                                             std::filesystem::current_path().string()));
   }
   std::string bytes;
   for (const std::string& file : files) {
+    const size_t before = bytes.size();
     try {
-      const std::string contents = read_file(file);
-      if (contents.empty()) node.fail("path", fmt::format("{} is empty", file));
-      bytes += contents;
+      bytes += read_file(file);
     } catch (const Error& error) {
-      node.fail("path", error.what());
+      options.section.fail("path", error.what());
     }
+    if (bytes.size() == before) options.section.fail("path", fmt::format("{} is empty", file));
   }
   return bytes;
 }
 
 }  // namespace
 
-TokenData::TokenData(const TrainConfig& config)
-    : Dataset({config.trainer.batch_size, config.trainer.sequence_length, config.trainer.eval_batches}),
-      bytes_(read_all(config)),
-      width_(width_of(config.data)),
-      seed_(config.seed) {
-  const ConfigNode node = config.node.section("data");
+TokenData::TokenData(const DatasetOptions& options)
+    : Dataset(sizes_of(options)), bytes_(read_all(options)), width_(width_of(options.data)), seed_(options.seed) {
   const int64_t bytes = static_cast<int64_t>(bytes_.size());
   if (bytes % width_ != 0) {
-    node.fail("path", fmt::format("{} has {} bytes, which is no whole number of tokens of {} bytes", config.data.path,
-                                  bytes, width_));
+    options.section.fail("path", fmt::format("{} has {} bytes, which is no whole number of tokens of {} bytes",
+                                             options.data.path, bytes, width_));
   }
   tokens_ = bytes / width_;
-  validation_begin_ = tokens_ - static_cast<int64_t>(static_cast<double>(tokens_) * config.data.validation_fraction);
+  validation_begin_ = tokens_ - static_cast<int64_t>(static_cast<double>(tokens_) * options.data.validation_fraction);
   const int64_t needed = sizes().length + 1;
   const auto check_part = [&](const char* part, int64_t count) {
     if (count >= needed) return;
-    node.fail("path", fmt::format("{} has {} tokens, of which {} for {}; expected at least trainer.sequence_length + 1 "
-                                  "= {} there",
-                                  config.data.path, tokens_, count, part, needed));
+    options.section.fail(
+        "path", fmt::format("{} has {} tokens, of which {} for {}; expected at least trainer.sequence_length + 1 "
+                            "= {} there",
+                            options.data.path, tokens_, count, part, needed));
   };
   check_part("training", validation_begin_);
   check_part("validation", tokens_ - validation_begin_);
-  if (width_ > 1) check_ids(config);
+  if (width_ > 1) check_ids(options);
 }
 
-void TokenData::check_ids(const TrainConfig& config) const {
+void TokenData::check_ids(const DatasetOptions& options) const {
   for (int64_t i = 0; i < tokens_; ++i) {
     // uint32 ids above the range of int32 come out negative.
-    if (token(i) >= 0 && token(i) < config.model.vocab_size) continue;
-    config.node.section("data").fail(
-        "path", fmt::format("{}: token {} is {}, expected less than model.vocab_size ({})", config.data.path, i,
-                            static_cast<uint32_t>(token(i)), config.model.vocab_size));
+    if (token(i) >= 0 && token(i) < options.vocab_size) continue;
+    options.section.fail(
+        "path", fmt::format("{}: token {} is {}, expected less than model.vocab_size ({})", options.data.path, i,
+                            static_cast<uint32_t>(token(i)), options.vocab_size));
   }
 }
 

@@ -7,11 +7,11 @@
 
 namespace heddle {
 
-// An epoch walks over windows of sequence_length tokens that do not overlap, in shuffled order; each epoch has its own
-// order and cuts its windows at its own place. Validation: the end of the tokens, windows spread evenly over it.
+// An epoch shows windows of sequence_length tokens that do not overlap, in shuffled order; each epoch has its own order
+// and its own start of the first window. The end of the tokens is for validation, by windows spread evenly over it.
 class TokenData : public Dataset {
  public:
-  explicit TokenData(const TrainConfig& config);
+  explicit TokenData(const DatasetOptions& options);
   bool is_text() const override { return width_ == 1; }
 
  protected:
@@ -22,7 +22,7 @@ class TokenData : public Dataset {
  private:
   int32_t token(int64_t position) const;
   void window(int64_t begin, int32_t* tokens, int32_t* targets) const;
-  void check_ids(const TrainConfig& config) const;
+  void check_ids(const DatasetOptions& options) const;
 
   std::string bytes_;  // of all files, little-endian ids
   int64_t width_ = 1;  // bytes of one token

@@ -1,4 +1,5 @@
-// Text from a model, byte by byte, by its recurrent state: every token costs the same, however long the text is.
+// Text from a model, byte by byte. The model keeps a state of what it has read, so with a recurrent mixer every token
+// costs the same, however long the text is.
 #pragma once
 
 #include <functional>
@@ -24,11 +25,11 @@ struct GenerateOptions {
 void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
               const std::function<void(uint8_t)>& emit);
 
-// An index of `logits`, drawn with one uniform number. Among equals the lowest index is the likeliest.
+// Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest.
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform);
 
 // Bytes as text that a terminal can show: valid UTF-8 as it is, other bytes and control characters (but not newline and
-// tab) as \xNN. A character comes out when its last byte has come in.
+// tab) as \xNN. A character is returned when its last byte was added.
 class Utf8Printer {
  public:
   std::string add(uint8_t byte);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "layers/ops/linear.h"
+
 namespace heddle {
 
 LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.vocab_size) {
@@ -13,15 +15,21 @@ LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.voc
     Block& block = blocks_.emplace_back();
     block.path = fmt::format("blocks.{}", layer);
     const ModuleBuilder builder = root.child(block.path);
-    block.mixer_norm = make_norm(config.norm, builder.child("mixer_norm"), config.dim);
-    block.mixer = make_mixer(config.mixer, builder.child("mixer"), place);
-    block.channel_norm = make_norm(config.norm, builder.child("channel_norm"), config.dim);
-    block.channel = make_channel(config.channel, builder.child("channel"), place);
+    block.mixer_norm = std::make_unique<Norm>(config.norm, builder.child("mixer_norm"), config.dim);
+    block.mixer = config.mixer.options->make(builder.child("mixer"), place);
+    block.channel_norm = std::make_unique<Norm>(config.norm, builder.child("channel_norm"), config.dim);
+    block.channel = config.channel.options->make(builder.child("channel"), place);
   }
-  final_norm_ = make_norm(config.norm, root.child("final_norm"), config.dim);
+  final_norm_ = std::make_unique<Norm>(config.norm, root.child("final_norm"), config.dim);
   if (!config.tie_embeddings) {
     head_ = std::make_unique<Linear>(Linear::Options{}, root.child("head"), config.dim, config.vocab_size);
   }
+}
+
+ModelState LanguageModel::initial_state() const {
+  ModelState state;
+  for (const Block& block : blocks_) state.push_back(block.mixer->make_state());
+  return state;
 }
 
 Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer) const {
@@ -46,7 +54,7 @@ Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* st
     const Block& block = blocks_[i];
     normalize(block.path + ".mixer_norm", *block.mixer_norm);
     x = run(block.path + ".mixer",
-            [&] { return block.mixer->forward(tape, x, state != nullptr ? &(*state)[i] : nullptr); });
+            [&] { return block.mixer->forward(tape, x, state != nullptr ? (*state)[i].get() : nullptr); });
     normalize(block.path + ".channel_norm", *block.channel_norm);
     x = run(block.path + ".channel", [&] { return block.channel->forward(tape, x); });
   }

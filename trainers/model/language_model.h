@@ -1,4 +1,4 @@
-// A language model put together from layers by a config.                                        docs/config.md#model
+// A language model, built of layers as a config says.                                           docs/config.md#model
 //   x = embedding(tokens);  N times: y, r = norm(x + r); x = mixer(y); y, r = norm(x + r); x = channel(y);
 //   logits = head(norm(x + r))
 #pragma once
@@ -9,32 +9,34 @@
 #include <string_view>
 #include <vector>
 
-#include "layers/ops/embedding.h"
-#include "layers/ops/linear.h"
-#include "layers/registry.h"
-#include "trainers/train_config.h"
+#include "layers/modules/embedding.h"
+#include "layers/modules/linear.h"
+#include "layers/modules/module.h"
+#include "layers/modules/norm.h"
+#include "trainers/model/model_config.h"
 
 namespace heddle {
 
-// What a text read so far leaves behind: the recurrent state of every mixer. Empty at the start of a text.
-using ModelState = std::vector<MixerState>;
+// What a model keeps of the text that it has read: the state of the mixer of each block.
+using ModelState = std::vector<std::unique_ptr<MixerState>>;
 
 class LanguageModel {
  public:
-  // Builds the layers and fills their defaults into the config's sections; the parameters have no memory yet. Throws
-  // ConfigError for options that a layer does not know.
+  // Builds the layers; the parameters have no memory yet.
   explicit LanguageModel(const ModelConfig& config);
 
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
   int64_t vocab_size() const { return vocab_size_; }
-  ModelState initial_state() const { return ModelState(blocks_.size()); }
+  // The state at the start of a text.
+  ModelState initial_state() const;
 
-  // Sees the output of each part as it is made: "embedding", "blocks.3.mixer", ...
+  // Is called with the output of each part as it is made: "embedding", "blocks.3.mixer", ...
   using Observer = std::function<void(std::string_view part, const Variable& output)>;
 
-  // tokens: int32 (B, N), each in [0, vocab_size). Returns logits (B, N, vocab_size) of the compute dtype. With `state`
-  // the tokens continue the text that it has seen, and it is moved on; for inference only.
+  // tokens: int32 (B, N), each in [0, vocab_size). Returns logits (B, N, vocab_size) of the compute dtype. With
+  // `state`, which initial_state() made, the tokens continue the text that it has seen, and it is advanced; for
+  // inference only.
   Variable forward(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {}) const;
 
  private:

@@ -30,7 +30,7 @@ uint32_t checksum(const std::string& text) {
 
 Json to_json(const FileDigest& digest) { return {{"bytes", digest.bytes}, {"crc32", digest.crc32}}; }
 
-// The state with a checksum over its own text.
+// Writes the state with a checksum over its own text.
 std::string seal(const Json& state) { return Json{{"crc32", checksum(state.dump())}, {"state", state}}.dump(1) + "\n"; }
 
 Json unseal(const fs::path& path) {
@@ -85,7 +85,7 @@ void write_files(Context& context, const fs::path& folder, const ParameterSet& p
   write_file(folder / kStateFile, seal(json));
 }
 
-// Renamed first, so that a folder called step_N is never half-removed.
+// The folder is renamed first, so that one called step_N is never half-removed.
 void remove_checkpoint(const fs::path& path) {
   const fs::path aside = path.parent_path() / fmt::format(".{}.removed", path.filename().string());
   fs::remove_all(aside);
@@ -106,7 +106,7 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
     write_files(context, partial, parameters, optimizer, state);
     if (fs::exists(path)) remove_checkpoint(path);
     fs::rename(partial, path);
-  } catch (...) {  // a full disk, most likely: give back what was taken
+  } catch (...) {  // a full disk, most likely: its space is freed
     std::error_code ignored;
     fs::remove_all(partial, ignored);
     throw;
@@ -173,7 +173,7 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
     if (auto checkpoint = newest_checkpoint(folder, note)) return *checkpoint;
     fail("no checkpoint of {} is whole", folder.string());
   }
-  // A checkpoint that lost its state.json gets its own reason.
+  // A checkpoint that lost its state.json: its own reason says more.
   if (fs::exists(run_or_checkpoint / kModelFile)) return open_checkpoint(run_or_checkpoint);
   fail("{} holds no checkpoint: no {} and no checkpoints/step_N", run_or_checkpoint.string(), kStateFile);
 }

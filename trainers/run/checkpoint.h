@@ -5,17 +5,17 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/autograd/parameter.h"
+#include "trainers/logging/note.h"
 #include "trainers/optimizer.h"
 
 namespace heddle {
 
-// What a checkpoint says beside its tensors.
+// What a checkpoint holds beside its tensors.
 struct CheckpointState {
   int64_t step = 0;
   uint64_t seed = 0;
@@ -23,14 +23,14 @@ struct CheckpointState {
   std::string program;  // "heddle 0.1.0"
 };
 
-// One whose files are whole.
+// A checkpoint whose files are whole.
 struct Checkpoint {
   std::filesystem::path path;
   CheckpointState state;
 };
 
-// Writes `folder`/step_N aside, syncs it and renames it into place; then removes all but the newest `keep`.
-// `folder` is RUN/checkpoints and is made when missing. One writer a folder.
+// Writes `folder`/step_N under a hidden name, syncs it and renames it into place; then removes all but the newest
+// `keep`. `folder` is RUN/checkpoints and is made when it is missing; it must have one writer.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
                                        const ParameterSet& parameters, const AdamW& optimizer,
                                        const CheckpointState& state, int64_t keep);
@@ -38,27 +38,25 @@ std::filesystem::path write_checkpoint(Context& context, const std::filesystem::
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 
-// step_N folders, oldest first.
+// A folder step_N, which may be damaged.
 struct CheckpointFolder {
   int64_t step = 0;
   std::filesystem::path path;
 };
+// The oldest comes first.
 std::vector<CheckpointFolder> list_checkpoints(const std::filesystem::path& folder);
 
-// Told to the user as it happens.
-using Note = std::function<void(const std::string& line)>;
-
-// The newest whole checkpoint of a RUN/checkpoints folder; says of each newer one why it was passed over.
+// The newest whole checkpoint of a folder RUN/checkpoints. Notes of each newer one why it is skipped.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder, const Note& note);
 
-// Of a run folder the newest checkpoint, or the checkpoint itself. Throws Error when it is neither.
+// The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
 
 // Throw Error when names or shapes do not fit the model.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer);
 
-// What a killed process left half-written or half-removed. Only while nobody else writes into the folder.
+// Removes what a killed process left half-written or half-removed. Nobody else may be writing into the folder.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace heddle

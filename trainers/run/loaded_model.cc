@@ -1,14 +1,13 @@
 #include "trainers/run/loaded_model.h"
 
-#include "core/config/config_load.h"
+#include "trainers/run/checkpoint_config.h"
 
 namespace heddle {
 
 LoadedModel load_model(Context& context, const std::filesystem::path& run_or_checkpoint,
-                       std::span<const std::string> overrides, const Note& note) {
+                       std::span<const std::string> overrides, const Note& note, const Registry& registry) {
   Checkpoint checkpoint = find_checkpoint(run_or_checkpoint, note);
-  const std::string name = "config of " + checkpoint.path.string();
-  TrainConfig config = read_train_config(parse_config(checkpoint.state.config, name, overrides));
+  TrainConfig config = read_checkpoint_config(checkpoint, overrides, registry);
   LanguageModel model(config.model);
   model.parameters().materialize(context, config.trainer.dtype, config.seed);
   load_parameters(context, checkpoint, model.parameters());

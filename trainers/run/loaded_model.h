@@ -5,8 +5,10 @@
 #include <span>
 #include <string>
 
+#include "trainers/logging/note.h"
 #include "trainers/model/language_model.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 
@@ -16,8 +18,10 @@ struct LoadedModel {
   LanguageModel model;
 };
 
-// `run_or_checkpoint` as find_checkpoint; `overrides` as of --set. Throws Error, or ConfigError for the overrides.
+// `run_or_checkpoint` is what find_checkpoint() takes, `overrides` are those of --set. Throws Error, or ConfigError for
+// the overrides.
 LoadedModel load_model(Context& context, const std::filesystem::path& run_or_checkpoint,
-                       std::span<const std::string> overrides, const Note& note);
+                       std::span<const std::string> overrides, const Note& note,
+                       const Registry& registry = built_in_registry());
 
 }  // namespace heddle

@@ -6,28 +6,13 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <sstream>
+
+#include "core/runtime/error.h"
+#include "trainers/run/checkpoint_config.h"
 
 namespace heddle {
-namespace {
 
 namespace fs = std::filesystem;
-
-// The first line in which two configs differ, for a message; "" when they are equal.
-std::string first_difference(const std::string& now, const std::string& then) {
-  std::istringstream now_lines(now), then_lines(then);
-  for (std::string a, b;;) {
-    const bool more_a = static_cast<bool>(std::getline(now_lines, a));
-    const bool more_b = static_cast<bool>(std::getline(then_lines, b));
-    if (!more_a && !more_b) return "";
-    if (!more_a) a = "nothing";
-    if (!more_b) b = "nothing";
-    if (a != b)
-      return fmt::format("now '{}', then '{}'", a.substr(a.find_first_not_of(' ')), b.substr(b.find_first_not_of(' ')));
-  }
-}
-
-}  // namespace
 
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   check(!fs::exists(path_) || fs::is_directory(path_), "{} is a file, expected a run folder", path_.string());
@@ -46,31 +31,37 @@ RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const std::string& config,
-                                            const Note& note) const {
+std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const TrainConfig& config,
+                                            const Registry& registry, const Note& note) const {
+  if (resume == "auto") return choose_newest(config, registry, note);
+  if (resume != "none") return choose_path(resume, config, registry, note);
   const std::vector<CheckpointFolder> here = list_checkpoints(checkpoints());
-  if (resume == "none") {
-    if (here.empty()) return std::nullopt;
-    throw UsageError(
-        fmt::format("{} holds checkpoints up to step {}: go on with --resume auto, or start anew in another "
-                    "folder with --out DIR",
-                    path_.string(), here.back().step));
-  }
-  if (resume == "auto") {
-    const auto checkpoint = newest_checkpoint(checkpoints(), note);
-    if (!checkpoint) {
-      check(here.empty(), "no checkpoint of {} is whole; start anew in another folder with --out DIR",
-            checkpoints().string());
-      return std::nullopt;
-    }
-    const std::string difference = first_difference(config, checkpoint->state.config);
-    if (difference.empty()) return checkpoint;
-    throw UsageError(
-        fmt::format("the config is not the one that {} was made with: {}. Start anew in another folder with "
-                    "--out DIR, or go on with the changed config by --resume {}",
-                    checkpoint->path.string(), difference, path_.string()));
-  }
+  if (here.empty()) return std::nullopt;
+  throw UsageError(
+      fmt::format("{} holds checkpoints up to step {}: go on with --resume auto, or start anew in another "
+                  "folder with --out DIR",
+                  path_.string(), here.back().step));
+}
 
+std::optional<Checkpoint> RunFolder::choose_newest(const TrainConfig& config, const Registry& registry,
+                                                   const Note& note) const {
+  const auto checkpoint = newest_checkpoint(checkpoints(), note);
+  if (!checkpoint) {
+    check(list_checkpoints(checkpoints()).empty(),
+          "no checkpoint of {} is whole; start anew in another folder with --out DIR", checkpoints().string());
+    return std::nullopt;
+  }
+  const std::string difference = config_difference(config, *checkpoint, registry);
+  if (difference.empty()) return checkpoint;
+  throw UsageError(
+      fmt::format("the config is not the one that {} was made with: {}. Start anew in another folder with "
+                  "--out DIR, or go on with the changed config by --resume {}",
+                  checkpoint->path.string(), difference, path_.string()));
+}
+
+Checkpoint RunFolder::choose_path(const std::string& resume, const TrainConfig& config, const Registry& registry,
+                                  const Note& note) const {
+  const std::vector<CheckpointFolder> here = list_checkpoints(checkpoints());
   const Checkpoint checkpoint = find_checkpoint(resume, note);
   const fs::path its_folder = fs::canonical(checkpoint.path).parent_path();
   const bool same_run = fs::exists(checkpoints()) && fs::equivalent(its_folder, checkpoints());
@@ -82,9 +73,14 @@ std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const std
     throw UsageError(fmt::format("{} holds later checkpoints, up to step {}; give a fresh folder with --out DIR",
                                  path_.string(), here.back().step));
   }
-  const std::string difference = first_difference(config, checkpoint.state.config);
-  if (!difference.empty()) {
-    note(fmt::format("the config is not the one that {} was made with: {}", checkpoint.path.string(), difference));
+  try {
+    const std::string difference = config_difference(config, checkpoint, registry);
+    if (!difference.empty()) {
+      note(fmt::format("the config is not the one that {} was made with: {}", checkpoint.path.string(), difference));
+    }
+  } catch (const ConfigError& error) {  // the checkpoint may have layers that this program does not know
+    note(fmt::format("the config is not the one that {} was made with, which cannot be read: {}",
+                     checkpoint.path.string(), error.what()));
   }
   return checkpoint;
 }

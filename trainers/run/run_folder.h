@@ -6,19 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "core/runtime/error.h"
+#include "trainers/logging/note.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 
-// A command that cannot be meant as it was given.
-class UsageError : public Error {
- public:
-  using Error::Error;
-};
-
-// Made when missing, and locked: a second process that opens the same folder gets an Error. What a killed run left
-// half-written is removed.
+// The folder is made when it is missing, and locked: a second process that opens it gets an Error. What a killed run
+// left half-written is removed.
 class RunFolder {
  public:
   explicit RunFolder(std::filesystem::path path);
@@ -31,15 +26,20 @@ class RunFolder {
   std::filesystem::path metrics() const { return path_ / "metrics.csv"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
-  // The checkpoint to go on from; nullopt: start anew.
-  //   "auto"  the newest whole one, if any. It must be of the same config, so that the run goes on as if it had never
-  //           stopped. When there are checkpoints but none is whole: an Error.
-  //   "none"  start anew; a UsageError when the folder holds checkpoints already.
-  //   PATH    that checkpoint, or the newest of that run folder; the config may differ. A UsageError when it would
+  // Returns the checkpoint to continue from, or nullopt for a run that starts from the beginning. `resume` is one of
+  //   "auto"  The newest whole one, if there is any. It must have the same config, so that the run continues as if it
+  //           had never stopped. When there are checkpoints but none is whole, that is an Error.
+  //   "none"  The beginning; a UsageError when the folder holds checkpoints already.
+  //   PATH    That checkpoint, or the newest of that run folder; the config may differ. A UsageError when it would
   //           leave later checkpoints, or those of another run, behind in this folder.
-  std::optional<Checkpoint> choose(const std::string& resume, const std::string& config, const Note& note) const;
+  std::optional<Checkpoint> choose(const std::string& resume, const TrainConfig& config, const Registry& registry,
+                                   const Note& note) const;
 
  private:
+  std::optional<Checkpoint> choose_newest(const TrainConfig& config, const Registry& registry, const Note& note) const;
+  Checkpoint choose_path(const std::string& resume, const TrainConfig& config, const Registry& registry,
+                         const Note& note) const;
+
   std::filesystem::path path_;
   int lock_ = -1;
 };

@@ -1,0 +1,27 @@
+#include "trainers/data/data_config.h"
+
+#include "core/config/config_fields.h"
+
+namespace heddle {
+
+void describe(ConfigFields& fields, DataConfig& data) {
+  fields.required_choice(
+      "type", data.type,
+      {{"text", DataType::text}, {"tokens", DataType::tokens}, {"mqar", DataType::mqar}, {"copy", DataType::copy}});
+  if (data.type == DataType::text || data.type == DataType::tokens) {
+    fields.required("path", data.path);
+    if (fields.reads() && data.path.empty()) fields.fail("path", "found an empty path, expected a file");
+    fields.field("validation_fraction", data.validation_fraction, Range::inside(0, 1));
+  }
+  if (data.type == DataType::tokens) {
+    fields.choice("token_width", data.token_width, {{"uint16", TokenWidth::uint16}, {"uint32", TokenWidth::uint32}});
+  }
+  if (data.type == DataType::mqar) {
+    fields.field("num_pairs", data.num_pairs, Range::at_least(1));
+    if (fields.reads()) data.num_queries = data.num_pairs;
+    fields.field("num_queries", data.num_queries, Range::between(1, static_cast<double>(data.num_pairs)));
+  }
+  if (data.type == DataType::copy) fields.field("length", data.length, Range::at_least(1));
+}
+
+}  // namespace heddle

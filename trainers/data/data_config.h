@@ -1,0 +1,40 @@
+// The section `data` of a training config, and what a data set needs to know beside it.            docs/config.md#data
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/config/config_node.h"
+
+namespace heddle {
+
+class ConfigFields;
+
+enum class DataType { text, tokens, mqar, copy };
+enum class TokenWidth { uint16, uint32 };
+
+// Where batches come from. Only the fields of `type` have a meaning.
+struct DataConfig {
+  DataType type = DataType::text;
+  std::string path;                             // text: file or glob; tokens: file of raw little-endian ids
+  double validation_fraction = 0.05;            // text, tokens: the share at the end kept for evaluation
+  TokenWidth token_width = TokenWidth::uint16;  // tokens
+  std::int64_t num_pairs = 8;                   // mqar: key-value pairs to remember
+  std::int64_t num_queries = 8;                 // mqar: keys that are queried again; when it is read, num_pairs
+  std::int64_t length = 32;                     // copy: tokens to repeat
+};
+
+// Reads or writes the fields of data.type.
+void describe(ConfigFields& fields, DataConfig& data);
+
+struct DatasetOptions {
+  DataConfig data;
+  std::int64_t batch_size = 16;  // sequences of a batch
+  std::int64_t sequence_length = 256;
+  std::int64_t eval_batches = 20;  // validation batches, at most
+  std::uint64_t seed = 1;
+  std::int64_t vocab_size = 256;
+  ConfigNode section;  // what `data` was read from: errors are reported at the places of its values
+};
+
+}  // namespace heddle

@@ -1,0 +1,22 @@
+// The loss of a model on validation data.
+#pragma once
+
+#include "core/autograd/tape.h"
+#include "trainers/data/dataset.h"
+#include "trainers/model/language_model.h"
+
+namespace heddle {
+
+struct Evaluation {
+  double loss = 0.0;      // nats per target that counts
+  double accuracy = 0.0;  // share of these targets that the model finds likeliest; NaN where the data has no answers
+  int64_t targets = 0;    // that count
+};
+
+// Evaluates on all validation batches. Changes nothing.
+Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
+
+// The mean loss of logits (B, N, vocab_size) for targets int32 (B, N), over those that count: nats, a scalar.
+Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets);
+
+}  // namespace heddle

@@ -1,0 +1,24 @@
+// The section `model` of a training config: the sizes of a language model and the options of its layers.
+#pragma once
+
+#include <cstdint>
+
+#include "layers/modules/norm.h"
+#include "layers/registry.h"
+
+namespace heddle {
+
+struct ModelConfig {
+  std::int64_t vocab_size = 0;
+  std::int64_t dim = 0;         // features of a token
+  std::int64_t layers = 0;      // blocks, each a mixer and a channel layer
+  bool tie_embeddings = false;  // the head uses the embedding's weight
+  Norm::Options norm;           // of all norms between the layers
+  MixerSection mixer;
+  ChannelSection channel;
+};
+
+// Reads or writes the model with the options of its layers, whose types `registry` knows.
+void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry);
+
+}  // namespace heddle

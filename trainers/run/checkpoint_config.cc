@@ -1,0 +1,46 @@
+#include "trainers/run/checkpoint_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "core/config/config_load.h"
+
+namespace heddle {
+namespace {
+
+// Earlier versions wrote this key into every config, though it has no meaning in a model.
+void accept_former_keys(const ConfigNode& config) { config.section("model").section("norm").has("return_residual"); }
+
+std::string trimmed(const std::string& line) { return line.substr(std::min(line.size(), line.find_first_not_of(' '))); }
+
+// The first line in which two texts differ; "" when they are equal.
+std::string first_difference(const std::string& now, const std::string& then) {
+  std::istringstream now_lines(now), then_lines(then);
+  for (std::string a, b;;) {
+    const bool more_a = static_cast<bool>(std::getline(now_lines, a));
+    const bool more_b = static_cast<bool>(std::getline(then_lines, b));
+    if (!more_a && !more_b) return "";
+    if (!more_a) a = "nothing";
+    if (!more_b) b = "nothing";
+    if (a == b) continue;
+    return fmt::format("now '{}', then '{}'", trimmed(a), trimmed(b));
+  }
+}
+
+}  // namespace
+
+TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const std::string> overrides,
+                                   const Registry& registry) {
+  const ConfigNode node = parse_config(checkpoint.state.config, "config of " + checkpoint.path.string(), overrides);
+  accept_former_keys(node);
+  return read_train_config(node, registry);
+}
+
+std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry) {
+  return first_difference(to_yaml(config, registry),
+                          to_yaml(read_checkpoint_config(checkpoint, {}, registry), registry));
+}
+
+}  // namespace heddle
