@@ -2,12 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <chrono>
 
 #include "core/io/atomic_file.h"
-#include "trainers/logging/metrics.h"
-#include "trainers/logging/progress.h"
+#include "trainers/logging/console_logger.h"
+#include "trainers/logging/csv_logger.h"
 #include "trainers/model/generate.h"
+#include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
@@ -15,80 +16,91 @@ namespace {
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
-std::string describe(const Evaluation& evaluation, const Dataset& data) {
-  std::string text = fmt::format("validation loss {:.4f}", evaluation.loss);
-  if (data.is_text()) text += fmt::format(" nats/byte ({:.3f} bits/byte)", evaluation.loss / std::log(2.0));
-  if (!std::isnan(evaluation.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * evaluation.accuracy);
-  return text;
-}
+// Adds up the time between start() and stop().
+class Stopwatch {
+ public:
+  void start() { started_ = Clock::now(); }
+  void stop() { seconds_ += std::chrono::duration<double>(Clock::now() - started_).count(); }
+  double seconds() const { return seconds_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point started_;
+  double seconds_ = 0.0;
+};
 
 class Run {
  public:
-  Run(Context& context, const TrainConfig& config, const TrainOptions& options)
+  Run(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry)
       : context_(context),
         config_(config),
         options_(options),
-        data_(make_dataset(config)),
+        registry_(registry),
+        data_(make_dataset(dataset_options(config))),
         train_step_(context, config),
-        config_text_(config.node.dump()),
+        config_text_(to_yaml(config, registry)),
         folder_(options.folder),
-        metrics_(folder_.metrics()) {}
+        csv_(folder_.metrics(), note_),
+        console_(options.log),
+        loggers_{&csv_, &console_} {
+    loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
+  }
 
   TrainResult run() {
-    resume();
-    describe_start();
+    start();
     TrainResult result;
     result.step = start_;
-    {
-      Progress progress(options_.log, start_, steps());
-      while (result.step < steps()) {
-        take_step(++result.step, progress, result);
-        if (result.step < steps() && options_.stop_requested()) return stop(result, progress);
-      }
-      describe_end(result, progress);
+    while (result.step < steps()) {
+      take_step(++result.step, result);
+      if (result.step == steps() || !options_.stop_requested()) continue;
+      if (!is_due(result.step, config_.trainer.checkpoint_every, steps())) checkpoint(result.step);
+      end(result);
+      return result;
     }
     result.finished = true;
+    end(result);
     result.sample = sample();
     return result;
   }
 
  private:
   int64_t steps() const { return config_.trainer.steps; }
-
-  template <class... Args>
-  void say(fmt::format_string<Args...> format, Args&&... args) {
-    fmt::print(options_.log, "{}\n", fmt::format(format, std::forward<Args>(args)...));
-    std::fflush(options_.log);
+  int64_t tokens_of_step() const {
+    return config_.trainer.accumulate * config_.trainer.batch_size * config_.trainer.sequence_length;
+  }
+  std::filesystem::path checkpoint_path(int64_t step) const {
+    return folder_.checkpoints() / fmt::format("step_{}", step);
   }
 
-  void resume() {
-    const auto checkpoint =
-        folder_.choose(options_.resume, config_text_, [&](const std::string& line) { say("note: {}", line); });
+  template <class Event>
+  void tell(void (Logger::*hear)(const Event&), const Event& event) {
+    for (Logger* logger : loggers_) (logger->*hear)(event);
+  }
+  void flush_loggers() {
+    for (Logger* logger : loggers_) logger->flush();
+  }
+
+  // Loads the checkpoint to continue from, if there is one.
+  void start() {
+    const auto checkpoint = folder_.choose(options_.resume, config_, registry_, note_);
     write_file(folder_.config(), config_text_);
-    if (!checkpoint) return;
-    load_parameters(context_, *checkpoint, train_step_.model().parameters());
-    load_optimizer(context_, *checkpoint, train_step_.optimizer());
-    start_ = checkpoint->state.step;
-    // RUN/checkpoints/step_N: the metrics of the run that the checkpoint is of.
-    const auto metrics = std::filesystem::canonical(checkpoint->path).parent_path().parent_path() / "metrics.csv";
-    if (std::filesystem::exists(metrics)) {
-      metrics_.load(metrics, start_);
-    } else {
-      say("note: {} is missing; the rows up to step {} are lost", metrics.string(), start_);
+    StartEvent event;
+    if (checkpoint) {
+      load_parameters(context_, *checkpoint, train_step_.model().parameters());
+      load_optimizer(context_, *checkpoint, train_step_.optimizer());
+      start_ = checkpoint->state.step;
+      event.checkpoint = checkpoint->path;
     }
-    metrics_.save();
-    say("resumed from {}", checkpoint->path.string());
-  }
-
-  void describe_start() {
-    say("{:.2f} M parameters, {}, {} on {}{}; run folder {}",
-        static_cast<double>(train_step_.model().parameters().count()) / 1e6, name(config_.trainer.dtype),
-        fmt::format("batch {} x {}", config_.trainer.batch_size * config_.trainer.accumulate,
-                    config_.trainer.sequence_length),
-        to_string(context_.device()),
-        context_.device().type == DeviceType::cpu ? fmt::format(" with {} threads", context_.threads()) : "",
-        folder_.path().string());
-    if (start_ >= steps()) say("nothing left to do: the run is at step {} of {}", start_, steps());
+    event.folder = folder_.path();
+    event.step = start_;
+    event.steps = steps();
+    event.parameters = train_step_.model().parameters().count();
+    event.dtype = config_.trainer.dtype;
+    event.batch_size = config_.trainer.batch_size * config_.trainer.accumulate;
+    event.sequence_length = config_.trainer.sequence_length;
+    event.device = context_.device();
+    event.threads = context_.threads();
+    tell(&Logger::start, event);
   }
 
   std::vector<Batch> batches_of(int64_t step) const {
@@ -100,73 +112,77 @@ class Run {
     return batches;
   }
 
-  MetricsRow learn(int64_t step, int64_t tokens) {
-    MetricsRow row;
-    row.step = step;
-    row.tokens = step * tokens;
-    row.learning_rate = learning_rate(config_, step);
+  // Trains on the batches of this step, and makes those of the next while the device works.
+  StepEvent learn(int64_t step) {
+    StepEvent event{.step = step,
+                    .steps = steps(),
+                    .tokens = tokens_of_step(),
+                    .total_tokens = step * tokens_of_step(),
+                    .learning_rate = learning_rate(config_, step)};
     try {
       if (next_batches_.empty()) next_batches_ = batches_of(step);
-      train_step_.begin_step(std::move(next_batches_), step, row.learning_rate);
+      train_step_.begin_step(std::move(next_batches_), step, event.learning_rate);
       next_batches_ = step < steps() ? batches_of(step + 1) : std::vector<Batch>{};
       const StepResult taken = train_step_.finish_step();
-      row.loss = taken.loss;
-      row.gradient_norm = taken.gradient_norm;
+      event.loss = taken.loss;
+      event.gradient_norm = taken.gradient_norm;
     } catch (const NonFinite& error) {
-      metrics_.save();
+      flush_loggers();
       throw NonFinite(
           fmt::format("{}. A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may "
                       "help; checkpoints are in {}",
                       error.what(), folder_.checkpoints().string()));
     }
-    return row;
+    return event;
   }
 
-  void take_step(int64_t step, Progress& progress, TrainResult& result) {
+  // One step, with the evaluation and the checkpoint that are due after it.
+  void take_step(int64_t step, TrainResult& result) {
     const TrainerConfig& trainer = config_.trainer;
-    const int64_t tokens = trainer.accumulate * trainer.batch_size * trainer.sequence_length;
-    MetricsRow row = learn(step, tokens);
-    progress.step(step, row.loss, tokens, context_.allocator().stats().allocated.peak);
+    stopwatch_.start();
+    StepEvent event = learn(step);
+    stopwatch_.stop();
+    event.seconds = stopwatch_.seconds();
+    event.peak_bytes = context_.allocator().stats().allocated.peak;
+    tell(&Logger::step, event);
 
-    progress.pause();
     result.evaluation.reset();
     if (is_due(step, trainer.eval_every, steps())) {
       result.evaluation = evaluate(context_, train_step_.model(), *data_);
-      row.validation_loss = result.evaluation->loss;
-      row.validation_accuracy = result.evaluation->accuracy;
-      progress.say(fmt::format("step {}: {}", step, describe(*result.evaluation, *data_)));
+      tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
     }
-    metrics_.add(row);
     if (is_due(step, trainer.checkpoint_every, steps())) {
       checkpoint(step);
     } else if (result.evaluation) {
-      metrics_.save();
+      flush_loggers();
     }
-    progress.resume();
   }
 
-  // The metrics first: they must never end before the checkpoint does.
+  EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
+    return {.step = step, .loss = evaluation.loss, .accuracy = evaluation.accuracy, .is_text = data_->is_text()};
+  }
+
+  // The files of the loggers come first: they must never end before the checkpoint does.
   void checkpoint(int64_t step) {
-    metrics_.save();
-    write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                     {step, config_.seed, config_text_, options_.program}, config_.trainer.keep_checkpoints);
+    flush_loggers();
+    const auto path =
+        write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
+                         {step, config_.seed, config_text_, options_.program}, config_.trainer.keep_checkpoints);
+    tell(&Logger::checkpoint, {.step = step, .path = path});
   }
 
-  TrainResult stop(const TrainResult& result, Progress& progress) {
-    if (!is_due(result.step, config_.trainer.checkpoint_every, steps())) checkpoint(result.step);
-    progress.say(
-        fmt::format("stopped after step {} of {}; to go on from {}/step_{}, train again with the same config "
-                    "and --resume auto",
-                    result.step, steps(), folder_.checkpoints().string(), result.step));
-    return result;
-  }
-
-  void describe_end(const TrainResult& result, Progress& progress) {
-    if (start_ >= steps()) return;
-    progress.say(fmt::format("{} steps in {}, {:.1f} k tokens/s, peak memory {}; {}", steps() - start_,
-                             format_duration(progress.seconds()), progress.tokens_per_second() / 1000.0,
-                             format_bytes(context_.allocator().stats().allocated.peak),
-                             describe(*result.evaluation, *data_)));
+  void end(const TrainResult& result) {
+    EndEvent event;
+    event.finished = result.finished;
+    event.start = start_;
+    event.step = result.step;
+    event.steps = steps();
+    event.tokens = (result.step - start_) * tokens_of_step();
+    event.seconds = stopwatch_.seconds();
+    event.peak_bytes = context_.allocator().stats().allocated.peak;
+    event.checkpoint = checkpoint_path(result.step);
+    if (result.evaluation) event.evaluation = evaluation_event(result.step, *result.evaluation);
+    tell(&Logger::end, event);
   }
 
   std::string sample() {
@@ -179,25 +195,32 @@ class Run {
     Utf8Printer printer;
     std::string text = sample.prompt;
     generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
-    return text + printer.finish();
+    text += printer.finish();
+    tell(&Logger::sample, {.step = steps(), .text = text});
+    return text;
   }
 
   Context& context_;
   const TrainConfig& config_;
   const TrainOptions& options_;
+  const Registry& registry_;
   std::unique_ptr<Dataset> data_;
   TrainStep train_step_;
   std::vector<Batch> next_batches_;  // of the step to come, made while the device works
-  std::string config_text_;          // resolved: the layers have filled in their defaults
+  std::string config_text_;
   RunFolder folder_;
-  Metrics metrics_;
-  int64_t start_ = 0;
+  const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
+  CsvLogger csv_;
+  ConsoleLogger console_;
+  std::vector<Logger*> loggers_;
+  Stopwatch stopwatch_;
+  int64_t start_ = 0;  // steps that were done before
 };
 
 }  // namespace
 
-TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options) {
-  return Run(context, config, options).run();
+TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry) {
+  return Run(context, config, options, registry).run();
 }
 
 }  // namespace heddle

@@ -1,12 +1,16 @@
-// The training loop: batches, steps, evaluation, checkpoints, metrics, and a sample at the end.    docs/training.md
+// The training loop: batches, steps, evaluation, checkpoints, and a sample at the end.               docs/training.md
+// Whoever wants to know how it goes is a Logger; the console and metrics.csv are two of them.
 #pragma once
 
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "trainers/run/run_folder.h"
+#include "trainers/evaluate.h"
+#include "trainers/logging/logger.h"
 #include "trainers/train_step.h"
 
 namespace heddle {
@@ -15,7 +19,8 @@ struct TrainOptions {
   std::filesystem::path folder;    // the run folder
   std::string resume = "auto";     // see RunFolder::choose
   std::string program = "heddle";  // name and version, kept in checkpoints
-  std::FILE* log = stderr;         // progress
+  std::FILE* log = stderr;         // where the ConsoleLogger writes
+  std::vector<Logger*> loggers;    // hear every event, after metrics.csv and the console; must outlive train()
   // Asked after every step. When it says yes, the run writes a checkpoint and ends.
   std::function<bool()> stop_requested = [] { return false; };
 };
@@ -27,9 +32,10 @@ struct TrainResult {
   std::string sample;                    // text, when the config asks for one and the run is finished
 };
 
-// Trains to the last step of the config, or goes on to it. A run that was stopped or killed and goes on ends with the
-// same bytes in model.safetensors and metrics.csv as one that was not.
+// Trains to the last step of the config, or continues to it. A run that was stopped or killed and continues ends with
+// the same bytes in model.safetensors and metrics.csv as one that was not. `registry` knows the layers of the config.
 // Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way.
-TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options);
+TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options,
+                  const Registry& registry = built_in_registry());
 
 }  // namespace heddle
