@@ -1,9 +1,11 @@
-// The subcommands of `heddle`: each declares its options and hands back what to run when it is chosen.
+// The subcommands of `heddle`: each declares its options and returns what to run when it is chosen.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+
+#include "layers/registry.h"
 
 namespace heddle::cli {
 
@@ -13,17 +15,18 @@ inline constexpr int kFailed = 1;
 inline constexpr int kUsage = 2;
 inline constexpr int kInterrupted = 130;
 
-using Run = std::function<int()>;  // returns the exit code; throws what main reports
+using Run = std::function<int()>;  // returns the exit code; throws what run_command_line() reports
 
-// Lines that a user should see, on stderr.
+// A line that a user should see, on stderr.
 void print_note(const std::string& line);
 
-Run add_train(CLI::App& command);
-Run add_eval(CLI::App& command);
-Run add_generate(CLI::App& command);
-Run add_gradcheck(CLI::App& command);
-Run add_run_layer(CLI::App& command);
-Run add_bench(CLI::App& command);
-Run add_info(CLI::App& command);
+// `registry` must outlive what they return.
+Run add_train(CLI::App& command, const Registry& registry);
+Run add_eval(CLI::App& command, const Registry& registry);
+Run add_generate(CLI::App& command, const Registry& registry);
+Run add_gradcheck(CLI::App& command, const Registry& registry);
+Run add_run_layer(CLI::App& command, const Registry& registry);
+Run add_bench(CLI::App& command, const Registry& registry);
+Run add_info(CLI::App& command, const Registry& registry);
 
 }  // namespace heddle::cli

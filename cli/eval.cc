@@ -5,8 +5,8 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "trainers/evaluate.h"
 #include "trainers/run/loaded_model.h"
-#include "trainers/train_step.h"
 
 namespace heddle::cli {
 namespace {
@@ -17,10 +17,10 @@ struct Options {
   DeviceOptions device;
 };
 
-int run(const Options& options) {
+int run(const Options& options, const Registry& registry) {
   const auto context = open_device(options.device);
-  const LoadedModel loaded = load_model(*context, options.path, options.overrides, print_note);
-  const auto data = make_dataset(loaded.config);
+  const LoadedModel loaded = load_model(*context, options.path, options.overrides, print_note, registry);
+  const auto data = make_dataset(dataset_options(loaded.config));
   const Evaluation evaluation = evaluate(*context, loaded.model, *data);
   fmt::print("checkpoint        {}\n", loaded.checkpoint.path.string());
   fmt::print("tokens            {}\n", evaluation.targets);
@@ -33,7 +33,7 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_eval(CLI::App& command) {
+Run add_eval(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
@@ -42,7 +42,7 @@ Run add_eval(CLI::App& command) {
       ->allow_extra_args(false)
       ->option_text("KEY=VALUE");
   add_device_options(command, options->device);
-  return [options] { return run(*options); };
+  return [options, &registry] { return run(*options, registry); };
 }
 
 }  // namespace heddle::cli

@@ -17,9 +17,9 @@ struct Options {
   DeviceOptions device;
 };
 
-int run(const Options& options) {
+int run(const Options& options, const Registry& registry) {
   const auto context = open_device(options.device);
-  const LoadedModel loaded = load_model(*context, options.path, {}, print_note);
+  const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
   check(loaded.config.data.type == DataType::text, "{}: its tokens are not bytes of text (data.type is not text)",
         loaded.checkpoint.path.string());
   Utf8Printer printer;
@@ -35,7 +35,7 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_generate(CLI::App& command) {
+Run add_generate(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   GenerateOptions& generate = options->generate;
   const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? "the prompt is empty" : ""; },
@@ -60,7 +60,7 @@ Run add_generate(CLI::App& command) {
       ->option_text("P [1]");
   command.add_option("--seed", generate.seed, "The same seed gives the same text")->option_text("S [1]");
   add_device_options(command, options->device);
-  return [options] { return run(*options); };
+  return [options, &registry] { return run(*options, registry); };
 }
 
 }  // namespace heddle::cli

@@ -20,7 +20,7 @@ struct Options {
   DeviceOptions device;
 };
 
-// Set by the signal handler, which can reach nothing else.
+// The signal handler sets it; it can reach nothing else.
 volatile std::sig_atomic_t stop_signal = 0;
 
 extern "C" void request_stop(int signal) {
@@ -39,8 +39,8 @@ void catch_stop_signals() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-int run(const Options& options) {
-  const TrainConfig config = load_train_config(options.config, options.overrides);
+int run(const Options& options, const Registry& registry) {
+  const TrainConfig config = load_train_config(options.config, options.overrides, registry);
   const auto context = open_device(options.device);
   TrainOptions train_options;
   train_options.folder =
@@ -49,7 +49,7 @@ int run(const Options& options) {
   train_options.program = "heddle " HEDDLE_VERSION;
   train_options.stop_requested = [] { return stop_signal != 0; };
   catch_stop_signals();
-  const TrainResult result = train(*context, config, train_options);
+  const TrainResult result = train(*context, config, train_options, registry);
   if (!result.finished) return kInterrupted;
   if (!result.sample.empty()) fmt::print("{}\n", result.sample);
   return kDone;
@@ -57,7 +57,7 @@ int run(const Options& options) {
 
 }  // namespace
 
-Run add_train(CLI::App& command) {
+Run add_train(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   command.add_option("config", options->config, "YAML file, see docs/config.md")->required()->option_text("CONFIG");
   command.add_option("--set", options->overrides, "Override a value of the config, e.g. trainer.steps=100; repeatable")
@@ -71,7 +71,7 @@ Run add_train(CLI::App& command) {
       ->option_text("auto|none|PATH [auto]");
   add_device_options(command, options->device);
   command.footer("Ctrl-C writes a checkpoint after the current step and ends with exit code 130.");
-  return [options] { return run(*options); };
+  return [options, &registry] { return run(*options, registry); };
 }
 
 }  // namespace heddle::cli

@@ -1,0 +1,100 @@
+#include "cli/command_line.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <map>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "core/config/config_error.h"
+#include "core/config/nearest_name.h"
+#include "core/runtime/error.h"
+
+namespace heddle::cli {
+namespace {
+
+struct Command {
+  const char* name;
+  const char* description;
+  Run (*add)(CLI::App& command, const Registry& registry);
+};
+
+constexpr std::array kCommands = {
+    Command{"train", "Train a model from a config", add_train},
+    Command{"eval", "Validation loss of a trained model", add_eval},
+    Command{"generate", "Write text with a trained model", add_generate},
+    Command{"gradcheck", "Compare gradients with finite differences", add_gradcheck},
+    Command{"run-layer", "Run one operator on tensors from a file", add_run_layer},
+    Command{"bench", "Measure operators: speed and memory, by suite", add_bench},
+    Command{"info", "Version, build options, devices, libraries", add_info},
+};
+
+int report(const char* message, int code) {
+  fmt::print(stderr, "error: {}\n", message);
+  return code;
+}
+
+// CLI11 would say no more than that a subcommand is required.
+bool is_unknown_command(const std::string& word, std::vector<std::string>& known) {
+  for (const Command& command : kCommands) known.emplace_back(command.name);
+  return !word.starts_with('-') && std::find(known.begin(), known.end(), word) == known.end();
+}
+
+int run(int argc, char** argv, const Registry& registry) {
+  std::vector<std::string> known;
+  if (argc > 1 && is_unknown_command(argv[1], known)) {
+    const std::string hint = did_you_mean(argv[1], known);
+    return report(
+        fmt::format("unknown command '{}'{}", argv[1], hint.empty() ? ", expected one of " + join_names(known) : hint)
+            .c_str(),
+        kUsage);
+  }
+  CLI::App app("heddle " HEDDLE_VERSION ": a minimal training framework for linear-attention language models",
+               "heddle");
+  app.set_version_flag("--version", "heddle " HEDDLE_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 done, 1 failure at run time, 2 wrong usage or configuration, 130 interrupted (training: "
+      "after writing a checkpoint).");
+  std::map<CLI::App*, Run> runs;
+  for (const Command& command : kCommands) {
+    CLI::App* subcommand = app.add_subcommand(command.name, command.description);
+    runs[subcommand] = command.add(*subcommand, registry);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    report(error.what(), kUsage);
+    const auto chosen = app.get_subcommands();
+    fmt::print(stderr, "see heddle {}--help\n", chosen.empty() ? "" : chosen.front()->get_name() + " ");
+    return kUsage;
+  }
+  return runs.at(app.get_subcommands().front())();
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv, const Registry& registry) {
+  try {
+    return run(argc, argv, registry);
+  } catch (const ConfigError& error) {
+    return report(error.what(), kUsage);
+  } catch (const UsageError& error) {
+    return report(error.what(), kUsage);
+  } catch (const std::bad_alloc&) {
+    return report("out of host memory", kFailed);
+  } catch (const std::exception& error) {
+    return report(error.what(), kFailed);
+  }
+}
+
+void print_note(const std::string& line) { fmt::print(stderr, "note: {}\n", line); }
+
+}  // namespace heddle::cli
