@@ -50,7 +50,7 @@ TEST(TokenDataTest, TargetsAreTheNextTokens) {
   const TempFolder folder;
   const fs::path path = folder / "text";
   write(path, counted_text());
-  const auto data = make_dataset(text_config(path.string(), 64));
+  const auto data = make_dataset(dataset_options(text_config(path.string(), 64)));
   EXPECT_TRUE(data->is_text());
   for (const Batch& batch : {data->training_batch(5), data->validation_batch(1)}) {
     ASSERT_EQ(batch.tokens.size(), 3u * 64u);
@@ -67,7 +67,7 @@ TEST(TokenDataTest, AnEpochShowsEachWindowOnceInItsOwnOrder) {
   const TempFolder folder;
   const fs::path path = folder / "text";
   write(path, counted_text());
-  const auto data = make_dataset(text_config(path.string(), 40));
+  const auto data = make_dataset(dataset_options(text_config(path.string(), 40)));
   // 3600 training tokens: 89 windows of 40, three a batch.
   std::vector<size_t> begins;
   for (int64_t index = 0; index < 60; ++index) {
@@ -91,21 +91,23 @@ TEST(TokenDataTest, BatchesDependOnSeedAndIndexAlone) {
   const fs::path path = folder / "text";
   write(path, counted_text());
   TrainConfig config = text_config(path.string(), 64);
-  const auto first = make_dataset(config), second = make_dataset(config);
+  const auto first = make_dataset(dataset_options(config)), second = make_dataset(dataset_options(config));
   first->training_batch(0);
   EXPECT_EQ(first->training_batch(9).tokens, second->training_batch(9).tokens);
   config.seed = 8;
-  EXPECT_NE(first->training_batch(9).tokens, make_dataset(config)->training_batch(9).tokens);
-  EXPECT_EQ(first->validation_batch(1).tokens, make_dataset(config)->validation_batch(1).tokens);
+  EXPECT_NE(first->training_batch(9).tokens, make_dataset(dataset_options(config))->training_batch(9).tokens);
+  EXPECT_EQ(first->validation_batch(1).tokens, make_dataset(dataset_options(config))->validation_batch(1).tokens);
 }
 
 TEST(TokenDataTest, ShortValidationDataIsUsedOnce) {
   const TempFolder folder;
   const fs::path path = folder / "text";
   write(path, counted_text());
-  const auto data = make_dataset(text_config(path.string(), 100));  // 400 tokens for validation: 3 windows
+  const auto data =
+      make_dataset(dataset_options(text_config(path.string(), 100)));  // 400 tokens for validation: 3 windows
   EXPECT_EQ(data->validation_batches(), 1);
-  const auto longer = make_dataset(text_config(path.string(), 80));  // 4 windows in two batches of three
+  const auto longer =
+      make_dataset(dataset_options(text_config(path.string(), 80)));  // 4 windows in two batches of three
   ASSERT_EQ(longer->validation_batches(), 2);
   const Batch last = longer->validation_batch(1);
   EXPECT_NE(last.targets[0], kIgnoredTarget);
@@ -116,14 +118,14 @@ TEST(TokenDataTest, FilesOfAGlobAreReadInOrder) {
   const TempFolder folder;
   write(folder / "b.txt", std::string(50, 'b'));
   write(folder / "a.txt", std::string(50, 'a'));
-  const auto data = make_dataset(text_config((folder / "*.txt").string(), 8, "0.3"));
+  const auto data = make_dataset(dataset_options(text_config((folder / "*.txt").string(), 8, "0.3")));
   const Batch validation = data->validation_batch(0);
   EXPECT_THAT(validation.tokens, ::testing::Each('b'));
 }
 
 std::string refusal(const TrainConfig& config) {
   try {
-    make_dataset(config);
+    make_dataset(dataset_options(config));
   } catch (const ConfigError& error) {
     return error.what();
   }
@@ -154,7 +156,7 @@ TEST(TokenDataTest, IdsAreLittleEndianAndChecked) {
         {"data={type: tokens, path: \"" + path.string() + "\", token_width: " + width + ", validation_fraction: 0.3}",
          "model.vocab_size=" + vocabulary});
   };
-  const auto data = make_dataset(config("400", "uint16"));
+  const auto data = make_dataset(dataset_options(config("400", "uint16")));
   EXPECT_FALSE(data->is_text());
   EXPECT_EQ(data->validation_batch(0).tokens[0], 256 + 70);
   EXPECT_THAT(refusal(config("300", "uint16")), HasSubstr("token 44 is 300, expected less than model.vocab_size"));
@@ -165,7 +167,7 @@ TEST(TokenDataTest, IdsAreLittleEndianAndChecked) {
 TEST(RecallDataTest, EveryAnswerWasShown) {
   const TrainConfig config = testing::tiny_train_config(
       {"data={type: mqar, num_pairs: 4, num_queries: 3}", "model.vocab_size=20", "trainer.sequence_length=24"});
-  const auto data = make_dataset(config);
+  const auto data = make_dataset(dataset_options(config));
   const Batch batch = data->training_batch(3);
   for (int64_t row = 0; row < batch.size; ++row) {
     const int32_t* tokens = batch.tokens.data() + row * 24;
@@ -192,7 +194,7 @@ TEST(RecallDataTest, EveryAnswerWasShown) {
 }
 
 TEST(CopyDataTest, TheRepeatIsTheTarget) {
-  const auto data = make_dataset(testing::tiny_train_config());
+  const auto data = make_dataset(dataset_options(testing::tiny_train_config()));
   const Batch batch = data->validation_batch(0);
   for (int64_t row = 0; row < batch.size; ++row) {
     const int32_t* tokens = batch.tokens.data() + row * 16;
@@ -212,7 +214,8 @@ TEST(CopyDataTest, TheRepeatIsTheTarget) {
 
 TEST(DeviceBatchTest, CountsAsData) {
   Context context;
-  const DeviceBatch batch = to_device(context, make_dataset(testing::tiny_train_config())->training_batch(0));
+  const DeviceBatch batch =
+      to_device(context, make_dataset(dataset_options(testing::tiny_train_config()))->training_batch(0));
   EXPECT_EQ(batch.tokens.shape(), (Shape{4, 16}));
   EXPECT_EQ(batch.tokens.dtype(), DType::int32);
   const auto stats = context.allocator().stats();

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -16,7 +17,7 @@
 #include "core/io/safetensors.h"
 #include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"
-#include "trainers/metrics.h"
+#include "trainers/run/checkpoint.h"
 #include "trainers/schedule.h"
 #include "trainers/trainer.h"
 
@@ -27,7 +28,7 @@ namespace fs = std::filesystem;
 using Strings = std::vector<std::string>;
 
 constexpr double kTolerance = 1e-12;
-constexpr double kNone = MetricsRow::kNone;
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t kMiddleStep = 11;  // after the warm-up, and no multiple of anything else
 constexpr int64_t kLastStep = 20;
 
@@ -39,6 +40,12 @@ fs::path new_golden_folder() {
   const char* folder = std::getenv("HEDDLE_WRITE_GOLDEN");
   return folder == nullptr ? "" : folder;
 }
+
+struct CurveRow {
+  int64_t step = 0;
+  double loss = kNone, gradient_norm = kNone, learning_rate = kNone;
+  double validation_loss = kNone, validation_accuracy = kNone;
+};
 
 struct GoldenRun {
   std::string name;
@@ -153,22 +160,22 @@ Rows read_rows(const fs::path& path) {
 double number(const std::string& field) { return field.empty() ? kNone : std::strtod(field.c_str(), nullptr); }
 
 // The columns of a curve beside the step.
-const std::vector<std::pair<std::string, double MetricsRow::*>>& columns() {
-  static const std::vector<std::pair<std::string, double MetricsRow::*>> all = {
-      {"loss", &MetricsRow::loss},
-      {"gradient_norm", &MetricsRow::gradient_norm},
-      {"learning_rate", &MetricsRow::learning_rate},
-      {"validation_loss", &MetricsRow::validation_loss},
-      {"validation_accuracy", &MetricsRow::validation_accuracy}};
+const std::vector<std::pair<std::string, double CurveRow::*>>& columns() {
+  static const std::vector<std::pair<std::string, double CurveRow::*>> all = {
+      {"loss", &CurveRow::loss},
+      {"gradient_norm", &CurveRow::gradient_norm},
+      {"learning_rate", &CurveRow::learning_rate},
+      {"validation_loss", &CurveRow::validation_loss},
+      {"validation_accuracy", &CurveRow::validation_accuracy}};
   return all;
 }
 
 std::string field(double value, int digits) { return std::isnan(value) ? "" : fmt::format("{:.{}g}", value, digits); }
 
-void write_curve(const fs::path& path, const std::vector<MetricsRow>& curve) {
+void write_curve(const fs::path& path, const std::vector<CurveRow>& curve) {
   std::string text = "step";
   for (const auto& [name, member] : columns()) text += fmt::format(",{}", name);
-  for (const MetricsRow& row : curve) {
+  for (const CurveRow& row : curve) {
     text += fmt::format("\n{}", row.step);
     for (const auto& [name, member] : columns()) text += fmt::format(",{}", field(row.*member, 17));
   }
@@ -176,7 +183,7 @@ void write_curve(const fs::path& path, const std::vector<MetricsRow>& curve) {
   write_file(path, text + "\n");
 }
 
-void expect_curve(const std::vector<MetricsRow>& found, const fs::path& path) {
+void expect_curve(const std::vector<CurveRow>& found, const fs::path& path) {
   const Rows expected = read_rows(path);
   ASSERT_EQ(found.size(), expected.size()) << path;
   for (size_t i = 0; i < found.size(); ++i) {
@@ -216,22 +223,22 @@ const Strings& checkpoint_files() {
 std::string step_folder(int64_t step) { return fmt::format("step_{}", step); }
 
 // Takes the steps first .. last by what the trainer itself is made of, and evaluates where it does.
-std::vector<MetricsRow> take_steps(Context& context, const TrainConfig& config, Learner& learner, int64_t first,
-                                   int64_t last) {
-  const auto data = make_dataset(config);
+std::vector<CurveRow> take_steps(Context& context, const TrainConfig& config, TrainStep& train_step, int64_t first,
+                                 int64_t last) {
+  const auto data = make_dataset(dataset_options(config));
   const int64_t accumulate = config.trainer.accumulate;
-  std::vector<MetricsRow> curve;
+  std::vector<CurveRow> curve;
   for (int64_t step = first; step <= last; ++step) {
-    MetricsRow& row = curve.emplace_back();
+    CurveRow& row = curve.emplace_back();
     row.step = step;
     row.learning_rate = learning_rate(config, step);
     std::vector<Batch> batches;
     for (int64_t i = 0; i < accumulate; ++i) batches.push_back(data->training_batch((step - 1) * accumulate + i));
-    const StepResult taken = learner.step(std::move(batches), step, row.learning_rate);
+    const StepResult taken = train_step.step(std::move(batches), step, row.learning_rate);
     row.loss = taken.loss;
     row.gradient_norm = taken.gradient_norm;
     if (step % config.trainer.eval_every != 0 && step != config.trainer.steps) continue;
-    const Evaluation evaluation = evaluate(context, learner.model(), *data);
+    const Evaluation evaluation = evaluate(context, train_step.model(), *data);
     row.validation_loss = evaluation.loss;
     row.validation_accuracy = evaluation.accuracy;
   }
@@ -239,14 +246,14 @@ std::vector<MetricsRow> take_steps(Context& context, const TrainConfig& config, 
 }
 
 // The files of a checkpoint, for the comparison with others.
-void write_tensors(Context& context, const fs::path& folder, Learner& learner) {
+void write_tensors(Context& context, const fs::path& folder, TrainStep& train_step) {
   std::vector<NamedTensor> masters;
-  for (const Parameter& parameter : learner.model().parameters().all()) {
+  for (const Parameter& parameter : train_step.model().parameters().all()) {
     masters.push_back({parameter.name, parameter.master});
   }
   fs::create_directories(folder);
   write_safetensors(context, folder / checkpoint_files()[0], masters);
-  write_safetensors(context, folder / checkpoint_files()[1], learner.optimizer().state());
+  write_safetensors(context, folder / checkpoint_files()[1], train_step.optimizer().state());
 }
 
 class GoldenTest : public ::testing::TestWithParam<GoldenRun> {
@@ -296,8 +303,8 @@ TEST_P(GoldenTest, TrainWritesTheCheckpoints) {
 TEST_P(GoldenTest, TheCurveIsThatOfTrain) {
   const TrainConfig config = config_of(GetParam());
   Context context(Device{}, {.threads = 1});
-  Learner learner(context, config);
-  const std::vector<MetricsRow> curve = take_steps(context, config, learner, 1, kLastStep);
+  TrainStep train_step(context, config);
+  const std::vector<CurveRow> curve = take_steps(context, config, train_step, 1, kLastStep);
 
   if (const fs::path folder = new_golden_folder(); !folder.empty()) {
     write_curve(folder / GetParam().name / "curve.csv", curve);
@@ -306,7 +313,7 @@ TEST_P(GoldenTest, TheCurveIsThatOfTrain) {
   }
 
   // The run says something about clipping only where some steps clip and some do not.
-  const auto clips = [&](const MetricsRow& row) { return row.gradient_norm > config.optimizer.clip_norm; };
+  const auto clips = [&](const CurveRow& row) { return row.gradient_norm > config.optimizer.clip_norm; };
   EXPECT_TRUE(std::any_of(curve.begin(), curve.end(), clips));
   EXPECT_FALSE(std::all_of(curve.begin(), curve.end(), clips));
 
@@ -320,9 +327,9 @@ TEST_P(GoldenTest, TheCurveIsThatOfTrain) {
       EXPECT_EQ(metrics[i].at(name), field(curve[i].*member, 9)) << name << " of step " << curve[i].step;
     }
   }
-  write_tensors(context, folder_ / "learner", learner);
+  write_tensors(context, folder_ / "steps", train_step);
   for (const std::string& file : checkpoint_files()) {
-    EXPECT_EQ(read_file(folder_ / "learner" / file), read_file(checkpoints() / step_folder(kLastStep) / file)) << file;
+    EXPECT_EQ(read_file(folder_ / "steps" / file), read_file(checkpoints() / step_folder(kLastStep) / file)) << file;
   }
 }
 
@@ -331,14 +338,14 @@ TEST_P(GoldenTest, AGoldenCheckpointGoesOn) {
   if (!new_golden_folder().empty()) GTEST_SKIP() << "new golden files are being written";
   const TrainConfig config = config_of(GetParam());
   Context context(Device{}, {.threads = 1});
-  Learner learner(context, config);
+  TrainStep train_step(context, config);
   const Checkpoint checkpoint{golden() / step_folder(kMiddleStep), {}};
-  load_parameters(context, checkpoint, learner.model().parameters());
-  load_optimizer(context, checkpoint, learner.optimizer());
-  take_steps(context, config, learner, kMiddleStep + 1, kLastStep);
-  write_tensors(context, folder_ / "learner", learner);
+  load_parameters(context, checkpoint, train_step.model().parameters());
+  load_optimizer(context, checkpoint, train_step.optimizer());
+  take_steps(context, config, train_step, kMiddleStep + 1, kLastStep);
+  write_tensors(context, folder_ / "steps", train_step);
   for (const std::string& file : checkpoint_files()) {
-    expect_same_tensors(folder_ / "learner" / file, golden() / step_folder(kLastStep) / file);
+    expect_same_tensors(folder_ / "steps" / file, golden() / step_folder(kLastStep) / file);
   }
 }
 
@@ -371,22 +378,22 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
   std::string positions(4 * text.size(), '\0');
   for (int32_t i = 0; i < tokens; ++i) std::memcpy(positions.data() + 4 * i, &i, 4);
   write_file(folder / "positions", positions);
-  const auto data = make_dataset(config_of(run));
-  const auto places =
-      make_dataset(config_of(run, {"data.type=tokens", fmt::format("data.path='{}'", (folder / "positions").string()),
-                                   "data.validation_fraction=0.07", "data.token_width=uint32", "trainer.sample=null",
-                                   fmt::format("model.vocab_size={}", tokens)}));
+  const auto data = make_dataset(dataset_options(config_of(run)));
+  const auto places = make_dataset(dataset_options(
+      config_of(run, {"data.type=tokens", fmt::format("data.path='{}'", (folder / "positions").string()),
+                      "data.validation_fraction=0.07", "data.token_width=uint32", "trainer.sample=null",
+                      fmt::format("model.vocab_size={}", tokens)})));
 
-  // Marks the positions that the windows reach. Each window is in one piece, and the text is that of its place.
+  // Marks the positions that the windows reach. Each window is contiguous, and the text is that of its place.
   const auto mark = [&](const Batch& batch, const Batch& place, std::vector<bool>& reached) {
     const auto texts = sequences_of(batch), windows = sequences_of(place);
     ASSERT_EQ(texts.size(), windows.size());
     for (size_t i = 0; i < windows.size(); ++i) {
-      std::vector<int32_t> piece(windows[i].size()), text_there;
-      std::iota(piece.begin(), piece.begin() + place.length, windows[i][0]);
-      std::iota(piece.begin() + place.length, piece.end(), windows[i][0] + 1);
-      ASSERT_EQ(windows[i], piece);
-      for (const int32_t position : piece) {
+      std::vector<int32_t> window(windows[i].size()), text_there;
+      std::iota(window.begin(), window.begin() + place.length, windows[i][0]);
+      std::iota(window.begin() + place.length, window.end(), windows[i][0] + 1);
+      ASSERT_EQ(windows[i], window);
+      for (const int32_t position : window) {
         reached[static_cast<size_t>(position)] = true;
         text_there.push_back(static_cast<uint8_t>(text[static_cast<size_t>(position)]));
       }
@@ -417,7 +424,7 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
 TEST(GoldenDataTest, GeneratedValidationIsNotTrainedOn) {
   for (const GoldenRun& run : {golden_runs()[1], golden_runs()[2]}) {
     const TrainConfig config = config_of(run);
-    const auto data = make_dataset(config);
+    const auto data = make_dataset(dataset_options(config));
     std::set<std::vector<int32_t>> training, validation;
     for (int64_t i = 0; i < kLastStep * config.trainer.accumulate; ++i) {
       for (auto& sequence : sequences_of(data->training_batch(i))) training.insert(sequence);

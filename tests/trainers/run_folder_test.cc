@@ -5,6 +5,7 @@
 
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
+#include "tests/trainers/test_config.h"
 
 namespace heddle {
 namespace {
@@ -12,29 +13,31 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
+TrainConfig tiny(const std::vector<std::string>& overrides = {}) { return testing::tiny_train_config(overrides); }
+
 class RunFolderTest : public ::testing::Test {
  protected:
   RunFolderTest() {
     parameters_.add("vector", {5}, Initializer::normal(1.0), false);
     parameters_.materialize(context_, DType::float32, 1);
   }
-  fs::path write(const fs::path& run, int64_t step) {
+  fs::path write(const fs::path& run, int64_t step, const std::string& config = to_yaml(tiny())) {
     return write_checkpoint(context_, run / "checkpoints", parameters_, AdamW(context_, parameters_, {}),
-                            {step, 1, kConfig, "test"}, 100);
+                            {step, 1, config, "test"}, 100);
   }
   // The step to go on from, 0 for a new start, or the reason why not.
-  std::string choice(const fs::path& run, const std::string& resume, const std::string& config = kConfig) {
+  std::string choice(const fs::path& run, const std::string& resume, const TrainConfig& config = tiny()) {
     notes_.clear();
     try {
       const auto checkpoint =
-          RunFolder(run).choose(resume, config, [&](const std::string& line) { notes_.push_back(line); });
+          RunFolder(run).choose(resume, config, registry_, [&](const std::string& line) { notes_.push_back(line); });
       return std::to_string(checkpoint ? checkpoint->state.step : 0);
     } catch (const Error& error) {
       return error.what();
     }
   }
 
-  static constexpr const char* kConfig = "seed: 1\nsteps: 2\n";
+  const Registry& registry_ = built_in_registry();
   testing::TempFolder folder_;
   fs::path run_ = folder_ / "run";
   Context context_;
@@ -52,11 +55,100 @@ TEST_F(RunFolderTest, AutoGoesOnFromTheNewest) {
 
 TEST_F(RunFolderTest, AutoWantsTheSameConfig) {
   write(run_, 5);
-  EXPECT_THAT(choice(run_, "auto", "seed: 1\nsteps: 3\n"), HasSubstr("now 'steps: 3', then 'steps: 2'"));
-  EXPECT_THAT(choice(run_, "auto", "seed: 1\n"), HasSubstr("now 'nothing', then 'steps: 2'"));
-  EXPECT_EQ(choice(run_, run_.string(), "seed: 1\nsteps: 3\n"), "5");
+  const TrainConfig longer = tiny({"trainer.steps=50"}), rotated = tiny({"model.mixer.lrpe=null"});
+  EXPECT_THAT(choice(run_, "auto", longer), HasSubstr("now 'steps: 50', then 'steps: 40'"));
+  EXPECT_THAT(choice(run_, "auto", rotated), HasSubstr("now 'gate:', then 'lrpe:'"));
+  EXPECT_EQ(choice(run_, run_.string(), longer), "5");
   ASSERT_EQ(notes_.size(), 1u);
-  EXPECT_THAT(notes_[0], HasSubstr("the config is not the one"));
+  EXPECT_THAT(notes_[0], HasSubstr("the config is not the one that " + run_.string()));
+  EXPECT_THAT(notes_[0], HasSubstr("step_5 was made with: now 'steps: 50', then 'steps: 40'"));
+}
+
+// It is the config that is compared, not the text: the version that wrote the checkpoint may have written it otherwise.
+TEST_F(RunFolderTest, TheTextOfTheConfigMayDiffer) {
+  write(run_, 5, testing::tiny_config() + "  accumulate: 1\n");
+  EXPECT_EQ(choice(run_, "auto"), "5");
+  EXPECT_EQ(choice(run_, run_.string()), "5");
+  EXPECT_TRUE(notes_.empty());
+}
+
+// What was written before the resolved config came from the structs: in the order of the config file, the defaults
+// after it, and with a key of the norm that meant nothing in a model.
+TEST_F(RunFolderTest, FormerCheckpointsAreContinued) {
+  const std::string former = R"(seed: 7
+data:
+  type: copy
+  length: 6
+model:
+  vocab_size: 8
+  dim: 16
+  layers: 2
+  norm:
+    type: srms_norm
+    eps: 1.0e-6
+    scale: 1
+    groups: 1
+    weight: false
+    bias: false
+    return_residual: true
+  mixer:
+    type: lightning
+    heads: 2
+    act: silu
+    lrpe:
+      type: lrpe_rotate
+      theta_init: rope
+      base: 10000
+      layers: [0]
+      learnable: false
+      per_head: false
+      act: none
+      pairing: half
+    gate:
+      act: sigmoid
+      position: post
+      rank: 4
+  channel:
+    type: glu
+    hidden: 16
+    act: silu
+  tie_embeddings: false
+optimizer:
+  lr: 3.0e-3
+  type: adamw
+  betas: [0.9, 0.95]
+  eps: 1e-08
+  weight_decay: 0.1
+  clip_norm: 1
+schedule:
+  type: cosine
+  warmup_steps: 5
+  min_lr: 3.0e-4
+trainer:
+  steps: 40
+  batch_size: 4
+  sequence_length: 16
+  eval_every: 10
+  eval_batches: 2
+  checkpoint_every: 10
+  accumulate: 1
+  dtype: float32
+  loss_scale: 1
+  cuda_graph: auto
+  keep_checkpoints: 3
+)";
+  write(run_, 5, former);
+  EXPECT_EQ(choice(run_, "auto"), "5");
+  EXPECT_TRUE(notes_.empty());
+}
+
+// A program may lack the layers of a checkpoint: then the configs differ, but a path is a path.
+TEST_F(RunFolderTest, AConfigThatCannotBeReadIsAnotherConfig) {
+  write(run_, 5, "seed: 7\n");
+  EXPECT_THAT(choice(run_, "auto"), HasSubstr("step_5:1:1: missing key 'data'"));
+  EXPECT_EQ(choice(run_, run_.string()), "5");
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_THAT(notes_[0], HasSubstr("which cannot be read: config of " + run_.string()));
 }
 
 TEST_F(RunFolderTest, AutoDoesNotStartOverDamagedCheckpoints) {
@@ -74,15 +166,15 @@ TEST_F(RunFolderTest, NoneNeedsAFolderWithoutCheckpoints) {
 }
 
 TEST_F(RunFolderTest, APathMustNotLeaveOtherCheckpointsBehind) {
-  const fs::path early = write(run_, 5);
-  EXPECT_EQ(choice(run_, early.string()), "5");
+  const fs::path first = write(run_, 5);
+  EXPECT_EQ(choice(run_, first.string()), "5");
   const fs::path other = folder_ / "other";
-  EXPECT_EQ(choice(other, early.string()), "5");
+  EXPECT_EQ(choice(other, first.string()), "5");
   write(run_, 10);
   EXPECT_EQ(choice(run_, run_.string()), "10");
-  EXPECT_THAT(choice(run_, early.string()), HasSubstr("holds later checkpoints, up to step 10"));
+  EXPECT_THAT(choice(run_, first.string()), HasSubstr("holds later checkpoints, up to step 10"));
   write(other, 20);
-  EXPECT_THAT(choice(other, early.string()), HasSubstr("holds checkpoints of another run"));
+  EXPECT_THAT(choice(other, first.string()), HasSubstr("holds checkpoints of another run"));
   EXPECT_THAT(choice(run_, (folder_ / "nowhere").string()), HasSubstr("does not exist"));
 }
 

@@ -10,7 +10,7 @@
 namespace heddle {
 namespace {
 
-class LearnerGpu : public ::testing::Test {
+class TrainStepGpu : public ::testing::Test {
  protected:
   void SetUp() override {
     if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
@@ -22,14 +22,14 @@ struct Trained {
   MemoryStats memory;
 };
 
-// Of a warm-up. At its full height from the first step on, AdamW would turn gradients that are nothing but rounding
-// into whole steps of either sign.
+// The learning rate of a warm-up. At its full height from the first step on, AdamW would make whole steps of either
+// sign of gradients that are nothing but rounding.
 double learning_rate(int64_t step) { return 3e-5 * static_cast<double>(step); }
 
 Trained train(Device device, const TrainConfig& config, int64_t steps) {
   Context context(device);
   TrainStep train_step(context, config);
-  const auto data = make_dataset(config);
+  const auto data = make_dataset(dataset_options(config));
   Trained result;
   for (int64_t step = 1; step <= steps; ++step) {
     std::vector<Batch> batches;
@@ -43,13 +43,13 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
   return result;
 }
 
-TEST_F(LearnerGpu, LossesAreThoseOfTheCpu) {
+TEST_F(TrainStepGpu, LossesAreThoseOfTheCpu) {
   const TrainConfig config = testing::tiny_train_config({"trainer.accumulate=2"});
   const Trained cpu = train({DeviceType::cpu}, config, 10), gpu = train({DeviceType::cuda}, config, 10);
   for (size_t i = 0; i < cpu.losses.size(); ++i) EXPECT_NEAR(gpu.losses[i], cpu.losses[i], 1e-4 * cpu.losses[i]) << i;
 }
 
-TEST_F(LearnerGpu, TheGraphChangesNoBit) {
+TEST_F(TrainStepGpu, TheGraphChangesNoBit) {
   for (const char* dtype : {"float32", "bfloat16", "float16"}) {
     const std::string set = std::string("trainer.dtype=") + dtype;
     const TrainConfig with = testing::tiny_train_config({set, "trainer.accumulate=2"});
@@ -60,7 +60,7 @@ TEST_F(LearnerGpu, TheGraphChangesNoBit) {
   }
 }
 
-TEST_F(LearnerGpu, PeakBytesAreThoseOfMeta) {
+TEST_F(TrainStepGpu, PeakBytesAreThoseOfMeta) {
   for (const char* graph : {"auto", "off"}) {
     const TrainConfig config =
         testing::tiny_train_config({"trainer.dtype=bfloat16", std::string("trainer.cuda_graph=") + graph});

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
@@ -26,6 +28,7 @@ class TrainerTest : public ::testing::Test {
     options.folder = folder_ / name;
     options.resume = resume;
     options.log = log_;
+    options.loggers = loggers_;
     options.stop_requested = [left = steps]() mutable { return --left == 0; };
     return train(context, config, options);
   }
@@ -37,9 +40,80 @@ class TrainerTest : public ::testing::Test {
 
   testing::TempFolder folder_;
   std::FILE* log_;
+  std::vector<Logger*> loggers_;
 };
 
-TEST_F(TrainerTest, TheRunFolderHoldsWhatTheSpecSays) {
+// Writes down what it is told.
+class Listener : public Logger {
+ public:
+  void start(const StartEvent& event) override {
+    tell("start {}/{} of {} numbers", event.step, event.steps, event.parameters);
+  }
+  void step(const StepEvent& event) override {
+    tell("step {} of {}: {} tokens, {} in all", event.step, event.steps, event.tokens, event.total_tokens);
+    EXPECT_GT(event.loss, 0.0);
+    EXPECT_GT(event.gradient_norm, 0.0);
+    EXPECT_GT(event.learning_rate, 0.0);
+    EXPECT_GT(event.seconds, seconds_);
+    EXPECT_GT(event.peak_bytes, 0u);
+    seconds_ = event.seconds;
+  }
+  void evaluation(const EvaluationEvent& event) override { tell("evaluation {}", event.step); }
+  void checkpoint(const CheckpointEvent& event) override {
+    EXPECT_TRUE(fs::exists(event.path / "state.json"));
+    tell("checkpoint {}", event.path.filename().string());
+  }
+  void end(const EndEvent& event) override {
+    tell("end {} to {} of {}: {}, {} tokens", event.start, event.step, event.steps,
+         event.finished ? "finished" : "stopped", event.tokens);
+  }
+  void sample(const SampleEvent& event) override { tell("sample of {} bytes", event.text.size()); }
+  void note(const std::string& line) override { tell("note {}", line); }
+  void flush() override { tell("flush"); }
+
+  std::vector<std::string> told;
+
+ private:
+  template <class... Args>
+  void tell(fmt::format_string<Args...> format, Args&&... args) {
+    told.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  double seconds_ = 0.0;
+};
+
+TEST_F(TrainerTest, LoggersHearWhatHappensInItsOrder) {
+  const TrainConfig config = testing::tiny_train_config(
+      {"trainer.steps=4", "trainer.checkpoint_every=2", "trainer.eval_every=3", "schedule.warmup_steps=1"});
+  const std::string start = fmt::format("/4 of {} numbers", LanguageModel(config.model).parameters().count());
+  Listener listener;
+  loggers_ = {&listener};
+  run("run", config, 1);
+  EXPECT_THAT(listener.told, ::testing::ElementsAre("start 0" + start, "step 1 of 4: 64 tokens, 64 in all", "flush",
+                                                    "checkpoint step_1", "end 0 to 1 of 4: stopped, 64 tokens"));
+  fs::create_directories(folder_ / "run/checkpoints/step_3");
+  Listener second;
+  loggers_ = {&second};
+  run("run", config);
+  EXPECT_THAT(second.told, ::testing::ElementsAre(HasSubstr("note passing over"), "start 1" + start,
+                                                  "step 2 of 4: 64 tokens, 128 in all", "flush", "checkpoint step_2",
+                                                  "step 3 of 4: 64 tokens, 192 in all", "evaluation 3", "flush",
+                                                  "step 4 of 4: 64 tokens, 256 in all", "evaluation 4", "flush",
+                                                  "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens"));
+}
+
+TEST_F(TrainerTest, ASampleIsToldAndReturned) {
+  std::ofstream(folder_ / "text") << std::string(400, 'x');
+  Listener listener;
+  loggers_ = {&listener};
+  const TrainResult result =
+      run("run", testing::tiny_train_config({"data={type: text, path: \"" + (folder_ / "text").string() + "\"}",
+                                             "model.vocab_size=256", "trainer.steps=6", "trainer.sequence_length=8",
+                                             "trainer.sample={prompt: abc, tokens: 5, temperature: 0}"}));
+  EXPECT_THAT(result.sample, ::testing::StartsWith("abc"));
+  EXPECT_EQ(listener.told.back(), fmt::format("sample of {} bytes", result.sample.size()));
+}
+
+TEST_F(TrainerTest, TheRunFolderHoldsConfigMetricsAndCheckpoints) {
   const TrainConfig config = testing::tiny_train_config({"trainer.keep_checkpoints=2"});
   const TrainResult result = run("run", config);
   EXPECT_TRUE(result.finished);

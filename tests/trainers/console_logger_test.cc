@@ -1,0 +1,127 @@
+#include "trainers/logging/console_logger.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/io/atomic_file.h"
+#include "tests/temp_folder.h"
+
+namespace heddle {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+// What a logger that is told something writes where there is no terminal.
+std::string written(const std::function<void(ConsoleLogger& logger)>& tell) {
+  const testing::TempFolder folder;
+  const std::string path = (folder / "log").string();
+  std::FILE* out = std::fopen(path.c_str(), "w");
+  {
+    ConsoleLogger logger(out);
+    tell(logger);
+  }
+  std::fclose(out);
+  return read_file(path);
+}
+
+StartEvent start_event() {
+  StartEvent event;
+  event.folder = "runs/toy";
+  event.steps = 100;
+  event.parameters = 1234567;
+  event.dtype = DType::bfloat16;
+  event.batch_size = 32;
+  event.sequence_length = 256;
+  event.threads = 3;
+  return event;
+}
+
+TEST(ConsoleLoggerTest, TheStartSaysWhatIsTrainedAndWhere) {
+  const std::string line = "1.23 M parameters, bfloat16, batch 32 x 256 on cpu with 3 threads; run folder runs/toy\n";
+  StartEvent event = start_event();
+  EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.start(event); }), line);
+  event.checkpoint = "runs/toy/checkpoints/step_100";
+  event.step = 100;
+  EXPECT_EQ(
+      written([&](ConsoleLogger& logger) { logger.start(event); }),
+      "resumed from runs/toy/checkpoints/step_100\n" + line + "nothing left to do: the run is at step 100 of 100\n");
+  event = start_event();
+  event.device = {DeviceType::cuda, 1};
+  EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.start(event); }),
+            "1.23 M parameters, bfloat16, batch 32 x 256 on cuda:1; run folder runs/toy\n");
+}
+
+TEST(ConsoleLoggerTest, OfManyStepsTheFirstAndTheLastAreShownAtOnce) {
+  const std::string text = written([](ConsoleLogger& logger) {
+    for (int64_t step = 1; step <= 100; ++step) {
+      logger.step({.step = step,
+                   .steps = 100,
+                   .tokens = 64,
+                   .loss = 2.0,
+                   .seconds = 0.5 * static_cast<double>(step),
+                   .peak_bytes = size_t{3} << 20});
+    }
+  });
+  EXPECT_THAT(text, ::testing::StartsWith("step 1/100  loss 2.0000  0.1 k tokens/s  ETA 0:50  peak 3.0 MiB\n"));
+  EXPECT_THAT(text, ::testing::EndsWith("\nstep 100/100  loss 2.0000  0.1 k tokens/s  ETA 0:00  peak 3.0 MiB\n"));
+  EXPECT_THAT(text, Not(HasSubstr("\r")));
+  EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 6);
+}
+
+// The rate and the time left are those of the steps since the start.
+TEST(ConsoleLoggerTest, StepsBeforeTheStartDoNotCount) {
+  StartEvent start = start_event();
+  start.step = 60;
+  const std::string text = written([&](ConsoleLogger& logger) {
+    logger.start(start);
+    logger.step({.step = 61, .steps = 100, .tokens = 4000, .loss = 1.0, .seconds = 2.0, .peak_bytes = 512});
+  });
+  EXPECT_THAT(text, HasSubstr("step 61/100  loss 1.0000  2.0 k tokens/s  ETA 1:18  peak 0.5 KiB\n"));
+}
+
+TEST(ConsoleLoggerTest, EvaluationsAreOfTextOrOfAnswers) {
+  EXPECT_EQ(written([](ConsoleLogger& logger) {
+              logger.evaluation({.step = 20, .loss = 1.25, .is_text = true});
+              logger.evaluation({.step = 40, .loss = 0.5, .accuracy = 0.875});
+              logger.note("a line");
+            }),
+            "step 20: validation loss 1.2500 nats/byte (1.803 bits/byte)\n"
+            "step 40: validation loss 0.5000, accuracy 87.50 %\n"
+            "note: a line\n");
+}
+
+TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
+  EndEvent event;
+  event.finished = true;
+  event.start = 10;
+  event.step = 40;
+  event.steps = 40;
+  event.tokens = 300000;
+  event.seconds = 75.0;
+  event.peak_bytes = size_t{5} << 20;
+  event.evaluation = {.step = 40, .loss = 0.5, .accuracy = 0.875};
+  event.checkpoint = "runs/toy/checkpoints/step_40";
+  EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }),
+            "30 steps in 1:15, 4.0 k tokens/s, peak memory 5.0 MiB; validation loss 0.5000, accuracy 87.50 %\n");
+  event.finished = false;
+  event.steps = 100;
+  EXPECT_EQ(
+      written([&](ConsoleLogger& logger) { logger.end(event); }),
+      "stopped after step 40 of 100; to go on from runs/toy/checkpoints/step_40, train again with the same config "
+      "and --resume auto\n");
+  event.finished = true;
+  event.evaluation.reset();
+  EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }), "");
+}
+
+TEST(ConsoleLoggerTest, Durations) {
+  EXPECT_EQ(format_duration(0.4), "0:00");
+  EXPECT_EQ(format_duration(65), "1:05");
+  EXPECT_EQ(format_duration(7439), "2:03:59");
+}
+
+}  // namespace
+}  // namespace heddle
