@@ -59,6 +59,7 @@ class GradientSlots {
   // Declares that these views, added one after the other, cover the value they are views of without overlap.
   void make_partition(const std::vector<Slot>& parts);
 
+  int count() const { return static_cast<int>(slots_.size()); }
   // The slot with the memory: follows views to the value they are views of.
   Slot whole(Slot slot) const;
   // "leaf NAME" or the shape and dtype of the value, for errors.

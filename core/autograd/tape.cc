@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
-#include <unordered_set>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
@@ -108,14 +107,16 @@ void Tape::check_input(Slot slot) const {
 
 // Sets final_leaves of all entries; returns the leaves that no node writes.
 std::vector<Slot> Tape::find_final_leaves() {
-  std::unordered_set<int> found;
+  std::vector<bool> found(static_cast<size_t>(slots_.count()));
   for (Entry& entry : entries_) {
     for (Slot input : entry.inputs) {
-      if (slots_.is_leaf(input) && found.insert(input.id).second) entry.final_leaves.push_back(input);
+      if (!slots_.is_leaf(input) || found[static_cast<size_t>(input.id)]) continue;
+      found[static_cast<size_t>(input.id)] = true;
+      entry.final_leaves.push_back(input);
     }
   }
   std::vector<Slot> others = slots_.leaves();
-  std::erase_if(others, [&](Slot leaf) { return found.contains(leaf.id); });
+  std::erase_if(others, [&](Slot leaf) { return found[static_cast<size_t>(leaf.id)]; });
   return others;
 }
 
