@@ -1,17 +1,14 @@
-# Install and export, so that find_package(heddle) works: heddle::tensor ... heddle::trainers.
+# Install and export, so that find_package(heddle) works: heddle::tensor ... heddle::cli, headers as "heddle/...".
 
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 get_property(libraries GLOBAL PROPERTY HEDDLE_LIBRARIES)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/heddle")
 install(TARGETS ${libraries} EXPORT heddle_targets
-        ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"
-        FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/heddle")
+        ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+install(DIRECTORY "${PROJECT_BINARY_DIR}/include/heddle" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(TARGETS heddle_yaml_cpp EXPORT heddle_targets)
-if(TARGET heddle)
-  install(TARGETS heddle RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
-endif()
+install(TARGETS heddle RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 
 install(EXPORT heddle_targets NAMESPACE heddle:: DESTINATION "${package_dir}")
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/heddle-config.cmake.in"

@@ -1,13 +1,17 @@
-# heddle_library(NAME FOLDER DEPENDS ...)   library heddle_NAME of all sources in FOLDER
+# heddle_library(NAME FOLDER DEPENDS ... [PUBLIC_HEADERS ...])
+#                                           library heddle_NAME of all sources in FOLDER but main.cc; its public headers
+#                                           are those listed, or else all outside the folders of one device
 # heddle_link(NAME PUBLIC|PRIVATE ...)      external libraries of heddle_NAME
-# heddle_program(NAME FOLDER DEPENDS ...)   executable of all sources in FOLDER
 # heddle_examples(FOLDER)                   one executable and one test for each source in FOLDER
+# heddle_include_sources(TARGET)            lets TARGET include from the root of the repository, as our own code does
 # Folders without sources are no error: the library is then an INTERFACE that carries its dependencies.
 #
-# Global properties: HEDDLE_LIBRARIES, all library targets; HEDDLE_DAG, a line `NAME FOLDER DEPENDS...` for each of the
-# above, which tests/architecture holds against the #include lines.
+# Global properties: HEDDLE_LIBRARIES, all library targets; HEDDLE_PUBLIC_HEADERS, the headers that are installed, as paths
+# from the root; HEDDLE_DAG, a line `NAME FOLDER DEPENDS...` for each of the above, which tests/architecture holds against
+# the #include lines.
 
 set_property(GLOBAL PROPERTY HEDDLE_LIBRARIES "")
+set_property(GLOBAL PROPERTY HEDDLE_PUBLIC_HEADERS "")
 set_property(GLOBAL PROPERTY HEDDLE_DAG "")
 
 function(heddle_dag name folder)
@@ -49,15 +53,24 @@ function(heddle_public_headers result folder)
   set(${result} ${headers} PARENT_SCOPE)
 endfunction()
 
+# The root comes before all other folders, so that an include_directories() of a project around heddle changes nothing here.
+# What includes from it does not see the include root "heddle/..." (heddle_headers.cmake): a header is included by one name.
+function(heddle_include_sources target)
+  target_include_directories(${target} BEFORE PRIVATE "${PROJECT_SOURCE_DIR}")
+  set_target_properties(${target} PROPERTIES HEDDLE_INCLUDES_SOURCES ON)
+endfunction()
+
 function(heddle_library name folder)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "DEPENDS")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "DEPENDS;PUBLIC_HEADERS")
   heddle_dag(${name} ${folder} ${arg_DEPENDS})
   list(TRANSFORM arg_DEPENDS PREPEND heddle_)
   heddle_sources(sources ${folder})
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
   if(sources)
     set(scope PUBLIC)
     add_library(heddle_${name} STATIC ${sources})
     target_link_libraries(heddle_${name} PRIVATE $<BUILD_INTERFACE:heddle_flags>)
+    heddle_include_sources(heddle_${name})
   else()
     set(scope INTERFACE)
     add_library(heddle_${name} INTERFACE)
@@ -66,8 +79,16 @@ function(heddle_library name folder)
   set_target_properties(heddle_${name} PROPERTIES EXPORT_NAME ${name})
   target_link_libraries(heddle_${name} ${scope} ${arg_DEPENDS})
   target_compile_features(heddle_${name} ${scope} cxx_std_20)
-  heddle_public_headers(headers ${folder})
-  target_sources(heddle_${name} ${scope} FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${headers})
+  if(arg_PUBLIC_HEADERS)
+    list(TRANSFORM arg_PUBLIC_HEADERS PREPEND "${PROJECT_SOURCE_DIR}/" OUTPUT_VARIABLE headers)
+  else()
+    heddle_public_headers(headers ${folder})
+  endif()
+  list(TRANSFORM headers REPLACE "^${PROJECT_SOURCE_DIR}/" "")
+  set_property(GLOBAL APPEND PROPERTY HEDDLE_PUBLIC_HEADERS ${headers})
+  set(is_user "$<NOT:$<BOOL:$<TARGET_PROPERTY:HEDDLE_INCLUDES_SOURCES>>>")
+  target_include_directories(heddle_${name} INTERFACE
+    "$<BUILD_INTERFACE:$<${is_user}:${PROJECT_BINARY_DIR}/include>>" "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>")
   if(HEDDLE_CUDA_ENABLED)
     target_compile_definitions(heddle_${name} ${scope} HEDDLE_CUDA=1)
   endif()
@@ -85,22 +106,8 @@ function(heddle_link name scope)
   target_link_libraries(heddle_${name} ${scope} ${ARGN})
 endfunction()
 
-function(heddle_program name folder)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "DEPENDS")
-  heddle_dag(${name} ${folder} ${arg_DEPENDS})
-  list(TRANSFORM arg_DEPENDS PREPEND heddle_)
-  heddle_sources(sources ${folder})
-  if(NOT sources)
-    return()
-  endif()
-  add_executable(${name} ${sources})
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}")
-  target_compile_definitions(${name} PRIVATE HEDDLE_VERSION="${PROJECT_VERSION}")
-  target_link_libraries(${name} PRIVATE heddle_flags ${arg_DEPENDS} CLI11::CLI11)
-endfunction()
-
 function(heddle_examples folder)
-  heddle_dag(examples ${folder} tools)
+  heddle_dag(examples ${folder} cli)
   if(NOT HEDDLE_BUILD_EXAMPLES)
     return()
   endif()
@@ -108,7 +115,7 @@ function(heddle_examples folder)
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM stem)
     add_executable(example_${stem} ${source})
-    target_link_libraries(example_${stem} PRIVATE heddle_flags heddle_tools)
+    target_link_libraries(example_${stem} PRIVATE heddle_flags heddle_cli)
     if(HEDDLE_BUILD_TESTS)
       add_test(NAME example.${stem} COMMAND example_${stem})
     endif()

@@ -1,10 +1,10 @@
 // Automatic differentiation, start to finish: f(x, w) = sum of (x w^T)^2, its value and both gradients.
 #include <fmt/ranges.h>
 
-#include "core/autograd/tape.h"
-#include "core/tensor/transfer.h"
-#include "layers/ops/glu.h"
-#include "layers/ops/linear.h"
+#include "heddle/core/autograd/tape.h"
+#include "heddle/core/tensor/transfer.h"
+#include "heddle/layers/ops/glu.h"
+#include "heddle/layers/ops/linear.h"
 
 using namespace heddle;
 

@@ -3,11 +3,11 @@
 // checks shapes, computes and records.
 #include <algorithm>
 
-#include "core/autograd/gradcheck.h"
-#include "core/runtime/error.h"
-#include "core/tensor/random.h"
-#include "kernels/common/views.h"
-#include "layers/ops/gradient.h"
+#include "heddle/core/autograd/gradcheck.h"
+#include "heddle/core/runtime/error.h"
+#include "heddle/core/tensor/random.h"
+#include "heddle/kernels/common/views.h"
+#include "heddle/layers/ops/gradient.h"
 
 namespace heddle {
 
@@ -40,13 +40,11 @@ void squared_relu_backward(const RowsView& x, const RowsView& d_y, const RowsDes
 
 // --- The node: what is kept for backward, and which gradients it makes of which.
 
-struct SquaredReluNode : Node {
+struct SquaredReluNode {
   Slot x, y;
   Tensor saved_x;
 
-  std::string_view name() const override { return "squared_relu"; }
-
-  void backward(Tape& tape) override {
+  void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     squared_relu_backward(kernels::rows_view(saved_x), kernels::rows_view(d_y), rows_destination(tape.destination(x)));
   }
@@ -61,11 +59,7 @@ Variable squared_relu(Tape& tape, const Variable& x) {
   squared_relu_forward(kernels::rows_view(x.value), kernels::rows_view(y.value));
   if (!recorded) return y;
 
-  auto node = std::make_unique<SquaredReluNode>();
-  node->x = x.slot;
-  node->y = y.slot;
-  node->saved_x = x.value;
-  tape.record(std::move(node), {y.slot});
+  tape.record(SquaredReluNode{.x = x.slot, .y = y.slot, .saved_x = x.value}, {x}, {y});
   return y;
 }
 

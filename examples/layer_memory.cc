@@ -2,10 +2,10 @@
 // device meta, which counts the same bytes without having them.
 #include <fmt/format.h>
 
-#include "core/autograd/parameter.h"
-#include "core/tensor/random.h"
-#include "layers/ops/glu.h"
-#include "layers/ops/norm.h"
+#include "heddle/core/autograd/parameter.h"
+#include "heddle/core/tensor/random.h"
+#include "heddle/layers/modules/feed_forward.h"
+#include "heddle/layers/modules/norm.h"
 
 using namespace heddle;
 
@@ -15,8 +15,8 @@ constexpr double kMiB = 1 << 20;
 void run_block(Context& context, int64_t tokens, int64_t dim) {
   ParameterSet parameters;
   const ModuleBuilder builder(parameters);
-  const Norm norm({.type = "rms_norm", .norm = {}, .weight = true, .bias = false}, builder.child("norm"), dim);
-  const Glu channel({.hidden = 2 * dim, .act = Activation::silu}, builder.child("channel"), dim);
+  const Norm norm(Norm::Options::of(NormType::rms_norm), builder.child("norm"), dim);
+  const FeedForward channel({.hidden = 2 * dim}, builder.child("channel"), dim);
   parameters.materialize(context, DType::float32, 1);
 
   Gradient d_x, d_residual;

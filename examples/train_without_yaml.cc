@@ -4,13 +4,13 @@
 
 #include <string>
 
-#include "core/tensor/transfer.h"
-#include "layers/ops/cross_entropy.h"
-#include "layers/ops/embedding.h"
-#include "layers/ops/glu.h"
-#include "layers/ops/linear.h"
-#include "layers/ops/norm.h"
-#include "trainers/optimizer.h"
+#include "heddle/core/tensor/transfer.h"
+#include "heddle/layers/modules/embedding.h"
+#include "heddle/layers/modules/feed_forward.h"
+#include "heddle/layers/modules/linear.h"
+#include "heddle/layers/modules/norm.h"
+#include "heddle/layers/ops/cross_entropy.h"
+#include "heddle/trainers/optimizer.h"
 
 using namespace heddle;
 
@@ -21,9 +21,9 @@ struct Model {
   ParameterSet parameters;
   ModuleBuilder builder{parameters};
   Embedding table{{.init_std = 1.0}, builder.child("embedding"), kVocabulary, kDim};
-  Norm norm{{.type = "rms_norm", .norm = {}, .weight = true, .bias = false}, builder.child("norm"), kDim};
-  Glu channel{{.hidden = 2 * kDim, .act = Activation::silu}, builder.child("channel"), kDim};
-  Norm last_norm{{.type = "rms_norm", .norm = {}, .weight = true, .bias = false}, builder.child("last_norm"), kDim};
+  Norm norm{Norm::Options::of(NormType::rms_norm), builder.child("norm"), kDim};
+  FeedForward channel{{.hidden = 2 * kDim}, builder.child("channel"), kDim};
+  Norm last_norm{Norm::Options::of(NormType::rms_norm), builder.child("last_norm"), kDim};
   Linear head{{.bias = true, .init_std = 0.0}, builder.child("head"), kDim, kVocabulary};
 
   Variable logits(Tape& tape, const Tensor& tokens) const {
