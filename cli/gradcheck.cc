@@ -37,6 +37,15 @@ bool show(const std::string& title, const GradcheckReport& report, DType dtype) 
   return report.passed;
 }
 
+// "rms_norm {eps: 1.0e-3}  x (3, 6), weight (6)"
+std::string title_of(const OperatorCase& operator_case) {
+  std::string shapes;
+  for (const CaseInput& input : operator_case.inputs) {
+    shapes += fmt::format("{}{} {}", shapes.empty() ? "" : ", ", input.name, to_string(input.shape));
+  }
+  return fmt::format("{} {}  {}", operator_case.op, operator_case.options, shapes);
+}
+
 int check_operators(Context& context, const Registry& registry, const std::string& subject, DType dtype) {
   int checked = 0, wrong = 0;
   for (const Operator& op : registry.operators()) {
@@ -45,7 +54,7 @@ int check_operators(Context& context, const Registry& registry, const std::strin
     for (const OperatorCase& operator_case : op.cases()) {
       if (operator_case.large) continue;  // finite differences of every element would take long
       const GradcheckReport report = check_operator_gradients(context, op, operator_case, dtype);
-      wrong += show(operator_case.name, report, dtype) ? 0 : 1;
+      wrong += show(title_of(operator_case), report, dtype) ? 0 : 1;
       ++cases;
     }
     check(cases > 0, "operator {} has no small case to be checked by: see Operator::cases", op.name);
