@@ -74,12 +74,14 @@ std::string IncludeDag::violation(const std::string& path, const std::string& in
   }
   if (!quoted) return "";
   const std::string from = folder_of(path);
-  const std::string to = folder_of(include);
+  const std::string prefix = from == "examples" ? "heddle/" : "";
+  if (!include.starts_with(prefix)) return "is not written as " + prefix + "..., as a program outside heddle includes";
+  const std::string to = folder_of(include.substr(prefix.size()));
   if (to.empty()) return "is not a path from the root of the repository to a folder that may be included";
   if (from == to) return "";
   const std::set<std::string>& below = below_.at(from);
   if (!below.contains(to)) return "runs up the include DAG: " + from + " may include from " + join(below);
-  if (is_private(path, include)) return "is private to " + to;
+  if (is_private(path, include.substr(prefix.size()))) return "is private to " + to;
   return "";
 }
 

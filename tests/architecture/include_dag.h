@@ -17,12 +17,15 @@ class IncludeDag {
   const std::map<std::string, std::set<std::string>>& folders() const { return below_; }
 
   // One message for each #include in `text` that the file at `path` (from the root of the repository) must not have:
-  // one of ours that is not written from the root, that runs up the DAG or that is private to another folder,
-  // and a CUDA header outside kernels/FAMILY/cuda and core/runtime/cuda_device.cc.
+  // one of ours that is not written from the root (in examples: behind heddle/, as users write it), that runs up the
+  // DAG or that is private to another folder, and a CUDA header outside kernels/FAMILY/cuda and
+  // core/runtime/cuda_device.cc.
   std::vector<std::string> violations(const std::string& path, const std::string& text) const;
 
+  // The innermost folder that holds the file; empty when it is in none.
+  std::string folder_of(const std::string& path) const;
+
  private:
-  std::string folder_of(const std::string& path) const;  // empty when in none of the folders
   std::string violation(const std::string& path, const std::string& include, bool quoted) const;  // empty when fine
 
   std::map<std::string, std::set<std::string>> below_;

@@ -1,0 +1,16 @@
+# cmake -DPREFIX=DIR -DBUILD=DIR -P install.cmake
+# Installs into an empty PREFIX and compares its headers with the include root of BUILD.
+cmake_minimum_required(VERSION 3.25)
+
+file(REMOVE_RECURSE "${PREFIX}")
+execute_process(COMMAND "${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${PREFIX}" RESULT_VARIABLE code OUTPUT_QUIET)
+if(NOT code EQUAL 0)
+  message(FATAL_ERROR "cmake --install ended with ${code}")
+endif()
+file(STRINGS "${BUILD}/heddle_headers.txt" expected)
+file(GLOB_RECURSE found LIST_DIRECTORIES false RELATIVE "${PREFIX}/include/heddle" "${PREFIX}/include/heddle/*")
+list(SORT expected)
+list(SORT found)
+if(NOT found STREQUAL expected)
+  message(FATAL_ERROR "installed were other headers than the public ones: ${found}")
+endif()
