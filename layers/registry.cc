@@ -66,7 +66,8 @@ void Registry::add(Operator op) {
   check(op.make != nullptr, "operator {} has no function: set Operator::make", op.name);
   check(!op.inputs.empty() && !op.outputs.empty(), "operator {} names no {}: set Operator::{}", op.name,
         op.inputs.empty() ? "inputs" : "outputs", op.inputs.empty() ? "inputs" : "outputs");
-  check(op.cases != nullptr, "operator {} has no cases to be checked by: set Operator::cases", op.name);
+  check(op.cases != nullptr, "operator {} has no cases to be checked by: write them in layers/operators/{}.cc", op.name,
+        op.name);
   operators_.push_back(std::move(op));
 }
 
