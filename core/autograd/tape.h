@@ -78,7 +78,8 @@ class Tape {
   // runs the other tape, or asks for them afterwards.
   template <class T>
   void record(T node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
-    add_entry(std::make_unique<NodeOf<T>>(std::move(node)), std::move(inputs), std::move(outputs));
+    std::unique_ptr<AnyNode> any = std::make_unique<NodeOf<T>>(std::move(node));
+    add_entry(std::move(any), std::move(inputs), std::move(outputs));
   }
 
   // --- For nodes, backward. The last three throw Error when the slot is neither one of the inputs the running node was
