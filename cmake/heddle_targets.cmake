@@ -1,6 +1,7 @@
 # heddle_library(NAME FOLDER DEPENDS ... [PUBLIC_HEADERS ...])
 #                                           library heddle_NAME of all sources in FOLDER but main.cc; its public headers
 #                                           are those listed, or else all outside the folders of one device
+# heddle_group(NAME DEPENDS ...)            several of these libraries under one name
 # heddle_link(NAME PUBLIC|PRIVATE ...)      external libraries of heddle_NAME
 # heddle_examples(FOLDER)                   one executable and one test for each source in FOLDER
 # heddle_include_sources(TARGET)            lets TARGET include from the root of the repository, as our own code does
@@ -95,6 +96,16 @@ function(heddle_library name folder)
   if(NOT HEDDLE_OPENMP)
     target_compile_definitions(heddle_${name} ${scope} HEDDLE_STD_THREADS=1)
   endif()
+  set_property(GLOBAL APPEND PROPERTY HEDDLE_LIBRARIES heddle_${name})
+endfunction()
+
+function(heddle_group name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "DEPENDS")
+  list(TRANSFORM arg_DEPENDS PREPEND heddle_)
+  add_library(heddle_${name} INTERFACE)
+  add_library(heddle::${name} ALIAS heddle_${name})
+  set_target_properties(heddle_${name} PROPERTIES EXPORT_NAME ${name})
+  target_link_libraries(heddle_${name} INTERFACE ${arg_DEPENDS})
   set_property(GLOBAL APPEND PROPERTY HEDDLE_LIBRARIES heddle_${name})
 endfunction()
 

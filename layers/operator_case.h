@@ -55,8 +55,8 @@ struct OperatorCase {
   std::string op;       // the operator's name in the registry
   std::string options;  // YAML
   std::vector<CaseInput> inputs;
-  Reference reference;     // the unfused specification of forward
-  double tolerance = 1.0;  // multiplies what the dtype allows
+  Reference reference = {};  // the unfused specification of forward
+  double tolerance = 1.0;    // multiplies what the dtype allows
   // How many times a number is rounded to the storage dtype on its way through a chain of operators, in forward and
   // backward. 0: gradients are computed from the inputs and rounded once.
   int roundings = 0;

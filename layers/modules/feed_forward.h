@@ -1,8 +1,7 @@
 // The channel layers of a block, without biases.                                            docs/layers.md#glu
-//   ffn   y = w2 act(w1 x)                       `w1.weight` (hidden, dim), `w2.weight` (dim, hidden)
-//   glu   y = w3 (act(w1 x) * (w2 x))            `w12.weight` (2 * hidden, dim), w1 above w2 so that x is read once,
-//   and
-//                                                `w3.weight` (dim, hidden)
+//   ffn   y = w2 act(w1 x)                  w1.weight (hidden, dim), w2.weight (dim, hidden)
+//   glu   y = w3 (act(w1 x) * (w2 x))       w12.weight (2 * hidden, dim), w3.weight (dim, hidden)
+// w12 holds w1 above w2, so that x is read once.
 #pragma once
 
 #include <memory>

@@ -267,11 +267,11 @@ void inference_keeps_nothing(Device device, const OperatorCase& op_case) {
     const size_t bytes = static_cast<size_t>(output.value.numel()) * size_of(output.dtype());
     if (!is_input) held += std::max<size_t>((bytes + 511) / 512 * 512, 512);
   }
+  const std::string advice = " when nothing is recorded: layers/ops/" + op_case.op + ".cc must return before it saves";
   EXPECT_EQ(allocator.stats().allocated.current, before + held)
-      << op_case.op << " keeps more than its outputs when nothing is recorded: layers/ops/" << op_case.op
-      << ".cc must return before it saves";
+      << op_case.op << " keeps more than its outputs" << advice;
   outputs.clear();
-  EXPECT_EQ(allocator.stats().allocated.current, before);
+  EXPECT_EQ(allocator.stats().allocated.current, before) << op_case.op << " keeps its outputs" << advice;
 }
 
 // --- Suites: one test for each operator and check ---
