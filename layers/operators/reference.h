@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "core/runtime/error.h"
 #include "layers/operator_case.h"
@@ -36,7 +37,12 @@ inline OperatorCase make_case(const std::string& op, const std::string& options,
                               Reference reference, bool large = false) {
   std::string name = fmt::format("{} {}", op, options);
   for (const CaseInput& input : inputs) name = fmt::format("{} {}", name, to_string(input.shape));
-  return {.name = name, .op = op, .options = options, .inputs = inputs, .reference = reference, .large = large};
+  return {.name = std::move(name),
+          .op = op,
+          .options = options,
+          .inputs = std::move(inputs),
+          .reference = std::move(reference),
+          .large = large};
 }
 
 // A weight (rows, cols) as a model starts it: what comes out is as large as what goes in.

@@ -59,7 +59,7 @@ void LightningConfig::describe(ConfigFields& fields, const ModelSize& model) {
   fields.optional_section<Lrpe::Options>("lrpe", options.lrpe, [&](ConfigFields& section, Lrpe::Options& lrpe) {
     describe_lrpe(section, model, model.dim / heads, lrpe);
   });
-  fields.optional_section<Lightning::Gate>("gate", options.gate, [](ConfigFields& section, Lightning::Gate& gate) {
+  fields.optional_section<LightningGate>("gate", options.gate, [](ConfigFields& section, LightningGate& gate) {
     section.choice("act", gate.act, activation_choices());
     section.choice("position", gate.position, gate_position_choices());
     section.field("rank", gate.rank, Range::at_least(0));

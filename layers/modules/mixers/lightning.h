@@ -20,18 +20,19 @@ namespace heddle {
 // the fraction is 0 in a model of one layer.
 std::vector<double> lightning_log_decay(int64_t heads, int64_t layer, int64_t layers);
 
+struct LightningGate {
+  Activation act = Activation::sigmoid;
+  GatePosition position = GatePosition::post;
+  int64_t rank = 0;  // 0: one full projection
+};
+
 class Lightning : public Mixer {
  public:
-  struct Gate {
-    Activation act = Activation::sigmoid;
-    GatePosition position = GatePosition::post;
-    int64_t rank = 0;  // 0: one full projection
-  };
   struct Options {
     int64_t heads = 1;
     Activation act = Activation::silu;       // of q, k and v
     std::optional<Lrpe::Options> lrpe = {};  // the encoding of the positions of q and k; nothing: none
-    std::optional<Gate> gate = {};
+    std::optional<LightningGate> gate = {};
   };
 
   Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
