@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <map>
 #include <new>
 #include <string>
@@ -81,9 +82,12 @@ int run(int argc, char** argv, const Registry& registry) {
 
 }  // namespace
 
-int run_command_line(int argc, char** argv, const Registry& registry) {
+namespace {
+
+// What `command` throws becomes one line on stderr and an exit code.
+int report_errors(const std::function<int()>& command) {
   try {
-    return run(argc, argv, registry);
+    return command();
   } catch (const ConfigError& error) {
     return report(error.what(), kUsage);
   } catch (const UsageError& error) {
@@ -93,6 +97,17 @@ int run_command_line(int argc, char** argv, const Registry& registry) {
   } catch (const std::exception& error) {
     return report(error.what(), kFailed);
   }
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv, const Registry& registry) {
+  return report_errors([&] { return run(argc, argv, registry); });
+}
+
+// A row of the built-in registry that is wrong is reported like any other error.
+int run_command_line(int argc, char** argv) {
+  return report_errors([&] { return run(argc, argv, built_in_registry()); });
 }
 
 void print_note(const std::string& line) { fmt::print(stderr, "note: {}\n", line); }

@@ -14,6 +14,8 @@ namespace heddle::cli {
 // Runs the subcommand that the arguments name; all of them know the layers of `registry`. Reports on stderr what fails,
 // throws nothing, and returns the exit code: 0 done, 1 failure at run time, 2 wrong usage or configuration, 130
 // interrupted.
-int run_command_line(int argc, char** argv, const Registry& registry = built_in_registry());
+int run_command_line(int argc, char** argv, const Registry& registry);
+// The same with the built-in registry.
+int run_command_line(int argc, char** argv);
 
 }  // namespace heddle::cli

@@ -63,7 +63,7 @@ struct OperatorCase {
   // Roundings to the storage dtype on the way that only the GPU's 16-bit kernels make: operands of its tensor cores.
   int gpu_roundings = 0;
   // Too large for a finite difference of every element: forward and gradients in float32 and bfloat16 only. These are
-  // the cases that `heddle bench OPERATOR` measures.
+  // the cases that `heddle bench OPERATOR` measures; when there is none, it measures all.
   bool large = false;
 };
 

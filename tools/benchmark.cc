@@ -283,6 +283,8 @@ void run_benchmark(Context& context, const BenchmarkSuite& suite, const Benchmar
         std::find(options.configs.begin(), options.configs.end(), config.name) == options.configs.end()) {
       continue;
     }
+    check(options.sizes.empty() || config.depends_on_n(),
+          "[bench] {}: its shapes do not hold n, so sizes cannot be chosen", config.name);
     for (const int64_t n : options.sizes.empty() ? config.sizes : options.sizes) {
       for (const BenchmarkQuantity quantity : options.quantities) {
         if (quantity == BenchmarkQuantity::speed && context.is_meta()) continue;

@@ -95,8 +95,15 @@ Shape BenchmarkConfig::shape_of(const std::vector<std::string>& extents, int64_t
   return shape;
 }
 
+bool BenchmarkConfig::depends_on_n() const {
+  const auto holds_n = [](const std::string& extent) { return extent.find('n') != std::string::npos; };
+  return std::any_of(inputs.begin(), inputs.end(),
+                     [&](const auto& input) { return std::any_of(input.second.begin(), input.second.end(), holds_n); });
+}
+
 BenchmarkSuite suite_of_cases(const Operator& op) {
   std::vector<OperatorCase> cases = op.cases();
+  check(!cases.empty(), "operator {} has no case to be measured on: see Operator::cases", op.name);
   const auto is_large = [](const OperatorCase& operator_case) { return operator_case.large; };
   if (std::any_of(cases.begin(), cases.end(), is_large)) std::erase_if(cases, std::not_fn(is_large));
   BenchmarkSuite suite;

@@ -41,6 +41,8 @@ struct BenchmarkConfig {
   ConfigNode options_at(int64_t n) const;
   // The shape of an input at one size. Throws Error for an extent that is no sum of products.
   Shape shape_of(const std::vector<std::string>& extents, int64_t n) const;
+  // Whether a shape holds n: else another size would change nothing but the name of the row.
+  bool depends_on_n() const;
 };
 
 struct BenchmarkSuite {

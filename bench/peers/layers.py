@@ -121,6 +121,8 @@ def main() -> int:
     for case in cases[::arguments.every]:
         if arguments.layers and case.operator not in arguments.layers:
             continue
+        if case.operator not in FORMULAS:
+            sys.exit(f"operators.py has no formula for {case.operator}: add one, and name it in FORMULAS")
         for dtype in arguments.dtype:
             generator = torch.Generator().manual_seed(1)
             inputs = make_inputs(case, getattr(torch, dtype), generator)

@@ -37,7 +37,7 @@ class Tensor {
 
   // Address of the first element; on meta an address that must not be read.
   void* raw() const;
-  // raw() as T*, for T of half.h. Throws Error when T is not the tensor's dtype.
+  // raw() as T*, for T of element_types.h. Throws Error when T is not the tensor's dtype.
   template <class T>
   T* data() const;
 

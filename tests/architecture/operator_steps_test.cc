@@ -60,9 +60,17 @@ SourceTree with_softcap(const std::vector<std::string>& forgotten = {}) {
 
 TEST(OperatorSteps, NoneIsForgottenInTheRepository) { EXPECT_THAT(forgotten_steps(repository()), IsEmpty()); }
 
-TEST(OperatorSteps, NoneIsForgottenWhenAllAreTaken) { EXPECT_THAT(forgotten_steps(with_softcap()), IsEmpty()); }
+// What is forgotten in the repository itself would be reported here once more.
+class SoftcapSteps : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!forgotten_steps(repository()).empty()) GTEST_SKIP() << "see OperatorSteps.NoneIsForgottenInTheRepository";
+  }
+};
 
-TEST(OperatorSteps, EachForgottenStepIsOneMessageThatNamesTheFile) {
+TEST_F(SoftcapSteps, NoneIsForgottenWhenAllAreTaken) { EXPECT_THAT(forgotten_steps(with_softcap()), IsEmpty()); }
+
+TEST_F(SoftcapSteps, EachForgottenStepIsOneMessageThatNamesTheFile) {
   const std::pair<std::string, std::string> steps[] = {
       {kKernels, "does not exist"},
       {kCpuKernels, "define softcap_forward, softcap_backward, which kernels/dense/softcap.h declares"},
@@ -81,7 +89,7 @@ TEST(OperatorSteps, EachForgottenStepIsOneMessageThatNamesTheFile) {
 
 // Who takes the steps in order is led from one to the next. The section of docs/layers.md that the sources cite is
 // missing from the start.
-TEST(OperatorSteps, EachStepLeadsToTheNext) {
+TEST_F(SoftcapSteps, EachStepLeadsToTheNext) {
   std::vector<std::string> missing = {kCpuKernels, kOp, kOpSource, kRow, kRows, kRegistry};
   const auto expect = [&](const std::vector<std::string>& files) {
     std::vector<testing::Matcher<std::string>> messages;
@@ -98,7 +106,7 @@ TEST(OperatorSteps, EachStepLeadsToTheNext) {
   expect({});
 }
 
-TEST(OperatorSteps, AKernelOfOneDeviceIsDeclaredAsSuch) {
+TEST_F(SoftcapSteps, AKernelOfOneDeviceIsDeclaredAsSuch) {
   SourceTree tree = with_softcap();
   for (int i = 0; i < 2; ++i) replace(tree[kKernels], "HEDDLE_CPU_KERNEL", "HEDDLE_KERNEL");
   EXPECT_THAT(forgotten_steps(tree),
@@ -109,7 +117,7 @@ TEST(OperatorSteps, AKernelOfOneDeviceIsDeclaredAsSuch) {
   EXPECT_THAT(forgotten_steps(tree), ElementsAre(HasSubstr("kernels/dense/cuda/softcap.cu: define softcap_forward")));
 }
 
-TEST(OperatorSteps, ADeclarationOrACommentIsNoDefinition) {
+TEST_F(SoftcapSteps, ADeclarationOrACommentIsNoDefinition) {
   SourceTree tree = with_softcap({kCpuKernels});
   tree[kCpuKernels] =
       "namespace heddle::kernels::cpu {\n"
@@ -121,14 +129,14 @@ TEST(OperatorSteps, ADeclarationOrACommentIsNoDefinition) {
 }
 
 // The list of operators at the head of the page is no section.
-TEST(OperatorSteps, ANameInPassingIsNoSection) {
+TEST_F(SoftcapSteps, ANameInPassingIsNoSection) {
   SourceTree tree = with_softcap();
   replace(tree[kDocs], "`softcap`: `y", "See `softcap`: `y");
   EXPECT_THAT(forgotten_steps(tree),
               ElementsAre(HasSubstr("docs/layers.md: write a section that starts with `softcap`")));
 }
 
-TEST(OperatorSteps, AnAnchorThatIsCitedExists) {
+TEST_F(SoftcapSteps, AnAnchorThatIsCitedExists) {
   SourceTree tree = repository();
   replace(tree["layers/ops/norm.h"], "docs/layers.md#normalization", "docs/layers.md#norms");
   EXPECT_THAT(forgotten_steps(tree), ElementsAre("docs/layers.md: no heading has the anchor #norms, which "

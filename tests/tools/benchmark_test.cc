@@ -73,6 +73,7 @@ TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
     EXPECT_EQ(memory_rows({DeviceType::cpu}, cases).size(), 3 * cases.configs.size()) << name;
   }
   EXPECT_THROW(load_benchmark_suite("glu_prodct"), Error);
+  EXPECT_THROW(memory_rows({DeviceType::meta}, suite, {64}), Error);  // the shapes of a case are what they are
 }
 
 // The sum of what lives at the peak, in bytes: forward x, y and one statistic a row; backward d_y and d_x as well.
