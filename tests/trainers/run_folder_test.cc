@@ -140,6 +140,13 @@ trainer:
   write(run_, 5, former);
   EXPECT_EQ(choice(run_, "auto"), "5");
   EXPECT_TRUE(notes_.empty());
+
+  // Where the key did mean something, another model would take the place of the one that was trained.
+  std::string without_residual = former;
+  const std::string key = "return_residual: ";
+  without_residual.replace(former.find(key), key.size() + 4, key + "false");
+  write(run_, 6, without_residual);
+  EXPECT_THAT(choice(run_, "auto"), HasSubstr("model.norm.return_residual: found false, expected true"));
 }
 
 // A program may lack the layers of a checkpoint: then the configs differ, but a path is a path.

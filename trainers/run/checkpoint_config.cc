@@ -10,8 +10,14 @@
 namespace heddle {
 namespace {
 
-// Earlier versions wrote this key into every config, though it has no meaning in a model.
-void accept_former_keys(const ConfigNode& config) { config.section("model").section("norm").has("return_residual"); }
+// Earlier versions wrote this key into every config, though it has no meaning in a model. false took the residual
+// stream away: such a model cannot be built any more, and another one must not take its place.
+void accept_former_keys(const ConfigNode& config) {
+  const ConfigNode norm = config.section("model").section("norm");
+  if (!norm.get<bool>("return_residual", true)) {
+    norm.fail("return_residual", "found false, expected true: models without a residual stream are not built any more");
+  }
+}
 
 std::string trimmed(const std::string& line) { return line.substr(std::min(line.size(), line.find_first_not_of(' '))); }
 
