@@ -189,7 +189,7 @@ class Subject {
       return;
     }
     fill(context_, tensor, random);
-    if (!is_decay(spec.name)) return;
+    if (spec.kind != InputKind::full_precision || !is_decay(spec.name)) return;
     std::vector<double> values = read_values(context_, tensor);
     for (double& value : values) value = -0.1 * std::abs(value);
     write_values(context_, tensor, values);
