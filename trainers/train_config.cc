@@ -47,7 +47,7 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("loss_scale", trainer.loss_scale, Range::positive());
   fields.choice("cuda_graph", trainer.cuda_graph, {{"auto", true}, {"off", false}});
   fields.field("eval_every", trainer.eval_every, Range::at_least(0));
-  fields.field("eval_batches", trainer.eval_batches, Range::positive());
+  fields.number_or_word("eval_batches", trainer.eval_batches, "all", Range::positive());
   fields.field("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
   fields.field("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
   fields.optional_section("sample", trainer.sample,
@@ -112,6 +112,10 @@ void check_train_config(const TrainConfig& config) {
   }
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
+  const bool is_generated = config.data.type == DataType::mqar || config.data.type == DataType::copy;
+  if (is_generated && !config.trainer.eval_batches) {
+    trainer.fail("eval_batches", "found all, expected a number: data.type mqar and copy have sequences without end");
+  }
   if (config.trainer.sample && config.data.type != DataType::text) {
     trainer.fail("sample", "found a sample, expected none: only data.type text can be written out");
   }

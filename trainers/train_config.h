@@ -43,8 +43,8 @@ struct TrainerConfig {
   double loss_scale = 1.0;        // the loss is multiplied by it before backward; when it is read, larger in float16
   bool cuda_graph = true;         // replay the step as a CUDA graph, where there is a GPU
   std::int64_t eval_every = 200;  // steps; 0: only after the last
-  std::int64_t eval_batches = 20;
-  std::int64_t checkpoint_every = 200;  // steps; 0: only after the last
+  std::optional<std::int64_t> eval_batches = 20;  // of one evaluation; nothing: all
+  std::int64_t checkpoint_every = 200;            // steps; 0: only after the last
   std::int64_t keep_checkpoints = 3;
   std::optional<SampleConfig> sample;
 };

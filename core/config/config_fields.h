@@ -55,6 +55,11 @@ class ConfigFields {
   template <ConfigReadable T>
   void optional(const std::string& key, std::optional<T>& value, const Range& range = {});
 
+  // A number, or the name `word` for none: the word is what none is written as.
+  template <ConfigScalar T>
+  void number_or_word(const std::string& key, std::optional<T>& value, const std::string& word,
+                      const Range& range = {});
+
   // One of a list of names. Where several names mean one value, the first is written.
   template <class E>
   void choice(const std::string& key, E& value, const Choices<E>& choices);
@@ -106,6 +111,18 @@ void ConfigFields::optional(const std::string& key, std::optional<T>& value, con
     value = node_->find<T>(key, range);
   } else if (value) {
     write(key, *value);
+  }
+}
+
+template <ConfigScalar T>
+void ConfigFields::number_or_word(const std::string& key, std::optional<T>& value, const std::string& word,
+                                  const Range& range) {
+  if (reads()) {
+    value = node_->get_number_or_word<T>(key, value, word, range);
+  } else if (value) {
+    write(key, *value);
+  } else {
+    write(key, word);
   }
 }
 

@@ -141,6 +141,26 @@ std::optional<T> ConfigNode::find(const std::string& key, const Range& range) co
   return parse<T>(key, *ask(key), range);
 }
 
+template <ConfigScalar T>
+std::optional<T> ConfigNode::get_number_or_word(const std::string& key, const std::optional<T>& otherwise,
+                                                const std::string& word, const Range& range) const {
+  const ConfigValue* value = ask(key);
+  if (value == nullptr) return otherwise;
+  if (value->kind == Kind::scalar && value->scalar == word) return std::nullopt;
+  try {
+    return parse<T>(key, *value, range);
+  } catch (const ConfigError& error) {
+    throw ConfigError(error.location(), error.message() + ", or " + word);
+  }
+}
+
+#define HEDDLE_CONFIG_SCALAR(T)                                                                            \
+  template std::optional<T> ConfigNode::get_number_or_word<T>(const std::string&, const std::optional<T>&, \
+                                                              const std::string&, const Range&) const;
+HEDDLE_CONFIG_SCALAR(std::int64_t)
+HEDDLE_CONFIG_SCALAR(double)
+#undef HEDDLE_CONFIG_SCALAR
+
 #define HEDDLE_CONFIG_READABLE(T)                                                                        \
   template T ConfigNode::get<T>(const std::string&, const std::type_identity_t<T>&, const Range&) const; \
   template T ConfigNode::require<T>(const std::string&, const Range&) const;                             \

@@ -82,6 +82,11 @@ class ConfigNode {
   template <ConfigReadable T>
   std::optional<T> find(const std::string& key, const Range& range = {}) const;
 
+  // A number, or nullopt for the name `word`; `otherwise` when the key is not written.
+  template <ConfigScalar T>
+  std::optional<T> get_number_or_word(const std::string& key, const std::optional<T>& otherwise,
+                                      const std::string& word, const Range& range = {}) const;
+
   // One of a list of names: as text, or as the value paired with the name.
   std::string get_name(const std::string& key, const std::string& otherwise,
                        const std::vector<std::string>& names) const;

@@ -215,6 +215,10 @@ inline std::vector<BadConfig> bad_configs() {
        {{2, "data: {type: copy, length: 33}"}},
        "config.yaml:2:28",
        "data.length: found 33, expected at most half of trainer.sequence_length (64)"},
+      {"AllOfACopyTask",
+       {{2, "data: {type: copy, length: 8}"}, {16, "  eval_batches: all"}},
+       "config.yaml:16:17",
+       "trainer.eval_batches: found all, expected a number: data.type mqar and copy have sequences without end"},
       {"SampleOfCopyTask", {{2, "data: {type: copy, length: 8}"}}, "config.yaml:18:11", "only data.type text"},
       {"EmptyPrompt", {{18, "  sample: {prompt: \"\"}"}}, "config.yaml:18:20", "found an empty prompt"},
       // base: and --set.

@@ -40,6 +40,7 @@ struct Options {
   std::vector<std::string> words;
   std::vector<bool> flags = {true, false};
   std::optional<double> clip;
+  std::optional<std::int64_t> batches = 20;
   Position position = Position::post;
   Position required_position = Position::pre;
   double eps = 1e-5;
@@ -67,6 +68,7 @@ void describe(ConfigFields& fields, Options& options) {
   fields.field("words", options.words);
   fields.field("flags", options.flags);
   fields.optional("clip", options.clip, Range::positive());
+  fields.number_or_word("batches", options.batches, "all", Range::positive());
   fields.choice("position", options.position, positions);
   fields.required_choice("required_position", options.required_position, positions);
   fields.section("norm", [&](ConfigFields& norm) { norm.field("eps", options.eps, Range::positive()); });
@@ -135,11 +137,11 @@ TEST(ConfigFieldsTest, WritesInTheOrderOfTheDescription) {
   Options options;
   EXPECT_EQ(written(options),
             "type: lightning\nsteps: 1\ncount: -3\nseed: 18446744073709551615\nslope: 0.1\nlr: 3.0e-04\ntied: true\n"
-            "text: \"off\"\nbetas: [0.9, 0.95]\nwords: []\nflags: [true, false]\nposition: post\n"
+            "text: \"off\"\nbetas: [0.9, 0.95]\nwords: []\nflags: [true, false]\nbatches: 20\nposition: post\n"
             "required_position: pre\nnorm:\n  eps: 1.0e-05\nmodel:\n  dim: 16\n");
   options.clip = 1;
   options.gate = Gate{};
-  EXPECT_NE(written(options).find("clip: 1\nposition"), std::string::npos);
+  EXPECT_NE(written(options).find("clip: 1\nbatches"), std::string::npos);
   EXPECT_TRUE(written(options).ends_with("\ngate:\n  position: post\n  rank: 32\n"));
 }
 
@@ -156,6 +158,19 @@ TEST(ConfigFieldsTest, AnOptionalIsNoneWhereItIsNullOrNotWritten) {
   }
   EXPECT_EQ(read(least + "gate: {}\n", options).gate, (Gate{.rank = 5})) << "its defaults are those of the struct";
   EXPECT_EQ(read(least + "gate: {}\n").gate, Gate{});
+}
+
+TEST(ConfigFieldsTest, AWordMayStandForNoNumber) {
+  EXPECT_EQ(read(least).batches, 20);
+  EXPECT_EQ(read(least + "batches: 3\n").batches, 3);
+  const Options all = read(least + "batches: all\n");
+  EXPECT_FALSE(all.batches.has_value());
+  EXPECT_NE(written(all).find("batches: all\n"), std::string::npos);
+  EXPECT_EQ(read(written(all)), all);
+  EXPECT_EQ(error_of([] { read(least + "batches: 0\n"); }),
+            "m.yaml:5:10: batches: found '0', expected an integer > 0, or all");
+  EXPECT_EQ(error_of([] { read(least + "batches:\n"); }),
+            "m.yaml:5:1: batches: found nothing, expected an integer > 0, or all");
 }
 
 TEST(ConfigFieldsTest, ErrorsNameTheirPlace) {

@@ -114,6 +114,26 @@ TEST(TokenDataTest, ShortValidationDataIsUsedOnce) {
   EXPECT_THAT(std::vector<int32_t>(last.targets.begin() + 80, last.targets.end()), ::testing::Each(kIgnoredTarget));
 }
 
+TEST(TokenDataTest, AllValidationWindowsAreReadOnce) {
+  const TempFolder folder;
+  const fs::path path = folder / "text";
+  write(path, counted_text());
+  TrainConfig config = text_config(path.string(), 40);  // 400 tokens for validation: 9 windows, three a batch
+  config.trainer.eval_batches.reset();
+  const auto all = make_dataset(dataset_options(config));
+  config.trainer.eval_batches = int64_t{1} << 62;
+  const auto most = make_dataset(dataset_options(config));
+  ASSERT_EQ(all->validation_batches(), 3);
+  ASSERT_EQ(most->validation_batches(), 3);
+  std::string text;
+  for (int64_t index = 0; index < 3; ++index) {
+    const Batch batch = all->validation_batch(index);
+    EXPECT_EQ(batch.targets, most->validation_batch(index).targets);
+    text.append(batch.tokens.begin(), batch.tokens.end());
+  }
+  EXPECT_EQ(text, counted_text().substr(3600, 360));
+}
+
 TEST(TokenDataTest, FilesOfAGlobAreReadInOrder) {
   const TempFolder folder;
   write(folder / "b.txt", std::string(50, 'b'));

@@ -141,6 +141,14 @@ TEST(TrainConfigTest, OnlyFieldsWithAMeaningAreWritten) {
   EXPECT_THAT(text({"model.mixer.lrpe=null"}), Not(HasSubstr("lrpe:")));
 }
 
+TEST(TrainConfigTest, AllValidationBatchesAreAWord) {
+  const std::vector<std::string> all = {"trainer.eval_batches=all"};
+  const TrainConfig config = read_train_config(parse_config(good_config(), "config", all));
+  EXPECT_FALSE(config.trainer.eval_batches.has_value());
+  EXPECT_THAT(to_yaml(config), HasSubstr("  eval_batches: all\n"));
+  EXPECT_EQ(again(to_yaml(config)), to_yaml(config));
+}
+
 TEST(TrainConfigTest, TheLossScaleOfFloat16IsThatOfTheBatch) {
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=float16"}).trainer.loss_scale, 64.0);
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=float16", "trainer.batch_size=5"}).trainer.loss_scale, 64.0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "core/config/config_node.h"
@@ -31,7 +32,7 @@ struct DatasetOptions {
   DataConfig data;
   std::int64_t batch_size = 16;  // sequences of a batch
   std::int64_t sequence_length = 256;
-  std::int64_t eval_batches = 20;  // validation batches, at most
+  std::optional<std::int64_t> eval_batches = 20;  // validation batches, at most; nothing: all
   std::uint64_t seed = 1;
   std::int64_t vocab_size = 256;
   ConfigNode section;  // what `data` was read from: errors are reported at the places of its values

@@ -34,7 +34,8 @@ Batch Dataset::validation_batch(int64_t index) const {
 }
 
 int64_t Dataset::validation_batches() const {
-  return std::min(sizes_.validation_batches, (validation_sequences() + sizes_.batch - 1) / sizes_.batch);
+  const int64_t sequences = validation_sequences();
+  return sequences / sizes_.batch + (sequences % sizes_.batch != 0 ? 1 : 0);
 }
 
 std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/runtime/context.h"
@@ -41,9 +42,9 @@ class Dataset {
 
  protected:
   struct Sizes {
-    int64_t batch = 0;               // sequences of a batch
-    int64_t length = 0;              // tokens of a sequence
-    int64_t validation_batches = 0;  // at most
+    int64_t batch = 0;                          // sequences of a batch
+    int64_t length = 0;                         // tokens of a sequence
+    std::optional<int64_t> validation_batches;  // at most; nothing: all
   };
   static Sizes sizes_of(const DatasetOptions& options) {
     return {options.batch_size, options.sequence_length, options.eval_batches};

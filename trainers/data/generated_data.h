@@ -7,7 +7,8 @@
 
 namespace heddle {
 
-// A sequence is a function of seed, split and index. There are as many validation sequences as evaluation asks for.
+// A sequence is a function of seed, split and index. There are as many validation sequences as evaluation asks for,
+// which must say a number of batches.
 class GeneratedData : public Dataset {
  public:
   bool has_answers() const override { return true; }
@@ -19,7 +20,7 @@ class GeneratedData : public Dataset {
 
   void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
   void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
-  int64_t validation_sequences() const override { return sizes().validation_batches * sizes().batch; }
+  int64_t validation_sequences() const override { return sizes().validation_batches.value() * sizes().batch; }
 
  private:
   uint64_t seed_;

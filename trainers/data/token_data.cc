@@ -113,7 +113,8 @@ void TokenData::training_sequence(int64_t index, int32_t* tokens, int32_t* targe
 
 int64_t TokenData::validation_sequences() const {
   const int64_t windows = (tokens_ - validation_begin_ - 1) / sizes().length;
-  return std::min(windows, sizes().validation_batches * sizes().batch);
+  const std::optional<int64_t> batches = sizes().validation_batches;
+  return batches && *batches <= windows / sizes().batch ? *batches * sizes().batch : windows;
 }
 
 void TokenData::validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const {
