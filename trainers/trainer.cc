@@ -104,10 +104,10 @@ class Run {
   }
 
   std::vector<Batch> batches_of(int64_t step) const {
-    const int64_t accumulate = config_.trainer.accumulate;
+    const int64_t accumulate = config_.trainer.accumulate, batch_size = config_.trainer.batch_size;
     std::vector<Batch> batches;
     for (int64_t micro = 0; micro < accumulate; ++micro) {
-      batches.push_back(data_->training_batch((step - 1) * accumulate + micro));
+      batches.push_back(data_->training_batch(((step - 1) * accumulate + micro) * batch_size));
     }
     return batches;
   }

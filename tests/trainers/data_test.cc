@@ -71,7 +71,7 @@ TEST(TokenDataTest, AnEpochShowsEachWindowOnceInItsOwnOrder) {
   // 3600 training tokens: 89 windows of 40, three a batch.
   std::vector<size_t> begins;
   for (int64_t index = 0; index < 60; ++index) {
-    const Batch batch = data->training_batch(index);
+    const Batch batch = data->training_batch(3 * index);
     for (int64_t row = 0; row < 3; ++row) {
       const std::string tokens(batch.tokens.begin() + row * 40, batch.tokens.begin() + (row + 1) * 40);
       begins.push_back(counted_text().find(tokens));
@@ -84,6 +84,67 @@ TEST(TokenDataTest, AnEpochShowsEachWindowOnceInItsOwnOrder) {
     for (size_t begin : different) EXPECT_EQ(begin % 40, *different.begin() % 40);
     EXPECT_FALSE(std::is_sorted(begins.begin() + epoch * 89, begins.begin() + epoch * 89 + 20));
   }
+}
+
+// Whatever the batch size, the sequences have the same numbers.
+TEST(DatasetTest, ABatchIsItsSequences) {
+  const TempFolder folder;
+  write(folder / "text", counted_text());
+  const std::vector<std::string> sections = {"data={type: text, path: '" + (folder / "text").string() + "'}",
+                                             "data={type: copy, length: 6}",
+                                             "data={type: mqar, num_pairs: 4, num_queries: 3}"};
+  for (const std::string& data : sections) {
+    const auto of_size = [&](int64_t batch_size) {
+      return make_dataset(dataset_options(testing::tiny_train_config(
+          {data, "model.vocab_size=256", "trainer.batch_size=" + std::to_string(batch_size)})));
+    };
+    const auto fives = of_size(5), ones = of_size(1);
+    for (const int64_t first : {0, 3, 1001}) {
+      const Batch batch = fives->training_batch(first);
+      ASSERT_EQ(batch.size, 5);
+      std::vector<int32_t> tokens, targets;
+      for (int64_t row = 0; row < 5; ++row) {
+        const Batch one = ones->training_batch(first + row);
+        tokens.insert(tokens.end(), one.tokens.begin(), one.tokens.end());
+        targets.insert(targets.end(), one.targets.begin(), one.targets.end());
+      }
+      EXPECT_EQ(batch.tokens, tokens) << data;
+      EXPECT_EQ(batch.targets, targets) << data;
+    }
+  }
+}
+
+TEST(DatasetTest, TheIdentityTellsOtherData) {
+  const TempFolder folder;
+  const std::string text = counted_text();
+  write(folder / "a.txt", text);
+  const auto identity = [&](const std::string& pattern) {
+    return make_dataset(dataset_options(text_config((folder / pattern).string(), 8)))->identity();
+  };
+  const DataIdentity one = identity("a.txt");
+  EXPECT_EQ(one.files, 1);
+  EXPECT_EQ(one.bytes, text.size());
+  EXPECT_EQ(identity("?.txt"), one);
+  std::string changed = text;
+  changed[2000] = 'x';
+  write(folder / "changed", changed);
+  EXPECT_NE(identity("changed"), one);
+  write(folder / "appended", text + "y");
+  EXPECT_NE(identity("appended"), one);
+
+  // The same bytes cut into files in another place are other files.
+  const auto cut = [&](size_t place) {
+    write(folder / "a.txt", text.substr(0, place));
+    write(folder / "b.txt", text.substr(place));
+    return identity("*.txt");
+  };
+  const DataIdentity two = cut(1000);
+  EXPECT_EQ(two.files, 2);
+  EXPECT_EQ(two.bytes, text.size());
+  EXPECT_NE(two, one);
+  EXPECT_NE(cut(1001), two);
+  EXPECT_EQ(cut(1000), two);
+  EXPECT_EQ(make_dataset(dataset_options(testing::tiny_train_config()))->identity(), DataIdentity{});
 }
 
 TEST(TokenDataTest, BatchesDependOnSeedAndIndexAlone) {

@@ -233,7 +233,9 @@ std::vector<CurveRow> take_steps(Context& context, const TrainConfig& config, Tr
     row.step = step;
     row.learning_rate = learning_rate(config, step);
     std::vector<Batch> batches;
-    for (int64_t i = 0; i < accumulate; ++i) batches.push_back(data->training_batch((step - 1) * accumulate + i));
+    for (int64_t i = 0; i < accumulate; ++i) {
+      batches.push_back(data->training_batch(((step - 1) * accumulate + i) * config.trainer.batch_size));
+    }
     const StepResult taken = train_step.step(std::move(batches), step, row.learning_rate);
     row.loss = taken.loss;
     row.gradient_norm = taken.gradient_norm;
@@ -401,7 +403,7 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
     }
   };
   std::vector<bool> training(text.size()), validation(text.size());
-  for (int64_t i = 0; i < 20000; ++i) mark(data->training_batch(i), places->training_batch(i), training);
+  for (int64_t i = 0; i < 60000; i += 3) mark(data->training_batch(i), places->training_batch(i), training);
   ASSERT_EQ(data->validation_batches(), places->validation_batches());
   for (int64_t i = 0; i < data->validation_batches(); ++i) {
     mark(data->validation_batch(i), places->validation_batch(i), validation);
@@ -427,7 +429,8 @@ TEST(GoldenDataTest, GeneratedValidationIsNotTrainedOn) {
     const auto data = make_dataset(dataset_options(config));
     std::set<std::vector<int32_t>> training, validation;
     for (int64_t i = 0; i < kLastStep * config.trainer.accumulate; ++i) {
-      for (auto& sequence : sequences_of(data->training_batch(i))) training.insert(sequence);
+      for (auto& sequence : sequences_of(data->training_batch(i * config.trainer.batch_size)))
+        training.insert(sequence);
     }
     for (int64_t i = 0; i < data->validation_batches(); ++i) {
       for (auto& sequence : sequences_of(data->validation_batch(i))) validation.insert(sequence);

@@ -34,7 +34,7 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
   for (int64_t step = 1; step <= steps; ++step) {
     std::vector<Batch> batches;
     for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
-      batches.push_back(data->training_batch((step - 1) * config.trainer.accumulate + i));
+      batches.push_back(data->training_batch(((step - 1) * config.trainer.accumulate + i) * config.trainer.batch_size));
     }
     result.losses.push_back(train_step.step(batches, step, learning_rate(step)).loss);
   }

@@ -16,8 +16,9 @@ namespace {
 using ::testing::HasSubstr;
 
 std::vector<Batch> batches_of(const Dataset& data, int64_t step, int64_t count) {
+  const int64_t batch_size = data.training_batch(0).size;
   std::vector<Batch> batches;
-  for (int64_t i = 0; i < count; ++i) batches.push_back(data.training_batch((step - 1) * count + i));
+  for (int64_t i = 0; i < count; ++i) batches.push_back(data.training_batch(((step - 1) * count + i) * batch_size));
   return batches;
 }
 

@@ -1,5 +1,7 @@
-// Batches for training and validation. A batch is a pure function of the seed and its number, so a run that continues
-// needs to know nothing but the step.                                                   docs/config.md#data
+// Batches for training and validation.                                                            docs/config.md#data
+//
+// The training data are one endless row of sequences, numbered from 0, each a pure function of the seed and its number.
+// A run that continues needs to know nothing but how many of them it has seen, whatever the size of its batches.
 #pragma once
 
 #include <cstdint>
@@ -24,17 +26,27 @@ struct Batch {
   std::vector<int32_t> targets;
 };
 
+// Tells whether two data sets hold the same data. Generated data are made from the seed and the config alone and have
+// an identity of zeros.
+struct DataIdentity {
+  int64_t files = 0;
+  uint64_t bytes = 0;  // of all files together
+  uint32_t crc32 = 0;  // of the files in their order, each as its size (8 bytes, little-endian) and its contents
+  bool operator==(const DataIdentity&) const = default;
+};
+
 // A data set is constant once it is made, so several threads may use it.
 class Dataset {
  public:
   virtual ~Dataset() = default;
 
-  // `index` is any number >= 0; the trainer asks for (step - 1) * accumulate + micro-batch.
-  Batch training_batch(int64_t index) const;
+  // The sequences first_sequence .. first_sequence + batch size - 1, in this order; first_sequence >= 0.
+  Batch training_batch(int64_t first_sequence) const;
   // The same batches at every evaluation: 0 <= index < validation_batches(). Rows past the end of the validation data
   // have no target that counts.
   Batch validation_batch(int64_t index) const;
   int64_t validation_batches() const;
+  virtual DataIdentity identity() const { return {}; }
   // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
   virtual bool is_text() const { return false; }
   // Whether targets are answers that can be right or wrong, so that an accuracy says something.
@@ -60,7 +72,7 @@ class Dataset {
 
  private:
   template <class Sequence>
-  Batch assemble(int64_t index, int64_t sequences, const Sequence& sequence) const;
+  Batch assemble(int64_t first, int64_t sequences, const Sequence& sequence) const;
 
   Sizes sizes_;
 };

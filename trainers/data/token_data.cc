@@ -33,7 +33,17 @@ std::vector<std::string> find_files(const std::string& pattern) {
   return files;
 }
 
-std::string read_all(const DatasetOptions& options) {
+// Extends the identity as if `file` followed the files it already covers.
+void extend(DataIdentity& identity, std::string_view file) {
+  FileDigest digest{.crc32 = identity.crc32};
+  unsigned char size[8];
+  for (size_t i = 0; i < sizeof(size); ++i) size[i] = static_cast<unsigned char>(uint64_t{file.size()} >> 8 * i);
+  extend(digest, size, sizeof(size));
+  extend(digest, file.data(), file.size());
+  identity = {identity.files + 1, identity.bytes + file.size(), digest.crc32};
+}
+
+std::string read_all(const DatasetOptions& options, DataIdentity& identity) {
   const std::vector<std::string> files = find_files(options.data.path);
   if (files.empty()) {
     options.section.fail("path", fmt::format("found no file '{}' (looked in {})", options.data.path,
@@ -48,6 +58,7 @@ std::string read_all(const DatasetOptions& options) {
       options.section.fail("path", error.what());
     }
     if (bytes.size() == before) options.section.fail("path", fmt::format("{} is empty", file));
+    extend(identity, std::string_view(bytes).substr(before));
   }
   return bytes;
 }
@@ -55,7 +66,10 @@ std::string read_all(const DatasetOptions& options) {
 }  // namespace
 
 TokenData::TokenData(const DatasetOptions& options)
-    : Dataset(sizes_of(options)), bytes_(read_all(options)), width_(width_of(options.data)), seed_(options.seed) {
+    : Dataset(sizes_of(options)),
+      bytes_(read_all(options, identity_)),
+      width_(width_of(options.data)),
+      seed_(options.seed) {
   const int64_t bytes = static_cast<int64_t>(bytes_.size());
   if (bytes % width_ != 0) {
     options.section.fail("path", fmt::format("{} has {} bytes, which is no whole number of tokens of {} bytes",

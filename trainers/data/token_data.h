@@ -12,6 +12,7 @@ namespace heddle {
 class TokenData : public Dataset {
  public:
   explicit TokenData(const DatasetOptions& options);
+  DataIdentity identity() const override { return identity_; }
   bool is_text() const override { return width_ == 1; }
 
  protected:
@@ -24,6 +25,7 @@ class TokenData : public Dataset {
   void window(int64_t begin, int32_t* tokens, int32_t* targets) const;
   void check_ids(const DatasetOptions& options) const;
 
+  DataIdentity identity_;
   std::string bytes_;  // of all files, little-endian ids
   int64_t width_ = 1;  // bytes of one token
   int64_t tokens_ = 0;
