@@ -187,6 +187,14 @@ std::vector<OperatorCase> all_norm_cases() {
     cases.push_back(norm_case({"layer_norm", {2, dim}, true, true, false, true, "", "eps: 0.5"}));
     cases.push_back(norm_case({"rms_norm", {2, dim}, true, false, true, true, silu, "eps: 0.5"}));
   }
+  // Everything at once in groups of whole 16-byte vectors, which the GPU's fast kernels take.
+  for (const std::string op : {"layer_norm", "group_norm", "rms_norm", "group_rms_norm"}) {
+    for (const std::string position : {"pre", "post"}) {
+      const std::string gate = fmt::format("{{act: silu, position: {}}}", position);
+      cases.push_back(
+          norm_case({op, {3, 16}, true, true, true, true, gate, op.starts_with("group") ? "groups: 2" : "scale: 0.7"}));
+    }
+  }
   // More rows than there are partial sums of the weight's gradient.
   cases.push_back(norm_case({"layer_norm", {601, 5}, true, true, true, true, "", "", true}));
   for (const int64_t dim : {63, 1000, 4096, 4097, 9001}) {

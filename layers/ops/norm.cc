@@ -1,6 +1,7 @@
 #include "layers/ops/norm.h"
 
 #include "core/runtime/error.h"
+#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
 namespace heddle {
@@ -65,9 +66,10 @@ struct NormNode {
     args.inv_std = vector_view(inv_std);
     args.d_y = rows_view(d_y);
     args.options = options;
-    args.d_gate = rows_destination(tape.destination(gate));
-    args.d_weight = vector_destination(tape.destination(weight));
-    args.d_bias = vector_destination(tape.destination(bias));
+    DistinctDestinations destinations(tape);
+    args.d_gate = rows_destination(destinations.of(gate));
+    args.d_weight = vector_destination(destinations.of(weight));
+    args.d_bias = vector_destination(destinations.of(bias));
     Tensor partials;
     if (args.d_weight || args.d_bias) {
       const MemoryScope scope(context, MemoryCategory::workspace);
@@ -86,14 +88,16 @@ struct NormNode {
         args.d_x = {rows_view(shared), GradientMode::overwrite};
       }
       kernels::norm_backward(context, args);
+      destinations.finish();
       pass_gradient(tape, x, shared);
       pass_gradient(tape, residual, shared);
       return;
     }
     args.d_r = rows_view(d_r);
-    args.d_x = rows_destination(tape.destination(x));
-    args.d_residual = rows_destination(tape.destination(residual));
+    args.d_x = rows_destination(destinations.of(x));
+    args.d_residual = rows_destination(destinations.of(residual));
     kernels::norm_backward(context, args);
+    destinations.finish();
   }
 };
 
