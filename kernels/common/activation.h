@@ -1,9 +1,12 @@
 // Elementwise activations that fused kernels share. Every kernel that takes an Activation computes all of them, forward
-// and backward, on both devices.
+// and backward, on both devices. At an infinite argument value and derivative are the limits of the function; NaN gives
+// NaN.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
+
+#include "core/runtime/host_device.h"
 
 namespace heddle::kernels {
 
@@ -20,6 +23,13 @@ struct ActivationName {
   std::string_view name;
   Activation activation;
 };
+
+// The gradient of x, given that of act(x) and act'(x). Where relu is flat it is 0, also when `upstream` is infinite.
+template <Activation act, class A>
+HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative) {
+  if constexpr (act == Activation::relu) return derivative == A(0) ? A(0) : upstream * derivative;
+  return upstream * derivative;
+}
 
 // All activations. An operator that accepts an activation accepts every name of this table.
 inline constexpr ActivationName kActivations[] = {

@@ -22,11 +22,11 @@ inline ReferenceTensor host_input(const ReferenceTensors& tensors, const std::st
   return found != tensors.end() ? found->second : ReferenceTensor{};
 }
 
-// act(x) by the name a config gives it.
+// act(x) by the name a config gives it; the limit where x is infinite.
 inline double activate(const std::string& act, double x) {
-  if (act == "relu") return x > 0.0 ? x : 0.0;
+  if (act == "relu") return x <= 0.0 ? 0.0 : x;
   if (act == "sigmoid") return 1.0 / (1.0 + std::exp(-x));
-  if (act == "silu") return x / (1.0 + std::exp(-x));
+  if (act == "silu") return std::isinf(x) && x < 0.0 ? -0.0 : x / (1.0 + std::exp(-x));
   if (act == "elu1") return x > 0.0 ? x + 1.0 : std::exp(x);
   check(act == "none", "unknown activation {}", act);
   return x;

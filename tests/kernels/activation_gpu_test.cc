@@ -23,5 +23,15 @@ TEST_F(ActivationsGpu, EveryKernelComputesAllOfThem) {
   }
 }
 
+TEST_F(ActivationsGpu, EveryKernelTakesTheLimits) {
+  Context context({DeviceType::cuda, 0});
+  expect_limits(context);
+}
+
+TEST_F(ActivationsGpu, ReluIsFlatBelowZero) {
+  Context context({DeviceType::cuda, 0});
+  expect_flat_relu(context);
+}
+
 }  // namespace
 }  // namespace heddle::kernels

@@ -1,8 +1,14 @@
 // Every kernel that takes an activation, run with one of them: what the tests of the CPU and of the GPU share.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
 #include <vector>
 
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "kernels/common/activation.h"
@@ -151,6 +157,16 @@ class ActivationKernels {
   ActivationResults results_;
 };
 
+// The numbers at which an activation may fail, in a dtype: infinities, NaN, zeros of both signs, its largest and
+// smallest numbers, and where exponentials overflow.
+inline std::vector<double> activation_edges(DType dtype) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double largest = dtype == DType::float16 ? 65504.0 : dtype == DType::float64 ? 1e15 : 0x1p40;
+  const double smallest = dtype == DType::float16 ? 0x1p-24 : dtype == DType::float64 ? 0x1p-1074 : 0x1p-133;
+  return {infinity,  -infinity, std::nan(""), 0.0,   -0.0,   largest, -largest, smallest,
+          -smallest, 88.0,      -88.0,        104.0, -104.0, 745.0,   -745.0};
+}
+
 // Arguments of both signs, 0 among them.
 inline std::vector<double> activation_arguments() {
   Random random(12, RandomStream::test);
@@ -158,6 +174,151 @@ inline std::vector<double> activation_arguments() {
   for (double& value : values) value = (static_cast<double>(random.next_below(511)) - 255.0) / 64.0;
   values[5] = 0.0;
   return values;
+}
+
+// Some of these, with `edge` in place of one in two rows.
+inline std::vector<double> activation_arguments_with(double edge) {
+  std::vector<double> values = activation_arguments();
+  values[0] = values[ActivationKernels::kCols + 9] = edge;
+  return values;
+}
+
+// The value of an activation and its derivative: limits at infinity, NaN at NaN.
+struct ActivationFormula {
+  double value, derivative;
+};
+
+inline ActivationFormula activation_formula(Activation act, double x) {
+  const double s = 1.0 / (1.0 + std::exp(-x)), other = 1.0 / (1.0 + std::exp(x));  // other = 1 - s
+  const double bounded = std::isinf(x) ? std::copysign(1e300, x) : x;
+  switch (act) {
+    case Activation::none:
+      return {x, 1.0};
+    case Activation::relu:
+      return x > 0.0 ? ActivationFormula{x, 1.0} : ActivationFormula{0.0 * bounded, 0.0 * bounded};
+    case Activation::sigmoid:
+      return {s, s * other};
+    case Activation::silu:
+      return {x > 0.0 ? x * s : bounded * s, s * (1.0 + bounded * other)};
+    case Activation::elu1:
+      return x > 0.0 ? ActivationFormula{x + 1.0, 1.0} : ActivationFormula{std::exp(x), std::exp(x)};
+  }
+  fail("no formula for activation {}", static_cast<int>(act));
+}
+
+// What every kernel gives for one activation: what it gives without an activation for the activation's values, and
+// those gradients times the derivatives.
+inline ActivationResults expected_activation_results(Context& context, DType dtype, Activation act,
+                                                     const std::vector<double>& arguments) {
+  std::vector<double> values;
+  for (const double x : arguments) values.push_back(activation_formula(act, x).value);
+  ActivationResults results = ActivationKernels(context, dtype, Activation::none, values).run();
+  for (size_t i = 0; i < results.gradients.size(); ++i) {
+    const double derivative = activation_formula(act, arguments[i % arguments.size()]).derivative;
+    const bool is_flat = act == Activation::relu && derivative == 0.0;
+    results.gradients[i] = is_flat ? 0.0 : results.gradients[i] * derivative;
+  }
+  return results;
+}
+
+// NaN where NaN is expected, infinity where that is, else near: within `tolerance` of 1 or of the number expected.
+inline void expect_alike(const std::vector<double>& found, const std::vector<double>& expected, DType dtype,
+                         double tolerance, const std::string& what) {
+  ASSERT_EQ(found.size(), expected.size()) << what;
+  const double largest = dtype == DType::float16 ? 65504.0 : dtype == DType::float64 ? 1e308 : 3.38e38;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const bool is_near = std::abs(found[i] - expected[i]) <= tolerance * (1.0 + std::abs(expected[i]));
+    const bool is_same = found[i] == expected[i] || (std::isnan(found[i]) && std::isnan(expected[i])) ||
+                         (std::isinf(found[i]) && std::abs(expected[i]) > largest && found[i] * expected[i] > 0.0);
+    ASSERT_TRUE(is_near || is_same) << what << " " << i << ": found " << found[i] << ", expected " << expected[i];
+  }
+}
+
+// Error of a result in a dtype: its rounding, with room for the order of summation.
+inline double activation_tolerance(DType dtype) {
+  return dtype == DType::float64 ? 1e-12 : dtype == DType::float32 ? 1e-5 : dtype == DType::bfloat16 ? 8e-3 : 1e-3;
+}
+
+// The gradients of relu's arguments x, at most one row, for the upstream gradient `upstream` of every element: of the
+// activation itself, of a glu whose other factor is 1, and of both position encodings with all angles 0.
+inline std::vector<std::vector<double>> relu_gradients(Context& context, DType dtype, const std::vector<double>& x,
+                                                       double upstream) {
+  const auto size = static_cast<int64_t>(x.size());
+  const auto filled = [&](int64_t count, double value) {
+    const Tensor tensor = Tensor::empty(context, {1, count}, dtype);
+    write_values(context, tensor, std::vector<double>(static_cast<size_t>(count), value));
+    return tensor;
+  };
+  const Tensor argument = Tensor::empty(context, {1, size}, dtype), d_x = Tensor::empty(context, {1, size}, dtype);
+  write_values(context, argument, x);
+  const Tensor d_y = filled(size, upstream), both = filled(2 * size, upstream), ones = filled(size, 1.0);
+  const Tensor theta = filled(size, 0.0);
+  std::vector<std::vector<double>> results;
+  activation_backward(
+      context, {.x = rows_view(argument), .d_y = rows_view(d_y), .d_x = {rows_view(d_x)}, .act = Activation::relu});
+  results.push_back(read_values(context, d_x));
+  glu_backward(context, {.a = rows_view(argument),
+                         .b = rows_view(ones),
+                         .d_y = rows_view(d_y),
+                         .d_a = {rows_view(d_x)},
+                         .d_b = {},
+                         .act = Activation::relu});
+  results.push_back(read_values(context, d_x));
+  const auto run_lrpe = [&](auto args, const Tensor& d_y, const Tensor& theta, const auto& backward) {
+    args.x = heads_view(argument.reshape({1, 1, size}));
+    args.d_y = heads_view(d_y.reshape({1, 1, d_y.numel()}));
+    args.theta = rows_view(theta);
+    args.d_x = {heads_view(d_x.reshape({1, 1, size}))};
+    args.options.act = Activation::relu;
+    backward(context, args);
+    results.push_back(read_values(context, d_x));
+  };
+  run_lrpe(LrpeRotateBackwardArgs{}, d_y, theta.slice(1, 0, size / 2), lrpe_rotate_backward);
+  LrpeCosineBackwardArgs cosine;
+  cosine.options.extents[0] = 1;
+  run_lrpe(cosine, both, theta, lrpe_cosine_backward);
+  return results;
+}
+
+inline constexpr DType kActivationDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
+
+// Every activation in every kernel, with arguments at which it may fail.
+inline void expect_limits(Context& context) {
+  Context cpu(Device{}, {.threads = 1});
+  for (const DType dtype : kActivationDTypes) {
+    for (const auto& [name, act] : kActivations) {
+      for (const double edge : activation_edges(dtype)) {
+        SCOPED_TRACE(::testing::Message() << heddle::name(dtype) << " " << name << " at " << edge);
+        const std::vector<double> arguments = activation_arguments_with(edge);
+        const ActivationResults found = ActivationKernels(context, dtype, act, arguments).run();
+        const ActivationResults expected = expected_activation_results(cpu, DType::float64, act, arguments);
+        expect_alike(found.values, expected.values, dtype, 4 * activation_tolerance(dtype), "value");
+        if (act == Activation::relu && !std::isfinite(edge)) continue;  // a norm's pre gate in a row of NaN
+        expect_alike(found.gradients, expected.gradients, dtype, 8 * activation_tolerance(dtype), "gradient");
+      }
+    }
+  }
+}
+
+// A unit that is off passes nothing, not even infinity or NaN.
+inline void expect_flat_relu(Context& context) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> x = {-1.0, 0.0, -0.0, -infinity, 1.0, infinity};
+  for (const DType dtype : kActivationDTypes) {
+    for (const double upstream : {infinity, -infinity, std::nan("")}) {
+      SCOPED_TRACE(::testing::Message() << heddle::name(dtype) << " upstream " << upstream);
+      const std::vector<std::vector<double>> gradients = relu_gradients(context, dtype, x, upstream);
+      for (const std::vector<double>& d_x : gradients) {
+        for (size_t i = 0; i < 4; ++i) EXPECT_EQ(d_x[i], 0.0) << i;
+      }
+      for (size_t i = 4; i < 6; ++i) {
+        EXPECT_EQ(std::isnan(gradients[0][i]), std::isnan(upstream)) << i;
+        if (!std::isnan(upstream)) {
+          EXPECT_EQ(gradients[0][i], upstream) << i;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace heddle::kernels

@@ -15,27 +15,6 @@
 namespace heddle::kernels {
 namespace {
 
-struct Formula {
-  double value, derivative;
-};
-
-Formula formula(Activation act, double x) {
-  const double s = 1.0 / (1.0 + std::exp(-x));
-  switch (act) {
-    case Activation::none:
-      return {x, 1.0};
-    case Activation::relu:
-      return x > 0.0 ? Formula{x, 1.0} : Formula{0.0, 0.0};
-    case Activation::sigmoid:
-      return {s, s * (1.0 - s)};
-    case Activation::silu:
-      return {x * s, s * (1.0 + x * (1.0 - s))};
-    case Activation::elu1:
-      return x > 0.0 ? Formula{x + 1.0, 1.0} : Formula{std::exp(x), std::exp(x)};
-  }
-  fail("no formula for activation {}", static_cast<int>(act));
-}
-
 TEST(Activations, HaveOneNameEach) {
   std::set<std::string_view> names;
   std::set<Activation> activations;
@@ -51,24 +30,22 @@ TEST(Activations, EveryKernelComputesAllOfThem) {
   const std::vector<double> arguments = activation_arguments();
   for (const auto& [name, act] : kActivations) {
     SCOPED_TRACE(name);
-    std::vector<double> values, derivatives;
-    for (const double x : arguments) {
-      values.push_back(formula(act, x).value);
-      derivatives.push_back(formula(act, x).derivative);
-    }
     Context context;
     const ActivationResults found = ActivationKernels(context, DType::float64, act, arguments).run();
-    const ActivationResults plain = ActivationKernels(context, DType::float64, Activation::none, values).run();
-    ASSERT_EQ(found.values.size(), plain.values.size());
-    for (size_t i = 0; i < plain.values.size(); ++i) {
-      ASSERT_NEAR(found.values[i], plain.values[i], 1e-11 * (1.0 + std::abs(plain.values[i]))) << "value " << i;
-    }
-    ASSERT_EQ(found.gradients.size(), plain.gradients.size());
-    for (size_t i = 0; i < plain.gradients.size(); ++i) {
-      const double wanted = plain.gradients[i] * derivatives[i % derivatives.size()];
-      ASSERT_NEAR(found.gradients[i], wanted, 1e-11 * (1.0 + std::abs(wanted))) << "gradient " << i;
-    }
+    const ActivationResults expected = expected_activation_results(context, DType::float64, act, arguments);
+    expect_alike(found.values, expected.values, DType::float64, 1e-11, "value");
+    expect_alike(found.gradients, expected.gradients, DType::float64, 1e-11, "gradient");
   }
+}
+
+TEST(Activations, EveryKernelTakesTheLimits) {
+  Context context(Device{}, {.threads = 1});
+  expect_limits(context);
+}
+
+TEST(Activations, ReluIsFlatBelowZero) {
+  Context context;
+  expect_flat_relu(context);
 }
 
 }  // namespace

@@ -56,6 +56,13 @@ TEST(Math, ActivationsAreRightToThreeUlps) {
   }
 }
 
+TEST(Math, NaNHasNoDerivative) {
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::relu>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::sigmoid>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::silu>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::elu1>(NAN)));
+}
+
 TEST(Math, DerivativesMatchTheirFormulas) {
   for (const float x : all_kinds()) {
     if (std::isnan(x)) continue;

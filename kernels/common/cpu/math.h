@@ -93,7 +93,7 @@ inline A sigmoid(A x) {
 template <Activation act, class A>
 inline A apply_activation(A x) {
   if constexpr (act == Activation::none) return x;
-  if constexpr (act == Activation::relu) return x < A(0) ? A(0) : x;
+  if constexpr (act == Activation::relu) return x <= A(0) ? A(0) : x;
   if constexpr (act == Activation::sigmoid) return sigmoid(x);
   if constexpr (act == Activation::silu) {
     const A bounded = x < A(-1000) ? A(-1000) : x;  // -infinity times 0 would be NaN
@@ -109,7 +109,7 @@ inline A apply_activation(A x) {
 template <Activation act, class A>
 inline A activation_derivative(A x) {
   if constexpr (act == Activation::none) return A(1);
-  if constexpr (act == Activation::relu) return x > A(0) ? A(1) : A(0);
+  if constexpr (act == Activation::relu) return x > A(0) ? A(1) : apply_activation<act>(x);
   if constexpr (act == Activation::sigmoid) {
     const A small = exponential_of_minus_magnitude(x);
     const A scale = inverse_in_1_2(A(1) + small);
@@ -124,7 +124,7 @@ inline A activation_derivative(A x) {
     bounded = bounded > A(1000) ? A(1000) : bounded;
     return (x < A(0) ? other : scale) * (A(1) + bounded * (x < A(0) ? scale : other));
   }
-  if constexpr (act == Activation::elu1) return exponential(x < A(0) ? x : A(0));
+  if constexpr (act == Activation::elu1) return exponential(x > A(0) ? A(0) : x);
 }
 
 // The value and the derivative of an activation, for backward passes that need both: one exponential serves both.

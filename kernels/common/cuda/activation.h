@@ -68,16 +68,23 @@ __device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
 }
 
 // Value and derivative of an activation at x. `core` is activation_core(x); the compiler removes the one that is not
-// used.
+// used. Bounds on x keep infinity from meeting a factor of 0; fmin and fmax drop NaN, but the core keeps it.
 template <class A>
 struct Activated {
   A value, derivative;
 };
 template <Activation act, class A>
 __device__ __forceinline__ Activated<A> activated(A x, A core) {
-  if constexpr (act == Activation::relu) return x > A(0) ? Activated<A>{x, A(1)} : Activated<A>{A(0), A(0)};
+  if constexpr (act == Activation::relu) {
+    const A value = x <= A(0) ? A(0) : x;
+    return {value, x > A(0) ? A(1) : value};
+  }
   if constexpr (act == Activation::sigmoid) return {core, core * (A(1) - core)};
-  if constexpr (act == Activation::silu) return {x * core, core * (A(1) + x * (A(1) - core))};
+  if constexpr (act == Activation::silu) {
+    constexpr A kLargest = sizeof(A) == 4 ? A(0x1.fffffep127) : A(0x1.fffffffffffffp1023);
+    const A above = fmax(x, -kLargest), bounded = fmin(above, kLargest);
+    return {above * core, core * (A(1) + bounded * (A(1) - core))};
+  }
   if constexpr (act == Activation::elu1) {
     return x > A(0) ? Activated<A>{x + A(1), A(1)} : Activated<A>{core, core};
   }

@@ -84,7 +84,9 @@ void activation_backward_as(const Context& context, RowsView x, RowsView d_y, Ro
     A* d_x_values = target_chunk(to, mode, d_x_buffer);
     // d_x may be the same memory as d_y.
     HEDDLE_INDEPENDENT
-    for (int64_t i = 0; i < count; ++i) d_x_values[i] = upstream[i] * activation_derivative<act>(from[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      d_x_values[i] = chain_rule<act>(upstream[i], activation_derivative<act>(from[i]));
+    }
     store_chunk(to, d_x_values, count, mode);
   });
 }
@@ -120,7 +122,7 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
     for (int64_t i = 0; i < count; ++i) {
       const Activated<A> activated = activate_with_derivative<act>(gate[i]);
       const A here = upstream[i];
-      d_a_values[i] = here * value[i] * activated.derivative;
+      d_a_values[i] = chain_rule<act>(here * value[i], activated.derivative);
       d_b_values[i] = here * activated.value;
     }
     if (d_a) store_chunk(to_a, d_a_values, count, args.d_a.mode);

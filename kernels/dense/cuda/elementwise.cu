@@ -146,7 +146,8 @@ struct ActivationBackward {
     visit_activation(act, [&](auto chosen) {
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        out[0][j] = in[1][j] * activate_with_derivative<decltype(chosen)::value, T>(in[0][j]).derivative;
+        constexpr Activation kAct = decltype(chosen)::value;
+        out[0][j] = chain_rule<kAct>(in[1][j], activate_with_derivative<kAct, T>(in[0][j]).derivative);
       }
     });
   }
@@ -174,8 +175,9 @@ struct GluBackward {
     visit_activation(act, [&](auto chosen) {
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        const auto gate = activate_with_derivative<decltype(chosen)::value, T>(in[0][j]);
-        out[0][j] = in[2][j] * in[1][j] * gate.derivative;
+        constexpr Activation kAct = decltype(chosen)::value;
+        const auto gate = activate_with_derivative<kAct, T>(in[0][j]);
+        out[0][j] = chain_rule<kAct>(in[2][j] * in[1][j], gate.derivative);
         out[1][j] = in[2][j] * gate.value;
       }
     });

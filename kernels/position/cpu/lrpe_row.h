@@ -146,7 +146,9 @@ inline void differentiate_activation(Activation act, Softmax softmax, const A* x
   if (act == Activation::none) return;
   visit_activation(act, [&](auto kind) {
     HEDDLE_INDEPENDENT
-    for (int64_t i = 0; i < count; ++i) d_a[i] *= activation_derivative<kind.value>(x[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      d_a[i] = chain_rule<kind.value>(d_a[i], activation_derivative<kind.value>(x[i]));
+    }
   });
 }
 

@@ -55,20 +55,22 @@ struct RowActivation {
     }
   }
 
-  // Value and derivative at feature i. For a softmax both are a: its gradient is a (d_a - <a, d_a>).
-  __device__ Activated<A> operator()(int64_t i) const {
-    const A value = widen(x[i]);
-    if (softmax == Softmax::feature) {
-      const A a = exponential<T>(value - row_maximum) * row_factor;
-      return {a, a};
-    }
-    if (softmax == Softmax::sequence) {
-      const A a = exponential<T>(value - maximum[i]) / sum[i];
-      return {a, a};
-    }
-    Activated<A> result{value, A(1)};
-    visit_activation(act, [&](auto chosen) { result = activate_with_derivative<decltype(chosen)::value, T>(value); });
-    return result;
+  // a at feature i.
+  __device__ A operator()(int64_t i) const {
+    A value = widen(x[i]);
+    if (softmax == Softmax::feature) return exponential<T>(value - row_maximum) * row_factor;
+    if (softmax == Softmax::sequence) return exponential<T>(value - maximum[i]) / sum[i];
+    visit_activation(act, [&](auto chosen) { value = activate<decltype(chosen)::value, T>(value); });
+    return value;
+  }
+
+  // The gradient of x at feature i, given that of a; `softmax` is none.
+  __device__ A differentiate(int64_t i, A d_a) const {
+    visit_activation(act, [&](auto chosen) {
+      constexpr Activation kAct = decltype(chosen)::value;
+      d_a = chain_rule<kAct>(d_a, activate_with_derivative<kAct, T>(widen(x[i])).derivative);
+    });
+    return d_a;
   }
 };
 
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(32) lrpe_forward_rows(const __grid_constant__ 
       compute_angle<Encoding>(args.theta, args.options, place, k, angle);
       A a[Encoding::kValues], y[2];
 #pragma unroll
-      for (int v = 0; v < Encoding::kInputs; ++v) a[v] = act(Encoding::input_at(v, k, dim)).value;
+      for (int v = 0; v < Encoding::kInputs; ++v) a[v] = act(Encoding::input_at(v, k, dim));
       Encoding::forward(a, angle, y);
 #pragma unroll
       for (int v = 0; v < 2; ++v) to[Encoding::output_at(v, k, dim)] = narrow<T>(y[v]);
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
         A d_a[Encoding::kValues];
         gradient(k, d_a);
 #pragma unroll
-        for (int v = 0; v < Encoding::kInputs; ++v) dot += act(Encoding::input_at(v, k, dim)).value * d_a[v];
+        for (int v = 0; v < Encoding::kInputs; ++v) dot += act(Encoding::input_at(v, k, dim)) * d_a[v];
       }
       dot = group_sum(dot);
     }
@@ -150,10 +152,10 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
         const int i = Encoding::input_at(v, k, dim);
         A value = d_a[v];
         if (options.softmax == Softmax::none) {
-          if (options.act != Activation::none) value *= act(i).derivative;
+          if (options.act != Activation::none) value = act.differentiate(i, value);
         } else {
           const A mean = options.softmax == Softmax::feature ? dot : vector<const A>(args.dots)[place.column * dim + i];
-          value = act(i).value * (value - mean);
+          value = act(i) * (value - mean);
         }
         if (args.d_x.mode == GradientMode::accumulate) value += widen(d_x[i]);
         d_x[i] = narrow<T>(value);
@@ -221,7 +223,7 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
       input_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
                                d_a);
 #pragma unroll
-      for (int v = 0; v < Encoding::kInputs; ++v) dot[v] += act(Encoding::input_at(v, k, dim)).value * d_a[v];
+      for (int v = 0; v < Encoding::kInputs; ++v) dot[v] += act(Encoding::input_at(v, k, dim)) * d_a[v];
     }
   }
 #pragma unroll
@@ -266,7 +268,7 @@ __global__ void __launch_bounds__(32)
           A a[Encoding::kValues], y[2];
 #pragma unroll
           for (int v = 0; v < Encoding::kInputs; ++v) {
-            a[v] = act(Encoding::input_at(v, static_cast<int>(k), dim)).value;
+            a[v] = act(Encoding::input_at(v, static_cast<int>(k), dim));
           }
           Encoding::forward(a, angle, y);
           const A d_phi = widen(d_y[Encoding::output_at(1, static_cast<int>(k), dim)]) * y[0] -

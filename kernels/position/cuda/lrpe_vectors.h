@@ -74,7 +74,9 @@ template <class T, Act ACT, Activation act, class A, int COUNT>
 __device__ __forceinline__ void activate_row_backward(A (&gradient)[COUNT], A (&x)[COUNT], int lanes) {
   if constexpr (ACT == Act::elementwise) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) gradient[i] *= activate_with_derivative<act, T>(x[i]).derivative;
+    for (int i = 0; i < COUNT; ++i) {
+      gradient[i] = chain_rule<act>(gradient[i], activate_with_derivative<act, T>(x[i]).derivative);
+    }
   }
   if constexpr (ACT == Act::softmax) {
     activate_row<T, Act::softmax, act>(x, lanes);
