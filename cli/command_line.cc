@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/standard_streams.h"
 #include "core/config/config_error.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
+#include "core/runtime/message.h"
 
 namespace heddle::cli {
 namespace {
@@ -37,7 +39,7 @@ constexpr std::array kCommands = {
 };
 
 int report(const char* message, int code) {
-  fmt::print(stderr, "error: {}\n", message);
+  print_message(stderr, fmt::format("error: {}\n", message));
   return code;
 }
 
@@ -74,7 +76,7 @@ int run(int argc, char** argv, const Registry& registry) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     report(error.what(), kUsage);
     const auto chosen = app.get_subcommands();
-    fmt::print(stderr, "see heddle {}--help\n", chosen.empty() ? "" : chosen.front()->get_name() + " ");
+    print_message(stderr, fmt::format("see heddle {}--help\n", chosen.empty() ? "" : chosen.front()->get_name() + " "));
     return kUsage;
   }
   return runs.at(app.get_subcommands().front())();
@@ -84,10 +86,14 @@ int run(int argc, char** argv, const Registry& registry) {
 
 namespace {
 
-// What `command` throws becomes one line on stderr and an exit code.
+// What `command` throws becomes one line on stderr and an exit code. Results that it could not write are a failure,
+// too.
 int report_errors(const std::function<int()>& command) {
+  prepare_standard_streams();
   try {
-    return command();
+    const int code = command();
+    finish_stdout();
+    return code;
   } catch (const ConfigError& error) {
     return report(error.what(), kUsage);
   } catch (const UsageError& error) {
@@ -110,6 +116,6 @@ int run_command_line(int argc, char** argv) {
   return report_errors([&] { return run(argc, argv, built_in_registry()); });
 }
 
-void print_note(const std::string& line) { fmt::print(stderr, "note: {}\n", line); }
+void print_note(const std::string& line) { print_message(stderr, fmt::format("note: {}\n", line)); }
 
 }  // namespace heddle::cli

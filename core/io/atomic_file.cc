@@ -1,13 +1,17 @@
 #include "core/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <fstream>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "core/runtime/error.h"
@@ -15,17 +19,52 @@
 namespace heddle {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr size_t kChunk = size_t{1} << 20;
 
-[[noreturn]] void fail_errno(const char* action, const std::filesystem::path& path) {
+[[noreturn]] void fail_errno(const char* action, const fs::path& path) {
   const int code = errno;
   fail("cannot {} {}: {}", action, path.string(), std::generic_category().message(code));
 }
 
+void write_all(int descriptor, const void* data, size_t bytes, const fs::path& path) {
+  const char* position = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::write(descriptor, position, bytes);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail_errno("write", path);
+    }
+    position += written;
+    bytes -= static_cast<size_t>(written);
+  }
+}
+
+// The descriptor that a path such as /dev/fd/3 or /proc/self/fd/3 names, else -1.
+int descriptor_of(const fs::path& path) {
+  const std::string folder = path.parent_path().string(), name = path.filename().string();
+  if (folder != "/dev/fd" && folder != "/proc/self/fd" && folder != fmt::format("/proc/{}/fd", ::getpid())) return -1;
+  int descriptor = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), descriptor);
+  return error == std::errc() && end == name.data() + name.size() ? descriptor : -1;
+}
+
+// What a chain of links leads to, whether it is there or not. Names of descriptors are links too, but to nothing that
+// could be opened by its name, and are not followed.
+fs::path follow_links(fs::path path) {
+  constexpr int kMostLinks = 40;
+  for (int links = 0; fs::is_symlink(path) && descriptor_of(path) < 0; ++links) {
+    check(links < kMostLinks, "cannot write {}: too many symbolic links", path.string());
+    path = path.parent_path() / fs::read_symlink(path);  // an absolute target replaces all of it
+  }
+  return path;
+}
+
 // Calls consume(data, bytes) for consecutive chunks of the file.
 template <class Consume>
-void read_chunks(const std::filesystem::path& path, const Consume& consume) {
-  if (std::filesystem::is_directory(path)) fail("cannot read {}: it is a folder", path.string());
+void read_chunks(const fs::path& path, const Consume& consume) {
+  if (fs::is_directory(path)) fail("cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
   if (!file) fail_errno("open", path);
   std::vector<char> buffer(kChunk);
@@ -43,61 +82,86 @@ void extend(FileDigest& digest, const void* data, size_t bytes) {
   digest.bytes += bytes;
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
-  partial_ = path_.parent_path() / fmt::format(".{}.partial", path_.filename().string());
-  descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+fs::path partial_path(const fs::path& path) {
+  return path.parent_path() / fmt::format(".{}{}", path.filename().string(), kPartialSuffix);
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
+  if (const int descriptor = descriptor_of(path_); descriptor >= 0) {
+    std::fflush(descriptor == STDERR_FILENO ? stderr : stdout);  // what was said before comes first
+    descriptor_ = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+    if (descriptor_ < 0) fail_errno("write to", path_);
+    return;
+  }
+  struct stat found {};
+  const bool exists = ::stat(path_.c_str(), &found) == 0;
+  if (exists && S_ISDIR(found.st_mode)) fail("cannot write {}: it is a folder", path_.string());
+  if (exists && !S_ISREG(found.st_mode)) {
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) fail_errno("open", path_);
+    return;
+  }
+  partial_ = partial_path(path_);
+  descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_errno("create", partial_);
+  if (exists) ::fchmod(descriptor_, found.st_mode & 07777);  // where it cannot be done, the file is a new one's
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(partial_.c_str());
+  if (!partial_.empty()) ::unlink(partial_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
   extend(digest_, data, bytes);
-  const char* position = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t written = ::write(descriptor_, position, bytes);
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail_errno("write", partial_);
-    }
-    position += written;
-    bytes -= static_cast<size_t>(written);
-  }
+  write_all(descriptor_, data, bytes, partial_.empty() ? path_ : partial_);
 }
 
 FileDigest AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) fail_errno("sync", partial_);
-  if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_errno("rename into place", path_);
-  ::close(descriptor_);
-  descriptor_ = -1;
-  sync_directory(path_.parent_path());
+  if (!partial_.empty()) {
+    if (::fsync(descriptor_) != 0) fail_errno("sync", partial_);
+    if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_errno("rename into place", path_);
+  }
+  ::close(std::exchange(descriptor_, -1));
+  if (!partial_.empty()) sync_directory(path_.parent_path());
   return digest_;
 }
 
-FileDigest write_file(const std::filesystem::path& path, std::string_view contents) {
+AppendFile::AppendFile(fs::path path) : path_(std::move(path)) {
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail_errno("open", path_);
+  sync_directory(path_.parent_path());
+}
+
+AppendFile::~AppendFile() { ::close(descriptor_); }
+
+void AppendFile::append(std::string_view text) {
+  if (text.empty()) return;
+  write_all(descriptor_, text.data(), text.size(), path_);
+  if (::fsync(descriptor_) != 0 && errno != EINVAL) fail_errno("sync", path_);
+}
+
+FileDigest write_file(const fs::path& path, std::string_view contents) {
   AtomicFile file(path);
   file.write(contents.data(), contents.size());
   return file.commit();
 }
 
-std::string read_file(const std::filesystem::path& path) {
+std::string read_file(const fs::path& path) {
   std::string contents;
   read_chunks(path, [&](const char* data, size_t bytes) { contents.append(data, bytes); });
   return contents;
 }
 
-FileDigest digest_file(const std::filesystem::path& path) {
+FileDigest digest_file(const fs::path& path) {
   FileDigest digest;
   read_chunks(path, [&](const char* data, size_t bytes) { extend(digest, data, bytes); });
   return digest;
 }
 
-void sync_directory(const std::filesystem::path& path) {
-  const std::filesystem::path folder = path.empty() ? std::filesystem::path(".") : path;
+void sync_directory(const fs::path& path) {
+  const fs::path folder = path.empty() ? fs::path(".") : path;
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) fail_errno("open", folder);
   const int result = ::fsync(descriptor);

@@ -1,4 +1,5 @@
-// Files that are either there whole or not there at all, whatever happens while they are written.
+// Files that are either there whole or not there at all, whatever happens while they are written. What is no regular
+// file (a pipe, a terminal, a device) cannot be replaced and is written through.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,17 @@ struct FileDigest {
   bool operator==(const FileDigest&) const = default;
 };
 
-// The digest of what it was of, with these bytes after it.
+// Extends the digest as if `bytes` bytes at `data` followed those it already covers.
 void extend(FileDigest& digest, const void* data, size_t bytes);
 
-// Writes ".NAME.partial" beside `path`. commit() syncs it, renames it to `path` and syncs the folder; without a
-// commit() nothing is left. Only one writer at a time may write one path. Throws Error naming the file.
+// Writes a file aside, as ".NAME.heddle-partial" in the same folder; commit() syncs it, renames it to its name and
+// syncs the folder. Without a commit() nothing is left, and a file that was there before stays as it was. A symbolic
+// link is followed: what it points to is replaced, the link stays. An existing file keeps its permissions. Only one
+// writer at a time may write one path.
+//
+// Anything else that is at `path` is written through, byte by byte as write() is called: pipes, terminals, devices, and
+// descriptors by name (/dev/stdout, /dev/fd/3). The constructor throws when the file cannot be created, so a long
+// computation may find this out first. Throws Error naming the file.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -31,11 +38,33 @@ class AtomicFile {
   FileDigest commit();
 
  private:
-  std::filesystem::path path_;
-  std::filesystem::path partial_;
+  std::filesystem::path path_;     // of the file itself, behind all links
+  std::filesystem::path partial_;  // empty: written through
   int descriptor_ = -1;
   FileDigest digest_;
 };
+
+// A file that grows. What was appended before the process ends, however it ends, is there; only the last append() may
+// then be there in part. Throws Error naming the file.
+class AppendFile {
+ public:
+  // Creates the file when it is not there.
+  explicit AppendFile(std::filesystem::path path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+
+  // Returns when `text` is on the disk.
+  void append(std::string_view text);
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+// The name under which AtomicFile writes `path` before it is whole: ".NAME" and the suffix.
+inline constexpr std::string_view kPartialSuffix = ".heddle-partial";
+std::filesystem::path partial_path(const std::filesystem::path& path);
 
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
 std::string read_file(const std::filesystem::path& path);

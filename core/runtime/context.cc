@@ -11,6 +11,7 @@
 
 #include "core/runtime/error.h"
 #include "core/runtime/graph.h"
+#include "core/runtime/message.h"
 
 namespace heddle {
 namespace {
@@ -57,7 +58,8 @@ Context::~Context() {
   try {
     synchronize();
   } catch (const std::exception& error) {
-    fmt::print(stderr, "error: {}\n", error.what());  // the device failed in work that nobody waited for
+    print_message(stderr,
+                  fmt::format("error: {}\n", error.what()));  // the device failed in work that nobody waited for
   }
   resources_.clear();
   backend().destroy_stream(stream_);

@@ -19,16 +19,30 @@
 
 namespace heddle::testing {
 
+// Where stdout and stderr of a process go instead of to files of its own: a path, or kClosed.
+struct Streams {
+  static constexpr const char* kClosed = "closed";
+  std::string out = {}, err = {};
+};
+
 class Process {
  public:
-  explicit Process(const std::vector<std::string>& arguments) {
+  explicit Process(const std::vector<std::string>& arguments, const Streams& streams = {}) {
     std::vector<char*> argv = {const_cast<char*>("heddle")};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 1, (folder_ / "out").c_str(), O_WRONLY | O_CREAT, 0666);
-    posix_spawn_file_actions_addopen(&actions, 2, (folder_ / "err").c_str(), O_WRONLY | O_CREAT, 0666);
+    const auto redirect = [&](int descriptor, const std::string& to, const std::string& otherwise) {
+      if (to == Streams::kClosed) {
+        posix_spawn_file_actions_addclose(&actions, descriptor);
+      } else {
+        const std::string path = to.empty() ? otherwise : to;
+        posix_spawn_file_actions_addopen(&actions, descriptor, path.c_str(), O_WRONLY | O_CREAT, 0666);
+      }
+    };
+    redirect(1, streams.out, (folder_ / "out").string());
+    redirect(2, streams.err, (folder_ / "err").string());
     const int code = posix_spawn(&pid_, HEDDLE_PROGRAM, &actions, nullptr, argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     if (code != 0) throw std::system_error(code, std::generic_category(), HEDDLE_PROGRAM);
@@ -62,10 +76,15 @@ class Process {
     return err().find(text) != std::string::npos;
   }
 
-  std::string out() const { return read_file(folder_ / "out"); }
-  std::string err() const { return read_file(folder_ / "err"); }
+  // "" where the stream went elsewhere.
+  std::string out() const { return contents("out"); }
+  std::string err() const { return contents("err"); }
 
  private:
+  std::string contents(const char* name) const {
+    return std::filesystem::exists(folder_ / name) ? read_file(folder_ / name) : "";
+  }
+
   TempFolder folder_;
   pid_t pid_ = -1;
   int status_ = 0;
@@ -77,8 +96,8 @@ struct Finished {
   std::string out, err;
 };
 
-inline Finished run_heddle(const std::vector<std::string>& arguments) {
-  Process process(arguments);
+inline Finished run_heddle(const std::vector<std::string>& arguments, const Streams& streams = {}) {
+  Process process(arguments, streams);
   const int code = process.wait();
   return {code, process.out(), process.err()};
 }

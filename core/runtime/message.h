@@ -1,0 +1,13 @@
+// What a program tells a person while it works.
+#pragma once
+
+#include <cstdio>
+#include <string_view>
+
+namespace heddle {
+
+// Writes `text` to `out` and flushes it. A message that cannot be written (a full disk, a closed pipe) is lost, since
+// it must never end the work that it tells of. A program that may write into a pipe ignores SIGPIPE.
+void print_message(std::FILE* out, std::string_view text) noexcept;
+
+}  // namespace heddle
