@@ -1,0 +1,34 @@
+// Threads on which no signal handler runs.
+#pragma once
+
+#include <signal.h>
+
+#include <initializer_list>
+
+namespace heddle {
+
+// All signals but those that a thread raises by what it does itself (SIGSEGV, SIGFPE, ...).
+inline sigset_t asynchronous_signals() {
+  sigset_t signals;
+  sigfillset(&signals);
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&signals, own);
+  return signals;
+}
+
+// While it lives, asynchronous signals are not delivered to the thread that made it. They go to another thread of the
+// process, or wait until this one takes them again.
+class BlockSignals {
+ public:
+  BlockSignals() {
+    const sigset_t signals = asynchronous_signals();
+    ::pthread_sigmask(SIG_BLOCK, &signals, &outer_);
+  }
+  ~BlockSignals() { ::pthread_sigmask(SIG_SETMASK, &outer_, nullptr); }
+  BlockSignals(const BlockSignals&) = delete;
+  BlockSignals& operator=(const BlockSignals&) = delete;
+
+ private:
+  sigset_t outer_;
+};
+
+}  // namespace heddle
