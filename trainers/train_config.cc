@@ -1,5 +1,7 @@
 #include "trainers/train_config.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 
 #include "core/config/config_fields.h"
@@ -28,6 +30,7 @@ void describe(ConfigFields& fields, SampleConfig& sample) {
   }
   fields.field("tokens", sample.tokens, Range::positive());
   fields.field("temperature", sample.temperature, Range::at_least(0));
+  fields.field("every", sample.every, Range::at_least(0));
 }
 
 // The gradient of a mean over thousands of tokens would be lost in float16, whose smallest number is 6e-8: there the
@@ -44,12 +47,18 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("accumulate", trainer.accumulate, Range::positive());
   fields.choice("dtype", trainer.dtype, dtype_choices());
   if (fields.reads()) trainer.loss_scale = default_loss_scale(trainer);
-  fields.field("loss_scale", trainer.loss_scale, Range::positive());
+  fields.number_or_word("loss_scale", trainer.loss_scale, "dynamic", Range::positive());
+  if (fields.reads() && !trainer.loss_scale && trainer.dtype != DType::float16) {
+    fields.fail("loss_scale", fmt::format("found dynamic, expected a number: in {} no gradient overflows for its scale",
+                                          name(trainer.dtype)));
+  }
   fields.choice("cuda_graph", trainer.cuda_graph, {{"auto", true}, {"off", false}});
   fields.field("eval_every", trainer.eval_every, Range::at_least(0));
   fields.number_or_word("eval_batches", trainer.eval_batches, "all", Range::positive());
   fields.field("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
   fields.field("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
+  fields.field("keep_best", trainer.keep_best);
+  fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
   fields.optional_section("sample", trainer.sample,
                           [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
 }
@@ -144,6 +153,10 @@ std::string to_yaml(const TrainConfig& config, const Registry& registry) {
   ConfigFields fields(map);
   describe(fields, written, registry);
   return to_yaml(map);
+}
+
+double initial_loss_scale(const TrainerConfig& trainer) {
+  return trainer.loss_scale.value_or(default_loss_scale(trainer));
 }
 
 DatasetOptions dataset_options(const TrainConfig& config) {

@@ -27,25 +27,28 @@ struct ScheduleConfig {
   double min_lr = 0;  // cosine, linear
 };
 
-// Text generated at the end of training.
+// Text generated at the end of training, and on the way.
 struct SampleConfig {
   std::string prompt = "\n";
   std::int64_t tokens = 200;
   double temperature = 0.8;  // 0: always the likeliest token
+  std::int64_t every = 0;    // steps between texts during training; 0: only at the end
 };
 
 struct TrainerConfig {
   std::int64_t steps = 0;        // optimizer steps
   std::int64_t batch_size = 16;  // sequences of one forward pass
   std::int64_t sequence_length = 256;
-  std::int64_t accumulate = 1;    // forward passes of one optimizer step
-  DType dtype = DType::float32;   // of activations; parameters keep a float32 master
-  double loss_scale = 1.0;        // the loss is multiplied by it before backward; when it is read, larger in float16
-  bool cuda_graph = true;         // replay the step as a CUDA graph, where there is a GPU
-  std::int64_t eval_every = 200;  // steps; 0: only after the last
+  std::int64_t accumulate = 1;             // forward passes of one optimizer step
+  DType dtype = DType::float32;            // of activations; parameters keep a float32 master
+  std::optional<double> loss_scale = 1.0;  // of the loss in backward; when it is read, larger in float16. None: dynamic
+  bool cuda_graph = true;                  // replay the step as a CUDA graph, where there is a GPU
+  std::int64_t eval_every = 200;           // steps; 0: only after the last
   std::optional<std::int64_t> eval_batches = 20;  // of one evaluation; nothing: all
   std::int64_t checkpoint_every = 200;            // steps; 0: only after the last
   std::int64_t keep_checkpoints = 3;
+  bool keep_best = true;                // also keep the checkpoint of the best validation loss
+  std::int64_t stop_after_no_gain = 0;  // evaluations without a better loss, after which the run ends; 0: goes on
   std::optional<SampleConfig> sample;
 };
 
@@ -67,6 +70,9 @@ TrainConfig load_train_config(const std::string& path, std::span<const std::stri
 // The resolved config: every field that has a meaning, in an order of its own. Equal configs give equal text, and the
 // text reads back as an equal config.
 std::string to_yaml(const TrainConfig& config, const Registry& registry = built_in_registry());
+
+// The loss scale of the first step; a dynamic one adapts from there.
+double initial_loss_scale(const TrainerConfig& trainer);
 
 // The options of the data set of this config.
 DatasetOptions dataset_options(const TrainConfig& config);

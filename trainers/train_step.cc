@@ -31,7 +31,8 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config)
     : context_(context),
       model_(build(context, config)),
       optimizer_(context, model_.parameters(), config.optimizer),
-      loss_scale_(config.trainer.loss_scale),
+      scale_is_dynamic_(!config.trainer.loss_scale),
+      loss_scale_{initial_loss_scale(config.trainer)},
       use_graph_(config.trainer.cuda_graph && context.backend().has_graphs()) {}
 
 bool TrainStep::fits_staging() const {
@@ -68,7 +69,7 @@ void TrainStep::stage() {
       host += numbers->size() * sizeof(int32_t);
     }
   }
-  write_number(staging_.host->as<char>() + staging_.upstream_offset, staging_.upstream.dtype(), loss_scale_);
+  write_number(staging_.host->as<char>() + staging_.upstream_offset, staging_.upstream.dtype(), loss_scale_.value);
 }
 
 void TrainStep::compute() {
@@ -104,7 +105,9 @@ void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, doubl
   step_ = step;
   if (!fits_staging()) make_staging();
   stage();
-  optimizer_.set_step(step, learning_rate, 1.0 / (static_cast<double>(batches_.size()) * loss_scale_));
+  // The bias correction of the moments counts the updates that were made.
+  optimizer_.set_step(step - loss_scale_.left_out, learning_rate,
+                      1.0 / (static_cast<double>(batches_.size()) * loss_scale_.value));
   if (use_graph_ && ran_once_ && !graph_) {
     context_.allocator().release_cached();  // the graph has memory of its own
     graph_ = capture(context_, [&] { compute(); });
@@ -120,9 +123,11 @@ void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, doubl
 StepResult TrainStep::finish_step() {
   context_.synchronize();
   if (context_.is_meta()) return {kNaN, kNaN};
-  const StepResult result{staged_loss(), optimizer_.gradient_norm()};
+  StepResult result{staged_loss(), optimizer_.gradient_norm()};
   if (!std::isfinite(result.loss)) refuse_loss(result.loss);
-  if (!std::isfinite(result.gradient_norm)) refuse_gradient(result.gradient_norm);
+  result.left_out = !std::isfinite(result.gradient_norm);
+  if (result.left_out && !(scale_is_dynamic_ && loss_scale_.fail())) refuse_gradient(result.gradient_norm);
+  if (scale_is_dynamic_ && !result.left_out) loss_scale_.succeed();
   return result;
 }
 

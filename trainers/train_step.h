@@ -8,6 +8,7 @@
 #include "core/runtime/graph.h"
 #include "core/runtime/stream.h"
 #include "trainers/data/dataset.h"
+#include "trainers/loss_scale.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
 #include "trainers/train_config.h"
@@ -23,6 +24,7 @@ class NonFinite : public Error {
 struct StepResult {
   double loss = 0.0;           // nats per token, mean over the micro-batches
   double gradient_norm = 0.0;  // before clipping
+  bool left_out = false;       // the gradient is not finite, and nothing was changed but the loss scale
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
@@ -36,9 +38,13 @@ class TrainStep {
 
   LanguageModel& model() { return model_; }
   AdamW& optimizer() { return optimizer_; }
+  // Which it is now, and which a run that continues had.
+  const LossScale& loss_scale() const { return loss_scale_; }
+  void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
 
   // Takes optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
-  // Throws NonFinite, which names the step and the first part of the model whose numbers are not finite.
+  // With a dynamic loss scale a gradient that is not finite leaves the step out. Throws NonFinite, which names the step
+  // and the first part of the model whose numbers are not finite.
   StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
   // The same in two halves. Between them the device works, and the host may make the next batches.
   void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
@@ -65,7 +71,8 @@ class TrainStep {
   Context& context_;
   LanguageModel model_;
   AdamW optimizer_;
-  double loss_scale_;
+  bool scale_is_dynamic_;
+  LossScale loss_scale_;
   bool use_graph_;
   std::vector<Batch> batches_;  // of the step under way
   int64_t step_ = 0;

@@ -8,6 +8,7 @@
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/csv_logger.h"
 #include "trainers/model/generate.h"
+#include "trainers/run/checkpoint_config.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
@@ -22,6 +23,8 @@ class Stopwatch {
   void start() { started_ = Clock::now(); }
   void stop() { seconds_ += std::chrono::duration<double>(Clock::now() - started_).count(); }
   double seconds() const { return seconds_; }
+  // The seconds since start(), while it runs.
+  double running_seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -50,26 +53,34 @@ class Run {
     start();
     TrainResult result;
     result.step = start_;
-    while (result.step < steps()) {
+    while (!is_complete(result.step)) {
+      if (options_.stop_requested()) {
+        save(result.step);
+        end(result);
+        return result;
+      }
       take_step(++result.step, result);
-      if (result.step == steps() || !options_.stop_requested()) continue;
-      if (!is_due(result.step, config_.trainer.checkpoint_every, steps())) checkpoint(result.step);
-      end(result);
-      return result;
     }
+    save(result.step);
     result.finished = true;
     end(result);
-    result.sample = sample();
+    if (config_.trainer.sample) result.sample = sample(result.step, true);
+    result.finished = !stopped_in_sample_;
     return result;
   }
 
  private:
   int64_t steps() const { return config_.trainer.steps; }
-  int64_t tokens_of_step() const {
-    return config_.trainer.accumulate * config_.trainer.batch_size * config_.trainer.sequence_length;
-  }
+  int64_t sequences_of_step() const { return config_.trainer.accumulate * config_.trainer.batch_size; }
+  int64_t tokens_of_step() const { return sequences_of_step() * config_.trainer.sequence_length; }
   std::filesystem::path checkpoint_path(int64_t step) const {
     return folder_.checkpoints() / fmt::format("step_{}", step);
+  }
+
+  // Whether no further step is to be taken: all are done, or the validation loss does not get better any more.
+  bool is_complete(int64_t step) const {
+    const int64_t patience = config_.trainer.stop_after_no_gain;
+    return step >= steps() || (patience > 0 && evaluations_.without_gain >= patience);
   }
 
   template <class Event>
@@ -80,81 +91,121 @@ class Run {
     for (Logger* logger : loggers_) logger->flush();
   }
 
-  // Loads the checkpoint to continue from, if there is one.
+  // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
+  // changed before all of it is known to fit.
   void start() {
-    const auto checkpoint = folder_.choose(options_.resume, config_, registry_, note_);
-    write_file(folder_.config(), config_text_);
+    folder_.check_config();
+    if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
+      throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
+    }
+    const auto checkpoint = folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
     StartEvent event;
     if (checkpoint) {
-      load_parameters(context_, *checkpoint, train_step_.model().parameters());
-      load_optimizer(context_, *checkpoint, train_step_.optimizer());
-      start_ = checkpoint->state.step;
+      go_on_from(*checkpoint);
       event.checkpoint = checkpoint->path;
+    } else if (!options_.init_from.empty()) {
+      const Checkpoint weights = find_checkpoint(options_.init_from, note_);
+      load_parameters(context_, weights, train_step_.model().parameters());
+      note_(fmt::format("the weights are those of {}", weights.path.string()));
     }
+    if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
     event.step = start_;
     event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
     event.dtype = config_.trainer.dtype;
-    event.batch_size = config_.trainer.batch_size * config_.trainer.accumulate;
+    event.batch_size = sequences_of_step();
     event.sequence_length = config_.trainer.sequence_length;
+    event.checkpoint_every = config_.trainer.checkpoint_every;
     event.device = context_.device();
     event.threads = context_.threads();
     tell(&Logger::start, event);
+    clock_.start();
   }
 
-  std::vector<Batch> batches_of(int64_t step) const {
-    const int64_t accumulate = config_.trainer.accumulate, batch_size = config_.trainer.batch_size;
+  void go_on_from(const Checkpoint& checkpoint) {
+    load_parameters(context_, checkpoint, train_step_.model().parameters());
+    load_optimizer(context_, checkpoint, train_step_.optimizer());
+    const CheckpointState& state = checkpoint.state;
+    if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
+    trained_on_ = trained_on(checkpoint, config_, registry_);
+    evaluations_ = state.evaluations;
+    start_ = state.step;
+    std::error_code ignored;
+    const bool is_here = std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
+    if (is_here || is_complete(start_)) saved_step_ = start_;
+  }
+
+  // The batches of a step before which so many sequences were used.
+  std::vector<Batch> batches_from(int64_t sequences) const {
     std::vector<Batch> batches;
-    for (int64_t micro = 0; micro < accumulate; ++micro) {
-      batches.push_back(data_->training_batch(((step - 1) * accumulate + micro) * batch_size));
+    for (int64_t micro = 0; micro < config_.trainer.accumulate; ++micro) {
+      batches.push_back(data_->training_batch(sequences + micro * config_.trainer.batch_size));
     }
     return batches;
   }
 
   // Trains on the batches of this step, and makes those of the next while the device works.
   StepEvent learn(int64_t step) {
-    StepEvent event{.step = step,
-                    .steps = steps(),
-                    .tokens = tokens_of_step(),
-                    .total_tokens = step * tokens_of_step(),
-                    .learning_rate = learning_rate(config_, step)};
+    StepEvent event{
+        .step = step, .steps = steps(), .tokens = tokens_of_step(), .learning_rate = learning_rate(config_, step)};
     try {
-      if (next_batches_.empty()) next_batches_ = batches_of(step);
+      if (next_batches_.empty()) next_batches_ = batches_from(trained_on_.sequences);
       train_step_.begin_step(std::move(next_batches_), step, event.learning_rate);
-      next_batches_ = step < steps() ? batches_of(step + 1) : std::vector<Batch>{};
+      trained_on_.sequences += sequences_of_step();
+      trained_on_.tokens += tokens_of_step();
+      next_batches_ = step < steps() ? batches_from(trained_on_.sequences) : std::vector<Batch>{};
       const StepResult taken = train_step_.finish_step();
+      event.total_tokens = trained_on_.tokens;
       event.loss = taken.loss;
       event.gradient_norm = taken.gradient_norm;
+      if (taken.left_out) {
+        note_(fmt::format("step {} was left out, since its gradient overflowed; trainer.loss_scale is {:g} now", step,
+                          train_step_.loss_scale().value));
+      }
     } catch (const NonFinite& error) {
       flush_loggers();
-      throw NonFinite(
-          fmt::format("{}. A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may "
-                      "help; checkpoints are in {}",
-                      error.what(), folder_.checkpoints().string()));
+      throw NonFinite(fmt::format("{}. {}", error.what(), advice()));
     }
     return event;
   }
 
-  // One step, with the evaluation and the checkpoint that are due after it.
+  // What a user may do about numbers that are not finite.
+  std::string advice() const {
+    const bool may_scale = config_.trainer.dtype == DType::float16 && config_.trainer.loss_scale;
+    const bool has_checkpoints = !list_checkpoints(folder_.checkpoints()).empty();
+    return fmt::format(
+        "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help{}; {}",
+        may_scale ? ", and in float16 trainer.loss_scale: dynamic" : "",
+        has_checkpoints ? "checkpoints are in " + folder_.checkpoints().string() : "there is no checkpoint yet");
+  }
+
+  // One step, with all that is due after it.
   void take_step(int64_t step, TrainResult& result) {
     const TrainerConfig& trainer = config_.trainer;
     stopwatch_.start();
     StepEvent event = learn(step);
     stopwatch_.stop();
     event.seconds = stopwatch_.seconds();
+    event.elapsed = clock_.running_seconds();
     event.peak_bytes = context_.allocator().stats().allocated.peak;
     tell(&Logger::step, event);
 
     result.evaluation.reset();
+    bool is_best = false;
     if (is_due(step, trainer.eval_every, steps())) {
       result.evaluation = evaluate(context_, train_step_.model(), *data_);
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
+      is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
-    if (is_due(step, trainer.checkpoint_every, steps())) {
-      checkpoint(step);
+    const bool is_asked_for = options_.checkpoint_requested();
+    if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
+      save(step);
     } else if (result.evaluation) {
       flush_loggers();
+    }
+    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0 && !is_complete(step)) {
+      sample(step, false);
     }
   }
 
@@ -162,16 +213,28 @@ class Run {
     return {.step = step, .loss = evaluation.loss, .accuracy = evaluation.accuracy, .is_text = data_->is_text()};
   }
 
-  // The files of the loggers come first: they must never end before the checkpoint does.
-  void checkpoint(int64_t step) {
+  // Writes a checkpoint of this step unless there is one. The files of the loggers come first: they must never end
+  // before the checkpoint does.
+  void save(int64_t step) {
+    if (saved_step_ == step) return;
     flush_loggers();
+    CheckpointState state{step, config_.seed, config_text_, options_.program};
+    state.trained_on = trained_on_;
+    state.data = data_->identity();
+    state.evaluations = evaluations_;
+    if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         {step, config_.seed, config_text_, options_.program}, config_.trainer.keep_checkpoints);
+                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best});
+    saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
 
   void end(const TrainResult& result) {
+    if (result.finished && result.step < steps()) {
+      note_(fmt::format("the validation loss is not better than at step {} in {} evaluations (stop_after_no_gain)",
+                        evaluations_.best->step, evaluations_.without_gain));
+    }
     EndEvent event;
     event.finished = result.finished;
     event.start = start_;
@@ -179,14 +242,14 @@ class Run {
     event.steps = steps();
     event.tokens = (result.step - start_) * tokens_of_step();
     event.seconds = stopwatch_.seconds();
+    event.elapsed = clock_.running_seconds();
     event.peak_bytes = context_.allocator().stats().allocated.peak;
     event.checkpoint = checkpoint_path(result.step);
     if (result.evaluation) event.evaluation = evaluation_event(result.step, *result.evaluation);
     tell(&Logger::end, event);
   }
 
-  std::string sample() {
-    if (!config_.trainer.sample) return "";
+  std::string sample(int64_t step, bool is_last) {
     const SampleConfig& sample = *config_.trainer.sample;
     GenerateOptions options;
     options.tokens = sample.tokens;
@@ -194,9 +257,17 @@ class Run {
     options.seed = config_.seed;
     Utf8Printer printer;
     std::string text = sample.prompt;
-    generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
+    struct Stopped {};
+    try {
+      generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) {
+        text += printer.add(byte);
+        if (is_last && options_.stop_requested()) throw Stopped();
+      });
+    } catch (const Stopped&) {
+      stopped_in_sample_ = true;
+    }
     text += printer.finish();
-    tell(&Logger::sample, {.step = steps(), .text = text});
+    tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
   }
 
@@ -213,8 +284,13 @@ class Run {
   CsvLogger csv_;
   ConsoleLogger console_;
   std::vector<Logger*> loggers_;
-  Stopwatch stopwatch_;
-  int64_t start_ = 0;  // steps that were done before
+  Stopwatch stopwatch_;  // of the steps alone
+  Stopwatch clock_;      // of everything since the start
+  TrainedOn trained_on_;
+  EvaluationHistory evaluations_;
+  int64_t start_ = 0;        // steps that were done before
+  int64_t saved_step_ = -1;  // of the newest checkpoint in the folder
+  bool stopped_in_sample_ = false;
 };
 
 }  // namespace

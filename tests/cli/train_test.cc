@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -41,8 +42,10 @@ class TrainCommandTest : public ::testing::Test {
   fs::path config_ = folder_ / "tiny.yaml";
 };
 
-TEST_F(TrainCommandTest, SurvivesTwentyKillsAtRandomMoments) {
-  constexpr int kKills = 20;
+// tests/interrupt.sh runs it with HEDDLE_KILLS=1000.
+TEST_F(TrainCommandTest, SurvivesKillsAtRandomMoments) {
+  const char* wanted = std::getenv("HEDDLE_KILLS");
+  const int wanted_kills = wanted != nullptr ? std::atoi(wanted) : 20;
   const std::vector<std::string> more = {"--set", "trainer.checkpoint_every=2", "--set", "trainer.eval_every=3"};
   const auto start = steady_clock::now();
   const Finished whole = run_heddle(train("whole", more));
@@ -51,13 +54,13 @@ TEST_F(TrainCommandTest, SurvivesTwentyKillsAtRandomMoments) {
 
   Random random(1, RandomStream::test);
   int kills = 0, runs = 0;
-  while (kills < kKills || runs == 0) {
+  while (kills < wanted_kills || runs == 0) {
     const std::string name = fmt::format("killed_{}", runs);
     for (bool finished = false; !finished;) {
       Process process(train(name, more));
       const auto deadline = steady_clock::now() + duration<double>(seconds * 0.3 * random.next_uniform());
-      while (kills < kKills && process.running() && steady_clock::now() < deadline) std::this_thread::yield();
-      if (kills < kKills) process.send(SIGKILL);
+      while (kills < wanted_kills && process.running() && steady_clock::now() < deadline) std::this_thread::yield();
+      if (kills < wanted_kills) process.send(SIGKILL);
       const int code = process.wait();
       kills += code == -SIGKILL ? 1 : 0;
       finished = code != -SIGKILL;
@@ -74,11 +77,11 @@ TEST_F(TrainCommandTest, SurvivesTwentyKillsAtRandomMoments) {
       EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
     }
   }
-  EXPECT_EQ(kills, kKills);
+  EXPECT_EQ(kills, wanted_kills);
 }
 
 TEST_F(TrainCommandTest, CtrlCWritesACheckpointAndSaysHowToGoOn) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const std::string name = fmt::format("signal_{}", signal);
     Process process(train(name, {"--set", "trainer.steps=1000000", "--set", "trainer.eval_every=0"}));
     ASSERT_TRUE(process.wait_for("step 1/1000000")) << process.err();
@@ -143,6 +146,50 @@ TEST_F(TrainCommandTest, WrongUsageExitsWithTwo) {
   EXPECT_THAT(refusal(train("run", {"--device", "gpu"})), HasSubstr("gpu"));
   EXPECT_THAT(refusal(train("run", {"--threads", "-1"})), HasSubstr("--threads"));
   EXPECT_THAT(refusal(train("run", {"extra"})), HasSubstr("extra"));
+}
+
+// A run folder, or the config in it, names the run that goes on.
+TEST_F(TrainCommandTest, ARunGoesOnByItsFolder) {
+  ASSERT_EQ(run_heddle(train("whole")).code, 0);
+  for (const std::string subject : {"run", "run/config.yaml"}) {
+    const std::string name = subject == "run" ? "one" : "two";
+    Process process(train(name, {"--set", "trainer.checkpoint_every=1"}));
+    ASSERT_TRUE(process.wait_for("step 1/40")) << process.err();
+    process.send(SIGINT);
+    ASSERT_TRUE(process.wait() == 130 || process.wait() == 0) << process.err();
+    std::string path = subject;
+    path.replace(0, 3, (folder_ / name).string());
+    const Finished finished = run_heddle({"train", path, "--device", "cpu", "--threads", "1"});
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    EXPECT_THAT(finished.err, HasSubstr("run folder " + (folder_ / name).string()));
+    EXPECT_EQ(file("whole/metrics.csv"), file(name + "/metrics.csv"));
+  }
+}
+
+TEST_F(TrainCommandTest, AConfigOfTheUserIsNotReplacedByTheResolvedOne) {
+  const std::string text = "# my own\n" + testing::tiny_config();
+  std::ofstream(folder_ / "config.yaml") << text;
+  const Finished finished =
+      run_heddle({"train", (folder_ / "config.yaml").string(), "--out", folder_.path().string(), "--device", "cpu"});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("config.yaml was not written by a run and would be replaced"));
+  EXPECT_EQ(file("config.yaml"), text);
+  EXPECT_FALSE(fs::exists(folder_ / "metrics.csv"));
+}
+
+TEST_F(TrainCommandTest, CheckpointsMayLieOnAnotherDisk) {
+  ASSERT_EQ(run_heddle(train("whole")).code, 0);
+  fs::create_directories(folder_ / "disk");
+  fs::create_directories(folder_ / "run");
+  fs::create_directory_symlink(folder_ / "disk", folder_ / "run/checkpoints");
+  Process process(train("run", {"--set", "trainer.checkpoint_every=1"}));
+  ASSERT_TRUE(process.wait_for("step 1/40")) << process.err();
+  process.send(SIGINT);
+  process.wait();
+  const Finished finished = run_heddle(train("run", {"--set", "trainer.checkpoint_every=1"}));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.err, ::testing::Not(HasSubstr("missing")));
+  EXPECT_EQ(file("whole/metrics.csv"), file("run/metrics.csv"));
 }
 
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {

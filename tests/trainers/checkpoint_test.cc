@@ -45,7 +45,7 @@ class CheckpointTest : public ::testing::Test {
  protected:
   fs::path write(int64_t step, int64_t keep = 100) {
     return write_checkpoint(context_, folder_.path() / "checkpoints", trained_.parameters, *trained_.optimizer,
-                            {step, 3, "seed: 3\n", "heddle test"}, keep);
+                            {step, 3, "seed: 3\n", "heddle test"}, {.newest = keep});
   }
   std::string refusal(const fs::path& checkpoint) {
     try {

@@ -61,12 +61,13 @@ TEST(ConsoleLoggerTest, OfManyStepsTheFirstAndTheLastAreShownAtOnce) {
                    .steps = 100,
                    .tokens = 64,
                    .loss = 2.0,
-                   .seconds = 0.5 * static_cast<double>(step),
+                   .seconds = 0.4 * static_cast<double>(step),
+                   .elapsed = 0.5 * static_cast<double>(step),
                    .peak_bytes = size_t{3} << 20});
     }
   });
-  EXPECT_THAT(text, ::testing::StartsWith("step 1/100  loss 2.0000  0.1 k tokens/s  ETA 0:50  peak 3.0 MiB\n"));
-  EXPECT_THAT(text, ::testing::EndsWith("\nstep 100/100  loss 2.0000  0.1 k tokens/s  ETA 0:00  peak 3.0 MiB\n"));
+  EXPECT_THAT(text, ::testing::StartsWith("step 1/100  loss 2.0000  0.2 k tokens/s  ETA 0:50  peak 3.0 MiB\n"));
+  EXPECT_THAT(text, ::testing::EndsWith("\nstep 100/100  loss 2.0000  0.2 k tokens/s  ETA 0:00  peak 3.0 MiB\n"));
   EXPECT_THAT(text, Not(HasSubstr("\r")));
   EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 6);
 }
@@ -77,9 +78,10 @@ TEST(ConsoleLoggerTest, StepsBeforeTheStartDoNotCount) {
   start.step = 60;
   const std::string text = written([&](ConsoleLogger& logger) {
     logger.start(start);
-    logger.step({.step = 61, .steps = 100, .tokens = 4000, .loss = 1.0, .seconds = 2.0, .peak_bytes = 512});
+    logger.step(
+        {.step = 61, .steps = 100, .tokens = 4000, .loss = 1.0, .seconds = 2.0, .elapsed = 3.0, .peak_bytes = 512});
   });
-  EXPECT_THAT(text, HasSubstr("step 61/100  loss 1.0000  2.0 k tokens/s  ETA 1:18  peak 0.5 KiB\n"));
+  EXPECT_THAT(text, HasSubstr("step 61/100  loss 1.0000  2.0 k tokens/s  ETA 1:57  peak 0.5 KiB\n"));
 }
 
 TEST(ConsoleLoggerTest, EvaluationsAreOfTextOrOfAnswers) {
@@ -101,11 +103,12 @@ TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
   event.steps = 40;
   event.tokens = 300000;
   event.seconds = 75.0;
+  event.elapsed = 100.0;  // with evaluations
   event.peak_bytes = size_t{5} << 20;
   event.evaluation = {.step = 40, .loss = 0.5, .accuracy = 0.875};
   event.checkpoint = "runs/toy/checkpoints/step_40";
   EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }),
-            "30 steps in 1:15, 4.0 k tokens/s, peak memory 5.0 MiB; validation loss 0.5000, accuracy 87.50 %\n");
+            "30 steps in 1:40, 4.0 k tokens/s, peak memory 5.0 MiB; validation loss 0.5000, accuracy 87.50 %\n");
   event.finished = false;
   event.steps = 100;
   EXPECT_EQ(
@@ -115,6 +118,27 @@ TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
   event.finished = true;
   event.evaluation.reset();
   EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }), "");
+}
+
+TEST(ConsoleLoggerTest, SamplesOnTheWayAreShown) {
+  EXPECT_EQ(written([](ConsoleLogger& logger) {
+              logger.sample({.step = 20, .text = "And it"});
+              logger.sample({.step = 40, .text = "the caller shows it", .is_last = true});
+            }),
+            "sample after step 20:\nAnd it\n");
+}
+
+// A disk that is full, or a reader that has gone, ends no training.
+TEST(ConsoleLoggerTest, WhatCannotBeWrittenIsLost) {
+  std::FILE* full = std::fopen("/dev/full", "w");
+  if (full == nullptr) GTEST_SKIP() << "there is no /dev/full";
+  {
+    ConsoleLogger logger(full);
+    EXPECT_NO_THROW(logger.start(start_event()));
+    EXPECT_NO_THROW(logger.step({.step = 1, .steps = 2}));
+    EXPECT_NO_THROW(logger.note("a line"));
+  }
+  std::fclose(full);
 }
 
 TEST(ConsoleLoggerTest, Durations) {

@@ -1,5 +1,6 @@
 #include "trainers/logging/csv_logger.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -18,15 +19,15 @@ const std::string kHeader = "step,tokens,loss,gradient_norm,learning_rate,valida
 
 class CsvLoggerTest : public ::testing::Test {
  protected:
-  std::string refusal(const std::string& text, int64_t last_step) {
-    write_file(path_, text);
-    try {
-      logger_.load(path_, last_step);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "accepted";
+  // Goes on after `step` in the run folder that the file lies in.
+  void go_on(int64_t step) {
+    StartEvent event;
+    event.step = step;
+    event.checkpoint = folder_ / "checkpoints" / fmt::format("step_{}", step);
+    fs::create_directories(*event.checkpoint);
+    logger_.start(event);
   }
+  std::string aside(const std::string& suffix) const { return read_file(path_.string() + "." + suffix); }
 
   testing::TempFolder folder_;
   fs::path path_ = folder_ / "metrics.csv";
@@ -50,44 +51,114 @@ TEST_F(CsvLoggerTest, EmptyFieldsAreWhatWasNotMeasured) {
                                   "3,192,1e-12,1e+09,0.002,2,\n");
 }
 
+TEST_F(CsvLoggerTest, RowsAreAppended) {
+  logger_.start({});
+  logger_.step({.step = 1, .total_tokens = 64, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.001});
+  logger_.flush();
+  const std::string mark = "marked by the test\n";  // would be lost if the file were written anew
+  write_file(folder_ / "copy", read_file(path_));
+  AppendFile(path_).append(mark);
+  logger_.step({.step = 2, .total_tokens = 128, .loss = 2.25, .gradient_norm = 0.5, .learning_rate = 0.002});
+  logger_.flush();
+  EXPECT_EQ(read_file(path_), read_file(folder_ / "copy") + mark + "2,128,2.25,0.5,0.002,,\n");
+}
+
 TEST_F(CsvLoggerTest, RowsAfterTheCheckpointAreDropped) {
   const std::string rows = kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n";
   write_file(path_, rows + "3,2,3,4,5,,\n4,2,3,4");
-  logger_.load(path_, 2);
+  go_on(2);
   logger_.flush();
   EXPECT_EQ(read_file(path_), rows);
+  EXPECT_TRUE(notes_.empty());
 }
 
 TEST_F(CsvLoggerTest, AStartFromACheckpointTakesTheRowsOfItsRun) {
   const fs::path run = folder_ / "other";
   fs::create_directories(run / "checkpoints" / "step_2");
-  write_file(run / "metrics.csv", kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n3,2,3,4,5,,\n");
+  const std::string rows = kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n";
+  write_file(run / "metrics.csv", rows + "3,2,3,4,5,,\n");
   StartEvent event;
   event.step = 2;
   event.checkpoint = run / "checkpoints" / "step_2";
   logger_.start(event);
-  EXPECT_EQ(read_file(path_), kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n");
+  EXPECT_EQ(read_file(path_), rows);
+  EXPECT_EQ(read_file(run / "metrics.csv"), rows + "3,2,3,4,5,,\n");
   EXPECT_TRUE(notes_.empty());
 }
 
-TEST_F(CsvLoggerTest, ALostFileIsNoted) {
-  const fs::path run = folder_ / "other";
-  fs::create_directories(run / "checkpoints" / "step_2");
-  StartEvent event;
-  event.step = 2;
-  event.checkpoint = run / "checkpoints" / "step_2";
-  logger_.start(event);
-  EXPECT_EQ(read_file(path_), kHeader);
-  EXPECT_THAT(notes_, ElementsAre(HasSubstr("other/metrics.csv is missing; the rows up to step 2 are lost")));
+// The checkpoints may lie on another disk, where there are no metrics, or those of somebody else.
+TEST_F(CsvLoggerTest, TheFileLiesBesideALinkToTheCheckpoints) {
+  const std::string rows = kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n";
+  for (const bool has_another : {false, true}) {
+    const fs::path run = folder_ / (has_another ? "a" : "b"), disk = folder_ / (has_another ? "c" : "d");
+    fs::create_directories(disk / "checkpoints" / "step_2");
+    fs::create_directories(run);
+    fs::create_directory_symlink(disk / "checkpoints", run / "checkpoints");
+    if (has_another) write_file(disk / "metrics.csv", kHeader + "1,7,7,7,7,,\n");
+    write_file(run / "metrics.csv", rows);
+    CsvLogger logger(run / "metrics.csv", [this](const std::string& line) { notes_.push_back(line); });
+    StartEvent event;
+    event.step = 2;
+    event.checkpoint = run / "checkpoints" / "step_2";
+    logger.start(event);
+    logger.flush();
+    EXPECT_EQ(read_file(run / "metrics.csv"), rows);
+    EXPECT_TRUE(notes_.empty());
+  }
 }
 
-TEST_F(CsvLoggerTest, DamagedFilesAreRefused) {
-  EXPECT_EQ(refusal(kHeader + "1,,,,,,\n2,,,,,,\n", 2), "accepted");
-  EXPECT_EQ(refusal(kHeader + "5,,,,,,\n6,,,,,,\n", 6), "accepted");  // the file was once lost
-  EXPECT_THAT(refusal(kHeader + "1,,,,,,\n3,,,,,,\n", 3), HasSubstr("the row after step 1 is missing"));
-  EXPECT_THAT(refusal(kHeader + "1,,,,,,\n2,,", 2), HasSubstr("the row after step 1 is missing"));
-  EXPECT_THAT(refusal(kHeader + "1,,,,,,\n", 2), HasSubstr("the row after step 1 is missing"));
-  EXPECT_THAT(refusal("a,b\n", 0), HasSubstr("the first line"));
+TEST_F(CsvLoggerTest, ALostFileIsNoted) {
+  go_on(2);
+  EXPECT_EQ(read_file(path_), kHeader);
+  EXPECT_THAT(notes_, ElementsAre(HasSubstr("metrics.csv is missing; the rows up to step 2 are lost")));
+}
+
+// What can be read is kept, and the file as it was, too.
+TEST_F(CsvLoggerTest, ADamagedFileDoesNotEndARun) {
+  const std::string one = "1,,,,,,\n", two = "2,,,,,,\n", three = "3,,,,,,\n";
+  struct Case {
+    std::string text, kept;
+  };
+  int number = 0;
+  for (const Case& damaged :
+       {Case{kHeader + one + "2,,\n" + three, kHeader + one + three},
+        Case{kHeader + one + "garbage\n" + two + three, kHeader + one + two + three},
+        Case{kHeader + one + two + "3,,", kHeader + one + two},
+        Case{kHeader + two + one + three, kHeader + two + three}, Case{"a,b\n" + one, kHeader + one},
+        Case{std::string("\0\0\0\0", 4), kHeader}, Case{"", kHeader}}) {
+    notes_.clear();
+    write_file(path_, damaged.text);
+    go_on(3);
+    logger_.flush();
+    EXPECT_EQ(read_file(path_), damaged.kept);
+    EXPECT_EQ(aside(++number == 1 ? "damaged" : fmt::format("damaged.{}", number)), damaged.text);
+    EXPECT_THAT(notes_, ElementsAre(HasSubstr("is kept as metrics.csv.damaged"), HasSubstr("rows before step 4 are")));
+  }
+  notes_.clear();
+  write_file(path_, kHeader + "2,,,,,,\n3,,,,,,\n");  // the file was once lost
+  go_on(3);
+  EXPECT_EQ(read_file(path_), kHeader + "2,,,,,,\n3,,,,,,\n");
+  EXPECT_TRUE(notes_.empty());
+}
+
+// A run from the beginning does not cut the file of another one short.
+TEST_F(CsvLoggerTest, AWholeFileIsNotOverwrittenByLess) {
+  const std::string rows = kHeader + "1,,,,,,\n2,,,,,,\n3,,,,,,\n";
+  StartEvent event;
+  event.steps = 10;
+  event.checkpoint_every = 2;
+  write_file(path_, rows);
+  logger_.start(event);
+  logger_.flush();
+  EXPECT_EQ(read_file(path_), kHeader);
+  EXPECT_EQ(aside("before"), rows);
+  EXPECT_THAT(notes_, ElementsAre(HasSubstr("metrics.csv is kept as metrics.csv.before")));
+  // The rows of a start that came to no checkpoint are written again.
+  notes_.clear();
+  write_file(path_, kHeader + "1,,,,,,\n2,,,,,,\n");
+  logger_.start(event);
+  EXPECT_FALSE(fs::exists(path_));
+  EXPECT_TRUE(notes_.empty());
 }
 
 }  // namespace

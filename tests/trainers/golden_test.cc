@@ -63,6 +63,7 @@ Strings common_overrides() {
   return {"trainer.dtype=float64",
           fmt::format("trainer.steps={}", kLastStep),
           fmt::format("trainer.checkpoint_every={}", kMiddleStep),
+          "trainer.keep_best=false",
           "trainer.accumulate=2",
           "trainer.batch_size=3",
           "trainer.eval_every=6",

@@ -42,7 +42,9 @@ class OwnRegistryTest : public ::testing::Test {
     options.folder = folder_ / "run";
     std::FILE* log = std::fopen((folder_ / "log").c_str(), "w");
     options.log = log;
-    options.stop_requested = [stop_after]() mutable { return --stop_after == 0; };
+    options.stop_requested = [taken = int64_t{0}, stop_after]() mutable {
+      return stop_after > 0 && taken++ == stop_after;
+    };
     const TrainResult result = train(context, config, options, registry_);
     std::fclose(log);
     return result;

@@ -23,14 +23,15 @@ class RunFolderTest : public ::testing::Test {
   }
   fs::path write(const fs::path& run, int64_t step, const std::string& config = to_yaml(tiny())) {
     return write_checkpoint(context_, run / "checkpoints", parameters_, AdamW(context_, parameters_, {}),
-                            {step, 1, config, "test"}, 100);
+                            {step, 1, config, "test"}, {.newest = 100});
   }
   // The step to go on from, 0 for a new start, or the reason why not.
-  std::string choice(const fs::path& run, const std::string& resume, const TrainConfig& config = tiny()) {
+  std::string choice(const fs::path& run, const std::string& resume, const TrainConfig& config = tiny(),
+                     const DataIdentity& data = {}) {
     notes_.clear();
     try {
-      const auto checkpoint =
-          RunFolder(run).choose(resume, config, registry_, [&](const std::string& line) { notes_.push_back(line); });
+      const auto checkpoint = RunFolder(run).choose(resume, {config, registry_, data},
+                                                    [&](const std::string& line) { notes_.push_back(line); });
       return std::to_string(checkpoint ? checkpoint->state.step : 0);
     } catch (const Error& error) {
       return error.what();
@@ -190,16 +191,65 @@ TEST_F(RunFolderTest, OneProcessAtATime) {
   EXPECT_THROW(RunFolder second(run_), Error);
 }
 
+// Only what a run itself leaves when it is killed.
 TEST_F(RunFolderTest, LeftoversAreRemoved) {
-  fs::create_directories(run_ / "checkpoints" / ".step_3.partial");
-  write_file(run_ / "checkpoints" / ".step_3.partial" / "model.safetensors", "x");
-  fs::create_directories(run_ / "checkpoints" / ".step_1.removed");
-  write_file(run_ / ".metrics.csv.partial", "x");
-  write_file(run_ / "metrics.csv", "x");
+  const fs::path checkpoints = run_ / "checkpoints";
+  fs::create_directories(partial_path(checkpoints / "step_3"));
+  write_file(partial_path(checkpoints / "step_3") / "model.safetensors", "x");
+  fs::create_directories(checkpoints / ".step_1.heddle-removed");
+  fs::create_symlink("step_3", partial_path(checkpoints / "best"));
+  write_file(partial_path(run_ / "config.yaml"), "x");
+  const std::vector<fs::path> others = {run_ / "metrics.csv", run_ / ".notes.partial", checkpoints / ".step_3.partial",
+                                        run_ / ".notes.heddle-partial", checkpoints / ".mine.heddle-partial"};
+  for (const fs::path& other : others) write_file(other, "x");
   const RunFolder folder(run_);
-  EXPECT_TRUE(fs::is_empty(run_ / "checkpoints"));
-  EXPECT_TRUE(fs::exists(run_ / "metrics.csv"));
-  EXPECT_FALSE(fs::exists(run_ / ".metrics.csv.partial"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(checkpoints), {}), 2);
+  EXPECT_FALSE(fs::exists(partial_path(run_ / "config.yaml")));
+  for (const fs::path& other : others) EXPECT_TRUE(fs::exists(other)) << other;
+}
+
+TEST_F(RunFolderTest, AConfigOfTheUserIsNotReplaced) {
+  write_file(folder_ / "config.yaml", "# mine\nseed: 1\n");
+  const RunFolder mine(folder_.path());
+  EXPECT_THROW(mine.check_config(), UsageError);
+  EXPECT_THROW(mine.write_config("seed: 2\n"), UsageError);
+  EXPECT_EQ(read_file(folder_ / "config.yaml"), "# mine\nseed: 1\n");
+
+  const RunFolder folder(run_);
+  folder.write_config("seed: 1\n");
+  folder.write_config("seed: 2\n");
+  EXPECT_THAT(read_file(run_ / "config.yaml"), ::testing::EndsWith("\nseed: 2\n"));
+  // An earlier version wrote it without a first line that says so, but there are checkpoints.
+  write(run_, 5);
+  write_file(run_ / "config.yaml", "seed: 1\n");
+  EXPECT_NO_THROW(folder.write_config("seed: 2\n"));
+}
+
+TEST_F(RunFolderTest, TheConfigInARunFolderBelongsToTheRun) {
+  RunFolder(run_).write_config("seed: 1\n");
+  EXPECT_EQ(run_folder_of(run_ / "config.yaml"), run_);
+  write_file(folder_ / "config.yaml", "seed: 1\n");
+  write_file(run_ / "other.yaml", "seed: 1\n");
+  EXPECT_EQ(run_folder_of(folder_ / "config.yaml"), std::nullopt);
+  EXPECT_EQ(run_folder_of(run_ / "other.yaml"), std::nullopt);
+  EXPECT_EQ(run_folder_of(run_ / "nowhere" / "config.yaml"), std::nullopt);
+}
+
+TEST_F(RunFolderTest, AutoWantsTheSameData) {
+  const DataIdentity data{.files = 1, .bytes = 100, .crc32 = 7};
+  CheckpointState state{5, 1, to_yaml(tiny()), "test"};
+  state.data = data;
+  write_checkpoint(context_, run_ / "checkpoints", parameters_, AdamW(context_, parameters_, {}), state,
+                   {.newest = 100});
+  EXPECT_EQ(choice(run_, "auto", tiny(), data), "5");
+  const DataIdentity longer{.files = 1, .bytes = 3100, .crc32 = 8};
+  EXPECT_THAT(choice(run_, "auto", tiny(), longer), HasSubstr("the data are not those that"));
+  EXPECT_THAT(choice(run_, "auto", tiny(), longer),
+              HasSubstr("now 3100 bytes in 1 files with crc32 00000008, then 100"));
+  EXPECT_EQ(choice(run_, run_.string(), tiny(), longer), "5");
+  EXPECT_THAT(notes_, ::testing::ElementsAre(HasSubstr("the data are not those that")));
+  // It must be the same bytes, too.
+  EXPECT_THAT(choice(run_, "auto", tiny(), {.files = 1, .bytes = 100, .crc32 = 9}), HasSubstr("the data are not"));
 }
 
 TEST_F(RunFolderTest, AFileIsNoRunFolder) {

@@ -119,10 +119,13 @@ trainer:
   eval_batches: 20
   checkpoint_every: 200
   keep_checkpoints: 3
+  keep_best: true
+  stop_after_no_gain: 0
   sample:
     prompt: a
     tokens: 20
     temperature: 0.8
+    every: 0
 )");
 }
 

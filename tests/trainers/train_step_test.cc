@@ -157,6 +157,46 @@ TEST(TrainStepTest, WeightsThatAreNoNumbersAreNamedBeforeTheStep) {
   }
 }
 
+// Steps whose gradient overflows are left out, as if they had not been; then the scale fits.
+TEST(TrainStepTest, ADynamicLossScaleLeavesOverflowsOut) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.dtype=float16", "trainer.loss_scale=dynamic"});
+  Context context(Device{}, {.threads = 1});
+  const auto data = make_dataset(dataset_options(config));
+  TrainStep scaled(context, config);
+  EXPECT_EQ(scaled.loss_scale().value, 64.0);
+  scaled.set_loss_scale({.value = 0x1p40, .good_steps = 7});
+  const std::vector<double> before = read_values(context, scaled.model().parameters().master());
+  int64_t step = 1;
+  while (scaled.step(batches_of(*data, 1, 1), step, 1e-3).left_out) {
+    EXPECT_EQ(read_values(context, scaled.model().parameters().master()), before);
+    EXPECT_EQ(scaled.loss_scale().value, std::ldexp(1.0, static_cast<int>(40 - step)));
+    ASSERT_LT(++step, 40);
+  }
+  EXPECT_GT(step, 5);
+  EXPECT_EQ(scaled.loss_scale().left_out, step - 1);
+  EXPECT_EQ(scaled.loss_scale().good_steps, 1);
+
+  TrainStep fitting(context, config);
+  fitting.set_loss_scale({.value = scaled.loss_scale().value});
+  EXPECT_FALSE(fitting.step(batches_of(*data, 1, 1), 1, 1e-3).left_out);
+  EXPECT_EQ(read_values(context, scaled.model().parameters().master()),
+            read_values(context, fitting.model().parameters().master()));
+}
+
+TEST(TrainStepTest, ALossScaleGrowsAfterManyGoodSteps) {
+  LossScale scale{.value = 8.0};
+  for (int64_t i = 1; i < LossScale::kGrowthSteps; ++i) scale.succeed();
+  EXPECT_EQ(scale.value, 8.0);
+  scale.succeed();
+  EXPECT_EQ(scale.value, 16.0);
+  scale.succeed();
+  EXPECT_TRUE(scale.fail());
+  EXPECT_EQ(scale.value, 8.0);
+  EXPECT_EQ(scale.good_steps, 0);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(scale.fail());
+  EXPECT_FALSE(scale.fail());  // 1: the gradient itself overflows
+}
+
 TEST(TrainStepTest, OverflowIsNamedAndLeavesTheParametersAlone) {
   const TrainConfig config = testing::tiny_train_config({"trainer.dtype=float16"});
   Context context(Device{}, {.threads = 1});

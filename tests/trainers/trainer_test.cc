@@ -8,6 +8,7 @@
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/run/checkpoint.h"
 
 namespace heddle {
 namespace {
@@ -29,7 +30,8 @@ class TrainerTest : public ::testing::Test {
     options.resume = resume;
     options.log = log_;
     options.loggers = loggers_;
-    options.stop_requested = [left = steps]() mutable { return --left == 0; };
+    options.init_from = init_from_;
+    options.stop_requested = [taken = int64_t{0}, steps]() mutable { return steps > 0 && taken++ == steps; };
     return train(context, config, options);
   }
   std::string file(const std::string& path) { return read_file(folder_ / path); }
@@ -41,6 +43,7 @@ class TrainerTest : public ::testing::Test {
   testing::TempFolder folder_;
   std::FILE* log_;
   std::vector<Logger*> loggers_;
+  fs::path init_from_;
 };
 
 // Writes down what it is told.
@@ -94,11 +97,11 @@ TEST_F(TrainerTest, LoggersHearWhatHappensInItsOrder) {
   Listener second;
   loggers_ = {&second};
   run("run", config);
-  EXPECT_THAT(second.told, ::testing::ElementsAre(HasSubstr("note passing over"), "start 1" + start,
-                                                  "step 2 of 4: 64 tokens, 128 in all", "flush", "checkpoint step_2",
-                                                  "step 3 of 4: 64 tokens, 192 in all", "evaluation 3", "flush",
-                                                  "step 4 of 4: 64 tokens, 256 in all", "evaluation 4", "flush",
-                                                  "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens"));
+  EXPECT_THAT(second.told, ::testing::ElementsAre(
+                               HasSubstr("note passing over"), "start 1" + start, "step 2 of 4: 64 tokens, 128 in all",
+                               "flush", "checkpoint step_2", "step 3 of 4: 64 tokens, 192 in all", "evaluation 3",
+                               "flush", "checkpoint step_3", "step 4 of 4: 64 tokens, 256 in all", "evaluation 4",
+                               "flush", "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens"));
 }
 
 TEST_F(TrainerTest, ASampleIsToldAndReturned) {
@@ -122,11 +125,11 @@ TEST_F(TrainerTest, TheRunFolderHoldsConfigMetricsAndCheckpoints) {
   EXPECT_EQ(result.sample, "");
   std::vector<std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(folder_ / "run")) {
-    files.push_back(fs::relative(entry.path(), folder_ / "run").string());
+    files.push_back(entry.path().lexically_relative(folder_ / "run").string());
   }
   EXPECT_THAT(files,
               ::testing::UnorderedElementsAre(
-                  "config.yaml", "metrics.csv", "checkpoints", "checkpoints/step_30",
+                  "config.yaml", "metrics.csv", "checkpoints", "checkpoints/best", "checkpoints/step_30",
                   "checkpoints/step_30/model.safetensors", "checkpoints/step_30/optimizer.safetensors",
                   "checkpoints/step_30/state.json", "checkpoints/step_40", "checkpoints/step_40/model.safetensors",
                   "checkpoints/step_40/optimizer.safetensors", "checkpoints/step_40/state.json"));
@@ -202,6 +205,172 @@ TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {
   EXPECT_EQ(file("longer/checkpoints/step_20/model.safetensors"), file("whole/checkpoints/step_20/model.safetensors"));
 }
 
+TEST_F(TrainerTest, StoppedBeforeTheFirstStepItGoesOnBitForBit) {
+  const TrainConfig config = testing::tiny_train_config();
+  run("whole", config);
+  Context context(Device{}, {.threads = 1});
+  TrainOptions options;
+  options.folder = folder_ / "run";
+  options.log = log_;
+  options.stop_requested = [] { return true; };
+  EXPECT_EQ(train(context, config, options).step, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "run/checkpoints/step_0/state.json"));
+  EXPECT_TRUE(run("run", config).finished);
+  for (const char* name : {"metrics.csv", "checkpoints/step_40/model.safetensors", "checkpoints/step_40/state.json"}) {
+    EXPECT_EQ(file(std::string("whole/") + name), file(std::string("run/") + name)) << name;
+  }
+}
+
+TEST_F(TrainerTest, ANewCheckpointIsWrittenWhenOneIsAskedFor) {
+  Context context(Device{}, {.threads = 1});
+  TrainOptions options;
+  options.folder = folder_ / "run";
+  options.log = log_;
+  options.checkpoint_requested = [step = 0]() mutable { return ++step == 33; };
+  EXPECT_TRUE(train(context, testing::tiny_train_config(), options).finished);
+  EXPECT_TRUE(fs::exists(folder_ / "run/checkpoints/step_33/state.json"));
+}
+
+// Training goes on where it was in the data, whatever the batches are.
+TEST_F(TrainerTest, AnotherBatchSizeUsesEverySequenceOnce) {
+  struct Reader : Logger {
+    void step(const StepEvent& event) override { tokens.push_back(event.total_tokens); }
+    std::vector<int64_t> tokens;
+  } reader;
+  const std::vector<std::string> settings = {"trainer.steps=12", "schedule.type=constant", "trainer.eval_every=0"};
+  const auto with = [&](const std::string& batch_size, const std::string& accumulate) {
+    std::vector<std::string> all = settings;
+    all.insert(all.end(), {"trainer.batch_size=" + batch_size, "trainer.accumulate=" + accumulate});
+    return testing::tiny_train_config(all);
+  };
+  loggers_ = {&reader};
+  run("run", with("4", "1"), 5);                              // 20 sequences of 16 tokens
+  run("run", with("2", "3"), 2, (folder_ / "run").string());  // 12
+  run("run", with("8", "1"), 0, (folder_ / "run").string());  // 5 times 8
+  EXPECT_THAT(reader.tokens, ::testing::ElementsAre(64, 128, 192, 256, 320, 416, 512, 640, 768, 896, 1024, 1152));
+  const Checkpoint last = open_checkpoint(folder_ / "run/checkpoints/step_12");
+  EXPECT_EQ(last.state.trained_on->sequences, 72);
+  EXPECT_EQ(last.state.trained_on->tokens, 1152);
+  // metrics.csv has the same numbers, which only grow.
+  EXPECT_THAT(file("run/metrics.csv"), HasSubstr("\n7,512,"));
+  EXPECT_THAT(file("run/metrics.csv"), HasSubstr("\n8,640,"));
+}
+
+TEST_F(TrainerTest, OtherDataAreRefusedOrNoted) {
+  const fs::path text = folder_ / "text";
+  std::ofstream(text) << std::string(4000, 'x');
+  const TrainConfig config = testing::tiny_train_config(
+      {"data={type: text, path: \"" + text.string() + "\"}", "model.vocab_size=256", "trainer.steps=6"});
+  run("run", config, 3);
+  std::ofstream(text, std::ios::app) << std::string(3000, 'y');
+  const std::string metrics = file("run/metrics.csv"), resolved = file("run/config.yaml");
+  EXPECT_THROW(run("run", config), UsageError);
+  EXPECT_EQ(file("run/metrics.csv"), metrics);
+  EXPECT_EQ(file("run/config.yaml"), resolved);
+  EXPECT_TRUE(run("run", config, 0, (folder_ / "run").string()).finished);
+  EXPECT_THAT(log(), HasSubstr("note: the data are not those that"));
+}
+
+TEST_F(TrainerTest, TheConfigIsWrittenOnlyByARunThatBegins) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=10"});
+  run("run", config);
+  const std::string resolved = file("run/config.yaml");
+  // Not by one that cannot go on, not by one that has nothing to do.
+  EXPECT_THROW(run("run", testing::tiny_train_config({"trainer.steps=20"})), UsageError);
+  EXPECT_THROW(run("run", testing::tiny_train_config({"model.dim=32"}), 0, (folder_ / "run").string()), Error);
+  run("run", testing::tiny_train_config({"trainer.steps=9"}), 0, (folder_ / "run").string());
+  EXPECT_EQ(file("run/config.yaml"), resolved);
+  EXPECT_EQ(file("run/checkpoints/step_10/state.json"), file("run/checkpoints/step_10/state.json"));
+}
+
+TEST_F(TrainerTest, TheBestCheckpointIsKeptBesideTheLast) {
+  const std::vector<std::string> settings = {"trainer.keep_checkpoints=1", "trainer.eval_every=7", "optimizer.lr=0.3",
+                                             "schedule={type: constant, warmup_steps: 0}",
+                                             "trainer.stop_after_no_gain=0"};
+  run("run", testing::tiny_train_config(settings));
+  const EvaluationHistory history = open_checkpoint(folder_ / "run/checkpoints/step_40").state.evaluations;
+  ASSERT_TRUE(history.best.has_value());
+  ASSERT_LT(history.best->step, 40) << "the rate is meant to be too high";
+  const std::string best = fmt::format("step_{}", history.best->step);
+  EXPECT_EQ(fs::read_symlink(folder_ / "run/checkpoints/best"), best);
+  EXPECT_EQ(open_checkpoint(folder_ / "run/checkpoints/best").state.step, history.best->step);
+  std::vector<std::string> names;
+  for (const CheckpointFolder& checkpoint : list_checkpoints(folder_ / "run/checkpoints")) {
+    names.push_back(checkpoint.path.filename().string());
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre(best, "step_40"));
+  EXPECT_THAT(file("run/metrics.csv"), HasSubstr(fmt::format(",{:.9g},", history.best->loss)));
+
+  std::vector<std::string> without = settings;
+  without.push_back("trainer.keep_best=false");
+  run("without", testing::tiny_train_config(without));
+  EXPECT_EQ(list_checkpoints(folder_ / "without/checkpoints").size(), 1u);
+}
+
+TEST_F(TrainerTest, ARunWithoutGainEnds) {
+  const TrainConfig config =
+      testing::tiny_train_config({"trainer.steps=1000", "trainer.eval_every=2", "optimizer.lr=0.3",
+                                  "schedule={type: constant, warmup_steps: 0}", "trainer.stop_after_no_gain=3"});
+  const TrainResult result = run("run", config);
+  EXPECT_TRUE(result.finished);
+  ASSERT_LT(result.step, 1000);
+  const EvaluationHistory history =
+      open_checkpoint(folder_ / fmt::format("run/checkpoints/step_{}", result.step)).state.evaluations;
+  EXPECT_EQ(history.without_gain, 3);
+  EXPECT_EQ(history.best->step, result.step - 6);
+  EXPECT_THAT(log(), HasSubstr(fmt::format("not better than at step {} in 3 evaluations", history.best->step)));
+  // It has ended, and a stop on the way changes nothing.
+  EXPECT_EQ(run("run", config).step, result.step);
+  run("stopped", config, result.step - 3);
+  EXPECT_EQ(run("stopped", config).step, result.step);
+  EXPECT_EQ(file("run/metrics.csv"), file("stopped/metrics.csv"));
+}
+
+TEST_F(TrainerTest, ANewRunMayStartFromWeights) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=20"});
+  const double trained = run("first", config).evaluation.value().loss;
+  init_from_ = folder_ / "first";
+  const TrainConfig tuned = testing::tiny_train_config(
+      {"trainer.steps=1", "optimizer.lr=1e-9", "schedule={type: constant, warmup_steps: 0}"});
+  const TrainResult result = run("second", tuned);
+  EXPECT_NEAR(result.evaluation.value().loss, trained, 1e-4);
+  EXPECT_THAT(file("second/metrics.csv"), HasSubstr("\n1,64,"));
+  EXPECT_THAT(log(), HasSubstr("note: the weights are those of " + (folder_ / "first/checkpoints/step_20").string()));
+  EXPECT_THROW(run("third", testing::tiny_train_config({"model.dim=32"})), Error);
+  EXPECT_FALSE(fs::exists(folder_ / "third/config.yaml"));
+  EXPECT_THROW(run("third", config, 0, (folder_ / "first").string()), UsageError);
+}
+
+TEST_F(TrainerTest, TextsAreShownOnTheWay) {
+  std::ofstream(folder_ / "text") << std::string(400, 'x');
+  const std::string text = "data={type: text, path: \"" + (folder_ / "text").string() + "\"}";
+  const auto with = [&](const std::string& sample) {
+    return testing::tiny_train_config({text, "model.vocab_size=256", "trainer.steps=6", "trainer.sequence_length=8",
+                                       "schedule.warmup_steps=1", "trainer.sample=" + sample});
+  };
+  Listener listener;
+  loggers_ = {&listener};
+  run("run", with("{prompt: abc, tokens: 5, every: 2}"));
+  EXPECT_EQ(std::count_if(listener.told.begin(), listener.told.end(),
+                          [](const std::string& line) { return line.starts_with("sample"); }),
+            3);  // after steps 2 and 4, and at the end
+  EXPECT_THAT(log(), HasSubstr("sample after step 2:\nabc"));
+  loggers_.clear();
+  run("without", with("{prompt: abc, tokens: 5}"));
+  EXPECT_EQ(file("run/metrics.csv"), file("without/metrics.csv"));
+}
+
+TEST_F(TrainerTest, ADynamicLossScaleGoesOnBitForBit) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.dtype=float16", "trainer.loss_scale=dynamic"});
+  run("whole", config);
+  run("parts", config, 13);
+  run("parts", config);
+  for (const char* name : {"metrics.csv", "checkpoints/step_40/model.safetensors", "checkpoints/step_40/state.json"}) {
+    EXPECT_EQ(file(std::string("whole/") + name), file(std::string("parts/") + name)) << name;
+  }
+  EXPECT_EQ(open_checkpoint(folder_ / "parts/checkpoints/step_40").state.loss_scale->good_steps, 40);
+}
+
 // By rotation the other tests train.
 TEST_F(TrainerTest, TrainsWithLrpeCosine) {
   const auto config = [](const std::string& steps, const std::string& lrpe) {
@@ -229,6 +398,7 @@ TEST_F(TrainerTest, StopsBeforeTheUpdateWhenNumbersBlowUp) {
   } catch (const NonFinite& error) {
     EXPECT_THAT(error.what(), HasSubstr("first not finite: "));
     EXPECT_THAT(error.what(), HasSubstr("A lower optimizer.lr"));
+    EXPECT_THAT(error.what(), HasSubstr("there is no checkpoint yet"));
   }
   const std::string metrics = file("run/metrics.csv");
   EXPECT_THAT(metrics, HasSubstr("\n1,"));

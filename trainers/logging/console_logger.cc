@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/runtime/memory_stats.h"
+#include "core/runtime/message.h"
 
 namespace heddle {
 namespace {
@@ -43,14 +44,12 @@ std::string describe(const EvaluationEvent& event) {
 ConsoleLogger::ConsoleLogger(std::FILE* out) : out_(out), is_terminal_(isatty(fileno(out)) != 0) {}
 
 ConsoleLogger::~ConsoleLogger() {
-  if (is_line_open_) std::fputc('\n', out_);
+  if (is_line_open_) print_message(out_, "\n");
 }
 
 void ConsoleLogger::say(const std::string& line) {
-  if (is_line_open_) std::fputs("\r\033[K", out_);
+  print_message(out_, fmt::format("{}{}\n", is_line_open_ ? "\r\033[K" : "", line));
   is_line_open_ = false;
-  fmt::print(out_, "{}\n", line);
-  std::fflush(out_);
 }
 
 void ConsoleLogger::note(const std::string& line) { say("note: " + line); }
@@ -75,7 +74,7 @@ void ConsoleLogger::step(const StepEvent& event) {
   last_shown_ = now;
   has_shown_ = true;
   const double left =
-      event.seconds / static_cast<double>(event.step - start_) * static_cast<double>(event.steps - event.step);
+      event.elapsed / static_cast<double>(event.step - start_) * static_cast<double>(event.steps - event.step);
   const std::string text =
       fmt::format("step {}/{}  loss {:.4f}  {:.1f} k tokens/s  ETA {}  peak {}", event.step, event.steps, event.loss,
                   thousands_per_second(tokens_, event.seconds), format_duration(left), format_bytes(event.peak_bytes));
@@ -87,8 +86,7 @@ void ConsoleLogger::step(const StepEvent& event) {
   const int room = columns - 1 - static_cast<int>(text.size()) - 3;
   const double part = static_cast<double>(event.step) / static_cast<double>(event.steps);
   const std::string head = room >= 10 ? bar(part, std::min(room, 30)) + " " : "";
-  fmt::print(out_, "\r\033[K{}{}", head, text.substr(0, static_cast<size_t>(columns - 1)));
-  std::fflush(out_);
+  print_message(out_, fmt::format("\r\033[K{}{}", head, text.substr(0, static_cast<size_t>(columns - 1))));
   is_line_open_ = true;
 }
 
@@ -102,9 +100,13 @@ void ConsoleLogger::end(const EndEvent& event) {
                     event.step, event.steps, event.checkpoint.string()));
   } else if (event.evaluation) {
     say(fmt::format("{} steps in {}, {:.1f} k tokens/s, peak memory {}; {}", event.step - event.start,
-                    format_duration(event.seconds), thousands_per_second(event.tokens, event.seconds),
+                    format_duration(event.elapsed), thousands_per_second(event.tokens, event.seconds),
                     format_bytes(event.peak_bytes), describe(*event.evaluation)));
   }
+}
+
+void ConsoleLogger::sample(const SampleEvent& event) {
+  if (!event.is_last) say(fmt::format("sample after step {}:\n{}", event.step, event.text));
 }
 
 std::string format_duration(double seconds) {

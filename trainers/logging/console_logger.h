@@ -22,6 +22,7 @@ class ConsoleLogger : public Logger {
   void step(const StepEvent& event) override;
   void evaluation(const EvaluationEvent& event) override;
   void end(const EndEvent& event) override;
+  void sample(const SampleEvent& event) override;
   void note(const std::string& line) override;
 
  private:

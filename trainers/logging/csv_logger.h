@@ -2,37 +2,42 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
+#include "core/io/atomic_file.h"
 #include "trainers/logging/logger.h"
 #include "trainers/logging/note.h"
 
 namespace heddle {
 
 // The columns are step, tokens, loss, gradient_norm, learning_rate, validation_loss and validation_accuracy; a field is
-// empty where nothing was measured. The rows are kept in memory and flush() replaces the whole file, so it is never
-// half-written.
+// empty where nothing was measured. flush() appends the rows since the last one, so the time of a save does not grow
+// with the length of the run.
+//
+// A run that continues from a checkpoint RUN/checkpoints/step_N goes on with the rows of RUN/metrics.csv up to step N;
+// those after it are made anew. What cannot be read as rows is kept beside the file as metrics.csv.damaged and noted,
+// and a file that a run from the beginning would cut short as metrics.csv.before.
 class CsvLogger : public Logger {
  public:
   CsvLogger(std::filesystem::path path, Note note);
 
-  // A run that continues from a checkpoint RUN/checkpoints/step_N starts with the rows of RUN/metrics.csv up to step N.
-  // Notes when that file is missing; throws Error when a row is missing in it.
   void start(const StartEvent& event) override;
   void step(const StepEvent& event) override;
   void evaluation(const EvaluationEvent& event) override;
   void flush() override;
 
-  // Starts with the rows of `from` up to `last_step`. Throws Error when one of them is missing there.
-  void load(const std::filesystem::path& from, int64_t last_step);
-
  private:
+  void begin(const StartEvent& event);
+  void go_on(const std::filesystem::path& from, int64_t last_step);
+  void keep_aside(const std::string& reason, const std::string& suffix);
   void end_row();
 
   std::filesystem::path path_;
   Note note_;
-  std::string text_;  // the header and all rows that are complete
-  std::string row_;   // of the last step, without the columns of an evaluation
+  std::unique_ptr<AppendFile> file_;  // opened by the first flush
+  std::string rows_;                  // complete, not yet in the file
+  std::string row_;                   // of the last step, without the columns of an evaluation
   std::string evaluation_;
 };
 

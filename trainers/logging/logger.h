@@ -22,6 +22,7 @@ struct StartEvent {
   DType dtype = DType::float32;                     // of the computation
   int64_t batch_size = 0;                           // sequences in one step
   int64_t sequence_length = 0;                      // tokens in one sequence
+  int64_t checkpoint_every = 0;                     // steps; 0: only after the last
   Device device;
   int threads = 1;  // on a CPU
 };
@@ -36,6 +37,7 @@ struct StepEvent {
   double gradient_norm = 0.0;  // before clipping
   double learning_rate = 0.0;
   double seconds = 0.0;   // spent in the steps since the start; evaluations and checkpoints are not counted
+  double elapsed = 0.0;   // seconds since the start, with all that happened between the steps
   size_t peak_bytes = 0;  // the most memory that was allocated at one time
 };
 
@@ -56,7 +58,8 @@ struct CheckpointEvent {
 // A text was generated.
 struct SampleEvent {
   int64_t step = 0;
-  std::string text;  // as a terminal can show it, the prompt included
+  std::string text;      // as a terminal can show it, the prompt included
+  bool is_last = false;  // it is the one at the end, which the caller of train() gets, too
 };
 
 // No further step follows: all are done, or the run was asked to stop.
@@ -67,6 +70,7 @@ struct EndEvent {
   int64_t steps = 0;
   int64_t tokens = 0;    // in the steps since the start
   double seconds = 0.0;  // as in StepEvent
+  double elapsed = 0.0;  // as in StepEvent
   size_t peak_bytes = 0;
   std::optional<EvaluationEvent> evaluation;  // of the last step
   std::filesystem::path checkpoint;           // of the last step
@@ -83,7 +87,7 @@ class Logger {
   virtual void evaluation(const EvaluationEvent&) {}
   virtual void checkpoint(const CheckpointEvent&) {}
   virtual void end(const EndEvent&) {}
-  virtual void sample(const SampleEvent&) {}  // after the end
+  virtual void sample(const SampleEvent&) {}  // between steps, and after the end
   // A line that a user should see, such as the reason why a checkpoint is skipped.
   virtual void note(const std::string&) {}
   // Whoever keeps a file brings it up to date. This is called before a checkpoint is written, so that no file ends

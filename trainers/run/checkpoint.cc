@@ -21,6 +21,8 @@ constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
+constexpr const char* kBest = "best";
+constexpr const char* kRemovedSuffix = ".heddle-removed";
 
 uint32_t checksum(const std::string& text) {
   FileDigest digest;
@@ -74,31 +76,89 @@ void load(Context& context, const fs::path& path, const std::vector<NamedTensor>
   }
 }
 
+Json to_json(const CheckpointState& state) {
+  Json json = {{"format", kFormat},
+               {"program", state.program},
+               {"step", state.step},
+               {"seed", state.seed},
+               {"config", state.config}};
+  if (state.trained_on) {
+    json["trained_on"] = {{"sequences", state.trained_on->sequences}, {"tokens", state.trained_on->tokens}};
+  }
+  if (const auto& data = state.data) {
+    json["data"] = {{"files", data->files}, {"bytes", data->bytes}, {"crc32", data->crc32}};
+  }
+  if (const auto& best = state.evaluations.best) {
+    json["evaluations"] = {
+        {"best_step", best->step}, {"best_loss", best->loss}, {"without_gain", state.evaluations.without_gain}};
+  }
+  if (const auto& scale = state.loss_scale) {
+    json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}, {"left_out", scale->left_out}};
+  }
+  return json;
+}
+
+CheckpointState state_of(const Json& json) {
+  CheckpointState state{json.at("step").get<int64_t>(), json.at("seed").get<uint64_t>(),
+                        json.at("config").get<std::string>(), json.at("program").get<std::string>()};
+  if (json.contains("trained_on")) {
+    const Json& used = json["trained_on"];
+    state.trained_on = {used.at("sequences").get<int64_t>(), used.at("tokens").get<int64_t>()};
+  }
+  if (json.contains("data")) {
+    const Json& data = json["data"];
+    state.data = {.files = data.at("files").get<int64_t>(),
+                  .bytes = data.at("bytes").get<uint64_t>(),
+                  .crc32 = data.at("crc32").get<uint32_t>()};
+  }
+  if (json.contains("evaluations")) {
+    const Json& evaluations = json["evaluations"];
+    state.evaluations.best = {evaluations.at("best_step").get<int64_t>(), evaluations.at("best_loss").get<double>()};
+    state.evaluations.without_gain = evaluations.at("without_gain").get<int64_t>();
+  }
+  if (json.contains("loss_scale")) {
+    const Json& scale = json["loss_scale"];
+    state.loss_scale = {scale.at("value").get<double>(), scale.at("good_steps").get<int64_t>(),
+                        scale.at("left_out").get<int64_t>()};
+  }
+  return state;
+}
+
 void write_files(Context& context, const fs::path& folder, const ParameterSet& parameters, const AdamW& optimizer,
                  const CheckpointState& state) {
   const FileDigest model = write_safetensors(context, folder / kModelFile, masters(parameters));
   const FileDigest moments = write_safetensors(context, folder / kOptimizerFile, optimizer.state());
-  const Json json = {
-      {"format", kFormat},      {"program", state.program},
-      {"step", state.step},     {"seed", state.seed},
-      {"config", state.config}, {"files", {{kModelFile, to_json(model)}, {kOptimizerFile, to_json(moments)}}}};
+  Json json = to_json(state);
+  json["files"] = {{kModelFile, to_json(model)}, {kOptimizerFile, to_json(moments)}};
   write_file(folder / kStateFile, seal(json));
 }
 
+std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
+
 // The folder is renamed first, so that one called step_N is never half-removed.
 void remove_checkpoint(const fs::path& path) {
-  const fs::path aside = path.parent_path() / fmt::format(".{}.removed", path.filename().string());
+  const fs::path aside = path.parent_path() / fmt::format(".{}{}", path.filename().string(), kRemovedSuffix);
   fs::remove_all(aside);
   fs::rename(path, aside);
   fs::remove_all(aside);
 }
 
+// Sets folder/best to the checkpoint of this step, in one go.
+void link_best(const fs::path& folder, int64_t step) {
+  const fs::path link = folder / kBest, aside = partial_path(link);
+  std::error_code ignored;
+  if (fs::read_symlink(link, ignored) == folder_name(step)) return;
+  fs::remove(aside);
+  fs::create_symlink(folder_name(step), aside, ignored);
+  if (!ignored) fs::rename(aside, link);  // a file system without links has none
+}
+
 }  // namespace
 
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
-                          const AdamW& optimizer, const CheckpointState& state, int64_t keep) {
-  const fs::path path = folder / fmt::format("{}{}", kPrefix, state.step);
-  const fs::path partial = folder / fmt::format(".{}.partial", path.filename().string());
+                          const AdamW& optimizer, const CheckpointState& state, const KeptCheckpoints& kept) {
+  const fs::path path = folder / folder_name(state.step);
+  const fs::path partial = partial_path(path);
   if (fs::create_directories(folder)) sync_directory(folder.parent_path());
   fs::remove_all(partial);
   try {
@@ -113,8 +173,12 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
   }
   sync_directory(folder);
 
+  const int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
+  if (fs::exists(folder / folder_name(best))) link_best(folder, best);
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
-  for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i) remove_checkpoint(all[i].path);
+  for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
+    if (all[i].step != best) remove_checkpoint(all[i].path);
+  }
   return path;
 }
 
@@ -127,9 +191,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
     check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
           json.value("program", "another program"));
     for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, json.at("files").at(name));
-    return {path,
-            {json.at("step").get<int64_t>(), json.at("seed").get<uint64_t>(), json.at("config").get<std::string>(),
-             json.at("program").get<std::string>()}};
+    return {path, state_of(json)};
   } catch (const Json::exception& error) {
     fail("{}: {}", state_file.string(), error.what());
   }
@@ -194,7 +256,8 @@ void remove_leftovers(const fs::path& folder) {
   std::vector<fs::path> leftovers;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(".removed"))) {
+    const bool is_ours = name.starts_with(fmt::format(".{}", kPrefix)) || name.starts_with(fmt::format(".{}.", kBest));
+    if (is_ours && (name.ends_with(kRemovedSuffix) || name.ends_with(kPartialSuffix))) {
       leftovers.push_back(entry.path());
     }
   }

@@ -10,17 +10,30 @@
 #include <vector>
 
 #include "core/autograd/parameter.h"
+#include "trainers/data/dataset.h"
+#include "trainers/evaluation_history.h"
 #include "trainers/logging/note.h"
+#include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
 
 namespace heddle {
 
-// What a checkpoint holds beside its tensors.
+// How much training data a run has used.
+struct TrainedOn {
+  int64_t sequences = 0;
+  int64_t tokens = 0;
+};
+
+// What a checkpoint holds beside its tensors. Checkpoints of earlier versions lack what is optional here.
 struct CheckpointState {
   int64_t step = 0;
   uint64_t seed = 0;
   std::string config;   // the resolved config, YAML
   std::string program;  // "heddle 0.1.0"
+  std::optional<TrainedOn> trained_on = {};
+  std::optional<DataIdentity> data = {};  // of the data set that it was trained on
+  EvaluationHistory evaluations = {};
+  std::optional<LossScale> loss_scale = {};
 };
 
 // A checkpoint whose files are whole.
@@ -29,11 +42,18 @@ struct Checkpoint {
   CheckpointState state;
 };
 
-// Writes `folder`/step_N under a hidden name, syncs it and renames it into place; then removes all but the newest
-// `keep`. `folder` is RUN/checkpoints and is made when it is missing; it must have one writer.
+// Which checkpoints of a run stay.
+struct KeptCheckpoints {
+  int64_t newest = 3;  // how many of the last
+  bool best = true;    // and the one of the best evaluation
+};
+
+// Writes `folder`/step_N under a hidden name, syncs it and renames it into place. Then those that are not to
+// be kept are removed, and where the best is, the symbolic link `folder`/best leads to it. `folder` is RUN/checkpoints
+// and is made when it is missing; it must have one writer.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
                                        const ParameterSet& parameters, const AdamW& optimizer,
-                                       const CheckpointState& state, int64_t keep);
+                                       const CheckpointState& state, const KeptCheckpoints& kept);
 
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
@@ -56,7 +76,8 @@ Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer);
 
-// Removes what a killed process left half-written or half-removed. Nobody else may be writing into the folder.
+// Removes the checkpoints that a killed process left half-written or half-removed. Nobody else may be writing into the
+// folder.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace heddle

@@ -44,6 +44,19 @@ TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const
   return read_train_config(node, registry);
 }
 
+TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry) {
+  if (checkpoint.state.trained_on) return *checkpoint.state.trained_on;
+  const auto of = [&](const TrainerConfig& trainer) {
+    const int64_t sequences = checkpoint.state.step * trainer.accumulate * trainer.batch_size;
+    return TrainedOn{sequences, sequences * trainer.sequence_length};
+  };
+  try {
+    return of(read_checkpoint_config(checkpoint, {}, registry).trainer);
+  } catch (const ConfigError&) {
+    return of(config.trainer);
+  }
+}
+
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry) {
   return first_difference(to_yaml(config, registry),
                           to_yaml(read_checkpoint_config(checkpoint, {}, registry), registry));

@@ -13,6 +13,10 @@ namespace heddle {
 TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const std::string> overrides = {},
                                    const Registry& registry = built_in_registry());
 
+// How much data the run of a checkpoint has used. Checkpoints of earlier versions do not say it; then it follows from
+// their step and their config, or from `config` when theirs cannot be read.
+TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry);
+
 // Says what differs between `config` and the config of the checkpoint; "" when they are equal. Both are written anew
 // before they are compared, so it does not matter which version of heddle wrote the checkpoint. Throws as above.
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry);

@@ -7,12 +7,41 @@
 
 #include <cerrno>
 
+#include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 #include "trainers/run/checkpoint_config.h"
 
 namespace heddle {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kConfigFile = "config.yaml";
+// The first line of a config.yaml that a run has written.
+constexpr std::string_view kConfigHeader = "# The resolved config of this run. heddle replaces this file.\n";
+
+bool is_written_by_a_run(const fs::path& config) { return read_file(config).starts_with(kConfigHeader); }
+
+// Says how the data now differ from those that a checkpoint was trained on; "" when they do not, or when it is not
+// known.
+std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint) {
+  if (!checkpoint.state.data || *checkpoint.state.data == now) return "";
+  const DataIdentity& then = *checkpoint.state.data;
+  return fmt::format(
+      "the data are not those that {} was trained on: now {} bytes in {} files with crc32 {:08x}, then {} in {} with "
+      "{:08x}",
+      checkpoint.path.string(), now.bytes, now.files, now.crc32, then.bytes, then.files, then.crc32);
+}
+
+}  // namespace
+
+std::optional<fs::path> run_folder_of(const fs::path& config) {
+  if (config.filename() != kConfigFile || !fs::is_regular_file(config)) return std::nullopt;
+  const fs::path folder = config.has_parent_path() ? config.parent_path() : fs::path(".");
+  const bool is_run = is_written_by_a_run(config) || !list_checkpoints(folder / "checkpoints").empty();
+  return is_run ? std::optional(folder) : std::nullopt;
+}
 
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   check(!fs::exists(path_) || fs::is_directory(path_), "{} is a file, expected a run folder", path_.string());
@@ -23,7 +52,7 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
     ::close(lock_);
     fail("another process is training in {}", path_.string());
   }
-  remove_leftovers(path_);
+  fs::remove(partial_path(config()));  // of a process that was killed
   remove_leftovers(checkpoints());
 }
 
@@ -31,10 +60,22 @@ RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const TrainConfig& config,
-                                            const Registry& registry, const Note& note) const {
-  if (resume == "auto") return choose_newest(config, registry, note);
-  if (resume != "none") return choose_path(resume, config, registry, note);
+void RunFolder::check_config() const {
+  if (!fs::exists(config()) || is_written_by_a_run(config()) || !list_checkpoints(checkpoints()).empty()) return;
+  throw UsageError(fmt::format("{} was not written by a run and would be replaced; give another folder with --out DIR",
+                               config().string()));
+}
+
+void RunFolder::write_config(const std::string& yaml) const {
+  check_config();
+  const std::string text = std::string(kConfigHeader) + yaml;
+  if (!fs::exists(config()) || read_file(config()) != text) write_file(config(), text);
+}
+
+std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const RunSubject& subject,
+                                            const Note& note) const {
+  if (resume == "auto") return choose_newest(subject, note);
+  if (resume != "none") return choose_path(resume, subject, note);
   const std::vector<CheckpointFolder> here = list_checkpoints(checkpoints());
   if (here.empty()) return std::nullopt;
   throw UsageError(
@@ -43,24 +84,26 @@ std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const Tra
                   path_.string(), here.back().step));
 }
 
-std::optional<Checkpoint> RunFolder::choose_newest(const TrainConfig& config, const Registry& registry,
-                                                   const Note& note) const {
+std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, const Note& note) const {
   const auto checkpoint = newest_checkpoint(checkpoints(), note);
   if (!checkpoint) {
     check(list_checkpoints(checkpoints()).empty(),
           "no checkpoint of {} is whole; start anew in another folder with --out DIR", checkpoints().string());
     return std::nullopt;
   }
-  const std::string difference = config_difference(config, *checkpoint, registry);
+  std::string difference = config_difference(subject.config, *checkpoint, subject.registry);
+  if (!difference.empty()) {
+    difference =
+        fmt::format("the config is not the one that {} was made with: {}", checkpoint->path.string(), difference);
+  } else {
+    difference = data_difference(subject.data, *checkpoint);
+  }
   if (difference.empty()) return checkpoint;
-  throw UsageError(
-      fmt::format("the config is not the one that {} was made with: {}. Start anew in another folder with "
-                  "--out DIR, or go on with the changed config by --resume {}",
-                  checkpoint->path.string(), difference, path_.string()));
+  throw UsageError(fmt::format("{}. Start anew in another folder with --out DIR, or go on nevertheless by --resume {}",
+                               difference, path_.string()));
 }
 
-Checkpoint RunFolder::choose_path(const std::string& resume, const TrainConfig& config, const Registry& registry,
-                                  const Note& note) const {
+Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& subject, const Note& note) const {
   const std::vector<CheckpointFolder> here = list_checkpoints(checkpoints());
   const Checkpoint checkpoint = find_checkpoint(resume, note);
   const fs::path its_folder = fs::canonical(checkpoint.path).parent_path();
@@ -74,7 +117,7 @@ Checkpoint RunFolder::choose_path(const std::string& resume, const TrainConfig& 
                                  path_.string(), here.back().step));
   }
   try {
-    const std::string difference = config_difference(config, checkpoint, registry);
+    const std::string difference = config_difference(subject.config, checkpoint, subject.registry);
     if (!difference.empty()) {
       note(fmt::format("the config is not the one that {} was made with: {}", checkpoint.path.string(), difference));
     }
@@ -82,6 +125,7 @@ Checkpoint RunFolder::choose_path(const std::string& resume, const TrainConfig& 
     note(fmt::format("the config is not the one that {} was made with, which cannot be read: {}",
                      checkpoint.path.string(), error.what()));
   }
+  if (const std::string difference = data_difference(subject.data, checkpoint); !difference.empty()) note(difference);
   return checkpoint;
 }
 

@@ -12,6 +12,16 @@
 
 namespace heddle {
 
+// What a run trains: a config, whose layers the registry knows, on data.
+struct RunSubject {
+  const TrainConfig& config;
+  const Registry& registry;
+  DataIdentity data;
+};
+
+// The run folder that a config file belongs to: RUN for RUN/config.yaml. Nothing for a config that stands for itself.
+std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& config);
+
 // The folder is made when it is missing, and locked: a second process that opens it gets an Error. What a killed run
 // left half-written is removed.
 class RunFolder {
@@ -27,18 +37,21 @@ class RunFolder {
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
   // Returns the checkpoint to continue from, or nullopt for a run that starts from the beginning. `resume` is one of
-  //   "auto"  The newest whole one, if there is any. It must have the same config, so that the run continues as if it
-  //           had never stopped. When there are checkpoints but none is whole, that is an Error.
+  //   "auto"  The newest whole one, if there is any. It must have the same config and the same data, so that the run
+  //           continues as if it had never stopped. When there are checkpoints but none is whole, that is an Error.
   //   "none"  The beginning; a UsageError when the folder holds checkpoints already.
-  //   PATH    That checkpoint, or the newest of that run folder; the config may differ. A UsageError when it would
-  //           leave later checkpoints, or those of another run, behind in this folder.
-  std::optional<Checkpoint> choose(const std::string& resume, const TrainConfig& config, const Registry& registry,
-                                   const Note& note) const;
+  //   PATH    That checkpoint, or the newest of that run folder; config and data may differ, which is noted. A
+  //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder.
+  std::optional<Checkpoint> choose(const std::string& resume, const RunSubject& subject, const Note& note) const;
+
+  // Writes config.yaml. A file of that name that no run has written is somebody's own, and a UsageError.
+  void write_config(const std::string& yaml) const;
+  // Throws what write_config() would, and writes nothing.
+  void check_config() const;
 
  private:
-  std::optional<Checkpoint> choose_newest(const TrainConfig& config, const Registry& registry, const Note& note) const;
-  Checkpoint choose_path(const std::string& resume, const TrainConfig& config, const Registry& registry,
-                         const Note& note) const;
+  std::optional<Checkpoint> choose_newest(const RunSubject& subject, const Note& note) const;
+  Checkpoint choose_path(const std::string& resume, const RunSubject& subject, const Note& note) const;
 
   std::filesystem::path path_;
   int lock_ = -1;
