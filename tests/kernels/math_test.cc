@@ -114,6 +114,27 @@ TEST(Math, SumsDependOnTheLengthAlone) {
   }
 }
 
+// Equal numbers are the hardest to add up: all roundings of a binade have one direction.
+TEST(Sums, OfAMillionNumbersAreRightToThreeRoundings) {
+  std::vector<float> numbers(1000003);
+  for (const float number : {0.01f, 0.1f, 1.0f / 3.0f, 0.7f}) {
+    std::fill(numbers.begin(), numbers.end(), number);
+    for (const int64_t count : {1000, 5000, 1000003}) {
+      const double wanted = static_cast<double>(number) * static_cast<double>(count);
+      const double roundings = count > 1024 ? 3.0 : 16.0;
+      EXPECT_NEAR(sum_of<float>(count, [&](int64_t i) { return numbers[i]; }), wanted, roundings * 0x1p-24 * wanted);
+    }
+  }
+  LongLanes<float, 2> lanes;  // in chunks, two sums at once
+  for (int64_t begin = 0; begin < 1000003; begin += 4096) {
+    lanes.add(std::min<int64_t>(4096, 1000003 - begin), [&](int64_t i) {
+      return std::array<float, 2>{numbers[begin + i], numbers[begin + i] * numbers[begin + i]};
+    });
+  }
+  EXPECT_NEAR(lanes.total(0), 1000003 * static_cast<double>(0.7f), 3 * 0x1p-24 * 700002.0);
+  EXPECT_NEAR(lanes.total(1), 1000003 * static_cast<double>(0.7f * 0.7f), 3 * 0x1p-24 * 490001.0);
+}
+
 template <class T>
 void check_conversions() {
   const std::vector<float> values = all_kinds();

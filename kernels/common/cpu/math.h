@@ -5,6 +5,7 @@
 // double serves gradient tests and calls the library's exp.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -170,7 +171,19 @@ void visit_activation(Activation act, const Visit& visit) {
 // halves, so the order of summation depends on the length alone and not on vector width, addresses or threads.
 inline constexpr int kLanes = 32;
 
-// The partial sums of kSums sums over the same elements.
+// The sum of all lanes, in halves.
+template <class A>
+inline A add_lanes(const A (&lane)[kLanes]) {
+  A sums[kLanes];
+  for (int j = 0; j < kLanes; ++j) sums[j] = lane[j];
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
+  }
+  return sums[0];
+}
+
+// The partial sums of kSums sums over the same elements, for rows of a few thousand elements at most: the rounding
+// error grows with the number of elements of a lane.
 template <class A, int kSums = 1>
 struct Lanes {
   A lane[kSums][kLanes] = {};
@@ -200,20 +213,45 @@ struct Lanes {
   }
 
   // The k-th sum.
-  inline A total(int k = 0) const {
-    A sums[kLanes];
-    for (int j = 0; j < kLanes; ++j) sums[j] = lane[k][j];
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-      for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
-    }
-    return sums[0];
-  }
+  inline A total(int k = 0) const { return add_lanes(lane[k]); }
 };
 
-// value(0) + ... + value(count - 1) in the order of Lanes. `value` returns A and neither branches nor stores.
+// The same for rows of any length. Lanes take so many elements only that their rounding errors stay below a few units
+// in the last place, and are added up in double, so the error does not grow with the length.
+template <class A, int kSums = 1>
+class LongLanes {
+ public:
+  template <class Value>
+  inline void add(int64_t count, const Value& value) {
+    double sums[kSums][kLanes];
+    for (int k = 0; k < kSums; ++k) std::copy_n(sums_[k], kLanes, sums[k]);
+    for (int64_t begin = 0; begin < count; begin += kPart) {
+      Lanes<A, kSums> part;
+      part.add(std::min(kPart, count - begin), [&value, begin](int64_t i) { return value(begin + i); });
+      for (int k = 0; k < kSums; ++k) {
+        for (int j = 0; j < kLanes; ++j) sums[k][j] += static_cast<double>(part.lane[k][j]);
+      }
+    }
+    for (int k = 0; k < kSums; ++k) std::copy_n(sums[k], kLanes, sums_[k]);
+  }
+
+  // The k-th sum.
+  inline A total(int k = 0) const { return static_cast<A>(add_lanes(sums_[k])); }
+
+ private:
+  static constexpr int64_t kPart = 8 * kLanes;
+  double sums_[kSums][kLanes] = {};
+};
+
+// value(0) + ... + value(count - 1). `value` returns A and neither branches nor stores.
 template <class A, class Value>
 inline A sum_of(int64_t count, const Value& value) {
-  Lanes<A> lanes;
+  if (count <= 32 * kLanes) {
+    Lanes<A> lanes;
+    lanes.add(count, value);
+    return lanes.total();
+  }
+  LongLanes<A> lanes;
   lanes.add(count, value);
   return lanes.total();
 }
