@@ -1,7 +1,9 @@
 // Mean cross entropy of logits against class indices.                                docs/layers.md#cross-entropy
 //   loss = 1/count * sum over rows with target != ignore_index of
 //          logsumexp(z) - (1 - s) z[target] - s mean(z)                              s = label_smoothing
-// Forward writes (=) loss, log_sum_exp and count. Backward writes (=) or adds (+=) d_logits.
+// Forward writes (=) loss, maxima, rests and count. Backward writes (=) or adds (+=) d_logits. The target's gradient is
+// minus the sum of the others', computed as such, so neither pass loses digits to a common offset of the logits or to a
+// target far ahead of, or far behind, the other classes.
 #pragma once
 
 #include "kernels/common/dispatch.h"
@@ -16,21 +18,22 @@ struct CrossEntropyOptions {
 
 // The accumulate type is float64 for float64 logits and float32 otherwise.
 struct CrossEntropyForwardArgs {
-  RowsView logits;         // (rows, classes)
-  VectorView targets;      // (rows) int32
-  VectorView loss;         // (1) accumulate type; 0 when every row is ignored
-  VectorView log_sum_exp;  // (rows) accumulate type
-  VectorView row_losses;   // (rows) accumulate type: workspace, the loss of each row
-  VectorView count;        // (1) accumulate type: the number of rows that are not ignored
+  RowsView logits;        // (rows, classes)
+  VectorView targets;     // (rows) int32
+  VectorView loss;        // (1) accumulate type; 0 when every row is ignored
+  VectorView maxima;      // (rows) accumulate type: max(z); this and the next are 0 for ignored rows
+  VectorView rests;       // (rows) accumulate type: the sum of exp(z - max(z)) over all classes but one maximal one
+  VectorView row_losses;  // (rows) accumulate type: workspace, the loss of each row
+  VectorView count;       // (1) accumulate type: the number of rows that are not ignored
   CrossEntropyOptions options;
 };
 
 struct CrossEntropyBackwardArgs {
   RowsView logits;
   VectorView targets;
-  VectorView log_sum_exp, count;  // as forward wrote them
-  VectorView d_loss;              // (1) accumulate type
-  RowsDestination d_logits;       // may be the same memory as logits
+  VectorView maxima, rests, count;  // as forward wrote them
+  VectorView d_loss;                // (1) accumulate type
+  RowsDestination d_logits;         // may be the same memory as logits
   CrossEntropyOptions options;
 };
 

@@ -24,14 +24,15 @@ void check_cross_entropy(const Variable& logits, const Tensor& targets, const Cr
 struct CrossEntropyNode {
   CrossEntropyOptions options;
   Slot logits, loss;
-  Tensor saved_logits, targets, log_sum_exp, count;
+  Tensor saved_logits, targets, maxima, rests, count;
 
   void backward(Tape& tape) {
     const Tensor d_loss = tape.take_gradient(loss);
     kernels::CrossEntropyBackwardArgs args;
     args.logits = rows_view(saved_logits);
     args.targets = vector_view(targets);
-    args.log_sum_exp = vector_view(log_sum_exp);
+    args.maxima = vector_view(maxima);
+    args.rests = vector_view(rests);
     args.count = vector_view(count);
     args.d_loss = vector_view(d_loss);
     args.options = options;
@@ -51,7 +52,7 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
   const DType exact = accumulate_type(logits.dtype());
   const int64_t rows = targets.numel();
   Variable loss = tape.output(Tensor::empty(context, {}, exact), recorded);
-  const Tensor log_sum_exp = Tensor::empty(context, {rows}, exact);
+  const Tensor maxima = Tensor::empty(context, {rows}, exact), rests = Tensor::empty(context, {rows}, exact);
   const Tensor count = Tensor::empty(context, {1}, exact);
   {
     const MemoryScope scope(context, MemoryCategory::workspace);
@@ -59,7 +60,8 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
     kernels::cross_entropy_forward(context, {.logits = rows_view(logits.value),
                                              .targets = vector_view(targets),
                                              .loss = vector_view(loss.value),
-                                             .log_sum_exp = vector_view(log_sum_exp),
+                                             .maxima = vector_view(maxima),
+                                             .rests = vector_view(rests),
                                              .row_losses = vector_view(row_losses),
                                              .count = vector_view(count),
                                              .options = options});
@@ -71,7 +73,8 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
                                .loss = loss.slot,
                                .saved_logits = logits.value,
                                .targets = targets,
-                               .log_sum_exp = log_sum_exp,
+                               .maxima = maxima,
+                               .rests = rests,
                                .count = count},
               {logits}, {loss});
   return loss;

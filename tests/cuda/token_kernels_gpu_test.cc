@@ -94,13 +94,14 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
               write_values(context, targets.slice(0, 1, 2), {-100.0});
             }
             const Tensor loss = placed(context, 1, 1, wide, {}), count = placed(context, 1, 1, wide, {});
-            const Tensor normalizers = placed(context, 1, c.rows, wide, {});
+            const Tensor maxima = placed(context, 1, c.rows, wide, {}), rests = placed(context, 1, c.rows, wide, {});
             const Tensor losses = placed(context, 1, c.rows, wide, {});
             const CrossEntropyOptions options = {.label_smoothing = c.smoothing};
             cross_entropy_forward(context, {.logits = rows_view(logits),
                                             .targets = vector_view(targets),
                                             .loss = vector_view(loss),
-                                            .log_sum_exp = vector_view(normalizers),
+                                            .maxima = vector_view(maxima),
+                                            .rests = vector_view(rests),
                                             .row_losses = vector_view(losses),
                                             .count = vector_view(count),
                                             .options = options});
@@ -112,13 +113,14 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
                                         : placed(context, c.rows, c.classes, type, c.place);
             cross_entropy_backward(context, {.logits = rows_view(logits),
                                              .targets = vector_view(targets),
-                                             .log_sum_exp = vector_view(normalizers),
+                                             .maxima = vector_view(maxima),
+                                             .rests = vector_view(rests),
                                              .count = vector_view(count),
                                              .d_loss = vector_view(d_loss),
                                              .d_logits = {rows_view(d_logits), mode},
                                              .options = options});
-            return {read_values(context, loss), read_values(context, count), read_values(context, normalizers),
-                    read_values(context, d_logits)};
+            return {read_values(context, loss), read_values(context, count), read_values(context, maxima),
+                    read_values(context, rests), read_values(context, d_logits)};
           });
         }
       }

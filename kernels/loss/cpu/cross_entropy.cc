@@ -1,4 +1,4 @@
-// Mean cross entropy on the CPU, one row after the other. Sums have the fixed order of Lanes.
+// Mean cross entropy on the CPU, one row after the other. Sums have the fixed order of sum_of().
 #include "kernels/loss/cross_entropy.h"
 
 #include <cmath>
@@ -6,6 +6,7 @@
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
+#include "kernels/loss/cross_entropy_row.h"
 
 namespace heddle::kernels::cpu {
 namespace {
@@ -22,31 +23,46 @@ void check_targets(const VectorView& targets, int64_t classes, int32_t ignore_in
   }
 }
 
-// The sums of one row of logits z. logsumexp(z) is largest + logarithm; the two are kept apart because their sum would
-// lose the digits of a small loss.
-template <class T>
-struct RowSums {
-  accumulate_t<T> largest;    // max(z)
-  accumulate_t<T> logarithm;  // log(sum(exp(z - largest)))
-  accumulate_t<T> sum;        // sum(z)
+struct Exponential {
+  template <class A>
+  [[gnu::always_inline]] A operator()(A x) const {
+    return exponential(x);
+  }
 };
 
+// The sums over the classes of one row but its target; gaps only when they are needed.
 template <class T>
-RowSums<T> sum_row(const T* z, int64_t classes) {
+OtherClasses<accumulate_t<T>> sum_other_classes(const T* z, int64_t classes, int64_t target, bool needs_gaps) {
   using A = accumulate_t<T>;
-  A buffer[kChunk];
-  A largest = -std::numeric_limits<A>::infinity();
-  for_each_chunk(classes, [&](int64_t begin, int64_t count) {
-    const A* part = load_chunk(z + begin, count, buffer);
-    largest = std::max(largest, maximum_of<A>(count, [&](int64_t i) { return part[i]; }));
+  constexpr A kNothing = -std::numeric_limits<A>::infinity();
+  Buffer<A> buffer;
+  // Calls visit(values, count) for all chunks of the row, with `instead` in place of the target's logit.
+  const auto for_each_part = [&](A instead, const auto& visit) {
+    for_each_chunk(classes, [&](int64_t begin, int64_t count) {
+      const A* part = load_chunk(z + begin, count, buffer.data());
+      if (target >= begin && target < begin + count) {
+        if (part != buffer.data()) std::copy_n(part, count, buffer.data());
+        buffer[target - begin] = instead;
+        part = buffer;
+      }
+      visit(part, count);
+    });
+  };
+  A maximum = kNothing;
+  for_each_part(kNothing, [&](const A* part, int64_t count) {
+    maximum = std::max(maximum, maximum_of<A>(count, [part](int64_t i) { return part[i]; }));
   });
-  Lanes<A> exponentials, plain;
-  for_each_chunk(classes, [&](int64_t begin, int64_t count) {
-    const A* part = load_chunk(z + begin, count, buffer);
-    exponentials.add(count, [&](int64_t i) { return exponential(part[i] - largest); });
-    plain.add(count, [&](int64_t i) { return part[i]; });
+  if (maximum == kNothing) return {maximum, A(0), A(0)};
+  double terms = 0.0, gaps = 0.0;
+  for_each_part(kNothing, [&, maximum](const A* part, int64_t count) {
+    terms += sum_of<A>(count, [part, maximum](int64_t i) { return exponential(part[i] - maximum); });
   });
-  return {largest, std::log(exponentials.total()), plain.total()};
+  if (needs_gaps) {
+    for_each_part(maximum, [&, maximum](const A* part, int64_t count) {
+      gaps += sum_of<A>(count, [part, maximum](int64_t i) { return maximum - part[i]; });
+    });
+  }
+  return {maximum, static_cast<A>(terms), static_cast<A>(gaps)};
 }
 
 template <class T>
@@ -56,18 +72,18 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   const int32_t* target = vector<const int32_t>(args.targets);
   const int32_t ignored = args.options.ignore_index;
   const A smoothing = static_cast<A>(args.options.label_smoothing);
-  A* losses = vector<A>(args.row_losses);
-  A* log_sum_exp = vector<A>(args.log_sum_exp);
+  A *losses = vector<A>(args.row_losses), *maxima = vector<A>(args.maxima), *rests = vector<A>(args.rests);
   parallel_ranges(context, rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      losses[i] = log_sum_exp[i] = A(0);
-      if (target[i] == ignored) continue;
-      const T* z = row<const T>(args.logits, i);
-      const RowSums<T> sums = sum_row(z, classes);
-      const A hit = static_cast<A>(z[target[i]]);
-      log_sum_exp[i] = sums.largest + sums.logarithm;
-      losses[i] = (sums.largest - hit) + sums.logarithm;
-      if (smoothing != A(0)) losses[i] += smoothing * (hit - sums.sum / static_cast<A>(classes));
+      CrossEntropyRow<A> result{};
+      if (target[i] != ignored) {
+        const T* z = row<const T>(args.logits, i);
+        const OtherClasses<A> others = sum_other_classes(z, classes, target[i], smoothing != A(0));
+        result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, Exponential{});
+      }
+      maxima[i] = result.maximum;
+      rests[i] = result.rest;
+      losses[i] = result.loss;
     }
   });
   const auto count = static_cast<A>(rows - std::count(target, target + rows, ignored));
@@ -80,26 +96,29 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   using A = accumulate_t<T>;
   const int64_t classes = args.logits.cols;
   const int32_t* target = vector<const int32_t>(args.targets);
-  const A* log_sum_exp = vector<const A>(args.log_sum_exp);
+  const A *maxima = vector<const A>(args.maxima), *rests = vector<const A>(args.rests);
   const A count = *vector<const A>(args.count);
   const A scale = count > A(0) ? *vector<const A>(args.d_loss) / count : A(0);
-  const A smoothing = static_cast<A>(args.options.label_smoothing);
-  const A spread = scale * smoothing / static_cast<A>(classes);
+  const A spread = scale * static_cast<A>(args.options.label_smoothing) / static_cast<A>(classes);
+  const auto term = [](A z, A maximum) { return exponential_of_difference(z, maximum, Exponential{}); };
   parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t first, int64_t last) {
+    Buffer<A> buffer, gradient;  // two buffers, because d_logits may be the same memory as logits
     for (int64_t i = first; i < last; ++i) {
       const bool ignored = target[i] == args.options.ignore_index || count == A(0);
-      const A normalizer = log_sum_exp[i];
+      const A maximum = maxima[i], rest = rests[i], factor = scale / (A(1) + rest);
       for_each_chunk(classes, [&](int64_t begin, int64_t size) {
-        A buffer[kChunk], gradient[kChunk];  // two buffers, because d_logits may be the same memory as logits
         if (ignored) {
-          std::fill_n(gradient, size, A(0));
+          std::fill_n(gradient.data(), size, A(0));
         } else {
-          const A* z = load_chunk(row<const T>(args.logits, i) + begin, size, buffer);
-          for (int64_t j = 0; j < size; ++j) gradient[j] = scale * exponential(z[j] - normalizer) - spread;
+          const A* z = load_chunk(row<const T>(args.logits, i) + begin, size, buffer.data());
+          HEDDLE_INDEPENDENT
+          for (int64_t j = 0; j < size; ++j) gradient[j] = term(z[j], maximum) * factor - spread;
           const int64_t hit = target[i] - begin;
-          if (hit >= 0 && hit < size) gradient[hit] -= scale * (A(1) - smoothing);
+          if (hit >= 0 && hit < size) {
+            gradient[hit] = static_cast<A>(classes - 1) * spread - sum_of_others(term(z[hit], maximum), rest) * factor;
+          }
         }
-        store_chunk(row<T>(args.d_logits.view, i) + begin, gradient, size, args.d_logits.mode);
+        store_chunk(row<T>(args.d_logits.view, i) + begin, gradient.data(), size, args.d_logits.mode);
       });
     }
   });

@@ -1,36 +1,47 @@
 // Mean cross entropy of logits (rows, classes) against class indices.                     kernels/loss/cross_entropy.h
-//   forward    row_losses, log_sum_exp (rows) (=), then loss and count (=)
+//   forward    row_losses, maxima, rests (rows) (=), then loss and count (=)
 //   backward   d_logits (=|+=), which may be the memory of the logits
-// Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row and the sum of
-// exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward reads the
-// logits once. A target that is neither ignored nor a class makes the loss NaN.
+// Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
+// and the sum of exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward
+// reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
 #include "kernels/loss/cross_entropy.h"
+#include "kernels/loss/cross_entropy_row.h"
 
 namespace heddle::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-// A partial result over some of the logits z of a row: max z, sum of exp(z - maximum), sum of z.
+template <class T>
+struct Exponential {
+  __device__ __forceinline__ accumulate_t<T> operator()(accumulate_t<T> x) const { return exponential<T>(x); }
+};
+
+// The sums over some of the classes of a row, without its target.
 template <class T>
 struct Partial {
   using A = accumulate_t<T>;
-  A maximum, exponentials, plain;
-};
+  OtherClasses<A> sums;
+  A classes;
 
-template <class T>
-struct Merge {
-  __device__ __forceinline__ Partial<T> operator()(const Partial<T>& a, const Partial<T>& b) const {
-    using A = accumulate_t<T>;
-    const A maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
-    if (maximum == -infinity<A>()) return {maximum, A(0), a.plain + b.plain};
-    return {maximum,
-            a.exponentials * exponential<T>(a.maximum - maximum) + b.exponentials * exponential<T>(b.maximum - maximum),
-            a.plain + b.plain};
+  // Makes the sums relative to `maximum`, which is at least their own.
+  __device__ __forceinline__ void raise(A maximum) {
+    if (maximum == sums.maximum) return;
+    sums.terms *= exponential<T>(sums.maximum - maximum);
+    if (classes > A(0)) sums.gaps += classes * (maximum - sums.maximum);
+    sums.maximum = maximum;
+  }
+  __device__ __forceinline__ void merge(Partial other) {
+    const A maximum = sums.maximum > other.sums.maximum ? sums.maximum : other.sums.maximum;
+    raise(maximum);
+    other.raise(maximum);
+    sums.terms += other.sums.terms;
+    sums.gaps += other.sums.gaps;
+    classes += other.classes;
   }
 };
 
@@ -39,17 +50,19 @@ template <class T, int threads_per_row>
 __device__ __forceinline__ Partial<T> merge_row(Partial<T> partial) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    const Partial<T> other = {__shfl_xor_sync(0xffffffffu, partial.maximum, distance),
-                              __shfl_xor_sync(0xffffffffu, partial.exponentials, distance),
-                              __shfl_xor_sync(0xffffffffu, partial.plain, distance)};
-    partial = Merge<T>{}(partial, other);
+    const auto of_other_lane = [distance](accumulate_t<T> value) {
+      return __shfl_xor_sync(0xffffffffu, value, distance);
+    };
+    partial.merge(
+        {{of_other_lane(partial.sums.maximum), of_other_lane(partial.sums.terms), of_other_lane(partial.sums.gaps)},
+         of_other_lane(partial.classes)});
   }
   if constexpr (threads_per_row > 32) {
     __shared__ Partial<T> shared[threads_per_row / 32];
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = partial;
     __syncthreads();
     if (threadIdx.x == 0) {
-      for (int warp = 1; warp < threads_per_row / 32; ++warp) partial = Merge<T>{}(partial, shared[warp]);
+      for (int warp = 1; warp < threads_per_row / 32; ++warp) partial.merge(shared[warp]);
     }
   }
   return partial;
@@ -59,12 +72,12 @@ template <class T>
 struct Forward {
   RowsView logits;
   const int32_t* targets;
-  accumulate_t<T>*row_losses, *log_sum_exp;
+  accumulate_t<T>*row_losses, *maxima, *rests;
   int32_t ignore_index;
   accumulate_t<T> smoothing;
 };
 
-// row_losses, log_sum_exp (=), 0 for ignored rows.
+// row_losses, maxima, rests (=), 0 for ignored rows.
 template <class T, int width, int threads_per_row>
 __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   using A = accumulate_t<T>;
@@ -73,37 +86,39 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   const int lane = threadIdx.x % threads_per_row;
   const int32_t target = p.targets[i];
   if (target == p.ignore_index) {
-    if (lane == 0) p.row_losses[i] = p.log_sum_exp[i] = A(0);
+    if (lane == 0) p.row_losses[i] = p.maxima[i] = p.rests[i] = A(0);
     return;
   }
   const T* z = row<const T>(p.logits, i);
-  Partial<T> partial = {-infinity<A>(), A(0), A(0)};
+  Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
 #pragma unroll 4
   for (int64_t j = int64_t{lane} * width; j < p.logits.cols; j += threads_per_row * width) {
-    const Vec<A, width> values = load_wide<width>(z + j);
-    A maximum = partial.maximum;
-#pragma unroll
-    for (int e = 0; e < width; ++e) maximum = values[e] > maximum ? values[e] : maximum;
-    if (maximum == -infinity<A>()) continue;
-    A sum = partial.exponentials * exponential<T>(partial.maximum - maximum);
+    Vec<A, width> values = load_wide<width>(z + j);
+    const int64_t place = target - j;  // of the target among these values
+    A maximum = partial.sums.maximum, gaps = A(0), terms = A(0);
 #pragma unroll
     for (int e = 0; e < width; ++e) {
-      sum += exponential<T>(values[e] - maximum);
-      partial.plain += values[e];
+      if (e == place) values[e] = -infinity<A>();
+      maximum = values[e] > maximum ? values[e] : maximum;
     }
-    partial.maximum = maximum;
-    partial.exponentials = sum;
+    partial.raise(maximum);
+    partial.classes += place >= 0 && place < width ? A(width - 1) : A(width);
+    if (maximum == -infinity<A>()) continue;
+#pragma unroll
+    for (int e = 0; e < width; ++e) {
+      terms += exponential<T>(values[e] - maximum);
+      gaps += e == place ? A(0) : maximum - values[e];
+    }
+    partial.sums.terms += terms;
+    partial.sums.gaps += gaps;
   }
   partial = merge_row<T, threads_per_row>(partial);
   if (lane != 0) return;
-  // loss = (maximum - hit) + log(exponentials): both terms are small where the loss is. The difference of log_sum_exp
-  // and hit would cancel.
-  const A spread = logarithm(partial.exponentials);
   const A hit = target >= 0 && target < p.logits.cols ? widen(z[target]) : nan<A>();
-  A loss = (partial.maximum - hit) + spread;
-  if (p.smoothing != A(0)) loss += p.smoothing * (hit - partial.plain / static_cast<A>(p.logits.cols));
-  p.log_sum_exp[i] = partial.maximum + spread;
-  p.row_losses[i] = loss;
+  const CrossEntropyRow<A> result = finish_row(partial.sums, hit, p.logits.cols, p.smoothing, Exponential<T>{});
+  p.maxima[i] = result.maximum;
+  p.rests[i] = result.rest;
+  p.row_losses[i] = result.loss;
 }
 
 // loss (=) the mean of the losses that are not ignored, count (=) their number; one block.
@@ -128,11 +143,21 @@ template <class T>
 struct Backward {
   RowsView logits, d_logits;
   const int32_t* targets;
-  const accumulate_t<T>*log_sum_exp, *count, *d_loss;
+  const accumulate_t<T>*maxima, *rests, *count, *d_loss;
   int32_t ignore_index;
-  accumulate_t<T> hit, spread;  // share of the target, and of every class, in the label distribution
+  accumulate_t<T> spread;  // share of every class in the label distribution, by label smoothing
   bool add;
 };
+
+// exp(z - maximum). In 16 bits an error of the exponent of 2^-18 at most is not seen.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<T> maximum) {
+  if constexpr (sizeof(T) == 2) {
+    return exponential<T>(z - maximum);
+  } else {
+    return exponential_of_difference(z, maximum, Exponential<T>{});
+  }
+}
 
 // d_logits (=|+=). Grid: (rows, splits of a row), so that few long rows fill the GPU too. Block: (threads of a row,
 // rows).
@@ -149,8 +174,9 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   const int32_t target = p.targets[i];
   const bool ignored = target == p.ignore_index || *p.count == A(0);
   const A spread = weight * p.spread;
-  const A hit = weight * p.hit;
-  const A normalizer = p.log_sum_exp[i];
+  const A maximum = p.maxima[i], rest = p.rests[i];
+  const A factor = weight / (A(1) + rest);
+  const A spread_over_others = static_cast<A>(p.logits.cols - 1) * spread;
   const T* z = row<const T>(p.logits, i);
   T* d_z = row<T>(p.d_logits, i);
 #pragma unroll 2
@@ -158,9 +184,11 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
     Vec<A, width> gradient = {};
     if (!ignored) {
       const Vec<A, width> values = load_wide<width>(z + j);
+      const int64_t place = target - j;  // of the target among these values
 #pragma unroll
       for (int e = 0; e < width; ++e) {
-        gradient[e] = weight * exponential<T>(values[e] - normalizer) - spread - (j + e == target ? hit : A(0));
+        const A own = term<T>(values[e], maximum);
+        gradient[e] = e == place ? spread_over_others - factor * sum_of_others(own, rest) : factor * own - spread;
       }
     }
     store_or_add(d_z + j, gradient, p.add);
@@ -174,7 +202,8 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
   const Forward<T> p = {args.logits,
                         vector<const int32_t>(args.targets),
                         vector<A>(args.row_losses),
-                        vector<A>(args.log_sum_exp),
+                        vector<A>(args.maxima),
+                        vector<A>(args.rests),
                         args.options.ignore_index,
                         static_cast<A>(args.options.label_smoothing)};
   if (rows > 0) {
@@ -200,11 +229,11 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
   const Backward<T> p = {args.logits,
                          args.d_logits.view,
                          vector<const int32_t>(args.targets),
-                         vector<const A>(args.log_sum_exp),
+                         vector<const A>(args.maxima),
+                         vector<const A>(args.rests),
                          vector<const A>(args.count),
                          vector<const A>(args.d_loss),
                          args.options.ignore_index,
-                         static_cast<A>(1.0 - args.options.label_smoothing),
                          static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
                          args.d_logits.mode == GradientMode::accumulate};
   const bool aligned = can_vectorize_all(vector_width<T>, args.logits, args.d_logits.view);

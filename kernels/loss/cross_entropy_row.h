@@ -1,0 +1,64 @@
+// The arithmetic of one row of cross entropy, for both devices. With z the logits and m = max(z), a row is known by m
+// and by `rest`, the sum of exp(z - m) over all classes but one whose logit is m. The softmax then is
+// exp(z - m) / (1 + rest), and neither a probability near 1 nor a logit far from 0 costs digits.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/common/types.h"
+
+namespace heddle::kernels {
+
+// exp(a - b) for a <= b; 0 for a = -infinity, NaN when both are infinite. The difference is taken as its rounded value
+// and what the rounding left, because an error of the exponent is a relative error of the result. Source of the exact
+// difference: D. E. Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B.
+template <class A, class Exponential>
+HEDDLE_HOST_DEVICE_INLINE A exponential_of_difference(A a, A b, const Exponential& exponential) {
+  const A difference = a - b;
+  const A subtracted = a - difference;
+  const A left = (a - (difference + subtracted)) + (subtracted - b);
+  const A power = exponential(difference);
+  return power + (power > A(0) ? power * left : A(0));  // where power is 0, `left` may be NaN
+}
+
+// What forward finds in a row: sums over all classes but the target. The maximum is -infinity where there is no other
+// class or all others are masked.
+template <class A>
+struct OtherClasses {
+  A maximum;  // of z
+  A terms;    // sum of exp(z - maximum)
+  A gaps;     // sum of maximum - z, for label smoothing
+};
+
+template <class A>
+struct CrossEntropyRow {
+  A maximum, rest, loss;
+};
+
+// `hit` is the logit of the target.
+template <class A, class Exponential>
+HEDDLE_HOST_DEVICE_INLINE CrossEntropyRow<A> finish_row(const OtherClasses<A>& others, A hit, int64_t classes,
+                                                        A smoothing, const Exponential& exponential) {
+  const bool is_ahead = !(others.maximum > hit);
+  const A maximum = is_ahead ? hit : others.maximum;
+  const A own = exponential_of_difference(hit, maximum, exponential);
+  const A rest = is_ahead ? others.terms * exponential_of_difference(others.maximum, maximum, exponential)
+                          : (others.terms - A(1)) + own;
+  const A gap = maximum - hit;
+  A loss = gap;
+  if (smoothing != A(0)) {
+    A gaps = gap;  // the sum of maximum - z over all classes
+    if (classes > 1) gaps += static_cast<A>(classes - 1) * (maximum - others.maximum) + others.gaps;
+    loss = (A(1) - smoothing) * gap + smoothing * (gaps / static_cast<A>(classes));
+  }
+  return {maximum, rest, loss + std::log1p(rest)};
+}
+
+// The sum over all classes but the target of what the softmax is before its division by 1 + rest. `own` is the
+// target's: exp(z[target] - maximum).
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE A sum_of_others(A own, A rest) {
+  return (A(1) - own) + rest;
+}
+
+}  // namespace heddle::kernels
