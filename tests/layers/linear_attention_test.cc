@@ -155,6 +155,46 @@ TEST_F(LinearAttentionTest, StrongDecayStaysFinite) {
   }
 }
 
+// lambda^N for a lambda that is 1 in float32, or nearly: every power that is taken over 1e5 tokens is right to a few
+// roundings, and so is a sum of as many equal terms.
+TEST_F(LinearAttentionTest, WeakDecayOverManyTokensKeepsItsDigits) {
+  const int64_t length = 100003;
+  const std::vector<double> decays = {-4e-10, -1e-9, -3e-8, -1e-6, -2e-5};
+  const auto heads = static_cast<int64_t>(decays.size());
+  const Tensor decay = log_decay(decays, DType::float32);
+  const std::vector<double> rounded = read_values(context_, decay);
+  const auto filled = [&](const Shape& shape, double value) {
+    const Tensor result = Tensor::empty(context_, shape, DType::float32);
+    write_values(context_, result, std::vector<double>(static_cast<size_t>(numel(shape)), value));
+    return result;
+  };
+  const Shape tokens_shape{1, length, heads, 1};
+  const Tensor ones = filled(tokens_shape, 1.0), values_of_tokens = filled(tokens_shape, 0.01);
+  const double value = read_values(context_, values_of_tokens.slice(1, 0, 1))[0];
+  for (const bool has_tokens : {false, true}) {
+    Tape tape(context_);
+    Gradient d_state, d_v;
+    const Variable state = tape.leaf(filled({1, heads, 1, 1}, 0.7), d_state, "state");
+    const Variable v = tape.leaf(has_tokens ? values_of_tokens : filled(tokens_shape, 0.0), d_v, "v");
+    const Variable q = tape.constant(ones);
+    const LinearAttention result =
+        linear_attention(tape, q, q, v, {tape.constant(decay), state}, {.decay = Decay::constant});
+    tape.backward(result.o, ones);
+    const auto o = values(result.o), last = values(result.final_state);
+    const auto state_gradient = read_values(context_, d_state.tensor), v_gradient = read_values(context_, d_v.tensor);
+    for (int64_t h = 0; h < heads; ++h) {
+      const double n = static_cast<double>(length), slope = rounded[h], lambda = std::exp(slope);
+      const double all = std::exp(n * slope), sum = std::expm1(n * slope) / std::expm1(slope);  // of lambda^0 ..
+      const double wanted = static_cast<double>(0.7f) * all + (has_tokens ? value * sum : 0.0);
+      const double roundings = has_tokens ? 16.0 : 3.0;  // a sum over the 64 tokens of a chunk is one in float32
+      EXPECT_NEAR(last[h], wanted, roundings * 0x1p-24 * wanted) << "log_decay " << slope;
+      EXPECT_NEAR(o[(length - 1) * heads + h], wanted, (roundings + 2) * 0x1p-24 * wanted) << "log_decay " << slope;
+      EXPECT_NEAR(state_gradient[h], lambda * sum, 18 * 0x1p-24 * sum) << "log_decay " << slope;
+      EXPECT_NEAR(v_gradient[h], sum, 18 * 0x1p-24 * sum) << "log_decay " << slope;
+    }
+  }
+}
+
 TEST_F(LinearAttentionTest, ErrorsNameTheArgument) {
   Tape tape(context_);
   const Variable q{normal({2, 3, 4, 5}), {}};

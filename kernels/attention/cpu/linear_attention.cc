@@ -5,7 +5,7 @@
 //   d_v = E .* (k d_S') + (q k^T .* M)^T d_o    d_S = lambda^C d_S' + (F .* q)^T d_o
 // A thread works on one head of one sequence at a time. Backward passes through its chunks twice: forward in time with
 // S for d_q, then backward in time with d_S for d_k and d_v. Sums are computed in the type of arithmetic and rounded
-// once, when they are stored.
+// once, when they are stored. Where lambda is 0 a chunk is one token, which sees no state.
 #include "kernels/attention/linear_attention.h"
 
 #include "kernels/attention/cpu/linear_attention.h"
@@ -18,46 +18,41 @@ namespace {
 template <class T>
 void forward_head(const LinearAttentionForwardArgs& args, HeadIndex index) {
   using A = accumulate_t<T>;
-  const int64_t dim = args.q.dim, value_dim = args.v.dim;
-  Scratch<A> scratch(dim * value_dim + kChunkRows * (3 * dim + 2 * value_dim + kChunkRows));
-  Panel<A> state = scratch.matrix(dim, value_dim);
-  Panel<A> scores = scratch.matrix(kChunkRows, kChunkRows);
-  Panel<A> weighted_k = scratch.matrix(kChunkRows, dim);
-  Panel<A> out = scratch.matrix(kChunkRows, value_dim);
-  Panel<A> q_copy = scratch.matrix(kChunkRows, dim), k_copy = scratch.matrix(kChunkRows, dim);
-  Panel<A> v_copy = scratch.matrix(kChunkRows, value_dim);
+  const int64_t length = args.q.length, dim = args.q.dim, value_dim = args.v.dim;
+  Scratch scratch(State<A>::bytes(dim, value_dim) +
+                  kChunkRows * (3 * dim + 3 * value_dim + kChunkRows) * static_cast<int64_t>(sizeof(A)));
+  State<A> state(scratch, dim, value_dim);
+  Panel<A> scores = scratch.matrix<A>(kChunkRows, kChunkRows);
+  Panel<A> weighted_k = scratch.matrix<A>(kChunkRows, dim);
+  Panel<A> out = scratch.matrix<A>(kChunkRows, value_dim), spare = scratch.matrix<A>(kChunkRows, value_dim);
+  Panel<A> q_copy = scratch.matrix<A>(kChunkRows, dim), k_copy = scratch.matrix<A>(kChunkRows, dim);
+  Panel<A> v_copy = scratch.matrix<A>(kChunkRows, value_dim);
 
   const Decay<A> decay(args.log_decay, index.head, args.scale);
-  const auto state_of = [&](const VectorView& states) {
-    return head_state<A>(states, args.q.heads, index, dim, value_dim);
-  };
-  bool has_state = static_cast<bool>(args.initial_state);
-  if (has_state) {
-    state = state_of(args.initial_state);
-  } else {
-    state.setZero();
-  }
-  for (int64_t begin = 0; begin < args.q.length; begin += kChunkRows) {
-    const int64_t rows = std::min(kChunkRows, args.q.length - begin);
+  state.start(args.initial_state, args.q.heads, index);
+  if (decay.forgets() && length > 0) state.clear();
+  for (int64_t begin = 0; begin < length; begin += decay.chunk_rows()) {
+    const int64_t rows = std::min(decay.chunk_rows(), length - begin);
     const ConstPanel<A> q = load<T>(args.q, index, begin, rows, q_copy);
     const ConstPanel<A> k = load<T>(args.k, index, begin, rows, k_copy);
     const ConstPanel<A> v = load<T>(args.v, index, begin, rows, v_copy);
     auto o = out.topRows(rows);
-    if (has_state) {
-      o.noalias() = q * state;
-      o.array().colwise() *= decay.from_start(rows);
-    } else {
+    if (state.is_zero()) {
       o.setZero();
+    } else {
+      o.noalias() = q * state.values();
+      o.array().colwise() *= decay.from_start(rows);
     }
     masked_scores(q, k, decay, scores);
-    add_scores_product<A>(scores, v, o);
+    add_scores_product<A>(scores, v, spare, o);
     store<T>({args.o, GradientMode::overwrite}, index, begin, rows, out);
-    if (begin + rows < args.q.length || args.final_state) {
-      advance_state(decay.whole(rows), decay.to_end(rows), k, v, weighted_k, state);
-      has_state = true;
+    if (begin + rows < length ? !decay.forgets() : static_cast<bool>(args.final_state)) {
+      state.advance(decay.whole(rows), decay.to_end(rows), k, v, weighted_k);
     }
   }
-  if (args.final_state) state_of(args.final_state) = state;
+  if (args.final_state) {
+    state.store(head_state<A>(args.final_state, args.q.heads, index, dim, value_dim), GradientMode::overwrite);
+  }
 }
 
 // The backward pass of one head.
@@ -69,31 +64,31 @@ class BackwardHead {
   BackwardHead(const LinearAttentionBackwardArgs& args, HeadIndex index)
       : args_(args),
         index_(index),
-        scratch_(dim_ * value_dim_ + kChunkRows * (2 * kChunkRows + 4 * dim_ + 3 * value_dim_)),
+        scratch_(State<A>::bytes(dim_, value_dim_) +
+                 kChunkRows * (2 * kChunkRows + 5 * dim_ + 4 * value_dim_) * static_cast<int64_t>(sizeof(A))),
         decay_(args.log_decay, index.head, args.scale) {}
 
   // Passes through the chunks forward in time, with the state, and writes or adds d_q.
   void sweep_forward() {
-    bool has_state = static_cast<bool>(args_.initial_state);
-    start_state(args_.initial_state);
-    for (int64_t begin = 0; begin < length_; begin += kChunkRows) {
-      const int64_t rows = std::min(kChunkRows, length_ - begin);
+    state_.start(args_.initial_state, args_.q.heads, index_);
+    if (decay_.forgets()) state_.clear();
+    for (int64_t begin = 0; begin < length_; begin += decay_.chunk_rows()) {
+      const int64_t rows = std::min(decay_.chunk_rows(), length_ - begin);
       const ConstPanel<A> k = load<T>(args_.k, index_, begin, rows, k_copy_);
       const ConstPanel<A> v = load<T>(args_.v, index_, begin, rows, v_copy_);
       const ConstPanel<A> d_o = load<T>(args_.d_o, index_, begin, rows, d_o_copy_);
       auto d_q = d_keys_.topRows(rows);
-      if (has_state) {
-        d_q.noalias() = d_o * state_.transpose();
-        d_q.array().colwise() *= decay_.from_start(rows);
-      } else {
+      if (state_.is_zero()) {
         d_q.setZero();
+      } else {
+        d_q.noalias() = d_o * state_.values().transpose();
+        d_q.array().colwise() *= decay_.from_start(rows);
       }
       masked_scores(d_o, v, decay_, d_scores_);
-      add_scores_product<A>(d_scores_, k, d_q);
+      add_scores_product<A>(d_scores_, k, spare_keys_, d_q);
       store<T>(args_.d_q, index_, begin, rows, d_keys_);
-      if (begin + rows < length_) {
-        advance_state(decay_.whole(rows), decay_.to_end(rows), k, v, weighted_, state_);
-        has_state = true;
+      if (begin + rows < length_ && !decay_.forgets()) {
+        state_.advance(decay_.whole(rows), decay_.to_end(rows), k, v, weighted_);
       }
     }
   }
@@ -101,85 +96,74 @@ class BackwardHead {
   // Passes through the chunks backward in time, with the gradient of the state, and writes or adds d_k, d_v and
   // d_initial_state.
   void sweep_backward() {
-    bool has_state = static_cast<bool>(args_.d_final_state);
-    start_state(args_.d_final_state);
+    state_.start(args_.d_final_state, args_.q.heads, index_);
     for (int64_t end = length_, begin = 0; end > 0; end = begin) {
-      begin = (end - 1) / kChunkRows * kChunkRows;
+      begin = (end - 1) / decay_.chunk_rows() * decay_.chunk_rows();
       const int64_t rows = end - begin;
       const ConstPanel<A> q = load<T>(args_.q, index_, begin, rows, q_copy_);
       const ConstPanel<A> d_o = load<T>(args_.d_o, index_, begin, rows, d_o_copy_);
-      if (args_.d_k || args_.d_v) key_value_gradients(begin, rows, q, d_o, has_state);
-      if (begin > 0 || args_.d_initial_state) {
-        advance_state(decay_.whole(rows), decay_.from_start(rows), q, d_o, weighted_, state_);
-        has_state = true;
+      if (args_.d_k || args_.d_v) key_value_gradients(begin, rows, q, d_o);
+      if (decay_.forgets()) {
+        state_.clear();
+      } else if (begin > 0 || args_.d_initial_state) {
+        state_.advance(decay_.whole(rows), decay_.from_start(rows), q, d_o, weighted_);
       }
     }
     if (!args_.d_initial_state) return;
-    Panel<A> to = head_state<A>(args_.d_initial_state.view, args_.q.heads, index_, dim_, value_dim_);
-    if (args_.d_initial_state.mode == GradientMode::accumulate) {
-      to += state_;
-    } else {
-      to = state_;
-    }
+    state_.store(head_state<A>(args_.d_initial_state.view, args_.q.heads, index_, dim_, value_dim_),
+                 args_.d_initial_state.mode);
   }
 
  private:
-  // state_ (=) states of this head, or 0 when they are empty.
-  void start_state(const VectorView& states) {
-    if (states) {
-      state_ = head_state<A>(states, args_.q.heads, index_, dim_, value_dim_);
-    } else {
-      state_.setZero();
-    }
-  }
-
-  // d_k and d_v of the rows [begin, begin + rows); state_ is d_S after them, which is 0 when `has_state` is false.
-  void key_value_gradients(int64_t begin, int64_t rows, const ConstPanel<A>& q, const ConstPanel<A>& d_o,
-                           bool has_state) {
+  // d_k and d_v of the rows [begin, begin + rows); state_ is d_S after them.
+  void key_value_gradients(int64_t begin, int64_t rows, const ConstPanel<A>& q, const ConstPanel<A>& d_o) {
     const ConstPanel<A> k = load<T>(args_.k, index_, begin, rows, k_copy_);
     const ConstPanel<A> v = load<T>(args_.v, index_, begin, rows, v_copy_);
     if (args_.d_k) {
       auto d_k = d_keys_.topRows(rows);
-      if (has_state) {
-        d_k.noalias() = v * state_.transpose();
-        d_k.array().colwise() *= decay_.to_end(rows);
-      } else {
+      if (state_.is_zero()) {
         d_k.setZero();
+      } else {
+        d_k.noalias() = v * state_.values().transpose();
+        d_k.array().colwise() *= decay_.to_end(rows);
       }
       masked_scores(d_o, v, decay_, d_scores_);
-      add_scores_transposed_product<A>(d_scores_, q, d_k);
+      add_scores_transposed_product<A>(d_scores_, q, spare_keys_, d_k);
       store<T>(args_.d_k, index_, begin, rows, d_keys_);
     }
     if (args_.d_v) {
       auto d_v = d_values_.topRows(rows);
-      if (has_state) {
-        d_v.noalias() = k * state_;
-        d_v.array().colwise() *= decay_.to_end(rows);
-      } else {
+      if (state_.is_zero()) {
         d_v.setZero();
+      } else {
+        d_v.noalias() = k * state_.values();
+        d_v.array().colwise() *= decay_.to_end(rows);
       }
       masked_scores(q, k, decay_, scores_);
-      add_scores_transposed_product<A>(scores_, d_o, d_v);
+      add_scores_transposed_product<A>(scores_, d_o, spare_values_, d_v);
       store<T>(args_.d_v, index_, begin, rows, d_values_);
     }
   }
 
+  Panel<A> keys() { return scratch_.matrix<A>(kChunkRows, dim_); }
+  Panel<A> values() { return scratch_.matrix<A>(kChunkRows, value_dim_); }
+
   const LinearAttentionBackwardArgs& args_;
   const HeadIndex index_;
   const int64_t length_ = args_.q.length, dim_ = args_.q.dim, value_dim_ = args_.v.dim;
-  Scratch<A> scratch_;
+  Scratch scratch_;
   const Decay<A> decay_;
-  Panel<A> state_ = scratch_.matrix(dim_, value_dim_);  // S while time runs forward, d_S while it runs backward
-  Panel<A> scores_ = scratch_.matrix(kChunkRows, kChunkRows), d_scores_ = scratch_.matrix(kChunkRows, kChunkRows);
-  Panel<A> weighted_ = scratch_.matrix(kChunkRows, dim_);
-  Panel<A> d_keys_ = scratch_.matrix(kChunkRows, dim_);  // d_q or d_k
-  Panel<A> d_values_ = scratch_.matrix(kChunkRows, value_dim_);
-  Panel<A> q_copy_ = scratch_.matrix(kChunkRows, dim_), k_copy_ = scratch_.matrix(kChunkRows, dim_);
-  Panel<A> v_copy_ = scratch_.matrix(kChunkRows, value_dim_), d_o_copy_ = scratch_.matrix(kChunkRows, value_dim_);
+  State<A> state_{scratch_, dim_, value_dim_};  // S while time runs forward, d_S while it runs backward
+  Panel<A> scores_ = scratch_.matrix<A>(kChunkRows, kChunkRows);
+  Panel<A> d_scores_ = scratch_.matrix<A>(kChunkRows, kChunkRows);
+  Panel<A> weighted_ = keys(), spare_keys_ = keys(), spare_values_ = values();
+  Panel<A> d_keys_ = keys();  // d_q or d_k
+  Panel<A> d_values_ = values();
+  Panel<A> q_copy_ = keys(), k_copy_ = keys(), v_copy_ = values(), d_o_copy_ = values();
 };
 
 // Multiplications of one task at least, so that a step of one token does not wake up other threads.
-constexpr int64_t kMinimumWork = 65536;
+constexpr double kMinimumWork = 65536.0;
 
 // Calls visit(T{}, index) for every head of every sequence, on several threads. Throws Error for a positive log_decay.
 template <class Visit>
@@ -191,7 +175,8 @@ void for_each_head(Context& context, const HeadsView& q, int64_t value_dim, cons
       const A value = vector<A>(log_decay)[head];
       check(value <= 0, "[linear_attention] log_decay[{}] is {}, expected a number <= 0", head, value);
     }
-    const int64_t grain = 1 + kMinimumWork / (q.length * q.dim * value_dim + 1);
+    const double work = static_cast<double>(q.length) * static_cast<double>(q.dim) * static_cast<double>(value_dim);
+    const auto grain = static_cast<int64_t>(1.0 + kMinimumWork / (work + 1.0));
     parallel_ranges(context, q.batch * q.heads, grain, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) visit(type, HeadIndex{index / q.heads, index % q.heads});
     });

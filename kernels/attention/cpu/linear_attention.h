@@ -1,10 +1,13 @@
 // What forward and backward of chunked linear attention share on the CPU: matrices of the rows of one head, powers of
-// its decay, and the masked products within a chunk.
+// its decay, its state, and the masked products within a chunk. Masking is choosing: no number of a token enters a
+// product, not even times 0, whose result must not depend on that token.
 #pragma once
 
 #include <Eigen/Core>
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstddef>
 #include <limits>
 #include <type_traits>
 #include <vector>
@@ -33,33 +36,28 @@ struct HeadIndex {
 };
 
 // Allocates the matrices of one head, of a chunk's rows or a state each, in memory that the thread keeps for the next
-// head. `elements` is the sum of their sizes; there are at most kMatrices of them.
-template <class A>
+// head. `bytes` is the sum of their sizes; there are at most kMatrices of them.
 class Scratch {
  public:
-  explicit Scratch(int64_t elements) {
-    if (static_cast<int64_t>(memory_.size()) < elements + kAlignment * kMatrices) {
-      memory_.resize(elements + kAlignment * kMatrices);
-    }
+  explicit Scratch(int64_t bytes) {
+    memory_.resize(std::max(memory_.size(), static_cast<size_t>(bytes + kAlignment * kMatrices)));
     next_ = memory_.data();
   }
+  template <class A>
   Panel<A> matrix(int64_t rows, int64_t cols) {
-    A* start = next_;
-    next_ += (rows * cols + kAlignment - 1) / kAlignment * kAlignment;
+    A* start = reinterpret_cast<A*>(next_);
+    next_ += (rows * cols * static_cast<int64_t>(sizeof(A)) + kAlignment - 1) / kAlignment * kAlignment;
     return Panel<A>(start, rows, cols, Eigen::OuterStride<>(cols));
   }
 
  private:
-  static constexpr int64_t kMatrices = 16;
-  static constexpr int64_t kAlignment = 64 / sizeof(A);
-  static thread_local std::vector<A, Eigen::aligned_allocator<A>> memory_;
-  A* next_;
+  static constexpr int64_t kMatrices = 16, kAlignment = 64;
+  inline static thread_local std::vector<std::byte, Eigen::aligned_allocator<std::byte>> memory_;
+  std::byte* next_;
 };
-template <class A>
-thread_local std::vector<A, Eigen::aligned_allocator<A>> Scratch<A>::memory_;
 
 // Powers of one head's lambda = exp(log_decay). Exponents i * log_decay are never positive, so nothing overflows;
-// powers that would be subnormal are 0. Rows are counted from the start of their chunk, from 0 on.
+// powers that would be subnormal in A are 0. Rows are counted from the start of their chunk, from 0 on.
 template <class A>
 class Decay {
  public:
@@ -67,24 +65,26 @@ class Decay {
   using Segment = Eigen::Map<const Vector>;
 
   Decay(const VectorView& log_decay, int64_t head, double scale) {
-    Eigen::Array<double, kChunkRows + 1, 1> power = Eigen::Array<double, kChunkRows + 1, 1>::Ones();
     if (log_decay) {
       const double slope = static_cast<double>(vector<A>(log_decay)[head]);
-      power = Eigen::Array<double, kChunkRows + 1, 1>::LinSpaced(0.0, static_cast<double>(kChunkRows)) * slope;
-      power = power.exp();
-      power = (power < static_cast<double>(std::numeric_limits<A>::min())).select(0.0, power);
-      power[0] = 1.0;
+      forgets_ = slope == -std::numeric_limits<double>::infinity();
+      power_ = (Powers::LinSpaced(0.0, static_cast<double>(kChunkRows)) * slope).exp();
+      power_[0] = 1.0;
     }
-    for (int64_t i = 0; i <= kChunkRows; ++i) power_[i] = static_cast<A>(power[i]);
     for (int64_t i = 0; i < kChunkRows; ++i) {
-      to_end_[i] = power_[kChunkRows - 1 - i];
-      scores_[i] = static_cast<A>(scale * power[kChunkRows - 1 - i]);
-      from_start_[i] = static_cast<A>(scale * power[i + 1]);
+      to_end_[i] = rounded(power_[kChunkRows - 1 - i]);
+      scores_[i] = rounded(scale * power_[kChunkRows - 1 - i]);
+      from_start_[i] = rounded(scale * power_[i + 1]);
     }
   }
 
-  // lambda^rows, the weight of the state before a chunk of `rows` rows in the state after it.
-  A whole(int64_t rows) const { return power_[rows]; }
+  // Whether lambda is 0: no token sees a state.
+  bool forgets() const { return forgets_; }
+  // The number of rows of a chunk: a token alone where no token sees another.
+  int64_t chunk_rows() const { return forgets_ ? 1 : kChunkRows; }
+  // lambda^rows, the weight of the state before a chunk of `rows` rows in the state after it. It is not rounded to A: a
+  // long sequence multiplies many of them.
+  double whole(int64_t rows) const { return power_[rows]; }
   // scale * lambda^(i+1), the weight of the state before the chunk in the output of row i.
   Segment from_start(int64_t rows) const { return Segment(from_start_.data(), rows); }
   // lambda^(rows-1-j), the weight of row j in the state after the chunk.
@@ -93,7 +93,14 @@ class Decay {
   Segment scores(int64_t row) const { return Segment(scores_.data() + kChunkRows - 1 - row, row + 1); }
 
  private:
-  std::array<A, kChunkRows + 1> power_;
+  using Powers = Eigen::Array<double, kChunkRows + 1, 1>;
+
+  static A rounded(double power) {
+    return std::abs(power) < static_cast<double>(std::numeric_limits<A>::min()) ? A(0) : static_cast<A>(power);
+  }
+
+  bool forgets_ = false;
+  Powers power_ = Powers::Ones();
   std::array<A, kChunkRows> to_end_, scores_, from_start_;
 };
 
@@ -145,33 +152,128 @@ void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A
   }
 }
 
-// y (+=) scores x
+// x itself when all of its numbers are finite, else a copy in `spare` with 0 in place of those that are not.
 template <class A>
-void add_scores_product(const Panel<A>& scores, const ConstPanel<A>& x, Eigen::Ref<RowMajorMatrix<A>> y) {
-  for (int64_t begin = 0; begin < x.rows(); begin += kBlockRows) {
-    const int64_t end = std::min<int64_t>(begin + kBlockRows, x.rows());
-    y.middleRows(begin, end - begin).noalias() += scores.block(begin, 0, end - begin, end) * x.topRows(end);
+ConstPanel<A> finite_part(const ConstPanel<A>& x, Panel<A>& spare) {
+  const auto is_finite = [](A value) { return std::abs(value) <= std::numeric_limits<A>::max(); };
+  int others = 0;
+  for (int64_t row = 0; row < x.rows(); ++row) {
+    const A* values = x.row(row).data();
+    for (int64_t i = 0; i < x.cols(); ++i) others |= is_finite(values[i]) ? 0 : 1;
+  }
+  if (others == 0) return x;
+  for (int64_t row = 0; row < x.rows(); ++row) {
+    for (int64_t i = 0; i < x.cols(); ++i) spare(row, i) = is_finite(x(row, i)) ? x(row, i) : A(0);
+  }
+  return ConstPanel<A>(spare.data(), x.rows(), x.cols(), Eigen::OuterStride<>(spare.outerStride()));
+}
+
+// Calls add(row, col) for the numbers of x that finite_part() left out.
+template <class A, class Add>
+void for_each_left_out(const ConstPanel<A>& x, const ConstPanel<A>& finite, const Add& add) {
+  if (finite.data() == x.data()) return;
+  for (int64_t row = 0; row < x.rows(); ++row) {
+    for (int64_t col = 0; col < x.cols(); ++col) {
+      if (!std::isfinite(x(row, col))) add(row, col);
+    }
   }
 }
 
-// y (+=) scores^T x
+// y (+=) scores x, where row i of y takes the rows of x up to i only. `spare` is scratch of the size of x.
 template <class A>
-void add_scores_transposed_product(const Panel<A>& scores, const ConstPanel<A>& x, Eigen::Ref<RowMajorMatrix<A>> y) {
+void add_scores_product(const Panel<A>& scores, const ConstPanel<A>& x, Panel<A>& spare,
+                        Eigen::Ref<RowMajorMatrix<A>> y) {
+  const ConstPanel<A> finite = finite_part(x, spare);
+  for (int64_t begin = 0; begin < x.rows(); begin += kBlockRows) {
+    const int64_t end = std::min<int64_t>(begin + kBlockRows, x.rows());
+    y.middleRows(begin, end - begin).noalias() += scores.block(begin, 0, end - begin, end) * finite.topRows(end);
+  }
+  for_each_left_out(x, finite, [&](int64_t row, int64_t col) {
+    for (int64_t i = row; i < x.rows(); ++i) y(i, col) += scores(i, row) * x(row, col);
+  });
+}
+
+// y (+=) scores^T x, where row j of y takes the rows of x from j on only. `spare` is scratch of the size of x.
+template <class A>
+void add_scores_transposed_product(const Panel<A>& scores, const ConstPanel<A>& x, Panel<A>& spare,
+                                   Eigen::Ref<RowMajorMatrix<A>> y) {
+  const ConstPanel<A> finite = finite_part(x, spare);
   const int64_t rows = x.rows();
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t cols = std::min(kBlockRows, rows - begin);
     y.middleRows(begin, cols).noalias() +=
-        scores.block(begin, begin, rows - begin, cols).transpose() * x.bottomRows(rows - begin);
+        scores.block(begin, begin, rows - begin, cols).transpose() * finite.bottomRows(rows - begin);
   }
+  for_each_left_out(x, finite, [&](int64_t row, int64_t col) {
+    for (int64_t j = 0; j <= row; ++j) y(j, col) += scores(row, j) * x(row, col);
+  });
 }
 
-// state (=) kept * state + (weights .* a)^T b, where `weighted` is scratch for weights .* a.
+// The state S of one head, or its gradient, (dim, value_dim). It is a sum over the whole sequence, so it is kept in
+// double: rounded in every chunk it would lose digits with the length, and a lambda near 1 would leave it as it is.
+// Products read it rounded to A.
 template <class A>
-void advance_state(A kept, const typename Decay<A>::Segment& weights, const ConstPanel<A>& a, const ConstPanel<A>& b,
-                   Panel<A>& weighted, Panel<A>& state) {
-  weighted.topRows(a.rows()) = (a.array().colwise() * weights).matrix();
-  state *= kept;
-  state.noalias() += weighted.topRows(a.rows()).transpose() * b;
-}
+class State {
+ public:
+  // The bytes of scratch memory that a state takes.
+  static constexpr int64_t bytes(int64_t dim, int64_t value_dim) {
+    return dim * value_dim * static_cast<int64_t>(sizeof(A) + (kIsDouble ? 0 : sizeof(double)));
+  }
+  State(Scratch& scratch, int64_t dim, int64_t value_dim)
+      : values_(scratch.matrix<A>(dim, value_dim)), exact_(scratch.matrix<double>(kIsDouble ? 0 : dim, value_dim)) {}
+
+  // S is 0, and values() mean nothing.
+  bool is_zero() const { return is_zero_; }
+  const Panel<A>& values() const { return values_; }
+
+  // S (=) 0
+  void clear() { is_zero_ = true; }
+  // S (=) the state of one head of `states`; 0 when these are empty.
+  void start(const VectorView& states, int64_t heads, HeadIndex index) {
+    is_zero_ = !states;
+    if (is_zero_) return;
+    values_ = head_state<A>(states, heads, index, values_.rows(), values_.cols());
+    exact_ = values_.template cast<double>().topRows(exact_.rows());
+  }
+  // S (=) kept * S + (weights .* a)^T b, where `weighted` is scratch for weights .* a. Where `kept` is 0 nothing is
+  // left of S, whatever it is.
+  void advance(double kept, const typename Decay<A>::Segment& weights, const ConstPanel<A>& a, const ConstPanel<A>& b,
+               Panel<A>& weighted) {
+    weighted.topRows(a.rows()) = (a.array().colwise() * weights).matrix();
+    const bool adds = !is_zero_ && kept != 0.0;
+    is_zero_ = false;
+    if constexpr (kIsDouble) {
+      if (adds) {
+        values_ *= kept;
+      } else {
+        values_.setZero();
+      }
+      values_.noalias() += weighted.topRows(a.rows()).transpose() * b;
+    } else {
+      values_.noalias() = weighted.topRows(a.rows()).transpose() * b;
+      A* values = values_.data();
+      double* exact = exact_.data();
+      for (int64_t i = 0; i < values_.size(); ++i) {
+        exact[i] = static_cast<double>(values[i]) + (adds ? kept * exact[i] : 0.0);
+        values[i] = static_cast<A>(exact[i]);
+      }
+    }
+  }
+  // to (=|+=) S
+  void store(Panel<A> to, GradientMode mode) const {
+    if (mode == GradientMode::overwrite) {
+      if (is_zero_) to.setZero();
+      if (!is_zero_) to = values_;
+    } else if (!is_zero_) {
+      to += values_;
+    }
+  }
+
+ private:
+  static constexpr bool kIsDouble = std::is_same_v<A, double>;
+  bool is_zero_ = true;
+  Panel<A> values_;
+  Panel<double> exact_;  // S; without rows where values_ is exact
+};
 
 }  // namespace heddle::kernels::cpu

@@ -81,6 +81,10 @@ __global__ void __launch_bounds__(kAnyThreads)
   const int tile = static_cast<int>(min(int64_t{kAnyTile}, args.value.dim - first_value));
   const A log_decay = args.log_decay != nullptr ? args.log_decay[head_index] : A(0);
   const int ahead = args.from_end ? 1 : 0;
+  // Where lambda is 0 a step sees itself alone: what it does not see is left out, not multiplied by 0.
+  const bool forgets = log_decay == -infinity<A>();
+  const auto sees = [&](int steps_before) { return steps_before == 0 || !forgets; };
+  const auto power = [&](int n) { return n == 0 ? A(1) : exp(log_decay * static_cast<A>(n)); };
 
   for (int e = threadIdx.x; e < keys * kAnyTile; e += kAnyThreads) {
     const int c = e % kAnyTile;
@@ -105,9 +109,9 @@ __global__ void __launch_bounds__(kAnyThreads)
     for (int e = threadIdx.x; e < steps * steps; e += kAnyThreads) {
       const int i = e / steps, j = e % steps;
       A sum = A(0);
-      if (i >= j) {
+      if (i >= j && sees(i - j)) {
         for (int d = 0; d < keys; ++d) sum += query[i * keys + d] * key[j * keys + d];
-        sum *= args.inner * exp(log_decay * static_cast<A>(i - j));
+        sum *= args.inner * power(i - j);
       }
       scores[i * chunk + j] = sum;
     }
@@ -116,23 +120,26 @@ __global__ void __launch_bounds__(kAnyThreads)
       const int i = e / kAnyTile, c = e % kAnyTile;
       if (c >= tile) continue;
       A sum = A(0);
-      for (int d = 0; d < keys; ++d) sum += query[i * keys + d] * state[d * kAnyTile + c];
-      sum *= exp(log_decay * static_cast<A>(i + 1 - ahead));
-      for (int j = 0; j <= i; ++j) sum += scores[i * chunk + j] * value[j * kAnyTile + c];
+      if (sees(i + 1 - ahead)) {
+        for (int d = 0; d < keys; ++d) sum += query[i * keys + d] * state[d * kAnyTile + c];
+        sum *= power(i + 1 - ahead);
+      }
+      for (int j = forgets ? i : 0; j <= i; ++j) sum += scores[i * chunk + j] * value[j * kAnyTile + c];
       T* to = args.template step<T>(args.out.view, batch, head_index, start + i) + first_value + c;
       sum *= args.outer;
       if (args.out.mode == GradientMode::accumulate) sum += widen(*to);
       *to = narrow<T>(sum);
     }
     __syncthreads();
-    const A whole = exp(log_decay * static_cast<A>(steps));
+    const A whole = power(steps);
     for (int e = threadIdx.x; e < keys * kAnyTile; e += kAnyThreads) {
       const int d = e / kAnyTile, c = e % kAnyTile;
       A sum = A(0);
       for (int j = 0; j < steps; ++j) {
-        sum += exp(log_decay * static_cast<A>(steps - 1 - j + ahead)) * key[j * keys + d] * value[j * kAnyTile + c];
+        const int after = steps - 1 - j + ahead;
+        if (sees(after)) sum += power(after) * key[j * keys + d] * value[j * kAnyTile + c];
       }
-      state[e] = whole * state[e] + args.inner * sum;
+      state[e] = (sees(steps) ? whole * state[e] : A(0)) + args.inner * sum;
     }
   }
   if (args.state_out.data == nullptr) return;
@@ -144,6 +151,7 @@ __global__ void __launch_bounds__(kAnyThreads)
 }
 
 // --- 16-bit dtypes: chunks of 64 steps on the tensor cores; warp w of four computes out of steps 16 w .. 16 w + 15 ---
+// A masked score is 0 in these products, so an infinity or NaN reaches the steps of its tile that come before it.
 
 constexpr int kChunk = 64;
 constexpr int kTensorThreads = 128;
@@ -329,7 +337,9 @@ __global__ void __launch_bounds__(kTensorThreads) scan_tensor(const __grid_const
   };
 
   fetch(0, 0);
-  if (threadIdx.x <= kChunk) shared.powers[threadIdx.x] = expf(log_decay * static_cast<float>(threadIdx.x));
+  if (threadIdx.x <= kChunk) {
+    shared.powers[threadIdx.x] = threadIdx.x == 0 ? 1.0f : expf(log_decay * static_cast<float>(threadIdx.x));
+  }
 
   // The warp holds 16 kStateTiles rows of the state from state_row on; no rows are left for the last warps of a narrow
   // state.
