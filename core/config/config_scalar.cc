@@ -2,9 +2,16 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <charconv>
+#include <clocale>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <type_traits>
 #include <vector>
@@ -12,15 +19,30 @@
 namespace heddle {
 namespace {
 
-template <class T>
+// As std::from_chars, which not every standard library has for floating-point numbers: strtod in the "C" locale.
+template <std::floating_point T>
+bool parse_number(std::string_view given, T& number) {
+  if (given.find_first_not_of("0123456789+-.eE") != std::string_view::npos) return false;
+  std::string text(given);
+  std::replace(text.begin(), text.end(), '.', *std::localeconv()->decimal_point);
+  char* end = nullptr;
+  errno = 0;
+  if constexpr (std::is_same_v<T, float>) {
+    number = std::strtof(text.c_str(), &end);
+  } else {
+    number = std::strtod(text.c_str(), &end);
+  }
+  const bool underflow = errno == ERANGE && number == 0;
+  return end != text.c_str() && *end == '\0' && std::isfinite(number) && !underflow;
+}
+
+template <std::integral T>
 bool parse_number(std::string_view text, T& number) {
+  if (text.starts_with("+-")) return false;
   if (text.starts_with('+')) text.remove_prefix(1);
-  if (text.empty() || text.starts_with('+')) return false;
   const char* end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data(), end, number);
-  if (parsed.ec != std::errc() || parsed.ptr != end) return false;
-  if constexpr (std::is_floating_point_v<T>) return std::isfinite(number);
-  return true;
+  return parsed.ec == std::errc() && parsed.ptr == end;
 }
 
 bool parse_bool(std::string_view text, bool& value) {

@@ -32,6 +32,22 @@ TEST(ConfigNodeTest, ReadsEachType) {
   node.finish();
 }
 
+TEST(ConfigNodeTest, NumbersAreDecimalAndFinite) {
+  const auto number = [](const std::string& text) { return parse_config("x: " + text + "\n").require<double>("x"); };
+  EXPECT_EQ(number("-.25e+2"), -25.0);
+  EXPECT_EQ(number("5."), 5.0);
+  EXPECT_EQ(number("0.1"), 0.1);
+  EXPECT_EQ(number("1E-7"), 1e-7);
+  EXPECT_EQ(number("5e-324"), 5e-324);
+  for (const char* text : {"0x10", "0x1p3", "1e400", "-1e400", "1e-400", "inf", "-nan",  ".inf", "1e",    "1e+",
+                           ".",    "e5",    "--1",   "++1",    "+-1",    "1,5", "1.5.2", "1 2",  "1_000", "1f"}) {
+    EXPECT_EQ(error_of([&] { number(text); }), std::string("config:1:4: x: found '") + text + "', expected a number");
+  }
+  EXPECT_EQ(error_of([] { parse_config("x: +-1\n").require<int>("x"); }),
+            "config:1:4: x: found '+-1', expected an integer");
+  EXPECT_EQ(parse_config("x: +12\n").require<int>("x"), 12);
+}
+
 TEST(ConfigNodeTest, AbsentKeysGiveDefaults) {
   const ConfigNode node = parse_config("nothing: ~\nempty: {}\n");
   EXPECT_EQ(node.get<double>("eps", 1e-5), 1e-5);

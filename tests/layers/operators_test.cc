@@ -320,7 +320,8 @@ void inference_keeps_nothing(Device device, const OperatorCase& op_case) {
   const size_t before = allocator.stats().allocated.current;
   NamedVariables outputs = function_of(op_case)(tape, inputs);
   size_t held = 0;  // by outputs that are not inputs themselves
-  for (const auto& [name, output] : outputs) {
+  for (const auto& named : outputs) {
+    const Variable& output = named.second;
     const bool is_input = std::any_of(inputs.begin(), inputs.end(), [&](const auto& input) {
       return input.second.value.shares_storage_with(output.value);
     });
