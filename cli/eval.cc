@@ -5,6 +5,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "core/runtime/unsigned_nan.h"
 #include "trainers/evaluate.h"
 #include "trainers/run/loaded_model.h"
 
@@ -24,10 +25,11 @@ int run(const Options& options, const Registry& registry) {
   const Evaluation evaluation = evaluate(*context, loaded.model, *data);
   fmt::print("checkpoint        {}\n", loaded.checkpoint.path.string());
   fmt::print("tokens            {}\n", evaluation.targets);
-  fmt::print("validation loss   {:.6f} nats per {}\n", evaluation.loss, data->is_text() ? "byte" : "token");
-  fmt::print("perplexity        {:.4f}\n", std::exp(evaluation.loss));
-  if (data->is_text()) fmt::print("bits per byte     {:.6f}\n", evaluation.loss / std::log(2.0));
-  if (data->has_answers()) fmt::print("accuracy          {:.2f} %\n", 100.0 * evaluation.accuracy);
+  fmt::print("validation loss   {:.6f} nats per {}\n", unsigned_nan(evaluation.loss),
+             data->is_text() ? "byte" : "token");
+  fmt::print("perplexity        {:.4f}\n", unsigned_nan(std::exp(evaluation.loss)));
+  if (data->is_text()) fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.loss / std::log(2.0)));
+  if (data->has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
   return kDone;
 }
 

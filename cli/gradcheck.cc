@@ -9,6 +9,7 @@
 #include "cli/dtype.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
+#include "core/runtime/unsigned_nan.h"
 #include "tools/check_gradients.h"
 #include "tools/list_cases.h"
 
@@ -31,8 +32,9 @@ bool show(const std::string& title, const GradcheckReport& report, DType dtype) 
   const char* reference = dtype == DType::float64 ? "numeric" : "float64";
   for (const GradcheckInputReport& input : report.inputs) {
     fmt::print("  {} {:<28} worst {:>6} of {:<6} analytic {:>14.7g}  {} {:>14.7g}  error {:.1e}\n",
-               input.failures == 0 ? "ok   " : "WRONG", input.name, input.worst_element, input.checked, input.analytic,
-               reference, input.numeric, input.relative_error);
+               input.failures == 0 ? "ok   " : "WRONG", input.name, input.worst_element, input.checked,
+               unsigned_nan(input.analytic), reference, unsigned_nan(input.numeric),
+               unsigned_nan(input.relative_error));
   }
   return report.passed;
 }

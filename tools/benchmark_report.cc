@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "core/runtime/error.h"
+#include "core/runtime/unsigned_nan.h"
 
 namespace heddle {
 namespace {
@@ -80,7 +81,7 @@ std::string table_header() {
 
 std::string table_line(const BenchmarkRow& row, const PublishedFigure* published) {
   std::string line = fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11.4f} {:<3}", row.suite, row.config,
-                                 name(row.pass), name(row.quantity), row.n, row.value, unit_of(row));
+                                 name(row.pass), name(row.quantity), row.n, unsigned_nan(row.value), unit_of(row));
   line += row.gbps > 0.0 ? fmt::format(" {:>8.0f}", row.gbps) : std::string(9, ' ');
   line += row.copy_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.copy_fraction) : std::string(7, ' ');
   if (published != nullptr) {
@@ -99,8 +100,8 @@ std::string to_csv(std::span<const BenchmarkRow> rows) {
   std::string text = "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction\n";
   for (const BenchmarkRow& row : rows) {
     text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{}\n", row.suite, row.config, name(row.pass),
-                        name(row.quantity), row.n, name(row.dtype), row.device, row.value, unit_of(row), row.bytes,
-                        row.gbps, row.copy_fraction);
+                        name(row.quantity), row.n, name(row.dtype), row.device, unsigned_nan(row.value), unit_of(row),
+                        row.bytes, unsigned_nan(row.gbps), unsigned_nan(row.copy_fraction));
   }
   return text;
 }

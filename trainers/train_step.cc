@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/runtime/error.h"
+#include "core/runtime/unsigned_nan.h"
 #include "core/tensor/transfer.h"
 #include "trainers/evaluate.h"
 
@@ -153,8 +154,8 @@ void TrainStep::refuse_loss(double loss) const {
     Tape tape(context_, Tape::Mode::inference);
     model_.forward(tape, to_device(context_, batch).tokens, nullptr, observe);
   }
-  throw NonFinite(fmt::format("step {}: the loss is {}; first not finite: {}; the step was not taken", step_, loss,
-                              where.empty() ? "the loss itself" : where));
+  throw NonFinite(fmt::format("step {}: the loss is {}; first not finite: {}; the step was not taken", step_,
+                              unsigned_nan(loss), where.empty() ? "the loss itself" : where));
 }
 
 void TrainStep::refuse_gradient(double norm) const {
@@ -167,7 +168,7 @@ void TrainStep::refuse_gradient(double norm) const {
     break;
   }
   throw NonFinite(fmt::format("step {}: the gradient norm is {}; first not finite: {}; the step was not taken", step_,
-                              norm, where));
+                              unsigned_nan(norm), where));
 }
 
 }  // namespace heddle

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/runtime/error.h"
+#include "core/runtime/unsigned_nan.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 
@@ -219,8 +220,8 @@ std::string GradcheckReport::to_string() const {
   if (!composes) text += "the gradients differ when the inputs are outputs of another operator instead of leaves\n";
   for (const GradcheckInputReport& input : inputs) {
     text += fmt::format("{}: {} of {} wrong; worst at {}: analytic {:.10g}, numeric {:.10g}, relative error {:.3g}\n",
-                        input.name, input.failures, input.checked, input.worst_element, input.analytic, input.numeric,
-                        input.relative_error);
+                        input.name, input.failures, input.checked, input.worst_element, unsigned_nan(input.analytic),
+                        unsigned_nan(input.numeric), unsigned_nan(input.relative_error));
   }
   return text;
 }

@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include "core/runtime/unsigned_nan.h"
+
 namespace heddle {
 
 class Error : public std::runtime_error {
@@ -27,7 +29,8 @@ class UsageError : public Error {
 // Throws Error with a formatted message.
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(fmt::format(format, std::forward<Args>(args)...));
+  const auto write = [&](const auto&... shown) { return fmt::vformat(format, fmt::make_format_args(shown...)); };
+  throw Error(write(unsigned_nan(args)...));
 }
 
 // Throws Error with a formatted message unless `condition` holds. The arguments are formatted only on failure.

@@ -96,6 +96,13 @@ TEST_F(GradcheckTest, MissingGradientOfOneElementIsFoundAsNaN) {
   EXPECT_TRUE(std::isnan(report.inputs[0].analytic));
 }
 
+TEST_F(GradcheckTest, NansAreShownWithoutTheirSign) {
+  const double nan = std::copysign(std::nan(""), -1.0);
+  GradcheckReport report;
+  report.inputs = {{.name = "x", .analytic = nan, .numeric = nan, .relative_error = nan}};
+  EXPECT_THAT(report.to_string(), HasSubstr("analytic nan, numeric nan, relative error nan\n"));
+}
+
 TEST_F(GradcheckTest, ProjectionsFindErrors) {
   Elementwise wrong = kSin;
   wrong.derivative = [](double x, size_t i) { return std::cos(x) + (i == 70 ? 1e-3 : 0.0); };

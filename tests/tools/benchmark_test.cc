@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
 #include "core/config/config_error.h"
 #include "core/config/config_load.h"
 #include "kernels/common/activation.h"
@@ -12,7 +17,9 @@ namespace heddle {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const std::string kSuites = std::string(HEDDLE_SOURCE_DIR) + "/configs/bench/";
 
@@ -134,6 +141,20 @@ TEST(BenchmarkMemoryGpu, OnMetaEqualsTheGpu) {
   for (size_t i = 0; i < meta.size(); ++i) {
     EXPECT_EQ(meta[i].value, gpu[i].value) << meta[i].config << " n " << meta[i].n;
   }
+}
+
+TEST(BenchmarkReportTest, NansAreShownWithoutTheirSign) {
+  BenchmarkRow row;
+  row.suite = "suite";
+  row.config = "config";
+  row.device = "cpu";
+  row.value = row.gbps = row.copy_fraction = std::copysign(std::nan(""), -1.0);
+  const std::string line = table_line(row, nullptr), csv = to_csv(std::span(&row, 1));
+  EXPECT_THAT(line, HasSubstr(" nan "));
+  EXPECT_THAT(line, Not(HasSubstr("-nan")));
+  EXPECT_THAT(csv, HasSubstr(",cpu,nan,"));
+  EXPECT_THAT(csv, EndsWith(",nan,nan\n"));
+  EXPECT_THAT(to_json(std::span(&row, 1)), HasSubstr("\"value\": null,"));  // JSON has no NaN
 }
 
 TEST(BenchmarkTest, SpeedRowsOnTheCpuHaveTimesAndRates) {

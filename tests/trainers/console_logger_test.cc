@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "core/io/atomic_file.h"
@@ -93,6 +95,16 @@ TEST(ConsoleLoggerTest, EvaluationsAreOfTextOrOfAnswers) {
             "step 20: validation loss 1.2500 nats/byte (1.803 bits/byte)\n"
             "step 40: validation loss 0.5000, accuracy 87.50 %\n"
             "note: a line\n");
+}
+
+TEST(ConsoleLoggerTest, NansAreShownWithoutTheirSign) {
+  const double nan = std::copysign(std::nan(""), -1.0);
+  EXPECT_EQ(written([&](ConsoleLogger& logger) {
+              logger.step({.step = 1, .steps = 1, .tokens = 1000, .loss = nan, .seconds = 1.0, .peak_bytes = 512});
+              logger.evaluation({.step = 1, .loss = nan, .is_text = true});
+            }),
+            "step 1/1  loss nan  1.0 k tokens/s  ETA 0:00  peak 0.5 KiB\n"
+            "step 1: validation loss nan nats/byte (nan bits/byte)\n");
 }
 
 TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {

@@ -9,6 +9,7 @@
 
 #include "core/runtime/memory_stats.h"
 #include "core/runtime/message.h"
+#include "core/runtime/unsigned_nan.h"
 
 namespace heddle {
 namespace {
@@ -33,8 +34,8 @@ double thousands_per_second(int64_t tokens, double seconds) {
 }
 
 std::string describe(const EvaluationEvent& event) {
-  std::string text = fmt::format("validation loss {:.4f}", event.loss);
-  if (event.is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", event.loss / std::log(2.0));
+  std::string text = fmt::format("validation loss {:.4f}", unsigned_nan(event.loss));
+  if (event.is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", unsigned_nan(event.loss / std::log(2.0)));
   if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
   return text;
 }
@@ -75,9 +76,9 @@ void ConsoleLogger::step(const StepEvent& event) {
   has_shown_ = true;
   const double left =
       event.elapsed / static_cast<double>(event.step - start_) * static_cast<double>(event.steps - event.step);
-  const std::string text =
-      fmt::format("step {}/{}  loss {:.4f}  {:.1f} k tokens/s  ETA {}  peak {}", event.step, event.steps, event.loss,
-                  thousands_per_second(tokens_, event.seconds), format_duration(left), format_bytes(event.peak_bytes));
+  const std::string text = fmt::format(
+      "step {}/{}  loss {:.4f}  {:.1f} k tokens/s  ETA {}  peak {}", event.step, event.steps, unsigned_nan(event.loss),
+      thousands_per_second(tokens_, event.seconds), format_duration(left), format_bytes(event.peak_bytes));
   if (!is_terminal_) {
     say(text);
     return;
