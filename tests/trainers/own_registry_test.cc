@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstdio>
 #include <fstream>
+#include <string>
+#include <vector>
 
 #include "core/config/config_load.h"
 #include "core/io/atomic_file.h"
@@ -73,14 +77,15 @@ TEST_F(OwnRegistryTest, ItsSectionIsCheckedAsStrictly) {
 }
 
 TEST_F(OwnRegistryTest, ItsModelIsTrainedStoppedAndContinued) {
-  const TrainConfig dense = config("{type: dense, bias: true}", {"trainer.steps=30", "optimizer.lr=1.0e-2"});
+  const TrainConfig dense = config("{type: dense, bias: true}", testing::learn_text((folder_ / "text").string(), "60"));
   EXPECT_EQ(run(dense, 7).step, 7);
   const TrainResult result = run(dense);
   EXPECT_TRUE(result.finished);
   Context context(Device{}, {.threads = 1});
   TrainStep untrained(context, dense);
   const auto data = make_dataset(dataset_options(dense));
-  EXPECT_LT(result.evaluation.value().loss, evaluate(context, untrained.model(), *data).loss);
+  EXPECT_GT(evaluate(context, untrained.model(), *data).loss, testing::kUnlearnedLoss);
+  EXPECT_LT(result.evaluation.value().loss, testing::kLearnedLoss);
 
   const LoadedModel loaded = load_model(
       context, folder_ / "run", {}, [](const std::string&) {}, registry_);

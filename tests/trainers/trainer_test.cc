@@ -3,7 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
@@ -373,16 +380,16 @@ TEST_F(TrainerTest, ADynamicLossScaleGoesOnBitForBit) {
 
 // By rotation the other tests train.
 TEST_F(TrainerTest, TrainsWithLrpeCosine) {
-  const auto config = [](const std::string& steps, const std::string& lrpe) {
-    return testing::tiny_train_config(
-        {"trainer.steps=" + steps, "optimizer.lr=1.0e-2", "schedule.warmup_steps=0", "model.mixer.lrpe=" + lrpe});
+  const auto config = [&](const std::string& steps, const std::string& lrpe) {
+    std::vector<std::string> overrides = testing::learn_text((folder_ / "text").string(), steps);
+    overrides.push_back("model.mixer.lrpe=" + lrpe);
+    return testing::tiny_train_config(overrides);
   };
   for (const std::string lrpe :
        {"{type: lrpe_cosine, act: silu}", "{type: lrpe_cosine, learnable: true, per_head: true, extra_tokens: 2}",
         "{type: lrpe_cosine, shape: [4, 4], theta_init: low_half}"}) {
-    const double before = run("one " + lrpe, config("1", lrpe)).evaluation.value().loss;
-    const double after = run("many " + lrpe, config("60", lrpe)).evaluation.value().loss;
-    EXPECT_LT(after, 0.8 * before) << lrpe;
+    EXPECT_GT(run("one " + lrpe, config("1", lrpe)).evaluation.value().loss, testing::kUnlearnedLoss) << lrpe;
+    EXPECT_LT(run("many " + lrpe, config("60", lrpe)).evaluation.value().loss, testing::kLearnedLoss) << lrpe;
     EXPECT_EQ(run("stopped " + lrpe, config("60", lrpe), 7).step, 7);
     run("stopped " + lrpe, config("60", lrpe));
     EXPECT_EQ(file("many " + lrpe + "/metrics.csv"), file("stopped " + lrpe + "/metrics.csv"));
@@ -414,8 +421,9 @@ TEST_F(TrainerTest, LearnsToCopyAndToRecall) {
     const TrainResult result = run(name, load_train_config(path, overrides));
     return result.evaluation.value().accuracy;
   };
-  EXPECT_GE(accuracy("toy_mqar", {"trainer.steps=400"}), 0.90);
-  EXPECT_GE(accuracy("toy_copy", {"trainer.steps=150"}), 0.95);
+  // By chance 0.13 and 0.07 are right; seeds 1 to 4 end between 0.97 and 1.
+  EXPECT_GE(accuracy("toy_mqar", {"trainer.steps=400"}), 0.80);
+  EXPECT_GE(accuracy("toy_copy", {"trainer.steps=150"}), 0.80);
 }
 
 }  // namespace
