@@ -3,6 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
 #include "cli/command.h"
 #include "cli/device.h"
 #include "trainers/run/loaded_model.h"

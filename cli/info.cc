@@ -1,6 +1,7 @@
 // heddle info
 #include <fmt/format.h>
 
+#include <string>
 #include <thread>
 
 #include "cli/command.h"

@@ -1,4 +1,8 @@
 // heddle run-layer SPEC.yaml --inputs IN.safetensors --outputs OUT.safetensors
+#include <memory>
+#include <optional>
+#include <string>
+
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"

@@ -2,6 +2,9 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"

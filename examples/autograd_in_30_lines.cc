@@ -1,6 +1,8 @@
 // Automatic differentiation, start to finish: f(x, w) = sum of (x w^T)^2, its value and both gradients.
 #include <fmt/ranges.h>
 
+#include <vector>
+
 #include "heddle/core/autograd/tape.h"
 #include "heddle/core/tensor/transfer.h"
 #include "heddle/layers/ops/glu.h"

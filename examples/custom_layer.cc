@@ -2,6 +2,8 @@
 // What every layer of heddle is made of: a kernel that writes or adds, a node with what backward needs, a function that
 // checks shapes, computes and records.
 #include <algorithm>
+#include <cstdint>
+#include <vector>
 
 #include "heddle/core/autograd/gradcheck.h"
 #include "heddle/core/runtime/error.h"

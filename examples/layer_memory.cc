@@ -2,6 +2,9 @@
 // device meta, which counts the same bytes without having them.
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstdint>
+
 #include "heddle/core/autograd/parameter.h"
 #include "heddle/core/tensor/random.h"
 #include "heddle/layers/modules/feed_forward.h"

@@ -2,7 +2,11 @@
 // The model sees a letter of the alphabet and learns which one follows.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "heddle/core/tensor/transfer.h"
 #include "heddle/layers/modules/embedding.h"

@@ -1,6 +1,7 @@
 #include "layers/operator.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"

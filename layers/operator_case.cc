@@ -1,6 +1,8 @@
 #include "layers/operator_case.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 
 #include "core/tensor/element_types.h"
 #include "core/tensor/random.h"

@@ -2,6 +2,8 @@
 // and benchmarks read the same cases.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>

@@ -1,6 +1,7 @@
 #include "layers/registry.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"

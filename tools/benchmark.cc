@@ -1,7 +1,12 @@
 #include "tools/benchmark.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <map>
+#include <memory>
+#include <string_view>
 
 #include "core/autograd/tape.h"
 #include "core/config/nearest_name.h"

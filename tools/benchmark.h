@@ -5,9 +5,11 @@
 // peak of allocated bytes, inputs included; for backward the forward's outputs and the upstream gradient are alive.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/runtime/context.h"

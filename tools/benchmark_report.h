@@ -1,6 +1,7 @@
 // What `heddle bench` prints and writes.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <system_error>
 
 #include "core/config/config_load.h"
 #include "core/config/nearest_name.h"

@@ -1,7 +1,9 @@
 #include "tools/list_cases.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "core/config/config_tree.h"
 

@@ -1,7 +1,10 @@
 #include "trainers/evaluate.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "core/tensor/transfer.h"
 #include "layers/ops/cross_entropy.h"

@@ -1,6 +1,8 @@
 // The loss of a model on validation data.
 #pragma once
 
+#include <cstdint>
+
 #include "core/autograd/tape.h"
 #include "trainers/data/dataset.h"
 #include "trainers/model/language_model.h"

@@ -1,7 +1,10 @@
 #include "trainers/optimizer.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <string>
 
 #include "core/config/config_fields.h"
 #include "core/tensor/transfer.h"

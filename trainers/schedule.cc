@@ -1,6 +1,7 @@
 #include "trainers/schedule.h"
 
 #include <cmath>
+#include <cstdint>
 #include <numbers>
 
 namespace heddle {

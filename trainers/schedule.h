@@ -1,6 +1,8 @@
 // The learning rate of each step.                                                  docs/config.md#schedule
 #pragma once
 
+#include <cstdint>
+
 #include "trainers/train_config.h"
 
 namespace heddle {

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
+#include <string_view>
+#include <utility>
 
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"

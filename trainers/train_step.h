@@ -1,6 +1,8 @@
 // A model with its optimizer: what one training step reads and changes.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>

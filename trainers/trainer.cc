@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "core/io/atomic_file.h"
 #include "trainers/logging/console_logger.h"

@@ -2,6 +2,7 @@
 // Whoever wants to know how it goes is a Logger; the console and metrics.csv are two of them.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <functional>

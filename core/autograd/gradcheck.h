@@ -3,6 +3,7 @@
 // memory of the upstream gradient.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>

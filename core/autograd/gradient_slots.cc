@@ -1,5 +1,6 @@
 #include "core/autograd/gradient_slots.h"
 
+#include <cstdint>
 #include <utility>
 
 #include "core/runtime/error.h"

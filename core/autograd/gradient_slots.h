@@ -2,6 +2,7 @@
 // whose values are no leaves, and decides whether a write overwrites or adds. docs/design.md#gradients
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>

@@ -1,6 +1,10 @@
 #include "core/autograd/parameter.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"

@@ -2,9 +2,13 @@
 // checkpoint and an all-reduce see as one vector each. Beside them the fixed values that modules need.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <string>
 #include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "core/autograd/tape.h"
 #include "core/tensor/random.h"

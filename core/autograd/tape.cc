@@ -3,8 +3,10 @@
 #include <cxxabi.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <utility>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"

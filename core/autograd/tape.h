@@ -12,6 +12,7 @@
 //   tape.record(SquareNode{.x = x.slot, .y = y.slot, .saved_x = x.value}, {x}, {y});
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -19,6 +20,7 @@
 #include <string_view>
 #include <typeinfo>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/autograd/gradient_slots.h"

@@ -1,6 +1,7 @@
 #include "core/config/config_node.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "core/config/nearest_name.h"
 

@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstddef>
 #include <fstream>
+#include <ios>
 #include <system_error>
 #include <utility>
 #include <vector>

@@ -2,6 +2,7 @@
 // file (a pipe, a terminal, a device) cannot be replaced and is written through.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>

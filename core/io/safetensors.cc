@@ -3,9 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cerrno>
+#include <cstddef>
 #include <functional>
+#include <ios>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <system_error>
+#include <tuple>
+#include <utility>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"

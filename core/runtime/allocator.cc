@@ -1,7 +1,12 @@
 #include "core/runtime/allocator.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
 
 namespace heddle {
 

@@ -1,7 +1,9 @@
 #include "core/runtime/context.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <thread>
 #include <utility>
 

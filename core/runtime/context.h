@@ -2,6 +2,8 @@
 // or computes; two contexts live side by side. One thread at a time uses a Context; its allocator is thread-safe.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>

@@ -2,6 +2,10 @@
 // on several GPUs can be used alternately by one thread.
 #include <cuda_runtime.h>
 
+#include <cstddef>
+#include <memory>
+#include <string>
+
 #include "core/runtime/backend.h"
 #include "core/runtime/cuda_check.h"
 #include "core/runtime/error.h"

@@ -1,6 +1,7 @@
 #include "core/runtime/device.h"
 
 #include <charconv>
+#include <system_error>
 
 #include "core/runtime/backend.h"
 #include "core/runtime/error.h"

@@ -1,5 +1,6 @@
 #include "core/runtime/graph.h"
 
+#include <cstdint>
 #include <utility>
 
 #include "core/runtime/error.h"

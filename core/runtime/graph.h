@@ -12,6 +12,7 @@
 // outlive its context.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 

@@ -1,6 +1,7 @@
 // One block of an allocator, owned: given back when the last tensor that uses it goes.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "core/runtime/allocator.h"

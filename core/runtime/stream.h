@@ -3,6 +3,7 @@
 // Each keeps its device open; none is thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <utility>
 

@@ -1,6 +1,7 @@
 #include "core/tensor/random.h"
 
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 #include <vector>
 

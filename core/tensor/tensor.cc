@@ -1,7 +1,10 @@
 #include "core/tensor/tensor.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"

@@ -2,6 +2,7 @@
 // Not thread-safe as an object; the storage's reference count is.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 

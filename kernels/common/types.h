@@ -2,6 +2,8 @@
 // the host and on the device), and the switch from a dtype to a C++ type (on the host).
 #pragma once
 
+#include <cstdint>
+
 #include "core/runtime/error.h"
 #include "kernels/common/views.h"
 

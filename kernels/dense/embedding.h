@@ -4,6 +4,8 @@
 // indices.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"
 

@@ -5,6 +5,8 @@
 // depends on the shapes alone.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"
 

@@ -6,6 +6,8 @@
 // target far ahead of, or far behind, the other classes.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"
 

@@ -9,6 +9,8 @@
 // output written once.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/activation.h"
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"

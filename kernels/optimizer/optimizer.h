@@ -10,6 +10,8 @@
 // Source: Loshchilov, Hutter, "Decoupled weight decay regularization", arXiv:1711.05101.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"
 

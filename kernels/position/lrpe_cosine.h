@@ -6,6 +6,8 @@
 // cos and sin are right to 1e-6 for every coordinate below 2^20; the phase is computed as in lrpe_rotate.h.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/activation.h"
 #include "kernels/common/dispatch.h"
 #include "kernels/position/lrpe.h"

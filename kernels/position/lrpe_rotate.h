@@ -7,6 +7,8 @@
 // exactly.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/activation.h"
 #include "kernels/common/dispatch.h"
 #include "kernels/position/lrpe.h"

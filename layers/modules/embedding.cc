@@ -1,5 +1,7 @@
 #include "layers/modules/embedding.h"
 
+#include <cstdint>
+
 #include "layers/ops/embedding.h"
 
 namespace heddle {

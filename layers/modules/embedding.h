@@ -1,6 +1,8 @@
 // The table of token vectors as a part of a model.                                     docs/layers.md#embedding
 #pragma once
 
+#include <cstdint>
+
 #include "core/autograd/parameter.h"
 #include "core/autograd/tape.h"
 #include "layers/modules/module.h"

@@ -1,5 +1,7 @@
 #include "layers/modules/feed_forward.h"
 
+#include <cstdint>
+
 #include "layers/modules/choices.h"
 #include "layers/ops/glu.h"
 

@@ -4,6 +4,7 @@
 // w12 holds w1 above w2, so that x is read once.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "layers/modules/linear.h"

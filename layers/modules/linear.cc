@@ -1,6 +1,7 @@
 #include "layers/modules/linear.h"
 
 #include <cmath>
+#include <cstdint>
 
 #include "layers/ops/linear.h"
 

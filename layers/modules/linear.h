@@ -1,6 +1,8 @@
 // A matrix product with a weight as a part of a model.                                    docs/layers.md#linear
 #pragma once
 
+#include <cstdint>
+
 #include "core/autograd/parameter.h"
 #include "core/autograd/tape.h"
 #include "layers/modules/module.h"

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstdint>
+
 namespace heddle {
 
 const Choices<NormType>& norm_choices() {

@@ -1,6 +1,7 @@
 // A norm as a part of a model: its options and its parameters.                          docs/layers.md#normalization
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -1,6 +1,7 @@
 // A linearized relative position encoding (LRPE) as a part of a mixer, with its theta.            docs/layers.md#lrpe
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 

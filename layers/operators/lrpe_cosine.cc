@@ -1,6 +1,10 @@
 #include "layers/ops/lrpe_cosine.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 #include "core/config/config_fields.h"
 #include "layers/modules/choices.h"

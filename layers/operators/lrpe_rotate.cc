@@ -1,6 +1,9 @@
 #include "layers/ops/lrpe_rotate.h"
 
 #include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 #include "core/config/config_fields.h"
 #include "layers/modules/choices.h"

@@ -3,6 +3,12 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "core/config/config_fields.h"
 #include "layers/modules/choices.h"

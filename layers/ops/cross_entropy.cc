@@ -1,5 +1,7 @@
 #include "layers/ops/cross_entropy.h"
 
+#include <cstdint>
+
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
 

@@ -1,6 +1,7 @@
 #include "layers/ops/distinct_destinations.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "layers/ops/gradient.h"
 

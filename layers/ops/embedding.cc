@@ -1,5 +1,7 @@
 #include "layers/ops/embedding.h"
 
+#include <cstdint>
+
 #include "kernels/dense/embedding.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"

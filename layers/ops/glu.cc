@@ -1,5 +1,8 @@
 #include "layers/ops/glu.h"
 
+#include <cstdint>
+#include <vector>
+
 #include "kernels/dense/elementwise.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"

@@ -1,5 +1,7 @@
 #include "layers/ops/linear_attention.h"
 
+#include <cstdint>
+
 #include "core/runtime/error.h"
 #include "kernels/attention/linear_attention.h"
 #include "layers/ops/gradient.h"

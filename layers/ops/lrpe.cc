@@ -1,5 +1,7 @@
 #include "layers/ops/lrpe.h"
 
+#include <string>
+
 #include "core/runtime/error.h"
 
 namespace heddle {

@@ -1,6 +1,7 @@
 // What both position encodings have in common as operators: checks and the node on the tape.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string_view>
 

@@ -1,6 +1,8 @@
 #include "layers/ops/lrpe_cosine.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <string_view>
 
 #include "core/runtime/error.h"
 #include "layers/ops/lrpe.h"

@@ -3,6 +3,8 @@
 // Source: Qin et al., "Linearized relative positional encoding", arXiv:2307.09270.
 #pragma once
 
+#include <cstdint>
+
 #include "core/autograd/tape.h"
 #include "kernels/position/lrpe_cosine.h"
 

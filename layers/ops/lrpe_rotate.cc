@@ -1,5 +1,8 @@
 #include "layers/ops/lrpe_rotate.h"
 
+#include <cstdint>
+#include <string_view>
+
 #include "core/runtime/error.h"
 #include "layers/ops/lrpe.h"
 

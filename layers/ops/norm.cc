@@ -1,5 +1,7 @@
 #include "layers/ops/norm.h"
 
+#include <cstdint>
+
 #include "core/runtime/error.h"
 #include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"

@@ -3,6 +3,7 @@
 // concatenation in backward.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "core/autograd/tape.h"

@@ -1,9 +1,13 @@
 #include "include_dag.h"
 
 #include <functional>
+#include <map>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace {
 

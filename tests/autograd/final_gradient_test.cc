@@ -1,7 +1,11 @@
 // The hook that is called when the gradient of a leaf is final.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <map>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "tests/autograd/test_nodes.h"
 

@@ -1,8 +1,15 @@
 #include "core/autograd/gradcheck.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "tests/autograd/test_nodes.h"
 

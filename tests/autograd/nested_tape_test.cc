@@ -2,6 +2,13 @@
 // too.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "tests/autograd/test_nodes.h"
 
 namespace heddle {

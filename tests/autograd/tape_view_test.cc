@@ -1,6 +1,15 @@
 // Views of values: their consumers write into the gradient memory of the whole.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
 #include "core/tensor/random.h"
 #include "tests/autograd/test_nodes.h"
 

@@ -5,8 +5,11 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "core/tensor/random.h"
 #include "tests/cli/process.h"

@@ -1,5 +1,10 @@
 // Products, column sums and elementwise kernels against the CPU: aligned, odd and strided rows, both modes of writing,
 // and the same bits from run to run.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "kernels/dense/elementwise.h"
 #include "kernels/dense/gemm.h"
 #include "tests/cuda/gpu_test.h"

@@ -1,6 +1,11 @@
 // The device itself: opening it, copies, streams, events, pinned memory, what the allocator does on it.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "core/runtime/stream.h"
 #include "tests/cuda/gpu_test.h"
 

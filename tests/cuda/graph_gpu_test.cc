@@ -1,6 +1,10 @@
 // Graphs of kernels: replay computes anew, their memory stays theirs, failures leave the context usable.
 #include <gmock/gmock.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "core/runtime/graph.h"
 #include "kernels/dense/elementwise.h"
 #include "kernels/dense/gemm.h"

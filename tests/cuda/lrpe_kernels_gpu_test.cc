@@ -1,5 +1,7 @@
 // The position encodings against the CPU where the work of a launch is cut in every way: sines shared or not, by the
 // batch or by heads, the last blocks with a part of what shares them. The small cases are in tests/cases/.
+#include <cstdint>
+
 #include "kernels/position/lrpe_cosine.h"
 #include "kernels/position/lrpe_rotate.h"
 #include "tests/cuda/gpu_test.h"

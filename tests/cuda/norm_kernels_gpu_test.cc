@@ -1,5 +1,10 @@
 // Norm kernels on large tensors: more than 2^31 elements (rows are counted in 32 bits, elements are not), and so many
 // rows that other shapes of a kernel are chosen.
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
 #include "kernels/norm/norm.h"
 #include "tests/cuda/gpu_test.h"
 

@@ -1,4 +1,8 @@
 // Embedding, cross entropy and the optimizer against the CPU.
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "kernels/dense/embedding.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/optimizer/optimizer.h"

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <filesystem>
+#include <iterator>
+#include <string>
+
 #include "core/runtime/error.h"
 #include "tests/temp_folder.h"
 

@@ -1,4 +1,6 @@
 // Each activation inside every kernel that takes one, on the GPU in all dtypes against the CPU in float64.
+#include <vector>
+
 #include "tests/cuda/gpu_test.h"
 #include "tests/kernels/activation_kernels.h"
 

@@ -1,6 +1,12 @@
 // What the table of cases does not see of linear, embedding, glu and cross_entropy: errors, modules, memory.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "core/tensor/transfer.h"
 #include "layers/modules/embedding.h"
 #include "layers/modules/feed_forward.h"

@@ -3,6 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
+#include <exception>
+#include <string>
+#include <vector>
+
 #include "core/config/config_load.h"
 #include "core/tensor/transfer.h"
 #include "layers/registry.h"

@@ -1,6 +1,10 @@
 #include "tests/layers/operator_runner.h"
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "core/config/config_load.h"
 #include "core/tensor/transfer.h"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "core/runtime/context.h"
 #include "layers/registry.h"

@@ -2,6 +2,8 @@
 // them. And gradients that are handed on, shared and written over along a residual stream.
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "core/autograd/gradcheck.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"

@@ -2,9 +2,16 @@
 // one allocator hammered by several threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <map>
+#include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "core/runtime/allocator.h"
 #include "core/tensor/random.h"

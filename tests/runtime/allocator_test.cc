@@ -1,6 +1,16 @@
 #include "core/runtime/allocator.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "tests/runtime/fake_backend.h"
 

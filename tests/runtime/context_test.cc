@@ -1,8 +1,13 @@
 #include "core/runtime/context.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <thread>
+#include <vector>
 
 #include "core/tensor/random.h"
 #include "core/tensor/tensor.h"

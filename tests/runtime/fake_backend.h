@@ -2,6 +2,8 @@
 // events that a test moves by hand.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <set>
 #include <vector>

@@ -4,6 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
 #include "core/runtime/stream.h"
 #include "core/tensor/tensor.h"
 #include "tests/runtime/fake_backend.h"

@@ -1,10 +1,16 @@
 #include "core/tensor/transfer.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <numeric>
+#include <string>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "core/tensor/element_types.h"

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
+#include <cstdint>
+#include <string>
 
 #include "core/runtime/device.h"
 #include "core/runtime/error.h"

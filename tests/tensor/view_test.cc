@@ -1,7 +1,12 @@
 // Strided views against a brute-force model: a list of positions in memory, in row-major order of the view.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "core/tensor/element_types.h"

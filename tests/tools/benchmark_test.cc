@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <fstream>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/config_error.h"

@@ -1,6 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "core/config/config_load.h"
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"

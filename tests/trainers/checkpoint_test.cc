@@ -3,7 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cctype>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <ios>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "core/io/atomic_file.h"
 #include "core/tensor/transfer.h"

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <functional>
+#include <string>
 
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"

@@ -4,6 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 #include "tests/temp_folder.h"

@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <fstream>
+#include <ios>
+#include <string>
+#include <vector>
 
 #include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"

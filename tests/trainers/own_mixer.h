@@ -1,6 +1,7 @@
 // What a program of a user brings: a mixer of its own, under the name "dense", in a registry of its own.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>

@@ -1,7 +1,9 @@
 // The model of tiny_config() in plain loops over one sequence, in double: what the layers of heddle are compared with.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>

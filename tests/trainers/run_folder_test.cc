@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"

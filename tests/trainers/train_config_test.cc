@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "core/config/config_load.h"
 #include "tests/config/bad_configs.h"

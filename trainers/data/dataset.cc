@@ -1,6 +1,7 @@
 #include "trainers/data/dataset.h"
 
 #include <algorithm>
+#include <cstddef>
 
 #include "core/tensor/transfer.h"
 #include "trainers/data/generated_data.h"

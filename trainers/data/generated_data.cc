@@ -1,6 +1,10 @@
 #include "trainers/data/generated_data.h"
 
+#include <cstddef>
+#include <cstdint>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 namespace heddle {
 namespace {

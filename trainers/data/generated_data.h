@@ -2,6 +2,8 @@
 // Token 0 fills gaps and separates; the others mean what each task says.
 #pragma once
 
+#include <cstdint>
+
 #include "core/tensor/random.h"
 #include "trainers/data/dataset.h"
 

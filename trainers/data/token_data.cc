@@ -4,8 +4,11 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "core/io/atomic_file.h"

@@ -1,6 +1,7 @@
 // Windows of a long row of tokens: the bytes of text files, or the ids of a token file.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "trainers/data/dataset.h"

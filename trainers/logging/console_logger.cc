@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "core/runtime/memory_stats.h"
 #include "core/runtime/message.h"

@@ -5,7 +5,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <string_view>
+#include <utility>
+
+#include "core/io/atomic_file.h"
 
 namespace heddle {
 namespace {

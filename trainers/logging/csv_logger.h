@@ -1,6 +1,7 @@
 // metrics.csv of a run: one row a step. It holds no times, so two runs of one config write the same file.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>

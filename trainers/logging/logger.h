@@ -1,6 +1,7 @@
 // What a training run tells about itself, and the interface of those who listen.           docs/training.md#loggers
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <limits>

@@ -2,6 +2,8 @@
 // costs the same, however long the text is.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstdint>
+
 #include "layers/ops/linear.h"
 
 namespace heddle {

@@ -3,6 +3,7 @@
 //   logits = head(norm(x + r))
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <system_error>
 
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"

@@ -4,6 +4,7 @@
 // itself, so damage is found before anything is loaded.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>

@@ -1,5 +1,7 @@
 #include "trainers/run/loaded_model.h"
 
+#include <utility>
+
 #include "trainers/run/checkpoint_config.h"
 
 namespace heddle {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"

@@ -8,6 +8,8 @@
 // once, when they are stored. Where lambda is 0 a chunk is one token, which sees no state.
 #include "kernels/attention/linear_attention.h"
 
+#include <cstdint>
+
 #include "kernels/attention/cpu/linear_attention.h"
 #include "kernels/common/cpu/parallel.h"
 

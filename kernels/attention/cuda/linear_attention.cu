@@ -16,6 +16,9 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/attention/linear_attention.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/mma.h"

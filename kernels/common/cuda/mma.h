@@ -3,6 +3,8 @@
 // 1 of C; the same rows, depths 2t, 2t + 1, 2t + 8 and 2t + 9 of A; and column g, the same depths of B.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/common/cuda/types.h"
 
 namespace heddle::kernels::cuda {

@@ -4,6 +4,8 @@
 // device.
 #pragma once
 
+#include <cstddef>
+
 #include "core/runtime/context.h"
 
 namespace heddle::kernels::cuda {

@@ -5,8 +5,10 @@
 // tails.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "kernels/common/cuda/types.h"
 

@@ -1,6 +1,10 @@
 // Elementwise work on the CPU, chunk by chunk. Rows of views without gaps are handled as one long row.
 #include "kernels/dense/elementwise.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"

@@ -2,6 +2,9 @@
 // tokens in a fixed order.
 #include "kernels/dense/embedding.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/parallel.h"
 

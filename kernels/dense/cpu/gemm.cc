@@ -2,8 +2,12 @@
 // computes the product on one thread (gemm_tile.h).                     docs/performance.md#cpu-matrix-products
 #include "kernels/dense/gemm.h"
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/common/cpu/convert.h"

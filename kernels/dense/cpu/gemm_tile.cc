@@ -3,6 +3,8 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
 
 #if defined(HEDDLE_ONEDNN)
 #include <dnnl.h>

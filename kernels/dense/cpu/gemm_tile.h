@@ -1,6 +1,8 @@
 // A matrix product on one thread, computed by a library. gemm.cc divides larger products into these.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/dense/gemm.h"
 
 namespace heddle::kernels::cpu {

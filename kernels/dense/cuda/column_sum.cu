@@ -1,6 +1,10 @@
 // sums (cols) (=|+=) sum over the rows of x (rows, cols): the gradient of a bias. kernels/dense/gemm.h The rows are cut
 // into splits, whose number depends on the sizes alone. The partial sums of the splits go to the context's scratch
 // memory, and a second launch adds them up in order. x is read once.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/common/cuda/vec.h"

@@ -6,6 +6,8 @@
 // (+=) its outputs. Outputs may be the memory of inputs: a thread loads the elements that it overwrites first.
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"

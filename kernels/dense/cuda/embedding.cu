@@ -6,7 +6,10 @@
 // written or added to d_weight at once. A run across chunks leaves one partial sum per chunk in the context's scratch
 // memory, and a second launch adds them up in order. There are no atomics, so results are the same bits every time. A
 // token that is no row of the table reads as NaN and has no gradient.
+#include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cub/device/device_radix_sort.cuh>
 #include <limits>
 

@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <compare>
+#include <cstdint>
 #include <map>
 
 #include "kernels/common/cuda/launch.h"

@@ -1,7 +1,10 @@
 // Mean cross entropy on the CPU, one row after the other. Sums have the fixed order of sum_of().
 #include "kernels/loss/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"

@@ -4,6 +4,9 @@
 // Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
 // and the sum of exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward
 // reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"

@@ -6,6 +6,10 @@
 // so that a mean far larger than the deviation costs no digits.
 #include "kernels/norm/norm.h"
 
+#include <array>
+#include <cmath>
+#include <cstdint>
+
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
 

@@ -7,6 +7,10 @@
 // Writes (=) or adds (+=) d_x, d_residual, d_gate, d_weight and d_bias; writes (=) partials. Task i of
 // tasks = norm_partials(rows) handles the rows [rows * i / tasks, rows * (i + 1) / tasks) in order and sums their
 // d_weight and d_bias in row i of partials.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
 #include "kernels/norm/norm.h"

@@ -2,6 +2,10 @@
 // and how r and the product with a gate are computed for such a chunk.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/norm/norm.h"

@@ -6,6 +6,8 @@
 // the 16-byte vectors lane, lane + THREADS, lane + 2 * THREADS, ... of its segment.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"

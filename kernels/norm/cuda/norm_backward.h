@@ -11,6 +11,11 @@
 // up the partial sums. launch_backward is instantiated by one translation unit for each storage type.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/norm/cuda/norm_backward_any.h"
 #include "kernels/norm/cuda/norm_backward_rows.h"
 

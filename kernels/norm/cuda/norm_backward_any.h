@@ -5,6 +5,8 @@
 // thread for all rows.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/norm/cuda/norm_backward_math.h"
 
 namespace heddle::kernels::cuda {

@@ -7,6 +7,8 @@
 // vectors.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/cuda/async.h"
 #include "kernels/norm/cuda/norm_backward_plan.h"
 #include "kernels/norm/cuda/norm_backward_tensors.h"

@@ -2,6 +2,8 @@
 // the second computes. K is a BackwardTraits; the formulas are in norm_backward.h.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/norm/cuda/norm_backward_load.h"
 
 namespace heddle::kernels::cuda {

@@ -2,6 +2,10 @@
 // (BackwardPlan).
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/norm/cuda/norm.h"
 
 namespace heddle::kernels::cuda {

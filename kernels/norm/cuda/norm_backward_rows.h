@@ -6,6 +6,8 @@
 // sums in registers.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/norm/cuda/norm_backward_load.h"
 #include "kernels/norm/cuda/norm_backward_math.h"
 #include "kernels/norm/cuda/norm_reduce_partials.h"

@@ -2,6 +2,10 @@
 // Writes (=) y, r, mean and inv_std. norm_forward_rows takes segments that fit a row group, norm_forward_any all
 // others.
 
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/norm/cuda/norm_forward_rows.h"
 
 namespace heddle::kernels::cuda {

@@ -8,6 +8,9 @@
 // a condition.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cuda/async.h"
 #include "kernels/norm/cuda/norm.h"
 

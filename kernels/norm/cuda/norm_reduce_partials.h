@@ -3,6 +3,8 @@
 // d_weight and d_bias. Results are the same bits every time.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/norm/cuda/norm.h"
 
 namespace heddle::kernels::cuda {

@@ -2,6 +2,8 @@
 #include "kernels/optimizer/optimizer.h"
 
 #include <cmath>
+#include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"

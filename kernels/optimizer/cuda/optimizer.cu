@@ -2,6 +2,8 @@
 //   gradient_norm   partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of 16384
 //                   numbers, then a single block adds up the partial sums in order
 //   adamw           master, m, v and the compute copy `value` (=), in one pass; scalars are read from device memory
+#include <cstdint>
+
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"

@@ -6,6 +6,9 @@
 // handles a range of positions in order and sums their d_theta in its own row of partials.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/position/cpu/lrpe_encoding.h"
 #include "kernels/position/cpu/lrpe_row.h"

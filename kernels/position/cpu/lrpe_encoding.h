@@ -3,6 +3,9 @@
 // paired in the same way.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/position/cpu/angle.h"
 #include "kernels/position/lrpe_cosine.h"
 #include "kernels/position/lrpe_rotate.h"

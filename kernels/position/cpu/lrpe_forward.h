@@ -3,6 +3,9 @@
 // the whole batch and, when the heads share theta, for all heads.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/position/cpu/lrpe_encoding.h"
 #include "kernels/position/cpu/lrpe_row.h"

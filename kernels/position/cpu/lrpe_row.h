@@ -3,6 +3,11 @@
 // (feature, 0).
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/position/cpu/angle.h"

@@ -1,6 +1,10 @@
 // Statistics of the softmax over the sequence on the CPU, for every feature of every batch and head.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"

@@ -5,6 +5,10 @@
 // vectors of a row of y.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/divider.h"
 #include "kernels/common/cuda/launch.h"

@@ -3,6 +3,9 @@
 // lrpe_vectors.h, or for a softmax over the sequence those of lrpe_slab.h (short sequences) or lrpe_sequence.h.
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/position/cuda/lrpe_rows.h"
 #include "kernels/position/cuda/lrpe_slab.h"
 

@@ -3,6 +3,8 @@
 //   backward  d_a = R(-phi) d_y;  d_x = d_a act'(x), for a softmax a (d_a - <a, d_a>)
 //                                                                 writes (=) or adds to (+=) d_x, d_theta
 
+#include <type_traits>
+
 #include "kernels/position/cuda/lrpe_launch.h"
 #include "kernels/position/lrpe_rotate.h"
 

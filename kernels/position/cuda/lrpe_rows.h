@@ -6,6 +6,9 @@
 // Encoding has a WIDTH of 1: a thread works on one angle at a time.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/position/cuda/lrpe.h"
 
 namespace heddle::kernels::cuda {

@@ -6,6 +6,11 @@
 // splits, a second kernel merges their partial results in order. x (and d_y) are read twice, y (d_x) is written once.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/position/cuda/lrpe_vectors.h"
 

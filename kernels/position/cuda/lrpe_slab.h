@@ -7,6 +7,10 @@
 
 #include <cooperative_groups.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/common/cuda/async.h"
 #include "kernels/position/cuda/lrpe_sequence.h"
 

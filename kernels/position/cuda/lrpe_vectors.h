@@ -5,6 +5,9 @@
 // so that their sines and cosines are computed once for many rows; see LrpeWork.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cuda/async.h"
 #include "kernels/position/cuda/lrpe.h"
 

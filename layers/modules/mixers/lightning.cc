@@ -1,6 +1,9 @@
 #include "layers/modules/mixers/lightning.h"
 
 #include <cmath>
+#include <cstdint>
+#include <map>
+#include <string>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"

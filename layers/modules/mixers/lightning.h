@@ -4,8 +4,11 @@
 // x, y: (B, N, dim). Source: Qin et al., arXiv:2307.14995.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "layers/modules/linear.h"

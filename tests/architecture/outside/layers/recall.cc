@@ -1,6 +1,10 @@
 // A mixer that is put together from heddle's parts, with a state of its own.
 //   [q k v] = x W_qkv;  S_t = S_{t-1} + act(k_t) v_t^T;  o_t = act(q_t)^T S_t / D;  y = o W_out
+#include <cstdint>
 #include <map>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "heddle/core/runtime/error.h"
 #include "heddle/layers/modules/choices.h"

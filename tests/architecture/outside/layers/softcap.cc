@@ -1,5 +1,8 @@
 // An operator on the CPU only: kernels that write or add, a node on the tape, the options, and cases with a reference.
 #include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 #include "heddle/core/config/config_fields.h"
 #include "heddle/core/runtime/error.h"

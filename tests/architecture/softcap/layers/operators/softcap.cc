@@ -1,6 +1,7 @@
 #include "layers/ops/softcap.h"
 
 #include <cmath>
+#include <vector>
 
 #include "core/config/config_fields.h"
 #include "layers/operators/operators.h"

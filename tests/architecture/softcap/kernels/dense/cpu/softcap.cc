@@ -2,6 +2,7 @@
 #include "kernels/dense/softcap.h"
 
 #include <cmath>
+#include <cstdint>
 
 #include "kernels/common/cpu/types.h"
 
