@@ -12,6 +12,7 @@
 #include "core/runtime/context.h"
 #include "core/tensor/tensor.h"
 #include "trainers/data/data_config.h"
+#include "trainers/data/data_identity.h"
 
 namespace heddle {
 
@@ -26,15 +27,6 @@ struct Batch {
   std::vector<int32_t> targets;
 };
 
-// Tells whether two data sets hold the same data. Generated data are made from the seed and the config alone and have
-// an identity of zeros.
-struct DataIdentity {
-  int64_t files = 0;
-  uint64_t bytes = 0;  // of all files together
-  uint32_t crc32 = 0;  // of the files in their order, each as its size (8 bytes, little-endian) and its contents
-  bool operator==(const DataIdentity&) const = default;
-};
-
 // A data set is constant once it is made, so several threads may use it.
 class Dataset {
  public:
@@ -46,6 +38,7 @@ class Dataset {
   // have no target that counts.
   Batch validation_batch(int64_t index) const;
   int64_t validation_batches() const;
+  // Reads the files that the data are made of.
   virtual DataIdentity identity() const { return {}; }
   // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
   virtual bool is_text() const { return false; }

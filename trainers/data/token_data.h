@@ -5,6 +5,7 @@
 #include <string>
 
 #include "trainers/data/dataset.h"
+#include "trainers/data/token_files.h"
 
 namespace heddle {
 
@@ -13,8 +14,8 @@ namespace heddle {
 class TokenData : public Dataset {
  public:
   explicit TokenData(const DatasetOptions& options);
-  DataIdentity identity() const override { return identity_; }
-  bool is_text() const override { return width_ == 1; }
+  DataIdentity identity() const override { return identify(files_.files()); }
+  bool is_text() const override { return is_text_; }
 
  protected:
   void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
@@ -22,14 +23,10 @@ class TokenData : public Dataset {
   int64_t validation_sequences() const override;
 
  private:
-  int32_t token(int64_t position) const;
   void window(int64_t begin, int32_t* tokens, int32_t* targets) const;
-  void check_ids(const DatasetOptions& options) const;
 
-  DataIdentity identity_;
-  std::string bytes_;  // of all files, little-endian ids
-  int64_t width_ = 1;  // bytes of one token
-  int64_t tokens_ = 0;
+  TokenFiles files_;
+  bool is_text_ = true;
   int64_t validation_begin_ = 0;
   uint64_t seed_ = 0;
 };

@@ -1,0 +1,31 @@
+// How the tokens lie in a file: bytes of text, raw integers, or integers after the header of llm.c.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "core/io/mapped_file.h"
+#include "trainers/data/data_config.h"
+
+namespace heddle {
+
+struct FileFormat {
+  int64_t header_bytes = 0;
+  int64_t width = 1;  // bytes of a token: 1, 2 or 4, little-endian
+};
+
+// The token of this width at `bytes`. A uint32 above the range of int32 comes out negative.
+int32_t read_token(const char* bytes, int64_t width);
+
+// text: bytes as they are. tokens: the header of llm.c (256 int32: magic 20240520, version 1, the number of tokens,
+// then zeros; uint16 tokens follow) or none, then integers of data.token_width. Throws Error that names the file, says
+// what was found and what helps: for an empty file, files of another kind
+// (.npy, gzip, safetensors, other headers of llm.c, ... and text where tokens are expected), a size that does not fit,
+// and integers that look as if they had another width than data.token_width.
+FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t vocab_size);
+
+// Whether the integers of `bytes`, which were read as 32 bits wide, are all ids of the vocabulary when they are read as
+// 16 bits wide.
+bool fits_uint16(std::string_view bytes, int64_t vocab_size);
+
+}  // namespace heddle

@@ -1,0 +1,53 @@
+#include "trainers/data/find_files.h"
+
+#include <fmt/format.h>
+#include <glob.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/runtime/error.h"
+
+namespace heddle {
+namespace {
+
+std::string expand_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  const bool is_in_home = path == "~" || path.starts_with("~/");
+  return is_in_home && home != nullptr ? home + path.substr(1) : path;
+}
+
+std::vector<std::string> matches_of(const std::string& pattern) {
+  std::vector<std::string> files;
+  glob_t matches{};
+  if (glob(pattern.c_str(), 0, nullptr, &matches) == 0) {
+    files.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+  }
+  globfree(&matches);
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+[[noreturn]] void fail_missing(const std::string& name) {
+  namespace fs = std::filesystem;
+  const bool is_pattern = name.find_first_of("*?[") != std::string::npos;
+  const std::string place =
+      fs::path(name).is_absolute() ? "" : fmt::format(" (looked in {})", fs::current_path().string());
+  const bool is_bible = fs::path(name).lexically_normal() == fs::path("data/kjv.txt");
+  fail("found no file {}'{}'{}{}", is_pattern ? "that matches " : "", name, place,
+       is_bible ? "; ./dev setup prepares this text" : "");
+}
+
+}  // namespace
+
+std::vector<std::string> find_files(const std::string& path_or_pattern) {
+  const std::string name = expand_home(path_or_pattern);
+  std::error_code ignored;
+  if (std::filesystem::exists(name, ignored)) return {name};
+  std::vector<std::string> files = matches_of(name);
+  if (files.empty()) fail_missing(name);
+  return files;
+}
+
+}  // namespace heddle
