@@ -12,7 +12,7 @@
 namespace heddle {
 namespace {
 
-// Counts the targets whose logit is the largest of its row. kIgnoredTarget is the index of no logit.
+// Number of targets whose logit is the largest of its row. kIgnoredTarget is the index of no logit.
 int64_t count_right(Context& context, const Tensor& logits, const Batch& batch) {
   const std::vector<double> values = read_values(context, logits);
   const int64_t classes = logits.size(-1);
@@ -22,6 +22,23 @@ int64_t count_right(Context& context, const Tensor& logits, const Batch& batch) 
     if (std::max_element(row, row + classes) - row == batch.targets[i]) ++right;
   }
   return right;
+}
+
+// Sum of the losses of all targets that count. Each sequence has a loss of its own, so that the sum does not depend on
+// which sequences share a batch.
+double sum_losses(Tape& tape, const Variable& logits, const DeviceBatch& on_device, const Batch& batch) {
+  std::vector<Tensor> means;
+  for (int64_t row = 0; row < batch.size; ++row) {
+    const Variable row_logits = tape.constant(logits.value.select(0, row));
+    means.push_back(language_model_loss(tape, row_logits, on_device.targets.select(0, row)).value);
+  }
+  double sum = 0.0;
+  for (int64_t row = 0; row < batch.size; ++row) {
+    const auto begin = batch.targets.begin() + row * batch.length;
+    const auto counted = batch.length - std::count(begin, begin + batch.length, kIgnoredTarget);
+    sum += read_values(tape.context(), means[static_cast<size_t>(row)])[0] * static_cast<double>(counted);
+  }
+  return sum;
 }
 
 }  // namespace
@@ -34,17 +51,16 @@ Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& t
 Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data) {
   double sum = 0.0;
   int64_t targets = 0, right = 0;
-  for (int64_t index = 0; index < data.validation_batches(); ++index) {
-    const Batch batch = data.validation_batch(index);
+  for (int64_t sequence = 0; sequence < data.validation_sequences();) {
+    const Batch batch = data.validation_batch(sequence);
     const DeviceBatch on_device = to_device(context, batch);
     Tape tape(context, Tape::Mode::inference);
     const Variable logits = model.forward(tape, on_device.tokens);
-    const double loss = read_values(context, language_model_loss(tape, logits, on_device.targets).value)[0];
-    const int64_t counted = static_cast<int64_t>(batch.targets.size()) -
-                            std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
-    sum += loss * static_cast<double>(counted);
-    targets += counted;
+    sum += sum_losses(tape, logits, on_device, batch);
+    targets += static_cast<int64_t>(batch.targets.size()) -
+               std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
     if (data.has_answers()) right += count_right(context, logits.value, batch);
+    sequence += batch.size;
   }
   const double total = static_cast<double>(targets);
   const double accuracy =

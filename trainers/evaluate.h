@@ -15,10 +15,11 @@ struct Evaluation {
   int64_t targets = 0;    // that count
 };
 
-// Evaluates on all validation batches. Changes nothing.
+// Evaluates on all validation sequences of the data set, batch size many at once. The loss is summed in double and does
+// not depend on the batch size beyond the rounding of a matrix product. Changes nothing.
 Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
 
-// The mean loss of logits (B, N, vocab_size) for targets int32 (B, N), over those that count: nats, a scalar.
+// The mean loss of logits (.., vocab_size) for targets int32 (..), over those that count: nats, a scalar.
 Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets);
 
 }  // namespace heddle

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "core/config/config_fields.h"
 #include "core/config/config_load.h"
@@ -159,11 +161,22 @@ double initial_loss_scale(const TrainerConfig& trainer) {
   return trainer.loss_scale.value_or(default_loss_scale(trainer));
 }
 
+namespace {
+
+// A batch of an evaluation is as large as a step.
+std::optional<std::int64_t> eval_sequences(const TrainerConfig& trainer) {
+  if (!trainer.eval_batches) return std::nullopt;
+  const std::int64_t of_step = trainer.batch_size * trainer.accumulate;
+  return std::min(*trainer.eval_batches, std::numeric_limits<std::int64_t>::max() / of_step) * of_step;
+}
+
+}  // namespace
+
 DatasetOptions dataset_options(const TrainConfig& config) {
   return {.data = config.data,
           .batch_size = config.trainer.batch_size,
           .sequence_length = config.trainer.sequence_length,
-          .eval_batches = config.trainer.eval_batches,
+          .eval_sequences = eval_sequences(config.trainer),
           .seed = config.seed,
           .vocab_size = config.model.vocab_size,
           .section = config.node.section("data")};

@@ -44,7 +44,7 @@ struct TrainerConfig {
   std::optional<double> loss_scale = 1.0;  // of the loss in backward; when it is read, larger in float16. None: dynamic
   bool cuda_graph = true;                  // replay the step as a CUDA graph, where there is a GPU
   std::int64_t eval_every = 200;           // steps; 0: only after the last
-  std::optional<std::int64_t> eval_batches = 20;  // of one evaluation; nothing: all
+  std::optional<std::int64_t> eval_batches = 20;  // of the size of a step, in one evaluation; none: all
   std::int64_t checkpoint_every = 200;            // steps; 0: only after the last
   std::int64_t keep_checkpoints = 3;
   bool keep_best = true;                // also keep the checkpoint of the best validation loss

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from config import load_config
@@ -106,15 +107,21 @@ def measure(config: dict, arguments: argparse.Namespace) -> dict:
     }
 
 
-def validation_windows(config: dict) -> torch.Tensor:
-    """(windows, length + 1): those of heddle, spread evenly over the end of the text."""
+def validation_windows(config: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and targets (windows, length): those of heddle, spread evenly over the end of the text, or all of it with
+    zeros and targets that do not count (-100) after its last token."""
     trainer, tokens = config["trainer"], read_tokens(config)
     length, total = trainer["sequence_length"], tokens.numel()
-    begin = total - int(total * config["data"]["validation_fraction"])
-    windows = (total - begin - 1) // length
-    used = min(windows, trainer["eval_batches"] * trainer["batch_size"])
-    begins = begin + torch.arange(used) * windows // used * length
-    return tokens[begins[:, None] + torch.arange(length + 1)]
+    tokens = tokens[total - int(total * config["data"]["validation_fraction"]):]
+    windows, rest = divmod(len(tokens) - 1, length)
+    asked = trainer["eval_batches"]
+    asked = windows + 1 if asked == "all" else asked * trainer["batch_size"] * trainer["accumulate"]
+    if asked <= windows:
+        begins = torch.arange(asked) * windows // asked * length
+        return tokens[begins[:, None] + torch.arange(length)], tokens[begins[:, None] + torch.arange(length) + 1]
+    padding = -rest % length
+    inputs, targets = F.pad(tokens[:-1], (0, padding)), F.pad(tokens[1:], (0, padding), value=-100)
+    return inputs.view(-1, length), targets.view(-1, length)
 
 
 def check(run: Path, tolerance: float = 1e-4) -> bool:
@@ -125,7 +132,8 @@ def check(run: Path, tolerance: float = 1e-4) -> bool:
     model = LanguageModel(config["model"], config["trainer"]["sequence_length"], "chunked")
     model.load_state_dict(load_file(run / f"checkpoints/step_{last['step']}/model.safetensors"))
     with torch.no_grad():
-        losses = [(model(part[:, :-1], part[:, 1:]).item(), len(part)) for part in validation_windows(config).split(16)]
+        parts = zip(*(windows.split(16) for windows in validation_windows(config)))
+        losses = [(model(inputs, targets).item(), (targets != -100).sum().item()) for inputs, targets in parts]
     ours = sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
     theirs = float(last["validation_loss"])
     right = abs(ours - theirs) <= tolerance

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstddef>
+#include <cstdio>
 #include <fstream>
 #include <ios>
 #include <system_error>

@@ -42,11 +42,26 @@ std::string counted_text() {
 }
 
 TEST(PermutationTest, EveryIndexOnce) {
-  for (uint64_t size : {1, 2, 3, 5, 16, 17, 1000}) {
-    std::set<uint64_t> images;
-    for (uint64_t i = 0; i < size; ++i) images.insert(permute(i, size, 42));
-    EXPECT_EQ(images.size(), size);
-    EXPECT_LT(*images.rbegin(), size);
+  for (const uint64_t size : {1, 2, 3, 5, 16, 17, 1000, 5001, 65536, 65537, 300007}) {
+    std::vector<bool> images(size);
+    uint64_t fixed = 0, rising = 0;
+    for (uint64_t i = 0, before = 0; i < size; ++i) {
+      const uint64_t image = permute(i, size, 42);
+      ASSERT_LT(image, size);
+      ASSERT_FALSE(images[image]) << image << " twice";
+      images[image] = true;
+      fixed += image == i ? 1 : 0;
+      rising += image > before ? 1 : 0;
+      before = image;
+    }
+    if (size < 1000) continue;
+    EXPECT_LT(fixed, 10u) << size;  // about one is expected
+    EXPECT_NEAR(static_cast<double>(rising) / static_cast<double>(size), 0.5, 0.06) << size;
+  }
+  for (uint64_t i = 0; i < 1000; ++i) {
+    const uint64_t size = (uint64_t{1} << 40) + 7;
+    EXPECT_LT(permute(i, size, 42), size);
+    EXPECT_GT(permute(i, size, 42), size >> 20);
   }
   int fixed = 0;
   for (uint64_t i = 0; i < 1000; ++i) fixed += permute(i, 1000, 1) == permute(i, 1000, 2) ? 1 : 0;
@@ -59,7 +74,7 @@ TEST(TokenDataTest, TargetsAreTheNextTokens) {
   write(path, counted_text());
   const auto data = make_dataset(dataset_options(text_config(path.string(), 64)));
   EXPECT_TRUE(data->is_text());
-  for (const Batch& batch : {data->training_batch(5), data->validation_batch(1)}) {
+  for (const Batch& batch : {data->training_batch(5), data->validation_batch(3)}) {
     ASSERT_EQ(batch.tokens.size(), 3u * 64u);
     for (int64_t row = 0; row < 3; ++row) {
       const std::string tokens(batch.tokens.begin() + row * 64, batch.tokens.begin() + (row + 1) * 64);
@@ -167,39 +182,176 @@ TEST(TokenDataTest, BatchesDependOnSeedAndIndexAlone) {
   EXPECT_EQ(first->validation_batch(1).tokens, make_dataset(dataset_options(config))->validation_batch(1).tokens);
 }
 
-TEST(TokenDataTest, ShortValidationDataIsUsedOnce) {
-  const TempFolder folder;
-  const fs::path path = folder / "text";
-  write(path, counted_text());
-  const auto data =
-      make_dataset(dataset_options(text_config(path.string(), 100)));  // 400 tokens for validation: 3 windows
-  EXPECT_EQ(data->validation_batches(), 1);
-  const auto longer =
-      make_dataset(dataset_options(text_config(path.string(), 80)));  // 4 windows in two batches of three
-  ASSERT_EQ(longer->validation_batches(), 2);
-  const Batch last = longer->validation_batch(1);
-  EXPECT_NE(last.targets[0], kIgnoredTarget);
-  EXPECT_THAT(std::vector<int32_t>(last.targets.begin() + 80, last.targets.end()), ::testing::Each(kIgnoredTarget));
+// The tokens of all validation sequences and the token after them, by the targets that count.
+std::vector<std::string> validation_texts(const Dataset& data) {
+  std::vector<std::string> texts;
+  for (int64_t first = 0; first < data.validation_sequences();) {
+    const Batch batch = data.validation_batch(first);
+    for (int64_t row = 0; row < batch.size; ++row) {
+      std::string text(1, static_cast<char>(batch.tokens[row * batch.length]));
+      for (int64_t n = row * batch.length; n < (row + 1) * batch.length; ++n) {
+        if (batch.targets[n] != kIgnoredTarget) text += static_cast<char>(batch.targets[n]);
+      }
+      texts.push_back(text);
+    }
+    first += batch.size;
+  }
+  return texts;
 }
 
-TEST(TokenDataTest, AllValidationWindowsAreReadOnce) {
+TEST(TokenDataTest, ValidationWindowsAreSpreadEvenly) {
   const TempFolder folder;
   const fs::path path = folder / "text";
   write(path, counted_text());
-  TrainConfig config = text_config(path.string(), 40);  // 400 tokens for validation: 9 windows, three a batch
-  config.trainer.eval_batches.reset();
-  const auto all = make_dataset(dataset_options(config));
-  config.trainer.eval_batches = int64_t{1} << 62;
-  const auto most = make_dataset(dataset_options(config));
-  ASSERT_EQ(all->validation_batches(), 3);
-  ASSERT_EQ(most->validation_batches(), 3);
-  std::string text;
-  for (int64_t index = 0; index < 3; ++index) {
-    const Batch batch = all->validation_batch(index);
-    EXPECT_EQ(batch.targets, most->validation_batch(index).targets);
-    text.append(batch.tokens.begin(), batch.tokens.end());
+  TrainConfig config =
+      text_config(path.string(), 20);  // 400 tokens for validation: 19 windows and a rest of 19 targets
+  config.trainer.eval_batches = 2;
+  const auto data = make_dataset(dataset_options(config));
+  ASSERT_EQ(data->validation_sequences(), 6);
+  EXPECT_EQ(data->validation_batch(0).size, 3);
+  EXPECT_EQ(data->validation_batch(4).size, 2);
+  const std::vector<std::string> texts = validation_texts(*data);
+  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(texts[i], counted_text().substr(3600 + i * 19 / 6 * 20, 21)) << i;
+
+  // Micro-batches count, too.
+  config.trainer.accumulate = 3;
+  EXPECT_EQ(make_dataset(dataset_options(config))->validation_sequences(), 18);
+  config.trainer.batch_size = 1;
+  EXPECT_EQ(make_dataset(dataset_options(config))->validation_sequences(), 6);
+  EXPECT_EQ(validation_texts(*make_dataset(dataset_options(config))), texts);
+}
+
+TEST(TokenDataTest, AllValidationTokensAreReadOnce) {
+  const TempFolder folder;
+  const fs::path path = folder / "text";
+  write(path, counted_text());
+  for (const int64_t length : {20, 40, 57, 133, 399}) {
+    TrainConfig config = text_config(path.string(), length);
+    for (const std::optional<int64_t> batches : {std::optional<int64_t>(), {int64_t{1} << 62}, {134}}) {
+      config.trainer.eval_batches = batches;
+      const auto data = make_dataset(dataset_options(config));
+      EXPECT_EQ(data->validation_sequences(), (399 + length - 1) / length);
+      std::string text = counted_text().substr(3600, 1);
+      for (const std::string& window : validation_texts(*data)) {
+        EXPECT_EQ(window[0], text.back());
+        text += window.substr(1);
+      }
+      EXPECT_EQ(text, counted_text().substr(3600));
+    }
   }
-  EXPECT_EQ(text, counted_text().substr(3600, 360));
+}
+
+TEST(TokenDataTest, ValidationFilesLeaveAllOfPathToTraining) {
+  const TempFolder folder;
+  const std::string text = counted_text();
+  write(folder / "train_0", text.substr(0, 1000));
+  write(folder / "train_1", text.substr(1000, 1000));
+  write(folder / "test", text.substr(2000, 50));
+  const std::string train = (folder / "train_*").string(), test = (folder / "test").string();
+  const auto config = [&](const std::string& data, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> overrides = {"data={type: text, " + data + "}", "model.vocab_size=256",
+                                          "trainer.eval_batches=all"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return testing::tiny_train_config(overrides);
+  };
+  const TrainConfig both = config("path: '" + train + "', validation_path: '" + test + "'");
+  const auto data = make_dataset(dataset_options(both));
+  EXPECT_EQ(data->identity().files, 3);
+  EXPECT_EQ(data->identity().bytes, 2050u);
+  std::string validation = text.substr(2000, 1);
+  for (const std::string& window : validation_texts(*data)) validation += window.substr(1);
+  EXPECT_EQ(validation, text.substr(2000, 50));
+  // Training reaches the first and the last token of its files, and none of the others.
+  std::vector<bool> reached(2000);
+  for (int64_t first = 0; first < 12000; first += 4) {
+    const Batch batch = data->training_batch(first);
+    for (int64_t row = 0; row < batch.size; ++row) {
+      const auto begin = batch.tokens.begin() + row * batch.length;
+      const size_t place = text.find(std::string(begin, begin + batch.length) +
+                                     static_cast<char>(batch.targets[(row + 1) * batch.length - 1]));
+      ASSERT_LE(place + static_cast<size_t>(batch.length), 1999u);
+      reached[place] = reached[place + static_cast<size_t>(batch.length)] = true;
+    }
+  }
+  EXPECT_TRUE(reached[0] && reached[1999]);
+
+  // What is written reads back, without a share of the training text.
+  const std::string yaml = to_yaml(both);
+  EXPECT_THAT(yaml, HasSubstr("validation_path: "));
+  EXPECT_THAT(yaml, ::testing::Not(HasSubstr("validation_fraction")));
+  EXPECT_EQ(to_yaml(read_train_config(parse_config(yaml))), yaml);
+
+  const auto config_error = [&](const std::string& data) -> std::string {
+    try {
+      make_dataset(dataset_options(config(data)));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(config_error("path: a, validation_path: b, validation_fraction: 0.1"),
+              HasSubstr("data.validation_fraction: found a share of data.path beside data.validation_path"));
+  EXPECT_THAT(config_error("path: a, validation_path: ''"), HasSubstr("data.validation_path: found an empty path"));
+  EXPECT_THAT(config_error("path: '" + train + "', validation_path: '" + test + "x'"),
+              HasSubstr("data.validation_path: found no file"));
+  EXPECT_THAT(config_error("path: '" + train + "', validation_path: '" + (folder / "train_0").string() + "'"),
+              HasSubstr("train_0 is a file of data.path, too"));
+  write(folder / "one", "1");
+  EXPECT_THAT(config_error("path: '" + train + "', validation_path: '" + (folder / "one").string() + "'"),
+              HasSubstr("one has one token, expected at least two"));
+  EXPECT_THAT(config_error("path: '" + (folder / "one").string() + "', validation_path: '" + test + "'"),
+              HasSubstr("one has 1 tokens; expected at least trainer.sequence_length + 1 = 17"));
+  EXPECT_EQ(config_error("path: '" + train + "', validation_path: '" + test + "', validation_fraction: null"),
+            "accepted");
+}
+
+TEST(TokenDataTest, ADataSetForEvaluationReadsTheWholeFile) {
+  const TempFolder folder;
+  write(folder / "text", counted_text().substr(0, 100));
+  write(folder / "short", "ab");
+  const auto data = [&](const std::string& section) {
+    DatasetOptions options = dataset_options(testing::tiny_train_config(
+        {"data={type: text, " + section + "}", "model.vocab_size=256", "trainer.eval_batches=all"}));
+    options.evaluation_only = true;
+    return make_dataset(options);
+  };
+  const auto text = [](const Dataset& data) {
+    std::string all(1, static_cast<char>(data.validation_batch(0).tokens[0]));
+    for (const std::string& window : validation_texts(data)) all += window.substr(1);
+    return all;
+  };
+  const auto whole = data("path: '" + (folder / "text").string() + "'");
+  EXPECT_EQ(text(*whole), counted_text().substr(0, 100));
+  EXPECT_EQ(text(*data("path: '" + (folder / "short").string() + "'")), "ab");
+  // data.path need not be there.
+  EXPECT_EQ(text(*data("path: none, validation_path: '" + (folder / "text").string() + "'")),
+            counted_text().substr(0, 100));
+  EXPECT_THROW(whole->training_batch(0), Error);
+  EXPECT_EQ(whole->identity(), make_dataset(dataset_options(text_config((folder / "text").string(), 8)))->identity());
+}
+
+// Sequence i is drawn from the numbers i 2^24 .. of substream 1 for training and 2 for validation.
+TEST(GeneratedDataTest, TrainingAndValidationHaveNumbersOfTheirOwn) {
+  const TrainConfig config = testing::tiny_train_config();
+  const auto data = make_dataset(dataset_options(config));
+  const auto first_symbol = [&](uint32_t substream, uint64_t index) {
+    Random random(config.seed, RandomStream::data, substream);
+    random.seek(index << 24);
+    std::vector<int32_t> symbols;
+    for (int i = 0; i < 6; ++i) symbols.push_back(static_cast<int32_t>(1 + random.next_below(7)));
+    return symbols;
+  };
+  for (int64_t first = 0; first < 8; first += 4) {
+    const Batch training = data->training_batch(first), validation = data->validation_batch(first);
+    for (int64_t row = 0; row < 4; ++row) {
+      const auto symbols = [&](const Batch& batch) {
+        return std::vector<int32_t>(batch.tokens.begin() + row * 16, batch.tokens.begin() + row * 16 + 6);
+      };
+      const auto index = static_cast<uint64_t>(first + row);
+      EXPECT_EQ(symbols(training), first_symbol(1, index));
+      EXPECT_EQ(symbols(validation), first_symbol(2, index));
+    }
+  }
 }
 
 TEST(TokenDataTest, FilesOfAGlobAreReadInOrder) {
@@ -278,7 +430,7 @@ TEST(RecallDataTest, EveryAnswerWasShown) {
   }
   EXPECT_EQ(data->training_batch(3).tokens, batch.tokens);
   EXPECT_NE(data->training_batch(4).tokens, batch.tokens);
-  EXPECT_NE(data->validation_batch(3 % data->validation_batches()).tokens, batch.tokens);
+  EXPECT_NE(data->validation_batch(3).tokens, batch.tokens);
 }
 
 TEST(CopyDataTest, TheRepeatIsTheTarget) {

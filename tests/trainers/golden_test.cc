@@ -89,7 +89,7 @@ Strings common_overrides() {
 std::vector<GoldenRun> golden_runs() {
   const std::string text = fmt::format("data.path='{}'", text_file().string());
   return {
-      // The validation batches hold all of the validation text, the last of them with empty rows.
+      // An evaluation reads all of the validation text, the last of its windows shorter than the others.
       {"toy_kjv",
        "toy_kjv",
        {"seed=7", text, "data.validation_fraction=0.07", "trainer.sequence_length=32", "trainer.eval_batches=100",
@@ -395,31 +395,32 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
 
   // Marks the positions that the windows reach. Each window is contiguous, and the text is that of its place.
   const auto mark = [&](const Batch& batch, const Batch& place, std::vector<bool>& reached) {
-    const auto texts = sequences_of(batch), windows = sequences_of(place);
-    ASSERT_EQ(texts.size(), windows.size());
-    for (size_t i = 0; i < windows.size(); ++i) {
-      std::vector<int32_t> window(windows[i].size()), text_there;
-      std::iota(window.begin(), window.begin() + place.length, windows[i][0]);
-      std::iota(window.begin() + place.length, window.end(), windows[i][0] + 1);
-      ASSERT_EQ(windows[i], window);
-      for (const int32_t position : window) {
-        reached[static_cast<size_t>(position)] = true;
-        text_there.push_back(static_cast<uint8_t>(text[static_cast<size_t>(position)]));
+    ASSERT_EQ(batch.size, place.size);
+    for (int64_t row = 0; row < place.size; ++row) {
+      const int64_t begin = row * place.length;
+      const auto is_target = [](int32_t target) { return target != kIgnoredTarget; };
+      const int64_t length =
+          std::count_if(place.targets.begin() + begin, place.targets.begin() + begin + place.length, is_target);
+      ASSERT_GT(length, 0);
+      for (int64_t n = begin; n < begin + length; ++n) {
+        const int32_t position = place.tokens[begin] + static_cast<int32_t>(n - begin);
+        ASSERT_EQ(place.tokens[n], position);
+        ASSERT_EQ(place.targets[n], position + 1);
+        ASSERT_EQ(batch.tokens[n], static_cast<uint8_t>(text[static_cast<size_t>(position)]));
+        ASSERT_EQ(batch.targets[n], static_cast<uint8_t>(text[static_cast<size_t>(position) + 1]));
+        reached[static_cast<size_t>(position)] = reached[static_cast<size_t>(position) + 1] = true;
       }
-      ASSERT_EQ(texts[i], text_there);
     }
   };
   std::vector<bool> training(text.size()), validation(text.size());
   for (int64_t i = 0; i < 60000; i += 3) mark(data->training_batch(i), places->training_batch(i), training);
-  ASSERT_EQ(data->validation_batches(), places->validation_batches());
-  for (int64_t i = 0; i < data->validation_batches(); ++i) {
+  ASSERT_EQ(data->validation_sequences(), places->validation_sequences());
+  for (int64_t i = 0; i < data->validation_sequences(); i += 3) {
     mark(data->validation_batch(i), places->validation_batch(i), validation);
   }
 
-  // Validation is the last 7 percent, rounded down, and of these the whole windows with the token after them. Training
-  // reaches every token before.
+  // Validation is the last 7 percent, rounded down. Training reaches every token before.
   constexpr int64_t validation_tokens = 1627, training_tokens = 23256 - validation_tokens;
-  constexpr int64_t validated = (validation_tokens - 1) / 32 * 32 + 1;
   ASSERT_EQ(text.size(), size_t{training_tokens + validation_tokens});
   const auto part = [&](int64_t begin, int64_t end) {
     std::vector<bool> marks(text.size());
@@ -427,7 +428,7 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
     return marks;
   };
   EXPECT_TRUE(training == part(0, training_tokens));
-  EXPECT_TRUE(validation == part(training_tokens, training_tokens + validated));
+  EXPECT_TRUE(validation == part(training_tokens, training_tokens + validation_tokens));
 }
 
 TEST(GoldenDataTest, GeneratedValidationIsNotTrainedOn) {
@@ -439,11 +440,11 @@ TEST(GoldenDataTest, GeneratedValidationIsNotTrainedOn) {
       for (auto& sequence : sequences_of(data->training_batch(i * config.trainer.batch_size)))
         training.insert(sequence);
     }
-    for (int64_t i = 0; i < data->validation_batches(); ++i) {
+    for (int64_t i = 0; i < data->validation_sequences(); i += 3) {
       for (auto& sequence : sequences_of(data->validation_batch(i))) validation.insert(sequence);
     }
     EXPECT_EQ(training.size(), size_t{20 * 2 * 3}) << run.name;
-    EXPECT_EQ(validation.size(), size_t{3 * 3}) << run.name;
+    EXPECT_EQ(validation.size(), size_t{3 * 2 * 3}) << run.name;
     for (const auto& sequence : validation) EXPECT_FALSE(training.contains(sequence)) << run.name;
   }
 }

@@ -4,6 +4,21 @@
 
 namespace heddle {
 
+namespace {
+
+// Either a share of the training files or files of their own.
+void describe_validation(ConfigFields& fields, DataConfig& data) {
+  fields.optional("validation_path", data.validation_path);
+  if (!data.validation_path) return fields.field("validation_fraction", data.validation_fraction, Range::inside(0, 1));
+  if (!fields.reads()) return;
+  if (data.validation_path->empty()) fields.fail("validation_path", "found an empty path, expected a file");
+  if (!fields.node().has("validation_fraction")) return;
+  fields.fail("validation_fraction",
+              "found a share of data.path beside data.validation_path, expected one of them; null takes it away");
+}
+
+}  // namespace
+
 void describe(ConfigFields& fields, DataConfig& data) {
   fields.required_choice(
       "type", data.type,
@@ -11,7 +26,7 @@ void describe(ConfigFields& fields, DataConfig& data) {
   if (data.type == DataType::text || data.type == DataType::tokens) {
     fields.required("path", data.path);
     if (fields.reads() && data.path.empty()) fields.fail("path", "found an empty path, expected a file");
-    fields.field("validation_fraction", data.validation_fraction, Range::inside(0, 1));
+    describe_validation(fields, data);
   }
   if (data.type == DataType::tokens) {
     fields.choice("token_width", data.token_width, {{"uint16", TokenWidth::uint16}, {"uint32", TokenWidth::uint32}});

@@ -17,9 +17,10 @@ enum class TokenWidth { uint16, uint32 };
 // Where batches come from. Only the fields of `type` have a meaning.
 struct DataConfig {
   DataType type = DataType::text;
-  std::string path;                             // text: file or glob; tokens: file of raw little-endian ids
-  double validation_fraction = 0.05;            // text, tokens: the share at the end kept for evaluation
-  TokenWidth token_width = TokenWidth::uint16;  // tokens
+  std::string path;                             // text, tokens: a file or a glob of files
+  std::optional<std::string> validation_path;   // text, tokens: files for evaluation; none: the end of those of `path`
+  double validation_fraction = 0.05;            // text, tokens: how much of the end, where there is no validation_path
+  TokenWidth token_width = TokenWidth::uint16;  // tokens: integers of a file that has no header
   std::int64_t num_pairs = 8;                   // mqar: key-value pairs to remember
   std::int64_t num_queries = 8;                 // mqar: keys that are queried again; when it is read, num_pairs
   std::int64_t length = 32;                     // copy: tokens to repeat
@@ -32,10 +33,11 @@ struct DatasetOptions {
   DataConfig data;
   std::int64_t batch_size = 16;  // sequences of a batch
   std::int64_t sequence_length = 256;
-  std::optional<std::int64_t> eval_batches = 20;  // validation batches, at most; nothing: all
+  std::optional<std::int64_t> eval_sequences = 320;  // validation sequences, at most; none: all
   std::uint64_t seed = 1;
   std::int64_t vocab_size = 256;
-  ConfigNode section;  // what `data` was read from: errors are reported at the places of its values
+  bool evaluation_only = false;  // text, tokens: reads data.validation_path alone, or evaluates all of data.path
+  ConfigNode section;            // what `data` was read from: errors are reported at the places of its values
 };
 
 }  // namespace heddle

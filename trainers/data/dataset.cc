@@ -10,33 +10,26 @@
 namespace heddle {
 
 template <class Sequence>
-Batch Dataset::assemble(int64_t first, int64_t sequences, const Sequence& sequence) const {
+Batch Dataset::assemble(int64_t first, int64_t size, const Sequence& sequence) const {
   Batch batch;
-  batch.size = sizes_.batch;
+  batch.size = size;
   batch.length = sizes_.length;
   batch.tokens.assign(static_cast<size_t>(batch.size * batch.length), 0);
   batch.targets.assign(batch.tokens.size(), kIgnoredTarget);
   for (int64_t row = 0; row < batch.size; ++row) {
-    const int64_t number = first + row;
-    if (number >= sequences) break;
-    sequence(number, batch.tokens.data() + row * batch.length, batch.targets.data() + row * batch.length);
+    sequence(first + row, batch.tokens.data() + row * batch.length, batch.targets.data() + row * batch.length);
   }
   return batch;
 }
 
 Batch Dataset::training_batch(int64_t first_sequence) const {
-  return assemble(first_sequence, INT64_MAX,
+  return assemble(first_sequence, sizes_.batch,
                   [&](int64_t i, int32_t* tokens, int32_t* targets) { training_sequence(i, tokens, targets); });
 }
 
-Batch Dataset::validation_batch(int64_t index) const {
-  return assemble(index * sizes_.batch, validation_sequences(),
+Batch Dataset::validation_batch(int64_t first_sequence) const {
+  return assemble(first_sequence, std::min(sizes_.batch, validation_sequences() - first_sequence),
                   [&](int64_t i, int32_t* tokens, int32_t* targets) { validation_sequence(i, tokens, targets); });
-}
-
-int64_t Dataset::validation_batches() const {
-  const int64_t sequences = validation_sequences();
-  return sequences / sizes_.batch + (sequences % sizes_.batch != 0 ? 1 : 0);
 }
 
 std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options) {

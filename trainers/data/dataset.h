@@ -34,10 +34,11 @@ class Dataset {
 
   // The sequences first_sequence .. first_sequence + batch size - 1, in this order; first_sequence >= 0.
   Batch training_batch(int64_t first_sequence) const;
-  // The same batches at every evaluation: 0 <= index < validation_batches(). Rows past the end of the validation data
-  // have no target that counts.
-  Batch validation_batch(int64_t index) const;
-  int64_t validation_batches() const;
+  // Of the validation sequences, which are the same at every evaluation, batch size many from `first_sequence` on, or
+  // those that are left. 0 <= first_sequence < validation_sequences().
+  Batch validation_batch(int64_t first_sequence) const;
+  // How many an evaluation reads.
+  virtual int64_t validation_sequences() const = 0;
   // Reads the files that the data are made of.
   virtual DataIdentity identity() const { return {}; }
   // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
@@ -47,25 +48,23 @@ class Dataset {
 
  protected:
   struct Sizes {
-    int64_t batch = 0;                          // sequences of a batch
-    int64_t length = 0;                         // tokens of a sequence
-    std::optional<int64_t> validation_batches;  // at most; nothing: all
+    int64_t batch = 0;                            // sequences of a batch
+    int64_t length = 0;                           // tokens of a sequence
+    std::optional<int64_t> validation_sequences;  // at most; none: all
   };
   static Sizes sizes_of(const DatasetOptions& options) {
-    return {options.batch_size, options.sequence_length, options.eval_batches};
+    return {options.batch_size, options.sequence_length, options.eval_sequences};
   }
   explicit Dataset(const Sizes& sizes) : sizes_(sizes) {}
   const Sizes& sizes() const { return sizes_; }
 
-  // Writes sizes().length tokens and as many targets.
+  // Writes sizes().length tokens and as many targets. Before the call all tokens are 0 and all targets kIgnoredTarget.
   virtual void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
   virtual void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
-  // The number of different validation sequences.
-  virtual int64_t validation_sequences() const = 0;
 
  private:
   template <class Sequence>
-  Batch assemble(int64_t first, int64_t sequences, const Sequence& sequence) const;
+  Batch assemble(int64_t first, int64_t size, const Sequence& sequence) const;
 
   Sizes sizes_;
 };

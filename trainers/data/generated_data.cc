@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/runtime/error.h"
+
 namespace heddle {
 namespace {
 
@@ -32,7 +34,9 @@ int32_t draw(Random& random, int64_t first, int64_t last) {
 
 }  // namespace
 
-GeneratedData::GeneratedData(const DatasetOptions& options) : Dataset(sizes_of(options)), seed_(options.seed) {}
+GeneratedData::GeneratedData(const DatasetOptions& options) : Dataset(sizes_of(options)), seed_(options.seed) {
+  check(options.eval_sequences.has_value(), "generated data have sequences without end, expected a number to evaluate");
+}
 
 void GeneratedData::training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const {
   Random random(seed_, RandomStream::data, kTrainingSequences);

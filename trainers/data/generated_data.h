@@ -13,16 +13,17 @@ namespace heddle {
 // which must say a number of batches.
 class GeneratedData : public Dataset {
  public:
+  int64_t validation_sequences() const override { return sizes().validation_sequences.value(); }
   bool has_answers() const override { return true; }
 
  protected:
+  // Throws Error for "all" validation sequences: there is no end of them.
   explicit GeneratedData(const DatasetOptions& options);
   // Before the call all tokens are 0 and all targets kIgnoredTarget.
   virtual void generate(Random& random, int32_t* tokens, int32_t* targets) const = 0;
 
   void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
   void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
-  int64_t validation_sequences() const override { return sizes().validation_batches.value() * sizes().batch; }
 
  private:
   uint64_t seed_;
