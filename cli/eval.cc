@@ -1,15 +1,19 @@
 // heddle eval RUN_OR_CHECKPOINT
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "core/config/config_error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "trainers/evaluate.h"
+#include "trainers/run/checkpoint_config.h"
 #include "trainers/run/loaded_model.h"
 
 namespace heddle::cli {
@@ -17,22 +21,83 @@ namespace {
 
 struct Options {
   std::string path;
+  std::optional<std::string> data;
   std::vector<std::string> overrides;
   DeviceOptions device;
 };
 
+// The config of a run holds a validation_fraction, which files for validation replace.
+std::vector<std::string> with_validation_files_alone(std::vector<std::string> overrides) {
+  const bool has_files = std::any_of(overrides.begin(), overrides.end(),
+                                     [](const std::string& text) { return text.starts_with("data.validation_path="); });
+  if (has_files) overrides.insert(overrides.begin(), "data.validation_fraction=null");
+  return overrides;
+}
+
+// The data of an evaluation, and what a user calls them.
+struct Evaluated {
+  std::unique_ptr<Dataset> data;
+  std::string name;
+};
+
+// All of the files that the user names, or as many batches as he asks for.
+Evaluated whole_files(const TrainConfig& config, const TrainConfig& trained) {
+  DatasetOptions options = dataset_options(config);
+  options.evaluation_only = true;
+  const bool asks_for_batches = config.trainer.eval_batches != trained.trainer.eval_batches;
+  if (!asks_for_batches) options.eval_sequences.reset();
+  const std::string path = config.data.validation_path.value_or(config.data.path);
+  return {make_dataset(options), asks_for_batches ? path : path + ", all of it"};
+}
+
+Evaluated files_of_option(TrainConfig config, const TrainConfig& trained, const std::string& path) {
+  const DataType type = config.data.type;
+  if (type != DataType::text && type != DataType::tokens) {
+    throw UsageError("--data: this model was trained on data that are generated, and reads no files");
+  }
+  config.data.validation_path = path;
+  try {
+    return whole_files(config, trained);
+  } catch (const ConfigError& error) {
+    throw UsageError(fmt::format("--data {}: {}", path, error.message()));
+  }
+}
+
+std::string name_of(const DataConfig& data) {
+  if (data.type == DataType::mqar) return "mqar, generated";
+  if (data.type == DataType::copy) return "copy, generated";
+  if (data.validation_path) return *data.validation_path;
+  return fmt::format("{}, the last {:g} %", data.path, 100.0 * data.validation_fraction);
+}
+
+// A file that the user names is evaluated as a whole; else the data are those of the evaluations in training.
+Evaluated evaluated_data(const Options& options, const TrainConfig& config, const TrainConfig& trained) {
+  if (options.data) return files_of_option(config, trained, *options.data);
+  if (config.data.validation_path != trained.data.validation_path) return whole_files(config, trained);
+  if (config.data.path != trained.data.path) {
+    TrainConfig path_alone = config;
+    path_alone.data.validation_path.reset();
+    return whole_files(path_alone, trained);
+  }
+  return {make_dataset(dataset_options(config)), name_of(config.data)};
+}
+
 int run(const Options& options, const Registry& registry) {
   const auto context = open_device(options.device);
-  const LoadedModel loaded = load_model(*context, options.path, options.overrides, print_note, registry);
-  const auto data = make_dataset(dataset_options(loaded.config));
-  const Evaluation evaluation = evaluate(*context, loaded.model, *data);
+  const LoadedModel loaded =
+      load_model(*context, options.path, with_validation_files_alone(options.overrides), print_note, registry);
+  const TrainConfig trained = read_checkpoint_config(loaded.checkpoint, {}, registry);
+  const Evaluated evaluated = evaluated_data(options, loaded.config, trained);
+  const Dataset& data = *evaluated.data;
+  const Evaluation evaluation = evaluate(*context, loaded.model, data);
   fmt::print("checkpoint        {}\n", loaded.checkpoint.path.string());
+  fmt::print("data              {}\n", evaluated.name);
   fmt::print("tokens            {}\n", evaluation.targets);
   fmt::print("validation loss   {:.6f} nats per {}\n", unsigned_nan(evaluation.loss),
-             data->is_text() ? "byte" : "token");
+             data.is_text() ? "byte" : "token");
   fmt::print("perplexity        {:.4f}\n", unsigned_nan(std::exp(evaluation.loss)));
-  if (data->is_text()) fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.loss / std::log(2.0)));
-  if (data->has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
+  if (data.is_text()) fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.loss / std::log(2.0)));
+  if (data.has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
   return kDone;
 }
 
@@ -43,7 +108,11 @@ Run add_eval(CLI::App& command, const Registry& registry) {
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
-  command.add_option("--set", options->overrides, "Override a value of its config, e.g. data.path=FILE; repeatable")
+  command.add_option("--data", options->data, "Evaluate all of this file, or of the files that this glob matches")
+      ->option_text("FILE");
+  command
+      .add_option("--set", options->overrides,
+                  "Override a value of its config, e.g. trainer.eval_batches=all; repeatable")
       ->allow_extra_args(false)
       ->option_text("KEY=VALUE");
   add_device_options(command, options->device);

@@ -3,13 +3,18 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
+#include <iostream>
+#include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "core/io/atomic_file.h"
 #include "trainers/run/loaded_model.h"
 
 namespace heddle::cli {
@@ -17,25 +22,115 @@ namespace {
 
 struct Options {
   std::string path;
-  std::string prompt = "\n";
+  std::optional<std::string> prompt, prompt_file, prompt_tokens;  // at most one of them
+  int64_t samples = 1;
   GenerateOptions generate;
   DeviceOptions device;
 };
 
+void show(const std::string& text) {
+  fmt::print("{}", text);
+  std::fflush(stdout);
+}
+
+// What the model goes on from, and the option that gave it.
+struct Prompt {
+  const char* option;
+  std::string text;
+};
+
+std::string read_prompt_file(const std::string& path) {
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  try {
+    return read_file(path);
+  } catch (const Error& error) {
+    throw UsageError(fmt::format("--prompt-file: {}", error.what()));
+  }
+}
+
+std::optional<Prompt> read_prompt(const Options& options) {
+  std::optional<Prompt> prompt;
+  if (options.prompt) prompt = {"--prompt", *options.prompt};
+  if (options.prompt_file) prompt = {"--prompt-file", read_prompt_file(*options.prompt_file)};
+  if (options.prompt_tokens) prompt = {"--prompt-tokens", *options.prompt_tokens};
+  if (prompt && prompt->text.empty()) throw UsageError(fmt::format("{}: the prompt is empty", prompt->option));
+  return prompt;
+}
+
+// "1, 2 3" as ids.
+std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
+  constexpr const char* kSeparators = ", \t\r\n";
+  std::vector<int32_t> ids;
+  for (size_t begin = 0; (begin = prompt.text.find_first_not_of(kSeparators, begin)) != std::string::npos;) {
+    const std::string word = prompt.text.substr(begin, prompt.text.find_first_of(kSeparators, begin) - begin);
+    begin += word.size();
+    int32_t id = -1;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size() || id < 0 || id >= vocab_size) {
+      throw UsageError(
+          fmt::format("{}: found '{}', expected token ids in [0, {}), as in 1,2,3", prompt.option, word, vocab_size));
+    }
+    ids.push_back(id);
+  }
+  if (ids.empty()) throw UsageError(fmt::format("{}: found no token id", prompt.option));
+  return ids;
+}
+
+// Writes one sample with these options.
+using Sampler = std::function<void(const GenerateOptions&)>;
+
+Sampler text_sampler(Context& context, const LanguageModel& model, const Options& options) {
+  if (options.prompt_tokens)
+    throw UsageError("--prompt-tokens: this model reads bytes of text, expected --prompt TEXT");
+  const std::optional<Prompt> given = read_prompt(options);
+  const std::string prompt = given ? given->text : "\n";
+  return [&context, &model, prompt](const GenerateOptions& sample) {
+    Utf8Printer printer;
+    show(prompt);
+    generate(context, model, prompt, sample, [&](uint8_t byte) { show(printer.add(byte)); });
+    show(printer.finish() + "\n");
+  };
+}
+
+Sampler id_sampler(Context& context, const LanguageModel& model, const Options& options) {
+  const std::optional<Prompt> given = read_prompt(options);
+  if (!given)
+    throw UsageError("the tokens of this model are no text: expected ids to go on from, --prompt-tokens 1,2,3");
+  if (!options.generate.stop.empty()) throw UsageError("--stop: this model writes token ids, which are no text");
+  const std::vector<int32_t> ids = parse_ids(*given, model.vocab_size());
+  return [&context, &model, ids](const GenerateOptions& sample) {
+    show(fmt::format("{}", fmt::join(ids, " ")));
+    generate_tokens(context, model, ids, sample, model.vocab_size(), [](int32_t token) {
+      show(fmt::format(" {}", token));
+      return true;
+    });
+    show("\n");
+  };
+}
+
 int run(const Options& options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
-  check(loaded.config.data.type == DataType::text, "{}: its tokens are not bytes of text (data.type is not text)",
-        loaded.checkpoint.path.string());
-  Utf8Printer printer;
-  const auto show = [](const std::string& text) {
-    fmt::print("{}", text);
-    std::fflush(stdout);
-  };
-  show(options.prompt);
-  generate(*context, loaded.model, options.prompt, options.generate, [&](uint8_t byte) { show(printer.add(byte)); });
-  show(printer.finish() + "\n");
+  const bool is_text = loaded.config.data.type == DataType::text;
+  const Sampler write_sample = (is_text ? text_sampler : id_sampler)(*context, loaded.model, options);
+  GenerateOptions sample = options.generate;
+  for (int64_t i = 1; i <= options.samples; ++i, ++sample.seed) {
+    if (options.samples > 1) show(fmt::format("=== sample {} of {}, seed {} ===\n", i, options.samples, sample.seed));
+    write_sample(sample);
+  }
   return kDone;
+}
+
+void add_prompt_options(CLI::App& command, Options& options) {
+  CLI::Option* const text =
+      command.add_option("--prompt", options.prompt, "Text to go on from")->option_text("TEXT [newline]");
+  CLI::Option* const file =
+      command.add_option("--prompt-file", options.prompt_file, "File with the text; -: stdin")->option_text("FILE");
+  CLI::Option* const ids =
+      command.add_option("--prompt-tokens", options.prompt_tokens, "Token ids, for a model whose data are no text")
+          ->option_text("1,2,3");
+  text->excludes(file)->excludes(ids);
+  file->excludes(ids);
 }
 
 }  // namespace
@@ -43,17 +138,21 @@ int run(const Options& options, const Registry& registry) {
 Run add_generate(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   GenerateOptions& generate = options->generate;
-  const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? "the prompt is empty" : ""; },
+  const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? "the text is empty" : ""; },
                                  "TEXT");
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
-  command.add_option("--prompt", options->prompt, "Text to go on from")
-      ->check(not_empty)
-      ->option_text("TEXT [newline]");
-  command.add_option("--tokens", generate.tokens, "Bytes to write")
+  add_prompt_options(command, *options);
+  command.add_option("--tokens", generate.tokens, "Bytes or ids to write")
       ->check(CLI::NonNegativeNumber)
       ->option_text("N [200]");
+  command.add_option("--stop", generate.stop, "End where this text was written, and leave it out")
+      ->check(not_empty)
+      ->option_text("TEXT");
+  command.add_option("--samples", options->samples, "Samples to write, with the seeds S, S + 1, ..")
+      ->check(CLI::PositiveNumber)
+      ->option_text("N [1]");
   command.add_option("--temperature", generate.temperature, "0: always the likeliest")
       ->check(CLI::NonNegativeNumber)
       ->option_text("T [1]");

@@ -68,6 +68,55 @@ TEST(SampleTokenTest, KeepsTheLikeliest) {
   EXPECT_EQ(sample_token(std::vector<double>{1.0, 2.0, 2.0}, {.temperature = 0.0}, 0.9), 1);
 }
 
+// The temperature changes the probabilities first; then the likeliest are kept.
+TEST(SampleTokenTest, TopKAndTopPHoldAtAnyTemperature) {
+  const std::vector<double> logits = {std::log(0.1), std::log(0.6), std::log(0.3)};
+  // Squares: 0.01, 0.36, 0.09. Roots: 0.316, 0.775, 0.548.
+  EXPECT_THAT(shares(logits, {.temperature = 0.5, .top_k = 2}), ElementsAre(std::pair(1, 80), std::pair(2, 20)));
+  EXPECT_THAT(shares(logits, {.temperature = 2.0, .top_k = 2}), ElementsAre(std::pair(1, 59), std::pair(2, 41)));
+  EXPECT_THAT(shares(logits, {.temperature = 0.5, .top_p = 0.7}), ElementsAre(std::pair(1, 100)));
+  EXPECT_THAT(shares(logits, {.temperature = 2.0, .top_p = 0.7}), ElementsAre(std::pair(1, 59), std::pair(2, 41)));
+  EXPECT_THAT(shares(logits, {.temperature = 0.0, .top_k = 3, .top_p = 0.9}), ElementsAre(std::pair(1, 100)));
+  // top_p is a share of what top_k keeps: 0.6 of 0.9.
+  EXPECT_THAT(shares(logits, {.top_k = 2, .top_p = 0.65}), ElementsAre(std::pair(1, 100)));
+}
+
+// Of equally likely tokens those with the lowest ids are kept, and no more than top_p needs.
+TEST(SampleTokenTest, ATieAtTheEdgeIsCut) {
+  const std::vector<double> logits = {0.5, 0.5, 0.5, 0.5};
+  EXPECT_THAT(shares(logits, {.top_p = 0.5}), ElementsAre(std::pair(0, 50), std::pair(1, 50)));
+  EXPECT_THAT(shares(logits, {.top_p = 0.51}), ElementsAre(std::pair(0, 33), std::pair(1, 34), std::pair(2, 33)));
+  EXPECT_THAT(shares(logits, {.top_p = 0.25}), ElementsAre(std::pair(0, 100)));
+  EXPECT_THAT(shares(logits, {.top_k = 2}), ElementsAre(std::pair(0, 50), std::pair(1, 50)));
+  const std::vector<double> late = {0.0, 2.0, 0.0, 2.0, 2.0};
+  EXPECT_THAT(shares(late, {.top_k = 2}), ElementsAre(std::pair(1, 50), std::pair(3, 50)));
+}
+
+std::string until(const std::string& stop, const std::string& bytes) {
+  StopText text(stop);
+  std::string written;
+  for (char byte : bytes) {
+    written += text.add(static_cast<uint8_t>(byte));
+    if (text.reached()) return written + "|" + text.rest();
+  }
+  return written + text.rest();
+}
+
+TEST(StopTextTest, IsFoundAndLeftOut) {
+  EXPECT_EQ(until("END", "the ENDing"), "the |");
+  EXPECT_EQ(until("END", "the EN"), "the EN");
+  EXPECT_EQ(until("END", "ENEND"), "EN|");
+  EXPECT_EQ(until("aab", "aaaab"), "aa|");
+  EXPECT_EQ(until("abab", "abaabab"), "aba|");
+  EXPECT_EQ(until("x", "x"), "|");
+  EXPECT_EQ(until("", "any text"), "any text");
+  StopText text("ab");
+  EXPECT_EQ(text.add('x'), "x");
+  EXPECT_EQ(text.add('a'), "");
+  EXPECT_EQ(text.add('a'), "a");
+  EXPECT_EQ(text.add('c'), "ac");
+}
+
 TrainConfig text_model_config(std::vector<std::string> overrides = {}) {
   overrides.insert(overrides.end(), {"data={type: text, path: none}", "model.vocab_size=260"});
   return testing::tiny_train_config(overrides);
@@ -115,16 +164,55 @@ TEST(GenerateTest, TheSeedDecides) {
   EXPECT_THROW(generate(context, model, "", {}, [](uint8_t) {}), Error);
 }
 
+TEST(GenerateTest, WritesWhatStandsBeforeTheStopText) {
+  Context context(Device{}, {.threads = 1});
+  LanguageModel model(text_model_config().model);
+  model.parameters().materialize(context, DType::float32, 5);
+  const auto text = [&](const std::string& stop, int64_t tokens) {
+    std::string bytes;
+    generate(context, model, "a", {.tokens = tokens, .seed = 3, .stop = stop},
+             [&](uint8_t byte) { bytes += static_cast<char>(byte); });
+    return bytes;
+  };
+  const std::string whole = text("", 40), stop = whole.substr(30, 3);
+  EXPECT_EQ(whole.size(), 40u);
+  EXPECT_EQ(text(stop, 40), whole.substr(0, whole.find(stop)));
+  EXPECT_EQ(text(stop, 32), whole.substr(0, 32)) << "what was held back comes at the end";
+}
+
+TEST(GenerateTest, AllIdsOfTheVocabularyAreReadAndWritten) {
+  Context context(Device{}, {.threads = 1});
+  LanguageModel model(testing::tiny_train_config({"model.vocab_size=1000"}).model);
+  model.parameters().materialize(context, DType::float32, 5);
+  const auto ids = [&](const std::vector<int32_t>& prompt, int64_t choices) {
+    std::vector<int32_t> found;
+    generate_tokens(context, model, prompt, {.tokens = 60}, choices, [&](int32_t token) {
+      found.push_back(token);
+      return found.size() < 50;
+    });
+    EXPECT_EQ(found.size(), 50u);
+    return found;
+  };
+  const std::vector<int32_t> all = ids({999, 0, 500}, 1000), few = ids({999, 0, 500}, 300);
+  EXPECT_GT(*std::max_element(all.begin(), all.end()), 700);
+  EXPECT_LT(*std::max_element(few.begin(), few.end()), 300);
+  EXPECT_NE(ids({998, 0, 500}, 1000), all);
+  for (const std::vector<int32_t>& prompt : {std::vector<int32_t>{}, {1000}, {3, -1}}) {
+    EXPECT_THROW(generate_tokens(context, model, prompt, {}, 1000, [](int32_t) { return true; }), Error);
+  }
+}
+
 TEST(GenerateTest, MemoryDoesNotGrowWithTheText) {
   Context context(Device{}, {.threads = 1});
   LanguageModel model(text_model_config().model);
   model.parameters().materialize(context, DType::float32, 5);
-  const auto peak = [&](int64_t tokens) {
+  const auto peak = [&](int64_t tokens, size_t prompt = 1) {
     context.allocator().reset_peaks();
-    generate(context, model, "a", {.tokens = tokens}, [](uint8_t) {});
+    generate(context, model, std::string(prompt, 'a'), {.tokens = tokens}, [](uint8_t) {});
     return context.allocator().stats().allocated.peak;
   };
   EXPECT_EQ(peak(3), peak(60));
+  EXPECT_EQ(peak(1, 2500), peak(1, 5000)) << "of a long prompt";
 }
 
 }  // namespace

@@ -51,8 +51,7 @@ bool continues(std::string_view before, uint8_t byte) {
 }
 
 // Logits of the last position after the model has read `tokens`, which continue the text of `state`.
-std::vector<double> read_tokens(Context& context, const LanguageModel& model, const std::vector<int32_t>& tokens,
-                                ModelState& state) {
+Tensor read_part(Context& context, const LanguageModel& model, std::span<const int32_t> tokens, ModelState& state) {
   Tensor on_device;
   {
     const MemoryScope scope(context, MemoryCategory::data);
@@ -61,27 +60,55 @@ std::vector<double> read_tokens(Context& context, const LanguageModel& model, co
   copy_from_host(context, on_device, tokens.data());
   context.synchronize();
   Tape tape(context, Tape::Mode::inference);
-  const Variable logits = model.forward(tape, on_device, &state);
-  std::vector<double> last = read_values(context, logits.value.select(1, on_device.size(1) - 1));
-  last.resize(static_cast<size_t>(std::min(kBytes, model.vocab_size())));
-  return last;
+  return model.forward(tape, on_device, &state).value.select(1, on_device.size(1) - 1);
+}
+
+// The same as numbers. A long text is read in parts, so that its memory does not grow with it.
+std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
+                                ModelState& state) {
+  constexpr size_t kPart = 1024;
+  for (; tokens.size() > kPart; tokens = tokens.subspan(kPart)) read_part(context, model, tokens.first(kPart), state);
+  return read_values(context, read_part(context, model, tokens, state));
+}
+
+void check_prompt(std::span<const int32_t> prompt, int64_t vocab_size) {
+  check(!prompt.empty(), "generate: the prompt is empty, expected at least one token");
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    check(prompt[i] >= 0 && prompt[i] < vocab_size, "generate: token {} of the prompt is {}, expected an id in [0, {})",
+          i, prompt[i], vocab_size);
+  }
 }
 
 }  // namespace
 
-void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
-              const std::function<void(uint8_t)>& emit) {
-  check(!prompt.empty(), "generate: the prompt is empty, expected at least one character");
-  std::vector<int32_t> tokens;
-  for (char byte : prompt) tokens.push_back(static_cast<uint8_t>(byte));
+void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
+                     const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit) {
+  check_prompt(prompt, model.vocab_size());
   ModelState state = model.initial_state();
   Random random(options.seed, RandomStream::sampling);
+  int32_t token = 0;
   for (int64_t i = 0; i < options.tokens; ++i) {
-    const std::vector<double> logits = read_tokens(context, model, tokens, state);
-    const int64_t token = sample_token(logits, options, random.next_uniform());
-    emit(static_cast<uint8_t>(token));
-    tokens = {static_cast<int32_t>(token)};
+    std::vector<double> logits = read_tokens(context, model, prompt, state);
+    logits.resize(static_cast<size_t>(std::min(choices, model.vocab_size())));
+    token = static_cast<int32_t>(sample_token(logits, options, random.next_uniform()));
+    if (!emit(token)) return;
+    prompt = {&token, 1};
   }
+}
+
+void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
+              const std::function<void(uint8_t)>& emit) {
+  std::vector<int32_t> tokens;
+  for (char byte : prompt) tokens.push_back(static_cast<uint8_t>(byte));
+  StopText stop(options.stop);
+  const auto emit_all = [&](const std::string& bytes) {
+    for (char byte : bytes) emit(static_cast<uint8_t>(byte));
+  };
+  generate_tokens(context, model, tokens, options, kBytes, [&](int32_t token) {
+    emit_all(stop.add(static_cast<uint8_t>(token)));
+    return !stop.reached();
+  });
+  emit_all(stop.rest());
 }
 
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform) {
@@ -110,6 +137,23 @@ int64_t sample_token(std::span<const double> logits, const GenerateOptions& opti
   }
   return order[kept - 1];
 }
+
+std::string StopText::add(uint8_t byte) {
+  held_ += static_cast<char>(byte);
+  if (held_ == text_) {
+    reached_ = true;
+    held_.clear();
+    return "";
+  }
+  // The longest end of what is held that the text begins with stays.
+  size_t known = 0;
+  while (!text_.starts_with(std::string_view(held_).substr(known))) ++known;
+  const std::string other = held_.substr(0, known);
+  held_.erase(0, known);
+  return other;
+}
+
+std::string StopText::rest() { return std::exchange(held_, ""); }
 
 std::string Utf8Printer::add(uint8_t byte) {
   if (!pending_.empty() && !continues(pending_, byte)) {

@@ -1,5 +1,5 @@
-// Text from a model, byte by byte. The model keeps a state of what it has read, so with a recurrent mixer every token
-// costs the same, however long the text is.
+// Tokens from a model, one after the other. The model keeps a state of what it has read, so with a recurrent mixer
+// every token costs the same, however long the text is.
 #pragma once
 
 #include <cstddef>
@@ -15,20 +15,40 @@
 namespace heddle {
 
 struct GenerateOptions {
-  int64_t tokens = 200;
+  int64_t tokens = 200;      // at most
   double temperature = 1.0;  // 0: always the likeliest token
   int64_t top_k = 0;         // only the k likeliest; 0: all
   double top_p = 1.0;        // only the likeliest whose probabilities reach p together
   uint64_t seed = 1;
+  std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
 };
 
-// Reads `prompt` (at least one byte) and calls emit(byte) for each new token. Only the first 256 tokens of the
-// vocabulary are bytes; no other is drawn.
+// Reads `prompt` (at least one id of the vocabulary) and calls emit(token) for each new token, until it returns false.
+// Draws from the first `choices` tokens of the vocabulary. Throws Error for a prompt that is empty or holds other ids.
+void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
+                     const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit);
+
+// The same with bytes, which are the first 256 tokens of the vocabulary.
 void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
               const std::function<void(uint8_t)>& emit);
 
 // Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest.
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform);
+
+// Looks for a text in bytes that come one by one.
+class StopText {
+ public:
+  explicit StopText(std::string text) : text_(std::move(text)) {}
+
+  // Returns the bytes of which it is now known that they are no part of the text.
+  std::string add(uint8_t byte);
+  bool reached() const { return reached_; }  // the whole text was found; it is returned by nobody
+  std::string rest();                        // what is left when no byte follows
+
+ private:
+  std::string text_, held_;
+  bool reached_ = false;
+};
 
 // Bytes as text that a terminal can show: valid UTF-8 as it is, other bytes and control characters (but not newline and
 // tab) as \xNN. A character is returned when its last byte was added.

@@ -1,0 +1,121 @@
+// `heddle eval` as a user meets it.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "tests/cli/trained_test.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Finished;
+using ::testing::HasSubstr;
+using testing::run_heddle;
+using ::testing::StartsWith;
+
+class EvalCommandTest : public testing::TrainedTest {
+ protected:
+  Finished eval(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {"eval", run_, "--device", "cpu", "--threads", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_heddle(arguments);
+  }
+  // The value that a line of the output gives.
+  static std::string value(const Finished& finished, const std::string& name) {
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    const size_t begin = ("\n" + finished.out).find("\n" + name + " ");
+    if (begin == std::string::npos) return "no " + name + " in " + finished.out;
+    const std::string line = finished.out.substr(begin, finished.out.find('\n', begin) - begin);
+    return line.substr(line.find_first_not_of(' ', name.size()));
+  }
+  std::string write(const std::string& name, const std::string& text) const {
+    write_file(folder_ / name, text);
+    return (folder_ / name).string();
+  }
+};
+
+TEST_F(EvalCommandTest, GivesTheLossOfTheLastRow) {
+  const Finished eval = run_heddle({"eval", run_});
+  ASSERT_EQ(eval.code, 0) << eval.err;
+  EXPECT_THAT(eval.out, HasSubstr("perplexity"));
+  EXPECT_THAT(eval.out, HasSubstr("bits per byte"));
+  const std::string metrics = read_file(run_ + "/metrics.csv");
+  const std::string last = metrics.substr(metrics.rfind('\n', metrics.size() - 2) + 1);
+  const size_t begin = last.rfind(',', last.size() - 3) + 1;
+  const double loss = std::stod(last.substr(begin));
+  EXPECT_THAT(eval.out, HasSubstr(fmt::format("{:.6f} nats per byte", loss)));
+  EXPECT_EQ(run_heddle({"eval", run_ + "/checkpoints/step_40"}).out, eval.out);
+  EXPECT_NE(run_heddle({"eval", run_, "--set", "trainer.eval_batches=1"}).out, eval.out);
+}
+
+TEST_F(EvalCommandTest, NamesWhatIsWrong) {
+  EXPECT_EQ(run_heddle({"eval", run_, "--set", "trainer.evalbatches=1"}).code, 2);
+  const Finished nowhere = run_heddle({"eval", run_ + "/nowhere"});
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_THAT(nowhere.err, HasSubstr("nowhere does not exist"));
+  fs::resize_file(run_ + "/checkpoints/step_40/model.safetensors", 99);
+  const Finished passed_over = run_heddle({"eval", run_});
+  EXPECT_EQ(passed_over.code, 0);
+  EXPECT_THAT(passed_over.err, HasSubstr("model.safetensors: 99 bytes, expected"));
+  EXPECT_THAT(passed_over.out, HasSubstr("step_30"));
+  const Finished damaged = run_heddle({"eval", run_ + "/checkpoints/step_40"});
+  EXPECT_EQ(damaged.code, 1);
+  EXPECT_THAT(damaged.err, StartsWith("error: " + run_ + "/checkpoints/step_40/model.safetensors: 99 bytes, expected"));
+}
+
+// A file is evaluated from its first token to its last, however the user names it.
+TEST_F(EvalCommandTest, AFileIsEvaluatedWhole) {
+  const std::string whole = std::to_string(fs::file_size(text_) - 1);
+  const std::string part = value(eval(), "tokens");
+  EXPECT_EQ(value(eval(), "data"), text_ + ", the last 5 %");
+  EXPECT_EQ(part, "128");  // 2 batches of 4 windows of 16 tokens
+
+  const Finished file = eval({"--data", text_});
+  EXPECT_EQ(value(file, "tokens"), whole);
+  EXPECT_EQ(value(file, "data"), text_ + ", all of it");
+  EXPECT_EQ(eval({"--set", "data.validation_path=" + text_}).out, file.out);
+  const std::string copy = write("copy.txt", read_file(text_));
+  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "tokens"), whole);
+  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "validation loss"), value(file, "validation loss"));
+  EXPECT_EQ(value(eval({"--data", (folder_ / "*.txt").string()}), "tokens"), std::to_string(2 * 60 * 44 - 1));
+  EXPECT_EQ(value(eval({"--data", write("pair", "th")}), "tokens"), "1");
+
+  // The other data of the run need not be there.
+  fs::rename(text_, folder_ / "moved");
+  EXPECT_EQ(value(eval({"--data", (folder_ / "moved").string()}), "tokens"), whole);
+  // As many batches as are asked for.
+  EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer.eval_batches=3"}), "tokens"), "192");
+}
+
+TEST_F(EvalCommandTest, AFileThatCannotBeReadIsNamed) {
+  const Finished missing = eval({"--data", "no/such.txt"});
+  EXPECT_EQ(missing.code, 2);
+  EXPECT_THAT(missing.err, StartsWith("error: --data no/such.txt: data.validation_path: found no file 'no/such.txt'"));
+  EXPECT_EQ(eval({"--set", "data.path=no/such.txt"}).code, 2);
+  const Finished both = eval({"--set", "data.validation_path=a", "--set", "data.validation_fraction=0.1"});
+  EXPECT_EQ(both.code, 2);
+  EXPECT_THAT(both.err, HasSubstr("found a share of data.path beside data.validation_path"));
+  const std::string copy = (folder_ / "copy").string();
+  ASSERT_EQ(train(copy, {}).code, 0);
+  const Finished generated = run_heddle({"eval", copy, "--data", text_});
+  EXPECT_EQ(generated.code, 2);
+  EXPECT_THAT(generated.err, HasSubstr("--data: this model was trained on data that are generated"));
+}
+
+TEST_F(EvalCommandTest, TheValidationFilesOfARunAreEvaluated) {
+  const std::string other = write("other.txt", std::string(testing::TrainedTest::kLine).substr(0, 40));
+  const std::string run = (folder_ / "other").string();
+  const Finished training = train(
+      run, {"data={type: text, path: '" + text_ + "', validation_path: '" + other + "'}", "model.vocab_size=256"});
+  ASSERT_EQ(training.code, 0) << training.err;
+  const Finished eval = run_heddle({"eval", run});
+  EXPECT_EQ(value(eval, "tokens"), "39");
+  EXPECT_EQ(value(eval, "data"), other);
+  EXPECT_EQ(value(run_heddle({"eval", run, "--set", "data.path=" + write("third", "some text")}), "tokens"), "8");
+}
+
+}  // namespace
+}  // namespace heddle

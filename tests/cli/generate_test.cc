@@ -1,0 +1,127 @@
+// `heddle generate` as a user meets it.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <sstream>
+
+#include "tests/cli/trained_test.h"
+
+namespace heddle {
+namespace {
+
+using testing::Finished;
+using ::testing::HasSubstr;
+using testing::run_heddle;
+using ::testing::StartsWith;
+
+class GenerateCommandTest : public testing::TrainedTest {
+ protected:
+  Finished generate(const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {"generate", run_, "--device", "cpu", "--threads", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_heddle(arguments);
+  }
+  std::string text(const std::vector<std::string>& more) const {
+    const Finished finished = generate(more);
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    return finished.out;
+  }
+  std::string refusal(const std::vector<std::string>& more) const {
+    const Finished finished = generate(more);
+    EXPECT_EQ(finished.code, 2) << finished.out;
+    EXPECT_EQ(finished.out, "");
+    return finished.err;
+  }
+};
+
+TEST_F(GenerateCommandTest, RepeatsItselfBySeed) {
+  const auto text = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"generate", run_, "--prompt", "the ", "--tokens", "40"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Finished finished = run_heddle(arguments);
+    EXPECT_EQ(finished.code, 0) << finished.err;
+    EXPECT_THAT(finished.out, StartsWith("the "));
+    return finished.out;
+  };
+  EXPECT_EQ(text({"--seed", "3"}), text({"--seed", "3"}));
+  EXPECT_NE(text({"--seed", "3"}), text({"--seed", "4"}));
+  EXPECT_EQ(text({"--temperature", "0"}), text({"--top-k", "1", "--seed", "9"}));
+  EXPECT_EQ(text({"--temperature", "0"}), text({"--top-p", "0"}));
+  EXPECT_EQ(run_heddle({"generate", run_, "--prompt", ""}).code, 2);
+  EXPECT_EQ(run_heddle({"generate", run_, "--top-p", "1.5"}).code, 2);
+  EXPECT_EQ(run_heddle({"generate", run_, "--temperature", "-1"}).code, 2);
+}
+
+TEST_F(GenerateCommandTest, ThePromptMayComeFromAFileOrStdin) {
+  const std::string prompt = "the quick\nbrown ", file = (folder_ / "prompt").string();
+  write_file(file, prompt);
+  const std::string expected = text({"--prompt", prompt, "--tokens", "20"});
+  EXPECT_THAT(expected, StartsWith(prompt));
+  EXPECT_EQ(text({"--prompt-file", file, "--tokens", "20"}), expected);
+  const std::string command = fmt::format("'{}' generate '{}' --device cpu --tokens 20 --prompt-file - < '{}' > '{}'",
+                                          HEDDLE_PROGRAM, run_, file, (folder_ / "out").string());
+  EXPECT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(read_file(folder_ / "out"), expected);
+
+  EXPECT_THAT(refusal({"--prompt-file", file + "x"}), HasSubstr("--prompt-file: cannot open " + file + "x"));
+  write_file(file, "");
+  EXPECT_THAT(refusal({"--prompt-file", file}), HasSubstr("--prompt-file: the prompt is empty"));
+  EXPECT_THAT(refusal({"--prompt-file", file, "--prompt", "a"}), HasSubstr("excludes"));
+  EXPECT_THAT(refusal({"--prompt-tokens", "1,2"}), HasSubstr("this model reads bytes of text, expected --prompt TEXT"));
+}
+
+TEST_F(GenerateCommandTest, SamplesHaveSeedsOfTheirOwn) {
+  const std::vector<std::string> options = {"--prompt", "the ", "--tokens", "15", "--seed"};
+  const auto one = [&](const std::string& seed) {
+    std::vector<std::string> all = options;
+    all.push_back(seed);
+    return text(all);
+  };
+  std::vector<std::string> three = options;
+  three.insert(three.end(), {"5", "--samples", "3"});
+  EXPECT_EQ(text(three), "=== sample 1 of 3, seed 5 ===\n" + one("5") + "=== sample 2 of 3, seed 6 ===\n" + one("6") +
+                             "=== sample 3 of 3, seed 7 ===\n" + one("7"));
+  EXPECT_THAT(refusal({"--samples", "0"}), HasSubstr("--samples"));
+}
+
+TEST_F(GenerateCommandTest, StopsBeforeAText) {
+  const std::string whole = text({"--prompt", "the ", "--tokens", "60", "--temperature", "0"});
+  size_t place = 4;  // two letters that belong to no \\xNN
+  const auto is_letter = [&](size_t i) { return whole[i] > 'f' && whole[i] <= 'z' && whole[i] != 'x'; };
+  while (place + 1 < whole.size() && !(is_letter(place) && is_letter(place + 1))) ++place;
+  ASSERT_LT(place + 1, whole.size()) << whole;
+  const std::string stop = whole.substr(place, 2);
+  EXPECT_EQ(text({"--prompt", "the ", "--tokens", "60", "--temperature", "0", "--stop", stop}),
+            whole.substr(0, place) + "\n");
+  EXPECT_EQ(text({"--prompt", "the ", "--tokens", "60", "--temperature", "0", "--stop", "no such text"}), whole);
+  EXPECT_THAT(refusal({"--stop", ""}), HasSubstr("--stop"));
+}
+
+// A model whose data are no text reads and writes ids.
+TEST_F(GenerateCommandTest, IdsInAndOut) {
+  run_ = (folder_ / "copy").string();
+  ASSERT_EQ(train(run_, {}).code, 0);
+  const std::string out = text({"--prompt-tokens", "1,2,3, 0", "--tokens", "9", "--seed", "4"});
+  EXPECT_THAT(out, StartsWith("1 2 3 0 "));
+  std::istringstream numbers(out);
+  int count = 0;
+  for (int id = 0; numbers >> id; ++count) EXPECT_TRUE(id >= 0 && id < 8) << out;
+  EXPECT_EQ(count, 13);
+  EXPECT_EQ(out.back(), '\n');
+  EXPECT_EQ(text({"--prompt", "1 2\n3 0", "--tokens", "9", "--seed", "4"}), out);
+  EXPECT_EQ(text({"--prompt", "1 2\n3 0", "--tokens", "9", "--temperature", "0"}),
+            text({"--prompt", "1 2\n3 0", "--tokens", "9", "--top-k", "1"}));
+
+  EXPECT_THAT(refusal({}), HasSubstr("expected ids to go on from, --prompt-tokens 1,2,3"));
+  EXPECT_THAT(refusal({"--prompt-tokens", "1,8"}),
+              HasSubstr("--prompt-tokens: found '8', expected token ids in [0, 8), as in 1,2,3"));
+  EXPECT_THAT(refusal({"--prompt", "1 -2"}), HasSubstr("--prompt: found '-2'"));
+  EXPECT_THAT(refusal({"--prompt", "a text"}), HasSubstr("--prompt: found 'a'"));
+  EXPECT_THAT(refusal({"--prompt", " , "}), HasSubstr("--prompt: found no token id"));
+  EXPECT_THAT(refusal({"--prompt", "1", "--stop", "x"}), HasSubstr("--stop: this model writes token ids"));
+}
+
+}  // namespace
+}  // namespace heddle
