@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -99,7 +100,9 @@ int report_errors(const std::function<int()>& command) {
   } catch (const UsageError& error) {
     return report(error.what(), kUsage);
   } catch (const std::bad_alloc&) {
-    return report("out of host memory", kFailed);
+    return report("out of memory on the host", kFailed);
+  } catch (const std::length_error&) {  // a container was asked for more than any memory holds
+    return report("out of memory on the host", kFailed);
   } catch (const std::exception& error) {
     return report(error.what(), kFailed);
   }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/runtime/error.h"
+#include "core/runtime/host_memory.h"
 #include "core/runtime/unsigned_nan.h"
 #include "core/tensor/transfer.h"
 #include "trainers/evaluate.h"
@@ -19,6 +20,9 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 LanguageModel build(Context& context, const TrainConfig& config) {
+  const TrainerConfig& trainer = config.trainer;
+  check_host_memory("the batches of a step", trainer.accumulate * trainer.batch_size * trainer.sequence_length,
+                    2 * sizeof(int32_t));
   LanguageModel model(config.model);
   model.parameters().materialize(context, config.trainer.dtype, config.seed);
   return model;

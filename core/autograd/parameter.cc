@@ -3,16 +3,20 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
 namespace {
 
-constexpr int64_t kAlignment = 128;  // elements: 512 bytes of float32, 256 of bfloat16
+constexpr int64_t kAlignment = 128;                 // elements: 512 bytes of float32, 256 of bfloat16
+constexpr int64_t kMostNumbers = int64_t{1} << 60;  // of one set: their bytes can be counted
 
 Tensor part(const Tensor& flat, int64_t offset, const Shape& shape) {
   return flat.slice(0, offset, offset + numel(shape)).reshape(shape);
@@ -54,6 +58,10 @@ void ParameterSet::check_new(const std::string& name, const Shape& shape) const 
 
 Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay) {
   check_new(name, shape);
+  const std::optional<int64_t> numbers = checked_product(std::span(shape.begin(), shape.end()));
+  check(numbers.has_value() && *numbers <= kMostNumbers - count_,
+        "parameter {} has shape {}, too large: all parameters together may have 2^60 numbers", name, to_string(shape));
+  count_ += *numbers;
   names_.insert(name);
   Parameter& parameter = parameters_.emplace_back();
   parameter.name = std::move(name);
@@ -120,12 +128,6 @@ Variable ParameterSet::on(Tape& tape, Parameter& parameter) {
 
 void ParameterSet::zero_grad() {
   for (Parameter& parameter : parameters_) parameter.gradient.written = false;
-}
-
-int64_t ParameterSet::count() const {
-  int64_t total = 0;
-  for (const Parameter& parameter : parameters_) total += numel(parameter.shape);
-  return total;
 }
 
 }  // namespace heddle

@@ -51,7 +51,8 @@ struct Buffer {
 // Two steps: layers add() their parameters and buffers while the model is built, then materialize() gives them memory.
 class ParameterSet {
  public:
-  // The reference stays valid as long as the set. Throws Error when the name is taken or the set is materialized.
+  // The reference stays valid as long as the set. Throws Error when the name is taken, when the set is materialized,
+  // and when all parameters together would have more than 2^60 numbers.
   Parameter& add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay);
 
   // The same for a buffer; parameters and buffers share one space of names. Throws Error also when the number of values
@@ -72,7 +73,7 @@ class ParameterSet {
 
   std::deque<Parameter>& all() { return parameters_; }
   const std::deque<Parameter>& all() const { return parameters_; }
-  int64_t count() const;  // numbers in all parameters, gaps not counted
+  int64_t count() const { return count_; }  // numbers in all parameters, gaps not counted
 
   std::deque<Buffer>& buffers() { return buffers_; }
   const std::deque<Buffer>& buffers() const { return buffers_; }
@@ -92,6 +93,7 @@ class ParameterSet {
   std::deque<Buffer> buffers_;
   std::unordered_set<std::string> names_;  // of both
   std::vector<int64_t> offsets_;
+  int64_t count_ = 0;
   int64_t decay_end_ = 0;
   Tensor master_, value_, gradient_;
 };

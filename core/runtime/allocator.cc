@@ -209,7 +209,10 @@ CachingAllocator::Block* CachingAllocator::reserve_segment(size_t bytes, const P
 }
 
 void* CachingAllocator::ask_device(size_t bytes) {
-  if (options_.limit_bytes > 0 && stats_.reserved.current + bytes > options_.limit_bytes) return nullptr;
+  // A host grants more than the device has, and ends the process when that is touched.
+  for (const size_t limit : {options_.limit_bytes, backend_->properties().memory_bytes}) {
+    if (limit > 0 && stats_.reserved.current + bytes > limit) return nullptr;
+  }
   return backend_->allocate(bytes);
 }
 
@@ -391,9 +394,11 @@ void CachingAllocator::throw_out_of_memory(size_t bytes, MemoryLabel label) {
         fmt::format("{}{} {} {}", i == 0 ? "; largest: " : ", ", scope.scope.empty() ? "(no scope)" : scope.scope,
                     name(static_cast<MemoryCategory>(category)), format_bytes(scope.allocated.current));
   }
-  throw OutOfMemory(fmt::format("out of memory on {}: asked {}, {} allocated of {} reserved{}", to_string(device()),
+  const size_t there = backend_->properties().memory_bytes;
+  throw OutOfMemory(fmt::format("out of memory on {}: asked {}, {} allocated of {} reserved{}{}", to_string(device()),
                                 format_bytes(bytes), format_bytes(stats_.allocated.current),
-                                format_bytes(stats_.reserved.current), largest));
+                                format_bytes(stats_.reserved.current),
+                                there > 0 ? fmt::format(", the device has {}", format_bytes(there)) : "", largest));
 }
 
 std::string_view name(MemoryCategory category) {

@@ -8,6 +8,7 @@
 #include <ratio>
 
 #include "core/runtime/error.h"
+#include "core/runtime/host_memory.h"
 
 namespace heddle {
 namespace {
@@ -61,6 +62,11 @@ double Backend::milliseconds_between(EventHandle begin, EventHandle end) {
 void Backend::begin_capture(StreamHandle) { fail("device {} has no graphs to capture into", to_string(device())); }
 
 GraphHandle Backend::end_capture(StreamHandle, bool) { fail("device {} captures no graph", to_string(device())); }
+
+const DeviceProperties& HostBackend::properties() const {
+  static const DeviceProperties host{.name = {}, .memory_bytes = host_memory_bytes()};
+  return host;
+}
 
 void* HostBackend::allocate(size_t bytes) {
   return std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);

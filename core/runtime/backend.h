@@ -19,7 +19,8 @@ using StreamHandle = CUstream_st*;  // nullptr on cpu and meta
 using EventHandle = CUevent_st*;
 using GraphHandle = CUgraphExec_st*;
 
-// What kernels choose their launches by; all 0 on cpu and meta.
+// What kernels choose their launches by, and the memory of the device. 0 where there is no such thing: on the CPU all
+// but the memory, on meta all.
 struct DeviceProperties {
   std::string name;
   int multiprocessors = 0;
@@ -81,6 +82,7 @@ class Backend {
 class HostBackend : public Backend {
  public:
   Device device() const override { return {DeviceType::cpu}; }
+  const DeviceProperties& properties() const override;
   void* allocate(size_t bytes) override;
   void deallocate(void* data, size_t bytes) noexcept override;
   void copy_from_host(void* device_data, const void* host_data, size_t bytes, StreamHandle stream) override;

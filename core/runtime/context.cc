@@ -37,10 +37,11 @@ std::unique_ptr<Backend> make_backend(Device device) {
 // OpenMP's answer minds OMP_NUM_THREADS and the cores this process may use.
 int available_threads() {
 #if defined(_OPENMP)
-  return omp_get_max_threads();
+  const int threads = omp_get_max_threads();
 #else
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = static_cast<int>(std::thread::hardware_concurrency());
 #endif
+  return std::clamp(threads, 1, kMostThreads);
 }
 
 }  // namespace
@@ -49,8 +50,8 @@ Context::Context(Device device, const ContextOptions& options) : Context(make_ba
 
 Context::Context(std::unique_ptr<Backend> backend, const ContextOptions& options)
     : allocator_(std::make_shared<CachingAllocator>(std::move(backend), options.allocator)) {
-  check(options.threads >= 0, "a context needs a number of threads of at least 1 (or 0 for all), found {}",
-        options.threads);
+  check(options.threads >= 0 && options.threads <= kMostThreads,
+        "found {} threads for a context, expected 1 to {}, or 0 for all", options.threads, kMostThreads);
   threads_ = options.threads > 0 ? options.threads : available_threads();
   stream_ = allocator_->backend().create_stream();
 }

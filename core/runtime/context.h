@@ -15,8 +15,13 @@
 
 namespace heddle {
 
+// More threads than this are refused: OpenMP would end the process when it cannot have them.
+inline constexpr int kMostThreads = 1024;
+
 struct ContextOptions {
-  int threads = 0;  // CPU threads that kernels may use; 0 means as many as OpenMP offers. Results do not depend on it.
+  // CPU threads that kernels may use, at most kMostThreads; 0 means as many as OpenMP offers. Results do not depend on
+  // it.
+  int threads = 0;
   AllocatorOptions allocator = {};
 };
 

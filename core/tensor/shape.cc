@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -28,9 +29,9 @@ int Shape::index(int dim) const {
 }
 
 int64_t numel(const Shape& shape) {
-  int64_t product = 1;
-  for (int64_t extent : shape) product *= extent;
-  return product;
+  const std::optional<int64_t> product = checked_product(std::span(shape.begin(), shape.end()));
+  check(product.has_value(), "shape {} is too large: it has more elements than an int64 counts", to_string(shape));
+  return *product;
 }
 
 Shape contiguous_strides(const Shape& shape) {

@@ -38,7 +38,7 @@ class Shape {
   int rank_ = 0;
 };
 
-// Product of the extents; 1 for rank 0.
+// Product of the extents; 1 for rank 0. Throws Error when an int64 cannot hold it.
 int64_t numel(const Shape& shape);
 
 // Row-major strides of a dense tensor of this shape.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/runtime/checked.h"
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"
 #include "core/runtime/storage.h"
@@ -24,18 +25,18 @@ int wrap(int dim, const Shape& shape) {
 // Fills in a -1 and checks that the number of elements stays.
 Shape complete(const Shape& wanted, const Shape& from) {
   Shape result = wanted;
-  int64_t known = 1;
   int unknown = -1;
   for (int dim = 0; dim < wanted.rank(); ++dim) {
     check(wanted[dim] >= -1, "cannot reshape {} to {}: negative extent", to_string(from), to_string(wanted));
-    if (wanted[dim] != -1) {
-      known *= wanted[dim];
-      continue;
-    }
+    if (wanted[dim] != -1) continue;
     check(unknown < 0, "cannot reshape {} to {}: only one extent may be -1", to_string(from), to_string(wanted));
     unknown = dim;
   }
-  if (unknown >= 0) result[unknown] = known > 0 ? numel(from) / known : 0;
+  if (unknown >= 0) {
+    result[unknown] = 1;
+    const int64_t known = numel(result);
+    result[unknown] = known > 0 ? numel(from) / known : 0;
+  }
   check(numel(result) == numel(from), "cannot reshape {} to {}: the numbers of elements differ", to_string(from),
         to_string(wanted));
   return result;
@@ -66,14 +67,15 @@ bool strides_of_view(const Tensor& tensor, const Shape& wanted, Shape& result) {
 
 // Bytes of a dense tensor. Throws Error for negative extents and for sizes that no address could reach.
 size_t dense_bytes(const Shape& shape, DType dtype) {
-  auto bytes = static_cast<int64_t>(size_of(dtype));
-  for (int64_t extent : shape) {
-    check(extent >= 0, "negative extent in shape {}", to_string(shape));
-    check(extent == 0 || bytes <= std::numeric_limits<int64_t>::max() / extent, "shape {} is too large",
-          to_string(shape));
-    bytes *= std::max<int64_t>(extent, 1);
+  // Strides count an extent of 0 as 1, so that their product must fit as well.
+  Shape nowhere_zero = shape;
+  for (int dim = 0; dim < shape.rank(); ++dim) {
+    check(shape[dim] >= 0, "negative extent in shape {}", to_string(shape));
+    nowhere_zero[dim] = std::max<int64_t>(shape[dim], 1);
   }
-  return numel(shape) == 0 ? 0 : static_cast<size_t>(bytes);
+  const auto bytes = checked_product({numel(nowhere_zero), static_cast<int64_t>(size_of(dtype))});
+  check(bytes.has_value(), "shape {} is too large: it has more bytes than an int64 counts", to_string(shape));
+  return numel(shape) == 0 ? 0 : static_cast<size_t>(*bytes);
 }
 
 }  // namespace

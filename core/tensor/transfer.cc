@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "core/runtime/error.h"
+#include "core/runtime/host_memory.h"
 #include "core/tensor/element_types.h"
 
 namespace heddle {
@@ -114,6 +115,7 @@ Tensor clone(Context& context, const Tensor& tensor) {
 }
 
 std::vector<double> read_values(Context& context, const Tensor& tensor) {
+  check_host_memory("the values of a tensor", tensor.numel(), sizeof(double));
   std::vector<char> bytes(byte_count(tensor));
   char* position = bytes.data();
   for_each_stretch(tensor, [&](char* data, size_t count) {

@@ -21,6 +21,25 @@ class ParameterTest : public ::testing::Test {
   Context context_;
 };
 
+TEST_F(ParameterTest, NumbersThatCannotBeCountedAreRefused) {
+  const auto refusal = [](const std::vector<Shape>& shapes) -> std::string {
+    ParameterSet set;
+    try {
+      for (const Shape& shape : shapes) set.add(fmt::format("p{}", set.all().size()), shape, {}, true);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const int64_t large = int64_t{1} << 59;
+  EXPECT_EQ(refusal({{large}}), "");
+  EXPECT_EQ(refusal({{large}, {large, 1}}), "");
+  EXPECT_EQ(refusal({{large}, {2, large}}),
+            "parameter p1 has shape (2, 576460752303423488), too large: all parameters together may have 2^60 numbers");
+  EXPECT_NE(refusal({{large, 1024}}), "");
+  EXPECT_NE(refusal({{int64_t{1} << 32, int64_t{1} << 32}}), "") << "0 modulo 2^64";
+}
+
 TEST_F(ParameterTest, FlatBuffersHoldDecayingParametersFirst) {
   ParameterSet set;
   Parameter& bias = set.add("bias", {3}, Initializer::constant(2.0), false);

@@ -33,6 +33,16 @@ TEST(ContextTest, ThreadsAreAtLeastOne) {
   EXPECT_THROW(Context(Device{}, {.threads = -1}), Error);
 }
 
+TEST(ContextTest, MoreThreadsThanAProcessCanHaveAreRefused) {
+  EXPECT_EQ(Context(Device{}, {.threads = kMostThreads}).threads(), kMostThreads);
+  try {
+    Context(Device{}, {.threads = 100000});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("found 100000 threads for a context, expected 1 to 1024"));
+  }
+}
+
 TEST(ContextTest, TwoContextsKnowNothingOfEachOther) {
   Context a, b;
   const MemoryScope scope(a, "only a", MemoryCategory::data);

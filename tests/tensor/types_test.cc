@@ -105,5 +105,14 @@ TEST(ShapeTest, CountsElementsAndStrides) {
   EXPECT_EQ(contiguous_strides(Shape{}), Shape{});
 }
 
+TEST(ShapeTest, MoreElementsThanCanBeCountedAreAnError) {
+  const int64_t large = int64_t{1} << 62;
+  EXPECT_EQ(numel(Shape{large}), large);
+  EXPECT_EQ(numel(Shape{large, 4, 0}), 0);
+  for (const Shape& shape : {Shape{large, 2}, Shape{large, 4}, Shape{4, large, 3}}) {
+    EXPECT_THROW(numel(shape), Error) << to_string(shape);
+  }
+}
+
 }  // namespace
 }  // namespace heddle

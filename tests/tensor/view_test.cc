@@ -301,9 +301,11 @@ TEST_F(ViewErrorTest, NameTheShapes) {
 TEST_F(ViewErrorTest, ImpossibleTensors) {
   expect_error("negative extent in shape (2, -1)", [&] { Tensor::empty(context_, {2, -1}, DType::float32); });
   const int64_t huge = int64_t{1} << 40;
-  expect_error("shape (1099511627776, 1099511627776) is too large", [&] {
+  expect_error("shape (1099511627776, 1099511627776) is too large: it has more elements than an int64 counts", [&] {
     Tensor::empty(context_, {huge, huge}, DType::float32);
   });
+  expect_error("shape (4611686018427387904) is too large: it has more bytes than an int64 counts",
+               [&] { Tensor::empty(context_, {int64_t{1} << 62}, DType::float32); });
   EXPECT_THROW(Tensor::empty(context_, {huge, huge, 0}, DType::float32), Error);
   EXPECT_EQ(Tensor::empty(context_, {0, huge}, DType::float32).numel(), 0);
   Context limited(Device{}, {.allocator = {.limit_bytes = 1 << 20}});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/runtime/host_memory.h"
 #include "core/tensor/transfer.h"
 #include "trainers/data/generated_data.h"
 #include "trainers/data/token_data.h"
@@ -14,6 +15,7 @@ Batch Dataset::assemble(int64_t first, int64_t size, const Sequence& sequence) c
   Batch batch;
   batch.size = size;
   batch.length = sizes_.length;
+  check_host_memory("a batch", batch.size * batch.length, 2 * sizeof(int32_t));
   batch.tokens.assign(static_cast<size_t>(batch.size * batch.length), 0);
   batch.targets.assign(batch.tokens.size(), kIgnoredTarget);
   for (int64_t row = 0; row < batch.size; ++row) {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 
 #include "core/runtime/context.h"
 
@@ -16,18 +18,42 @@
 
 namespace heddle::kernels::cpu {
 
-// Calls task(index) once for each index in [0, tasks), in any order, on up to context.threads() threads. Tasks must not
-// throw.
+// Keeps the first exception of a loop, which must not leave the thread that it was thrown in.
+class FirstException {
+ public:
+  template <class Call>
+  void catch_from(const Call& call) noexcept {
+    try {
+      call();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!first_) first_ = std::current_exception();
+    }
+  }
+  // Called when all threads are done.
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr first_;
+};
+
+// Calls task(index) once for each index in [0, tasks), in any order, on up to context.threads() threads. When tasks
+// throw (std::bad_alloc, for want of memory), one of their exceptions is thrown once the loop has ended; other tasks
+// may or may not have been called.
 template <class Task>
 void parallel_for(const Context& context, int64_t tasks, const Task& task) {
   if (context.threads() <= 1 || tasks <= 1) {
     for (int64_t index = 0; index < tasks; ++index) task(index);
     return;
   }
+  FirstException exception;
 #if defined(HEDDLE_STD_THREADS)
   std::atomic<int64_t> next{0};
   const auto work = [&] {
-    for (int64_t index = next++; index < tasks; index = next++) task(index);
+    for (int64_t index = next++; index < tasks; index = next++) exception.catch_from([&] { task(index); });
   };
   const int threads = static_cast<int>(std::min<int64_t>(context.threads(), tasks));
   std::vector<std::thread> pool;
@@ -38,8 +64,9 @@ void parallel_for(const Context& context, int64_t tasks, const Task& task) {
   // The number of threads is always the same, though some may find no task: libgomp ends the threads that a smaller
   // parallel region does not use and creates them anew for the next region.
 #pragma omp parallel for schedule(dynamic, 1) num_threads(context.threads())
-  for (int64_t index = 0; index < tasks; ++index) task(index);
+  for (int64_t index = 0; index < tasks; ++index) exception.catch_from([&] { task(index); });
 #endif
+  exception.rethrow();
 }
 
 // Calls range(begin, end) for consecutive ranges of at most `grain` indices that together cover [0, count). Each call
