@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/config/for_each_scalar.h"
 #include "core/config/nearest_name.h"
 
 namespace heddle {
@@ -22,10 +23,6 @@ ConfigTree make_value(const std::string& key, const T& scalar) {
   if constexpr (std::is_floating_point_v<T>) {
     check(std::isfinite(scalar), "{} is {}, expected a finite number: a config cannot hold another", key,
           value->scalar);
-    // "1e-05" as "1.0e-05": readers of YAML 1.1, PyYAML among them, take a number for text when it has no point.
-    const std::size_t exponent = value->scalar.find('e');
-    const bool has_point = value->scalar.find('.') != std::string::npos;
-    if (exponent != std::string::npos && !has_point) value->scalar.insert(exponent, ".0");
   }
   if constexpr (std::is_same_v<T, std::string>) value->quoted = needs_quotes(scalar);
   return value;
@@ -99,18 +96,10 @@ void ConfigFields::write(const std::string& key, const T& value) {
   add(key, make_value(key, value));
 }
 
-#define HEDDLE_CONFIG_READABLE(T) template void ConfigFields::write<T>(const std::string&, const T&);
-#define HEDDLE_CONFIG_READABLE_AND_LIST(T) \
-  HEDDLE_CONFIG_READABLE(T)                \
-  HEDDLE_CONFIG_READABLE(std::vector<T>)
-HEDDLE_CONFIG_READABLE_AND_LIST(int)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::int64_t)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::uint64_t)
-HEDDLE_CONFIG_READABLE_AND_LIST(float)
-HEDDLE_CONFIG_READABLE_AND_LIST(double)
-HEDDLE_CONFIG_READABLE_AND_LIST(bool)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::string)
-#undef HEDDLE_CONFIG_READABLE_AND_LIST
+#define HEDDLE_CONFIG_READABLE(T)                                     \
+  template void ConfigFields::write<T>(const std::string&, const T&); \
+  template void ConfigFields::write<std::vector<T>>(const std::string&, const std::vector<T>&);
+HEDDLE_FOR_EACH_CONFIG_SCALAR(HEDDLE_CONFIG_READABLE)
 #undef HEDDLE_CONFIG_READABLE
 
 }  // namespace heddle

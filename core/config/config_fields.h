@@ -75,6 +75,12 @@ class ConfigFields {
   void optional_section(const std::string& key, std::optional<S>& value,
                         const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
+  // Reading throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
+  // sentence that says why. Writing leaves it out.
+  void refuse(const std::string& key, const std::string& reason) const {
+    if (reads()) node_->refuse(key, reason);
+  }
+
   // Throws ConfigError "PATH.KEY: MESSAGE" at the place of the value, or of the section when it is not written. For
   // checks while reading: while writing there is no place, and a plain Error is thrown.
   [[noreturn]] void fail(const std::string& key, const std::string& message) const;

@@ -160,23 +160,19 @@ ConfigTree apply_overrides(const ConfigTree& root, std::span<const std::string> 
   return changed;
 }
 
-ConfigNode make_node(const ConfigTree& root) {
-  ConfigNode node(root);
-  node.has("base");  // It was read here: readers need not ask for it.
-  return node;
-}
-
 }  // namespace
 
 ConfigNode load_config(const std::string& path, std::span<const std::string> overrides) {
   std::vector<fs::path> including;
-  return make_node(apply_overrides(load_file(path, {path, 0, 0}, including), overrides));
+  ConfigNode node(apply_overrides(load_file(path, {path, 0, 0}, including), overrides));
+  node.has("base");  // It was read here: an error that lists the keys of a file shall name it, too.
+  return node;
 }
 
 ConfigNode parse_config(const std::string& text, const std::string& name, std::span<const std::string> overrides) {
   std::error_code ignored;
   std::vector<fs::path> including{fs::weakly_canonical(name, ignored)};
-  return make_node(apply_overrides(resolve_base(parse_yaml(text, name), name, including), overrides));
+  return ConfigNode(apply_overrides(resolve_base(parse_yaml(text, name), name, including), overrides));
 }
 
 }  // namespace heddle

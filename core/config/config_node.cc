@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/config/for_each_scalar.h"
 #include "core/config/nearest_name.h"
 
 namespace heddle {
@@ -92,6 +93,11 @@ bool ConfigNode::has(const std::string& key) const {
   return value != nullptr && value->kind != Kind::null;
 }
 
+void ConfigNode::refuse(const std::string& key, const std::string& reason) const {
+  if (value_->find(key) == nullptr || !has(key)) return;
+  fail(key, "found " + describe_found(*ask(key)) + ", expected no such key: " + reason);
+}
+
 void ConfigNode::fail_missing(const std::string& key, const std::string& expected) const {
   std::string message = "missing key '" + key + "'" + (path_.empty() ? "" : " in " + path_) + ", expected " + expected;
   std::vector<std::string> unread;
@@ -155,28 +161,17 @@ std::optional<T> ConfigNode::get_number_or_word(const std::string& key, const st
   }
 }
 
-#define HEDDLE_CONFIG_SCALAR(T)                                                                            \
-  template std::optional<T> ConfigNode::get_number_or_word<T>(const std::string&, const std::optional<T>&, \
-                                                              const std::string&, const Range&) const;
-HEDDLE_CONFIG_SCALAR(std::int64_t)
-HEDDLE_CONFIG_SCALAR(double)
-#undef HEDDLE_CONFIG_SCALAR
-
 #define HEDDLE_CONFIG_READABLE(T)                                                                        \
   template T ConfigNode::get<T>(const std::string&, const std::type_identity_t<T>&, const Range&) const; \
   template T ConfigNode::require<T>(const std::string&, const Range&) const;                             \
   template std::optional<T> ConfigNode::find<T>(const std::string&, const Range&) const;
-#define HEDDLE_CONFIG_READABLE_AND_LIST(T) \
-  HEDDLE_CONFIG_READABLE(T)                \
-  HEDDLE_CONFIG_READABLE(std::vector<T>)
-HEDDLE_CONFIG_READABLE_AND_LIST(int)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::int64_t)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::uint64_t)
-HEDDLE_CONFIG_READABLE_AND_LIST(float)
-HEDDLE_CONFIG_READABLE_AND_LIST(double)
-HEDDLE_CONFIG_READABLE_AND_LIST(bool)
-HEDDLE_CONFIG_READABLE_AND_LIST(std::string)
-#undef HEDDLE_CONFIG_READABLE_AND_LIST
+#define HEDDLE_CONFIG_SCALAR(T)                                                                            \
+  HEDDLE_CONFIG_READABLE(T)                                                                                \
+  HEDDLE_CONFIG_READABLE(std::vector<T>)                                                                   \
+  template std::optional<T> ConfigNode::get_number_or_word<T>(const std::string&, const std::optional<T>&, \
+                                                              const std::string&, const Range&) const;
+HEDDLE_FOR_EACH_CONFIG_SCALAR(HEDDLE_CONFIG_SCALAR)
+#undef HEDDLE_CONFIG_SCALAR
 #undef HEDDLE_CONFIG_READABLE
 
 std::optional<std::string> ConfigNode::find_name(const std::string& key, const std::vector<std::string>& names) const {
@@ -250,7 +245,7 @@ void ConfigNode::finish() const {
   for (const ConfigEntry& entry : value_->entries) {
     if (contains(known, entry.name)) continue;
     std::string hint = did_you_mean(entry.name, known);
-    if (hint.empty() && !known.empty()) hint = ", expected one of " + join_names(known);
+    if (hint.empty()) hint = known.empty() ? ", expected no keys" : ", expected one of " + join_names(known);
     throw ConfigError(entry.location,
                       "unknown key '" + entry.name + "'" + (path_.empty() ? "" : " in " + path_) + hint);
   }

@@ -71,6 +71,9 @@ class ConfigNode {
 
   // Whether `key` is written with a value other than null. Makes it known.
   bool has(const std::string& key) const;
+  // Throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
+  // sentence that says why. Makes the key known only where it is written.
+  void refuse(const std::string& key, const std::string& reason) const;
 
   // The value, or `otherwise` when the key is not written. A key written with no value (null) is an error.
   template <ConfigReadable T>

@@ -1,54 +1,72 @@
 #include "core/config/config_scalar.h"
 
+#include <fmt/format.h>
+#include <locale.h>
+#include <stdlib.h>
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
+
 #include <algorithm>
 #include <cctype>
-#include <cerrno>
 #include <charconv>
-#include <clocale>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <type_traits>
-#include <vector>
+
+#include "core/config/for_each_scalar.h"
 
 namespace heddle {
 namespace {
 
-// As std::from_chars, which not every standard library has for floating-point numbers: strtod in the "C" locale.
-template <std::floating_point T>
-bool parse_number(std::string_view given, T& number) {
-  if (given.find_first_not_of("0123456789+-.eE") != std::string_view::npos) return false;
-  std::string text(given);
-  std::replace(text.begin(), text.end(), '.', *std::localeconv()->decimal_point);
-  char* end = nullptr;
-  errno = 0;
-  if constexpr (std::is_same_v<T, float>) {
-    number = std::strtof(text.c_str(), &end);
-  } else {
-    number = std::strtod(text.c_str(), &end);
-  }
-  const bool underflow = errno == ERANGE && number == 0;
-  return end != text.c_str() && *end == '\0' && std::isfinite(number) && !underflow;
-}
+enum class Parsed { good, bad, too_large };
 
 template <std::integral T>
-bool parse_number(std::string_view text, T& number) {
-  if (text.starts_with("+-")) return false;
-  if (text.starts_with('+')) text.remove_prefix(1);
+Parsed parse(std::string_view text, T& number) {
+  if (text.starts_with('+')) {
+    text.remove_prefix(1);
+    if (text.starts_with('-')) return Parsed::bad;
+  }
   const char* end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data(), end, number);
-  return parsed.ec == std::errc() && parsed.ptr == end;
+  if (parsed.ptr != end || parsed.ec == std::errc::invalid_argument) return Parsed::bad;
+  return parsed.ec == std::errc() ? Parsed::good : Parsed::too_large;
 }
 
-bool parse_bool(std::string_view text, bool& value) {
-  value = text == "true";
-  return value || text == "false";
+double parse_floating(const char* text, char** end, locale_t locale, double) { return strtod_l(text, end, locale); }
+float parse_floating(const char* text, char** end, locale_t locale, float) { return strtof_l(text, end, locale); }
+
+// By strtod, because the library of clang has no std::from_chars for floating point. Of what strtod takes beside
+// decimal numbers (hexadecimal ones, inf, nan, leading space) nothing gets through.
+template <std::floating_point T>
+Parsed parse(std::string_view text, T& number) {
+  static const locale_t c_locale = newlocale(LC_ALL_MASK, "C", nullptr);
+  if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return Parsed::bad;
+  const std::string copy(text);
+  char* end = nullptr;
+  number = parse_floating(copy.c_str(), &end, c_locale, T{});
+  if (end != copy.c_str() + copy.size()) return Parsed::bad;
+  return std::isfinite(number) ? Parsed::good : Parsed::too_large;
 }
+
+Parsed parse(std::string_view text, bool& value) {
+  value = text == "true";
+  return value || text == "false" ? Parsed::good : Parsed::bad;
+}
+
+Parsed parse(std::string_view text, std::string& value) {
+  value = text;
+  return Parsed::good;
+}
+
+template <ConfigScalar T>
+constexpr bool kIsNumber = !std::is_same_v<T, bool> && !std::is_same_v<T, std::string>;
 
 }  // namespace
 
@@ -95,25 +113,27 @@ std::string expected_type() {
 
 template <ConfigScalar T>
 T parse_scalar(const ConfigValue& value, const std::string& path, const Range& range) {
-  const bool is_text = std::is_same_v<T, std::string>;
-  bool good = value.kind == ConfigValue::Kind::scalar && (is_text || !value.quoted);
+  const bool is_quoted_number = value.quoted && !std::is_same_v<T, std::string>;
   T result{};
-  if (good) {
-    if constexpr (std::is_same_v<T, std::string>) {
-      result = value.scalar;
-    } else if constexpr (std::is_same_v<T, bool>) {
-      good = parse_bool(value.scalar, result);
-    } else {
-      good = parse_number(value.scalar, result) && range.contains(static_cast<double>(result));
-    }
-  }
-  if (!good) {
-    const std::string quoted = value.quoted && !is_text ? " in quotes (text)" : "";
-    throw ConfigError(value.location, path + ": found " + describe_found(value) + quoted + ", expected " +
-                                          expected_type<T>() + range.describe());
-  }
-  return result;
+  Parsed parsed = Parsed::bad;
+  if (value.kind == ConfigValue::Kind::scalar && !is_quoted_number) parsed = parse(value.scalar, result);
+  bool good = parsed == Parsed::good;
+  if constexpr (kIsNumber<T>) good = good && range.contains(static_cast<double>(result));
+  if (good) return result;
+  std::string found = describe_found(value);
+  if (value.kind == ConfigValue::Kind::scalar && is_quoted_number) found += " in quotes (text)";
+  if (parsed == Parsed::too_large) found += fmt::format(", which {} bits cannot hold", 8 * sizeof(T));
+  throw ConfigError(value.location, path + ": found " + found + ", expected " + expected_type<T>() + range.describe());
 }
+
+template <ConfigScalar T>
+std::optional<T> number_of(std::string_view text) {
+  T number{};
+  if (parse(text, number) != Parsed::good) return std::nullopt;
+  return number;
+}
+template std::optional<std::int64_t> number_of(std::string_view);
+template std::optional<double> number_of(std::string_view);
 
 template <ConfigScalar T>
 std::string format_scalar(const T& value) {
@@ -122,34 +142,38 @@ std::string format_scalar(const T& value) {
   } else if constexpr (std::is_same_v<T, bool>) {
     return value ? "true" : "false";
   } else {
-    char text[32];
-    const auto end = std::to_chars(text, text + sizeof(text), value).ptr;
-    return std::string(text, end);
+    char digits[32];
+    std::string text(digits, std::to_chars(digits, digits + sizeof(digits), value).ptr);
+    // "1e-05" as "1.0e-05": readers of YAML 1.1, PyYAML among them, take a number for text when it has no point.
+    const std::size_t exponent = text.find('e');
+    if (exponent != std::string::npos && text.find('.') == std::string::npos) text.insert(exponent, ".0");
+    return text;
   }
 }
 
+// Text of letters, digits and the signs of a path that starts with a letter or as a path does is text to every reader,
+// the words of YAML apart.
 bool needs_quotes(std::string_view text) {
-  static const std::vector<std::string> words = {"",  "~",  "null", "true", "false", "yes",      "no",   "y",
-                                                 "n", "on", "off",  ".inf", "inf",   "infinity", ".nan", "nan"};
-  std::string number(text);
-  for (char& c : number) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (number.starts_with('+') || number.starts_with('-')) number.erase(0, 1);
-  if (std::find(words.begin(), words.end(), number) != words.end()) return true;
-  const std::size_t first = number.starts_with('.') ? 1 : 0;
-  return first < number.size() && std::isdigit(static_cast<unsigned char>(number[first])) != 0;
+  constexpr std::string_view letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_/";
+  constexpr std::string_view words[] = {"null", "true", "false", "yes",      "no",  "y",    "n",  "on",
+                                        "off",  "inf",  ".inf",  "infinity", "nan", ".nan", "..."};
+  const auto is_one_of = [](char c, std::string_view set) { return set.find(c) != std::string_view::npos; };
+  if (text.empty() || text.back() == ' ') return true;
+  if (!is_one_of(text.front(), letters) && text.front() != '.') return true;
+  if (text.size() > 1 && text.front() == '.' && is_one_of(text[1], "0123456789_")) return true;
+  for (const char c : text) {
+    if (!is_one_of(c, letters) && !is_one_of(c, "0123456789.- ")) return true;
+  }
+  std::string lower(text);
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return std::find(std::begin(words), std::end(words), lower) != std::end(words);
 }
 
 #define HEDDLE_CONFIG_SCALAR(T)                                                     \
   template T parse_scalar<T>(const ConfigValue&, const std::string&, const Range&); \
   template std::string expected_type<T>();                                          \
   template std::string format_scalar<T>(const T&);
-HEDDLE_CONFIG_SCALAR(int)
-HEDDLE_CONFIG_SCALAR(std::int64_t)
-HEDDLE_CONFIG_SCALAR(std::uint64_t)
-HEDDLE_CONFIG_SCALAR(float)
-HEDDLE_CONFIG_SCALAR(double)
-HEDDLE_CONFIG_SCALAR(bool)
-HEDDLE_CONFIG_SCALAR(std::string)
+HEDDLE_FOR_EACH_CONFIG_SCALAR(HEDDLE_CONFIG_SCALAR)
 #undef HEDDLE_CONFIG_SCALAR
 
 }  // namespace heddle

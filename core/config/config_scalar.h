@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,8 @@ struct Range {
   bool low_included = true;
   bool high_included = true;
 
+  // The numbers of features, tokens and the like: kernels count them by int32.
+  static Range count() { return between(1, std::numeric_limits<std::int32_t>::max()); }
   static Range any() { return {}; }
   static Range positive() { return above(0); }
   static Range above(double low) { return {.low = low, .low_included = false}; }
@@ -45,15 +48,19 @@ std::string describe_found(const ConfigValue& value);
 template <ConfigScalar T>
 T parse_scalar(const ConfigValue& value, const std::string& path, const Range& range);
 
+// The number that the text is by the same rules, or nullopt. For std::int64_t and double.
+template <ConfigScalar T>
+std::optional<T> number_of(std::string_view text);
+
 template <ConfigScalar T>
 std::string expected_type();  // "an integer", "a number", "text", ...
 
-// The shortest text that reads back as the same value.
+// The shortest text that reads back as the same value, here and in readers of YAML 1.1.
 template <ConfigScalar T>
 std::string format_scalar(const T& value);
 
-// Whether a reader of YAML could take the text, were it written without quotes, for a number, a date, a boolean or
-// null. Readers of YAML 1.1 take yes, no, on and off for booleans too.
+// Whether a reader of YAML could take the text, were it written without quotes, for something else: a number, a date, a
+// boolean, null, or a part of the syntax. Readers of YAML 1.1 take yes, no, on and off for booleans too.
 bool needs_quotes(std::string_view text);
 
 }  // namespace heddle

@@ -166,6 +166,8 @@ void emit(YAML::Emitter& out, const ConfigValue& value) {
       return;
     case Kind::scalar:
       if (value.quoted) out << YAML::DoubleQuoted;
+      // YAML wants DEL escaped, but by default the emitter writes it as it is.
+      if (value.scalar.find('\x7f') != std::string::npos) out << YAML::EscapeNonAscii;
       out << value.scalar;
       return;
     case Kind::sequence:
@@ -223,6 +225,14 @@ std::string to_yaml(const ConfigValue& value) {
   YAML::Emitter out;
   emit(out, value);
   return std::string(out.c_str()) + "\n";
+}
+
+std::string to_line(const ConfigValue& value) {
+  YAML::Emitter out;
+  out.SetSeqFormat(YAML::Flow);
+  out.SetMapFormat(YAML::Flow);
+  emit(out, value);
+  return out.c_str();
 }
 
 }  // namespace heddle

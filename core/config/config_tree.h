@@ -45,4 +45,7 @@ ConfigTree parse_yaml(const std::string& text, const std::string& file, const Lo
 // YAML text of the tree, which ends in a line break. Parsing it gives an equal tree, locations aside.
 std::string to_yaml(const ConfigValue& value);
 
+// The same on one line, without a line break: "{prompt: a, tokens: 20}", "[0.9, 0.95]", "3".
+std::string to_line(const ConfigValue& value);
+
 }  // namespace heddle

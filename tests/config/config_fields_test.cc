@@ -340,13 +340,14 @@ TEST(ConfigFieldsTest, TextReadsBackEqual) {
 }
 
 TEST(ConfigFieldsTest, QuotesTextThatLooksLikeSomethingElse) {
-  for (const char* text : {"12", "-3", ".5", "1e6", "true", "No", "off", "null", "~", "", ".inf", "2024-01-01"}) {
+  for (const char* text :
+       {"12", "-3", ".5", "1e6", "true", "No", "off", "null", "~", "", ".inf", "2024-01-01", "=", "<<", "1:30", "-a"}) {
     EXPECT_TRUE(needs_quotes(text)) << text;
     Options options;
     options.text = text;
     EXPECT_NE(written(options).find("text: \"" + std::string(text) + "\"\n"), std::string::npos) << text;
   }
-  for (const char* text : {"silu", "a12", "none", "data/text.txt", "../x", ".", "-a", "nothing", "truth"}) {
+  for (const char* text : {"silu", "a12", "none", "data/text.txt", "../x", ".", "a-b", "nothing", "truth"}) {
     EXPECT_FALSE(needs_quotes(text)) << text;
   }
   Options options;
