@@ -3,18 +3,18 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "core/autograd/tape.h"
 #include "core/config/config_node.h"
+#include "layers/named.h"
 #include "layers/operator_case.h"
 
 namespace heddle {
 
 // Named values: the inputs or the outputs of an operator.
-using NamedVariables = std::map<std::string, Variable>;
+using NamedVariables = Named<Variable>;
 
 enum class InputKind {
   value,           // real numbers of the compute dtype

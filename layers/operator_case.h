@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
+#include "layers/named.h"
 
 namespace heddle {
 
@@ -45,7 +45,7 @@ struct ReferenceTensor {
   double operator[](int64_t index) const { return values[static_cast<size_t>(index)]; }
   double& operator[](int64_t index) { return values[static_cast<size_t>(index)]; }
 };
-using ReferenceTensors = std::map<std::string, ReferenceTensor>;
+using ReferenceTensors = Named<ReferenceTensor>;
 
 // Forward in plain loops over doubles, straight from the specification: outputs by name. `dtype` is the storage dtype
 // of the activations; results need not be rounded to it.

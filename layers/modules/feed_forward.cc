@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/runtime/error.h"
 #include "layers/modules/choices.h"
 #include "layers/ops/glu.h"
 
@@ -11,7 +12,7 @@ FeedForwardConfig::FeedForwardConfig(FeedForwardType type)
     : options{type, 0, type == FeedForwardType::glu ? Activation::silu : Activation::relu} {}
 
 void FeedForwardConfig::describe(ConfigFields& fields, const ModelSize&) {
-  fields.required("hidden", options.hidden, Range::at_least(1));
+  fields.required("hidden", options.hidden, Range::count());
   fields.choice("act", options.act, activation_choices());
 }
 
@@ -21,12 +22,15 @@ std::unique_ptr<Channel> FeedForwardConfig::make(const ModuleBuilder& builder, c
 
 FeedForward::FeedForward(const Options& options, const ModuleBuilder& builder, int64_t dim)
     : type_(options.type),
+      dim_(dim),
       act_(options.act),
       in_({}, builder.child(type_ == FeedForwardType::glu ? "w12" : "w1"), dim,
           type_ == FeedForwardType::glu ? 2 * options.hidden : options.hidden),
       out_({}, builder.child(type_ == FeedForwardType::glu ? "w3" : "w2"), options.hidden, dim) {}
 
 Variable FeedForward::forward(Tape& tape, const Variable& x) const {
+  check(x.value.rank() >= 1 && x.shape()[-1] == dim_, "[{}] x has shape {}, expected (..., {})",
+        type_ == FeedForwardType::glu ? "glu" : "ffn", to_string(x.shape()), dim_);
   const Variable inner = in_.forward(tape, x);
   return out_.forward(tape,
                       type_ == FeedForwardType::glu ? glu_of_halves(tape, inner, act_) : activation(tape, inner, act_));

@@ -28,6 +28,7 @@ class FeedForward : public Channel {
 
  private:
   FeedForwardType type_;
+  int64_t dim_;
   Activation act_;
   Linear in_, out_;
 };

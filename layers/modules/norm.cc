@@ -25,9 +25,10 @@ void describe_norm_values(ConfigFields& fields, NormType type, NormOptions& opti
   fields.field("eps", options.eps, Range::at_least(0));
   fields.field("scale", options.scale);
   if (has_groups(type)) {
-    fields.required("groups", options.groups, Range::at_least(1));
-  } else if (fields.reads()) {
-    fields.field("groups", options.groups, Range::between(1, 1));
+    fields.required("groups", options.groups, Range::count());
+  } else if (fields.reads() && fields.node().get<int64_t>("groups", 1) != 1) {
+    const std::string grouped = type == NormType::layer_norm ? "group_norm" : fmt::format("group_{}", name(type));
+    fields.refuse("groups", fmt::format("{} has one group, {} has several", name(type), grouped));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 #include "layers/modules/choices.h"
 #include "layers/ops/lrpe.h"
@@ -109,10 +110,17 @@ void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& so
   }
   act = static_cast<Activation>(chosen);
   softmax = Softmax::none;
-  if (fields.reads() && fields.node().has("act_dim")) {
-    const auto is_chosen = [&](const auto& choice) { return choice.second == chosen; };
-    const std::string name = std::find_if(choices.begin(), choices.end(), is_chosen)->first;
-    fields.fail("act_dim", "found a value, but act is " + name + ", expected no act_dim: it is for softmax alone");
+  fields.refuse("act_dim", "it belongs to act softmax, which is normalized over a dimension");
+}
+
+// The layers that have the encoding, each once.
+void describe_layers(ConfigFields& fields, const ModelSize& model, std::optional<std::vector<int64_t>>& layers) {
+  fields.optional("layers", layers, Range::between(0, static_cast<double>(model.layers - 1)));
+  if (!fields.reads() || !layers) return;
+  if (layers->empty()) fields.fail("layers", "found an empty list, expected a layer: lrpe: null is no encoding at all");
+  for (auto layer = layers->begin(); layer != layers->end(); ++layer) {
+    if (std::find(layers->begin(), layer, *layer) == layer) continue;
+    fields.fail("layers", fmt::format("found layer {} twice, expected each at most once", *layer));
   }
 }
 
@@ -130,6 +138,9 @@ void describe_grid(ConfigFields& fields, Shape& shape, int64_t& extra_tokens) {
   if (extents->empty() || extents->size() > kMostAxes) {
     fields.fail("shape", fmt::format("found {} extents, expected 1 to {}", extents->size(), kMostAxes));
   }
+  if (!checked_product(std::span<const int64_t>(*extents))) {
+    fields.fail("shape", "found more places than an int64 counts");
+  }
   shape = Shape(std::span<const int64_t>(*extents));
 }
 
@@ -145,14 +156,16 @@ void describe_lrpe(ConfigFields& fields, const ModelSize& model, int64_t head_di
     fields.fail("act_dim", "found 'sequence', expected 'feature': a mixer must not look ahead");
   }
   if (options.type == LrpeType::rotate) {
+    for (const char* key : {"shape", "extra_tokens"}) fields.refuse(key, "it belongs to type lrpe_cosine");
     describe_pairing(fields, options.pairing);
     if (fields.reads() && head_dim % 2 != 0) {
       fields.node().fail(fmt::format("heads have {} features, expected an even number", head_dim));
     }
   } else {
+    fields.refuse("pairing", "it belongs to type lrpe_rotate");
     describe_grid(fields, options.shape, options.extra_tokens);
   }
-  fields.optional("layers", options.layers, Range::between(0, static_cast<double>(model.layers - 1)));
+  describe_layers(fields, model, options.layers);
 }
 
 }  // namespace heddle

@@ -13,6 +13,7 @@
 #include "layers/operators/operators.h"
 #include "layers/operators/reference.h"
 #include "layers/ops/activation.h"
+#include "layers/ops/check.h"
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 
@@ -32,8 +33,17 @@ FeedForwardOperatorOptions read_options(const ConfigNode& node, Activation act) 
   FeedForwardOperatorOptions options{act, {}};
   ConfigFields fields(node);
   fields.choice("act", options.act, activation_choices());
-  fields.optional("hidden", options.hidden);
+  fields.optional("hidden", options.hidden, Range::count());
   return options;
+}
+
+// A weight of a chain has this shape and the dtype of x.
+void check_weight(std::string_view layer, std::string_view name, const Variable& weight, const Shape& expected,
+                  std::string_view meaning, const Variable& x) {
+  check_rows(layer, name, weight);
+  check(weight.shape() == expected, "[{}] {} has shape {}, expected {}: {}", layer, name, to_string(weight.shape()),
+        to_string(expected), meaning);
+  check_dtype(layer, name, weight, "x", x);
 }
 
 OperatorFunction make_glu_product(const ConfigNode& node) {
@@ -46,22 +56,25 @@ OperatorFunction make_glu_product(const ConfigNode& node) {
 
 OperatorFunction make_glu(const ConfigNode& node) {
   return [options = read_options(node, Activation::silu)](Tape& tape, const NamedVariables& inputs) {
-    const Variable &w12 = inputs.at("w12"), &w3 = inputs.at("w3");
+    const Variable &x = inputs.at("x"), &w12 = inputs.at("w12"), &w3 = inputs.at("w3");
+    check_rows("glu", "x", x);
     check(w3.value.rank() == 2, "[glu] w3 has shape {}, expected (dim, hidden)", to_string(w3.shape()));
     const int64_t hidden = options.hidden.value_or(w3.shape()[1]);
-    check(w12.value.rank() == 2 && w12.shape()[0] == 2 * hidden,
-          "[glu] w12 has shape {}, expected ({}, dim): twice hidden", to_string(w12.shape()), 2 * hidden);
-    return NamedVariables{{"y", linear(tape, glu_of_halves(tape, linear(tape, inputs.at("x"), w12), options.act), w3)}};
+    check_weight("glu", "w3", w3, {w3.shape()[0], hidden}, "(dim, hidden)", x);
+    check_weight("glu", "w12", w12, {2 * hidden, x.shape()[-1]}, "(2 * hidden, last dimension of x)", x);
+    return NamedVariables{{"y", linear(tape, glu_of_halves(tape, linear(tape, x, w12), options.act), w3)}};
   };
 }
 
 OperatorFunction make_ffn(const ConfigNode& node) {
   return [options = read_options(node, Activation::relu)](Tape& tape, const NamedVariables& inputs) {
-    const Variable &w1 = inputs.at("w1"), &w2 = inputs.at("w2");
-    check(w1.value.rank() == 2, "[ffn] w1 has shape {}, expected (hidden, dim)", to_string(w1.shape()));
-    const int64_t hidden = options.hidden.value_or(w1.shape()[0]);
-    check(w1.shape()[0] == hidden, "[ffn] w1 has shape {}, expected ({}, dim): hidden", to_string(w1.shape()), hidden);
-    return NamedVariables{{"y", linear(tape, activation(tape, linear(tape, inputs.at("x"), w1), options.act), w2)}};
+    const Variable &x = inputs.at("x"), &w1 = inputs.at("w1"), &w2 = inputs.at("w2");
+    check_rows("ffn", "x", x);
+    check(w2.value.rank() == 2, "[ffn] w2 has shape {}, expected (dim, hidden)", to_string(w2.shape()));
+    const int64_t hidden = options.hidden.value_or(w2.shape()[1]);
+    check_weight("ffn", "w2", w2, {w2.shape()[0], hidden}, "(dim, hidden)", x);
+    check_weight("ffn", "w1", w1, {hidden, x.shape()[-1]}, "(hidden, last dimension of x)", x);
+    return NamedVariables{{"y", linear(tape, activation(tape, linear(tape, x, w1), options.act), w2)}};
   };
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/config_load.h"
 #include "core/tensor/transfer.h"
 #include "layers/modules/embedding.h"
 #include "layers/modules/feed_forward.h"
@@ -15,6 +16,7 @@
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/view.h"
+#include "layers/registry.h"
 
 namespace heddle {
 namespace {
@@ -181,6 +183,47 @@ TEST_F(DenseTest, SplitAndReshapedPartsShareOneGradient) {
       EXPECT_NEAR(gradient[i * 12 + j], wanted, 1e-14);
     }
   }
+}
+
+// A chain of operators names its own inputs, not those of the operators that it is made of.
+TEST_F(DenseTest, ChainsNameTheirOwnInputs) {
+  const auto run = [&](const std::string& op, const std::string& options, const NamedVariables& inputs) {
+    bind_operator(built_in_registry().find(op), parse_config(options))(tape_, inputs);
+  };
+  const Variable x = constant({2, 3, 4});
+  const auto glu_of = [&](const Shape& w12, const Shape& w3, const std::string& options = "{}") {
+    return [=, this] { run("glu", options, {{"x", x}, {"w12", constant(w12)}, {"w3", constant(w3)}}); };
+  };
+  glu_of({10, 4}, {4, 5})();
+  expect_error(glu_of({10, 7}, {4, 5}),
+               "[glu] w12 has shape (10, 7), expected (10, 4): (2 * hidden, last dimension of x)");
+  expect_error(glu_of({10, 4}, {4, 6}),
+               "[glu] w12 has shape (10, 4), expected (12, 4): (2 * hidden, last dimension of x)");
+  expect_error(glu_of({10, 4}, {4}), "[glu] w3 has shape (4), expected (dim, hidden)");
+  expect_error(glu_of({10, 4}, {4, 5}, "{hidden: 6}"), "[glu] w3 has shape (4, 5), expected (4, 6): (dim, hidden)");
+  expect_error(glu_of({10, 4}, {4, 5}, "{hidden: 0}"),
+               "config:1:10: hidden: found '0', expected an integer in [1, 2147483647]");
+  const auto ffn_of = [&](const Shape& w1, const Variable& w2) {
+    return [=, this] { run("ffn", "{}", {{"x", x}, {"w1", constant(w1)}, {"w2", w2}}); };
+  };
+  ffn_of({5, 4}, constant({4, 5}))();
+  expect_error(ffn_of({5, 3}, constant({4, 5})),
+               "[ffn] w1 has shape (5, 3), expected (5, 4): (hidden, last dimension of x)");
+  expect_error(ffn_of({5, 4}, constant({4, 6})),
+               "[ffn] w1 has shape (5, 4), expected (6, 4): (hidden, last dimension of x)");
+  expect_error(ffn_of({5, 4}, tape_.constant(tensor({4, 5}, DType::float64))),
+               "[ffn] w2 is float64, expected float32: the dtype of x");
+
+  ParameterSet set;
+  const FeedForward channel({FeedForwardType::ffn, 5, Activation::relu}, ModuleBuilder(set), 3);
+  set.materialize(context_, DType::float32, 1);
+  expect_error([&] { channel.forward(tape_, x); }, "[ffn] x has shape (2, 3, 4), expected (..., 3)");
+}
+
+TEST_F(DenseTest, NamesThatAreNotThereAreNamed) {
+  const NamedVariables some{{"weight", {}}, {"x", {}}};
+  expect_error([&] { some.at("gate"); }, "found no tensor 'gate', only weight, x");
+  expect_error([] { ReferenceTensors().at("x"); }, "found no tensor 'x', only an empty list");
 }
 
 TEST_F(DenseTest, CrossEntropyNamesWhatDoesNotFit) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@ namespace heddle {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
 Tensor normal(Context& context, const Shape& shape, DType dtype = DType::float32) {
@@ -55,18 +57,35 @@ TEST(Lrpe, IsThereOnItsLayersOnly) {
 }
 
 TEST(Lrpe, RefusesWhatMakesNoSense) {
-  ParameterSet parameters;
-  EXPECT_THROW(make("{type: lrpe_rotat}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_rotate, layers: [2]}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_rotate, act: softmax, act_dim: sequence}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_rotate, act: silu, act_dim: feature}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_rotate, bas: 10}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_rotate, shape: [6]}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_cosine, pairing: half}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_cosine, act: softmax, act_dim: sequence}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_cosine, shape: []}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_cosine, shape: [1, 1, 1, 1, 1, 1, 1]}", parameters), ConfigError);
-  EXPECT_THROW(make("{type: lrpe_cosine, extra_tokens: -1}", parameters), ConfigError);
+  const auto refusal = [](const std::string& yaml) -> std::string {
+    ParameterSet parameters;
+    try {
+      make(yaml, parameters);
+    } catch (const ConfigError& error) {
+      return error.message();
+    }
+    return "no error";
+  };
+  const std::map<std::string, std::string> reasons = {
+      {"{type: lrpe_rotat}", "did you mean 'lrpe_rotate'?"},
+      {"{type: lrpe_rotate, layers: [2]}", "layers.0: found '2', expected an integer in [0, 1]"},
+      {"{type: lrpe_rotate, layers: []}", "layers: found an empty list, expected a layer"},
+      {"{type: lrpe_rotate, layers: [1, 0, 1]}", "layers: found layer 1 twice, expected each at most once"},
+      {"{type: lrpe_rotate, act: softmax, act_dim: sequence}", "a mixer must not look ahead"},
+      {"{type: lrpe_rotate, act: silu, act_dim: feature}",
+       "act_dim: found 'feature', expected no such key: it belongs to act softmax"},
+      {"{type: lrpe_rotate, bas: 10}", "did you mean 'base'?"},
+      {"{type: lrpe_rotate, shape: [6]}", "shape: found a list, expected no such key: it belongs to type lrpe_cosine"},
+      {"{type: lrpe_rotate, extra_tokens: 0}", "extra_tokens: found '0', expected no such key"},
+      {"{type: lrpe_cosine, pairing: half}",
+       "pairing: found 'half', expected no such key: it belongs to type lrpe_rotate"},
+      {"{type: lrpe_cosine, act: softmax, act_dim: sequence}", "a mixer must not look ahead"},
+      {"{type: lrpe_cosine, shape: []}", "found 0 extents, expected 1 to 6"},
+      {"{type: lrpe_cosine, shape: [1, 1, 1, 1, 1, 1, 1]}", "found 7 extents, expected 1 to 6"},
+      {"{type: lrpe_cosine, shape: [4611686018427387904, 4]}", "found more places than an int64 counts"},
+      {"{type: lrpe_cosine, extra_tokens: -1}", "found '-1', expected an integer >= 0"}};
+  for (const auto& [yaml, reason] : reasons) EXPECT_THAT(refusal(yaml), HasSubstr(reason)) << yaml;
+  EXPECT_EQ(refusal("{type: lrpe_rotate, shape: null, layers: [1, 0]}"), "no error");
 }
 
 TEST(Lrpe, HasAnAngleForEachPairOrEachFeatureOfAnAxis) {

@@ -47,7 +47,10 @@ TEST(NormOptions, MustAgreeWithTheInputs) {
   EXPECT_THAT(message_of("rms_norm", "{residual: true}", {"x"}), HasSubstr("residual: found true"));
   EXPECT_THAT(message_of("rms_norm", "{gate: {act: silu}}", {"x"}), HasSubstr("gate: no input gate was given"));
   EXPECT_THAT(message_of("rms_norm", "{dim: 8}", {"x"}), HasSubstr("dim: found 8, expected 4"));
-  EXPECT_THAT(message_of("rms_norm", "{groups: 2}", {"x"}), HasSubstr("groups"));
+  EXPECT_EQ(message_of("rms_norm", "{groups: 1}", {"x"}), "no error");
+  EXPECT_THAT(message_of("rms_norm", "{groups: 2}", {"x"}),
+              HasSubstr("groups: found '2', expected no such key: rms_norm has one group, group_rms_norm has several"));
+  EXPECT_THAT(message_of("layer_norm", "{groups: 2}", {"x"}), HasSubstr("group_norm has several"));
   EXPECT_THAT(message_of("group_rms_norm", "{groups: 3}", {"x"}), HasSubstr("expected a divisor of 4"));
   EXPECT_THAT(message_of("group_rms_norm", "{}", {"x"}), HasSubstr("missing key 'groups'"));
   EXPECT_THAT(message_of("rms_norm", "{epz: 1.0}", {"x"}), HasSubstr("unknown key 'epz'; did you mean 'eps'?"));

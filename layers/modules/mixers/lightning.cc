@@ -54,7 +54,7 @@ std::vector<double> lightning_log_decay(int64_t heads, int64_t layer, int64_t la
 
 void LightningConfig::describe(ConfigFields& fields, const ModelSize& model) {
   int64_t& heads = options.heads;
-  fields.required("heads", heads, Range::at_least(1));
+  fields.required("heads", heads, Range::count());
   if (fields.reads() && model.dim % heads != 0) {
     fields.fail("heads", fmt::format("found {}, expected a divisor of dim, which is {}", heads, model.dim));
   }
@@ -65,7 +65,7 @@ void LightningConfig::describe(ConfigFields& fields, const ModelSize& model) {
   fields.optional_section<LightningGate>("gate", options.gate, [](ConfigFields& section, LightningGate& gate) {
     section.choice("act", gate.act, activation_choices());
     section.choice("position", gate.position, gate_position_choices());
-    section.field("rank", gate.rank, Range::at_least(0));
+    section.field("rank", gate.rank, Range::between(0, Range::count().high));
   });
 }
 
