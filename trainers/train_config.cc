@@ -2,12 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <bit>
-#include <limits>
 
 #include "core/config/config_fields.h"
 #include "core/config/config_load.h"
+#include "core/runtime/checked.h"
 #include "layers/modules/choices.h"
 
 namespace heddle {
@@ -22,7 +21,11 @@ void describe(ConfigFields& fields, ScheduleConfig& schedule) {
       "type", schedule.type,
       {{"cosine", ScheduleType::cosine}, {"linear", ScheduleType::linear}, {"constant", ScheduleType::constant}});
   fields.field("warmup_steps", schedule.warmup_steps, Range::at_least(0));
-  if (schedule.type != ScheduleType::constant) fields.field("min_lr", schedule.min_lr, Range::at_least(0));
+  if (schedule.type != ScheduleType::constant) {
+    fields.field("min_lr", schedule.min_lr, Range::at_least(0));
+  } else {
+    fields.refuse("min_lr", "with type constant the rate stays at optimizer.lr");
+  }
 }
 
 void describe(ConfigFields& fields, SampleConfig& sample) {
@@ -38,22 +41,27 @@ void describe(ConfigFields& fields, SampleConfig& sample) {
 // The gradient of a mean over thousands of tokens would be lost in float16, whose smallest number is 6e-8: there the
 // loss is summed over the tokens, up to a power of two.
 double default_loss_scale(const TrainerConfig& trainer) {
-  const auto tokens = static_cast<std::uint64_t>(trainer.batch_size * trainer.sequence_length);
-  return trainer.dtype == DType::float16 ? static_cast<double>(std::bit_floor(tokens)) : 1.0;
+  const int64_t tokens = checked_product({trainer.batch_size, trainer.sequence_length}).value_or(1);  // checked later
+  return static_cast<double>(std::bit_floor(static_cast<std::uint64_t>(tokens)));
+}
+
+// Only the range of float16 is too small. A scale of 1 says nothing; earlier versions wrote it for every dtype.
+void describe_loss_scale(ConfigFields& fields, TrainerConfig& trainer) {
+  if (trainer.dtype == DType::float16) {
+    if (fields.reads()) trainer.loss_scale = default_loss_scale(trainer);
+    fields.number_or_word("loss_scale", trainer.loss_scale, "dynamic", Range::positive());
+  } else if (fields.reads() && fields.node().get<double>("loss_scale", 1.0) != 1.0) {
+    fields.refuse("loss_scale", fmt::format("gradients fit into the range of {}", name(trainer.dtype)));
+  }
 }
 
 void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.required("steps", trainer.steps, Range::positive());
   fields.field("batch_size", trainer.batch_size, Range::positive());
-  fields.field("sequence_length", trainer.sequence_length, Range::positive());
+  fields.field("sequence_length", trainer.sequence_length, Range::count());
   fields.field("accumulate", trainer.accumulate, Range::positive());
   fields.choice("dtype", trainer.dtype, dtype_choices());
-  if (fields.reads()) trainer.loss_scale = default_loss_scale(trainer);
-  fields.number_or_word("loss_scale", trainer.loss_scale, "dynamic", Range::positive());
-  if (fields.reads() && !trainer.loss_scale && trainer.dtype != DType::float16) {
-    fields.fail("loss_scale", fmt::format("found dynamic, expected a number: in {} no gradient overflows for its scale",
-                                          name(trainer.dtype)));
-  }
+  describe_loss_scale(fields, trainer);
   fields.choice("cuda_graph", trainer.cuda_graph, {{"auto", true}, {"off", false}});
   fields.field("eval_every", trainer.eval_every, Range::at_least(0));
   fields.number_or_word("eval_batches", trainer.eval_batches, "all", Range::positive());
@@ -93,7 +101,7 @@ void check_recall(const TrainConfig& config, const ConfigNode& data) {
 
 void check_copy(const TrainConfig& config, const ConfigNode& data, const ConfigNode& model) {
   const std::int64_t sequence_length = config.trainer.sequence_length;
-  if (sequence_length < 2 * config.data.length) {
+  if (config.data.length > sequence_length / 2) {
     data.fail("length", "found " + count(config.data.length) + ", expected at most half of trainer.sequence_length (" +
                             count(sequence_length) + ")");
   }
@@ -103,16 +111,48 @@ void check_copy(const TrainConfig& config, const ConfigNode& data, const ConfigN
   }
 }
 
+// Tokens and sequences of a run are counted by int64.
+void check_counts(const TrainConfig& config, const ConfigNode& node) {
+  const TrainerConfig& trainer = config.trainer;
+  if (!checked_product({trainer.batch_size, trainer.sequence_length})) {
+    node.fail("batch_size", fmt::format("found {} sequences of {} tokens, more than an int64 counts",
+                                        trainer.batch_size, trainer.sequence_length));
+  }
+  if (!checked_product({trainer.steps, trainer.accumulate, trainer.batch_size, trainer.sequence_length})) {
+    node.fail("steps", fmt::format("found {} steps of accumulate * batch_size * sequence_length = {} * {} * {} tokens, "
+                                   "more than an int64 counts",
+                                   trainer.steps, trainer.accumulate, trainer.batch_size, trainer.sequence_length));
+  }
+  const bool is_generated = config.data.type == DataType::mqar || config.data.type == DataType::copy;
+  if (!is_generated) return;
+  if (!trainer.eval_batches) {
+    node.fail("eval_batches", "found all, expected a number: data.type mqar and copy have sequences without end");
+  }
+  if (!checked_product({*trainer.eval_batches, trainer.accumulate, trainer.batch_size, trainer.sequence_length})) {
+    node.fail("eval_batches",
+              fmt::format("found {} batches of batch_size * sequence_length = {} * {} tokens, more than "
+                          "an int64 counts",
+                          *trainer.eval_batches, trainer.batch_size, trainer.sequence_length));
+  }
+}
+
+// A run that is shorter than its warm-up is all warm-up: what is trained a little to see that it works. The resolved
+// config holds the steps that were meant, so that a longer run later is known to have another warm-up.
+void cap_warmup(TrainConfig& config) {
+  int64_t& warmup = config.schedule.warmup_steps;
+  if (warmup <= config.trainer.steps) return;
+  config.notes.push_back(
+      fmt::format("schedule.warmup_steps is {}, but trainer.steps {}: the warm-up takes all {} steps", warmup,
+                  config.trainer.steps, config.trainer.steps));
+  warmup = config.trainer.steps;
+}
+
 // The rules between sections. The place that is named is that of the key a user would change.
 void check_train_config(const TrainConfig& config) {
   const ConfigNode data = config.node.section("data");
   const ConfigNode model = config.node.section("model");
   const ConfigNode schedule = config.node.section("schedule");
   const ConfigNode trainer = config.node.section("trainer");
-  if (config.schedule.warmup_steps > config.trainer.steps) {
-    schedule.fail("warmup_steps", "found " + count(config.schedule.warmup_steps) +
-                                      ", expected at most trainer.steps (" + count(config.trainer.steps) + ")");
-  }
   if (config.schedule.min_lr > config.optimizer.lr) {
     schedule.fail("min_lr", "found " + format_scalar(config.schedule.min_lr) + ", expected at most optimizer.lr (" +
                                 format_scalar(config.optimizer.lr) + ")");
@@ -123,10 +163,7 @@ void check_train_config(const TrainConfig& config) {
   }
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
-  const bool is_generated = config.data.type == DataType::mqar || config.data.type == DataType::copy;
-  if (is_generated && !config.trainer.eval_batches) {
-    trainer.fail("eval_batches", "found all, expected a number: data.type mqar and copy have sequences without end");
-  }
+  check_counts(config, trainer);
   if (config.trainer.sample && config.data.type != DataType::text) {
     trainer.fail("sample", "found a sample, expected none: only data.type text can be written out");
   }
@@ -141,6 +178,7 @@ TrainConfig read_train_config(const ConfigNode& node, const Registry& registry) 
   describe(fields, config, registry);
   node.finish();
   check_train_config(config);
+  cap_warmup(config);
   return config;
 }
 
@@ -149,12 +187,12 @@ TrainConfig load_train_config(const std::string& path, std::span<const std::stri
   return read_train_config(load_config(path, overrides), registry);
 }
 
-std::string to_yaml(const TrainConfig& config, const Registry& registry) {
+ConfigValue to_tree(const TrainConfig& config, const Registry& registry) {
   TrainConfig written = config;  // a description reads or writes; writing changes nothing
   ConfigValue map;
   ConfigFields fields(map);
   describe(fields, written, registry);
-  return to_yaml(map);
+  return map;
 }
 
 double initial_loss_scale(const TrainerConfig& trainer) {
@@ -166,11 +204,11 @@ namespace {
 // A batch of an evaluation is as large as a step.
 std::optional<std::int64_t> eval_sequences(const TrainerConfig& trainer) {
   if (!trainer.eval_batches) return std::nullopt;
-  const std::int64_t of_step = trainer.batch_size * trainer.accumulate;
-  return std::min(*trainer.eval_batches, std::numeric_limits<std::int64_t>::max() / of_step) * of_step;
+  return *trainer.eval_batches * trainer.accumulate * trainer.batch_size;
 }
 
 }  // namespace
+std::string to_yaml(const TrainConfig& config, const Registry& registry) { return to_yaml(to_tree(config, registry)); }
 
 DatasetOptions dataset_options(const TrainConfig& config) {
   return {.data = config.data,

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
@@ -59,7 +60,8 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainerConfig trainer;
-  ConfigNode node;  // what all of it was read from: errors are reported at the places of its values
+  ConfigNode node;                 // what all of it was read from: errors are reported at the places of its values
+  std::vector<std::string> notes;  // sentences for the user: which values were read otherwise than they were written
 };
 
 // Throws ConfigError. The registry knows the types of mixers and channel layers.
@@ -73,6 +75,8 @@ std::string to_yaml(const TrainConfig& config, const Registry& registry = built_
 
 // The loss scale of the first step; a dynamic one adapts from there.
 double initial_loss_scale(const TrainerConfig& trainer);
+// The same as a tree, to compare configs key by key.
+ConfigValue to_tree(const TrainConfig& config, const Registry& registry = built_in_registry());
 
 // The options of the data set of this config.
 DatasetOptions dataset_options(const TrainConfig& config);

@@ -97,6 +97,7 @@ class Run {
   // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
   // changed before all of it is known to fit.
   void start() {
+    for (const std::string& line : config_.notes) note_(line);
     folder_.check_config();
     if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
       throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");

@@ -195,6 +195,30 @@ TEST_F(TrainCommandTest, CheckpointsMayLieOnAnotherDisk) {
   EXPECT_EQ(file("whole/metrics.csv"), file("run/metrics.csv"));
 }
 
+// What a newcomer tries first: a few steps of a config whose warm-up is longer.
+TEST_F(TrainCommandTest, AFewStepsOfAnyConfig) {
+  const Finished finished = run_heddle(train("run", {"--set", "trainer.steps=3"}));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.err,
+              HasSubstr("schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all 3 steps"));
+}
+
+TEST_F(TrainCommandTest, SizesBeyondTheMemoryAreErrors) {
+  const auto refusal = [&](const std::string& set, int code) {
+    const Finished finished = run_heddle(train("run", {"--set", set}));
+    EXPECT_EQ(finished.code, code) << set << "\n" << finished.err;
+    return finished.err;
+  };
+  EXPECT_THAT(refusal("trainer.batch_size=1099511627776", 1),
+              HasSubstr("error: out of memory on the host: the batches of a step would take "));
+  EXPECT_THAT(refusal("trainer.accumulate=1099511627776", 1), HasSubstr("the batches of a step would take "));
+  EXPECT_THAT(refusal("model.vocab_size=2147483647", 1), HasSubstr("error: out of memory on cpu: asked "));
+  EXPECT_THAT(refusal("model.dim=1073741824", 1), HasSubstr("error: parameter blocks.0.mixer.qkv.weight has shape "));
+  EXPECT_THAT(refusal("trainer.batch_size=4611686018427387904", 2), HasSubstr("more than an int64 counts"));
+  EXPECT_THAT(refusal("trainer.eval_batches=4611686018427387904", 2), HasSubstr("more than an int64 counts"));
+  EXPECT_THAT(refusal("data.length=4611686018427387905", 2), HasSubstr("expected an integer in [1, 2147483647]"));
+}
+
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
   const std::vector<std::string> shorter = {"--set", "trainer.steps=10"};
   ASSERT_EQ(run_heddle(train("run", shorter)).code, 0);
@@ -206,7 +230,7 @@ TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
   EXPECT_THAT(anew.err, HasSubstr("holds checkpoints up to step 10"));
   const Finished changed = run_heddle(train("run"));
   EXPECT_EQ(changed.code, 2);
-  EXPECT_THAT(changed.err, HasSubstr("now 'steps: 40', then 'steps: 10'"));
+  EXPECT_THAT(changed.err, HasSubstr("trainer.steps is 40, the checkpoint's 10"));
 
   fs::resize_file(folder_.path() / "run/checkpoints/step_10/model.safetensors", 50);
   const Finished damaged = run_heddle(train("run", shorter));

@@ -62,17 +62,37 @@ TEST_F(RunFolderTest, AutoGoesOnFromTheNewest) {
 TEST_F(RunFolderTest, AutoWantsTheSameConfig) {
   write(run_, 5);
   const TrainConfig longer = tiny({"trainer.steps=50"}), rotated = tiny({"model.mixer.lrpe=null"});
-  EXPECT_THAT(choice(run_, "auto", longer), HasSubstr("now 'steps: 50', then 'steps: 40'"));
-  EXPECT_THAT(choice(run_, "auto", rotated), HasSubstr("now 'gate:', then 'lrpe:'"));
+  EXPECT_THAT(choice(run_, "auto", longer),
+              HasSubstr("step_5 was made with: trainer.steps is 50, the checkpoint's 40."));
+  EXPECT_THAT(choice(run_, "auto", rotated),
+              HasSubstr("model.mixer.lrpe is missing, the checkpoint's {type: lrpe_rotate, theta_init: rope"));
+  EXPECT_THAT(choice(run_, "auto", tiny({"optimizer.lr=0.1", "optimizer.betas=[0.5, 0.95]", "trainer.sample=null"})),
+              HasSubstr("made with: optimizer.lr is 0.1, the checkpoint's 0.003; optimizer.betas is [0.5, 0.95], the "
+                        "checkpoint's [0.9, 0.95]. "));
   EXPECT_EQ(choice(run_, run_.string(), longer), "5");
   ASSERT_EQ(notes_.size(), 1u);
   EXPECT_THAT(notes_[0], HasSubstr("the config is not the one that " + run_.string()));
-  EXPECT_THAT(notes_[0], HasSubstr("step_5 was made with: now 'steps: 50', then 'steps: 40'"));
+  EXPECT_THAT(notes_[0], HasSubstr("step_5 was made with: trainer.steps is 50, the checkpoint's 40"));
+}
+
+// A warm-up that a short run has cut is another one in a longer run, and that is said.
+TEST_F(RunFolderTest, ALongerWarmupIsADifference) {
+  const TrainConfig cut = tiny({"trainer.steps=3"});
+  write(run_, 3, to_yaml(cut));
+  EXPECT_EQ(choice(run_, "auto", cut), "3");
+  EXPECT_EQ(choice(run_, run_.string()), "3");
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_THAT(notes_[0], HasSubstr("schedule.warmup_steps is 5, the checkpoint's 3; trainer.steps is 40, the "
+                                   "checkpoint's 3"));
 }
 
 // It is the config that is compared, not the text: the version that wrote the checkpoint may have written it otherwise.
 TEST_F(RunFolderTest, TheTextOfTheConfigMayDiffer) {
-  write(run_, 5, testing::tiny_config() + "  accumulate: 1\n");
+  // Another order of keys, another way to write a number, a default that is written out.
+  std::string text = testing::tiny_config() + "  accumulate: 1\n";
+  const std::string lr = "optimizer: {lr: 3.0e-3}\n";
+  text.erase(text.find(lr), lr.size());
+  write(run_, 5, "optimizer: {eps: 1e-8, lr: 0.00300}\n" + text);
   EXPECT_EQ(choice(run_, "auto"), "5");
   EXPECT_EQ(choice(run_, run_.string()), "5");
   EXPECT_TRUE(notes_.empty());

@@ -11,6 +11,7 @@
 #include "tests/config/bad_configs.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/schedule.h"
 #include "trainers/train_step.h"
 
 namespace heddle {
@@ -114,7 +115,6 @@ trainer:
   sequence_length: 64
   accumulate: 1
   dtype: float32
-  loss_scale: 1
   cuda_graph: auto
   eval_every: 200
   eval_batches: 20
@@ -158,6 +158,28 @@ TEST(TrainConfigTest, TheLossScaleOfFloat16IsThatOfTheBatch) {
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=float16", "trainer.batch_size=5"}).trainer.loss_scale, 64.0);
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=float16", "trainer.loss_scale=3"}).trainer.loss_scale, 3.0);
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=bfloat16"}).trainer.loss_scale, 1.0);
+  EXPECT_EQ(testing::tiny_train_config({"trainer.loss_scale=1"}).trainer.loss_scale, 1.0);
+  EXPECT_THAT(to_yaml(testing::tiny_train_config({"trainer.dtype=float16"})), HasSubstr("  loss_scale: 64\n"));
+}
+
+// So that anybody may try a config for a few steps.
+TEST(TrainConfigTest, AWarmupLongerThanTheRunIsCut) {
+  const TrainConfig short_run = testing::tiny_train_config({"trainer.steps=3"});
+  EXPECT_EQ(short_run.schedule.warmup_steps, 3);
+  EXPECT_EQ(short_run.notes,
+            std::vector<std::string>{"schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all 3 steps"});
+  EXPECT_THAT(to_yaml(short_run), HasSubstr("  warmup_steps: 3\n"));
+  EXPECT_EQ(again(to_yaml(short_run)), to_yaml(short_run));
+  EXPECT_DOUBLE_EQ(learning_rate(short_run, 1), short_run.optimizer.lr / 3);
+  EXPECT_DOUBLE_EQ(learning_rate(short_run, 3), short_run.optimizer.lr);
+  const TrainConfig whole = testing::tiny_train_config({"trainer.steps=5"});
+  EXPECT_EQ(whole.schedule.warmup_steps, 5);
+  EXPECT_TRUE(whole.notes.empty());
+}
+
+TEST(TrainConfigTest, KeysAreComparedAsATree) {
+  const ConfigValue tree = to_tree(testing::tiny_train_config());
+  EXPECT_EQ(to_yaml(tree), to_yaml(testing::tiny_train_config()));
 }
 
 // Options of an operator without a meaning inside a model are refused.

@@ -3,11 +3,16 @@
 #include "core/config/config_fields.h"
 
 namespace heddle {
+namespace {
+
+constexpr int kMostLayers = 65536;  // a slip of the finger must not build blocks until the memory is gone
+
+}  // namespace
 
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry) {
-  fields.required("vocab_size", model.vocab_size, Range::at_least(2));
-  fields.required("dim", model.dim, Range::positive());
-  fields.required("layers", model.layers, Range::positive());
+  fields.required("vocab_size", model.vocab_size, Range::between(2, Range::count().high));
+  fields.required("dim", model.dim, Range::count());
+  fields.required("layers", model.layers, Range::between(1, kMostLayers));
   fields.field("tie_embeddings", model.tie_embeddings);
   const ModelSize size{model.dim, model.layers};
   fields.required_section("norm", [&](ConfigFields& norm) { describe_norm(norm, size, model.norm); });

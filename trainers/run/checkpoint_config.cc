@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <sstream>
-
+#include "core/config/config_difference.h"
 #include "core/config/config_load.h"
 
 namespace heddle {
@@ -19,20 +17,11 @@ void accept_former_keys(const ConfigNode& config) {
   }
 }
 
-std::string trimmed(const std::string& line) { return line.substr(std::min(line.size(), line.find_first_not_of(' '))); }
-
-// The first line in which two texts differ; "" when they are equal.
-std::string first_difference(const std::string& now, const std::string& then) {
-  std::istringstream now_lines(now), then_lines(then);
-  for (std::string a, b;;) {
-    const bool more_a = static_cast<bool>(std::getline(now_lines, a));
-    const bool more_b = static_cast<bool>(std::getline(then_lines, b));
-    if (!more_a && !more_b) return "";
-    if (!more_a) a = "nothing";
-    if (!more_b) b = "nothing";
-    if (a == b) continue;
-    return fmt::format("now '{}', then '{}'", trimmed(a), trimmed(b));
-  }
+// "optimizer.lr is 0.01, the checkpoint's 0.003"
+std::string describe(const ConfigDifference& difference) {
+  const std::string now = difference.first.empty() ? "missing" : difference.first;
+  if (difference.second.empty()) return fmt::format("{} is {}, the checkpoint has none", difference.path, now);
+  return fmt::format("{} is {}, the checkpoint's {}", difference.path, now, difference.second);
 }
 
 }  // namespace
@@ -58,8 +47,12 @@ TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, co
 }
 
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry) {
-  return first_difference(to_yaml(config, registry),
-                          to_yaml(read_checkpoint_config(checkpoint, {}, registry), registry));
+  const TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
+  std::string text;
+  for (const ConfigDifference& difference : config_differences(to_tree(config, registry), to_tree(then, registry))) {
+    text += (text.empty() ? "" : "; ") + describe(difference);
+  }
+  return text;
 }
 
 }  // namespace heddle

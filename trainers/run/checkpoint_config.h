@@ -17,8 +17,9 @@ TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const
 // their step and their config, or from `config` when theirs cannot be read.
 TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry);
 
-// Says what differs between `config` and the config of the checkpoint; "" when they are equal. Both are written anew
-// before they are compared, so it does not matter which version of heddle wrote the checkpoint. Throws as above.
+// Says which values differ between `config` and the config of the checkpoint: "optimizer.lr is 0.01, the checkpoint's
+// 0.003; trainer.steps is 50, the checkpoint's 40"; "" when they are equal. Values are compared, not texts: the order
+// of keys, how a number is written, and whether a default is written out make no difference. Throws as above.
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry);
 
 }  // namespace heddle
