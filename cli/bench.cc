@@ -1,6 +1,5 @@
 // heddle bench
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -12,9 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench_files.h"
 #include "cli/command.h"
 #include "cli/device.h"
-#include "core/io/atomic_file.h"
+#include "cli/option.h"
 #include "tools/benchmark_report.h"
 
 namespace heddle::cli {
@@ -23,6 +23,7 @@ namespace {
 struct BenchArguments {
   DeviceOptions device;
   std::vector<std::string> suites = {"srms_norm"};
+  std::vector<std::string> configs;  // as they were given
   BenchmarkOptions benchmark;
   std::string json, csv, plot;
 };
@@ -33,46 +34,56 @@ int64_t copy_bytes(const Context& context) {
   return is_gpu && context.properties().memory_bytes > (size_t{10} << 30) ? int64_t{4} << 30 : int64_t{256} << 20;
 }
 
-void write_plots(const std::string& folder, const std::vector<BenchmarkRow>& rows) {
-  std::filesystem::create_directories(folder);
-  std::map<std::string, std::vector<BenchmarkRow>> charts;
-  for (const BenchmarkRow& row : rows) {
-    charts[fmt::format("{}_{}_{}", row.suite, name(row.pass), name(row.quantity))].push_back(row);
+// The names that --config gives: a name, or several between commas. Those of cases hold commas themselves.
+std::vector<std::string> config_names(const std::vector<std::string>& given,
+                                      const std::vector<BenchmarkSuite>& suites) {
+  std::vector<std::string> names;
+  for (const std::string& text : given) {
+    const bool is_name = std::any_of(suites.begin(), suites.end(), [&](const BenchmarkSuite& suite) {
+      return std::any_of(suite.configs.begin(), suite.configs.end(),
+                         [&](const BenchmarkConfig& config) { return config.name == text; });
+    });
+    const std::vector<std::string> parts = is_name ? std::vector<std::string>{text} : split_at_commas(text);
+    names.insert(names.end(), parts.begin(), parts.end());
   }
-  for (const auto& [chart, points] : charts) {
-    const bool speed = points.front().quantity == BenchmarkQuantity::speed;
-    write_file(std::filesystem::path(folder) / (chart + ".svg"), to_svg(points, chart, speed ? "ms" : "MiB"));
-  }
+  return names;
 }
 
+double print_copy_rate(Context& context) {
+  const double copy_rate = measure_copy_rate(context, copy_bytes(context));
+  context.allocator().release_cached();
+  fmt::print("copy rate on {}: {:.0f} GB/s, read and write counted\n", to_string(context.device()), copy_rate * 1e-9);
+  return copy_rate;
+}
+
+// What can be wrong is found before anything is measured, which may take long.
 int run(const BenchArguments& arguments, const Registry& registry) {
+  BenchmarkOptions options = arguments.benchmark;
+  const std::vector<BenchmarkQuantity>& quantities = options.quantities;
+  const bool times = std::find(quantities.begin(), quantities.end(), BenchmarkQuantity::speed) != quantities.end();
   std::vector<BenchmarkSuite> suites;
-  for (const std::string& suite : arguments.suites) suites.push_back(load_benchmark_suite(suite, registry));
-  const bool times = std::find(arguments.benchmark.quantities.begin(), arguments.benchmark.quantities.end(),
-                               BenchmarkQuantity::speed) != arguments.benchmark.quantities.end();
+  std::vector<std::vector<PublishedFigure>> published;
+  for (const std::string& name : arguments.suites) {
+    suites.push_back(load_benchmark_suite(name, registry));
+    const std::string& figures = suites.back().published;
+    published.push_back(figures.empty() ? std::vector<PublishedFigure>{} : read_published(figures));
+  }
+  options.configs = config_names(arguments.configs, suites);
   const std::unique_ptr<Context> context = open_device(arguments.device, times ? DeviceUse::compute : DeviceUse::count);
-  double copy_rate = 0.0;
-  if (times && !context->is_meta()) {
-    copy_rate = measure_copy_rate(*context, copy_bytes(*context));
-    context->allocator().release_cached();
-    fmt::print("copy rate on {}: {:.0f} GB/s, read and write counted\n", to_string(context->device()),
-               copy_rate * 1e-9);
-  }
+  check_choice(suites, options, context->device());
+  BenchFiles files(arguments.json, arguments.csv, arguments.plot);
+
+  const double copy_rate = times && !context->is_meta() ? print_copy_rate(*context) : 0.0;
   fmt::print("{}\n", table_header());
-  std::vector<BenchmarkRow> rows;
-  for (const BenchmarkSuite& suite : suites) {
-    std::vector<PublishedFigure> published;
-    if (!suite.published.empty()) published = read_published(suite.published);
+  for (size_t i = 0; i < suites.size(); ++i) {
     const auto report = [&](const BenchmarkRow& row) {
-      rows.push_back(row);
-      fmt::print("{}\n", table_line(row, best_published(published, row)));
+      fmt::print("{}\n", table_line(row, best_published(published[i], row)));
       std::fflush(stdout);
+      files.add(row);
     };
-    run_benchmark(*context, suite, arguments.benchmark, copy_rate, report, registry);
+    run_benchmark(*context, suites[i], options, copy_rate, report, registry);
   }
-  if (!arguments.json.empty()) write_file(arguments.json, to_json(rows));
-  if (!arguments.csv.empty()) write_file(arguments.csv, to_csv(rows));
-  if (!arguments.plot.empty()) write_plots(arguments.plot, rows);
+  files.finish();
   return kDone;
 }
 
@@ -80,27 +91,30 @@ int run(const BenchArguments& arguments, const Registry& registry) {
 
 Run add_bench(CLI::App& command, const Registry& registry) {
   const auto arguments = std::make_shared<BenchArguments>();
+  BenchmarkOptions& benchmark = arguments->benchmark;
   command
       .add_option("SUITE", arguments->suites,
                   "Suites: names below configs/bench, YAML files, or operators, whose cases are measured")
       ->capture_default_str();
   add_device_options(command, arguments->device, DeviceUse::count);
-  command.add_option("--n", arguments->benchmark.sizes, "Sizes instead of the suite's, as 1024,4096")->delimiter(',');
-  command.add_option("--config", arguments->benchmark.configs, "Only these configs of the suites")->delimiter(',');
-  const std::map<std::string, BenchmarkPass> passes = {
+  add_numbers(command, "--n", benchmark.sizes,
+              "Sizes instead of the suite's, as 1024,4096; of cases with fixed shapes, only those of these sizes",
+              Range::at_least(1))
+      ->option_text("N,...");
+  command.add_option("--config", arguments->configs, "Only these configs of the suites; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("NAME,...");
+  const Choices<BenchmarkPass> passes = {
       {"fwd", BenchmarkPass::fwd}, {"bwd", BenchmarkPass::bwd}, {"bwd_first", BenchmarkPass::bwd_first}};
-  command.add_option("--pass", arguments->benchmark.passes, "Only these passes: fwd, bwd, bwd_first")
-      ->delimiter(',')
-      ->transform(CLI::CheckedTransformer(passes));
-  const std::map<std::string, BenchmarkQuantity> quantities = {{"speed", BenchmarkQuantity::speed},
-                                                               {"memory", BenchmarkQuantity::memory}};
-  command.add_option("--quantity", arguments->benchmark.quantities, "Only this: speed or memory")
-      ->delimiter(',')
-      ->transform(CLI::CheckedTransformer(quantities));
-  command.add_option("--json", arguments->json, "Write the rows as JSON");
-  command.add_option("--csv", arguments->csv, "Write the rows as CSV");
-  command.add_option("--plot", arguments->plot,
-                     "Write a chart (SVG) for each suite, pass and quantity into this folder");
+  add_choices(command, "--pass", benchmark.passes, "Only these passes", passes)->option_text("fwd,bwd,bwd_first");
+  const Choices<BenchmarkQuantity> quantities = {{"speed", BenchmarkQuantity::speed},
+                                                 {"memory", BenchmarkQuantity::memory}};
+  add_choices(command, "--quantity", benchmark.quantities, "Only this", quantities)->option_text("speed|memory");
+  command.add_option("--json", arguments->json, "Write the rows as JSON")->option_text("FILE");
+  command.add_option("--csv", arguments->csv, "Write the rows as CSV")->option_text("FILE");
+  command
+      .add_option("--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
+      ->option_text("DIR");
   return [arguments, &registry] { return run(*arguments, registry); };
 }
 

@@ -1,5 +1,6 @@
 #include "cli/device.h"
 
+#include "cli/option.h"
 #include "core/runtime/error.h"
 
 namespace heddle::cli {
@@ -25,9 +26,8 @@ void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use
   command.add_option("--device", options.device, description)
       ->check(CLI::Validator([use](const std::string& text) { return check_device(text, use); }, "DEVICE"))
       ->option_text("DEVICE [auto]");
-  command.add_option("--threads", options.threads, "CPU threads; 0: all. Results do not depend on it")
-      ->check(CLI::NonNegativeNumber)
-      ->option_text("N [0]");
+  const std::string threads = fmt::format("CPU threads, at most {}; 0: all. Results do not depend on it", kMostThreads);
+  add_number(command, "--threads", options.threads, threads, Range::between(0, kMostThreads))->option_text("N [0]");
 }
 
 std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use) {

@@ -14,6 +14,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/option.h"
 #include "core/io/atomic_file.h"
 #include "trainers/run/loaded_model.h"
 
@@ -154,15 +155,18 @@ Run add_generate(CLI::App& command, const Registry& registry) {
       ->check(CLI::PositiveNumber)
       ->option_text("N [1]");
   command.add_option("--temperature", generate.temperature, "0: always the likeliest")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::NonNegativeNumber) command.add_option("--prompt", options->prompt, "Text to go on from")
+      ->check(not_empty)
+      ->option_text("TEXT [newline]");
+  add_number(command, "--tokens", generate.tokens, "Bytes to write", Range::at_least(0))->option_text("N [200]");
+  add_number(command, "--temperature", generate.temperature, "0: always the likeliest", Range::at_least(0))
       ->option_text("T [1]");
-  command.add_option("--top-k", generate.top_k, "Draw from the K likeliest only; 0: from all")
-      ->check(CLI::NonNegativeNumber)
+  add_number(command, "--top-k", generate.top_k, "Draw from the K likeliest only; 0: from all", Range::at_least(0))
       ->option_text("K [0]");
-  command.add_option("--top-p", generate.top_p, "Draw from the likeliest that have probability P together")
-      ->check(CLI::Range(0.0, 1.0))
+  add_number(command, "--top-p", generate.top_p, "Draw from the likeliest that have probability P together",
+             Range::between(0, 1))
       ->option_text("P [1]");
-  command.add_option("--seed", generate.seed, "The same seed gives the same text")->option_text("S [1]");
+  add_number(command, "--seed", generate.seed, "The same seed gives the same text")->option_text("S [1]");
   add_device_options(command, options->device);
   return [options, &registry] { return run(*options, registry); };
 }

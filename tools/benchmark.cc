@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string_view>
 
 #include "core/autograd/tape.h"
@@ -261,6 +262,43 @@ double measure_memory(Context& context, Subject& subject, BenchmarkPass pass) {
   return sum / kMemoryRepeats / (1 << 20);
 }
 
+BenchmarkRow measure(Context& context, Subject& subject, BenchmarkPass pass, BenchmarkQuantity quantity,
+                     const BenchmarkOptions& options, double copy_rate) {
+  subject.forward();
+  BenchmarkRow row;
+  row.pass = pass;
+  row.quantity = quantity;
+  row.device = to_string(context.device());
+  row.bytes = subject.bytes(pass == BenchmarkPass::fwd ? "fwd" : "bwd", pass == BenchmarkPass::bwd);
+  if (pass != BenchmarkPass::fwd) subject.make_upstream();
+  if (quantity == BenchmarkQuantity::memory) {
+    row.value = measure_memory(context, subject, pass);
+    return row;
+  }
+  Stopwatch stopwatch(context);
+  row.value = measure_speed(subject, stopwatch, pass, options);
+  row.gbps = static_cast<double>(row.bytes) / row.value * 1e-6;
+  row.copy_fraction = copy_rate > 0.0 ? row.gbps * 1e9 / copy_rate : 0.0;
+  return row;
+}
+
+template <class T>
+bool contains(const std::vector<T>& list, const T& value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+// Throws UsageError when a shape or an option cannot be counted at one of the sizes.
+void check_sizes(const BenchmarkConfig& config, const std::vector<int64_t>& sizes) {
+  for (const int64_t n : sizes) {
+    try {
+      config.options_at(n);
+      for (const auto& [name, extents] : config.inputs) numel(config.shape_of(extents, n));
+    } catch (const Error& error) {
+      throw UsageError(fmt::format("{} at n = {}: {}", config.name, n, error.what()));
+    }
+  }
+}
+
 }  // namespace
 
 std::string_view name(BenchmarkPass pass) {
@@ -281,44 +319,63 @@ double measure_copy_rate(Context& context, int64_t bytes) {
   return 2.0 * static_cast<double>(bytes) / (milliseconds * 1e-3);
 }
 
-void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
+std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const BenchmarkOptions& options) {
+  if (!options.configs.empty() && !contains(options.configs, config.name)) return {};
+  if (options.sizes.empty()) return config.sizes;
+  if (config.depends_on_n()) return options.sizes;
+  std::vector<int64_t> sizes = config.sizes;
+  std::erase_if(sizes, [&](int64_t n) { return !contains(options.sizes, n); });
+  return sizes;
+}
+
+void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device) {
+  if (device.type == DeviceType::meta && !contains(options.quantities, BenchmarkQuantity::memory)) {
+    throw UsageError("nothing can be timed on device meta, expected another device, or memory to be asked for");
+  }
+  std::vector<std::string> names, suite_names;
+  std::set<int64_t> sizes, chosen;
+  for (const BenchmarkSuite& suite : suites) {
+    suite_names.push_back(suite.name);
+    for (const BenchmarkConfig& config : suite.configs) {
+      names.push_back(config.name);
+      const std::vector<int64_t> here = chosen_sizes(config, options);
+      chosen.insert(here.begin(), here.end());
+      sizes.insert(config.sizes.begin(), config.sizes.end());
+      check_sizes(config, here);
+    }
+  }
+  for (const std::string& name : options.configs) {
+    if (contains(names, name)) continue;
+    throw UsageError(fmt::format("found no config '{}' in {}, expected one of {}{}", name, join_names(suite_names),
+                                 join_names(names), did_you_mean(name, names)));
+  }
+  for (const int64_t n : options.sizes) {
+    if (chosen.contains(n)) continue;
+    throw UsageError(fmt::format("found no case of size n = {} in {}, whose shapes are fixed, expected one of {}", n,
+                                 join_names(suite_names), fmt::join(sizes, ", ")));
+  }
+}
+
+bool run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
                    const std::function<void(const BenchmarkRow&)>& report, const Registry& registry) {
   for (const BenchmarkConfig& config : suite.configs) {
-    if (!options.configs.empty() &&
-        std::find(options.configs.begin(), options.configs.end(), config.name) == options.configs.end()) {
-      continue;
-    }
-    check(options.sizes.empty() || config.depends_on_n(),
-          "[bench] {}: its shapes do not hold n, so sizes cannot be chosen", config.name);
-    for (const int64_t n : options.sizes.empty() ? config.sizes : options.sizes) {
+    for (const int64_t n : chosen_sizes(config, options)) {
       for (const BenchmarkQuantity quantity : options.quantities) {
         if (quantity == BenchmarkQuantity::speed && context.is_meta()) continue;
         for (const BenchmarkPass pass : options.passes) {
+          if (options.stop_requested()) return false;
           Subject subject(context, registry, config, n);
-          subject.forward();
-          BenchmarkRow row;
+          BenchmarkRow row = measure(context, subject, pass, quantity, options, copy_rate);
           row.suite = suite.name;
           row.config = config.name;
-          row.pass = pass;
-          row.quantity = quantity;
           row.n = n;
           row.dtype = config.dtype;
-          row.device = to_string(context.device());
-          row.bytes = subject.bytes(pass == BenchmarkPass::fwd ? "fwd" : "bwd", pass == BenchmarkPass::bwd);
-          if (pass != BenchmarkPass::fwd) subject.make_upstream();
-          if (quantity == BenchmarkQuantity::memory) {
-            row.value = measure_memory(context, subject, pass);
-          } else {
-            Stopwatch stopwatch(context);
-            row.value = measure_speed(subject, stopwatch, pass, options);
-            row.gbps = static_cast<double>(row.bytes) / row.value * 1e-6;
-            row.copy_fraction = copy_rate > 0.0 ? row.gbps * 1e9 / copy_rate : 0.0;
-          }
           report(row);
         }
       }
     }
   }
+  return true;
 }
 
 }  // namespace heddle

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,20 +40,30 @@ struct BenchmarkRow {
 };
 
 struct BenchmarkOptions {
-  std::vector<int64_t> sizes;        // instead of the suite's; empty: the suite's
+  // Instead of the suite's, and of configs whose shapes are fixed only those that are among these; empty: the suite's.
+  std::vector<int64_t> sizes;
   std::vector<std::string> configs;  // only these; empty: all
   std::vector<BenchmarkPass> passes = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
   std::vector<BenchmarkQuantity> quantities = {BenchmarkQuantity::speed, BenchmarkQuantity::memory};
   double warmup_ms = 25.0;
   double repeat_ms = 100.0;
+  // Asked before every row; when it says yes, no more are measured.
+  std::function<bool()> stop_requested = [] { return false; };
 };
+
+// The sizes that `config` is measured at: none when the options leave it out.
+std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const BenchmarkOptions& options);
+
+// Throws UsageError when a config or a size that the options name is in none of the suites, when a chosen size cannot
+// be counted, and when `device` can measure nothing of what is asked for.
+void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device);
 
 // Bytes a second of a device-to-device copy, read and write counted, on `bytes` bytes (4 GiB on a GPU).
 double measure_copy_rate(Context& context, int64_t bytes);
 
-// Calls `report` with each row as it is measured. `copy_rate` in bytes a second; 0: not known. On meta only memory is
-// measured. Throws Error when a config does not fit its operator.
-void run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
+// Calls `report` with each row as it is measured, and says whether all were. `copy_rate` in bytes a second; 0: not
+// known. On meta only memory is measured. Throws Error when a config does not fit its operator.
+bool run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
                    const std::function<void(const BenchmarkRow&)>& report,
                    const Registry& registry = built_in_registry());
 

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <utility>
 
+#include "core/config/config_scalar.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 
@@ -50,17 +51,16 @@ std::vector<PublishedFigure> read_published(const std::string& path) {
   std::vector<PublishedFigure> figures;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
+    if (line.ends_with('\r')) line.pop_back();
     if (number == 1 || line.empty()) continue;
     std::vector<std::string> fields;
     std::stringstream stream(line);
     for (std::string field; std::getline(stream, field, ',');) fields.push_back(field);
     check(fields.size() == 8, "{}:{}: found {} fields, expected 8", path, number, fields.size());
-    try {
-      figures.push_back({fields[0], fields[1], fields[2], fields[3], fields[4], std::stoll(fields[5]), fields[6],
-                         std::stod(fields[7])});
-    } catch (const std::exception&) {
-      fail("{}:{}: found n '{}' and value '{}', expected numbers", path, number, fields[5], fields[7]);
-    }
+    const auto n = number_of<int64_t>(fields[5]);
+    const auto value = number_of<double>(fields[7]);
+    check(n && value, "{}:{}: found n '{}' and value '{}', expected numbers", path, number, fields[5], fields[7]);
+    figures.push_back({fields[0], fields[1], fields[2], fields[3], fields[4], *n, fields[6], *value});
   }
   return figures;
 }

@@ -5,12 +5,17 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <limits>
+#include <optional>
+#include <set>
 #include <system_error>
 
 #include "core/config/config_load.h"
 #include "core/config/nearest_name.h"
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 #include "layers/modules/choices.h"
+#include "tools/share_folders.h"
 
 namespace heddle {
 namespace {
@@ -27,10 +32,9 @@ std::vector<std::string> split(const std::string& text, char separator) {
 
 int64_t evaluate_factor(const std::string& text, int64_t n) {
   if (text == "n") return n;
-  int64_t value = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  check(code == std::errc() && end == text.data() + text.size(), "found extent '{}', expected a number or n", text);
-  return value;
+  const std::optional<int64_t> value = number_of<int64_t>(text);
+  check(value && *value >= 0, "found extent '{}', expected a number >= 0 or n", text);
+  return *value;
 }
 
 BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode& node, const ConfigNode& suite) {
@@ -40,8 +44,8 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
   if (config.operator_name.empty()) node.fail("missing key 'operator', here or at the top of the suite");
   const DType dtype = suite.get_choice<DType>("dtype", DType::bfloat16, dtype_choices());
   config.dtype = node.get_choice<DType>("dtype", dtype, dtype_choices());
-  const auto sizes = suite.get<std::vector<int64_t>>("n", {});
-  config.sizes = node.get<std::vector<int64_t>>("n", sizes, Range::at_least(0));
+  const auto sizes = suite.get<std::vector<int64_t>>("n", {}, Range::at_least(1));
+  config.sizes = node.get<std::vector<int64_t>>("n", sizes, Range::at_least(1));
   if (config.sizes.empty()) node.fail("missing key 'n', here or at the top of the suite");
   config.options = node.section("options");
   try {
@@ -58,17 +62,62 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
       inputs.fail(input, error.what());
     }
   }
+  const auto check_is_input = [&](const ConfigNode& section, const std::string& input) {
+    if (inputs.has(input)) return;
+    const std::vector<std::string> names = inputs.keys();
+    section.fail(
+        input, fmt::format("found no such input, expected one of {}{}", join_names(names), did_you_mean(input, names)));
+  };
   const ConfigNode dtypes = node.section("input_dtypes");
   for (const std::string& input : dtypes.keys()) {
+    check_is_input(dtypes, input);
     config.input_dtypes[input] = dtypes.get_choice<DType>(input, DType::float32, dtype_choices());
   }
   const ConfigNode bounds = node.section("index_bounds");
   for (const std::string& input : bounds.keys()) {
-    config.index_bounds[input] = bounds.require<int64_t>(input, Range::at_least(1));
+    check_is_input(bounds, input);
+    config.index_bounds[input] = bounds.require<int64_t>(input, Range::count());
   }
   const ConfigNode moved = node.require_section("moved");
   for (const char* pass : {"fwd", "bwd"}) config.moved[pass] = moved.require<std::vector<std::string>>(pass);
   return config;
+}
+
+namespace fs = std::filesystem;
+
+BenchmarkSuite read_suite(const fs::path& path) {
+  const ConfigNode root = load_config(path.string());
+  BenchmarkSuite suite;
+  suite.name = root.get<std::string>("suite", path.stem().string());
+  const auto published = root.find<std::string>("published");
+  if (published) suite.published = (path.parent_path() / *published).lexically_normal().string();
+  const ConfigNode configs = root.require_section("configs");
+  for (const std::string& name : configs.keys()) {
+    suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root));
+  }
+  root.finish();
+  return suite;
+}
+
+std::optional<fs::path> find_suite(const std::string& name) {
+  for (const fs::path& folder : share_folders()) {
+    const fs::path path = folder / "configs/bench" / (name + ".yaml");
+    if (fs::is_regular_file(path)) return path;
+  }
+  return std::nullopt;
+}
+
+// The suites of all folders. Configs of training runs lie beside them.
+std::vector<std::string> suite_names() {
+  std::set<std::string> names;
+  for (const fs::path& folder : share_folders()) {
+    std::error_code missing;
+    for (const auto& entry : fs::directory_iterator(folder / "configs/bench", missing)) {
+      const fs::path& path = entry.path();
+      if (path.extension() == ".yaml" && load_config(path.string()).has("configs")) names.insert(path.stem().string());
+    }
+  }
+  return {names.begin(), names.end()};
 }
 
 }  // namespace
@@ -76,9 +125,12 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
 int64_t evaluate_extent(const std::string& text, int64_t n) {
   int64_t sum = 0;
   for (const std::string& term : split(text, '+')) {
-    int64_t product = 1;
-    for (const std::string& factor : split(term, '*')) product *= evaluate_factor(factor, n);
-    sum += product;
+    std::vector<int64_t> factors;
+    for (const std::string& factor : split(term, '*')) factors.push_back(evaluate_factor(factor, n));
+    const std::optional<int64_t> product = checked_product(factors);
+    check(product && *product <= std::numeric_limits<int64_t>::max() - sum,
+          "extent '{}' with n = {} is more than an int64 holds", text, n);
+    sum += *product;
   }
   return sum;
 }
@@ -128,26 +180,21 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
 }
 
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry) {
-  const bool is_path = name_or_path.ends_with(".yaml");
-  const std::filesystem::path path = is_path ? name_or_path : "configs/bench/" + name_or_path + ".yaml";
-  if (!is_path && !std::filesystem::exists(path)) {
-    const std::vector<std::string> names = registry.operator_names();
-    check(std::find(names.begin(), names.end(), name_or_path) != names.end(),
-          "'{}' is neither a suite (there is no {}) nor an operator{}", name_or_path, path.string(),
-          did_you_mean(name_or_path, names));
+  if (name_or_path.ends_with(".yaml")) return read_suite(name_or_path);
+  if (const auto path = find_suite(name_or_path)) return read_suite(*path);
+  const std::vector<std::string> operators = registry.operator_names();
+  if (std::find(operators.begin(), operators.end(), name_or_path) != operators.end()) {
     return suite_of_cases(registry.find(name_or_path));
   }
-  const ConfigNode root = load_config(path.string());
-  BenchmarkSuite suite;
-  suite.name = root.get<std::string>("suite", path.stem().string());
-  const auto published = root.find<std::string>("published");
-  if (published) suite.published = (path.parent_path() / *published).lexically_normal().string();
-  const ConfigNode configs = root.require_section("configs");
-  for (const std::string& name : configs.keys()) {
-    suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root));
+  const std::vector<std::string> suites = suite_names();
+  std::vector<std::string> names = suites;
+  names.insert(names.end(), operators.begin(), operators.end());
+  std::string hint = did_you_mean(name_or_path, names);
+  if (hint.empty()) {
+    hint = fmt::format("; suites: {}; operators: {}", suites.empty() ? "none found" : join_names(suites),
+                       join_names(operators));
   }
-  root.finish();
-  return suite;
+  throw UsageError(fmt::format("'{}' is neither a suite nor an operator{}", name_or_path, hint));
 }
 
 }  // namespace heddle

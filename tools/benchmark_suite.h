@@ -38,9 +38,9 @@ struct BenchmarkConfig {
   std::map<std::string, int64_t> index_bounds;                           // of index inputs: drawn from [0, bound)
   std::map<std::string, std::vector<std::string>> moved;  // "fwd", "bwd"; not there: all that the pass reads or writes
 
-  // The options at one size. Throws Error for an extent that is no sum of products.
+  // The options at one size. Throws Error for an extent that is no sum of products, or beyond an int64.
   ConfigNode options_at(int64_t n) const;
-  // The shape of an input at one size. Throws Error for an extent that is no sum of products.
+  // The shape of an input at one size. Throws Error for an extent that is no sum of products, or beyond an int64.
   Shape shape_of(const std::vector<std::string>& extents, int64_t n) const;
   // Whether a shape holds n: else another size would change nothing but the name of the row.
   bool depends_on_n() const;
@@ -52,14 +52,15 @@ struct BenchmarkSuite {
   std::vector<BenchmarkConfig> configs;
 };
 
-// Reads configs/bench/NAME.yaml, or the file itself when `name_or_path` ends in .yaml; for the name of an operator that
-// has no such file, the suite of its cases. Throws ConfigError, and Error for a name that is neither.
+// Reads configs/bench/NAME.yaml of the first of share_folders() that has it, or the file itself when `name_or_path`
+// ends in .yaml; for the name of an operator that has no such file, the suite of its cases. Throws ConfigError, and
+// UsageError for a name that is neither.
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry = built_in_registry());
 
 // The large cases of an operator, or all where none is large, with n the number of elements of the first input.
 BenchmarkSuite suite_of_cases(const Operator& op);
 
-// "n*n+10" with n = 4 is 26. Throws Error.
+// "n*n+10" with n = 4 is 26. Throws Error, also when an int64 cannot hold it.
 int64_t evaluate_extent(const std::string& text, int64_t n);
 
 }  // namespace heddle

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "core/config/config_scalar.h"
 #include "core/config/config_tree.h"
 
 namespace heddle {
@@ -16,9 +17,8 @@ Json scalar_as_json(const ConfigValue& value) {
   const std::string& text = value.scalar;
   if (value.quoted) return text;
   if (text == "true" || text == "false") return text == "true";
-  char* end = nullptr;
-  if (const long long integer = std::strtoll(text.c_str(), &end, 10); !text.empty() && *end == '\0') return integer;
-  if (const double number = std::strtod(text.c_str(), &end); !text.empty() && *end == '\0') return number;
+  if (const auto integer = number_of<int64_t>(text)) return *integer;
+  if (const auto number = number_of<double>(text)) return *number;
   return text;
 }
 

@@ -14,3 +14,10 @@ list(SORT found)
 if(NOT found STREQUAL expected)
   message(FATAL_ERROR "installed were other headers than the public ones: ${found}")
 endif()
+
+# The program finds its suites wherever it is started.
+execute_process(COMMAND "${PREFIX}/bin/heddle" bench srms_norm --config plain --n 8 --quantity memory
+                WORKING_DIRECTORY "${PREFIX}" RESULT_VARIABLE code OUTPUT_VARIABLE rows ERROR_VARIABLE error)
+if(NOT code EQUAL 0 OR NOT rows MATCHES "srms_norm +plain +fwd +memory +8 ")
+  message(FATAL_ERROR "the installed program ended with ${code}: ${error}${rows}")
+endif()

@@ -14,7 +14,9 @@
 
 #include "core/config/config_error.h"
 #include "core/config/config_load.h"
+#include "core/io/atomic_file.h"
 #include "kernels/common/activation.h"
+#include "tests/temp_folder.h"
 #include "tools/benchmark_report.h"
 
 namespace heddle {
@@ -41,7 +43,49 @@ TEST(BenchmarkSuiteTest, ExtentsAreSumsOfProducts) {
   EXPECT_EQ(evaluate_extent("2048", 4), 2048);
   EXPECT_EQ(evaluate_extent("n", 4), 4);
   EXPECT_EQ(evaluate_extent("n*n*n+10", 4), 74);
-  EXPECT_THROW(evaluate_extent("m", 4), Error);
+  EXPECT_EQ(evaluate_extent("n*n*0", int64_t{1} << 62), 0);
+  for (const char* bad : {"m", "-4", "", "n*", "1e3"}) EXPECT_THROW(evaluate_extent(bad, 4), Error) << bad;
+  for (const char* large : {"n*4", "n*2", "n+n", "n*n*n"}) {
+    EXPECT_THROW(evaluate_extent(large, int64_t{1} << 62), Error) << large;
+  }
+}
+
+// A suite belongs to the program, not to the folder it is started in.
+TEST(BenchmarkSuiteTest, IsFoundFromAnyFolder) {
+  const testing::TempFolder folder;
+  const std::filesystem::path here = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  const BenchmarkSuite suite = load_benchmark_suite("srms_norm");
+  EXPECT_EQ(suite.configs.size(), 6u);
+  EXPECT_FALSE(read_published(suite.published).empty());
+  EXPECT_EQ(load_benchmark_suite("rms_norm").configs.front().name, "4x512x4096") << "the suite, not the operator";
+  std::filesystem::create_directories("configs/bench");
+  write_file("configs/bench/srms_norm.yaml",
+             "operator: srms_norm\nn: [2]\nconfigs:\n  own: {inputs: {x: [n, 4]}, moved: {fwd: [x], bwd: [d_x]}}\n");
+  EXPECT_EQ(load_benchmark_suite("srms_norm").configs.front().name, "own") << "the current folder goes first";
+  std::filesystem::current_path(here);
+}
+
+TEST(BenchmarkSuiteTest, NamesOfInputsThatAreNotThereAreRefused) {
+  const testing::TempFolder folder;
+  const auto refusal = [&](const std::string& more) -> std::string {
+    write_file(folder / "suite.yaml",
+               "operator: embedding\nconfigs:\n  a:\n    inputs: {tokens: [n], weight: [5, 4]}\n"
+               "    moved: {fwd: [y], bwd: [d_y]}\n" +
+                   more);
+    try {
+      load_benchmark_suite((folder / "suite.yaml").string());
+    } catch (const ConfigError& error) {
+      return error.message();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(refusal("    n: [3]\n    index_bounds: {tokens: 5}\n    input_dtypes: {weight: float32}\n"), "no error");
+  EXPECT_EQ(
+      refusal("    n: [3]\n    index_bounds: {token: 5}\n"),
+      "configs.a.index_bounds.token: found no such input, expected one of tokens, weight; did you mean 'tokens'?");
+  EXPECT_THAT(refusal("    n: [3]\n    input_dtypes: {bias: float32}\n"), HasSubstr("found no such input"));
+  EXPECT_THAT(refusal("    n: [0]\n"), HasSubstr("configs.a.n.0: found '0', expected an integer >= 1"));
 }
 
 TEST(BenchmarkSuiteTest, OptionsHoldSizes) {
@@ -83,8 +127,50 @@ TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
     const BenchmarkSuite cases = load_benchmark_suite(name);
     EXPECT_EQ(memory_rows({DeviceType::cpu}, cases).size(), 3 * cases.configs.size()) << name;
   }
-  EXPECT_THROW(load_benchmark_suite("glu_prodct"), Error);
-  EXPECT_THROW(memory_rows({DeviceType::meta}, suite, {64}), Error);  // the shapes of a case are what they are
+  EXPECT_THROW(load_benchmark_suite("glu_prodct"), UsageError);
+  // The shapes of a case are what they are: a size chooses among them.
+  EXPECT_TRUE(memory_rows({DeviceType::meta}, suite, {64}).empty());
+  EXPECT_EQ(memory_rows({DeviceType::meta}, suite, {64, 5500}).size(), rows.size() / 2);
+}
+
+TEST(BenchmarkTest, ChoicesThatChooseNothingAreRefused) {
+  const std::vector<BenchmarkSuite> suites = {load_benchmark_suite(kSuites + "srms_norm.yaml"),
+                                              load_benchmark_suite("glu_product")};
+  const auto refusal = [&](const BenchmarkOptions& options, Device device = {}) -> std::string {
+    try {
+      check_choice(suites, options, device);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  BenchmarkOptions options;
+  EXPECT_EQ(refusal(options), "");
+  EXPECT_EQ(refusal(options, {DeviceType::meta}), "");
+  options.sizes = {7};
+  EXPECT_EQ(refusal(options), "") << "srms_norm has it";
+  options.configs = {suites[1].configs[0].name};
+  EXPECT_THAT(refusal(options), HasSubstr("found no case of size n = 7"));
+  options.sizes = {int64_t{1} << 62};
+  options.configs = {"residual"};
+  EXPECT_THAT(refusal(options), HasSubstr("residual at n = 4611686018427387904: shape "));
+  options = {};
+  options.quantities = {BenchmarkQuantity::speed};
+  EXPECT_THAT(refusal(options, {DeviceType::meta}), HasSubstr("nothing can be timed on device meta"));
+}
+
+TEST(BenchmarkTest, StopsBetweenRows) {
+  Context context(Device{DeviceType::meta});
+  const BenchmarkSuite suite = load_benchmark_suite(kSuites + "srms_norm.yaml");
+  BenchmarkOptions options;
+  int rows = 0;
+  options.stop_requested = [&] { return rows == 2; };
+  const auto count = [&](const BenchmarkRow&) { ++rows; };
+  EXPECT_FALSE(run_benchmark(context, suite, options, 0.0, count));
+  EXPECT_EQ(rows, 2);
+  options.stop_requested = [] { return false; };
+  options.sizes = {8};
+  EXPECT_TRUE(run_benchmark(context, suite, options, 0.0, count));
 }
 
 // The sum of what lives at the peak, in bytes: forward x, y and one statistic a row; backward d_y and d_x as well.

@@ -1,0 +1,116 @@
+// heddle bench: what it refuses before it measures, and what it writes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "cli/bench_files.h"
+#include "core/runtime/error.h"
+#include "tests/cli/process.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using testing::Finished;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::run_heddle;
+using testing::TempFolder;
+
+Finished bench(const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = {"bench", "srms_norm", "--quantity", "memory"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return run_heddle(arguments);
+}
+
+std::string refusal(const std::vector<std::string>& more) {
+  const Finished finished = bench(more);
+  EXPECT_EQ(finished.code, 2) << finished.out;
+  EXPECT_THAT(finished.out, IsEmpty());
+  return finished.err;
+}
+
+TEST(BenchCommand, RefusesWhatWouldMeasureNothing) {
+  EXPECT_THAT(refusal({"--config", "plian"}),
+              AllOf(HasSubstr("found no config 'plian' in srms_norm, expected one of plain, residual, "),
+                    HasSubstr("did you mean 'plain'?")));
+  EXPECT_THAT(refusal({"--config", "plain,nope"}), HasSubstr("found no config 'nope'"));
+  EXPECT_THAT(refusal({"--n", "4611686018427387904"}), HasSubstr("plain at n = 4611686018427387904: shape (4, "));
+  EXPECT_THAT(refusal({"--pass", "fwd,bwdd"}), HasSubstr("--pass: found 'bwdd'"));
+  EXPECT_THAT(refusal({"srms_nrm"}),
+              HasSubstr("'srms_nrm' is neither a suite nor an operator; did you mean 'srms_norm'?"));
+  EXPECT_THAT(refusal({"qqqqqqqq"}),
+              AllOf(HasSubstr("; suites: layer_norm, "), HasSubstr("; operators: layer_norm, ")));
+  const Finished timed = run_heddle({"bench", "srms_norm", "--device", "meta", "--quantity", "speed"});
+  EXPECT_EQ(timed.code, 2);
+  EXPECT_THAT(timed.err, HasSubstr("nothing can be timed on device meta"));
+}
+
+// Cases have shapes of their own: --n chooses among them.
+TEST(BenchCommand, SizesChooseAmongCases) {
+  const auto cases = [](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"bench", "glu_product", "--quantity", "memory", "--pass", "fwd"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_heddle(arguments);
+  };
+  const Finished none = cases({"--n", "7"});
+  EXPECT_EQ(none.code, 2);
+  EXPECT_THAT(none.err, HasSubstr("found no case of size n = 7 in glu_product, whose shapes are fixed, expected one of "
+                                  "5500, 21000"));
+  const Finished some = cases({"--n", "5500"});
+  EXPECT_EQ(some.code, 0) << some.err;
+  EXPECT_THAT(some.out, AllOf(HasSubstr(" 5500 "), ::testing::Not(HasSubstr(" 21000 "))));
+  // The name of a case holds commas.
+  const Finished one = cases({"--config", "glu_product {act: silu} (5, 1100) (5, 1100)"});
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_EQ(std::count(one.out.begin(), one.out.end(), '\n'), 2) << "a head and a row";
+}
+
+TEST(BenchCommand, PathsAreCheckedBeforeAnythingIsMeasured) {
+  const TempFolder folder;
+  const std::string missing = (folder / "missing" / "rows.json").string();
+  EXPECT_THAT(refusal({"--json", missing}), HasSubstr("--json: " + (folder / "missing").string() + " is no folder"));
+  EXPECT_THAT(refusal({"--csv", folder.path().string()}),
+              HasSubstr("--csv: " + folder.path().string() + " is a folder"));
+  write_file(folder / "file", "x");
+  EXPECT_THAT(refusal({"--plot", (folder / "file" / "charts").string()}), HasSubstr("--plot: "));
+}
+
+TEST(BenchCommand, WritesRowsAndCharts) {
+  const TempFolder folder;
+  const Finished finished = bench({"--config", "plain,residual", "--n", "8,16", "--pass", "fwd,bwd", "--json",
+                                   (folder / "rows.json").string(), "--csv", (folder / "rows.csv").string(), "--plot",
+                                   (folder / "charts").string()});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  const std::string csv = read_file(folder / "rows.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 2 * 2 * 2);
+  EXPECT_THAT(csv, HasSubstr("srms_norm,plain,fwd,memory,8,bfloat16,meta,"));
+  EXPECT_THAT(read_file(folder / "rows.json"), HasSubstr("\"n\": 16"));
+  EXPECT_TRUE(fs::exists(folder / "charts" / "srms_norm_bwd_memory.svg"));
+  EXPECT_TRUE(fs::exists(folder / "charts" / "srms_norm_fwd_memory.svg"));
+}
+
+// Whatever ends the process, the rows before are there.
+TEST(BenchFilesTest, EachRowIsWrittenAsItComes) {
+  const TempFolder folder;
+  write_file(folder / "rows.csv", "of before\n");
+  cli::BenchFiles files("", folder / "rows.csv", folder / "charts");
+  EXPECT_EQ(read_file(folder / "rows.csv"), "of before\n") << "nothing is lost before there is a row";
+  BenchmarkRow row;
+  row.suite = "suite";
+  row.value = 1.0;
+  for (int n = 1; n <= 3; ++n) {
+    row.n = n;
+    files.add(row);
+    const std::string csv = read_file(folder / "rows.csv");
+    EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + n);
+    const std::string chart = read_file(folder / "charts" / "suite_fwd_speed.svg");
+    EXPECT_THAT(chart, HasSubstr("<circle"));
+  }
+}
+
+}  // namespace
+}  // namespace heddle
