@@ -6,11 +6,14 @@
 #include <charconv>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
@@ -145,20 +148,12 @@ Run add_generate(CLI::App& command, const Registry& registry) {
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
   add_prompt_options(command, *options);
-  command.add_option("--tokens", generate.tokens, "Bytes or ids to write")
-      ->check(CLI::NonNegativeNumber)
-      ->option_text("N [200]");
+  add_number(command, "--tokens", generate.tokens, "Bytes or ids to write", Range::at_least(0))->option_text("N [200]");
   command.add_option("--stop", generate.stop, "End where this text was written, and leave it out")
       ->check(not_empty)
       ->option_text("TEXT");
-  command.add_option("--samples", options->samples, "Samples to write, with the seeds S, S + 1, ..")
-      ->check(CLI::PositiveNumber)
+  add_number(command, "--samples", options->samples, "Samples to write, with the seeds S, S + 1, ..", Range::positive())
       ->option_text("N [1]");
-  command.add_option("--temperature", generate.temperature, "0: always the likeliest")
-      ->check(CLI::NonNegativeNumber) command.add_option("--prompt", options->prompt, "Text to go on from")
-      ->check(not_empty)
-      ->option_text("TEXT [newline]");
-  add_number(command, "--tokens", generate.tokens, "Bytes to write", Range::at_least(0))->option_text("N [200]");
   add_number(command, "--temperature", generate.temperature, "0: always the likeliest", Range::at_least(0))
       ->option_text("T [1]");
   add_number(command, "--top-k", generate.top_k, "Draw from the K likeliest only; 0: from all", Range::at_least(0))

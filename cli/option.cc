@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <cstdint>
+
 #include "core/config/nearest_name.h"
 
 namespace heddle::cli {

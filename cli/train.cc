@@ -9,6 +9,8 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/signals.h"
+#include "trainers/dry_run.h"
+#include "trainers/run/checkpoint.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/trainer.h"
 
@@ -21,6 +23,7 @@ struct Options {
   std::string out;
   std::string resume = "auto";
   std::string init_from;
+  bool dry_run = false;
   DeviceOptions device;
 };
 
@@ -38,10 +41,36 @@ Subject subject_of(const Options& options) {
   return subject;
 }
 
+std::string run_folder_line(const std::filesystem::path& folder) {
+  const std::vector<CheckpointFolder> checkpoints = list_checkpoints(folder / "checkpoints");
+  if (checkpoints.empty()) return folder.string() + ", from the beginning";
+  return fmt::format("{}, from step {}", folder.string(), checkpoints.back().step);
+}
+
+int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder) {
+  const DryRun run = dry_run(config);
+  const double steps = static_cast<double>(config.trainer.steps);
+  fmt::print("parameters   {} ({:.2f} M)\n", run.parameters, static_cast<double>(run.parameters) / 1e6);
+  fmt::print("memory       {} at the peak of a step\n", format_bytes(run.peak_bytes));
+  for (int i = 0; i < kMemoryCategories; ++i) {
+    if (run.category_peaks[i] == 0) continue;
+    fmt::print("  {:<11}{}\n", name(static_cast<MemoryCategory>(i)), format_bytes(run.category_peaks[i]));
+  }
+  fmt::print("operations   {:.3g} GFLOP a step, {:.3g} PFLOP in all: the matrix products\n",
+             run.operations_per_step * 1e-9, run.operations_per_step * steps * 1e-15);
+  fmt::print("steps        {} of {} tokens, {:.4g} M tokens in all\n", config.trainer.steps, run.tokens_per_step,
+             static_cast<double>(run.tokens_per_step) * steps * 1e-6);
+  if (run.files > 0) fmt::print("data         {} files, {}\n", run.files, format_bytes(run.file_bytes));
+  fmt::print("evaluation   {} sequences\n", run.evaluated);
+  fmt::print("run folder   {}\n", run_folder_line(folder));
+  return kDone;
+}
+
 int run(const Options& options, const Registry& registry) {
   Signals& signals = Signals::install();  // before the device, which starts threads
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
+  if (options.dry_run) return show_dry_run(config, subject.folder);
   const auto context = open_device(options.device);
   TrainOptions train_options;
   train_options.folder = subject.folder;
@@ -73,6 +102,8 @@ Run add_train(CLI::App& command, const Registry& registry) {
       ->option_text("auto|none|PATH [auto]");
   command.add_option("--init-from", options->init_from, "Start a new run from the weights of that run or checkpoint")
       ->option_text("RUN_OR_CHECKPOINT");
+  command.add_flag("--dry-run", options->dry_run,
+                   "Train nothing and write nothing: print parameters, memory, operations and what would be read");
   add_device_options(command, options->device);
   command.footer(
       "Ctrl-C, SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "

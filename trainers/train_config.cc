@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "core/config/config_fields.h"
 #include "core/config/config_load.h"
@@ -204,7 +206,8 @@ namespace {
 // A batch of an evaluation is as large as a step.
 std::optional<std::int64_t> eval_sequences(const TrainerConfig& trainer) {
   if (!trainer.eval_batches) return std::nullopt;
-  return *trainer.eval_batches * trainer.accumulate * trainer.batch_size;
+  const std::int64_t of_step = trainer.batch_size * trainer.accumulate;
+  return std::min(*trainer.eval_batches, std::numeric_limits<std::int64_t>::max() / of_step) * of_step;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "core/io/atomic_file.h"
@@ -17,6 +18,8 @@
 
 namespace heddle {
 namespace {
+
+constexpr int64_t kByteValues = 256;  // the tokens of text
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -261,15 +264,13 @@ class Run {
     options.seed = config_.seed;
     Utf8Printer printer;
     std::string text = sample.prompt;
-    struct Stopped {};
-    try {
-      generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) {
-        text += printer.add(byte);
-        if (is_last && options_.stop_requested()) throw Stopped();
-      });
-    } catch (const Stopped&) {
-      stopped_in_sample_ = true;
-    }
+    std::vector<int32_t> prompt;
+    for (const char byte : sample.prompt) prompt.push_back(static_cast<uint8_t>(byte));
+    generate_tokens(context_, train_step_.model(), prompt, options, kByteValues, [&](int32_t token) {
+      text += printer.add(static_cast<uint8_t>(token));
+      stopped_in_sample_ = is_last && options_.stop_requested();
+      return !stopped_in_sample_;
+    });
     text += printer.finish();
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;

@@ -25,7 +25,7 @@
 namespace heddle {
 namespace {
 
-enum class Parsed { good, bad, too_large };
+enum class Parsed { good, bad, out_of_range };
 
 template <std::integral T>
 Parsed parse(std::string_view text, T& number) {
@@ -36,7 +36,7 @@ Parsed parse(std::string_view text, T& number) {
   const char* end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data(), end, number);
   if (parsed.ptr != end || parsed.ec == std::errc::invalid_argument) return Parsed::bad;
-  return parsed.ec == std::errc() ? Parsed::good : Parsed::too_large;
+  return parsed.ec == std::errc() ? Parsed::good : Parsed::out_of_range;
 }
 
 double parse_floating(const char* text, char** end, locale_t locale, double) { return strtod_l(text, end, locale); }
@@ -52,7 +52,8 @@ Parsed parse(std::string_view text, T& number) {
   char* end = nullptr;
   number = parse_floating(copy.c_str(), &end, c_locale, T{});
   if (end != copy.c_str() + copy.size()) return Parsed::bad;
-  return std::isfinite(number) ? Parsed::good : Parsed::too_large;
+  const bool is_lost = number == 0 && text.substr(0, text.find_first_of("eE")).find_first_of("123456789") != text.npos;
+  return std::isfinite(number) && !is_lost ? Parsed::good : Parsed::out_of_range;
 }
 
 Parsed parse(std::string_view text, bool& value) {
@@ -122,7 +123,7 @@ T parse_scalar(const ConfigValue& value, const std::string& path, const Range& r
   if (good) return result;
   std::string found = describe_found(value);
   if (value.kind == ConfigValue::Kind::scalar && is_quoted_number) found += " in quotes (text)";
-  if (parsed == Parsed::too_large) found += fmt::format(", which {} bits cannot hold", 8 * sizeof(T));
+  if (parsed == Parsed::out_of_range) found += fmt::format(", which {} bits cannot hold", 8 * sizeof(T));
   throw ConfigError(value.location, path + ": found " + found + ", expected " + expected_type<T>() + range.describe());
 }
 

@@ -2,6 +2,9 @@
 // INSTANTIATE(T) for each of them.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #define HEDDLE_FOR_EACH_CONFIG_SCALAR(INSTANTIATE) \
   INSTANTIATE(int)                                 \
   INSTANTIATE(std::int64_t)                        \

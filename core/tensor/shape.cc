@@ -1,6 +1,7 @@
 #include "core/tensor/shape.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/runtime/checked.h"
 #include "core/runtime/error.h"

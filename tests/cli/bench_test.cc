@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "cli/bench_files.h"
 #include "core/runtime/error.h"

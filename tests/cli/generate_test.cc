@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include "tests/cli/trained_test.h"
 

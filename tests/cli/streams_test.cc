@@ -7,7 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/cli/process.h"
 #include "tests/trainers/test_config.h"

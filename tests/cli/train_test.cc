@@ -219,6 +219,24 @@ TEST_F(TrainCommandTest, SizesBeyondTheMemoryAreErrors) {
   EXPECT_THAT(refusal("data.length=4611686018427387905", 2), HasSubstr("expected an integer in [1, 2147483647]"));
 }
 
+TEST_F(TrainCommandTest, ADryRunCountsAndWritesNothing) {
+  const Finished dry = run_heddle(train("run", {"--dry-run"}));
+  EXPECT_EQ(dry.code, 0) << dry.err;
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+  EXPECT_THAT(dry.out, HasSubstr("run folder   " + (folder_ / "run").string() + ", from the beginning"));
+  const Finished whole = run_heddle(train("run"));
+  // The progress of a training names the same peak.
+  const size_t at = dry.out.find("memory       ") + 13;
+  const std::string peak = dry.out.substr(at, dry.out.find(" at the peak") - at);
+  EXPECT_THAT(whole.err, HasSubstr("peak " + peak)) << dry.out;
+  // 2 blocks of 16 features: qkv, gate down and up, out, w1, w2, w3; and the head of 8 tokens. 64 tokens in a step.
+  const double matrices = 2 * (3 * 256 + 256 + 3 * 256 + 2 * 4 * 16) + 8 * 16;
+  EXPECT_THAT(dry.out, HasSubstr(fmt::format("operations   {:.3g} GFLOP a step", 6 * matrices * 64 * 1e-9)));
+  EXPECT_THAT(dry.out, HasSubstr("steps        40 of 64 tokens"));
+  EXPECT_THAT(dry.out, HasSubstr("evaluation   8 sequences"));
+  EXPECT_THAT(run_heddle(train("run", {"--dry-run"})).out, HasSubstr("run, from step 40"));
+}
+
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
   const std::vector<std::string> shorter = {"--set", "trainer.steps=10"};
   ASSERT_EQ(run_heddle(train("run", shorter)).code, 0);

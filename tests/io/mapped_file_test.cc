@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cstddef>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <optional>
+#include <string>
 #include <thread>
 
 #include "core/io/atomic_file.h"

@@ -4,7 +4,10 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"

@@ -9,6 +9,7 @@
 #include <ios>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>

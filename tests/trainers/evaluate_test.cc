@@ -7,6 +7,7 @@
 #include <fstream>
 #include <ios>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tensor/random.h"

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 

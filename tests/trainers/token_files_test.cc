@@ -5,9 +5,15 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <cstdint>
 #include <cstring>
+#include <exception>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"

@@ -1,6 +1,7 @@
 #include "trainers/data/token_files.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "core/runtime/error.h"

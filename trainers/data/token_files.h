@@ -1,6 +1,8 @@
 // A long row of tokens in files that are mapped into memory, one file after the other.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/tensor/random.h"
 #include "trainers/model/language_model.h"

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
+
 #include "core/config/config_difference.h"
 #include "core/config/config_load.h"
 

@@ -1,0 +1,50 @@
+#include "trainers/dry_run.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "trainers/train_step.h"
+
+namespace heddle {
+namespace {
+
+double operations_per_token(const ParameterSet& parameters, bool embedding_is_head) {
+  double numbers = 0.0;
+  for (const Parameter& parameter : parameters.all()) {
+    const bool is_looked_up = parameter.name == "embedding.weight" && !embedding_is_head;
+    if (parameter.shape.rank() == 2 && !is_looked_up) numbers += static_cast<double>(numel(parameter.shape));
+  }
+  return 6.0 * numbers;
+}
+
+}  // namespace
+
+DryRun dry_run(const TrainConfig& config) {
+  const TrainerConfig& trainer = config.trainer;
+  const std::unique_ptr<Dataset> data = make_dataset(dataset_options(config));
+  Context context(Device{DeviceType::meta});
+  TrainStep train_step(context, config);
+  for (int64_t step = 1; step <= 2; ++step) {  // the second one finds what the first leaves
+    std::vector<Batch> batches;
+    for (int64_t micro = 0; micro < trainer.accumulate; ++micro) {
+      batches.push_back(data->training_batch(micro * trainer.batch_size));
+    }
+    train_step.step(std::move(batches), step, config.optimizer.lr);
+  }
+  const MemoryStats stats = context.allocator().stats();
+  const ParameterSet& parameters = train_step.model().parameters();
+  DryRun run;
+  run.parameters = parameters.count();
+  run.peak_bytes = stats.allocated.peak;
+  for (int i = 0; i < kMemoryCategories; ++i) run.category_peaks[i] = stats.by_category[i].peak;
+  run.tokens_per_step = trainer.accumulate * trainer.batch_size * trainer.sequence_length;
+  run.operations_per_step =
+      operations_per_token(parameters, config.model.tie_embeddings) * static_cast<double>(run.tokens_per_step);
+  run.files = data->identity().files;
+  run.file_bytes = data->identity().bytes;
+  run.evaluated = data->validation_sequences();
+  return run;
+}
+
+}  // namespace heddle

@@ -1,0 +1,31 @@
+// What a training run would take, found out without training.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/runtime/memory_stats.h"
+#include "trainers/train_config.h"
+
+namespace heddle {
+
+struct DryRun {
+  int64_t parameters = 0;
+  size_t peak_bytes = 0;                                   // allocated on the device at the peak of a step: exact
+  std::array<size_t, kMemoryCategories> category_peaks{};  // the peak of each category alone
+  // Floating-point operations of the matrix products of a step: 6 for each number of a weight matrix and each token, 2
+  // forward and 4 backward. Rows of the embedding are looked up and cost none. Source: Kaplan et al., "Scaling laws for
+  // neural language models", arXiv:2001.08361, section 2.1.
+  double operations_per_step = 0.0;
+  int64_t tokens_per_step = 0;
+  int64_t files = 0;         // that would be read
+  uint64_t file_bytes = 0;   // of all of them
+  int64_t evaluated = 0;     // validation sequences of one evaluation
+};
+
+// Takes two steps on device meta, which counts memory and computes nothing, and opens the data. Throws what training
+// would throw before its first step.
+DryRun dry_run(const TrainConfig& config);
+
+}  // namespace heddle
