@@ -70,16 +70,22 @@ std::string name_of(const DataConfig& data) {
   return fmt::format("{}, the last {:g} %", data.path, 100.0 * data.validation_fraction);
 }
 
-// A file that the user names is evaluated as a whole; else the data are those of the evaluations in training.
-Evaluated evaluated_data(const Options& options, const TrainConfig& config, const TrainConfig& trained) {
+// Files that the user names are evaluated as a whole, unless the model was trained on them; else the data are those of
+// the evaluations in training.
+Evaluated evaluated_data(const Options& options, const TrainConfig& config, const TrainConfig& trained,
+                         const Checkpoint& checkpoint) {
   if (options.data) return files_of_option(config, trained, *options.data);
   if (config.data.validation_path != trained.data.validation_path) return whole_files(config, trained);
   if (config.data.path != trained.data.path) {
     TrainConfig path_alone = config;
     path_alone.data.validation_path.reset();
-    return whole_files(path_alone, trained);
+    Evaluated whole = whole_files(path_alone, trained);
+    if (checkpoint.state.data != whole.data->identity()) return whole;
   }
-  return {make_dataset(dataset_options(config)), name_of(config.data)};
+  Evaluated same = {make_dataset(dataset_options(config)), name_of(config.data)};
+  const std::string difference = data_difference(same.data->identity(), checkpoint);
+  if (!difference.empty()) print_note(difference);
+  return same;
 }
 
 int run(const Options& options, const Registry& registry) {
@@ -87,7 +93,7 @@ int run(const Options& options, const Registry& registry) {
   const LoadedModel loaded =
       load_model(*context, options.path, with_validation_files_alone(options.overrides), print_note, registry);
   const TrainConfig trained = read_checkpoint_config(loaded.checkpoint, {}, registry);
-  const Evaluated evaluated = evaluated_data(options, loaded.config, trained);
+  const Evaluated evaluated = evaluated_data(options, loaded.config, trained, loaded.checkpoint);
   const Dataset& data = *evaluated.data;
   const Evaluation evaluation = evaluate(*context, loaded.model, data);
   fmt::print("checkpoint        {}\n", loaded.checkpoint.path.string());

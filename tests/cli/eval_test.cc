@@ -80,10 +80,10 @@ TEST_F(EvalCommandTest, AFileIsEvaluatedWhole) {
   EXPECT_EQ(value(file, "tokens"), whole);
   EXPECT_EQ(value(file, "data"), text_ + ", all of it");
   EXPECT_EQ(eval({"--set", "data.validation_path=" + text_}).out, file.out);
-  const std::string copy = write("copy.txt", read_file(text_));
-  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "tokens"), whole);
-  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "validation loss"), value(file, "validation loss"));
-  EXPECT_EQ(value(eval({"--data", (folder_ / "*.txt").string()}), "tokens"), std::to_string(2 * 60 * 44 - 1));
+  const std::string copy = write("copy.txt", read_file(text_) + "x");
+  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "tokens"), std::to_string(fs::file_size(copy) - 1));
+  EXPECT_EQ(value(eval({"--set", "data.path=" + copy}), "data"), copy + ", all of it");
+  EXPECT_EQ(value(eval({"--data", (folder_ / "*.txt").string()}), "tokens"), std::to_string(2 * 60 * 44));
   EXPECT_EQ(value(eval({"--data", write("pair", "th")}), "tokens"), "1");
 
   // The other data of the run need not be there.
@@ -91,6 +91,25 @@ TEST_F(EvalCommandTest, AFileIsEvaluatedWhole) {
   EXPECT_EQ(value(eval({"--data", (folder_ / "moved").string()}), "tokens"), whole);
   // As many batches as are asked for.
   EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer.eval_batches=3"}), "tokens"), "192");
+}
+
+// The text that the model was trained on stays that under another name, and is another text when it has changed.
+TEST_F(EvalCommandTest, DataThatChangedAreTold) {
+  const Finished before = eval();
+  EXPECT_EQ(before.err, "");
+  const std::string moved = (folder_ / "moved").string();
+  fs::rename(text_, moved);
+  const Finished elsewhere = eval({"--set", "data.path=" + moved});
+  EXPECT_EQ(elsewhere.err, "");
+  EXPECT_EQ(value(elsewhere, "data"), moved + ", the last 5 %");
+  EXPECT_EQ(value(elsewhere, "validation loss"), value(before, "validation loss"));
+  write_file(text_, read_file(moved) + "one line more\n");
+  const Finished changed = eval();
+  EXPECT_EQ(changed.code, 0);
+  EXPECT_THAT(changed.err, StartsWith("note: the data are not those that " + run_ +
+                                      "/checkpoints/step_40 was trained on: "
+                                      "now 1 file of 2654 bytes"));
+  EXPECT_THAT(changed.err, HasSubstr(", then 1 file of 2640 bytes"));
 }
 
 TEST_F(EvalCommandTest, AFileThatCannotBeReadIsNamed) {

@@ -39,7 +39,7 @@ class Dataset {
   Batch validation_batch(int64_t first_sequence) const;
   // How many an evaluation reads.
   virtual int64_t validation_sequences() const = 0;
-  // Reads the files that the data are made of.
+  // Reads the files that the data are made of, the first time.
   virtual DataIdentity identity() const { return {}; }
   // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
   virtual bool is_text() const { return false; }

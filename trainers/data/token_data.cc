@@ -82,6 +82,11 @@ void TokenData::check_parts(const DatasetOptions& options) const {
                                    options.data.validation_path.value_or(options.data.path)));
 }
 
+DataIdentity TokenData::identity() const {
+  std::call_once(is_identified_, [&] { identity_ = identify(files_.files(), validation_files_.files()); });
+  return identity_;
+}
+
 void TokenData::Part::window(int64_t first, int64_t length, int32_t* tokens, int32_t* targets) const {
   const int64_t place = begin + first, count = std::min(length, end - 1 - place);
   files->read(place, count, tokens);

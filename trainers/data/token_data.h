@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "trainers/data/dataset.h"
@@ -22,7 +23,7 @@ class TokenData : public Dataset {
   TokenData& operator=(const TokenData&) = delete;
 
   int64_t validation_sequences() const override;
-  DataIdentity identity() const override { return identify(files_.files(), validation_files_.files()); }
+  DataIdentity identity() const override;
   bool is_text() const override { return is_text_; }
 
  protected:
@@ -48,6 +49,8 @@ class TokenData : public Dataset {
   Part training_, validation_;
   bool is_text_ = true;
   uint64_t seed_ = 0;
+  mutable std::once_flag is_identified_;
+  mutable DataIdentity identity_;  // when somebody has asked for it
 };
 
 }  // namespace heddle

@@ -255,6 +255,12 @@ void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW&
   load(context, checkpoint.path / kOptimizerFile, optimizer.state());
 }
 
+std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint) {
+  if (!checkpoint.state.data || *checkpoint.state.data == now) return "";
+  return fmt::format("the data are not those that {} was trained on: now {}, then {}", checkpoint.path.string(),
+                     to_string(now), to_string(*checkpoint.state.data));
+}
+
 void remove_leftovers(const fs::path& folder) {
   if (!fs::is_directory(folder)) return;
   std::vector<fs::path> leftovers;

@@ -77,6 +77,10 @@ Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer);
 
+// Says how the data now differ from those that a checkpoint was trained on; "" when they do not, or when it is not
+// known.
+std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint);
+
 // Removes the checkpoints that a killed process left half-written or half-removed. Nobody else may be writing into the
 // folder.
 void remove_leftovers(const std::filesystem::path& folder);

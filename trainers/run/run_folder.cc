@@ -25,17 +25,6 @@ constexpr std::string_view kConfigHeader = "# The resolved config of this run. h
 
 bool is_written_by_a_run(const fs::path& config) { return read_file(config).starts_with(kConfigHeader); }
 
-// Says how the data now differ from those that a checkpoint was trained on; "" when they do not, or when it is not
-// known.
-std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint) {
-  if (!checkpoint.state.data || *checkpoint.state.data == now) return "";
-  const DataIdentity& then = *checkpoint.state.data;
-  return fmt::format(
-      "the data are not those that {} was trained on: now {} bytes in {} files with crc32 {:08x}, then {} in {} with "
-      "{:08x}",
-      checkpoint.path.string(), now.bytes, now.files, now.crc32, then.bytes, then.files, then.crc32);
-}
-
 }  // namespace
 
 std::optional<fs::path> run_folder_of(const fs::path& config) {
