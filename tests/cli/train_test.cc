@@ -1,5 +1,6 @@
 // `heddle train` as a user meets it: signals, kills, bad configs.
 #include <fmt/format.h>
+#include <csignal>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
