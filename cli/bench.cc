@@ -15,6 +15,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/option.h"
+#include "cli/signals.h"
 #include "tools/benchmark_report.h"
 
 namespace heddle::cli {
@@ -58,7 +59,10 @@ double print_copy_rate(Context& context) {
 
 // What can be wrong is found before anything is measured, which may take long.
 int run(const BenchArguments& arguments, const Registry& registry) {
+  // Before the device, which starts threads.
+  const Signals& signals = Signals::install("stopping after this row; a second signal stops at once");
   BenchmarkOptions options = arguments.benchmark;
+  options.stop_requested = [&] { return signals.stop_requested(); };
   const std::vector<BenchmarkQuantity>& quantities = options.quantities;
   const bool times = std::find(quantities.begin(), quantities.end(), BenchmarkQuantity::speed) != quantities.end();
   std::vector<BenchmarkSuite> suites;
@@ -75,16 +79,17 @@ int run(const BenchArguments& arguments, const Registry& registry) {
 
   const double copy_rate = times && !context->is_meta() ? print_copy_rate(*context) : 0.0;
   fmt::print("{}\n", table_header());
-  for (size_t i = 0; i < suites.size(); ++i) {
+  bool finished = true;
+  for (size_t i = 0; i < suites.size() && finished; ++i) {
     const auto report = [&](const BenchmarkRow& row) {
       fmt::print("{}\n", table_line(row, best_published(published[i], row)));
       std::fflush(stdout);
       files.add(row);
     };
-    run_benchmark(*context, suites[i], options, copy_rate, report, registry);
+    finished = run_benchmark(*context, suites[i], options, copy_rate, report, registry);
   }
   files.finish();
-  return kDone;
+  return finished ? kDone : kInterrupted;
 }
 
 }  // namespace
@@ -115,6 +120,7 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   command
       .add_option("--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
       ->option_text("DIR");
+  command.footer("Ctrl-C ends after the row that is being measured, with exit code 130; the rows before are kept.");
   return [arguments, &registry] { return run(*arguments, registry); };
 }
 

@@ -1,5 +1,7 @@
 #include "cli/signals.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <initializer_list>
 #include <thread>
@@ -19,12 +21,12 @@ bool has_default_action(int signal) {
 }  // namespace
 
 // It is never destroyed, since its thread uses it until the end.
-Signals& Signals::install() {
-  static Signals& signals = *new Signals;
+Signals& Signals::install(const char* stopping) {
+  static Signals& signals = *new Signals(stopping);
   return signals;
 }
 
-Signals::Signals() {
+Signals::Signals(const char* stopping) : stopping_(stopping) {
   sigemptyset(&awaited_);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM}) {
     if (has_default_action(signal)) sigaddset(&awaited_, signal);
@@ -50,7 +52,7 @@ void Signals::wait_for_signals() {
 
 void Signals::request_stop(int signal) {
   if (!stop_requested_.exchange(true)) {
-    print_message(stderr, "\nstopping after this step; a second signal stops at once, without a checkpoint\n");
+    print_message(stderr, fmt::format("\n{}\n", stopping_));
     return;
   }
   sigset_t one;

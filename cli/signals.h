@@ -19,18 +19,20 @@ namespace heddle::cli {
 // it, which then runs on the waiting thread.
 class Signals {
  public:
-  // From the first call on, until the process ends.
-  static Signals& install();
+  // From the first call on, until the process ends. `stopping` is the line that the first request to stop prints: what
+  // is still done, and what a second signal does. It must last as long as the process.
+  static Signals& install(const char* stopping);
 
   bool stop_requested() const { return stop_requested_; }
   // Whether a checkpoint was asked for since the last call.
   bool take_checkpoint_request() { return checkpoint_requested_.exchange(false); }
 
  private:
-  Signals();
+  explicit Signals(const char* stopping);
   [[noreturn]] void wait_for_signals();
   void request_stop(int signal);
 
+  const char* stopping_;
   sigset_t awaited_;
   std::atomic<bool> stop_requested_ = false, checkpoint_requested_ = false;
 };

@@ -67,7 +67,9 @@ int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder)
 }
 
 int run(const Options& options, const Registry& registry) {
-  Signals& signals = Signals::install();  // before the device, which starts threads
+  Signals& signals = Signals::install(
+      "stopping after this step; a second signal stops at once, without a checkpoint");  // before the device, which
+                                                                                         // starts threads
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   if (options.dry_run) return show_dry_run(config, subject.folder);

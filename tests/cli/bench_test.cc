@@ -95,6 +95,19 @@ TEST(BenchCommand, WritesRowsAndCharts) {
   EXPECT_TRUE(fs::exists(folder / "charts" / "srms_norm_fwd_memory.svg"));
 }
 
+TEST(BenchCommand, AnInterruptKeepsWhatWasMeasured) {
+  const TempFolder folder;
+  testing::Process process({"bench", "srms_norm", "--device", "cpu", "--threads", "1", "--quantity", "memory", "--n",
+                            "8,16,32,64,128,256,512,1024,2048,4096,8192", "--csv", (folder / "rows.csv").string()});
+  while (process.running() && !fs::exists(folder / "rows.csv")) ::usleep(1000);
+  process.send(SIGINT);
+  const int code = process.wait();
+  EXPECT_EQ(code, 130) << process.err();
+  EXPECT_THAT(process.err(), HasSubstr("stopping after this row"));
+  const std::string out = process.out(), csv = read_file(folder / "rows.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), std::count(out.begin(), out.end(), '\n')) << "a head and rows";
+}
+
 // Whatever ends the process, the rows before are there.
 TEST(BenchFilesTest, EachRowIsWrittenAsItComes) {
   const TempFolder folder;
