@@ -19,9 +19,9 @@ struct DryRun {
   // neural language models", arXiv:2001.08361, section 2.1.
   double operations_per_step = 0.0;
   int64_t tokens_per_step = 0;
-  int64_t files = 0;         // that would be read
-  uint64_t file_bytes = 0;   // of all of them
-  int64_t evaluated = 0;     // validation sequences of one evaluation
+  int64_t files = 0;        // that would be read
+  uint64_t file_bytes = 0;  // of all of them
+  int64_t evaluated = 0;    // validation sequences of one evaluation
 };
 
 // Takes two steps on device meta, which counts memory and computes nothing, and opens the data. Throws what training

@@ -1,10 +1,10 @@
 // `heddle train` as a user meets it: signals, kills, bad configs.
 #include <fmt/format.h>
-#include <csignal>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>

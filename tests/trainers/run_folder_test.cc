@@ -272,7 +272,7 @@ TEST_F(RunFolderTest, AutoWantsTheSameData) {
   const DataIdentity longer{.files = 1, .bytes = 3100, .crc32 = 8};
   EXPECT_THAT(choice(run_, "auto", tiny(), longer), HasSubstr("the data are not those that"));
   EXPECT_THAT(choice(run_, "auto", tiny(), longer),
-              HasSubstr("now 3100 bytes in 1 files with crc32 00000008, then 100"));
+              HasSubstr("now 1 file of 3100 bytes, crc32 00000008, then 1 file of 100"));
   EXPECT_EQ(choice(run_, run_.string(), tiny(), longer), "5");
   EXPECT_THAT(notes_, ::testing::ElementsAre(HasSubstr("the data are not those that")));
   // It must be the same bytes, too.
