@@ -115,6 +115,17 @@ ConfigTree load_file(const std::string& path, const Location& asked_at, std::vec
   return root;
 }
 
+// A value that begins with '*' is text, such as a pattern of files. In YAML it would be an alias, of which a single value
+// can define none.
+ConfigTree parse_override_value(const std::string& text, const Location& location) {
+  if (!text.starts_with('*')) return parse_yaml(text, location.file, &location);
+  auto value = std::make_shared<ConfigValue>();
+  value->kind = Kind::scalar;
+  value->location = location;
+  value->scalar = text;
+  return value;
+}
+
 // "a.b=VALUE" as the tree {a: {b: VALUE}}.
 ConfigTree parse_override(const std::string& text) {
   const Location location{"--set " + text, 0, 0};
@@ -135,7 +146,7 @@ ConfigTree parse_override(const std::string& text) {
   if (names.front() == "base") {
     throw ConfigError(location, "base cannot be overridden, write it in the file");
   }
-  ConfigTree value = parse_yaml(text.substr(equals + 1), location.file, &location);
+  ConfigTree value = parse_override_value(text.substr(equals + 1), location);
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
     auto map = std::make_shared<ConfigValue>();
     map->kind = Kind::map;

@@ -88,6 +88,12 @@ TEST_F(ConfigLoadTest, AnchorsAreCopiedNotShared) {
   EXPECT_EQ(load("main.yaml", {"b.x=2", "b.y.0=7"}).dump(), "a:\n  x: 1\n  y: [1, 2]\nb:\n  x: 2\n  y: [7, 2]\n");
 }
 
+// A pattern of files, which YAML would take for an alias.
+TEST_F(ConfigLoadTest, AnOverrideMayBeginWithAStar) {
+  const std::vector<std::string> overrides = {"data.path=*.txt"};
+  EXPECT_EQ(parse_config("data: {path: a}", "c.yaml", overrides).section("data").require<std::string>("path"), "*.txt");
+}
+
 TEST_F(ConfigLoadTest, AnEmptyFileIsAnEmptyMap) {
   write("main.yaml", "# nothing yet\n");
   const ConfigNode node = load("main.yaml");
