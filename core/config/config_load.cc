@@ -115,8 +115,8 @@ ConfigTree load_file(const std::string& path, const Location& asked_at, std::vec
   return root;
 }
 
-// A value that begins with '*' is text, such as a pattern of files. In YAML it would be an alias, of which a single value
-// can define none.
+// A value that begins with '*' is text, such as a pattern of files. In YAML it would be an alias, of which a single
+// value can define none.
 ConfigTree parse_override_value(const std::string& text, const Location& location) {
   if (!text.starts_with('*')) return parse_yaml(text, location.file, &location);
   auto value = std::make_shared<ConfigValue>();
