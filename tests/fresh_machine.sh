@@ -17,7 +17,7 @@ needs debootstrap, about 3 GB below $TMPDIR (/tmp) and, until packages and data 
 
 Environment: MIRROR, from which packages are taken (default: deb.debian.org, or archive.ubuntu.com for a suite of
 Ubuntu); http_proxy, https_proxy and HEDDLE_CMAKE_ARGUMENTS (see ./dev help) are handed on.
-Exit codes: 0 both commands succeeded · 1 one did not, or the root could not be made · 2 wrong usage or missing means
+Exit codes: 0 both commands succeeded · 1 one did not · 2 wrong usage, or the root could not be made
 TEXT
 }
 
@@ -34,7 +34,7 @@ make_root_and_run() {
   fi
   say "making a root of $suite from $mirror"
   debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
-    { tail -n 20 "$root.log" >&2; say "debootstrap failed"; return 1; }
+    { tail -n 20 "$root.log" >&2; say "debootstrap failed"; return 2; }
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"
   mkdir "$root/heddle"
@@ -88,5 +88,6 @@ child=$!
 code=0
 wait "$child" || code=$?
 child=
+((code != 2)) || { say "$suite: no root could be made"; exit 2; }
 ((code == 0)) || { say "$suite: FAILED"; exit 1; }
 say "$suite: both commands succeeded"
