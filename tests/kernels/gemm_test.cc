@@ -148,8 +148,33 @@ TEST(Gemm, LongSumsAndLargeResults) {
   }
 }
 
+// A result that is a row or a column, from sums that the library is not given, and sums so long that they are cut.
+TEST(Gemm, VectorsAndVeryLongSums) {
+  const int64_t sizes[][3] = {{1, 1, 300}, {1, 70, 300}, {70, 1, 300}, {1, 600, 1030}, {5, 1, 20011}, {3, 2, 20011}};
+  for (DType dtype : kAll) {
+    for (const auto& [m, n, k] : sizes) {
+      for (Transpose a : {Transpose::no, Transpose::yes}) {
+        for (Transpose b : {Transpose::no, Transpose::yes}) {
+          for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+            const Case c{m, n, k, 3, a, b, mode == GradientMode::accumulate, mode, b == Transpose::yes};
+            SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k << " transposes "
+                                            << static_cast<int>(a) << " " << static_cast<int>(b));
+            std::vector<double> expected;
+            const auto found = run_gemm(2, dtype, c, &expected);
+            // Rounding errors do not grow with k, but the terms that cancel in these sums do.
+            expect_near(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, k));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(GemmThreaded, SameBitsForAnyNumberOfThreads) {
   const Case cases[] = {{515, 384, 128, 3, Transpose::no, Transpose::yes, true},
+                        {1, 70, 9001, 0, Transpose::yes, Transpose::no},
+                        {3, 1, 20011, 1, Transpose::no, Transpose::no, true},
+                        {2, 3, 20011, 1, Transpose::yes, Transpose::no},
                         {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true},
                         {1, 700, 300, 0, Transpose::no, Transpose::yes, true}};
   for (DType dtype : kAll) {

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
+#include "kernels/common/cpu/column_sums.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/parallel.h"
 
@@ -27,6 +29,8 @@ struct TokenPositions {
 
 // Sorts the tokens by counting; the result lies in the workspace.
 TokenPositions sort_tokens(const VectorView& tokens, int64_t vocabulary, const VectorView& workspace) {
+  check(tokens.size <= std::numeric_limits<int32_t>::max(), "[embedding] {} tokens are more than can be sorted",
+        tokens.size);
   const int32_t* token = vector<const int32_t>(tokens);
   int32_t* next = vector<int32_t>(workspace);  // for each token, where its next position is written
   const TokenPositions sorted{next + vocabulary, next + 2 * vocabulary + 1};
@@ -48,12 +52,13 @@ void embedding_backward_as(const Context& context, const EmbeddingBackwardArgs& 
     for (int64_t t = begin; t < end; ++t) {
       if (sorted.starts[t] == sorted.starts[t + 1] && args.d_weight.mode == GradientMode::accumulate) continue;
       for_each_chunk(d_weight.cols, [&](int64_t col, int64_t count) {
-        A sums[kChunk] = {}, buffer[kChunk];
+        ColumnSums<A, kChunk> sums(count);
+        Buffer<A> buffer;
         for (int32_t i = sorted.starts[t]; i < sorted.starts[t + 1]; ++i) {
-          const A* d_y = load_chunk(row<const T>(args.d_y, sorted.positions[i]) + col, count, buffer);
-          for (int64_t j = 0; j < count; ++j) sums[j] += d_y[j];
+          const A* d_y = load_chunk(row<const T>(args.d_y, sorted.positions[i]) + col, count, buffer.data());
+          sums.add([d_y](int64_t j) { return d_y[j]; });
         }
-        store_chunk(row<W>(d_weight, t) + col, sums, count, args.d_weight.mode);
+        store_chunk(row<W>(d_weight, t) + col, sums.total(), count, args.d_weight.mode);
       });
     }
   });
@@ -62,8 +67,8 @@ void embedding_backward_as(const Context& context, const EmbeddingBackwardArgs& 
 }  // namespace
 
 void embedding_forward(Context& context, const EmbeddingForwardArgs& args) {
-  if (args.weight.cols == 0) return;
   check_tokens(args.tokens, args.weight.rows);
+  if (args.weight.cols == 0) return;
   const int32_t* token = vector<const int32_t>(args.tokens);
   constexpr int64_t rows_per_task = 64;
   visit_floating(args.weight.dtype, [&](auto type) {
@@ -77,8 +82,8 @@ void embedding_forward(Context& context, const EmbeddingForwardArgs& args) {
 }
 
 void embedding_backward(Context& context, const EmbeddingBackwardArgs& args) {
-  if (args.d_weight.view.cols == 0) return;
   check_tokens(args.tokens, args.d_weight.view.rows);
+  if (args.d_weight.view.cols == 0) return;
   visit_floating(args.d_y.dtype, [&](auto type) {
     using T = decltype(type);
     visit_same_or_accumulate<T>(args.d_weight.view.dtype, args.d_y.dtype,

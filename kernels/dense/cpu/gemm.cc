@@ -14,6 +14,7 @@
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/common/cpu/types.h"
 #include "kernels/dense/cpu/gemm_tile.h"
+#include "kernels/dense/cpu/vector_product.h"
 
 namespace heddle::kernels::cpu {
 namespace {
@@ -85,12 +86,38 @@ void finish_tile(const A* product, int64_t rows, int64_t cols, const T* bias, C*
   }
 }
 
+// Terms of a sum that are added up in its own type at most, by a library or here; the sums of so many are added up in
+// double, so that the error does not grow with k.
+constexpr int64_t kLongestSum = 4096;
+
+// total (=|+=) sums, and sums (=) what total then is or, with `more` to come, 0.
+template <class A>
+void add_to_total(A* sums, int64_t count, bool is_first, bool more, double* total) {
+  for (int64_t i = 0; i < count; ++i) {
+    total[i] = (is_first ? 0.0 : total[i]) + static_cast<double>(sums[i]);
+    sums[i] = more ? A(0) : static_cast<A>(total[i]);
+  }
+}
+
+// product (=) op(a) op(b), dense, for a depth of more than kLongestSum.
+template <class T>
+void multiply_long(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b, T* product) {
+  static thread_local std::vector<double> total;  // at most kLargestTile
+  const int64_t count = size.rows * size.cols;
+  total.resize(std::max<size_t>(total.size(), count));
+  for (int64_t begin = 0; begin < size.depth; begin += kLongestSum) {
+    const int64_t depth = std::min(kLongestSum, size.depth - begin);
+    multiply(size.rows, size.cols, depth, a.at(0, begin), b.at(begin, 0), product, size.cols);
+    add_to_total(product, count, begin == 0, begin + depth < size.depth, total.data());
+  }
+}
+
 // One block of c (=|+=) op(a) op(b) + bias; bias may be null. This one is for float and double: the library reads a and
 // b in place, and writes c in place when it is overwritten.
 template <class T>
 requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<T>& a, const GemmOperand<T>& b,
                                            const T* bias, T* c, int64_t c_stride, GradientMode mode) {
-  if (mode == GradientMode::overwrite) {
+  if (mode == GradientMode::overwrite && size.depth <= kLongestSum) {
     multiply(size.rows, size.cols, size.depth, a, b, c, c_stride);
     if (bias == nullptr) return;
     for (int64_t i = 0; i < size.rows; ++i) {
@@ -101,7 +128,11 @@ requires(sizeof(T) > 2) void compute_block(const Block& size, const GemmOperand<
   }
   static thread_local std::vector<T> product;  // at most kLargestTile
   product.resize(std::max<size_t>(product.size(), size.rows * size.cols));
-  multiply(size.rows, size.cols, size.depth, a, b, product.data(), size.cols);
+  if (size.depth > kLongestSum) {
+    multiply_long(size, a, b, product.data());
+  } else {
+    multiply(size.rows, size.cols, size.depth, a, b, product.data(), size.cols);
+  }
   finish_tile(product.data(), size.rows, size.cols, bias, c, c_stride, mode);
 }
 
@@ -113,6 +144,7 @@ struct ConversionScratch {
   std::array<float, kPanel.rows * kPanel.depth> a;
   std::array<float, kPanel.depth * kPanel.cols> b;
   std::array<float, kPanel.rows * kPanel.cols> part, sums;
+  std::array<double, kPanel.rows * kPanel.cols> total;
 };
 
 // Converts the first (rows, cols) of op(x) to float, in the order in which x lies in memory.
@@ -140,6 +172,10 @@ requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand
         const auto right = convert_panel(b.at(begin, col), depth, cols, scratch.b.data());
         multiply(rows, cols, depth, left, right, scratch.part.data(), cols);
         for (int64_t i = 0; i < rows * cols; ++i) sums[i] += scratch.part[i];
+        const int64_t end = begin + depth;
+        if (size.depth > kLongestSum && (end % kLongestSum == 0 || end == size.depth)) {
+          add_to_total(sums, rows * cols, end <= kLongestSum, end < size.depth, scratch.total.data());
+        }
       }
       finish_tile(sums, rows, cols, bias != nullptr ? bias + col : nullptr, c + row * c_stride + col, c_stride, mode);
     }
@@ -153,18 +189,51 @@ void add_splits(const Context& context, const A* partials, int64_t splits, const
   const RowsView& c = to.view;
   const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
   parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
+    Buffer<double> total;
     Buffer<A> sums;
     for (int64_t row = begin; row < end; ++row) {
       for_each_chunk(c.cols, [&](int64_t col, int64_t count) {
         const A* part = partials + row * c.cols + col;
-        for (int64_t j = 0; j < count; ++j) sums[j] = bias != nullptr ? static_cast<A>(bias[col + j]) : A(0);
-        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
-          for (int64_t j = 0; j < count; ++j) sums[j] += part[j];
+        for (int64_t j = 0; j < count; ++j) {
+          total[j] = bias != nullptr ? static_cast<double>(static_cast<A>(bias[col + j])) : 0.0;
         }
+        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
+          for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
+        }
+        for (int64_t j = 0; j < count; ++j) sums[j] = static_cast<A>(total[j]);
         store_chunk(kernels::row<C>(c, row) + col, sums.data(), count, to.mode);
       });
     }
   });
+}
+
+// The product where c is a row or a column. Returns false where c is neither or the library is as good: sums of few
+// terms.
+template <class T, class C>
+bool multiply_vector(const Context& context, const GemmArgs& args, int64_t terms) {
+  constexpr int64_t kFewTerms = 256;
+  const RowsView& c = args.c.view;
+  if ((c.rows > 1 && c.cols > 1) || terms < kFewTerms) return false;
+  VectorProductArgs<T, C> product{.size = c.rows, .terms = terms, .mode = args.c.mode};
+  const auto other = [](Transpose transpose) { return transpose == Transpose::no ? Transpose::yes : Transpose::no; };
+  // The vector is a column of op(x), or a row of its transpose.
+  const auto vector_of = [](const RowsView& x, bool is_row) {
+    return StridedVector<const T>{static_cast<const T*>(x.data), is_row ? 1 : x.row_stride};
+  };
+  if (c.cols == 1) {
+    product.matrix = operand<T>(args.a, args.transpose_a);
+    product.weights = vector_of(args.b, args.transpose_b == Transpose::yes);
+    product.bias = {vector<const T>(args.bias), 0};
+    product.to = {row<C>(c, 0), c.row_stride};
+  } else {
+    product.size = c.cols;
+    product.matrix = operand<T>(args.b, other(args.transpose_b));
+    product.weights = vector_of(args.a, args.transpose_a == Transpose::no);
+    product.bias = {vector<const T>(args.bias), 1};
+    product.to = {row<C>(c, 0), 1};
+  }
+  vector_product(context, product);
+  return true;
 }
 
 template <class T, class C>
@@ -172,6 +241,7 @@ void gemm_as(Context& context, const GemmArgs& args) {
   using A = accumulate_t<T>;
   const RowsView& c = args.c.view;
   const int64_t m = c.rows, n = c.cols, k = args.transpose_a == Transpose::no ? args.a.cols : args.a.rows;
+  if (multiply_vector<T, C>(context, args, k)) return;
   const auto a = operand<T>(args.a, args.transpose_a);
   const auto b = operand<T>(args.b, args.transpose_b);
   const T* bias = vector<const T>(args.bias);
@@ -196,28 +266,6 @@ void gemm_as(Context& context, const GemmArgs& args) {
   if (splits > 1) add_splits<C>(context, partials, splits, bias, args.c);
 }
 
-// Sums the columns in blocks of rows, which keeps the rounding error of long sums small.
-template <class T, class S>
-void column_sum_as(const Context& context, const ColumnSumArgs& args) {
-  using A = accumulate_t<T>;
-  constexpr int64_t block_cols = 64, block_rows = 64;
-  S* sums = vector<S>(args.sums.view);
-  parallel_ranges(context, args.x.cols, block_cols, [&](int64_t begin, int64_t end) {
-    const int64_t cols = end - begin;
-    std::array<A, block_cols> total{}, buffer;
-    for (int64_t first = 0; first < args.x.rows; first += block_rows) {
-      std::array<A, block_cols> part{};
-      const int64_t last = std::min(args.x.rows, first + block_rows);
-      for (int64_t i = first; i < last; ++i) {
-        const A* x = load_chunk(row<const T>(args.x, i) + begin, cols, buffer.data());
-        for (int64_t j = 0; j < cols; ++j) part[j] += x[j];
-      }
-      for (int64_t j = 0; j < cols; ++j) total[j] += part[j];
-    }
-    store_chunk(sums + begin, total.data(), cols, args.sums.mode);
-  });
-}
-
 }  // namespace
 
 void gemm(Context& context, const GemmArgs& args) {
@@ -229,8 +277,13 @@ void gemm(Context& context, const GemmArgs& args) {
 
 void column_sum(Context& context, const ColumnSumArgs& args) {
   visit_floating(args.x.dtype, [&]<class T>(T) {
-    visit_same_or_accumulate<T>(args.sums.view.dtype, args.x.dtype,
-                                [&]<class S>(S) { column_sum_as<T, S>(context, args); });
+    visit_same_or_accumulate<T>(args.sums.view.dtype, args.x.dtype, [&]<class S>(S) {
+      vector_product<T, S>(context, {.size = args.x.cols,
+                                     .terms = args.x.rows,
+                                     .matrix = operand<T>(args.x, Transpose::yes),
+                                     .to = {vector<S>(args.sums.view), 1},
+                                     .mode = args.sums.mode});
+    });
   });
 }
 

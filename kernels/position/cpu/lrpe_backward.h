@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
+#include "kernels/common/cpu/column_sums.h"
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/position/cpu/lrpe_encoding.h"
 #include "kernels/position/cpu/lrpe_row.h"
@@ -31,7 +33,7 @@ class LrpeBackward {
 
   // Writes or adds d_x of one position, for all batches and heads, and adds (+=) the position's terms to d_theta
   // (theta_heads, E) unless that is null.
-  void run(int64_t position, A* d_theta) {
+  void run(int64_t position, double* d_theta) {
     for (int64_t shared = 0; shared < args_.theta.rows; ++shared) {
       for (int64_t begin = 0; begin < pairs_; begin += kPairs) {
         select_pairs(shared, begin, std::min(kPairs, pairs_ - begin), position);
@@ -49,17 +51,18 @@ class LrpeBackward {
 
   // Writes (=) the dots of the pairs [begin, begin + count) of one batch and head: the sums of a d_a over positions.
   void sequence_dots(int64_t batch, int64_t index, int64_t begin, int64_t count) {
-    for_each_side<kSides>([&](auto side) { std::fill_n(dots_.side[side].data(), count, A(0)); });
+    ColumnSums<A, kPairs> sums[2] = {ColumnSums<A, kPairs>(count), ColumnSums<A, kPairs>(count)};
     for (int64_t position = 0; position < args_.d_y.length; ++position) {
       select_pairs(index / group_, begin, count, position);
       const Pairs<A> d_a = rotate_back(batch, position, index);
       const Pairs<A> a = activations(batch, position, index);
       for_each_side<kSides>([&](auto side) {
-        for (int64_t i = 0; i < count; ++i) dots_.side[side][i] += a.side[side][i] * d_a.side[side][i];
+        sums[side].add([of_a = a.side[side], of_d_a = d_a.side[side]](int64_t i) { return of_a[i] * of_d_a[i]; });
       });
     }
     A* dots = vector<A>(args_.dots) + first_feature(batch, index);
-    store_pairs<kSides>(dots, encoding_.pairing(), pairs_, begin, count, Pairs<A>(dots_), GradientMode::overwrite);
+    const Pairs<A> totals{sums[0].total(), sums[1].total()};
+    store_pairs<kSides>(dots, encoding_.pairing(), pairs_, begin, count, totals, GradientMode::overwrite);
   }
 
  private:
@@ -184,9 +187,11 @@ void add_theta_partials(Context& context, const RowsView& partials, const RowsDe
     parallel_ranges(context, d_theta.view.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
         for (int64_t k = 0; k < known; ++k) {
-          A total = 0;
-          for (int64_t part = 0; part < partials.rows; ++part) total += row<A>(partials, part)[index * known + k];
-          store(row<decltype(type)>(d_theta.view, index) + k, total, d_theta.mode);
+          double total = 0.0;
+          for (int64_t part = 0; part < partials.rows; ++part) {
+            total += static_cast<double>(row<A>(partials, part)[index * known + k]);
+          }
+          store(row<decltype(type)>(d_theta.view, index) + k, static_cast<A>(total), d_theta.mode);
         }
       }
     });
@@ -209,14 +214,13 @@ void lrpe_backward(Context& context, const Args& args) {
     }
     const int64_t length = args.d_y.length, tasks = lrpe_theta_partials(length);
     parallel_for(context, tasks, [&](int64_t task) {
-      A* d_theta = nullptr;
-      if (args.d_theta) {
-        d_theta = row<A>(args.partials, task);
-        std::fill_n(d_theta, args.theta.rows * args.theta.cols, A(0));
-      }
+      std::vector<double> d_theta(args.d_theta ? args.theta.rows * args.theta.cols : 0);
       Backward work(args);
       const int64_t end = length * (task + 1) / tasks;
-      for (int64_t position = length * task / tasks; position < end; ++position) work.run(position, d_theta);
+      for (int64_t position = length * task / tasks; position < end; ++position) {
+        work.run(position, args.d_theta ? d_theta.data() : nullptr);
+      }
+      if (args.d_theta) std::copy(d_theta.begin(), d_theta.end(), row<A>(args.partials, task));
     });
     if (args.d_theta) add_theta_partials<A>(context, args.partials, args.d_theta);
   });

@@ -31,10 +31,10 @@ class Rotation {
   }
 
   // Adds (+=) the terms of these angles, whose gradients are d_phi, to d_theta, the gradient of that row of theta.
-  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, A* d_theta) const {
-    const auto position = static_cast<A>(token + options_.offset);
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, double* d_theta) const {
+    const auto position = static_cast<double>(token + options_.offset);
     const int64_t end = std::min(count, known_ - begin);  // not positive if none of these angles has a theta
-    for (int64_t i = 0; i < end; ++i) d_theta[begin + i] += position * d_phi[i];
+    for (int64_t i = 0; i < end; ++i) d_theta[begin + i] += position * static_cast<double>(d_phi[i]);
   }
 
  private:
@@ -67,11 +67,11 @@ class Cosine {
     });
   }
 
-  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, A* d_theta) const {
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, double* d_theta) const {
     if (token < options_.extra_tokens) return;
     for_each_axis(begin, count, token, [&](int64_t from, int64_t size, int64_t place, int64_t coordinate) {
-      const auto factor = static_cast<A>(coordinate);
-      for (int64_t i = 0; i < size; ++i) d_theta[place + i] += factor * d_phi[from + i];
+      const auto factor = static_cast<double>(coordinate);
+      for (int64_t i = 0; i < size; ++i) d_theta[place + i] += factor * static_cast<double>(d_phi[from + i]);
     });
   }
 

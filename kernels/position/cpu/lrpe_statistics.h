@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/common/cpu/column_sums.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
@@ -32,20 +33,20 @@ template <class T>
 void sequence_softmax(const Context& context, const HeadsView& x, accumulate_t<T>* maximum, accumulate_t<T>* sum) {
   using A = accumulate_t<T>;
   for_each_column(context, x, [&](int64_t batch, int64_t index, int64_t begin, int64_t count) {
-    A buffer[kColumnWidth], most[kColumnWidth], total[kColumnWidth];
+    A buffer[kColumnWidth], most[kColumnWidth];
+    ColumnSums<A, kColumnWidth> total(count);
     std::fill_n(most, count, -std::numeric_limits<A>::infinity());
-    std::fill_n(total, count, A(0));
     for (int64_t position = 0; position < x.length; ++position) {
       const A* row = load_chunk(head<T>(x, batch, position, index) + begin, count, buffer);
       for (int64_t i = 0; i < count; ++i) most[i] = row[i] > most[i] ? row[i] : most[i];
     }
     for (int64_t position = 0; position < x.length; ++position) {
       const A* row = load_chunk(head<T>(x, batch, position, index) + begin, count, buffer);
-      for (int64_t i = 0; i < count; ++i) total[i] += exponential(row[i] - most[i]);
+      total.add([row, &most](int64_t i) { return exponential(row[i] - most[i]); });
     }
     const int64_t column = (batch * x.heads + index) * x.dim + begin;
     std::copy_n(most, count, maximum + column);
-    std::copy_n(total, count, sum + column);
+    std::copy_n(total.total(), count, sum + column);
   });
 }
 
