@@ -85,6 +85,25 @@ TEST_F(GemmGpu, LongSums) {
   }
 }
 
+// Sums that the library is not given whole: those of a vector, and very long ones.
+TEST_F(GemmGpu, VectorsAndVeryLongSums) {
+  const int64_t sizes[][3] = {{1, 1, 9001},   {1, 70, 9001},   {70, 1, 9001}, {1, 3, 100003},
+                              {3, 1, 100003}, {24, 40, 70001}, {5, 3, 131072}};
+  for (const DType dtype : kFloating) {
+    for (const auto& [m, n, k] : sizes) {
+      for (const Transpose a : {Transpose::no, Transpose::yes}) {
+        for (const Transpose b : {Transpose::no, Transpose::yes}) {
+          for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+            const bool adds = mode == GradientMode::accumulate;
+            const GemmCase c = {m, n, k, a, b, adds, mode, adds, adds ? Place{3, 1} : Place{}};
+            expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+          }
+        }
+      }
+    }
+  }
+}
+
 struct RowsCase {
   int64_t rows, cols;
   Place place = {};

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/common/cuda/compensated_sum.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/common/cuda/vec.h"
@@ -16,17 +17,20 @@ namespace {
 constexpr int kLanes = 32;  // threads of a block along a row
 constexpr int kDepth = 8;   // rows of a block
 
-// Adds up the values of the kDepth threads of a column of the block, in order; thread y = 0 gets the result.
+// Adds up the values of the kDepth threads of a column of the block, in pairs; thread y = 0 gets the result.
 template <int width, class A>
 __device__ __forceinline__ Vec<A, width> sum_down(Vec<A, width> value, Vec<A, width> (&shared)[kDepth][kLanes]) {
   shared[threadIdx.y][threadIdx.x] = value;
   __syncthreads();
-  if (threadIdx.y == 0) {
 #pragma unroll
-    for (int y = 1; y < kDepth; ++y) {
+  for (int half = kDepth / 2; half > 0; half /= 2) {
+    if (threadIdx.y < half) {
+      const Vec<A, width> other = shared[threadIdx.y + half][threadIdx.x];
 #pragma unroll
-      for (int i = 0; i < width; ++i) value[i] += shared[y][threadIdx.x][i];
+      for (int i = 0; i < width; ++i) value[i] += other[i];
+      shared[threadIdx.y][threadIdx.x] = value;
     }
+    __syncthreads();
   }
   return value;
 }
@@ -39,16 +43,12 @@ __global__ void __launch_bounds__(kLanes* kDepth) sum_splits(RowsView x, int64_t
   const int64_t col = (blockIdx.x * int64_t{kLanes} + threadIdx.x) * width;
   const int64_t begin = blockIdx.y * rows_per_split;
   const int64_t end = begin + rows_per_split < x.rows ? begin + rows_per_split : x.rows;
-  Vec<A, width> sum = {};
+  VecSum<A, width> own;
   if (col < x.cols) {
 #pragma unroll 4
-    for (int64_t i = begin + threadIdx.y; i < end; i += kDepth) {
-      const Vec<A, width> value = load_wide<width>(row<const T>(x, i) + col);
-#pragma unroll
-      for (int j = 0; j < width; ++j) sum[j] += value[j];
-    }
+    for (int64_t i = begin + threadIdx.y; i < end; i += kDepth) own.add(load_wide<width>(row<const T>(x, i) + col));
   }
-  sum = sum_down(sum, shared);
+  const Vec<A, width> sum = sum_down(own.value(), shared);
   if (threadIdx.y == 0 && col < x.cols) store_or_add(to + blockIdx.y * x.cols + col, sum, add);
 }
 

@@ -13,6 +13,7 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <limits>
 
+#include "kernels/common/cuda/compensated_sum.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/common/cuda/vec.h"
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(Sorted sorted, RowsView d
   const int64_t end = begin + sorted.chunk_size < sorted.count ? begin + sorted.chunk_size : sorted.count;
   unsigned key = sorted.keys[begin];
   bool continues = begin > 0 && sorted.keys[begin - 1] == key;  // the run began in an earlier chunk
-  Vec<A, width> sum = {};
+  VecSum<A, width> sum;
   constexpr int kAhead = 4;  // rows in flight
   for (int64_t i = begin; i < end; i += kAhead) {
     unsigned keys[kAhead];
@@ -111,25 +112,25 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(Sorted sorted, RowsView d
       if (i + a >= end) break;
       if (keys[a] != key) {
         if (continues) {
-          store(target.partial(chunk, 0) + col, sum);
+          store(target.partial(chunk, 0) + col, sum.value());
         } else {
-          target.write(key, col, sum);
+          target.write(key, col, sum.value());
         }
         key = keys[a];
         continues = false;
         sum = {};
       }
 #pragma unroll
-      for (int e = 0; e < width; ++e) sum[e] += widen(values[a][e]);
+      for (int e = 0; e < width; ++e) sum.elements[e].add(widen(values[a][e]));
     }
   }
   const bool continues_after = end < sorted.count && sorted.keys[end] == key;
   if (continues) {
-    store(target.partial(chunk, 0) + col, sum);
+    store(target.partial(chunk, 0) + col, sum.value());
   } else if (continues_after) {
-    store(target.partial(chunk, 1) + col, sum);
+    store(target.partial(chunk, 1) + col, sum.value());
   } else {
-    target.write(key, col, sum);
+    target.write(key, col, sum.value());
   }
 }
 
@@ -145,17 +146,14 @@ __global__ void __launch_bounds__(kThreads) join_chunks(Sorted sorted, Target<A,
   if (sorted.keys[end] != key) return;  // no run crosses the end of this chunk
   const int64_t begin = chunk * sorted.chunk_size;
   if (sorted.keys[begin] == key && begin > 0 && sorted.keys[begin - 1] == key) return;  // it began in an earlier chunk
-  Vec<A, width> sum = load<width>(target.partial(chunk, 1) + col);
+  VecSum<A, width> sum;
+  sum.add(load<width>(target.partial(chunk, 1) + col));
   // The run covers the following chunks as long as they begin with its key.
   int64_t last = chunk + 1;
   while ((last + 1) * sorted.chunk_size < sorted.count && sorted.keys[(last + 1) * sorted.chunk_size] == key) ++last;
 #pragma unroll 8
-  for (int64_t next = chunk + 1; next <= last; ++next) {
-    const Vec<A, width> partial = load<width>(target.partial(next, 0) + col);
-#pragma unroll
-    for (int e = 0; e < width; ++e) sum[e] += partial[e];
-  }
-  target.template write<width>(key, col, sum);
+  for (int64_t next = chunk + 1; next <= last; ++next) sum.add(load<width>(target.partial(next, 0) + col));
+  target.template write<width>(key, col, sum.value());
 }
 
 // Sorts keys and positions, in the layer's workspace.

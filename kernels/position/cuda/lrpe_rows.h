@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/common/cuda/compensated_sum.h"
 #include "kernels/position/cuda/lrpe.h"
 
 namespace heddle::kernels::cuda {
@@ -189,12 +190,13 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1) softmax_over_sequence(
   maxima[warp][lane] = maximum;
   __syncthreads();
   for (int w = 0; w < kSequenceWarps; ++w) maximum = Max{}(maximum, maxima[w][lane]);
-  A sum = A(0);
+  CompensatedSum<A> own;
   if (feature < args.x.dim) {
     for (int64_t n = warp; n < args.x.length; n += kSequenceWarps) {
-      sum += exponential<T>(widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]) - maximum);
+      own.add(exponential<T>(widen(head<const T>(args.x, batch, n, column % args.x.heads)[feature]) - maximum));
     }
   }
+  A sum = own.value();
   sums[warp][lane] = sum;
   __syncthreads();
   if (warp != 0 || feature >= args.x.dim) return;
@@ -216,7 +218,7 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
   const int k = static_cast<int>(blockIdx.y) * 32 + lane;
   const bool valid = k < Encoding::angle_count(dim);
   RowPlace place(args.x, args.theta, warp, column);
-  A dot[Encoding::kInputs] = {};
+  CompensatedSum<A> own[Encoding::kInputs];
   if (valid) {
     for (; place.position < args.x.length; place.position += kSequenceWarps) {
       const RowActivation<T> act(args, place);
@@ -226,11 +228,12 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
       input_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
                                d_a);
 #pragma unroll
-      for (int v = 0; v < Encoding::kInputs; ++v) dot[v] += act(Encoding::input_at(v, k, dim)) * d_a[v];
+      for (int v = 0; v < Encoding::kInputs; ++v) own[v].add(act(Encoding::input_at(v, k, dim)) * d_a[v]);
     }
   }
+  A dot[Encoding::kInputs];
 #pragma unroll
-  for (int v = 0; v < Encoding::kInputs; ++v) sums[warp][v][lane] = dot[v];
+  for (int v = 0; v < Encoding::kInputs; ++v) sums[warp][v][lane] = dot[v] = own[v].value();
   __syncthreads();
   if (warp != 0 || !valid) return;
 #pragma unroll
@@ -291,10 +294,11 @@ __global__ void theta_finish(const __grid_constant__ RowsView partials, const __
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t cols = d_theta.view.cols;
   if (index >= d_theta.view.rows * cols) return;
-  A sum = A(0);
-  for (int split = 0; split < splits; ++split) sum += row<const A>(partials, split)[index];
+  CompensatedSum<A> sum;
+  for (int split = 0; split < splits; ++split) sum.add(row<const A>(partials, split)[index]);
   O* to = row<O>(d_theta.view, index / cols) + index % cols;
-  *to = narrow<O>(d_theta.mode == GradientMode::accumulate ? static_cast<A>(widen(*to)) + sum : sum);
+  if (d_theta.mode == GradientMode::accumulate) sum.add(static_cast<A>(widen(*to)));
+  *to = narrow<O>(sum.value());
 }
 
 template <class Encoding>

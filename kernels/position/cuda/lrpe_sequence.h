@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/common/cuda/compensated_sum.h"
 #include "kernels/common/cuda/scratch.h"
 #include "kernels/position/cuda/lrpe_vectors.h"
 
@@ -78,10 +79,29 @@ struct MaximumAndSum {
     maximum = both;
   }
 };
+// The same with a sum that many partial results may be merged into.
+template <class T>
+struct LongMaximumAndSum {
+  float maximum = MaximumAndSum<T>::kLowest;
+  CompensatedSum<float> sum;
+  __device__ __forceinline__ void merge(const MaximumAndSum<T>& other) {
+    const float both = Max{}(maximum, other.maximum);
+    const ShiftedExponential<T> exponential(both);
+    const float factor = exponential(maximum);
+    sum.sum *= factor;
+    sum.rest *= factor;
+    sum.add(other.sum * exponential(other.maximum));
+    maximum = both;
+  }
+};
 // The same for a plain sum.
 struct Total {
   float sum = 0.0f;
   __device__ __forceinline__ void merge(const Total& other) { sum += other.sum; }
+};
+struct LongTotal {
+  CompensatedSum<float> sum;
+  __device__ __forceinline__ void merge(const Total& other) { sum.add(other.sum); }
 };
 
 // Sets maxima to the maximum of nothing. They have the storage type: 16-bit types take half of the registers of float.
@@ -213,6 +233,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
         sum[v * WIDTH + i] *= exponential(widen(before[i]));
         shift[i] = exponential.shift;
       }
+      float terms[WIDTH] = {};  // added up first, so that fewer roundings are those of the long sum
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const bool valid = n + u * rows.step < rows.end;
@@ -220,9 +241,11 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
           const float term = ShiftedExponential<T>::of(values[i], shift[i]);
-          if (valid) sum[v * WIDTH + i] += term;
+          if (valid) terms[i] += term;
         }
       }
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) sum[v * WIDTH + i] += terms[i];
     }
   }
   using P = MaximumAndSum<T>;
@@ -344,12 +367,12 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
 
 // Merges the partial results of the splits of one feature, in order. finish_sums and finish_dots run one thread for
 // each feature of each slab.
-template <class P>
-__device__ __forceinline__ P merge_splits(const SequenceWork& work, int64_t feature, int dim) {
+template <class P, class Long>
+__device__ __forceinline__ Long merge_splits(const SequenceWork& work, int64_t feature, int dim) {
   const P* partials = static_cast<const P*>(work.partials) + feature / dim * work.splits * dim + feature % dim;
-  P total = partials[0];
+  Long total;
 #pragma unroll 8
-  for (int s = 1; s < work.splits; ++s) total.merge(partials[int64_t{s} * dim]);
+  for (int s = 0; s < work.splits; ++s) total.merge(partials[int64_t{s} * dim]);
   return total;
 }
 template <class T>
@@ -358,14 +381,16 @@ __global__ void finish_sums(const __grid_constant__ SequenceWork work, int64_t f
   grid_dependency_trigger();
   grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature < features) sums.write(feature, merge_splits<MaximumAndSum<T>>(work, feature, dim));
+  if (feature >= features) return;
+  const auto total = merge_splits<MaximumAndSum<T>, LongMaximumAndSum<T>>(work, feature, dim);
+  sums.write(feature, {total.maximum, total.sum.value()});
 }
 template <class A>
 __global__ void finish_dots(const __grid_constant__ SequenceWork work, int64_t features, int dim, A* dots) {
   grid_dependency_trigger();
   grid_dependency_wait();
   const int64_t feature = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (feature < features) dots[feature] = merge_splits<Total>(work, feature, dim).sum;
+  if (feature < features) dots[feature] = merge_splits<Total, LongTotal>(work, feature, dim).sum.value();
 }
 
 // maximum and sum (=). Returns the table of SequenceScales, in the context's scratch memory, as a view of the shape of
