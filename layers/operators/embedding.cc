@@ -47,6 +47,7 @@ std::vector<OperatorCase> embedding_cases() {
   add({3, 2, 2}, 1, 1);
   add({40, 33}, 20, 70, true);
   add({6}, 3, 2050, true);
+  add({7}, 4, 4099, true);  // wider than a chunk of a kernel
   return cases;
 }
 

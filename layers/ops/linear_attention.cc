@@ -19,8 +19,10 @@ void check_input(const char* what, const Variable& found, DType dtype, const Sha
 
 void check_heads(const char* what, const Variable& x) {
   check(x.defined(), "[linear_attention] {} is missing", what);
-  check(is_floating(x.dtype()) && x.value.rank() == 4 && x.shape()[3] > 0,
+  check(is_floating(x.dtype()) && x.value.rank() == 4,
         "[linear_attention] {} is {} {}, expected real numbers (batch, length, heads, dim)", what, name(x.dtype()),
+        to_string(x.shape()));
+  check(x.shape()[3] > 0, "[linear_attention] {} has shape {}, expected at least one feature", what,
         to_string(x.shape()));
 }
 

@@ -1,0 +1,88 @@
+// Gradients of the large cases of every operator against the derivative of its unfused specification along a random
+// direction. A finite difference of every element would take too long there, and another dtype of the same kernel may
+// have the same fault; one row that is missing in a gradient changes this one number by much more than the tolerance.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "core/config/config_load.h"
+#include "core/runtime/error.h"
+#include "tests/layers/operator_runner.h"
+
+namespace heddle::test {
+namespace {
+
+using Numbers = std::vector<double>;
+
+ReferenceTensor draw(const OperatorCase& op_case, const std::string& name, const Shape& shape) {
+  return draw_numbers(op_case, name, {.name = name, .shape = shape}, DType::float64);
+}
+
+// The sum of all outputs, each number times that of the upstream gradient that run_case() gives it.
+double weighted_outputs(const OperatorCase& op_case, const ReferenceTensors& inputs) {
+  double sum = 0.0;
+  for (const auto& [name, output] : op_case.reference(parse_config(op_case.options), inputs, DType::float64)) {
+    const ReferenceTensor upstream = draw(op_case, "d_" + name, output.shape);
+    for (size_t i = 0; i < output.values.size(); ++i) sum += output.values[i] * upstream.values[i];
+  }
+  return sum;
+}
+
+void gradients_match_along_a_direction(Context& context, const OperatorCase& op_case) {
+  const ReferenceTensors inputs = case_inputs(op_case, DType::float64);
+  const RunResult found = run_case(context, op_case, inputs, {.dtype = DType::float64});
+  for (const auto& [name, gradient] : found.gradients) {
+    const ReferenceTensor direction = draw(op_case, "direction of " + name, gradient.shape);
+    const auto moved = [&](double step) {
+      ReferenceTensors result = inputs;
+      Numbers& numbers = result.at(name).values;
+      for (size_t i = 0; i < numbers.size(); ++i) numbers[i] += step * direction.values[i];
+      return weighted_outputs(op_case, result);
+    };
+    constexpr double kStep = 3e-6;
+    const double wanted = (moved(kStep) - moved(-kStep)) / (2.0 * kStep);
+    double derivative = 0.0, squares = 0.0;
+    for (size_t i = 0; i < gradient.values.size(); ++i) {
+      const double term = gradient.values[i] * direction.values[i];
+      derivative += term;
+      squares += term * term;
+    }
+    EXPECT_NEAR(derivative, wanted, 2e-5 * std::sqrt(squares) + 1e-9) << "gradient of " << name;
+  }
+}
+
+class LargeGradients : public testing::TestWithParam<std::string> {
+ protected:
+  void run(Device device) {
+    Context context(device, {.threads = 2});
+    for (const OperatorCase& op_case : built_in_registry().find(GetParam()).cases()) {
+      if (!op_case.large) continue;
+      SCOPED_TRACE(op_case.name);
+      gradients_match_along_a_direction(context, op_case);
+    }
+  }
+};
+class LargeGradientsGpu : public LargeGradients {
+ protected:
+  void SetUp() override {
+    try {
+      Context context({DeviceType::cuda});
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+  }
+};
+
+TEST_P(LargeGradients, MatchAlongADirection) { run({}); }
+TEST_P(LargeGradientsGpu, MatchAlongADirection) { run({DeviceType::cuda}); }
+
+std::string test_name(const testing::TestParamInfo<std::string>& info) { return info.param; }
+
+INSTANTIATE_TEST_SUITE_P(All, LargeGradients, testing::ValuesIn(built_in_registry().operator_names()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, LargeGradientsGpu, testing::ValuesIn(built_in_registry().operator_names()), test_name);
+
+}  // namespace
+}  // namespace heddle::test
