@@ -21,6 +21,13 @@ void check_embedding(const Tensor& tokens, const Variable& weight) {
         to_string(weight.shape()));
 }
 
+// The table as a kernel sees it. It has its rows where it has no columns too: tokens are held to them.
+kernels::RowsView table_view(const Tensor& table) {
+  kernels::RowsView view = rows_view(table);
+  view.rows = table.size(0);
+  return view;
+}
+
 struct EmbeddingNode {
   Slot weight, y;
   Tensor tokens;
@@ -33,7 +40,8 @@ struct EmbeddingNode {
     const int64_t numbers = kernels::embedding_workspace(tokens.numel(), d_weight.tensor.size(0));
     const Tensor workspace = Tensor::empty(context, {numbers}, DType::int32);
     kernels::embedding_backward(
-        context, {vector_view(tokens), rows_view(d_y), rows_destination(d_weight), vector_view(workspace)});
+        context,
+        {vector_view(tokens), rows_view(d_y), {table_view(d_weight.tensor), d_weight.mode}, vector_view(workspace)});
   }
 };
 
@@ -45,7 +53,7 @@ Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight) {
   Shape shape = tokens.shape();
   shape.append(weight.shape()[1]);
   Variable y = tape.output(Tensor::empty(tape.context(), shape, weight.dtype()), recorded);
-  kernels::embedding_forward(tape.context(), {vector_view(tokens), rows_view(weight.value), rows_view(y.value)});
+  kernels::embedding_forward(tape.context(), {vector_view(tokens), table_view(weight.value), rows_view(y.value)});
   if (!recorded) return y;
 
   tape.record(EmbeddingNode{.weight = weight.slot, .y = y.slot, .tokens = tokens}, {weight}, {y});
