@@ -2,7 +2,12 @@
 // terms are the hardest, because all roundings of a binade have one direction.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"

@@ -1,6 +1,8 @@
 #include "kernels/dense/cpu/vector_product.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/common/cpu/column_sums.h"

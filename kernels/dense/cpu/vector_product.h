@@ -2,6 +2,8 @@
 // kernels of libraries add up one after the other. Here the rounding error does not grow with the number of terms.
 #pragma once
 
+#include <cstdint>
+
 #include "core/runtime/context.h"
 #include "kernels/dense/cpu/gemm_tile.h"
 

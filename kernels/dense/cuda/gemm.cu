@@ -6,8 +6,10 @@
 // never as tf32.
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <bit>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 

@@ -2,6 +2,8 @@
 // their number.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/common/cuda/compensated_sum.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/scratch.h"

@@ -1,6 +1,9 @@
 // Products of a matrix and a vector with long sums. Each sum is cut into splits, whose number depends on the sizes
 // alone. The partial sums go to the context's scratch memory, and a second launch adds them up (gemm_splits.h). The
 // matrix is read once.
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/dense/cuda/gemm_splits.h"
 #include "kernels/dense/cuda/vector_product.h"

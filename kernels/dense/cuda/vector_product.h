@@ -1,6 +1,8 @@
 // Products of a matrix and a vector with long sums, which libraries add up one term after the other.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/dense/gemm.h"
 
 namespace heddle::kernels::cuda {
