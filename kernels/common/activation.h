@@ -25,10 +25,13 @@ struct ActivationName {
 };
 
 // The gradient of x, given that of act(x) and act'(x). Where relu is flat it is 0, also when `upstream` is infinite.
+template <class A>
+HEDDLE_HOST_DEVICE inline A chain_rule(Activation act, A upstream, A derivative) {
+  return act == Activation::relu && derivative == A(0) ? A(0) : upstream * derivative;
+}
 template <Activation act, class A>
 HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative) {
-  if constexpr (act == Activation::relu) return derivative == A(0) ? A(0) : upstream * derivative;
-  return upstream * derivative;
+  return chain_rule(act, upstream, derivative);
 }
 
 // All activations. An operator that accepts an activation accepts every name of this table.

@@ -1,7 +1,7 @@
 // Linearized relative position encoding by cosine, of tokens on a grid.                 docs/layers.md#lrpe-cosine
 //   a = act(x);  the first extra_tokens tokens: phi = 0;  token extra_tokens + s, s = (s_1 .. s_k) row-major over the
 //   extents:  phi[s, h, j] = s_i * theta[h, j mod e],  i = floor(j / e) + 1          j = 0 .. D - 1
-//   y = concat(a cos phi, a sin phi)                                                 2 D features
+//   y = concat(a cos phi, a sin phi), (a, 0) for the extra tokens                    2 D features
 // With one extent s_1 = s + offset. Forward writes (=) y. Backward writes (=) or adds (+=) d_x and d_theta. In float32,
 // cos and sin are right to 1e-6 for every coordinate below 2^20; the phase is computed as in lrpe_rotate.h.
 #pragma once

@@ -3,8 +3,8 @@
 //   half:         y[k]      = a[k] cos phi - a[k + D/2] sin phi;   y[k + D/2] = a[k] sin phi + a[k + D/2] cos phi
 //   interleaved:  the same with the pair (2k, 2k + 1)                               k = 0 .. D/2 - 1
 // Forward writes (=) y. Backward writes (=) or adds (+=) d_x and d_theta. In float32, cos and sin are right to 1e-6 for
-// every position below 2^20: the phase (n + offset) * (theta / 2 pi) is computed in 64-bit fixed point, which wraps
-// exactly.
+// every position below 2^20 and every finite theta: the phase (n + offset) * (theta / 2 pi) is computed in 64-bit fixed
+// point, which wraps exactly.
 #pragma once
 
 #include <cstdint>

@@ -22,4 +22,10 @@ void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& th
         name(theta.dtype()), same, name(wide), name(x.dtype()));
 }
 
+void check_lrpe_offset(std::string_view op, int64_t offset) {
+  constexpr int64_t kLargest = int64_t{1} << 53;
+  check(offset >= -kLargest && offset <= kLargest, "[{}] offset is {}, expected {} to {}", op, offset, -kLargest,
+        kLargest);
+}
+
 }  // namespace heddle

@@ -19,6 +19,8 @@ using kernels::Softmax;
 kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout);
 // theta is a matrix of x's dtype or of the accumulate type.
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta);
+// Positions are integers that double holds.
+void check_lrpe_offset(std::string_view op, int64_t offset);
 
 // `Encoding` names one of the two: kName, Options, ForwardArgs, BackwardArgs, forward(), backward() and kKeepsDim,
 // whether y has the features of x.

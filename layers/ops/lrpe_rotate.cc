@@ -19,8 +19,9 @@ struct Rotate {
   static void backward(Context& context, const BackwardArgs& args) { kernels::lrpe_rotate_backward(context, args); }
 };
 
-void check_lrpe_rotate(const Variable& x, const Variable& theta, Layout layout) {
-  const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, layout);
+void check_lrpe_rotate(const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
+  const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, options.layout);
+  check_lrpe_offset(Rotate::kName, options.offset);
   check(view.dim % 2 == 0, "[lrpe_rotate] x has shape {}, expected an even last dimension", to_string(x.shape()));
   check_lrpe_theta(Rotate::kName, x, theta);
   const int64_t heads = theta.shape()[0], angles = theta.shape()[1];
@@ -32,7 +33,7 @@ void check_lrpe_rotate(const Variable& x, const Variable& theta, Layout layout) 
 }  // namespace
 
 Variable lrpe_rotate(Tape& tape, const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
-  check_lrpe_rotate(x, theta, options.layout);
+  check_lrpe_rotate(x, theta, options);
   return apply_lrpe<Rotate>(tape, x, theta, x.shape(), options.layout, options);
 }
 

@@ -163,7 +163,7 @@ class ActivationKernels {
 // smallest numbers, and where exponentials overflow.
 inline std::vector<double> activation_edges(DType dtype) {
   const double infinity = std::numeric_limits<double>::infinity();
-  const double largest = dtype == DType::float16 ? 65504.0 : dtype == DType::float64 ? 1e15 : 0x1p40;
+  const double largest = dtype == DType::float16 ? 65504.0 : dtype == DType::float64 ? 1e300 : 0x1.fep126;
   const double smallest = dtype == DType::float16 ? 0x1p-24 : dtype == DType::float64 ? 0x1p-1074 : 0x1p-133;
   return {infinity,  -infinity, std::nan(""), 0.0,   -0.0,   largest, -largest, smallest,
           -smallest, 88.0,      -88.0,        104.0, -104.0, 745.0,   -745.0};
@@ -295,7 +295,6 @@ inline void expect_limits(Context& context) {
         const ActivationResults found = ActivationKernels(context, dtype, act, arguments).run();
         const ActivationResults expected = expected_activation_results(cpu, DType::float64, act, arguments);
         expect_alike(found.values, expected.values, dtype, 4 * activation_tolerance(dtype), "value");
-        if (act == Activation::relu && !std::isfinite(edge)) continue;  // a norm's pre gate in a row of NaN
         expect_alike(found.gradients, expected.gradients, dtype, 8 * activation_tolerance(dtype), "gradient");
       }
     }

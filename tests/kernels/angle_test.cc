@@ -45,7 +45,22 @@ TEST_P(Angles, AreRightAtEveryPosition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Scales, Angles, ::testing::Values(1e-6, 1e-3, 1.0, 3.14159265, 1e3, 1e6, 1e9));
+INSTANTIATE_TEST_SUITE_P(Scales, Angles,
+                         ::testing::Values(1e-6, 1e-3, 1.0, 3.14159265, 1e3, 1e6, 1e9, 1e12, 1e15, 1e20, 1e30, 5e37));
+
+// A theta of few digits, so that the exact product fits long double.
+TEST(AngleTable, DoubleIsRightAtEveryPositionToo) {
+  for (const double theta : {0.5, 3.14159265f * 1.0, 1e9, 0x1.8p60, 0x1.234p200}) {
+    AngleTable<double> table({const_cast<double*>(&theta), DType::float64, 1, 1, 1});
+    for (const int64_t position : {0, 1, -3, 131071, (1 << 20) - 1}) {
+      double cosine = 0.0, sine = 0.0;
+      table.at(0, 0, 1, position, &cosine, &sine);
+      const long double phi = static_cast<long double>(position) * static_cast<long double>(theta);
+      EXPECT_NEAR(cosine, static_cast<double>(std::cos(phi)), 1e-15) << theta << " " << position;
+      EXPECT_NEAR(sine, static_cast<double>(std::sin(phi)), 1e-15) << theta << " " << position;
+    }
+  }
+}
 
 TEST(AngleTable, ShowsWhatIsNotANumber) {
   const float theta[] = {NAN, INFINITY, 1.0f};

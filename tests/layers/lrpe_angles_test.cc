@@ -22,8 +22,8 @@ constexpr int64_t kTokens[] = {0, 1, 2047, 32767, kLength - 1};
 std::vector<double> frequencies(int64_t count) {
   std::vector<double> theta;
   for (int64_t k = 0; k < count; ++k) {
-    const double scale[] = {1.0, 3.14159265, 1e-6, 1e-3, 1e3, 1e6, 1e9, 1e11};
-    theta.push_back(static_cast<float>(scale[k % 8] * (1.0 + 0.1 * static_cast<double>(k))));
+    const double scale[] = {1.0, 3.14159265, 1e-6, 1e-3, 1e3, 1e9, 1e20, 1e37, 1e6, 1e11, 1e13, 1e30};
+    theta.push_back(static_cast<float>(scale[k % 12] * (1.0 + 0.1 * static_cast<double>(k))));
   }
   return theta;
 }

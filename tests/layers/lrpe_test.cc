@@ -150,7 +150,11 @@ TEST(LrpeCosine, NamesWhatDoesNotFit) {
             "[lrpe_cosine] theta has shape (2, 3), expected (1 or 2, at least 4): the heads and the features of x "
             "(1, 4, 2, 7) on 2 axes");
   EXPECT_EQ(message({1, 15, 8}, {1, 4}, {.shape = {3, 4}, .extra_tokens = 2}),
-            "[lrpe_cosine] shape (3, 4) and 2 extra tokens make 14 tokens, expected 15: x is (1, 15, 8)");
+            "[lrpe_cosine] shape (3, 4) and 2 extra tokens do not make 15 tokens, those of x (1, 15, 8)");
+  // A product beyond 2^64, which is 4 modulo 2^64.
+  EXPECT_EQ(
+      message({1, 4, 8}, {1, 4}, {.shape = {(int64_t{1} << 62) + 1, 4}}),
+      "[lrpe_cosine] shape (4611686018427387905, 4) and 0 extra tokens do not make 4 tokens, those of x (1, 4, 8)");
   EXPECT_EQ(message({1, 4, 8}, {1, 8}, {.extra_tokens = 5}),
             "[lrpe_cosine] extra_tokens is 5, expected 0 to 4: the tokens of x (1, 4, 8)");
   EXPECT_EQ(message({1, 4, 8}, {1, 4}, {.shape = {2, 2}, .offset = 3}),
@@ -158,6 +162,8 @@ TEST(LrpeCosine, NamesWhatDoesNotFit) {
   EXPECT_EQ(message({1, 1, 8}, {1, 4}, {.shape = {1, 1, 1, 1, 1, 1, 1}}),
             "[lrpe_cosine] shape is (1, 1, 1, 1, 1, 1, 1), expected 1 to 6 extents of at least 0");
   EXPECT_EQ(message({1, 4, 8}, {1, 9}, {.shape = {4}, .offset = 3}), "no error");
+  EXPECT_EQ(message({1, 4, 8}, {1, 9}, {.offset = INT64_MAX}),
+            "[lrpe_cosine] offset is 9223372036854775807, expected -9007199254740992 to 9007199254740992");
 }
 
 TEST(LrpeCosine, RefusesAnOffsetOnAGrid) {

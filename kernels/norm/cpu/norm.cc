@@ -4,21 +4,27 @@
 // The variance is computed from d = p - mean and corrected for the rounding error of the mean,
 //   shift = mean(d);   q = d - shift;   mean(q^2) = mean(d^2) - shift^2
 // so that a mean far larger than the deviation costs no digits.
+// A group whose variance has left the ordinary range is computed by wide_group.h, after the chunk that it lies in.
 #include "kernels/norm/norm.h"
 
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
+#include "kernels/norm/cpu/wide_thread.h"
+#include "kernels/norm/ordinary_range.h"
 
 namespace heddle::kernels::cpu {
 namespace {
 
 template <class A>
 struct Statistics {
-  A mean = 0, shift = 0, inv_std = 0;
+  A mean = 0, shift = 0;
+  A variance = 0;  // eps included
+  A inv_std = 0;
 };
 
 // The statistics of one group of `size` features. Each call of chunks(visit) calls visit(p, count) for all chunks of
@@ -48,7 +54,8 @@ Statistics<A> statistics_of(int64_t size, const NormOptions& options, const Chun
     chunks([&](const A* p, int64_t count) { squares.add(count, [p](int64_t i) { return p[i] * p[i]; }); });
     variance = squares.total() * share;
   }
-  result.inv_std = A(1) / std::sqrt(variance + static_cast<A>(options.eps));
+  result.variance = variance + static_cast<A>(options.eps);
+  result.inv_std = A(1) / std::sqrt(result.variance);
   return result;
 }
 
@@ -59,7 +66,11 @@ class ForwardRow {
 
  public:
   explicit ForwardRow(const NormForwardArgs& args)
-      : args_(args), size_(args.x.cols / args.options.groups), weight_(args.weight), bias_(args.bias) {}
+      : args_(args),
+        size_(args.x.cols / args.options.groups),
+        ordinary_(args.options),
+        weight_(args.weight),
+        bias_(args.bias) {}
 
   void run(int64_t index) {
     index_ = index;
@@ -81,11 +92,14 @@ class ForwardRow {
     for (int64_t at = 0; at < count; at += size_) {
       const Statistics<A> statistics =
           statistics_of<A>(size_, args_.options, [&](const auto& visit) { visit(p + at, size_); });
+      if (!ordinary_.holds(statistics.variance)) wide_groups_.push_back(begin + at);
       store_statistics(statistics, begin + at);
       normalize(statistics, p + at, weight + (weight != nullptr ? at : 0), bias + (bias != nullptr ? at : 0), out + at,
                 size_);
     }
     finish(begin, count, out);
+    for (const int64_t first : wide_groups_) wide_group(first);
+    wide_groups_.clear();
   }
 
   void large_group(int64_t begin) {
@@ -95,6 +109,7 @@ class ForwardRow {
       store = false;
     };
     const Statistics<A> statistics = statistics_of<A>(size_, args_.options, chunks);
+    if (!ordinary_.holds(statistics.variance)) return wide_group(begin);
     store_statistics(statistics, begin);
     for_each_chunk(size_, [&](int64_t at, int64_t count) {
       const int64_t from = begin + at;
@@ -113,8 +128,13 @@ class ForwardRow {
     return input_;
   }
 
+  // Index of the statistics of the group that begins at feature `begin`.
+  int64_t place_of(int64_t begin) const { return index_ * args_.options.groups + begin / size_; }
+
+  void wide_group(int64_t begin) { normalize_wide<T>(args_, WideThread{}, {index_, begin, size_, place_of(begin)}); }
+
   void store_statistics(const Statistics<A>& statistics, int64_t begin) {
-    const int64_t place = index_ * args_.options.groups + begin / size_;
+    const int64_t place = place_of(begin);
     if (args_.mean) vector<A>(args_.mean)[place] = statistics.mean + statistics.shift;
     if (args_.inv_std) vector<A>(args_.inv_std)[place] = statistics.inv_std;
   }
@@ -148,7 +168,9 @@ class ForwardRow {
 
   const NormForwardArgs& args_;
   const int64_t size_;
+  const OrdinaryVariance<A> ordinary_;
   int64_t index_ = 0;
+  std::vector<int64_t> wide_groups_;  // first features of those in the chunk
   const T *x_ = nullptr, *residual_ = nullptr, *gate_ = nullptr;
   T *y_ = nullptr, *r_ = nullptr;
   ParameterChunk<T> weight_, bias_;

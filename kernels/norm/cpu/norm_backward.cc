@@ -7,13 +7,16 @@
 // Writes (=) or adds (+=) d_x, d_residual, d_gate, d_weight and d_bias; writes (=) partials. Task i of
 // tasks = norm_partials(rows) handles the rows [rows * i / tasks, rows * (i + 1) / tasks) in order and sums their
 // d_weight and d_bias in row i of partials.
+// A group whose sums have left the ordinary range is computed by wide_group.h.
 #include <algorithm>
 #include <array>
 #include <cstdint>
 
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
+#include "kernels/norm/cpu/wide_thread.h"
 #include "kernels/norm/norm.h"
+#include "kernels/norm/ordinary_range.h"
 
 namespace heddle::kernels::cpu {
 namespace {
@@ -22,6 +25,7 @@ namespace {
 template <class A>
 struct GroupSums {
   A mean = 0, shift = 0, inv_std = 0, along = 0, constant = 0;
+  bool is_ordinary = true;
 };
 
 // The backward pass of single rows, with the buffers that they need.
@@ -54,11 +58,18 @@ class BackwardRow {
 
   void whole_groups(int64_t begin, int64_t count) {
     load(begin, count);
+    int64_t finished = 0;
     for (int64_t at = 0; at < count; at += size_) {
       const GroupSums<A> sums = sums_of(begin + at, [&](const auto& visit) { visit(at, size_); });
-      differentiate(sums, at, size_);
+      if (sums.is_ordinary) {
+        differentiate(sums, at, size_);
+        continue;
+      }
+      finish(finished, at - finished);
+      wide_group(begin + at);
+      finished = at + size_;
     }
-    finish();
+    finish(finished, count - finished);
   }
 
   void large_group(int64_t begin) {
@@ -68,11 +79,24 @@ class BackwardRow {
         visit(0, count);
       });
     });
+    if (!sums.is_ordinary) return wide_group(begin);
     for_each_chunk(size_, [&](int64_t at, int64_t count) {
       load(begin + at, count);
       differentiate(sums, 0, count);
-      finish();
+      finish(0, count);
     });
+  }
+
+  // Index of the statistics of the group that begins at feature `begin`.
+  int64_t place_of(int64_t begin) const { return index_ * args_.options.groups + begin / size_; }
+
+  // All gradients of the group that begins at feature `begin`.
+  void wide_group(int64_t begin) {
+    differentiate_wide<T>(args_, WideThread{}, {index_, begin, size_, place_of(begin)},
+                          [this](int64_t feature, double d_weight, double d_bias) {
+                            if (d_weight_ != nullptr) d_weight_[feature] += static_cast<A>(d_weight);
+                            if (d_bias_ != nullptr) d_bias_[feature] += static_cast<A>(d_bias);
+                          });
   }
 
   // Loads a chunk. p_, d_z_ and weight_ are then buffers or the memory itself; gated_ and derivative_ are r (pre gate)
@@ -105,7 +129,7 @@ class BackwardRow {
   // each, where `offset` counts from the first feature of the loaded chunk.
   template <class Chunks>
   GroupSums<A> sums_of(int64_t begin, const Chunks& chunks) {
-    const int64_t place = index_ * args_.options.groups + begin / size_;
+    const int64_t place = place_of(begin);
     const A share = A(1) / static_cast<A>(size_);
     GroupSums<A> result;
     result.inv_std = vector<A>(args_.inv_std)[place];
@@ -131,14 +155,17 @@ class BackwardRow {
           });
         },
         args_.options.center, static_cast<bool>(args_.weight));
-    A along = products.total();
+    A product = products.total();
     if (args_.options.center) {
       result.mean = mean;
       result.shift = moments.total(2) * share;
       result.constant = moments.total(1) * share * scale_;
-      along = moments.total(0);
+      product = moments.total(0);
     }
-    result.along = (along * share * scale_ - result.shift * result.constant) * result.inv_std;
+    result.along = (product * share * scale_ - result.shift * result.constant) * result.inv_std;
+    const A inv_std = result.inv_std;
+    result.is_ordinary =
+        is_ordinary_gradient(inv_std, product, result.along * inv_std * inv_std, result.constant * inv_std);
     return result;
   }
 
@@ -172,48 +199,50 @@ class BackwardRow {
         has_post_gate_ && args_.d_gate);
   }
 
-  // Computes d_gate, d_x and d_residual of the loaded chunk from d_p_.
-  void finish() {
-    if (args_.d_gate) store_d_gate();
+  // Computes d_gate, d_x and d_residual from d_p_, of `count` elements of the loaded chunk from `offset` on.
+  void finish(int64_t offset, int64_t count) {
+    if (args_.d_gate) store_d_gate(offset, count);
+    A* d_p = d_p_ + offset;
     if (has_pre_gate_) {
+      const A* act = act_ + offset;
       HEDDLE_INDEPENDENT
-      for (int64_t i = 0; i < count_; ++i) d_p_[i] *= act_[i];
+      for (int64_t i = 0; i < count; ++i) d_p[i] *= act[i];
     }
+    const int64_t begin = begin_ + offset;
     if (args_.d_r) {
-      const A* d_r = load_chunk(at(args_.d_r, begin_), count_, scratch_.data());
+      const A* d_r = load_chunk(at(args_.d_r, begin), count, scratch_.data());
       HEDDLE_INDEPENDENT
-      for (int64_t i = 0; i < count_; ++i) d_p_[i] += d_r[i];
+      for (int64_t i = 0; i < count; ++i) d_p[i] += d_r[i];
     }
-    if (args_.d_x) store_chunk(row<T>(args_.d_x.view, index_) + begin_, d_p_, count_, args_.d_x.mode);
-    if (args_.d_residual) {
-      store_chunk(row<T>(args_.d_residual.view, index_) + begin_, d_p_, count_, args_.d_residual.mode);
-    }
+    if (args_.d_x) store_chunk(row<T>(args_.d_x.view, index_) + begin, d_p, count, args_.d_x.mode);
+    if (args_.d_residual) store_chunk(row<T>(args_.d_residual.view, index_) + begin, d_p, count, args_.d_residual.mode);
   }
 
   // d_gate is d_p * r * act'(gate) for a pre gate and z * d_y * act'(gate) with z = scale * n * weight + bias for a
   // post gate.
-  void store_d_gate() {
-    T* to = row<T>(args_.d_gate.view, index_) + begin_;
+  void store_d_gate(int64_t offset, int64_t count) {
+    T* to = row<T>(args_.d_gate.view, index_) + begin_ + offset;
     A* d_gate = target_chunk(to, args_.d_gate.mode, scratch_.data());
-    const A *weight = weight_, *bias = biases_.at(begin_, count_);
+    const A *d_p = d_p_ + offset, *derivative = derivative_ + offset, *normalized = normalized_ + offset;
+    const A *weight = args_.weight ? weight_ + offset : nullptr, *bias = biases_.at(begin_ + offset, count);
     const A scale = scale_;
     if (has_pre_gate_) {
       HEDDLE_INDEPENDENT
-      for (int64_t i = 0; i < count_; ++i) d_gate[i] = d_p_[i] * derivative_[i];
+      for (int64_t i = 0; i < count; ++i) d_gate[i] = d_p[i] * derivative[i];
     } else {
       with_flags(
           [&](auto has_weight, auto has_bias) {
             HEDDLE_INDEPENDENT
-            for (int64_t i = 0; i < count_; ++i) {
-              A z = normalized_[i] * scale;
+            for (int64_t i = 0; i < count; ++i) {
+              A z = normalized[i] * scale;
               if constexpr (has_weight) z *= weight[i];
               if constexpr (has_bias) z += bias[i];
-              d_gate[i] = z * derivative_[i];
+              d_gate[i] = z * derivative[i];
             }
           },
           weight != nullptr, bias != nullptr);
     }
-    store_chunk(to, d_gate, count_, args_.d_gate.mode);
+    store_chunk(to, d_gate, count, args_.d_gate.mode);
   }
 
   const NormBackwardArgs& args_;

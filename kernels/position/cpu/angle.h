@@ -2,19 +2,22 @@
 // In float, an angle is counted in units of 2^-64 of a revolution (2 pi). The product of theta / 2 pi in these units
 // and the position then wraps exactly, as unsigned integers do. Its upper 32 bits are the phase: two bits are the
 // quadrant, the rest is the argument of polynomials on [-pi/4, pi/4]. cos and sin are within 1e-6 of those of the exact
-// product for every position below 2^20 and |theta| below 2^40. There are neither branches nor calls, so compilers
-// vectorise it.
+// product for every position below 2^20 and every theta. There are neither branches nor calls, so compilers vectorise
+// it.
 //
-// In double, which serves gradient tests, the product is computed in double.
+// In double, which serves gradient tests, the product is the sum of its rounded value and what that leaves.
 //
 // Source of the polynomials: S. L. Moshier, Cephes Mathematical Library, single/sinf.c.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/cpu/types.h"
+#include "kernels/position/revolutions.h"
 
 namespace heddle::kernels::cpu {
 
@@ -29,8 +32,8 @@ inline double near_integer(double x) {
   return (x + kShift) - kShift;
 }
 
-// theta / 2 pi modulo 1 in units of 2^-64, right to 2^-51. The parts of 1 / 2 pi have 29 bits, so that their products
-// with a float are exact.
+// theta / 2 pi modulo 1 in units of 2^-64, right to 2^-51 where |theta| < kFarTheta. The parts of 1 / 2 pi have 29
+// bits, so that their products with a float are exact.
 inline uint64_t revolutions(float theta) {
   constexpr double kFirst = 0x1.45f306dp-3, kSecond = 0x1.9391054p-32, kThird = 0x1.4fe13abe8fa9ap-61;
   constexpr double kInteger = 0x1.8p52;  // adding it leaves an integer in the low bits
@@ -40,11 +43,24 @@ inline uint64_t revolutions(float theta) {
   return std::bit_cast<uint64_t>(fraction * 0x1p50 + kInteger) << 14;
 }
 
-// What is computed once from theta for many positions: theta in revolutions for float, theta itself for double.
-inline uint64_t prepare_angle(float theta) { return revolutions(theta); }
-inline double prepare_angle(double theta) { return theta; }
+// What is computed once from theta for many positions: theta in revolutions for float, theta itself for double. Writes
+// (=) `count` of them.
+inline void prepare_angles(const float* theta, int64_t count, uint64_t* prepared) {
+  bool has_far = false;
+  for (int64_t i = 0; i < count; ++i) {
+    prepared[i] = revolutions(theta[i]);
+    has_far |= std::abs(theta[i]) >= kFarTheta;
+  }
+  if (!has_far) return;
+  for (int64_t i = 0; i < count; ++i) {
+    if (std::abs(theta[i]) >= kFarTheta) prepared[i] = far_revolutions(std::bit_cast<uint32_t>(theta[i]));
+  }
+}
+inline void prepare_angles(const double* theta, int64_t count, double* prepared) {
+  std::copy_n(theta, count, prepared);
+}
 template <class A>
-using prepared_angle_t = decltype(prepare_angle(A{}));
+using prepared_angle_t = std::conditional_t<std::is_same_v<A, float>, uint64_t, double>;
 
 // Writes (=) cos and sin of position * theta[i] for i < count <= kAngles; prepared[i] is prepare_angle(theta[i]).
 inline void cos_and_sin(const float* theta, const uint64_t* prepared, int64_t count, int64_t position, float* cosines,
@@ -71,9 +87,12 @@ inline void cos_and_sin(const float* theta, const uint64_t* prepared, int64_t co
 inline void cos_and_sin(const double*, const double* prepared, int64_t count, int64_t position, double* cosines,
                         double* sines) {
   for (int64_t i = 0; i < count; ++i) {
-    const double angle = static_cast<double>(position) * prepared[i];
-    cosines[i] = std::cos(angle);
-    sines[i] = std::sin(angle);
+    const auto factor = static_cast<double>(position);
+    const double angle = factor * prepared[i], rest = std::fma(factor, prepared[i], -angle);
+    const double cosine = std::cos(angle), sine = std::sin(angle), cosine_of_rest = std::cos(rest);
+    const double sine_of_rest = std::sin(rest);
+    cosines[i] = cosine * cosine_of_rest - sine * sine_of_rest;
+    sines[i] = sine * cosine_of_rest + cosine * sine_of_rest;
   }
 }
 
@@ -108,7 +127,7 @@ class AngleTable {
         for (int64_t i = 0; i < count; ++i) values_[index * count + i] = static_cast<A>(theta[i]);
       }
     });
-    for (int64_t i = 0; i < heads * count; ++i) prepared_[i] = prepare_angle(values_[i]);
+    prepare_angles(values_, heads * count, prepared_);
   }
 
   static constexpr int64_t kKept = 2048;  // >= kAngles

@@ -28,7 +28,7 @@ class LrpeBackward {
   explicit LrpeBackward(const Args& args)
       : args_(args),
         pairs_(args.d_y.dim / 2),
-        group_(args.d_y.heads / args.theta.rows),
+        group_(heads_per_theta(args.d_y, args.theta)),
         encoding_(args.theta, args.options) {}
 
   // Writes or adds d_x of one position, for all batches and heads, and adds (+=) the position's terms to d_theta
@@ -88,6 +88,11 @@ class LrpeBackward {
   Pairs<A> rotate_back(int64_t batch, int64_t position, int64_t index) {
     const T* row = head<T>(args_.d_y, batch, position, index);
     const Pairs<A> d_y = load_pairs<2>(row, encoding_.pairing(), pairs_, begin_, count_, d_a_);
+    if (encoding_.is_extra(position)) {
+      if (d_y.side[0] != d_a_.side[0]) std::copy_n(d_y.side[0], count_, d_a_.side[0].data());
+      std::fill_n(d_a_.side[1].data(), count_, A(0));
+      return d_a_;
+    }
     HEDDLE_INDEPENDENT
     for (int64_t i = 0; i < count_; ++i) {
       const A first = d_y.side[0][i], second = d_y.side[1][i];

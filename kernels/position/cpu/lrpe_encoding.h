@@ -12,6 +12,11 @@
 
 namespace heddle::kernels::cpu {
 
+// Number of heads that share a row of theta.
+inline int64_t heads_per_theta(const HeadsView& x, const RowsView& theta) {
+  return theta.rows > 0 ? x.heads / theta.rows : 0;  // no heads, no thetas
+}
+
 // The encoding of lrpe_rotate.h.
 template <class A>
 class Rotation {
@@ -24,6 +29,7 @@ class Rotation {
       : options_(options), known_(theta.cols), table_(theta) {}
 
   Pairing pairing() const { return options_.pairing; }
+  bool is_extra(int64_t /*token*/) const { return false; }
 
   // Writes (=) cos and sin of the angles [begin, begin + count) of one row of theta at a token, count <= kAngles.
   void angles(int64_t row, int64_t begin, int64_t count, int64_t token, A* cosines, A* sines) {
@@ -55,9 +61,11 @@ class Cosine {
       : options_(options), known_(theta.cols), table_(theta) {}
 
   Pairing pairing() const { return Pairing::half; }
+  // Whether y of a token is (a, 0): its second features are no products with sin 0, which would let infinity make NaN.
+  bool is_extra(int64_t token) const { return token < options_.extra_tokens; }
 
   void angles(int64_t row, int64_t begin, int64_t count, int64_t token, A* cosines, A* sines) {
-    if (token < options_.extra_tokens) {
+    if (is_extra(token)) {
       std::fill_n(cosines, count, A(1));
       std::fill_n(sines, count, A(0));
       return;
@@ -68,7 +76,7 @@ class Cosine {
   }
 
   void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, double* d_theta) const {
-    if (token < options_.extra_tokens) return;
+    if (is_extra(token)) return;
     for_each_axis(begin, count, token, [&](int64_t from, int64_t size, int64_t place, int64_t coordinate) {
       const auto factor = static_cast<double>(coordinate);
       for (int64_t i = 0; i < size; ++i) d_theta[place + i] += factor * static_cast<double>(d_phi[from + i]);

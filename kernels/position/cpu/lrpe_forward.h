@@ -25,7 +25,7 @@ class LrpeForward {
       : args_(args), pairs_(args.x.dim / kSides), encoding_(args.theta, args.options) {}
 
   void run(int64_t position) {
-    const int64_t group = args_.x.heads / args_.theta.rows;  // heads that share angles
+    const int64_t group = heads_per_theta(args_.x, args_.theta);
     for (int64_t shared = 0; shared < args_.theta.rows; ++shared) {
       for (int64_t begin = 0; begin < pairs_; begin += kPairs) {
         const int64_t count = std::min(kPairs, pairs_ - begin);
@@ -71,6 +71,7 @@ class LrpeForward {
         to_second[i] = p * sines_[i] + q * cosines_[i];
       }
     }
+    if (encoding_.is_extra(position)) std::fill_n(to_second, count, A(0));
     store_pairs<2>(y, pairing, pairs_, begin, count, Pairs<A>(to), GradientMode::overwrite);
   }
 

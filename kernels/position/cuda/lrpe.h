@@ -130,6 +130,7 @@ struct Rotation {
                                                        int64_t) {
     return position + options.offset;
   }
+  __device__ __forceinline__ static bool is_extra(const Options&, int64_t) { return false; }
 
   // The thetas of angles k .. k + WIDTH - 1 of a head; 0 where theta has no such column.
   struct Thetas : StoredThetas<T, WIDTH> {
@@ -141,10 +142,7 @@ struct Rotation {
   // The same converted to angles per position.
   struct Angles {
     Angle<T> theta[WIDTH];
-    __device__ __forceinline__ explicit Angles(const Thetas& thetas) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
-    }
+    __device__ __forceinline__ explicit Angles(const Thetas& thetas) { compute_angles(thetas, theta); }
     __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) angle[i] = theta[i].at(position + options.offset);
@@ -157,7 +155,7 @@ struct Rotation {
   __device__ __forceinline__ static constexpr int first(int i) { return INTERLEAVED ? 2 * i : i; }
   __device__ __forceinline__ static constexpr int second(int i) { return INTERLEAVED ? 2 * i + 1 : i + WIDTH; }
   __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
-                                                 A (&y)[2 * WIDTH]) {
+                                                 bool /*is_extra*/, A (&y)[2 * WIDTH]) {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       y[first(i)] = a[first(i)] * angle[i].cos - a[second(i)] * angle[i].sin;
@@ -165,7 +163,7 @@ struct Rotation {
     }
   }
   __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
-                                                  A (&d_a)[kValues]) {
+                                                  bool /*is_extra*/, A (&d_a)[kValues]) {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       d_a[first(i)] = d_y[first(i)] * angle[i].cos + d_y[second(i)] * angle[i].sin;
@@ -196,6 +194,10 @@ struct CosineSine {
                                                        int64_t k) {
     return along(options, position, options.axes == 1 ? 0 : static_cast<int>(k / theta.cols));
   }
+  // Whether y of a token is (a, 0): its second half is no product with sin 0, which would let infinity make NaN.
+  __device__ __forceinline__ static bool is_extra(const Options& options, int64_t position) {
+    return position < options.extra_tokens;
+  }
 
   // The axes of the features k .. k + WIDTH - 1, with `thetas` thetas an axis.
   struct Axes {
@@ -215,8 +217,7 @@ struct CosineSine {
     Angle<T> theta[WIDTH];
     int axis, change;
     __device__ __forceinline__ explicit Angles(const Thetas& thetas) : axis(thetas.axis), change(thetas.change) {
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) theta[i] = Angle<T>::of(thetas[i]);
+      compute_angles(thetas, theta);
     }
     __device__ __forceinline__ void at(const Options& options, int64_t position, SinCos<A> (&angle)[WIDTH]) const {
       int64_t s = along(options, position, axis);
@@ -231,18 +232,20 @@ struct CosineSine {
 
   using AngleIterator = ExactAngleIterator<Angles, Options, A, WIDTH>;
 
-  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH],
+  __device__ __forceinline__ static void forward(const A (&a)[kValues], const SinCos<A> (&angle)[WIDTH], bool is_extra,
                                                  A (&y)[2 * WIDTH]) {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       y[i] = a[i] * angle[i].cos;
-      y[i + WIDTH] = a[i] * angle[i].sin;
+      y[i + WIDTH] = is_extra ? A(0) : a[i] * angle[i].sin;
     }
   }
   __device__ __forceinline__ static void backward(const A (&d_y)[2 * WIDTH], const SinCos<A> (&angle)[WIDTH],
-                                                  A (&d_a)[kValues]) {
+                                                  bool is_extra, A (&d_a)[kValues]) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) d_a[i] = d_y[i] * angle[i].cos + d_y[i + WIDTH] * angle[i].sin;
+    for (int i = 0; i < WIDTH; ++i) {
+      d_a[i] = d_y[i] * angle[i].cos + (is_extra ? A(0) : d_y[i + WIDTH]) * angle[i].sin;
+    }
   }
 
  private:

@@ -89,11 +89,11 @@ __device__ __forceinline__ void compute_angle(const RowsView& theta, const Optio
 // d_a, the gradient of the activated x, at the inputs of angle k.
 template <class Encoding>
 __device__ __forceinline__ void input_gradient(const typename Encoding::T* d_y, int k, int dim,
-                                               const SinCos<typename Encoding::A> (&angle)[1],
+                                               const SinCos<typename Encoding::A> (&angle)[1], bool is_extra,
                                                typename Encoding::A (&d_a)[Encoding::kValues]) {
   const typename Encoding::A upstream[2] = {widen(d_y[Encoding::output_at(0, k, dim)]),
                                             widen(d_y[Encoding::output_at(1, k, dim)])};
-  Encoding::backward(upstream, angle, d_a);
+  Encoding::backward(upstream, angle, is_extra, d_a);
 }
 
 // One warp per row.
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(32) lrpe_forward_rows(const __grid_constant__ 
       A a[Encoding::kValues], y[2];
 #pragma unroll
       for (int v = 0; v < Encoding::kInputs; ++v) a[v] = act(Encoding::input_at(v, k, dim));
-      Encoding::forward(a, angle, y);
+      Encoding::forward(a, angle, Encoding::is_extra(args.options, place.position), y);
 #pragma unroll
       for (int v = 0; v < 2; ++v) to[Encoding::output_at(v, k, dim)] = narrow<T>(y[v]);
     }
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
     const auto gradient = [&](int k, A(&d_a)[Encoding::kValues]) {
       SinCos<A> angle[1];
       compute_angle<Encoding>(args.theta, options, place, k, angle);
-      input_gradient<Encoding>(d_y, k, dim, angle, d_a);
+      input_gradient<Encoding>(d_y, k, dim, angle, Encoding::is_extra(options, place.position), d_a);
     };
     A dot = A(0);
     if (options.softmax == Softmax::feature) {
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
       compute_angle<Encoding>(args.theta, args.options, place, k, angle);
       A d_a[Encoding::kValues];
       input_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
-                               d_a);
+                               Encoding::is_extra(args.options, place.position), d_a);
 #pragma unroll
       for (int v = 0; v < Encoding::kInputs; ++v) own[v].add(act(Encoding::input_at(v, k, dim)) * d_a[v]);
     }
@@ -262,6 +262,7 @@ __global__ void __launch_bounds__(32)
     const int64_t index = first + threadIdx.x;
     double sum = 0.0;
     for (int64_t n = begin; n < end; ++n) {
+      if (Encoding::is_extra(args.options, n)) continue;
       for (int64_t column = 0; column < x.batch * x.heads; ++column) {
         const RowPlace place(x, args.theta, n, column);
         if (place.theta_head != theta_head) continue;
@@ -276,7 +277,7 @@ __global__ void __launch_bounds__(32)
           for (int v = 0; v < Encoding::kInputs; ++v) {
             a[v] = act(Encoding::input_at(v, static_cast<int>(k), dim));
           }
-          Encoding::forward(a, angle, y);
+          Encoding::forward(a, angle, false, y);
           const A d_phi = widen(d_y[Encoding::output_at(1, static_cast<int>(k), dim)]) * y[0] -
                           widen(d_y[Encoding::output_at(0, static_cast<int>(k), dim)]) * y[1];
           sum += static_cast<double>(d_phi) * static_cast<double>(Encoding::coordinate(args.options, args.theta, n, k));
@@ -304,6 +305,7 @@ __global__ void theta_finish(const __grid_constant__ RowsView partials, const __
 template <class Encoding>
 void launch_d_theta(Context& context, const typename Encoding::BackwardArgs& args) {
   using T = typename Encoding::T;
+  if (args.theta.rows * args.theta.cols == 0) return;
   const int64_t length = args.x.length;
   const int64_t positions = std::max<int64_t>(1, ceil_div(length, lrpe_theta_partials(length)));
   const int splits = static_cast<int>(args.x.batch > 0 ? ceil_div(length, positions) : 0);

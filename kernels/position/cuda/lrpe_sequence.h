@@ -341,7 +341,7 @@ __global__ void __launch_bounds__(SequenceWork::kThreads, 2)
       next_input = input_at(next);
       next_upstream = upstream_at(next);
       input.widen_to(a);
-      Encoding::backward(upstream, iterator.angle, d_a);
+      Encoding::backward(upstream, iterator.angle, Encoding::is_extra(args.options, n), d_a);
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         a[i] = scales[i](a[i]);

@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
     tile.template read<kInputs>(index, 0).widen_to(a);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) a[i] = scales[i](a[i]);
-    Encoding::forward(a, iterator.angle, y);
+    Encoding::forward(a, iterator.angle, Encoding::is_extra(args.options, n), y);
     store_output<Encoding>(slab + n * args.y.length_stride, tile.k, dim, y);
   }
   tile.finish();
@@ -259,11 +259,12 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
   }
   AngleIterator iterator(typename Encoding::Angles(thetas), args.options, tile.first, tile.step);
   iterator.materialize();  // while the copies are in flight
-  // a and d_a of the thread's row `index`. It is computed twice, with the same bits.
-  const auto gradients_of = [&](int index, const AngleIterator& iterator, float(&a)[kValues], float(&d_a)[kValues]) {
+  // a and d_a of the thread's row `index`, at position n. It is computed twice, with the same bits.
+  const auto gradients_of = [&](int n, int index, const AngleIterator& iterator, float(&a)[kValues],
+                                float(&d_a)[kValues]) {
     float upstream[2 * WIDTH];
     tile.template read<2>(index, 0).widen_to(upstream);
-    Encoding::backward(upstream, iterator.angle, d_a);
+    Encoding::backward(upstream, iterator.angle, Encoding::is_extra(args.options, n), d_a);
     tile.template read<kInputs>(index, 2).widen_to(a);
     alignas(16) SequenceScale<T> scales[kValues];
     load_scales<Encoding>(tile.table, tile.k, dim, scales);
@@ -275,7 +276,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
   Total own[kValues];
   for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index, iterator.next()) {
     float a[kValues], d_a[kValues];
-    gradients_of(index, iterator, a, d_a);
+    gradients_of(n, index, iterator, a, d_a);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) own[i].sum += a[i] * d_a[i];
   }
@@ -297,7 +298,7 @@ __global__ void __launch_bounds__(SlabWork::kThreads, SlabWork::kResidentBlocks)
   }
   for (int n = tile.first, index = 0; n < tile.end; n += tile.step, ++index, restarted.next()) {
     float a[kValues], d_a[kValues];
-    gradients_of(index, restarted, a, d_a);
+    gradients_of(n, index, restarted, a, d_a);
     T* const to = d_x + n * args.d_x.view.length_stride;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) d_a[i] = a[i] * (d_a[i] - own[i].sum);

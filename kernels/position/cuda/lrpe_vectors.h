@@ -134,6 +134,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
   if constexpr (ACT != Act::sequence) fetch(item.first);  // in flight while the angles are computed
   SinCos<A> angle[Encoding::WIDTH];
   typename Encoding::Angles(thetas).at(args.options, item.position, angle);
+  const bool is_extra = Encoding::is_extra(args.options, item.position);
   if constexpr (ACT == Act::sequence) {  // later here: part of x is in L2 and arrives soon
     fetch(item.first);
     grid_dependency_wait();  // the previous grid writes the table
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads)
 #pragma unroll
           for (int i = 0; i < Encoding::kValues; ++i) a[i] = scales[i](a[i]);
         }
-        Encoding::forward(a, angle, y);
+        Encoding::forward(a, angle, is_extra, y);
         if (item.active && base + u < item.last) {
           store_output<Encoding>(y_rows(base + u), 0, dim, y);
         }
@@ -221,6 +222,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeTuning<Enc
   for (int stage = 0; stage < Stages::kStages; ++stage) fetch(item.first + stage * kUnroll, stage);
   SinCos<A> angle[Encoding::WIDTH];  // computed while the first rows are in flight
   typename Encoding::Angles(thetas).at(args.options, item.position, angle);
+  const bool is_extra = Encoding::is_extra(args.options, item.position);
   with_activation<ACT == Act::elementwise>(args.options.act, [&](auto act) {
     int stage = 0;
     for (int base = item.first; base < item.last; base += kUnroll) {
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(LrpeWork::kThreads, std::max(8, LrpeTuning<Enc
         };
         A upstream[2 * Encoding::WIDTH], gradient[Encoding::kValues];
         read(0, upstream);
-        Encoding::backward(upstream, angle, gradient);
+        Encoding::backward(upstream, angle, is_extra, gradient);
         if constexpr (ACT != Act::none) {
           A values[Encoding::kValues];
           read(Stages::kX, values);

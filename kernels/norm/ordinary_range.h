@@ -1,0 +1,64 @@
+// Which groups of features the ordinary norm kernels compute. They work in the accumulate type, in which the square of
+// a large number is infinite and that of a small one is 0. Groups that come near either are computed by wide_group.h,
+// which costs time where such groups are, and one comparison a group elsewhere.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/common/types.h"
+#include "kernels/norm/norm.h"
+
+namespace heddle::kernels {
+
+// Powers of two that bound the ordinary numbers of a type of arithmetic. double has 3 more bits of exponent than float.
+template <class A>
+struct NumberRange;
+template <>
+struct NumberRange<float> {
+  static constexpr float kSmallest = 0x1p-126f;  // normal number
+  static constexpr float kLargest = 0x1.fffffep127f;
+  static constexpr float kTiny = 0x1p-100f;       // rounding among subnormal numbers is far below it
+  static constexpr float kUsualInvStd = 0x1p32f;  // and its inverse: where a sum of 0 is taken for what it says
+};
+template <>
+struct NumberRange<double> {
+  static constexpr double kSmallest = 0x1p-1022;
+  static constexpr double kLargest = 0x1.fffffffffffffp1023;
+  static constexpr double kTiny = 0x1p-800;
+  static constexpr double kUsualInvStd = 0x1p256;
+};
+
+// The values of mean(q^2) + eps with which forward is ordinary: no square was lost, and the factor scale / s is normal.
+template <class A>
+struct OrdinaryVariance {
+  A least, most;
+
+  explicit OrdinaryVariance(const NormOptions& options) : least(Range::kTiny), most(Range::kLargest) {
+    const double scale = std::abs(options.scale);
+    if (scale == 0.0) return;
+    const double lowest = scale / double{Range::kLargest}, highest = scale / double{Range::kSmallest};
+    least = static_cast<A>(std::max(double{least}, std::min(lowest * lowest, double{most})));
+    most = static_cast<A>(std::min(double{most}, highest * highest));
+  }
+  HEDDLE_HOST_DEVICE bool holds(A variance) const { return variance >= least && variance <= most; }
+
+ private:
+  using Range = NumberRange<A>;
+};
+
+// Whether backward is ordinary in a group: `product` is the sum of g q over the group, g being the gradient of the
+// normalized features, and d_p = g scale / s - (along q + rest).
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE bool is_ordinary_gradient(A inv_std, A product, A along, A rest) {
+  using Range = NumberRange<A>;
+  const auto magnitude = [](A value) { return value < A(0) ? -value : value; };
+  const A first = magnitude(product), second = magnitude(along);
+  if (!(first + second + magnitude(rest) <= Range::kLargest)) return false;
+  if (first >= Range::kTiny && second >= Range::kTiny) return true;
+  // Exactly 0 is common: a row of zeros, or one whose gradient is 0.
+  return product == A(0) && inv_std <= Range::kUsualInvStd && inv_std >= A(1) / Range::kUsualInvStd;
+}
+
+}  // namespace heddle::kernels

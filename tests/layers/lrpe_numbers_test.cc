@@ -1,0 +1,142 @@
+// Position encodings at the ends: extra tokens that hold infinity, more positions than there are partial sums of
+// d_theta. On the CPU and, where there is one, on a GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/runtime/error.h"
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+#include "layers/ops/lrpe_cosine.h"
+#include "layers/ops/lrpe_rotate.h"
+
+namespace heddle {
+namespace {
+
+using Numbers = std::vector<double>;
+
+Tensor tensor_of(Context& context, const Shape& shape, DType dtype, const Numbers& numbers) {
+  const Tensor tensor = Tensor::empty(context, shape, dtype);
+  write_values(context, tensor, numbers);
+  return tensor;
+}
+
+// Multiples of 1/64, which every dtype holds.
+Numbers random_numbers(int64_t count, uint64_t seed) {
+  Random random(seed, RandomStream::test);
+  Numbers numbers(static_cast<size_t>(count));
+  for (double& number : numbers) number = (static_cast<double>(random.next_below(255)) - 127.0) / 64.0;
+  return numbers;
+}
+
+struct CosineResults {
+  Numbers y, d_x, d_theta;
+};
+
+// x and d_y are (1, tokens, 1, dim) and (1, tokens, 1, 2 dim).
+CosineResults run_cosine(Context& context, DType dtype, const LrpeCosineOptions& options, int64_t dim, const Numbers& x,
+                         const Numbers& d_y) {
+  const auto tokens = static_cast<int64_t>(x.size()) / dim;
+  Gradient d_x, d_theta;
+  Tape tape(context);
+  const Tensor theta = tensor_of(context, {1, dim}, accumulate_type(dtype), random_numbers(dim, 3));
+  const Variable y = lrpe_cosine(tape, tape.leaf(tensor_of(context, {1, tokens, 1, dim}, dtype, x), d_x, "x"),
+                                 tape.leaf(theta, d_theta, "theta"), options);
+  tape.backward(y, tensor_of(context, y.shape(), dtype, d_y));
+  return {read_values(context, y.value), read_values(context, d_x.tensor), read_values(context, d_theta.tensor)};
+}
+
+// y = concat(act(x), 0) for extra tokens, whatever x is, and nothing comes back from the zeros.
+void extra_tokens_have_no_second_half(Context& context) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr int64_t kExtra = 2, kTokens = 5;
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    for (const Activation act : {Activation::none, Activation::relu, Activation::silu}) {
+      for (const int64_t dim : {6, 16}) {  // single features on the GPU, and vectors
+        const LrpeCosineOptions options{.act = act, .extra_tokens = kExtra, .offset = 3};
+        Numbers x = random_numbers(kTokens * dim, 1), d_y = random_numbers(kTokens * 2 * dim, 2);
+        const CosineResults usual = run_cosine(context, dtype, options, dim, x, d_y);
+        x[0] = kInfinity;
+        x[1] = -kInfinity;
+        x[2] = -1.0;
+        x[3] = std::nan("");
+        for (int64_t i = 0; i < dim; ++i) d_y[static_cast<size_t>(dim + i)] = i % 2 == 0 ? kInfinity : std::nan("");
+        const CosineResults found = run_cosine(context, dtype, options, dim, x, d_y);
+        for (int64_t token = 0; token < kTokens; ++token) {
+          for (int64_t i = 0; i < dim; ++i) {
+            const double second = found.y[static_cast<size_t>((2 * token + 1) * dim + i)];
+            const auto at = static_cast<size_t>(token * dim + i);
+            if (token < kExtra) {
+              EXPECT_EQ(second, 0.0) << token << " " << i;
+              EXPECT_FALSE(std::signbit(second)) << token << " " << i;
+            } else {
+              EXPECT_EQ(second, usual.y[static_cast<size_t>((2 * token + 1) * dim + i)]);
+            }
+            if (at > 3) {
+              EXPECT_EQ(found.d_x[at], usual.d_x[at]) << token << " " << i;
+            }
+          }
+        }
+        EXPECT_EQ(found.y[0], kInfinity);
+        EXPECT_EQ(found.y[1], act == Activation::none ? -kInfinity : 0.0);
+        EXPECT_TRUE(std::isnan(found.y[3]));
+        EXPECT_EQ(found.d_theta, usual.d_theta);
+      }
+    }
+  }
+}
+
+// Each position counts, the last of every part into which they are cut among them.
+void d_theta_is_the_sum_over_all_positions(Context& context) {
+  constexpr int64_t kDim = 16, kHalf = kDim / 2;
+  for (const int64_t length : {int64_t{1}, int64_t{255}, int64_t{256}, int64_t{257}, int64_t{600}, int64_t{1030}}) {
+    const Numbers x = random_numbers(length * kDim, 1), d_y = random_numbers(length * kDim, 2);
+    const Numbers theta = random_numbers(kHalf, 3);
+    // Only one position has an upstream gradient: a sum that loses its part is 0.
+    for (const int64_t only : {length - 1, length / 2, int64_t{0}}) {
+      Numbers upstream(d_y.size(), 0.0);
+      for (int64_t i = 0; i < kDim; ++i) {
+        upstream[static_cast<size_t>(only * kDim + i)] = d_y[static_cast<size_t>(only * kDim + i)];
+      }
+      Gradient gradient;
+      Tape tape(context);
+      const Variable y =
+          lrpe_rotate(tape, tape.constant(tensor_of(context, {1, length, 1, kDim}, DType::float32, x)),
+                      tape.leaf(tensor_of(context, {1, kHalf}, DType::float32, theta), gradient, "theta"), {});
+      tape.backward(y, tensor_of(context, y.shape(), DType::float32, upstream));
+      const Numbers found = read_values(context, gradient.tensor);
+      for (int64_t k = 0; k < kHalf; ++k) {
+        const auto first = static_cast<size_t>(only * kDim + k), other = first + static_cast<size_t>(kHalf);
+        const long double phi = static_cast<long double>(only) * theta[static_cast<size_t>(k)];
+        const long double y_first = x[first] * std::cos(phi) - x[other] * std::sin(phi);
+        const long double y_other = x[first] * std::sin(phi) + x[other] * std::cos(phi);
+        const double wanted = static_cast<double>(only * (d_y[other] * y_first - d_y[first] * y_other));
+        EXPECT_NEAR(found[static_cast<size_t>(k)], wanted, 1e-5 * static_cast<double>(only + 1))
+            << "position " << only << " of " << length << ", angle " << k;
+      }
+    }
+  }
+}
+
+class LrpeNumbersGpu : public ::testing::Test {
+ protected:
+  void run(void (*is_right)(Context&)) {
+    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
+    Context context({DeviceType::cuda});
+    is_right(context);
+  }
+};
+
+void run_on_cpu(void (*is_right)(Context&)) {
+  Context context(Device{}, {.threads = 1});
+  is_right(context);
+}
+
+TEST(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { run_on_cpu(extra_tokens_have_no_second_half); }
+TEST(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { run_on_cpu(d_theta_is_the_sum_over_all_positions); }
+TEST_F(LrpeNumbersGpu, ExtraTokensHaveNoSecondHalf) { run(extra_tokens_have_no_second_half); }
+TEST_F(LrpeNumbersGpu, ThetaGetsTheSumOverAllPositions) { run(d_theta_is_the_sum_over_all_positions); }
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,239 @@
+// Norms of numbers near the ends of their type's range, whose squares do not fit it, forward and backward, against the
+// unfused formulas in long double: on the CPU and, where there is one, on a GPU.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "core/tensor/random.h"
+#include "tests/layers/norm_formula.h"
+
+namespace heddle::test {
+namespace {
+
+// Normal numbers of a size, in the rows of a problem; size(row, group) may differ from group to group.
+Numbers normal_rows(const Problem& problem, Random& random, const std::function<double(int64_t, int64_t)>& size,
+                    double mean = 0.0) {
+  Numbers numbers;
+  const int64_t extent = problem.dim / problem.options.groups;
+  for (int64_t row = 0; row < problem.rows; ++row) {
+    for (int64_t i = 0; i < problem.dim; ++i) {
+      numbers.push_back(round_to(problem.dtype, (random.next_normal() + mean) * size(row, i / extent)));
+    }
+  }
+  return numbers;
+}
+Numbers normal_rows(const Problem& problem, Random& random, double size, double mean = 0.0) {
+  return normal_rows(
+      problem, random, [size](int64_t, int64_t) { return size; }, mean);
+}
+Numbers normal_vector(const Problem& problem, Random& random, double size) {
+  Numbers numbers;
+  for (int64_t i = 0; i < problem.dim; ++i) numbers.push_back(round_to(problem.dtype, random.next_normal() * size));
+  return numbers;
+}
+
+struct Sizes {
+  DType dtype;
+  double x, d_y, eps;
+};
+
+// The sizes of x and of the upstream gradient: large, small, both, either.
+std::vector<Sizes> all_sizes() {
+  const auto f64 = DType::float64, f32 = DType::float32, bf16 = DType::bfloat16, f16 = DType::float16;
+  return {{f32, 1e18, 1.0, 1e-5},     {f32, 1e18, 1e-20, 1e-5},  {f32, 1e18, 1e30, 1e-5},   {f32, 5e37, 1.0, 1e-5},
+          {f32, 5e37, 1e-30, 1e-5},   {f32, 1e10, 1e-19, 1e-5},  {f32, 1e-20, 1.0, 1e-50},  {f32, 1e-30, 1.0, 1e-80},
+          {f32, 1e-30, 1.0, 1e-50},   {f32, 1e-30, 1e-6, 0.0},   {f32, 1e-38, 1e-5, 0.0},   {f32, 1.0, 1e37, 1e-5},
+          {f32, 1.0, 1e-37, 1e-5},    {f32, 1e-8, 1e-33, 1e-18}, {f32, 1e-4, 1e-38, 1e-10}, {f32, 1.0, 1.0, 1e-50},
+          {bf16, 3e19, 1.0, 1e-5},    {bf16, 5e37, 1e20, 1e-5},  {bf16, 1e-30, 1.0, 1e-80}, {bf16, 1.0, 1e37, 1e-5},
+          {f16, 1.5e4, 1.0, 1e-5},    {f16, 1e-6, 1e-3, 1e-50},  {f16, 1.0, 1e4, 1e-5},     {f64, 1e200, 1.0, 1e-5},
+          {f64, 1e200, 1e-200, 1e-5}, {f64, 1e200, 1e250, 1e-5}, {f64, 5e306, 1.0, 1e-5},   {f64, 1e-200, 1.0, 0.0},
+          {f64, 1e-200, 1.0, 1e-300}, {f64, 1e-300, 1e-9, 0.0},  {f64, 1.0, 1e300, 1e-5},   {f64, 1.0, 1e-300, 1e-5}};
+}
+
+// `kind` counts through the options of the family.
+constexpr int kKinds = 12;
+Problem problem_of(const Sizes& sizes, int64_t dim, int kind) {
+  Problem problem{.name = fmt::format("{} x {} d_y {} eps {} dim {} kind {}", name(sizes.dtype), sizes.x, sizes.d_y,
+                                      sizes.eps, dim, kind),
+                  .dtype = sizes.dtype,
+                  .dim = dim};
+  NormOptions& options = problem.options;
+  options.eps = sizes.eps;
+  options.center = kind % 2 == 1;
+  options.groups = kind % 4 >= 2 ? 2 : 1;
+  Random random(static_cast<uint64_t>(kind) + 1, RandomStream::test);
+  problem.inputs["x"] = normal_rows(problem, random, sizes.x, options.center ? 1.5 : 0.0);
+  problem.inputs["d_y"] = normal_rows(problem, random, sizes.d_y);
+  if (kind >= 3) problem.inputs["weight"] = normal_vector(problem, random, 1.0);
+  if (kind >= 5) problem.inputs["bias"] = normal_vector(problem, random, 1.0);
+  if (kind >= 7) {
+    problem.inputs["residual"] = normal_rows(problem, random, sizes.x);
+    problem.inputs["d_r"] = normal_rows(problem, random, sizes.d_y);
+  }
+  if (kind >= 8) {
+    problem.inputs["gate"] = normal_rows(problem, random, 1.0);
+    options.gate_position = kind < 10 ? GatePosition::pre : GatePosition::post;
+    options.gate_act = kind % 3 == 0 ? Activation::sigmoid : kind % 3 == 1 ? Activation::silu : Activation::relu;
+  }
+  return problem;
+}
+
+void sizes_are_right(Context& context) {
+  // Lengths that different kernels of the GPU take, and one that the CPU takes in several chunks.
+  constexpr int64_t kDims[] = {6, 16, 512, 4098, 16384};
+  int count = 0;
+  for (const Sizes& sizes : all_sizes()) {
+    for (int kind = 0; kind < kKinds; ++kind) {
+      expect_right(context, problem_of(sizes, kDims[count++ % 3], kind));
+      if (kind % 5 == 3) expect_right(context, problem_of(sizes, kDims[3 + count % 2], kind));
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+// Every row and group has a size of its own.
+void mixed_rows_are_right(Context& context) {
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+    for (const int64_t groups : {1, 4}) {
+      for (const int kind : {0, 1, 5, 8, 11}) {
+        for (const int64_t dim : {24, 32, 1024}) {
+          Problem problem = problem_of({dtype, 1.0, 1.0, 1e-80}, dim, kind);
+          problem.name = fmt::format("{} mixed groups {} dim {} kind {}", name(dtype), groups, dim, kind);
+          problem.rows = dim < 100 ? 450 : 30;  // 450: more than there are partial sums
+          problem.options.groups = groups;
+          Random random(3, RandomStream::test);
+          const double step = dtype == DType::float64 ? 40.0 : 5.0;
+          const auto size = [&](int64_t row, int64_t group) {
+            return std::pow(10.0, step * static_cast<double>((row + 3 * group) % 15 - 7));
+          };
+          const auto inverse = [&](int64_t row, int64_t group) { return std::min(1.0, size(row, group)); };
+          problem.inputs["x"] = normal_rows(problem, random, size);
+          problem.inputs["d_y"] = normal_rows(problem, random, inverse);
+          for (const char* name : {"residual", "d_r"}) problem.inputs.erase(name);
+          if (kind >= 8) problem.inputs["gate"] = normal_rows(problem, random, 1.0);
+          expect_right(context, problem);
+          if (::testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Numbers of one row and group that are special; the others stay ordinary.
+void special_numbers_show(Context& context) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    for (const char* input : {"x", "d_y", "gate"}) {
+      for (const double special : {infinity, -infinity, std::nan("")}) {
+        for (int kind = 0; kind < kKinds; ++kind) {
+          for (const int64_t dim : {6, 16}) {
+            Problem problem = problem_of({dtype, 1.0, 1.0, 1e-5}, dim, kind);
+            if (!problem.inputs.contains(input)) continue;
+            problem.name += fmt::format(" {} in {}", special, input);
+            problem.inputs[input][1] = special;
+            expect_right(context, problem);
+            if (::testing::Test::HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+void zeros_are_right(Context& context) {
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    for (const double eps : {1e-5, 1e-50}) {
+      for (int kind = 0; kind < kKinds; ++kind) {
+        Problem problem = problem_of({dtype, 1.0, dtype == DType::float16 ? 1e-3 : 1.0, eps}, 16, kind);
+        problem.name += " zeros";
+        std::fill_n(problem.inputs["x"].begin(), 16, 0.0);
+        if (problem.inputs.contains("residual")) std::fill_n(problem.inputs["residual"].begin(), 16, 0.0);
+        expect_right(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// The product of x and a pre gate is beyond float32; scale brings the result out of it.
+void products_are_right(Context& context) {
+  for (const int64_t dim : {6, 16, 512}) {
+    for (const bool center : {false, true}) {
+      Problem problem{.name = fmt::format("product dim {} center {}", dim, center), .dim = dim};
+      Random random(5, RandomStream::test);
+      problem.options.center = center;
+      problem.options.gate_position = GatePosition::pre;
+      problem.inputs["x"] = normal_rows(problem, random, 1e25);
+      problem.inputs["gate"] = normal_rows(problem, random, 1e25);
+      problem.inputs["d_y"] = normal_rows(problem, random, 1.0);
+      expect_right(context, problem);
+      problem.options.gate_position = GatePosition::post;
+      problem.options.scale = 1e-30;
+      expect_right(context, problem);
+    }
+  }
+}
+
+// Only one number of a row, and only one row, is large: a sum that leaves it out shows. Places are the last of the
+// CPU's chunks of 4096 features and of its 396 chunks of rows, and their neighbours.
+void sums_leave_nothing_out(Context& context) {
+  const auto expect_spike = [&](int64_t rows, int64_t dim, int64_t row, int64_t feature, bool center) {
+    Problem problem{.name = fmt::format("spike at {} {} of {} {}", row, feature, rows, dim), .rows = rows, .dim = dim};
+    problem.options.center = center;
+    Random random(7, RandomStream::test);
+    problem.inputs["x"] = normal_rows(problem, random, 1.0);
+    problem.inputs["d_y"] = normal_rows(problem, random, 1e-3);
+    problem.inputs["weight"] = normal_vector(problem, random, 1.0);
+    problem.inputs["bias"] = normal_vector(problem, random, 1.0);
+    problem.inputs["x"][static_cast<size_t>(row * dim + feature)] = 300.0;
+    problem.inputs["d_y"][static_cast<size_t>(row * dim + feature)] = 300.0;
+    expect_right(context, problem);
+  };
+  for (const bool center : {false, true}) {
+    for (const int64_t dim : {4096, 4097, 8192, 9001}) {
+      for (const int64_t feature : {int64_t{0}, int64_t{4095}, int64_t{4096}, dim - 1}) {
+        expect_spike(2, dim, 1, std::min(feature, dim - 1), center);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+    for (const int64_t rows : {395, 396, 397, 1000}) {
+      for (const int64_t row : {int64_t{0}, rows - 1, rows - 2, rows / 2}) {
+        expect_spike(rows, 8, row, 5, center);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+class NormRangeGpu : public ::testing::Test {
+ protected:
+  void run(void (*is_right)(Context&)) {
+    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
+    Context context({DeviceType::cuda});
+    is_right(context);
+  }
+};
+
+void run_on_cpu(void (*is_right)(Context&)) {
+  Context context(Device{}, {.threads = 1});
+  is_right(context);
+}
+
+TEST(NormRange, LargeAndSmallNumbers) { run_on_cpu(sizes_are_right); }
+TEST(NormRange, MixedRows) { run_on_cpu(mixed_rows_are_right); }
+TEST(NormRange, InfinityAndNaNShow) { run_on_cpu(special_numbers_show); }
+TEST(NormRange, Zeros) { run_on_cpu(zeros_are_right); }
+TEST(NormRange, ProductsBeyondTheRange) { run_on_cpu(products_are_right); }
+TEST(NormRange, SumsLeaveNothingOut) { run_on_cpu(sums_leave_nothing_out); }
+TEST_F(NormRangeGpu, SumsLeaveNothingOut) { run(sums_leave_nothing_out); }
+TEST_F(NormRangeGpu, LargeAndSmallNumbers) { run(sizes_are_right); }
+TEST_F(NormRangeGpu, MixedRows) { run(mixed_rows_are_right); }
+TEST_F(NormRangeGpu, InfinityAndNaNShow) { run(special_numbers_show); }
+TEST_F(NormRangeGpu, Zeros) { run(zeros_are_right); }
+TEST_F(NormRangeGpu, ProductsBeyondTheRange) { run(products_are_right); }
+
+}  // namespace
+}  // namespace heddle::test
