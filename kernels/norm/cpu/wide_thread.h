@@ -1,6 +1,11 @@
 // One thread of the CPU as the Team of wide_group.h.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/types.h"
 #include "kernels/norm/wide_group.h"

@@ -3,6 +3,9 @@
 // marks it: that takes no registers from the loop over the segments.
 #pragma once
 
+#include <climits>
+#include <cstdint>
+
 #include "kernels/norm/cuda/norm_backward_plan.h"
 #include "kernels/norm/cuda/wide_team.h"
 

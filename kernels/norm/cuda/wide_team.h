@@ -1,6 +1,8 @@
 // A row group of the GPU as the Team of wide_group.h.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/norm/cuda/norm.h"
 #include "kernels/norm/wide_group.h"
 
