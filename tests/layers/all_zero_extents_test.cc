@@ -101,15 +101,15 @@ void check_operator(Context& context, const std::string& name) {
   }
 }
 
-class ZeroExtents : public ::testing::TestWithParam<std::string> {};
-class ZeroExtentsGpu : public ::testing::TestWithParam<std::string> {};
+class AllZeroExtents : public ::testing::TestWithParam<std::string> {};
+class AllZeroExtentsGpu : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(ZeroExtents, GiveResultsOrErrors) {
+TEST_P(AllZeroExtents, GiveResultsOrErrors) {
   Context context(Device{}, {.threads = 1});
   check_operator(context, GetParam());
 }
 
-TEST_P(ZeroExtentsGpu, GiveResultsOrErrors) {
+TEST_P(AllZeroExtentsGpu, GiveResultsOrErrors) {
   if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
   Context context({DeviceType::cuda});
   check_operator(context, GetParam());
@@ -117,8 +117,8 @@ TEST_P(ZeroExtentsGpu, GiveResultsOrErrors) {
 
 std::string test_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
 
-INSTANTIATE_TEST_SUITE_P(All, ZeroExtents, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
-INSTANTIATE_TEST_SUITE_P(All, ZeroExtentsGpu, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, AllZeroExtents, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
+INSTANTIATE_TEST_SUITE_P(All, AllZeroExtentsGpu, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
 
 }  // namespace
 }  // namespace heddle::test
