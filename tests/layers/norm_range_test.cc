@@ -233,11 +233,6 @@ TEST(NormRange, Zeros) { run_on_cpu(zeros_are_right); }
 TEST(NormRange, ProductsBeyondTheRange) { run_on_cpu(products_are_right); }
 TEST(NormRange, SumsLeaveNothingOut) { run_on_cpu(sums_leave_nothing_out); }
 TEST_F(NormRangeGpu, SumsLeaveNothingOut) { run(sums_leave_nothing_out); }
-TEST_F(NormRangeGpu, LargeAndSmallNumbers) { run(sizes_are_right); }
-TEST_F(NormRangeGpu, MixedRows) { run(mixed_rows_are_right); }
-TEST_F(NormRangeGpu, InfinityAndNaNShow) { run(special_numbers_show); }
-TEST_F(NormRangeGpu, Zeros) { run(zeros_are_right); }
-TEST_F(NormRangeGpu, ProductsBeyondTheRange) { run(products_are_right); }
 
 }  // namespace
 }  // namespace heddle::test

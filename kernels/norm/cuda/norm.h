@@ -13,7 +13,6 @@
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
 #include "kernels/norm/norm.h"
-#include "kernels/norm/ordinary_range.h"
 
 namespace heddle::kernels::cuda {
 
@@ -129,7 +128,6 @@ struct NormScalars {
   int64_t groups, segments;  // groups of a row, segments of all rows
   int64_t extent;            // features of a segment
   A inv_extent, eps, scale;
-  OrdinaryVariance<A> ordinary;
 
   NormScalars(const RowsView& x, const NormOptions& options)
       : groups(options.groups),
@@ -137,8 +135,7 @@ struct NormScalars {
         extent(x.cols / options.groups),
         inv_extent(A(1) / static_cast<A>(extent)),
         eps(static_cast<A>(options.eps)),
-        scale(static_cast<A>(options.scale)),
-        ordinary(options) {}
+        scale(static_cast<A>(options.scale)) {}
 };
 
 // act(gate) of N neighbours. The activation is chosen at run time, by one branch that all threads take together.
