@@ -73,17 +73,25 @@ size_t text_character(std::string_view bytes) {
   return length;
 }
 
-// Whether a file begins as text does. That token ids look like this for so long is next to impossible.
-bool is_text(std::string_view bytes) {
-  constexpr size_t kEnough = 4096, kTooFew = 16;
-  if (bytes.size() < kTooFew) return false;
-  bytes = bytes.substr(0, kEnough);
+bool is_utf8(std::string_view bytes) {
   while (!bytes.empty()) {
     const size_t length = text_character(bytes);
     if (length == 0) return false;
     bytes.remove_prefix(std::min(length, bytes.size()));
   }
   return true;
+}
+
+// Whether a file begins as text does: UTF-8, or nearly all of it letters as in other encodings. That token ids look
+// like this for so long is next to impossible.
+bool is_text(std::string_view bytes) {
+  constexpr size_t kEnough = 4096, kTooFew = 16;
+  if (bytes.size() < kTooFew) return false;
+  bytes = bytes.substr(0, kEnough);
+  const auto plain = std::count_if(bytes.begin(), bytes.end(), [](char byte) {
+    return static_cast<uint8_t>(byte) < 0x80 && text_character({&byte, 1}) == 1;
+  });
+  return 10 * static_cast<size_t>(plain) >= 9 * bytes.size() || is_utf8(bytes);
 }
 
 // The other headers of llm.c, which begin with a date.
