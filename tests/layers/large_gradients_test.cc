@@ -3,6 +3,7 @@
 // have the same fault; one row that is missing in a gradient changes this one number by much more than the tolerance.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -37,7 +38,7 @@ void gradients_match_along_a_direction(Context& context, const OperatorCase& op_
   for (const CaseInput& input : op_case.inputs) {
     const std::string& name = input.name;
     const bool is_angle = name == "theta";
-    if (!found.gradients.contains(name) || (is_angle && input.scale > 1.0)) continue;
+    if (!found.gradients.contains(name)) continue;
     const ReferenceTensor& gradient = found.gradients.at(name);
     const ReferenceTensor direction = draw(op_case, "direction of " + name, gradient.shape);
     const auto moved = [&](double step) {
@@ -58,12 +59,18 @@ void gradients_match_along_a_direction(Context& context, const OperatorCase& op_
   }
 }
 
+// The reference multiplies angles by positions in double, which has too few digits for these; LrpeAngles checks them.
+bool has_large_angles(const OperatorCase& op_case) {
+  return std::any_of(op_case.inputs.begin(), op_case.inputs.end(),
+                     [](const CaseInput& input) { return input.name == "theta" && input.scale > 1.0; });
+}
+
 class LargeGradients : public testing::TestWithParam<std::string> {
  protected:
   void run(Device device) {
     Context context(device, {.threads = 2});
     for (const OperatorCase& op_case : built_in_registry().find(GetParam()).cases()) {
-      if (!op_case.large) continue;
+      if (!op_case.large || has_large_angles(op_case)) continue;
       SCOPED_TRACE(op_case.name);
       gradients_match_along_a_direction(context, op_case);
     }
