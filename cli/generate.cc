@@ -18,6 +18,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/option.h"
+#include "cli/standard_streams.h"
 #include "core/io/atomic_file.h"
 #include "trainers/run/loaded_model.h"
 
@@ -34,7 +35,7 @@ struct Options {
 
 void show(const std::string& text) {
   fmt::print("{}", text);
-  std::fflush(stdout);
+  finish_stdout();  // nobody may be there to read on
 }
 
 // What the model goes on from, and the option that gave it.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -99,6 +100,14 @@ TEST_F(GenerateCommandTest, StopsBeforeAText) {
             whole.substr(0, place) + "\n");
   EXPECT_EQ(text({"--prompt", "the ", "--tokens", "60", "--temperature", "0", "--stop", "no such text"}), whole);
   EXPECT_THAT(refusal({"--stop", ""}), HasSubstr("--stop"));
+}
+
+TEST_F(GenerateCommandTest, EndsWhenNobodyReads) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
+  const Finished finished =
+      run_heddle({"generate", run_, "--tokens", "1000000000000"}, {.out = "/dev/full", .err = ""});
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_THAT(finished.err, StartsWith("error: cannot write to stdout"));
 }
 
 // A model whose data are no text reads and writes ids.
