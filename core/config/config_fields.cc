@@ -32,7 +32,7 @@ template <ConfigScalar T>
 ConfigTree make_value(const std::string& key, const std::vector<T>& scalars) {
   auto value = std::make_shared<ConfigValue>();
   value->kind = Kind::sequence;
-  for (const T& scalar : scalars) value->items.push_back(make_value<T>(key, scalar));
+  for (const auto& scalar : scalars) value->items.push_back(make_value<T>(key, scalar));
   return value;
 }
 
@@ -96,10 +96,12 @@ void ConfigFields::write(const std::string& key, const T& value) {
   add(key, make_value(key, value));
 }
 
-#define HEDDLE_CONFIG_READABLE(T)                                     \
-  template void ConfigFields::write<T>(const std::string&, const T&); \
-  template void ConfigFields::write<std::vector<T>>(const std::string&, const std::vector<T>&);
-HEDDLE_FOR_EACH_CONFIG_SCALAR(HEDDLE_CONFIG_READABLE)
+#define HEDDLE_CONFIG_READABLE(T) template void ConfigFields::write<T>(const std::string&, const T&);
+#define HEDDLE_CONFIG_SCALAR(T) \
+  HEDDLE_CONFIG_READABLE(T)     \
+  HEDDLE_CONFIG_READABLE(std::vector<T>)
+HEDDLE_FOR_EACH_CONFIG_SCALAR(HEDDLE_CONFIG_SCALAR)
+#undef HEDDLE_CONFIG_SCALAR
 #undef HEDDLE_CONFIG_READABLE
 
 }  // namespace heddle
