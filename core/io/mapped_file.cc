@@ -5,69 +5,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <string>
-#include <system_error>
 #include <utility>
 
-#include "core/runtime/error.h"
+#include "core/io/atomic_file.h"
 
 namespace heddle {
 namespace {
 
-[[noreturn]] void fail_errno(const char* action, const std::filesystem::path& path) {
-  const int code = errno;
-  fail("cannot {} {}: {}", action, path.string(), std::generic_category().message(code));
-}
-
-// A file that is open for reading.
-class Descriptor {
- public:
-  explicit Descriptor(const std::filesystem::path& path) : value_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (value_ < 0) fail_errno("open", path);
+// The mapping of a regular file that is not empty, or nullptr when there is none to be had.
+void* map_file(const std::filesystem::path& path, size_t& size) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return nullptr;
+  struct stat status {};
+  void* start = MAP_FAILED;
+  if (::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
+    size = static_cast<size_t>(status.st_size);
+    start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   }
-  ~Descriptor() { ::close(value_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int value() const { return value_; }
-
- private:
-  int value_;
-};
-
-std::string read_to_end(int descriptor, const std::filesystem::path& path) {
-  constexpr size_t kChunk = size_t{1} << 20;
-  std::string contents;
-  for (size_t size = 0;;) {
-    contents.resize(size + kChunk);
-    const ssize_t count = ::read(descriptor, contents.data() + size, kChunk);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail_errno("read", path);
-    size += static_cast<size_t>(count);
-    contents.resize(size);
-    if (count == 0) return contents;
-  }
+  ::close(descriptor);
+  return start == MAP_FAILED ? nullptr : start;
 }
 
 }  // namespace
 
+// A pipe is opened once: a second reader would not get what the first has taken.
 MappedFile::MappedFile(std::filesystem::path path) : path_(std::move(path)) {
-  const Descriptor file(path_);
-  struct stat status {};
-  if (::fstat(file.value(), &status) != 0) fail_errno("read", path_);
-  if (S_ISDIR(status.st_mode)) fail("cannot read {}: it is a folder", path_.string());
-  const auto size = static_cast<size_t>(status.st_size);
-  if (S_ISREG(status.st_mode) && size > 0) {
-    void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.value(), 0);
-    if (start != MAP_FAILED) {
-      owner_ = std::shared_ptr<const void>(start, [start, size](const void*) { ::munmap(start, size); });
-      bytes_ = {static_cast<const char*>(start), size};
-      is_mapped_ = true;
-      return;
-    }
+  size_t size = 0;
+  if (void* const start = std::filesystem::is_regular_file(path_) ? map_file(path_, size) : nullptr) {
+    owner_ = std::shared_ptr<const void>(start, [start, size](const void*) { ::munmap(start, size); });
+    bytes_ = {static_cast<const char*>(start), size};
+    is_mapped_ = true;
+    return;
   }
-  const auto contents = std::make_shared<const std::string>(read_to_end(file.value(), path_));
+  const auto contents = std::make_shared<const std::string>(read_file(path_));
   bytes_ = *contents;
   owner_ = contents;
 }
