@@ -19,8 +19,6 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kByteValues = 256;  // the tokens of text
-
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
 // Adds up the time between start() and stop().
@@ -262,15 +260,10 @@ class Run {
     options.tokens = sample.tokens;
     options.temperature = sample.temperature;
     options.seed = config_.seed;
+    if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
     Utf8Printer printer;
     std::string text = sample.prompt;
-    std::vector<int32_t> prompt;
-    for (const char byte : sample.prompt) prompt.push_back(static_cast<uint8_t>(byte));
-    generate_tokens(context_, train_step_.model(), prompt, options, kByteValues, [&](int32_t token) {
-      text += printer.add(static_cast<uint8_t>(token));
-      stopped_in_sample_ = is_last && options_.stop_requested();
-      return !stopped_in_sample_;
-    });
+    generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
     text += printer.finish();
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 #include "layers/ops/lrpe.h"
 
@@ -22,17 +24,6 @@ struct Cosine {
   static void backward(Context& context, const BackwardArgs& args) { kernels::lrpe_cosine_backward(context, args); }
 };
 
-// Whether the product of extents of at least 0 is `wanted`. The product itself may be too large for any integer.
-bool has_product(const Shape& shape, int64_t wanted) {
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return wanted == 0;
-  int64_t rest = wanted;
-  for (const int64_t extent : shape) {
-    if (rest % extent != 0) return false;
-    rest /= extent;
-  }
-  return rest == 1;
-}
-
 // What the kernels are told of the grid that the `length` tokens of x lie on.
 kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const LrpeCosineOptions& options) {
   const int64_t extra = options.extra_tokens;
@@ -41,7 +32,7 @@ kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const L
   const Shape shape = options.shape.rank() > 0 ? options.shape : Shape{length - extra};
   check(shape.rank() <= kMostAxes && std::all_of(shape.begin(), shape.end(), [](int64_t n) { return n >= 0; }),
         "[lrpe_cosine] shape is {}, expected 1 to {} extents of at least 0", to_string(shape), kMostAxes);
-  check(has_product(shape, length - extra),
+  check(checked_product(std::span(shape.begin(), shape.end())) == length - extra,
         "[lrpe_cosine] shape {} and {} extra tokens do not make {} tokens, those of x {}", to_string(shape), extra,
         length, to_string(x.shape()));
   check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",

@@ -91,7 +91,7 @@ void generate_tokens(Context& context, const LanguageModel& model, std::span<con
     std::vector<double> logits = read_tokens(context, model, prompt, state);
     logits.resize(static_cast<size_t>(std::min(choices, model.vocab_size())));
     token = static_cast<int32_t>(sample_token(logits, options, random.next_uniform()));
-    if (!emit(token)) return;
+    if (!emit(token) || (options.stop_requested && options.stop_requested())) return;
     prompt = {&token, 1};
   }
 }

@@ -22,6 +22,7 @@ struct GenerateOptions {
   double top_p = 1.0;        // only the likeliest whose probabilities reach p together
   uint64_t seed = 1;
   std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
+  std::function<bool()> stop_requested = {};  // asked after every token; ends when it says yes
 };
 
 // Reads `prompt` (at least one id of the vocabulary) and calls emit(token) for each new token, until it returns false.
