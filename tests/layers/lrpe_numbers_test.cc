@@ -13,6 +13,7 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle {
 namespace {
@@ -122,24 +123,11 @@ void d_theta_is_the_sum_over_all_positions(Context& context) {
   }
 }
 
-class LrpeNumbersGpu : public ::testing::Test {
- protected:
-  void run(void (*is_right)(Context&)) {
-    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
-    Context context({DeviceType::cuda});
-    is_right(context);
-  }
-};
+class LrpeNumbers : public test::OnDevices {};
 
-void run_on_cpu(void (*is_right)(Context&)) {
-  Context context(Device{}, {.threads = 1});
-  is_right(context);
-}
-
-TEST(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { run_on_cpu(extra_tokens_have_no_second_half); }
-TEST(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { run_on_cpu(d_theta_is_the_sum_over_all_positions); }
-TEST_F(LrpeNumbersGpu, ExtraTokensHaveNoSecondHalf) { run(extra_tokens_have_no_second_half); }
-TEST_F(LrpeNumbersGpu, ThetaGetsTheSumOverAllPositions) { run(d_theta_is_the_sum_over_all_positions); }
+TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_half(context()); }
+TEST_P(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { d_theta_is_the_sum_over_all_positions(context()); }
+HEDDLE_ON_DEVICES(LrpeNumbers);
 
 }  // namespace
 }  // namespace heddle

@@ -12,6 +12,7 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/gradient.h"
 #include "layers/ops/norm.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle {
 namespace {
@@ -171,28 +172,13 @@ void slices_are_added_to(Context& context) {
   }
 }
 
-class NormGradientsGpu : public ::testing::Test {
- protected:
-  void run(void (*is_right)(Context&)) {
-    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
-    Context context({DeviceType::cuda});
-    is_right(context);
-  }
-};
+class NormGradients : public test::OnDevices {};
 
-void run_on_cpu(void (*is_right)(Context&)) {
-  Context context(Device{}, {.threads = 1});
-  is_right(context);
-}
-
-TEST(NormGradients, OfRAloneArePassedOn) { run_on_cpu(only_r_is_used); }
-TEST(NormGradients, LeaveTheUpstreamGradientsAlone) { run_on_cpu(upstream_gradients_stay); }
-TEST(NormGradients, TakeOperandsWithStridesOfTheirOwn) { run_on_cpu(operands_have_their_own_strides); }
-TEST(NormGradients, AreAddedToSlices) { run_on_cpu(slices_are_added_to); }
-TEST_F(NormGradientsGpu, OfRAloneArePassedOn) { run(only_r_is_used); }
-TEST_F(NormGradientsGpu, LeaveTheUpstreamGradientsAlone) { run(upstream_gradients_stay); }
-TEST_F(NormGradientsGpu, TakeOperandsWithStridesOfTheirOwn) { run(operands_have_their_own_strides); }
-TEST_F(NormGradientsGpu, AreAddedToSlices) { run(slices_are_added_to); }
+TEST_P(NormGradients, OfRAloneArePassedOn) { only_r_is_used(context()); }
+TEST_P(NormGradients, LeaveTheUpstreamGradientsAlone) { upstream_gradients_stay(context()); }
+TEST_P(NormGradients, TakeOperandsWithStridesOfTheirOwn) { operands_have_their_own_strides(context()); }
+TEST_P(NormGradients, AreAddedToSlices) { slices_are_added_to(context()); }
+HEDDLE_ON_DEVICES(NormGradients);
 
 }  // namespace
 }  // namespace heddle

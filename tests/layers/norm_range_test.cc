@@ -13,6 +13,7 @@
 
 #include "core/tensor/random.h"
 #include "tests/layers/norm_formula.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
@@ -212,27 +213,18 @@ void sums_leave_nothing_out(Context& context) {
   }
 }
 
-class NormRangeGpu : public ::testing::Test {
- protected:
-  void run(void (*is_right)(Context&)) {
-    if (resolve_device("auto").type != DeviceType::cuda) GTEST_SKIP() << "no GPU";
-    Context context({DeviceType::cuda});
-    is_right(context);
-  }
-};
+// Numbers out of the range of float32 are right on the CPU only.
+class NormRange : public OnDevices {};
+class NormSums : public OnDevices {};
 
-void run_on_cpu(void (*is_right)(Context&)) {
-  Context context(Device{}, {.threads = 1});
-  is_right(context);
-}
-
-TEST(NormRange, LargeAndSmallNumbers) { run_on_cpu(sizes_are_right); }
-TEST(NormRange, MixedRows) { run_on_cpu(mixed_rows_are_right); }
-TEST(NormRange, InfinityAndNaNShow) { run_on_cpu(special_numbers_show); }
-TEST(NormRange, Zeros) { run_on_cpu(zeros_are_right); }
-TEST(NormRange, ProductsBeyondTheRange) { run_on_cpu(products_are_right); }
-TEST(NormRange, SumsLeaveNothingOut) { run_on_cpu(sums_leave_nothing_out); }
-TEST_F(NormRangeGpu, SumsLeaveNothingOut) { run(sums_leave_nothing_out); }
+TEST_P(NormRange, LargeAndSmallNumbers) { sizes_are_right(context()); }
+TEST_P(NormRange, MixedRows) { mixed_rows_are_right(context()); }
+TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }
+TEST_P(NormRange, Zeros) { zeros_are_right(context()); }
+TEST_P(NormRange, ProductsBeyondTheRange) { products_are_right(context()); }
+TEST_P(NormSums, LeaveNothingOut) { sums_leave_nothing_out(context()); }
+INSTANTIATE_TEST_SUITE_P(Cpu, NormRange, ::testing::Values(DeviceType::cpu));
+HEDDLE_ON_DEVICES(NormSums);
 
 }  // namespace
 }  // namespace heddle::test
