@@ -48,8 +48,8 @@ struct NormBackwardArgs {
   RowsView residual;  // given only if r was not stored: r is then computed again
   RowsView gate;
   VectorView weight;
-  VectorView bias;  // for d_gate of a post gate; empty if forward had none
-  VectorView mean, inv_std;
+  VectorView bias;           // for d_gate of a post gate; empty if forward had none
+  VectorView mean, inv_std;  // a GPU uses the sign bits of inv_std as marks for the time of the kernel
   RowsView d_y;
   RowsView d_r;  // the gradient of the output r, or empty; it is added into d_x and d_residual
   RowsDestination d_x, d_residual, d_gate;

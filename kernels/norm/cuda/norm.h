@@ -13,6 +13,7 @@
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
 #include "kernels/norm/norm.h"
+#include "kernels/norm/ordinary_range.h"
 
 namespace heddle::kernels::cuda {
 
@@ -128,6 +129,7 @@ struct NormScalars {
   int64_t groups, segments;  // groups of a row, segments of all rows
   int64_t extent;            // features of a segment
   A inv_extent, eps, scale;
+  OrdinaryVariance<A> ordinary;
 
   NormScalars(const RowsView& x, const NormOptions& options)
       : groups(options.groups),
@@ -135,7 +137,8 @@ struct NormScalars {
         extent(x.cols / options.groups),
         inv_extent(A(1) / static_cast<A>(extent)),
         eps(static_cast<A>(options.eps)),
-        scale(static_cast<A>(options.scale)) {}
+        scale(static_cast<A>(options.scale)),
+        ordinary(options) {}
 };
 
 // act(gate) of N neighbours. The activation is chosen at run time, by one branch that all threads take together.

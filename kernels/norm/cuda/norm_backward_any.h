@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/norm/cuda/norm_backward_math.h"
+#include "kernels/norm/cuda/norm_backward_wide.h"
 
 namespace heddle::kernels::cuda {
 
@@ -48,11 +49,13 @@ struct SegmentView {
 };
 
 template <class T, int THREADS>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     norm_backward_any(const __grid_constant__ NormBackwardArgs args,
                       const __grid_constant__ NormScalars<accumulate_t<T>> scalars) {
   using A = accumulate_t<T>;
   __shared__ RowGroupStorage<A, THREADS, 1, 3> sum_storage;
+  __shared__ typename WideTeam<THREADS, 1>::Storage wide_storage;
+  int wide_buffer = 0;
   const NormOptions& options = args.options;
   const bool pre = args.gate && options.gate_position == GatePosition::pre;
   const bool post = args.gate && options.gate_position == GatePosition::post;
@@ -80,6 +83,11 @@ __global__ void __launch_bounds__(THREADS)
       }
       row_group_sum(sums, sum_storage, 0, buffer);
       const SegmentFactors<A> factors(sums, inv_std, options.center, scalars);
+      if (!factors.is_ordinary(sums[0])) {
+        const WideTeam<THREADS, 1> team{wide_storage, wide_buffer, 0, static_cast<int>(threadIdx.x)};
+        differentiate_wide<T>(args, team, {row_index, first, scalars.extent, index}, PartialSums<A>{args});
+        continue;
+      }
       for (int64_t c = threadIdx.x; c < scalars.extent; c += THREADS) {
         const Activated<A> act = segment.act(c);
         const A r = segment.r(c), d_y = segment.at(args.d_y, c), weight = segment.weight(c);

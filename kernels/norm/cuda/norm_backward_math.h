@@ -26,6 +26,9 @@ struct SegmentFactors {
     d_factor = g_factor * dot * inv_std;
     offset = (center ? g_factor * (sums[1] * scalars.inv_extent) : A(0)) - d_factor * shift;
   }
+  __device__ __forceinline__ bool is_ordinary(A product) const {
+    return is_ordinary_gradient(inv_std, product, d_factor, offset);
+  }
   __device__ __forceinline__ A xhat(A d) const { return d * inv_std - xhat_offset; }
   __device__ __forceinline__ A d_p(A g, A d) const { return g_factor * g - (d_factor * d + offset); }
 };

@@ -52,9 +52,23 @@ struct BackwardTraits {
   static constexpr int kBlockThreads = std::max(THREADS, kMinBlockThreads);
   static constexpr int kRowGroups = kBlockThreads / THREADS;
   // Minimum number of blocks on a multiprocessor, which bounds the registers of a thread. No choice makes it spill.
-  static constexpr bool kHasThreeBlocks =
-      VECTORS == 1 && (GATE == Gate::none || (SUMS == ParameterSums::weight && THREADS == 256));
-  static constexpr int kMinBlocks = !kHasSums || kBlockThreads > 256 ? 1 : kHasThreeBlocks ? 3 : 2;
+  static constexpr int min_blocks() {
+    const bool has_one_sum = SUMS == ParameterSums::weight, is_centered = CENTER != Center::no;
+    const bool is_float = sizeof(T) == 4;
+    if (!kHasSums) {
+      if (GATE == Gate::none) return 1024 / kBlockThreads;
+      return VECTORS > 1 ? 1 : is_float && !(GATE == Gate::pre && THREADS == 32) ? 3 : 2;
+    }
+    if (kBlockThreads > 256) {
+      if (THREADS < 512 || VECTORS != 2) return 1;
+      const bool is_plain = GATE == Gate::none && !is_centered;
+      return is_plain ? (has_one_sum || is_float ? 2 : 1) : is_float && has_one_sum && GATE == Gate::pre ? 2 : 1;
+    }
+    if (VECTORS > 1) return THREADS < 256 && GATE == Gate::none && has_one_sum ? 3 : 2;
+    if (GATE == Gate::none || (GATE == Gate::post && !is_centered)) return 3;
+    return has_one_sum && (GATE == Gate::post || !is_centered || THREADS == 256) ? 3 : 2;
+  }
+  static constexpr int kMinBlocks = min_blocks();
   // Whether the kernel runs one block on a multiprocessor and is bound by instructions rather than by memory.
   static constexpr bool kInstructionBound =
       kHasSums && GATE == Gate::none && THREADS == 512 && (VECTORS > 2 || (VECTORS == 2 && CENTER == Center::yes));

@@ -10,6 +10,7 @@
 
 #include "kernels/norm/cuda/norm_backward_load.h"
 #include "kernels/norm/cuda/norm_backward_math.h"
+#include "kernels/norm/cuda/norm_backward_wide.h"
 #include "kernels/norm/cuda/norm_reduce_partials.h"
 
 namespace heddle::kernels::cuda {
@@ -110,6 +111,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
   }
 
   int stage = 0;
+  bool has_wide = false;  // whether a segment of the thread's row group is left to differentiate_marked()
   const bool prefetch_during_sum = K::kKeepsElements && plan.prefetch_during_sum;
   with_activation<K::kBranchesOnce>(args.options.gate_act, [&](auto act) {
     constexpr Activation kAct = decltype(act)::value;
@@ -145,7 +147,12 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
         apply_gradients<K, decltype(center)::value, decltype(weighted)::value, kAct>(
             segment, items, active, kept, factors, scalars, outputs, parameter_sums);
       };
-      with_flags(apply, center, weighted);
+      if (factors.is_ordinary(sums[0])) {  // the same in all threads of a row group
+        with_flags(apply, center, weighted);
+      } else if (active) {
+        has_wide = true;
+        if (lane == 0) vector<A>(args.inv_std)[items.segment(item)] = marked(inv_std);
+      }
       if (!prefetch_during_sum) prefetcher.first_pass(item + stage_distance, stage);
       prefetcher.second_pass(item + stage_distance, stage);
       stage = stage + 1 == stages ? 0 : stage + 1;
@@ -153,6 +160,9 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
   });
   if constexpr (K::kHasSums) {
     write_parameter_sums<K>(args, items, row_group, scalars, dynamic_shared, parameter_sums);
+  }
+  if (__syncthreads_or(has_wide)) {
+    differentiate_marked<typename K::T, K::kBlockThreads, K::kHasSums>(args, plan, K::kRowGroups);
   }
 }
 

@@ -19,6 +19,8 @@ __global__ void __launch_bounds__(THREADS, 1)
                      const __grid_constant__ NormScalars<accumulate_t<T>> scalars) {
   using A = accumulate_t<T>;
   __shared__ RowGroupStorage<A, THREADS, 1, 2> sum_storage;
+  __shared__ typename WideTeam<THREADS, 1>::Storage wide_storage;
+  int wide_buffer = 0;
   const NormOptions& options = args.options;
   const int64_t extent = scalars.extent;
   const bool pre = args.gate && options.gate_position == GatePosition::pre;
@@ -53,8 +55,13 @@ __global__ void __launch_bounds__(THREADS, 1)
     row_group_sum(moments, sum_storage, 0, buffer);
     const A shift = options.center ? moments[0] * scalars.inv_extent : A(0);
     const A moment = moments[1] * scalars.inv_extent - shift * shift;
-    const A variance = moment < A(0) ? A(0) : moment;  // max() would take NaN for 0
-    const A inv_std = inverse_root(variance + scalars.eps);
+    const A variance = (moment < A(0) ? A(0) : moment) + scalars.eps;  // max() would take NaN for 0
+    if (!scalars.ordinary.holds(variance)) {
+      const WideTeam<THREADS, 1> team{wide_storage, wide_buffer, 0, static_cast<int>(threadIdx.x)};
+      normalize_wide<T>(args, team, {row_index, first, extent, index});
+      continue;
+    }
+    const A inv_std = inverse_root(variance);
     if (threadIdx.x == 0) {
       if (args.inv_std) vector<A>(args.inv_std)[index] = inv_std;
       if (args.mean) vector<A>(args.mean)[index] = mean + shift;
@@ -98,20 +105,20 @@ void launch_rows(Context& context, const NormForwardArgs& args, const NormScalar
 template <Gate GATE, bool RESIDUAL, class Launch>
 bool choose_forward_shape(int64_t vectors, const Launch& launch) {
   if constexpr (GATE == Gate::post) {  // the gate waits in registers, wide
-    return choose_shape<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
+    return choose_shape<ForwardShape<8, 1, 6>, ForwardShape<16, 1, 6>, ForwardShape<32, 1, 6>, ForwardShape<32, 2, 4>,
                         ForwardShape<64, 2, 4>, ForwardShape<128, 2, 4>, ForwardShape<256, 2, 4>,
                         ForwardShape<256, 4, 2>, ForwardShape<512, 4, 1>>(vectors, launch);
   } else if constexpr (GATE == Gate::pre) {
-    return choose_shape<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
-                        ForwardShape<32, 4, 3>, ForwardShape<64, 4, 3>, ForwardShape<128, 4, 3>,
-                        ForwardShape<256, 4, 3>, ForwardShape<512, 4, 1>>(vectors, launch);
+    return choose_shape<ForwardShape<8, 1, 6>, ForwardShape<16, 1, 6>, ForwardShape<32, 1, 6>, ForwardShape<32, 2, 5>,
+                        ForwardShape<32, 4, RESIDUAL ? 3 : 4>, ForwardShape<64, 4, 3>, ForwardShape<128, 4, 3>,
+                        ForwardShape<256, 4, RESIDUAL ? 3 : 4>, ForwardShape<512, 4, 1>>(vectors, launch);
   } else if constexpr (RESIDUAL) {
-    return choose_shape<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
-                        ForwardShape<64, 2, 4>, ForwardShape<128, 2, 4>, ForwardShape<256, 2, 4>,
+    return choose_shape<ForwardShape<8, 1, 6>, ForwardShape<16, 1, 6>, ForwardShape<32, 1, 6>, ForwardShape<32, 2, 5>,
+                        ForwardShape<64, 2, 4>, ForwardShape<128, 2, 5>, ForwardShape<256, 2, 4>,
                         ForwardShape<512, 2, 2>, ForwardShape<512, 3, 2>, ForwardShape<512, 4, 2>,
                         ForwardShape<512, 8, 1>>(vectors, launch);
   } else {
-    return choose_shape<ForwardShape<8, 1, 4>, ForwardShape<16, 1, 4>, ForwardShape<32, 1, 4>, ForwardShape<32, 2, 4>,
+    return choose_shape<ForwardShape<8, 1, 6>, ForwardShape<16, 1, 6>, ForwardShape<32, 1, 6>, ForwardShape<32, 2, 5>,
                         ForwardShape<32, 4, 4>, ForwardShape<64, 4, 4>, ForwardShape<128, 4, 4>,
                         ForwardShape<256, 4, 4>, ForwardShape<256, 6, 3>, ForwardShape<512, 4, 2>,
                         ForwardShape<512, 8, 1>>(vectors, launch);

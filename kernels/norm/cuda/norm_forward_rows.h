@@ -5,7 +5,7 @@
 // A segment stays in registers in its storage type and is widened again for each pass (mean, squares, output). That
 // takes half of the registers, so that more segments wait for memory at once. All loads are issued before the first
 // use. Threads beyond the end of a segment read its last vector and leave it out of the sums, so that no load waits for
-// a condition.
+// a condition. A segment whose variance has left the ordinary range is computed again from memory, by wide_group.h.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "kernels/common/cuda/async.h"
 #include "kernels/norm/cuda/norm.h"
+#include "kernels/norm/cuda/wide_team.h"
 
 namespace heddle::kernels::cuda {
 
@@ -47,6 +48,10 @@ struct ForwardTraits {
   using A = accumulate_t<T>;
   using Shape = Shape_;
   static constexpr int kThreads = Shape::kThreads, kVectors = Shape::kVectors, kWidth = vector_width<T>;
+  // float takes more registers in short segments, for exact exponentials and quotients, and fewer in long ones.
+  static constexpr bool kIsLong = GATE == Gate::post && Shape::kThreads == 512;
+  static constexpr int kMinBlocks =
+      sizeof(T) == 4 ? std::clamp(Shape::kMinBlocks, kIsLong ? 2 : 1, 5) : Shape::kMinBlocks;
   static constexpr Gate kGate = GATE;
   static constexpr bool kHasGate = GATE != Gate::none, kHasResidual = RESIDUAL, kFull = FULL;
   static constexpr Center kCenter = CENTER;
@@ -252,7 +257,7 @@ __device__ __forceinline__ void write_y(const NormForwardArgs& args, const Forwa
 
 // K is a ForwardTraits. Grid: row groups for all segments. Dynamic shared memory: weight and bias when they are shared.
 template <class K>
-__global__ void __launch_bounds__(K::Shape::kBlockThreads, K::Shape::kMinBlocks)
+__global__ void __launch_bounds__(K::Shape::kBlockThreads, K::kMinBlocks)
     norm_forward_rows(const __grid_constant__ NormForwardArgs args, const __grid_constant__ ForwardTensors tensors,
                       const __grid_constant__ NormScalars<typename K::A> scalars) {
   using A = typename K::A;
@@ -288,20 +293,29 @@ __global__ void __launch_bounds__(K::Shape::kBlockThreads, K::Shape::kMinBlocks)
     __pipeline_wait_prior(0);
     __syncthreads();
   }
-  const A inv_std = inverse_root(statistics.variance + scalars.eps);
-  if (!active) return;
-  if (lane == 0) {
-    if (args.inv_std) vector<A>(args.inv_std)[index] = inv_std;
-    if (args.mean) vector<A>(args.mean)[index] = statistics.mean + statistics.shift;
+  const A variance = statistics.variance + scalars.eps;
+  const bool is_wide = !scalars.ordinary.holds(variance);  // the same in all threads of a row group
+  if (active && !is_wide) {
+    const A inv_std = inverse_root(variance);
+    if (lane == 0) {
+      if (args.inv_std) vector<A>(args.inv_std)[index] = inv_std;
+      if (args.mean) vector<A>(args.mean)[index] = statistics.mean + statistics.shift;
+    }
+    const A factor = inv_std * scalars.scale;
+    typename K::T* const y = segment.in(tensors.y);
+    if (center) {
+      const A mean = statistics.mean, offset = statistics.shift * factor;
+      write_y(args, segment, values, parameters, is_shared, y, [&](A p) { return (p - mean) * factor - offset; });
+    } else {
+      write_y(args, segment, values, parameters, is_shared, y, [&](A p) { return p * factor; });
+    }
   }
-
-  const A factor = inv_std * scalars.scale;
-  typename K::T* const y = segment.in(tensors.y);
-  if (center) {
-    const A mean = statistics.mean, offset = statistics.shift * factor;
-    write_y(args, segment, values, parameters, is_shared, y, [&](A p) { return (p - mean) * factor - offset; });
-  } else {
-    write_y(args, segment, values, parameters, is_shared, y, [&](A p) { return p * factor; });
+  if (any_row_group_of_warp<K::kThreads>(is_wide)) {
+    using Team = WideTeam<K::kThreads, K::Shape::kRowGroups>;
+    __shared__ typename Team::Storage wide_storage;
+    int wide_buffer = 0;
+    const Team team{wide_storage, wide_buffer, row_group, lane, is_wide && active};
+    normalize_wide<typename K::T>(args, team, {row_index, first, extent, index});
   }
 }
 

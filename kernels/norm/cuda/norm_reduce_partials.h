@@ -11,11 +11,13 @@ namespace heddle::kernels::cuda {
 
 // row[c] = factor * sum[c] for the columns of the thread's vectors, vector v of WIDTH columns beginning at
 // (lane + v * THREADS) * WIDTH. Where a vector takes 32 bytes, neighbouring lanes exchange halves of theirs, so that a
-// pair of lanes writes each of its two vectors, a whole sector of 32 bytes, in one instruction.
+// pair of lanes writes each of its two vectors, a whole sector of 32 bytes, in one instruction. Only the first THREADS
+// threads of a block call it: the others of their warp may be elsewhere.
 template <int THREADS, class A, int VECTORS, int WIDTH>
 __device__ __forceinline__ void write_partials(A* row, const A (&sum)[VECTORS][WIDTH], A factor, int lane, int extent) {
   using Quad = Vec<A, 4>;
   static_assert(WIDTH == 4 || WIDTH == 8);
+  constexpr unsigned kCallers = THREADS < 32 ? (1u << THREADS % 32) - 1u : 0xffffffffu;
 #pragma unroll
   for (int v = 0; v < VECTORS; ++v) {
     Quad quads[WIDTH / 4];
@@ -26,7 +28,7 @@ __device__ __forceinline__ void write_partials(A* row, const A (&sum)[VECTORS][W
       const bool is_odd = lane % 2 == 1;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const A received = __shfl_xor_sync(0xffffffffu, is_odd ? quads[0][i] : quads[1][i], 1);
+        const A received = __shfl_xor_sync(kCallers, is_odd ? quads[0][i] : quads[1][i], 1);
         quads[0][i] = is_odd ? received : quads[0][i];
         quads[1][i] = is_odd ? quads[1][i] : received;
       }
