@@ -152,6 +152,12 @@ __device__ __forceinline__ Vec<accumulate_t<T>, N> activate_all(Activation act, 
   return values;
 }
 
+// What rounding made negative is 0; NaN stays, which max() would drop.
+template <class A>
+__device__ __forceinline__ A not_negative(A value) {
+  return value < A(0) ? A(0) : value;
+}
+
 // 1 / sqrt(x), within 2 units in the last place.
 __device__ __forceinline__ float inverse_root(float x) { return rsqrtf(x); }
 __device__ __forceinline__ double inverse_root(double x) { return rsqrt(x); }

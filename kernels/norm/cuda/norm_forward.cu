@@ -54,8 +54,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     }
     row_group_sum(moments, sum_storage, 0, buffer);
     const A shift = options.center ? moments[0] * scalars.inv_extent : A(0);
-    const A moment = moments[1] * scalars.inv_extent - shift * shift;
-    const A variance = (moment < A(0) ? A(0) : moment) + scalars.eps;  // max() would take NaN for 0
+    const A variance = not_negative(moments[1] * scalars.inv_extent - shift * shift) + scalars.eps;
     if (!scalars.ordinary.holds(variance)) {
       const WideTeam<THREADS, 1> team{wide_storage, wide_buffer, 0, static_cast<int>(threadIdx.x)};
       normalize_wide<T>(args, team, {row_index, first, extent, index});

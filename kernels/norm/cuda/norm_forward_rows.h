@@ -209,7 +209,7 @@ __device__ __forceinline__ SegmentStatistics<typename K::A> compute_statistics(c
       });
       if (again) {
         shift = deviations[0];
-        variance = max(A(0), deviations[1] - shift * shift);
+        variance = not_negative(deviations[1] - shift * shift);
       }
     }
   } else {
