@@ -69,19 +69,21 @@ struct Angle<double> {
   }
 };
 
-// angles[i] = Angle<T>::of(thetas[i]), far ones included.
+// angles[i] = Angle<T>::of(thetas[i]), or of_far() where that is right. Far thetas are looked for first, so that the
+// usual case does not keep thetas in registers.
 template <class T, int WIDTH, class Thetas>
 __device__ __forceinline__ void compute_angles(const Thetas& thetas, Angle<T> (&angles)[WIDTH]) {
   bool has_far = false;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) {
-    angles[i] = Angle<T>::of(thetas[i]);
-    has_far |= Angle<T>::is_far(thetas[i]);
-  }
-  if (!has_far) return;
+  for (int i = 0; i < WIDTH; ++i) has_far |= Angle<T>::is_far(thetas[i]);
+  if (has_far) {
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) {
-    if (Angle<T>::is_far(thetas[i])) angles[i] = Angle<T>::of_far(thetas[i]);
+    for (int i = 0; i < WIDTH; ++i) {
+      angles[i] = Angle<T>::is_far(thetas[i]) ? Angle<T>::of_far(thetas[i]) : Angle<T>::of(thetas[i]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) angles[i] = Angle<T>::of(thetas[i]);
   }
 }
 

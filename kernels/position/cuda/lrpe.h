@@ -112,6 +112,7 @@ struct Rotation {
   using ForwardArgs = LrpeRotateForwardArgs;
   using BackwardArgs = LrpeRotateBackwardArgs;
   static constexpr int WIDTH = WIDTH_;
+  static constexpr bool kIsInterleaved = INTERLEAVED;
   static constexpr int kInputs = 2;
   static constexpr int kValues = kInputs * WIDTH;
 
@@ -181,6 +182,7 @@ struct CosineSine {
   using ForwardArgs = LrpeCosineForwardArgs;
   using BackwardArgs = LrpeCosineBackwardArgs;
   static constexpr int WIDTH = WIDTH_;
+  static constexpr bool kIsInterleaved = false;
   static constexpr int kInputs = 1;
   static constexpr int kValues = WIDTH;
 

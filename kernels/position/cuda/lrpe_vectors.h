@@ -102,6 +102,9 @@ struct LrpeTuning {
   static constexpr int kForward = kIsRotation ? 2 : 4;
   static constexpr int kForwardSplit = 4;
   static constexpr int kForwardResident = kIsRotation && kHasExponentials ? 9 : LrpeWork::kNotShared;
+  // Minimum number of blocks on a multiprocessor, which bounds the registers of a thread. No choice makes it spill.
+  static constexpr bool kTakesRegisters = kIsRotation ? !Encoding::kIsInterleaved : ACT == Act::elementwise;
+  static constexpr int kForwardBlocks = sizeof(typename Encoding::T) == 4 ? 18 : kTakesRegisters ? 14 : 16;
 
   // Each stage of backward holds kBackward replicas: one where exponentials take the time, so that more blocks fit.
   static constexpr int kBackward = kHasExponentials ? 1 : kIsRotation ? 4 : 2;
@@ -112,7 +115,7 @@ struct LrpeTuning {
 
 // y (=). `table` (batch * heads, dim) holds the SequenceScales of a softmax over the sequence, else it is empty.
 template <class Encoding, Act ACT>
-__global__ void __launch_bounds__(LrpeWork::kThreads)
+__global__ void __launch_bounds__(LrpeWork::kThreads, LrpeTuning<Encoding, ACT>::kForwardBlocks)
     lrpe_forward(const __grid_constant__ typename Encoding::ForwardArgs args, const __grid_constant__ LrpeWork work,
                  const __grid_constant__ HeadsView table) {
   using T = typename Encoding::T;
