@@ -150,5 +150,21 @@ TEST(GradientNorm, OfNothingIsZero) {
   EXPECT_EQ(read_values(context, scalars)[scalar_gradient_norm], 0.0);
 }
 
+// Equal numbers are the hardest to add up: all roundings of a binade have one direction.
+TEST(GradientNorm, OfManyEqualNumbersIsRightToThreeRoundings) {
+  Context context;
+  for (const int64_t size : {16384, 3000001}) {
+    const Tensor gradient = Tensor::empty(context, {size}, DType::float32);
+    write_values(context, gradient, std::vector<double>(static_cast<size_t>(size), 0.1));
+    const Tensor scalars = Tensor::zeros(context, {step_scalars}, DType::float32);
+    const Tensor partials = Tensor::empty(context, {gradient_norm_partials(size)}, DType::float32);
+    gradient_norm(
+        context,
+        {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
+    const double wanted = 0.1f * std::sqrt(static_cast<double>(size));
+    EXPECT_NEAR(read_values(context, scalars)[scalar_gradient_norm], wanted, 3 * 0x1p-24 * wanted);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::kernels

@@ -14,6 +14,7 @@
 #include "layers/ops/embedding.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/lrpe_rotate.h"
+#include "layers/ops/norm.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test {
@@ -153,6 +154,33 @@ TEST_P(LongSums, GradientOfAnAngle) {
   tape.backward(y, tensor({1, length, 1, 2}, d_y));
   const auto n = static_cast<double>(length);
   expect_near(read(gradient.tensor), kHundredth * n * (n - 1.0) / 2.0, 4, "theta");
+}
+
+// The mean of the squares of a million features that are 0.3 or, where the mean is taken away, as often -0.3; and
+// d_weight, the sum over rows of d_y times 1 or -1.
+TEST_P(LongSums, StatisticsAndGradientsOfANorm) {
+  if (on_gpu()) GTEST_SKIP() << "norms on a GPU add up rows in float32";
+  for (const auto& [rows, dim] : {std::pair<int64_t, int64_t>{1, 1000002}, std::pair<int64_t, int64_t>{300007, 4}}) {
+    for (const bool center : {false, true}) {
+      NormOptions options;
+      options.center = center;
+      options.eps = 0.0;
+      const auto sign = [center](size_t i) { return center && i % 2 == 1 ? -1.0 : 1.0; };
+      std::vector<double> numbers(static_cast<size_t>(rows * dim));
+      for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = 0.3 * sign(i);
+      Tape tape(context());
+      Gradient d_weight;
+      NormInputs inputs;
+      inputs.weight = tape.leaf(filled({dim}, 1.0), d_weight, "weight");
+      const Variable y = norm(tape, tape.constant(tensor({rows, dim}, numbers)), inputs, options).y;
+      tape.backward(y, filled({rows, dim}, kHundredth));
+      const auto found = read(y.value), gradient = read(d_weight.tensor);
+      for (size_t i = 0; i < found.size(); ++i) expect_near({found[i]}, sign(i), 4, "y");
+      for (size_t i = 0; i < gradient.size(); ++i) {
+        expect_near({gradient[i]}, sign(i) * kHundredth * static_cast<double>(rows), 6, "d_weight");
+      }
+    }
+  }
 }
 
 HEDDLE_ON_DEVICES(LongSums);

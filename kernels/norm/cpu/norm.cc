@@ -28,17 +28,17 @@ struct Statistics {
 };
 
 // The statistics of one group of `size` features. Each call of chunks(visit) calls visit(p, count) for all chunks of
-// the group in order.
-template <class A, class Chunks>
+// the group in order. Sums is Lanes, or LongLanes where there are several chunks.
+template <class A, template <class, int> class Sums, class Chunks>
 Statistics<A> statistics_of(int64_t size, const NormOptions& options, const Chunks& chunks) {
   Statistics<A> result;
   const A share = A(1) / static_cast<A>(size);
   A variance;
   if (options.center) {
-    Lanes<A> sum;
+    Sums<A, 1> sum;
     chunks([&](const A* p, int64_t count) { sum.add(count, [p](int64_t i) { return p[i]; }); });
     const A mean = sum.total() * share;
-    Lanes<A, 2> moments;
+    Sums<A, 2> moments;
     chunks([&](const A* p, int64_t count) {
       moments.add(count, [p, mean](int64_t i) {
         const A d = p[i] - mean;
@@ -50,7 +50,7 @@ Statistics<A> statistics_of(int64_t size, const NormOptions& options, const Chun
     variance = moments.total(1) * share - result.shift * result.shift;
     variance = variance < A(0) ? A(0) : variance;
   } else {
-    Lanes<A> squares;
+    Sums<A, 1> squares;
     chunks([&](const A* p, int64_t count) { squares.add(count, [p](int64_t i) { return p[i] * p[i]; }); });
     variance = squares.total() * share;
   }
@@ -91,7 +91,7 @@ class ForwardRow {
     const A *weight = weight_.at(begin, count), *bias = bias_.at(begin, count);
     for (int64_t at = 0; at < count; at += size_) {
       const Statistics<A> statistics =
-          statistics_of<A>(size_, args_.options, [&](const auto& visit) { visit(p + at, size_); });
+          statistics_of<A, Lanes>(size_, args_.options, [&](const auto& visit) { visit(p + at, size_); });
       if (!ordinary_.holds(statistics.variance)) wide_groups_.push_back(begin + at);
       store_statistics(statistics, begin + at);
       normalize(statistics, p + at, weight + (weight != nullptr ? at : 0), bias + (bias != nullptr ? at : 0), out + at,
@@ -108,7 +108,7 @@ class ForwardRow {
       for_each_chunk(size_, [&](int64_t at, int64_t count) { visit(load_p(begin + at, count, store), count); });
       store = false;
     };
-    const Statistics<A> statistics = statistics_of<A>(size_, args_.options, chunks);
+    const Statistics<A> statistics = statistics_of<A, LongLanes>(size_, args_.options, chunks);
     if (!ordinary_.holds(statistics.variance)) return wide_group(begin);
     store_statistics(statistics, begin);
     for_each_chunk(size_, [&](int64_t at, int64_t count) {

@@ -10,8 +10,11 @@
 // A group whose sums have left the ordinary range is computed by wide_group.h.
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
+#include "kernels/common/cpu/column_sums.h"
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/norm/cpu/norm_group.h"
 #include "kernels/norm/cpu/wide_thread.h"
@@ -60,7 +63,7 @@ class BackwardRow {
     load(begin, count);
     int64_t finished = 0;
     for (int64_t at = 0; at < count; at += size_) {
-      const GroupSums<A> sums = sums_of(begin + at, [&](const auto& visit) { visit(at, size_); });
+      const GroupSums<A> sums = sums_of<Lanes>(begin + at, [&](const auto& visit) { visit(at, size_); });
       if (sums.is_ordinary) {
         differentiate(sums, at, size_);
         continue;
@@ -73,7 +76,7 @@ class BackwardRow {
   }
 
   void large_group(int64_t begin) {
-    const GroupSums<A> sums = sums_of(begin, [&](const auto& visit) {
+    const GroupSums<A> sums = sums_of<LongLanes>(begin, [&](const auto& visit) {
       for_each_chunk(size_, [&](int64_t at, int64_t count) {
         load(begin + at, count);
         visit(0, count);
@@ -126,16 +129,17 @@ class BackwardRow {
   }
 
   // The sums of one group. chunks(visit) loads all chunks of the group in order and calls visit(offset, count) for
-  // each, where `offset` counts from the first feature of the loaded chunk.
-  template <class Chunks>
+  // each, where `offset` counts from the first feature of the loaded chunk. Sums is Lanes, or LongLanes where there are
+  // several chunks.
+  template <template <class, int> class Sums, class Chunks>
   GroupSums<A> sums_of(int64_t begin, const Chunks& chunks) {
     const int64_t place = place_of(begin);
     const A share = A(1) / static_cast<A>(size_);
     GroupSums<A> result;
     result.inv_std = vector<A>(args_.inv_std)[place];
     const A mean = args_.options.center ? vector<A>(args_.mean)[place] : A(0);
-    Lanes<A> products;
-    Lanes<A, 3> moments;
+    Sums<A, 1> products;
+    Sums<A, 3> moments;
     with_flags(
         [&](auto center, auto has_weight) {
           chunks([&](int64_t offset, int64_t count) {
@@ -265,15 +269,44 @@ void add_partials(Context& context, const RowsView& partials, int64_t begin, con
   visit_floating(sums.view.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_ranges(context, sums.view.size, 512, [&](int64_t from, int64_t to) {
-      A total[512] = {};
+      ColumnSums<A, 512> columns(to - from);
       for (int64_t index = 0; index < partials.rows; ++index) {
-        const A* part = row<A>(partials, index) + begin + from;
-        for (int64_t i = 0; i < to - from; ++i) total[i] += part[i];
+        columns.add([part = row<A>(partials, index) + begin + from](int64_t i) { return part[i]; });
       }
+      const A* total = columns.total();
       for (int64_t i = 0; i < to - from; ++i) store(vector<T>(sums.view) + from + i, total[i], sums.mode);
     });
   });
 }
+
+// The sums over the rows of a task. Rows are added to `sums`; every few rows these are passed on to sums in double, so
+// that the error does not grow with the number of rows.
+template <class A>
+class TaskSums {
+ public:
+  TaskSums(A* sums, int64_t size) : sums_(sums), size_(size) {
+    if (sums != nullptr) std::fill_n(sums, size, A(0));
+  }
+  void row_added() {
+    if (sums_ == nullptr || ++rows_ < kRows) return;
+    rows_ = 0;
+    total_.resize(static_cast<size_t>(size_));
+    for (int64_t i = 0; i < size_; ++i) {
+      total_[i] += static_cast<double>(sums_[i]);
+      sums_[i] = A(0);
+    }
+  }
+  void finish() {
+    for (size_t i = 0; i < total_.size(); ++i) sums_[i] = static_cast<A>(total_[i] + static_cast<double>(sums_[i]));
+  }
+
+ private:
+  static constexpr int kRows = 12;
+  A* sums_;
+  int64_t size_;
+  int rows_ = 0;
+  std::vector<double> total_;
+};
 
 template <class T>
 void backward(Context& context, const NormBackwardArgs& args) {
@@ -284,11 +317,15 @@ void backward(Context& context, const NormBackwardArgs& args) {
     if (args.partials) {
       d_weight = row<A>(args.partials, task);
       d_bias = d_weight + dim;
-      std::fill_n(d_weight, 2 * dim, A(0));
     }
+    TaskSums<A> sums(d_weight, 2 * dim);
     BackwardRow<T> work(args);
     const int64_t end = rows * (task + 1) / tasks;
-    for (int64_t index = rows * task / tasks; index < end; ++index) work.run(index, d_weight, d_bias);
+    for (int64_t index = rows * task / tasks; index < end; ++index) {
+      work.run(index, d_weight, d_bias);
+      sums.row_added();
+    }
+    sums.finish();
   });
   add_partials<A>(context, args.partials, 0, args.d_weight);
   add_partials<A>(context, args.partials, dim, args.d_bias);

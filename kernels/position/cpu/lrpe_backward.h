@@ -130,7 +130,7 @@ class LrpeBackward {
   // The sum of a d_a over all features of one row. The selected pairs are the same afterwards.
   A row_dot(int64_t batch, int64_t position, int64_t index) {
     const int64_t begin = begin_, count = count_;
-    A dot = 0;
+    double dot = 0.0;
     for (int64_t at = 0; at < pairs_; at += kPairs) {
       if (pairs_ > kPairs) select_pairs(index / group_, at, std::min(kPairs, pairs_ - at), position);
       const Pairs<A> d_a = rotate_back(batch, position, index);
@@ -142,7 +142,7 @@ class LrpeBackward {
       });
     }
     if (pairs_ > kPairs) select_pairs(index / group_, begin, count, position);
-    return dot;
+    return static_cast<A>(dot);
   }
 
   // Adds (+=) one row's terms to d_phi_ if they are wanted, and writes or adds its d_x, of the selected pairs.

@@ -98,12 +98,12 @@ inline RowSoftmax<A> row_softmax(const T* row, int64_t dim) {
     const A* x = load_chunk(row + begin, count, buffer);
     result.maximum = std::max(result.maximum, maximum_of<A>(count, [x](int64_t i) { return x[i]; }));
   });
-  Lanes<A> sum;
+  double sum = 0.0;
   for_each_chunk(dim, [&](int64_t begin, int64_t count) {
     const A* x = load_chunk(row + begin, count, buffer);
-    sum.add(count, [x, most = result.maximum](int64_t i) { return exponential(x[i] - most); });
+    sum += sum_of<A>(count, [x, most = result.maximum](int64_t i) { return exponential(x[i] - most); });
   });
-  result.factor = A(1) / sum.total();
+  result.factor = A(1) / static_cast<A>(sum);
   return result;
 }
 
