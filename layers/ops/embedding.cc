@@ -19,6 +19,9 @@ void check_embedding(const Tensor& tokens, const Variable& weight) {
   check_rows("embedding", "weight", weight);
   check(weight.value.rank() == 2, "[embedding] weight has shape {}, expected (vocabulary, dim)",
         to_string(weight.shape()));
+  check(weight.value.size(0) > 0 || tokens.numel() == 0,
+        "[embedding] weight has shape {}, expected at least one row for tokens {}", to_string(weight.shape()),
+        to_string(tokens.shape()));
 }
 
 // The table as a kernel sees it. It has its rows where it has no columns too: tokens are held to them.

@@ -103,7 +103,8 @@ struct LrpeTuning {
   static constexpr int kForwardSplit = 4;
   static constexpr int kForwardResident = kIsRotation && kHasExponentials ? 9 : LrpeWork::kNotShared;
   // Minimum number of blocks on a multiprocessor, which bounds the registers of a thread. No choice makes it spill.
-  static constexpr bool kTakesRegisters = kIsRotation ? !Encoding::kIsInterleaved : ACT == Act::elementwise;
+  static constexpr bool kTakesRegisters =
+      kIsRotation ? !Encoding::kIsInterleaved || ACT == Act::sequence : ACT == Act::elementwise;
   static constexpr int kForwardBlocks = sizeof(typename Encoding::T) == 4 ? 18 : kTakesRegisters ? 14 : 16;
 
   // Each stage of backward holds kBackward replicas: one where exponentials take the time, so that more blocks fit.
