@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         }
         const A d_p = factors.d_p(rounded_product(upstream, weight), d);
         const A bias = args.bias ? widen(vector<const T>(args.bias)[first + c]) : A(0);
-        const A d_gate = (pre ? d_p * r : d_y * (scalars.scale * xhat * weight + bias)) * act.derivative;
+        const A d_act = pre ? d_p * r : d_y * (scalars.scale * xhat * weight + bias);
+        const A d_gate = chain_rule(options.gate_act, d_act, act.derivative);
         A d_r = pre ? d_p * act.value : d_p;
         if (args.d_r) d_r += segment.at(args.d_r, c);
         segment.write(args.d_x, c, d_r);
