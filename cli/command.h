@@ -13,6 +13,7 @@ namespace heddle::cli {
 inline constexpr int kDone = 0;
 inline constexpr int kFailed = 1;
 inline constexpr int kUsage = 2;
+inline constexpr int kUndecided = 3;
 inline constexpr int kInterrupted = 130;
 
 using Run = std::function<int()>;  // returns the exit code; throws what run_command_line() reports

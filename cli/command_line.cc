@@ -64,7 +64,8 @@ int run(int argc, char** argv, const Registry& registry) {
   app.set_version_flag("--version", "heddle " HEDDLE_VERSION);
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 done, 1 failure at run time, 2 wrong usage or configuration, 130 interrupted (training: "
+      "Exit codes: 0 done, 1 failure at run time, 2 wrong usage or configuration, 3 gradcheck: a gradient is "
+      "undecided, 130 interrupted (training: "
       "after writing a checkpoint).");
   std::map<CLI::App*, Run> runs;
   for (const Command& command : kCommands) {

@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -16,6 +18,7 @@
 #include "core/runtime/unsigned_nan.h"
 #include "tools/check_gradients.h"
 #include "tools/list_cases.h"
+#include "tools/own_case.h"
 
 namespace heddle::cli {
 namespace {
@@ -23,56 +26,81 @@ namespace {
 struct Options {
   std::string subject;  // "": all operators
   std::optional<DType> dtype;
+  std::vector<std::string> overrides;  // of the config
+  std::string own_options;             // YAML
+  std::vector<std::pair<std::string, Shape>> shapes;
   DeviceOptions device;
   bool list = false;
 };
 
-// Prints a block of the table and says whether all of it is right.
-bool show(const std::string& title, const GradcheckReport& report, DType dtype) {
+// What was found so far, over all blocks of the table.
+struct Tally {
+  int checked = 0, wrong = 0, undecided = 0;
+
+  void add(Verdict verdict) {
+    ++checked;
+    wrong += verdict == Verdict::wrong ? 1 : 0;
+    undecided += verdict == Verdict::undecided ? 1 : 0;
+  }
+  int exit_code() const { return wrong > 0 ? kFailed : undecided > 0 ? kUndecided : kDone; }
+};
+
+// Prints a block of the table.
+void show(const std::string& title, const GradcheckReport& report, DType dtype, Tally& tally) {
   fmt::print("{}\n", title);
-  if (!report.deterministic) fmt::print("  WRONG a second backward pass gave different bits\n");
-  if (!report.accumulates) fmt::print("  WRONG a backward pass onto existing gradients did not add to them\n");
-  if (!report.composes) fmt::print("  WRONG other gradients when the inputs are no leaves\n");
+  std::istringstream faults(report.faults());
+  for (std::string fault; std::getline(faults, fault);) fmt::print("  WRONG     {}\n", fault);
   const char* reference = dtype == DType::float64 ? "numeric" : "float64";
   for (const GradcheckInputReport& input : report.inputs) {
-    fmt::print("  {} {:<28} worst {:>6} of {:<6} analytic {:>14.7g}  {} {:>14.7g}  error {:.1e}\n",
-               input.failures == 0 ? "ok   " : "WRONG", input.name, input.worst_element, input.checked,
-               unsigned_nan(input.analytic), reference, unsigned_nan(input.numeric),
-               unsigned_nan(input.relative_error));
+    fmt::print("  {:<9} {:<28} worst {:>6} of {:<6} analytic {:>14.7g}  {} {:>14.7g} +- {:.1e}\n",
+               to_string(input.verdict()), input.name, input.worst_element, input.checked, unsigned_nan(input.analytic),
+               reference, unsigned_nan(input.numeric), unsigned_nan(input.error));
   }
-  return report.passed;
+  tally.add(report.verdict());
 }
 
-// "rms_norm {eps: 1.0e-3}  x (3, 6), weight (6)"
-std::string title_of(const OperatorCase& operator_case) {
+// "rms_norm {eps: 1.0e-3}  x (3, 6), weight (6)  cuda"
+std::string title_of(const OperatorCase& operator_case, Context& context) {
   std::string shapes;
   for (const CaseInput& input : operator_case.inputs) {
     shapes += fmt::format("{}{} {}", shapes.empty() ? "" : ", ", input.name, to_string(input.shape));
   }
-  return fmt::format("{} {}  {}", operator_case.op, operator_case.options, shapes);
+  return fmt::format("{} {}  {}  {}", operator_case.op, operator_case.options, shapes, to_string(context.device()));
 }
 
-int check_operators(Context& context, const Registry& registry, const std::string& subject, DType dtype) {
-  int checked = 0, wrong = 0;
+void check_operators(Context& context, const Registry& registry, const Options& options, DType dtype, Tally& tally) {
   for (const Operator& op : registry.operators()) {
-    if (!subject.empty() && op.name != subject) continue;
-    int cases = 0;
-    for (const OperatorCase& operator_case : op.cases()) {
-      if (operator_case.large) continue;  // finite differences of every element would take long
-      const GradcheckReport report = check_operator_gradients(context, op, operator_case, dtype);
-      wrong += show(title_of(operator_case), report, dtype) ? 0 : 1;
-      ++cases;
+    if (!options.subject.empty() && op.name != options.subject) continue;
+    std::vector<OperatorCase> cases;
+    if (options.shapes.empty()) {
+      cases = op.cases();
+      std::erase_if(cases, [](const OperatorCase& operator_case) { return operator_case.large; });
+      check(!cases.empty(), "operator {} has no small case to be checked by: see Operator::cases", op.name);
+    } else {
+      cases.push_back(own_case(op, options.own_options, options.shapes));
     }
-    check(cases > 0, "operator {} has no small case to be checked by: see Operator::cases", op.name);
-    checked += cases;
+    for (const OperatorCase& operator_case : cases) {
+      const GradcheckReport report = check_operator_gradients(context, op, operator_case, dtype);
+      show(title_of(operator_case, context), report, dtype, tally);
+    }
   }
-  fmt::print("{} cases, {} wrong\n", checked, wrong);
-  return wrong == 0 ? kDone : kFailed;
 }
 
-int check_model(Context& context, const Registry& registry, const std::string& path, DType dtype) {
-  const TrainConfig config = load_train_config(path, {}, registry);
-  return show(path, check_model_gradients(context, config, dtype), dtype) ? kDone : kFailed;
+void check_model(Context& context, const TrainConfig& config, const std::string& path, DType dtype, Tally& tally) {
+  show(fmt::format("{}  {}", path, to_string(context.device())), check_model_gradients(context, config, dtype), dtype,
+       tally);
+}
+
+// Without --device all devices there are: a CPU, and the first GPU.
+std::vector<std::unique_ptr<Context>> open_devices(DeviceOptions options) {
+  if (options.threads == 0) options.threads = 1;  // the cases are small: threads would wait for each other
+  std::vector<std::unique_ptr<Context>> contexts;
+  contexts.push_back(open_device(options));
+  if (options.device == "auto" && contexts.front()->device().type != DeviceType::cpu) {
+    options.device = "cpu";
+    contexts.insert(contexts.begin(), open_device(options));
+  }
+  return contexts;
 }
 
 int run(const Options& options, const Registry& registry) {
@@ -82,18 +110,47 @@ int run(const Options& options, const Registry& registry) {
   }
   const DType dtype = options.dtype.value_or(DType::float64);
   const std::vector<std::string> names = registry.operator_names();
-  const bool is_operator =
-      options.subject.empty() || std::find(names.begin(), names.end(), options.subject) != names.end();
-  if (!is_operator && !std::filesystem::exists(options.subject)) {
+  const bool is_operator = std::find(names.begin(), names.end(), options.subject) != names.end();
+  const bool is_all = options.subject.empty();
+  if (!is_all && !is_operator && !std::filesystem::exists(options.subject)) {
     const std::string hint = did_you_mean(options.subject, names);
     throw UsageError(fmt::format("'{}' is neither an operator nor a config{}", options.subject,
                                  hint.empty() ? "; operators: " + join_names(names) : hint));
   }
-  DeviceOptions device = options.device;
-  if (device.threads == 0) device.threads = 1;  // the cases are small: threads would wait for each other
-  const auto context = open_device(device);
-  return is_operator ? check_operators(*context, registry, options.subject, dtype)
-                     : check_model(*context, registry, options.subject, dtype);
+  if (!is_operator && !options.shapes.empty()) throw UsageError("--shape: found no operator that the shapes are for");
+  if (options.shapes.empty() && !options.own_options.empty()) {
+    throw UsageError("--options: found no --shape; a case of one's own needs the shape of each input");
+  }
+  if (!options.overrides.empty() && (is_all || is_operator)) throw UsageError("--set: found no config that it is for");
+  std::optional<TrainConfig> config;
+  if (!is_all && !is_operator) config = load_train_config(options.subject, options.overrides, registry);
+  Tally tally;
+  for (const auto& context : open_devices(options.device)) {
+    if (config) {
+      check_model(*context, *config, options.subject, dtype, tally);
+    } else {
+      check_operators(*context, registry, options, dtype, tally);
+    }
+  }
+  fmt::print("{} checked, {} wrong, {} undecided\n", tally.checked, tally.wrong, tally.undecided);
+  return tally.exit_code();
+}
+
+// "x=2x3x8"; "x=" is a scalar.
+std::pair<std::string, Shape> shape_of(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string what = fmt::format("--shape: found '{}', expected NAME=AxBxC", text);
+  if (equals == std::string::npos || equals == 0) throw CLI::ValidationError(what);
+  Shape shape;
+  std::istringstream extents(text.substr(equals + 1));
+  for (std::string extent; std::getline(extents, extent, 'x');) {
+    const bool is_number = !extent.empty() && extent.size() <= 12 &&
+                           std::all_of(extent.begin(), extent.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (!is_number || shape.rank() == kMaxRank) throw CLI::ValidationError(what);
+    shape.append(std::stoll(extent));
+  }
+  if (text.ends_with('x')) throw CLI::ValidationError(what);
+  return {text.substr(0, equals), shape};
 }
 
 }  // namespace
@@ -101,12 +158,32 @@ int run(const Options& options, const Registry& registry) {
 Run add_gradcheck(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators")
-      ->option_text("LAYER|CONFIG");
+      ->option_text("OPERATOR|CONFIG");
+  command
+      .add_option("--options", options->own_options,
+                  "Options of the operator for a case of one's own, as {eps: 1.0e-3}")
+      ->option_text("YAML");
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--shape",
+          [options](const std::vector<std::string>& texts) {
+            options->shapes.clear();
+            for (const std::string& text : texts) options->shapes.push_back(shape_of(text));
+          },
+          "Shape of an input of that case, as x=2x3x8; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("NAME=AxB...");
+  command.add_option("--set", options->overrides, "Override a value of the config, e.g. seed=2; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("KEY=VALUE");
   add_dtype_option(command, options->dtype,
-                   "float64: against finite differences; another: against float64 at the same rounded inputs");
+                   "float64: against differences; another: against float64 at the same rounded inputs");
   add_device_options(command, options->device);
   command.add_flag("--list", options->list, "Print the cases of all operators as JSON, and check nothing");
-  command.footer("Exit code 1 when a gradient is wrong. docs/run_layer.md says what is compared, and how closely.");
+  command.footer(
+      "Without --device on every device there is. Exit codes: 1 when a gradient is wrong, 3 when none is wrong and "
+      "one\n"
+      "is undecided. docs/gradcheck.md says what the verdicts mean.");
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -79,6 +79,6 @@ int main() {
     return std::vector<Variable>{squared_relu(tape, squared_relu(tape, inputs[0]))};
   };
   const GradcheckReport report = gradcheck(context, function, {{"x", x}});
-  fmt::print("{}{}\n", report.to_string(), report.passed ? "passed" : "failed");
-  return report.passed ? 0 : 1;
+  fmt::print("{}{}\n", report.to_string(), report.passed() ? "passed" : "failed");
+  return report.passed() ? 0 : 1;
 }

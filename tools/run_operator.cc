@@ -46,8 +46,9 @@ class LayerRun {
     dtype_ = dtype.value_or(dtype_of_inputs());
   }
 
-  std::vector<NamedTensor> run() {
+  std::vector<NamedTensor> run(Tape::Disturbance disturbance) {
     Tape tape(context_, wants_gradients() ? Tape::Mode::record : Tape::Mode::inference);
+    tape.disturb_numbers(std::move(disturbance));
     std::map<std::string, Gradient> gradients;
     NamedVariables inputs;
     for (const InputSpec& input : layer_.inputs) {
@@ -190,9 +191,9 @@ LayerSpec load_layer_spec(const std::string& path, const Registry& registry) {
 }
 
 std::vector<NamedTensor> run_layer(Context& context, const LayerSpec& spec, std::span<const NamedTensor> given,
-                                   std::optional<DType> dtype) {
+                                   std::optional<DType> dtype, Tape::Disturbance disturbance) {
   check(!context.is_meta(), "run-layer needs a device with data, meta has none");
-  return LayerRun(context, spec, given, dtype).run();
+  return LayerRun(context, spec, given, dtype).run(std::move(disturbance));
 }
 
 void run_layer_files(Context& context, const LayerSpec& spec, const std::filesystem::path& inputs,

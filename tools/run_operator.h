@@ -31,9 +31,10 @@ LayerSpec load_layer_spec(const std::string& path, const Registry& registry = bu
 // where outputs without one get zeros. Returns the outputs, then d_INPUT for every real input that the outputs depend
 // on. With `dtype` everything is rounded to it before the run (angles, decays and states to its accumulate type) and
 // after it. Without, the dtype is that of the first input, results keep theirs, and a value that would have to be
-// rounded is an error. Throws Error naming the tensor, and ConfigError for bad options.
+// rounded is an error. `disturbance` is for Tape::disturb_numbers(). Throws Error naming the tensor, and ConfigError
+// for bad options.
 std::vector<NamedTensor> run_layer(Context& context, const LayerSpec& spec, std::span<const NamedTensor> given,
-                                   std::optional<DType> dtype = {});
+                                   std::optional<DType> dtype = {}, Tape::Disturbance disturbance = {});
 
 // The same from file to file; the output file is there whole or not at all.
 void run_layer_files(Context& context, const LayerSpec& spec, const std::filesystem::path& inputs,

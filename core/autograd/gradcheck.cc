@@ -5,7 +5,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
@@ -16,6 +19,24 @@ namespace heddle {
 namespace {
 
 using Values = std::vector<double>;
+
+double largest_of(const Values& values) {
+  double largest = 0.0;
+  for (double value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+double norm_of(const Values& values) {
+  double squares = 0.0;
+  for (double value : values) squares += value * value;
+  return std::sqrt(squares);
+}
+
+// The root of the mean square; 1 for zeros, from which a step must lead away.
+double spread_of(const Values& values) {
+  const double spread = norm_of(values) / std::sqrt(static_cast<double>(values.size()));
+  return spread > 0.0 && std::isfinite(spread) ? spread : 1.0;
+}
 
 // The identity as an operator: what is computed from its output has an input that is no leaf.
 struct IdentityNode {
@@ -47,16 +68,19 @@ class Checker {
   GradcheckReport run() {
     GradcheckReport report;
     const std::vector<Values> analytic = gradients(InputKind::leaf);
-    report.deterministic = agree(analytic, gradients(InputKind::leaf), same_bits);
-    report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic),
-                               [&](double once, double onto_itself) { return close(2.0 * once, onto_itself); });
-    report.composes = agree(analytic, gradients(InputKind::output), [&](double a, double b) { return close(a, b); });
-    report.passed = report.deterministic && report.accumulates && report.composes;
+    report.deterministic = agree(analytic, gradients(InputKind::leaf), [](double a, double b, double) {
+      return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
+    });
+    // Another order of additions is allowed. NaN agrees with nothing.
+    const auto times = [](double factor) {
+      return [factor](double a, double b, double largest) { return std::abs(factor * a - b) <= 1e-9 * largest; };
+    };
+    report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic), times(2.0));
+    report.composes = agree(analytic, gradients(InputKind::output), times(1.0));
+    upstream_.clear();
+    base_ = outputs(&upstream_);
     for (size_t i = 0; i < inputs_.size(); ++i) {
-      if (!inputs_[i].differentiate) continue;
-      report.inputs.push_back(options_.projections > 0 ? check_projections(i, analytic[i])
-                                                       : check_elements(i, analytic[i]));
-      report.passed = report.passed && report.inputs.back().failures == 0;
+      if (inputs_[i].differentiate) report.inputs.push_back(check_input(i, analytic[i]));
     }
     return report;
   }
@@ -114,92 +138,124 @@ class Checker {
     return values;
   }
 
-  // sum over outputs of <upstream, output>.
-  double evaluate() {
+  // The values of all outputs, one after the other, and likewise their upstream gradients where these are asked for.
+  Values outputs(Values* upstream = nullptr) {
     Tape tape(context_, Tape::Mode::inference);
     std::vector<Variable> variables;
     for (const GradcheckInput& input : inputs_) variables.push_back(tape.constant(input.value));
-    double sum = 0.0;
+    Values all;
     size_t index = 0;
     for (const Variable& output : function_(tape, variables)) {
       const Values values = read_values(context_, output.value);
-      const Values upstream = upstream_values(index++, output.value.numel());
-      for (size_t i = 0; i < values.size(); ++i) sum += values[i] * upstream[i];
+      all.insert(all.end(), values.begin(), values.end());
+      if (!upstream) continue;
+      const Values part = upstream_values(index++, output.value.numel());
+      upstream->insert(upstream->end(), part.begin(), part.end());
     }
-    return sum;
+    return all;
   }
 
-  // (f(x + step * direction) - f(x - step * direction)) / (2 step), and x as it was before.
-  double difference(const Tensor& input, const Values& values, const Values& direction, double step) {
+  // f = sum over outputs of <upstream, output>. Gives f(values + t direction) - f(values) - <gradient, what was moved>;
+  // the points are the numbers of float64 next to those on the line.
+  double deviation(const Tensor& input, const Values& values, const Values& gradient, const Values& direction,
+                   double t) {
     Values moved = values;
-    for (size_t i = 0; i < moved.size(); ++i) moved[i] = values[i] + step * direction[i];
+    long double change = 0.0L;
+    for (size_t i = 0; i < moved.size(); ++i) {
+      moved[i] += t * direction[i];
+      if (moved[i] != values[i]) change -= static_cast<long double>(gradient[i]) * (moved[i] - values[i]);
+    }
     write_values(context_, input, moved);
-    const double above = evaluate();
-    for (size_t i = 0; i < moved.size(); ++i) moved[i] = values[i] - step * direction[i];
-    write_values(context_, input, moved);
-    const double below = evaluate();
+    const Values found = outputs();
     write_values(context_, input, values);
-    return (above - below) / (2.0 * step);
+    for (size_t i = 0; i < found.size(); ++i) {
+      // Infinity minus infinity is NaN, and a function of such values has no derivative.
+      if (found[i] != base_[i] || !std::isfinite(found[i])) {
+        change += static_cast<long double>(upstream_[i]) * (found[i] - base_[i]);
+      }
+    }
+    return static_cast<double>(change);
   }
 
-  GradcheckInputReport check_elements(size_t index, const Values& analytic) {
+  GradcheckInputReport check_input(size_t index, const Values& analytic) {
     const GradcheckInput& input = inputs_[index];
     GradcheckInputReport report{.name = input.name};
     const Values values = read_values(context_, input.value);
-    Values direction(values.size(), 0.0);
+    if (values.empty()) return report;
+    Values finite = analytic, direction(values.size());
+    for (double& gradient : finite) gradient = std::isfinite(gradient) ? gradient : 0.0;
+    const auto along = [&](double t) { return deviation(input.value, values, finite, direction, t); };
+    Random random(options_.seed + 1, RandomStream::test, static_cast<uint32_t>(index));
+    const double spread = spread_of(values);
+    const auto draw_direction = [&] {
+      for (double& move : direction) move = spread * random.next_normal();
+    };
+
+    draw_direction();
+    const double f_size = terms_of_f();
+    LineScales scales;
+    scales.noise = std::max(4.0 * rounding_noise(along, 0x1p-40), 0x1p-56 * f_size);
+    double worst_rank = -1.0;
+    const auto check_along = [&](int64_t element, double unit, double size) {
+      scales.size = std::max(size, 1e-6 * f_size);
+      scales.claimed = 0.0;
+      bool is_number = true;
+      for (size_t i = 0; i < values.size(); ++i) {
+        scales.claimed += finite[i] * direction[i];
+        is_number = is_number && (std::isfinite(analytic[i]) || direction[i] == 0.0);
+      }
+      LineSlope slope = check_flat(along, scales);
+      // A gradient that is no number is wrong where the function has a derivative.
+      if (!is_number) slope.verdict = std::isfinite(slope.error) ? Verdict::wrong : Verdict::undecided;
+      ++report.checked;
+      report.wrong += slope.verdict == Verdict::wrong ? 1 : 0;
+      report.undecided += slope.verdict == Verdict::undecided ? 1 : 0;
+      // From bad to worse: right, undecided, wrong, no number; and the further off the worse.
+      const double off = std::abs(slope.slope) / scales.size;
+      const double rank = (!is_number                        ? 3.0
+                           : slope.verdict == Verdict::wrong ? 2.0
+                           : slope.verdict == Verdict::ok    ? 0.0
+                                                             : 1.0) +
+                          off / (1.0 + off);
+      if (report.worst_element >= 0 && !(rank > worst_rank)) return;
+      worst_rank = rank;
+      report.worst_element = element;
+      report.numeric = (scales.claimed + slope.slope) / unit;
+      report.analytic = is_number ? scales.claimed / unit : std::numeric_limits<double>::quiet_NaN();
+      report.error = slope.error / unit;
+    };
+
+    if (options_.projections > 0) {
+      for (int projection = 0; projection < options_.projections; ++projection) {
+        if (projection > 0) draw_direction();
+        check_along(projection, 1.0, spread * norm_of(finite));
+      }
+      return report;
+    }
+    const double largest = largest_of(finite);
+    std::fill(direction.begin(), direction.end(), 0.0);
     for (size_t i = 0; i < values.size(); ++i) {
-      if (options_.skip && options_.skip(input.name, values[i])) continue;
-      direction[i] = 1.0;
-      const double step = options_.step * std::max(1.0, std::abs(values[i]));
-      compare(report, static_cast<int64_t>(i), analytic[i], difference(input.value, values, direction, step));
+      direction[i] = std::max(std::abs(values[i]), spread);
+      check_along(static_cast<int64_t>(i), direction[i], direction[i] * largest);
       direction[i] = 0.0;
     }
     return report;
   }
 
-  GradcheckInputReport check_projections(size_t index, const Values& analytic) {
-    const GradcheckInput& input = inputs_[index];
-    GradcheckInputReport report{.name = input.name};
-    const Values values = read_values(context_, input.value);
-    Random random(options_.seed + 1, RandomStream::test, static_cast<uint32_t>(index));
-    Values direction(values.size());
-    for (int projection = 0; projection < options_.projections; ++projection) {
-      double expected = 0.0;
-      for (size_t i = 0; i < values.size(); ++i) {
-        direction[i] = random.next_normal();
-        expected += analytic[i] * direction[i];
-      }
-      compare(report, projection, expected, difference(input.value, values, direction, options_.step));
-    }
-    return report;
+  // The sum of the magnitudes of the terms of f.
+  double terms_of_f() const {
+    double sum = 0.0;
+    for (size_t i = 0; i < base_.size(); ++i) sum += std::isfinite(base_[i]) ? std::abs(upstream_[i] * base_[i]) : 0.0;
+    return sum;
   }
 
-  void compare(GradcheckInputReport& report, int64_t element, double analytic, double numeric) const {
-    const double error = std::abs(analytic - numeric);
-    const double magnitude = std::max(std::abs(analytic), std::abs(numeric));
-    const double relative = error / std::max(magnitude, options_.absolute_tolerance);
-    ++report.checked;
-    if (!close(analytic, numeric)) ++report.failures;
-    if (report.worst_element < 0 || !(relative <= report.relative_error)) {
-      report.worst_element = element;
-      report.analytic = analytic;
-      report.numeric = numeric;
-      report.relative_error = relative;
-    }
-  }
-
-  // False for NaN.
-  bool close(double a, double b) const {
-    const double magnitude = std::max(std::abs(a), std::abs(b));
-    return std::abs(a - b) <= options_.absolute_tolerance + options_.relative_tolerance * magnitude;
-  }
-
-  static bool same_bits(double a, double b) { return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b); }
-
+  // Whether is_same(a, b, largest magnitude of a) holds for all elements of all inputs.
   template <class Same>
-  static bool agree(const std::vector<Values>& a, const std::vector<Values>& b, const Same& same) {
+  static bool agree(const std::vector<Values>& a, const std::vector<Values>& b, const Same& is_same) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](const Values& x, const Values& y) {
-      return std::equal(x.begin(), x.end(), y.begin(), y.end(), same);
+      const double largest = largest_of(x);
+      return std::equal(x.begin(), x.end(), y.begin(), y.end(),
+                        [&](double one, double other) { return is_same(one, other, largest); });
     });
   }
 
@@ -207,7 +263,13 @@ class Checker {
   const GradcheckFunction& function_;
   const std::vector<GradcheckInput>& inputs_;
   const GradcheckOptions& options_;
+  Values base_, upstream_;  // of all outputs, one after the other
 };
+
+Verdict worse(Verdict a, Verdict b) {
+  if (a == Verdict::wrong || b == Verdict::wrong) return Verdict::wrong;
+  return a == Verdict::undecided ? a : b;
+}
 
 }  // namespace
 
@@ -216,15 +278,31 @@ GradcheckReport gradcheck(Context& context, const GradcheckFunction& function,
   return Checker(context, function, inputs, options).run();
 }
 
-std::string GradcheckReport::to_string() const {
+Verdict GradcheckInputReport::verdict() const {
+  return wrong > 0 ? Verdict::wrong : undecided > 0 ? Verdict::undecided : Verdict::ok;
+}
+
+Verdict GradcheckReport::verdict() const {
+  Verdict result = deterministic && accumulates && composes ? Verdict::ok : Verdict::wrong;
+  for (const GradcheckInputReport& input : inputs) result = worse(result, input.verdict());
+  return result;
+}
+
+std::string GradcheckReport::faults() const {
   std::string text;
   if (!deterministic) text += "a second backward pass gave different bits\n";
   if (!accumulates) text += "a backward pass onto existing gradients did not add to them\n";
   if (!composes) text += "the gradients differ when the inputs are outputs of another operator instead of leaves\n";
+  return text;
+}
+
+std::string GradcheckReport::to_string() const {
+  std::string text = faults();
   for (const GradcheckInputReport& input : inputs) {
-    text += fmt::format("{}: {} of {} wrong; worst at {}: analytic {:.10g}, numeric {:.10g}, relative error {:.3g}\n",
-                        input.name, input.failures, input.checked, input.worst_element, unsigned_nan(input.analytic),
-                        unsigned_nan(input.numeric), unsigned_nan(input.relative_error));
+    text += fmt::format(
+        "{}: {}, {} wrong and {} undecided of {}; worst at {}: analytic {:.10g}, numeric {:.10g} +- {:.1e}\n",
+        input.name, heddle::to_string(input.verdict()), input.wrong, input.undecided, input.checked,
+        input.worst_element, unsigned_nan(input.analytic), unsigned_nan(input.numeric), unsigned_nan(input.error));
   }
   return text;
 }

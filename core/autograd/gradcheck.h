@@ -1,6 +1,7 @@
-// Compares the gradients of a function with central differences. Also compares the ways in which a gradient can be
-// written with each other: it overwrites, it adds to an existing one, it is shared with other inputs, it takes the
-// memory of the upstream gradient.
+// Compares the gradients of a function with differences of its values (line_derivative.h), and says ok, WRONG or
+// undecided: a right gradient is never called wrong, nor a wrong one right.  docs/gradcheck.md. Also compares the ways
+// in which a gradient can be written with each other: it overwrites, it adds to an existing one, it is shared with
+// other inputs, it takes the memory of the upstream gradient.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/autograd/line_derivative.h"
 #include "core/autograd/tape.h"
 
 namespace heddle {
@@ -20,35 +22,36 @@ struct GradcheckInput {
 };
 
 struct GradcheckOptions {
-  double step = 1e-6;                // scaled by max(1, |x|)
-  double relative_tolerance = 1e-6;  // |analytic - numeric| <= absolute + relative * max(|analytic|, |numeric|)
-  double absolute_tolerance = 1e-8;
   uint64_t seed = 1;  // of the upstream gradient and of the directions
-  // 0: every element is moved (full mode). n > 0: n random directions per input (for large inputs).
+  // 0: every element is moved. n > 0: n random directions for each input (for large inputs).
   int projections = 0;
-  // Elements for which this holds are not moved: non-differentiable points, as 0 of relu. Full mode only.
-  std::function<bool(const std::string& input, double value)> skip;
 };
 
-// What was found for one input. In projection mode `worst_element` is the number of the direction.
+// What was found for one input, and its worst element: a wrong one if there is any, else an undecided one, else the one
+// that is furthest off. With projections it is the number of a direction, and the values are derivatives along it.
 struct GradcheckInputReport {
   std::string name;
   int64_t worst_element = -1;
   double analytic = 0.0;
   double numeric = 0.0;
-  double relative_error = 0.0;  // |analytic - numeric| / max(|analytic|, |numeric|, absolute tolerance)
-  int64_t failures = 0;
-  int64_t checked = 0;
+  double error = 0.0;  // estimated, of `numeric`
+  int64_t wrong = 0, undecided = 0, checked = 0;
+
+  Verdict verdict() const;
 };
 
 struct GradcheckReport {
-  bool passed = true;         // all of the below
   bool deterministic = true;  // a second backward gave the same bits
   bool accumulates = true;    // a backward onto these gradients gave twice their values
   bool composes = true;       // the gradients are the same for inputs that are outputs of another operator, not leaves
   std::vector<GradcheckInputReport> inputs;
 
-  // One line an input: name, worst element, analytic, numeric, relative error.
+  // wrong if any of the above is false or any input is wrong, else undecided if any input is.
+  Verdict verdict() const;
+  bool passed() const { return verdict() == Verdict::ok; }
+  // What is wrong with all inputs, a sentence a line; "" when nothing is.
+  std::string faults() const;
+  // faults(), and one line an input: name, verdict, worst element, analytic, numeric, estimated error.
   std::string to_string() const;
 };
 
@@ -62,3 +65,14 @@ GradcheckReport gradcheck(Context& context, const GradcheckFunction& function,
                           const std::vector<GradcheckInput>& inputs, const GradcheckOptions& options = {});
 
 }  // namespace heddle
+
+// For GoogleTest, which the caller includes: fails unless gradcheck(context, function, inputs[, options]) says ok, and
+// shows the report. More can be streamed to it, as to EXPECT_TRUE.
+#define EXPECT_GRADIENTS_MATCH(...)                                                                               \
+  switch (0)                                                                                                      \
+  case 0:                                                                                                         \
+  default: /* an `else` that follows belongs to the caller's `if` */                                              \
+    if (const ::heddle::GradcheckReport heddle_report = ::heddle::gradcheck(__VA_ARGS__); heddle_report.passed()) \
+      ;                                                                                                           \
+    else                                                                                                          \
+      ADD_FAILURE() << heddle_report.to_string()

@@ -59,11 +59,13 @@ bool Tape::records(std::initializer_list<const Variable*> inputs) const {
 
 Variable Tape::output(Tensor value, bool recorded) {
   const Slot slot = recorded ? slots_.add(value) : Slot{};
+  if (disturbance_ && recorded) undisturbed_outputs_.push_back(value);
   return {std::move(value), slot};
 }
 
 void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
   if (ran_backward_) fail("{} was recorded on a tape that has run backward", readable(node->type()));
+  for (const Tensor& output : std::exchange(undisturbed_outputs_, {})) disturbance_(output);
   std::erase_if(inputs, [](Slot slot) { return !slot.requires_grad(); });
   std::erase_if(outputs, [](Slot slot) { return !slot.requires_grad(); });
   for (Slot& input : inputs) input = slots_.whole(input);
@@ -74,7 +76,14 @@ void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, st
                       .final_leaves = {}});
 }
 
-Tensor Tape::take_gradient(Slot slot) { return slot.requires_grad() ? slots_.take(slot) : Tensor{}; }
+Tensor Tape::take_gradient(Slot slot) {
+  if (!slot.requires_grad()) return {};
+  Tensor gradient = slots_.take(slot);
+  if (!disturbance_ || !gradient.defined()) return gradient;
+  if (!gradient.is_unique()) gradient = clone(context_, gradient);  // others hold it, too
+  disturbance_(gradient);
+  return gradient;
+}
 
 GradientDestination Tape::destination(Slot slot) {
   if (!slot.requires_grad()) return {};

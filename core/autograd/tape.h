@@ -118,6 +118,11 @@ class Tape {
   using GradientHook = std::function<void(Gradient& gradient, std::string_view name)>;
   void on_gradient_final(GradientHook hook) { on_gradient_final_ = std::move(hook); }
 
+  // Called with every output as soon as its node is recorded, and with every gradient that a node takes. It may change
+  // their numbers: a check of low precision does to those of float64 what rounding would do.
+  using Disturbance = std::function<void(const Tensor& numbers)>;
+  void disturb_numbers(Disturbance disturbance) { disturbance_ = std::move(disturbance); }
+
  private:
   // A recorded node, whatever its type.
   struct AnyNode {
@@ -154,6 +159,8 @@ class Tape {
   std::vector<Entry> entries_;
   std::unordered_map<const Gradient*, Variable> replaced_leaves_;
   GradientHook on_gradient_final_;
+  Disturbance disturbance_;
+  std::vector<Tensor> undisturbed_outputs_;  // of the operator whose node is not recorded yet
   const Entry* running_ = nullptr;  // during backward
   bool ran_backward_ = false;
   bool allow_unused_leaves_ = false;

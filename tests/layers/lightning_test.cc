@@ -101,7 +101,7 @@ TEST_P(LightningOptionsTest, GradientsAreThoseOfFiniteDifferences) {
   GradcheckOptions options;
   options.projections = 10;
   const GradcheckReport report = gradcheck(context, function, inputs, options);
-  EXPECT_TRUE(report.passed) << report.to_string();
+  EXPECT_TRUE(report.passed()) << report.to_string();
 }
 
 // A prompt in one pass and then single tokens give what the whole text gives.

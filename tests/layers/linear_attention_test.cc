@@ -112,21 +112,20 @@ TEST_F(LinearAttentionTest, GradientsThroughTheStatesAlone) {
     const LinearAttention result = linear_attention(tape, x[0], x[1], x[2], {x[3], x[4]}, kConstant);
     return std::vector<Variable>{result.final_state};
   };
-  const GradcheckReport report = gradcheck(context_, function,
-                                           {{"q", normal({1, 3, 2, 2}), false},
-                                            {"k", normal({1, 3, 2, 2})},
-                                            {"v", normal({1, 3, 2, 3})},
-                                            {"log_decay", log_decay({-0.3, 0.0}), false},
-                                            {"initial_state", normal({1, 2, 2, 3})}});
-  EXPECT_TRUE(report.passed) << report.to_string();
+  const std::vector<GradcheckInput> inputs = {{"q", normal({1, 3, 2, 2}), false},
+                                              {"k", normal({1, 3, 2, 2})},
+                                              {"v", normal({1, 3, 2, 3})},
+                                              {"log_decay", log_decay({-0.3, 0.0}), false},
+                                              {"initial_state", normal({1, 2, 2, 3})}};
+  EXPECT_GRADIENTS_MATCH(context_, function, inputs);
 }
 
 TEST_F(LinearAttentionTest, OneValueMayBeEveryInput) {
   const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& x) {
     return std::vector<Variable>{linear_attention(tape, x[0], x[0], x[0]).o};
   };
-  const GradcheckReport report = gradcheck(context_, function, {{"x", normal({1, 4, 2, 3})}});
-  EXPECT_TRUE(report.passed) << report.to_string();
+  const std::vector<GradcheckInput> inputs = {{"x", normal({1, 4, 2, 3})}};
+  EXPECT_GRADIENTS_MATCH(context_, function, inputs);
 }
 
 TEST_F(LinearAttentionTest, AnEmptySequenceHandsTheStateOn) {

@@ -136,15 +136,10 @@ void gradients_match_finite_differences(Context& context, const OperatorCase& op
     inputs.push_back({input.name, tensor, input.differentiate && is_floating(dtype)});
   }
   const OperatorFunction function = function_of(op_case);
-  GradcheckOptions check_options;
-  check_options.step = 3e-6;  // between rounding, which grows below, and curvature, which grows above
-  const GradcheckReport report = gradcheck(
-      context,
-      [&](Tape& tape, const std::vector<Variable>& variables) {
-        return apply_case(op_case, function, tape, variables);
-      },
-      inputs, check_options);
-  EXPECT_TRUE(report.passed) << report.to_string();
+  const GradcheckFunction checked = [&](Tape& tape, const std::vector<Variable>& variables) {
+    return apply_case(op_case, function, tape, variables);
+  };
+  EXPECT_GRADIENTS_MATCH(context, checked, inputs);
 }
 
 void gradients_match_float64(Context& context, const OperatorCase& op_case) {

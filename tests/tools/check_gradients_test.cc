@@ -17,7 +17,7 @@ TEST(CheckGradientsTest, OperatorsInAllDtypes) {
       if (operator_case.large || small++ % 10 != 0) continue;
       for (DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
         const GradcheckReport report = check_operator_gradients(context, op, operator_case, dtype);
-        EXPECT_TRUE(report.passed) << operator_case.name << " " << name(dtype) << "\n" << report.to_string();
+        EXPECT_TRUE(report.passed()) << operator_case.name << " " << name(dtype) << "\n" << report.to_string();
         EXPECT_FALSE(report.inputs.empty()) << operator_case.name;
       }
     }
@@ -30,7 +30,7 @@ TEST(CheckGradientsTest, AllParametersOfAModelInAllDtypes) {
   const TrainConfig config = read_train_config(parse_config(testing::tiny_config()));
   for (DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
     const GradcheckReport report = check_model_gradients(context, config, dtype);
-    EXPECT_TRUE(report.passed) << name(dtype) << "\n" << report.to_string();
+    EXPECT_TRUE(report.passed()) << name(dtype) << "\n" << report.to_string();
     EXPECT_GT(report.inputs.size(), 5u);
   }
 }
