@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/io/system_calls.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -33,7 +34,7 @@ constexpr size_t kChunk = size_t{1} << 20;
 void write_all(int descriptor, const void* data, size_t bytes, const fs::path& path) {
   const char* position = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t written = ::write(descriptor, position, bytes);
+    const ssize_t written = system_calls().write(descriptor, position, bytes);
     if (written < 0) {
       if (errno == EINTR) continue;
       fail_errno("write", path);
@@ -99,12 +100,12 @@ AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
   const bool exists = ::stat(path_.c_str(), &found) == 0;
   if (exists && S_ISDIR(found.st_mode)) fail("cannot write {}: it is a folder", path_.string());
   if (exists && !S_ISREG(found.st_mode)) {
-    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    descriptor_ = system_calls().open(path_.c_str(), O_WRONLY | O_CLOEXEC, 0);
     if (descriptor_ < 0) fail_errno("open", path_);
     return;
   }
   partial_ = partial_path(path_);
-  descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+  descriptor_ = system_calls().open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_errno("create", partial_);
   if (exists) ::fchmod(descriptor_, found.st_mode & 07777);  // where it cannot be done, the file is a new one's
 }
@@ -122,8 +123,8 @@ void AtomicFile::write(const void* data, size_t bytes) {
 
 FileDigest AtomicFile::commit() {
   if (!partial_.empty()) {
-    if (::fsync(descriptor_) != 0) fail_errno("sync", partial_);
-    if (::rename(partial_.c_str(), path_.c_str()) != 0) fail_errno("rename into place", path_);
+    if (system_calls().fsync(descriptor_) != 0) fail_errno("sync", partial_);
+    rename_file(partial_, path_);
   }
   ::close(std::exchange(descriptor_, -1));
   if (!partial_.empty()) sync_directory(path_.parent_path());
@@ -131,9 +132,14 @@ FileDigest AtomicFile::commit() {
 }
 
 AppendFile::AppendFile(fs::path path) : path_(std::move(path)) {
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  descriptor_ = system_calls().open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_errno("open", path_);
-  sync_directory(path_.parent_path());
+  try {
+    sync_directory(path_.parent_path());
+  } catch (...) {
+    ::close(descriptor_);  // no destructor runs
+    throw;
+  }
 }
 
 AppendFile::~AppendFile() { ::close(descriptor_); }
@@ -141,7 +147,7 @@ AppendFile::~AppendFile() { ::close(descriptor_); }
 void AppendFile::append(std::string_view text) {
   if (text.empty()) return;
   write_all(descriptor_, text.data(), text.size(), path_);
-  if (::fsync(descriptor_) != 0 && errno != EINVAL) fail_errno("sync", path_);
+  if (system_calls().fsync(descriptor_) != 0 && errno != EINVAL) fail_errno("sync", path_);
 }
 
 FileDigest write_file(const fs::path& path, std::string_view contents) {
@@ -162,11 +168,15 @@ FileDigest digest_file(const fs::path& path) {
   return digest;
 }
 
+void rename_file(const fs::path& from, const fs::path& to) {
+  if (system_calls().rename(from.c_str(), to.c_str()) != 0) fail_errno("rename into place", to);
+}
+
 void sync_directory(const fs::path& path) {
   const fs::path folder = path.empty() ? fs::path(".") : path;
-  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int descriptor = system_calls().open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   if (descriptor < 0) fail_errno("open", folder);
-  const int result = ::fsync(descriptor);
+  const int result = system_calls().fsync(descriptor);
   const int code = errno;
   ::close(descriptor);
   errno = code;

@@ -70,6 +70,8 @@ std::filesystem::path partial_path(const std::filesystem::path& path);
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
 std::string read_file(const std::filesystem::path& path);
 FileDigest digest_file(const std::filesystem::path& path);
+// Gives a file or folder its name; what had the name before is gone. It lasts when the folder is synced.
+void rename_file(const std::filesystem::path& from, const std::filesystem::path& to);
 // Makes renames and removals inside the folder last.
 void sync_directory(const std::filesystem::path& path);
 

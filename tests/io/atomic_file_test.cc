@@ -3,18 +3,36 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <filesystem>
 #include <iterator>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include "core/runtime/error.h"
+#include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::RecordedCalls;
+
+template <class Action>
+std::string message(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
 
 class AtomicFileTest : public ::testing::Test {
  protected:
@@ -45,17 +63,98 @@ TEST_F(AtomicFileTest, TheDigestIsTheCommonCrc32) {
 }
 
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
-  const auto message = [](auto action) -> std::string {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.what();
+  EXPECT_THAT(message([&] { read_file(folder_ / "none"); }), HasSubstr("none: No such file"));
+  EXPECT_THAT(message([&] { read_file(folder_.path()); }), HasSubstr("it is a folder"));
+  EXPECT_THAT(message([&] { write_file(folder_ / "no/file", "x"); }), HasSubstr("No such file"));
+}
+
+TEST_F(AtomicFileTest, ALinkAndPermissionsStay) {
+  const fs::path path = folder_ / "file", link = folder_ / "link";
+  write_file(path, "old");
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_exec);
+  fs::create_symlink("file", link);
+  write_file(link, "new");
+  EXPECT_EQ(read_file(path), "new");
+  EXPECT_EQ(fs::read_symlink(link), "file");
+  EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_exec);
+}
+
+// The bytes are on the disk before they have their name, and the name is before commit() returns.
+TEST_F(AtomicFileTest, SyncsTheFileThenRenamesItThenSyncsTheFolder) {
+  RecordedCalls record(folder_.path());
+  write_file(folder_ / "file", "contents");
+  EXPECT_THAT(record.calls,
+              ElementsAre("open .file.heddle-partial", "write .file.heddle-partial", "fsync .file.heddle-partial",
+                          "rename .file.heddle-partial to file", "open .", "fsync ."));
+}
+
+TEST_F(AtomicFileTest, EveryAppendIsSynced) {
+  RecordedCalls record(folder_.path());
+  AppendFile file(folder_ / "file");
+  EXPECT_THAT(record.calls, ElementsAre("open file", "open .", "fsync ."));
+  for (const char* text : {"one\n", "", "two\n"}) {
+    record.calls.clear();
+    file.append(text);
+    const std::vector<std::string> expected = {"write file", "fsync file"};
+    EXPECT_EQ(record.calls, *text == '\0' ? std::vector<std::string>() : expected);
+  }
+  EXPECT_EQ(read_file(folder_ / "file"), "one\ntwo\n");
+}
+
+TEST_F(AtomicFileTest, ShortAndInterruptedWritesGoOn) {
+  RecordedCalls record(folder_.path());
+  record.most_bytes = 3;
+  record.interrupts = true;
+  const std::string contents = "0123456789";
+  const FileDigest digest = write_file(folder_ / "file", contents);
+  EXPECT_EQ(read_file(folder_ / "file"), contents);
+  EXPECT_EQ(digest, digest_file(folder_ / "file"));
+  AppendFile(folder_ / "file").append("abcdefg");
+  EXPECT_EQ(read_file(folder_ / "file"), contents + "abcdefg");
+}
+
+// Whichever call fails: the file is the old one or the new one, nothing stays beside it, and the error names it.
+TEST_F(AtomicFileTest, AnyCallMayFail) {
+  const fs::path path = folder_ / "file";
+  const std::vector<std::string> calls = {"open",  "write",  "write", "write", "write",
+                                          "fsync", "rename", "open",  "fsync"};
+  for (const int error : {ENOSPC, EIO}) {
+    for (size_t failing = 0; failing < calls.size(); ++failing) {
+      write_file(path, "old");
+      const size_t descriptors = testing::open_descriptors();
+      {
+        RecordedCalls record(folder_.path());
+        record.most_bytes = 3;
+        record.fails_at = failing;
+        record.error = error;
+        EXPECT_THAT(message([&] { write_file(path, "0123456789"); }),
+                    AllOf(HasSubstr(failing <= 6 ? "file" : folder_.path().string()),
+                          HasSubstr(std::generic_category().message(error))))
+            << failing;
+        EXPECT_EQ(record.made, failing + 1) << "nothing follows a call that failed";
+        EXPECT_THAT(record.calls.back(), ::testing::StartsWith(calls[failing] + " ")) << failing;
+      }
+      EXPECT_EQ(read_file(path), failing <= 6 ? "old" : "0123456789") << failing;
+      EXPECT_EQ(files(), 1u) << failing;
+      EXPECT_EQ(testing::open_descriptors(), descriptors) << failing;
     }
-    return "no error";
-  };
-  EXPECT_THAT(message([&] { read_file(folder_ / "none"); }), ::testing::HasSubstr("none: No such file"));
-  EXPECT_THAT(message([&] { read_file(folder_.path()); }), ::testing::HasSubstr("it is a folder"));
-  EXPECT_THAT(message([&] { write_file(folder_ / "no/file", "x"); }), ::testing::HasSubstr("No such file"));
+  }
+}
+
+TEST_F(AtomicFileTest, AnAppendThatFailsSaysSo) {
+  const fs::path path = folder_ / "file";
+  for (size_t failing = 0; failing < 5; ++failing) {
+    const size_t descriptors = testing::open_descriptors();
+    {
+      RecordedCalls record(folder_.path());
+      record.fails_at = failing;
+      EXPECT_THAT(message([&] { AppendFile(path).append("text"); }),
+                  AllOf(HasSubstr(failing == 1 || failing == 2 ? folder_.path().string() : path.string()),
+                        HasSubstr("No space left on device")))
+          << failing;
+    }
+    EXPECT_EQ(testing::open_descriptors(), descriptors) << failing;
+  }
 }
 
 }  // namespace

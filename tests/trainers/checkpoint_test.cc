@@ -1,8 +1,10 @@
 #include "trainers/run/checkpoint.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +17,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/tensor/transfer.h"
+#include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {
@@ -94,6 +97,60 @@ TEST_F(CheckpointTest, ComputeCopiesFollowTheMasters) {
   load_parameters(context_, checkpoint, other.parameters);
   Trained same(context_, 1, DType::bfloat16);
   EXPECT_EQ(read_values(context_, other.parameters.value()), read_values(context_, same.parameters.value()));
+}
+
+// Each file is on the disk under its name before the folder gets its own, and that before write_checkpoint() returns.
+TEST_F(CheckpointTest, IsOnTheDiskBeforeItHasItsName) {
+  write(1);
+  testing::RecordedCalls record(folder_.path() / "checkpoints");
+  write(7);
+  std::vector<std::string> expected;
+  const std::string partial = ".step_7.heddle-partial";
+  for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
+    const std::string aside = fmt::format("{}/.{}.heddle-partial", partial, name);
+    for (const char* call : {"open", "write", "fsync"}) expected.push_back(fmt::format("{} {}", call, aside));
+    expected.push_back(fmt::format("rename {} to {}/{}", aside, partial, name));
+    for (const char* call : {"open", "fsync"}) expected.push_back(fmt::format("{} {}", call, partial));
+  }
+  expected.insert(expected.end(), {"rename " + partial + " to step_7", "open .", "fsync ."});
+  EXPECT_EQ(record.calls, expected);
+}
+
+// Whichever call fails: no step_N is there in part, nothing else is left, and the checkpoint before it stays.
+TEST_F(CheckpointTest, AnyCallMayFail) {
+  write(1);
+  size_t failing = 0;
+  for (bool failed = true; failed; ++failing) {
+    fs::remove_all(folder_ / "checkpoints/step_7");
+    bool is_named = false;
+    {
+      testing::RecordedCalls record(folder_.path() / "checkpoints");
+      record.fails_at = failing;
+      std::string said = "no error";
+      try {
+        write(7);
+      } catch (const Error& error) {
+        said = error.what();
+      }
+      failed = record.made > failing;
+      const std::string naming = "rename .step_7.heddle-partial to step_7";
+      is_named = record.calls.back() != naming && std::count(record.calls.begin(), record.calls.end(), naming) == 1;
+      if (failed) {
+        EXPECT_THAT(said, ::testing::AllOf(HasSubstr((folder_ / "checkpoints").string()),
+                                           HasSubstr("No space left on device")));
+      } else {
+        EXPECT_EQ(said, "no error");
+      }
+    }
+    EXPECT_EQ(steps(), is_named ? (std::vector<int64_t>{1, 7}) : std::vector<int64_t>{1}) << failing;
+    for (const CheckpointFolder& checkpoint : list_checkpoints(folder_ / "checkpoints")) {
+      EXPECT_EQ(refusal(checkpoint.path), "accepted") << failing;
+    }
+    for (const auto& entry : fs::directory_iterator(folder_ / "checkpoints")) {
+      EXPECT_TRUE(entry.path().filename().string().starts_with("step_")) << entry.path();
+    }
+  }
+  EXPECT_GT(failing, 20u);
 }
 
 TEST_F(CheckpointTest, TheNewestAreKept) {

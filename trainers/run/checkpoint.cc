@@ -143,7 +143,7 @@ std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step
 void remove_checkpoint(const fs::path& path) {
   const fs::path aside = path.parent_path() / fmt::format(".{}{}", path.filename().string(), kRemovedSuffix);
   fs::remove_all(aside);
-  fs::rename(path, aside);
+  rename_file(path, aside);
   fs::remove_all(aside);
 }
 
@@ -154,7 +154,7 @@ void link_best(const fs::path& folder, int64_t step) {
   if (fs::read_symlink(link, ignored) == folder_name(step)) return;
   fs::remove(aside);
   fs::create_symlink(folder_name(step), aside, ignored);
-  if (!ignored) fs::rename(aside, link);  // a file system without links has none
+  if (!ignored) rename_file(aside, link);  // a file system without links has none
 }
 
 }  // namespace
@@ -169,7 +169,7 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
     fs::create_directory(partial);
     write_files(context, partial, parameters, optimizer, state);
     if (fs::exists(path)) remove_checkpoint(path);
-    fs::rename(partial, path);
+    rename_file(partial, path);
   } catch (...) {  // a full disk, most likely: its space is freed
     std::error_code ignored;
     fs::remove_all(partial, ignored);
