@@ -23,6 +23,7 @@
 #include "core/io/safetensors.h"
 #include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"
+#include "tests/trainers/test_config.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/schedule.h"
 #include "trainers/trainer.h"
@@ -233,17 +234,12 @@ std::string step_folder(int64_t step) { return fmt::format("step_{}", step); }
 std::vector<CurveRow> take_steps(Context& context, const TrainConfig& config, TrainStep& train_step, int64_t first,
                                  int64_t last) {
   const auto data = make_dataset(dataset_options(config));
-  const int64_t accumulate = config.trainer.accumulate;
   std::vector<CurveRow> curve;
   for (int64_t step = first; step <= last; ++step) {
     CurveRow& row = curve.emplace_back();
     row.step = step;
     row.learning_rate = learning_rate(config, step);
-    std::vector<Batch> batches;
-    for (int64_t i = 0; i < accumulate; ++i) {
-      batches.push_back(data->training_batch(((step - 1) * accumulate + i) * config.trainer.batch_size));
-    }
-    const StepResult taken = train_step.step(std::move(batches), step, row.learning_rate);
+    const StepResult taken = train_step.step(testing::batches_of_step(*data, config, step), step, row.learning_rate);
     row.loss = taken.loss;
     row.gradient_norm = taken.gradient_norm;
     if (step % config.trainer.eval_every != 0 && step != config.trainer.steps) continue;

@@ -1,11 +1,13 @@
 // Small training configs for tests.
 #pragma once
 
+#include <cstdint>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "core/config/config_load.h"
+#include "trainers/data/dataset.h"
 #include "trainers/train_config.h"
 
 namespace heddle::testing {
@@ -41,6 +43,15 @@ trainer:
 
 inline TrainConfig tiny_train_config(const std::vector<std::string>& overrides = {}) {
   return read_train_config(parse_config(tiny_config(), "tiny.yaml", overrides));
+}
+
+// The micro-batches of step number `step` of a training with this config.
+inline std::vector<Batch> batches_of_step(const Dataset& data, const TrainConfig& config, int64_t step) {
+  std::vector<Batch> batches;
+  for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
+    batches.push_back(data.training_batch(((step - 1) * config.trainer.accumulate + i) * config.trainer.batch_size));
+  }
+  return batches;
 }
 
 // Writes a text of few letters to the file `path`, and gives the overrides with which the tiny model learns it: from

@@ -36,11 +36,8 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
   const auto data = make_dataset(dataset_options(config));
   Trained result;
   for (int64_t step = 1; step <= steps; ++step) {
-    std::vector<Batch> batches;
-    for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
-      batches.push_back(data->training_batch(((step - 1) * config.trainer.accumulate + i) * config.trainer.batch_size));
-    }
-    result.losses.push_back(train_step.step(batches, step, learning_rate(step)).loss);
+    result.losses.push_back(
+        train_step.step(testing::batches_of_step(*data, config, step), step, learning_rate(step)).loss);
   }
   if (!context.is_meta()) result.weights = read_values(context, train_step.model().parameters().master());
   result.memory = context.allocator().stats();

@@ -21,19 +21,11 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::vector<Batch> batches_of(const Dataset& data, int64_t step, int64_t count) {
-  const int64_t batch_size = data.training_batch(0).size;
-  std::vector<Batch> batches;
-  for (int64_t i = 0; i < count; ++i) batches.push_back(data.training_batch(((step - 1) * count + i) * batch_size));
-  return batches;
-}
-
 std::vector<double> train_steps(TrainStep& train_step, const TrainConfig& config, int64_t steps) {
   const auto data = make_dataset(dataset_options(config));
   std::vector<double> losses;
   for (int64_t step = 1; step <= steps; ++step) {
-    losses.push_back(
-        train_step.step(batches_of(*data, step, config.trainer.accumulate), step, config.optimizer.lr).loss);
+    losses.push_back(train_step.step(testing::batches_of_step(*data, config, step), step, config.optimizer.lr).loss);
   }
   return losses;
 }
@@ -53,7 +45,7 @@ TEST(TrainStepTest, TheLossIsThatOfTheReference) {
     Context context(Device{}, {.threads = 1});
     TrainStep train_step(context, config);
     const testing::ReferenceModel reference(context, train_step.model().parameters());
-    const std::vector<Batch> batches = batches_of(*make_dataset(dataset_options(config)), 1, 3);
+    const std::vector<Batch> batches = testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1);
     double expected = 0.0;
     for (const Batch& batch : batches) expected += reference.loss(batch).mean() / 3.0;
     EXPECT_NEAR(train_step.step(batches, 1, 1e-3).loss, expected, tolerance * expected) << dtype;
@@ -66,7 +58,7 @@ TEST(TrainStepTest, TheGradientIsThatOfTheReference) {
   Context context(Device{}, {.threads = 1});
   TrainStep train_step(context, config);
   const testing::ReferenceModel reference(context, train_step.model().parameters());
-  const std::vector<Batch> batch = batches_of(*make_dataset(dataset_options(config)), 1, 1);
+  const std::vector<Batch> batch = testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1);
   const StepResult result = train_step.step(batch, 1, 1e-3);
   EXPECT_NEAR(result.gradient_norm, norm_of(read_values(context, train_step.model().parameters().gradient())),
               1e-13 * result.gradient_norm);
@@ -99,7 +91,8 @@ TEST(TrainStepTest, TheFirstUpdateIsThatOfAdamW) {
   TrainStep train_step(context, config);
   const ParameterSet& parameters = train_step.model().parameters();
   const std::vector<double> before = read_values(context, parameters.master());
-  const StepResult result = train_step.step(batches_of(*make_dataset(dataset_options(config)), 1, 1), 1, 1e-3);
+  const StepResult result =
+      train_step.step(testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1), 1, 1e-3);
   ASSERT_GT(result.gradient_norm, 0.25);
   const std::vector<double> gradient = read_values(context, parameters.gradient());
   const std::vector<double> after = read_values(context, parameters.master());
@@ -115,7 +108,7 @@ TEST(TrainStepTest, EveryDtypeLearnsOneBatchByHeart) {
     const TrainConfig config = testing::tiny_train_config({std::string("trainer.dtype=") + dtype});
     Context context(Device{}, {.threads = 1});
     TrainStep train_step(context, config);
-    const std::vector<Batch> batch = batches_of(*make_dataset(dataset_options(config)), 1, 1);
+    const std::vector<Batch> batch = testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1);
     const double first = train_step.step(batch, 1, 3e-3).loss;
     for (int64_t step = 2; step <= 100; ++step) train_step.step(batch, step, 3e-3);
     EXPECT_LT(train_step.step(batch, 101, 3e-3).loss, 0.5 * first) << dtype;
@@ -156,7 +149,7 @@ TEST(TrainStepTest, WeightsThatAreNoNumbersAreNamedBeforeTheStep) {
   write_values(context, parameter.master, values);
   const auto data = make_dataset(dataset_options(config));
   try {
-    train_step.step(batches_of(*data, 2, 1), 2, 1e-3);
+    train_step.step(testing::batches_of_step(*data, config, 2), 2, 1e-3);
     ADD_FAILURE() << "no error";
   } catch (const NonFinite& error) {
     EXPECT_THAT(error.what(), HasSubstr("step 2: the loss is nan; first not finite: parameter " + parameter.name));
@@ -173,7 +166,7 @@ TEST(TrainStepTest, ADynamicLossScaleLeavesOverflowsOut) {
   scaled.set_loss_scale({.value = 0x1p40, .good_steps = 7});
   const std::vector<double> before = read_values(context, scaled.model().parameters().master());
   int64_t step = 1;
-  while (scaled.step(batches_of(*data, 1, 1), step, 1e-3).left_out) {
+  while (scaled.step(testing::batches_of_step(*data, config, 1), step, 1e-3).left_out) {
     EXPECT_EQ(read_values(context, scaled.model().parameters().master()), before);
     EXPECT_EQ(scaled.loss_scale().value, std::ldexp(1.0, static_cast<int>(40 - step)));
     ASSERT_LT(++step, 40);
@@ -184,7 +177,7 @@ TEST(TrainStepTest, ADynamicLossScaleLeavesOverflowsOut) {
 
   TrainStep fitting(context, config);
   fitting.set_loss_scale({.value = scaled.loss_scale().value});
-  EXPECT_FALSE(fitting.step(batches_of(*data, 1, 1), 1, 1e-3).left_out);
+  EXPECT_FALSE(fitting.step(testing::batches_of_step(*data, config, 1), 1, 1e-3).left_out);
   EXPECT_EQ(read_values(context, scaled.model().parameters().master()),
             read_values(context, fitting.model().parameters().master()));
 }
@@ -215,7 +208,7 @@ TEST(TrainStepTest, OverflowIsNamedAndLeavesTheParametersAlone) {
   const std::vector<double> before = read_values(context, train_step.model().parameters().master());
   const auto data = make_dataset(dataset_options(config));
   try {
-    train_step.step(batches_of(*data, 1, 1), 1, 1e-3);
+    train_step.step(testing::batches_of_step(*data, config, 1), 1, 1e-3);
     ADD_FAILURE() << "no error";
   } catch (const NonFinite& error) {
     EXPECT_THAT(error.what(), HasSubstr("step 1: the loss is"));
