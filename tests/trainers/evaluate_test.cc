@@ -25,7 +25,7 @@ TEST(EvaluateTest, LossAndAccuracyAreThoseOfTheReferenceAndNothingChanges) {
   Context context(Device{}, {.threads = 1});
   TrainStep train_step(context, config);
   const auto data = make_dataset(dataset_options(config));
-  const testing::ReferenceModel reference(context, train_step.model().parameters());
+  const testing::ReferenceModel reference(context, config.model, train_step.model().parameters());
   testing::ReferenceModel::Loss expected;
   for (int64_t index = 0; index < 2; ++index) {
     const auto batch = reference.loss(data->validation_batch(4 * index));
@@ -56,7 +56,7 @@ TEST(EvaluateTest, EveryTokenOfAShortTextCountsOnce) {
   TrainStep train_step(context, config);
   const auto data = make_dataset(dataset_options(config));
   ASSERT_EQ(data->validation_sequences(), 6);  // 90 tokens: five windows of 16 tokens and one of 9
-  const testing::ReferenceModel reference(context, train_step.model().parameters());
+  const testing::ReferenceModel reference(context, config.model, train_step.model().parameters());
   const auto first = reference.loss(data->validation_batch(0)), second = reference.loss(data->validation_batch(4));
   ASSERT_EQ(first.targets, 4 * 16);
   ASSERT_EQ(second.targets, 16 + 9);

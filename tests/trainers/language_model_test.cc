@@ -44,16 +44,18 @@ class LanguageModelTest : public ::testing::Test {
     return read_values(context_, model_.forward(tape, on_device(context_, tokens), state).value);
   }
 
+  testing::ReferenceModel::Rows expected() {
+    return testing::ReferenceModel(context_, config_, model_.parameters()).logits(kTokens);
+  }
+
   Context context_{Device{}, {.threads = 1}};
-  LanguageModel model_{testing::tiny_train_config().model};
+  const ModelConfig config_ = testing::tiny_train_config().model;
+  LanguageModel model_{config_};
 };
 
-TEST_F(LanguageModelTest, LogitsAreThoseOfTheReference) {
-  expect_near(logits(kTokens), testing::ReferenceModel(context_, model_.parameters()).logits(kTokens));
-}
+TEST_F(LanguageModelTest, LogitsAreThoseOfTheReference) { expect_near(logits(kTokens), expected()); }
 
 TEST_F(LanguageModelTest, ATextMayBeReadInParts) {
-  const auto expected = testing::ReferenceModel(context_, model_.parameters()).logits(kTokens);
   ModelState state = model_.initial_state();
   ASSERT_EQ(state.size(), 2u);
   std::vector<double> found;
@@ -61,7 +63,7 @@ TEST_F(LanguageModelTest, ATextMayBeReadInParts) {
     const std::vector<double> part = logits({kTokens.begin() + begin, kTokens.begin() + end}, &state);
     found.insert(found.end(), part.begin(), part.end());
   }
-  expect_near(found, expected);
+  expect_near(found, expected());
 }
 
 // What a mixer saves of its state, it continues from.

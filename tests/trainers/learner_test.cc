@@ -20,8 +20,8 @@ namespace {
 
 using Values = std::vector<double>;
 
-// A tiny model with vectors and angles among its parameters. eps is as large as the gradients, so that their size counts
-// in every update and not only their direction.
+// A tiny model with vectors and angles among its parameters. eps is as large as the gradients, so that their size
+// counts in every update and not only their direction.
 TrainConfig config_of(const std::vector<std::string>& more) {
   std::vector<std::string> overrides = {
       "model.norm={type: rms_norm}", "model.mixer.lrpe={type: lrpe_rotate, learnable: true, per_head: true}",
@@ -108,8 +108,7 @@ TEST_P(Learner, AStepIsTheMeanOfItsBatches) {
 
 TEST_P(Learner, TheGradientOfAStepIsItsOwn) {
   for (const int accumulate : {1, 3}) {
-    const TrainConfig config =
-        config_of({"trainer.dtype=float32", "trainer.accumulate=" + std::to_string(accumulate)});
+    const TrainConfig config = config_of({"trainer.dtype=float32", "trainer.accumulate=" + std::to_string(accumulate)});
     const auto data = make_dataset(dataset_options(config));
     TrainStep many(context(), config);
     for (int64_t step = 1; step <= 4; ++step) {

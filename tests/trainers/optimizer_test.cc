@@ -158,8 +158,8 @@ TEST_P(OptimizerFormula, ACheckpointKeepsEachMomentUnderItsName) {
   }
   const testing::TempFolder folder;
   const CheckpointState state{.step = 3, .seed = 1, .config = "", .program = ""};
-  const Checkpoint checkpoint = open_checkpoint(
-      write_checkpoint(context(), folder.path(), optimized.parameters, optimized.optimizer, state, {}));
+  const Checkpoint checkpoint =
+      open_checkpoint(write_checkpoint(context(), folder.path(), optimized.parameters, optimized.optimizer, state, {}));
   SafetensorsReader moments(checkpoint.path / "optimizer.safetensors"), model(checkpoint.path / "model.safetensors");
   EXPECT_EQ(moments.entries().size(), 2 * reference.states.size());
   EXPECT_EQ(model.entries().size(), reference.states.size());

@@ -44,7 +44,7 @@ TEST(TrainStepTest, TheLossIsThatOfTheReference) {
     const TrainConfig config = testing::tiny_train_config({"trainer.dtype=" + dtype, "trainer.accumulate=3"});
     Context context(Device{}, {.threads = 1});
     TrainStep train_step(context, config);
-    const testing::ReferenceModel reference(context, train_step.model().parameters());
+    const testing::ReferenceModel reference(context, config.model, train_step.model().parameters());
     const std::vector<Batch> batches = testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1);
     double expected = 0.0;
     for (const Batch& batch : batches) expected += reference.loss(batch).mean() / 3.0;
@@ -57,7 +57,7 @@ TEST(TrainStepTest, TheGradientIsThatOfTheReference) {
   const TrainConfig config = testing::tiny_train_config({"trainer.dtype=float64"});
   Context context(Device{}, {.threads = 1});
   TrainStep train_step(context, config);
-  const testing::ReferenceModel reference(context, train_step.model().parameters());
+  const testing::ReferenceModel reference(context, config.model, train_step.model().parameters());
   const std::vector<Batch> batch = testing::batches_of_step(*make_dataset(dataset_options(config)), config, 1);
   const StepResult result = train_step.step(batch, 1, 1e-3);
   EXPECT_NEAR(result.gradient_norm, norm_of(read_values(context, train_step.model().parameters().gradient())),
