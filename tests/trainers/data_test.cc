@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/tensor/transfer.h"
@@ -67,6 +69,97 @@ TEST(PermutationTest, EveryIndexOnce) {
   int fixed = 0;
   for (uint64_t i = 0; i < 1000; ++i) fixed += permute(i, 1000, 1) == permute(i, 1000, 2) ? 1 : 0;
   EXPECT_LT(fixed, 20);  // about one is expected of two random orders
+}
+
+// Beyond what can be listed: samples have images of their own, spread over the whole range.
+TEST(PermutationTest, HugeSizes) {
+  for (const uint64_t size : {(uint64_t{1} << 31) + 11, (uint64_t{1} << 32) + 1, (uint64_t{1} << 47) - 5}) {
+    std::set<uint64_t> images;
+    std::vector<int> tenths(10);
+    for (uint64_t i = 0; i < 20000; ++i) {
+      const uint64_t image = permute(i * (size / 20000), size, 9);
+      ASSERT_LT(image, size);
+      images.insert(image);
+      ++tenths[image / (size / 10 + 1)];
+    }
+    EXPECT_EQ(images.size(), 20000u) << size;
+    for (const int count : tenths) EXPECT_NEAR(count, 2000, 250) << size;
+  }
+}
+
+// Where the windows of tokens begin that are their own positions.
+std::vector<int64_t> window_begins(const Dataset& data, int64_t first, int64_t count) {
+  std::vector<int64_t> begins;
+  while (static_cast<int64_t>(begins.size()) < count) {
+    const Batch batch = data.training_batch(first + static_cast<int64_t>(begins.size()));
+    for (int64_t row = 0; row < batch.size; ++row) begins.push_back(batch.tokens[row * batch.length]);
+  }
+  begins.resize(static_cast<size_t>(count));
+  return begins;
+}
+
+TEST(TokenDataTest, EachOfManyWindowsComesOnceAnEpochInAnotherOrder) {
+  constexpr int64_t kTokens = 90000, kLength = 7, kTraining = 81000;
+  const int64_t windows = (kTraining - kLength) / kLength;
+  const TempFolder folder;
+  const std::string positions = testing::write_positions((folder / "positions").string(), kTokens, "0.1");
+  const auto order = [&](const std::string& seed, int64_t epoch) {
+    const auto data = make_dataset(dataset_options(testing::tiny_train_config(
+        {positions, "model.vocab_size=90000", "trainer.sequence_length=7", "trainer.batch_size=100", "seed=" + seed})));
+    return window_begins(*data, epoch * windows, windows);
+  };
+  ASSERT_GT(windows, 10000);
+  const std::vector<std::vector<int64_t>> orders = {order("7", 0), order("7", 1), order("7", 2), order("7", 40),
+                                                    order("8", 0)};
+  std::set<int64_t> shifts;
+  for (size_t i = 0; i < orders.size(); ++i) {
+    const std::set<int64_t> different(orders[i].begin(), orders[i].end());
+    EXPECT_EQ(different.size(), static_cast<size_t>(windows));
+    const int64_t shift = *different.begin();
+    shifts.insert(shift);
+    EXPECT_EQ(*different.rbegin(), shift + (windows - 1) * kLength);
+    EXPECT_LT(*different.rbegin() + kLength, kTraining) << "the last target is a token of the validation part";
+    for (size_t other = 0; other < i; ++other) {
+      int64_t same = 0;
+      for (size_t place = 0; place < orders[i].size(); ++place) {
+        same += orders[i][place] / kLength == orders[other][place] / kLength ? 1 : 0;
+      }
+      EXPECT_LT(same, 20) << "of two random orders one place or two agree";
+    }
+  }
+  EXPECT_GT(shifts.size(), 2u) << "each epoch has a start of its own, one of " << kTraining - windows * kLength;
+}
+
+// The parts end and begin where docs/model.md says, whatever the sizes; training predicts its last token, not the next.
+TEST(TokenDataTest, NoTokenIsTrainedOnAndValidated) {
+  const TempFolder folder;
+  for (const auto& [tokens, length, fraction] : std::vector<std::tuple<uint32_t, int64_t, double>>{
+           {100, 1, 0.05}, {101, 7, 0.37}, {997, 16, 0.25}, {64, 15, 0.5}, {400, 19, 0.9}, {1003, 50, 0.051}}) {
+    const std::string positions =
+        testing::write_positions((folder / "positions").string(), tokens, std::to_string(fraction));
+    const auto data = make_dataset(dataset_options(
+        testing::tiny_train_config({positions, "model.vocab_size=" + std::to_string(tokens), "trainer.batch_size=10",
+                                    "trainer.eval_batches=all", "trainer.sequence_length=" + std::to_string(length)})));
+    std::set<int32_t> trained, validated;
+    const auto add = [&](const Batch& batch, std::set<int32_t>& to) {
+      for (size_t i = 0; i < batch.tokens.size(); ++i) {
+        if (batch.targets[i] == kIgnoredTarget) continue;
+        to.insert({batch.tokens[i], batch.targets[i]});
+        ASSERT_EQ(batch.targets[i], batch.tokens[i] + 1);
+      }
+    };
+    for (int64_t first = 0; first < 6000; first += 10) add(data->training_batch(first), trained);
+    for (int64_t first = 0; first < data->validation_sequences(); first += 10) {
+      add(data->validation_batch(first), validated);
+    }
+    const auto kept = static_cast<int32_t>(std::floor(tokens * fraction));
+    const auto all = static_cast<int32_t>(tokens);
+    EXPECT_EQ(*trained.begin(), 0) << tokens;
+    EXPECT_EQ(*trained.rbegin(), all - kept - 1) << tokens;
+    EXPECT_EQ(*validated.begin(), all - kept) << tokens;
+    EXPECT_EQ(*validated.rbegin(), all - 1) << tokens;
+    EXPECT_EQ(trained.size() + validated.size(), tokens);
+  }
 }
 
 TEST(TokenDataTest, TargetsAreTheNextTokens) {
@@ -352,6 +445,23 @@ TEST(GeneratedDataTest, TrainingAndValidationHaveNumbersOfTheirOwn) {
       EXPECT_EQ(symbols(training), first_symbol(1, index));
       EXPECT_EQ(symbols(validation), first_symbol(2, index));
     }
+  }
+}
+
+TEST(GeneratedDataTest, NoSequenceComesTwice) {
+  for (const std::string data : {"data={type: copy, length: 8}", "data={type: mqar, num_pairs: 4, num_queries: 4}"}) {
+    const auto made = make_dataset(dataset_options(testing::tiny_train_config(
+        {data, "model.vocab_size=500", "trainer.batch_size=100", "trainer.eval_batches=10"})));
+    std::set<std::vector<int32_t>> sequences;
+    for (int64_t first = 0; first < 1000; first += 100) {
+      for (const Batch& batch : {made->training_batch(first), made->validation_batch(first)}) {
+        for (int64_t row = 0; row < batch.size; ++row) {
+          const auto begin = batch.tokens.begin() + row * batch.length;
+          sequences.emplace(begin, begin + batch.length);
+        }
+      }
+    }
+    EXPECT_EQ(sequences.size(), 2000u) << data;
   }
 }
 

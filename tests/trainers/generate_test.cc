@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "tests/trainers/test_config.h"
 
@@ -94,6 +95,64 @@ TEST(SampleTokenTest, ATieAtTheEdgeIsCut) {
   EXPECT_THAT(shares(late, {.top_k = 2}), ElementsAre(std::pair(1, 50), std::pair(3, 50)));
 }
 
+// What sample_token() says of itself, step by step: the probabilities at the temperature, of them the top_k likeliest,
+// of these the fewest whose share reaches top_p, and of those the one that `uniform` falls on; the lower of equals
+// first.
+int64_t drawn(const std::vector<double>& logits, const GenerateOptions& options, double uniform) {
+  std::vector<std::pair<double, int64_t>> likeliest;
+  for (size_t i = 0; i < logits.size(); ++i) likeliest.emplace_back(-logits[i], static_cast<int64_t>(i));
+  std::sort(likeliest.begin(), likeliest.end());
+  if (options.temperature == 0.0) return likeliest[0].second;
+  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(likeliest.size())) {
+    likeliest.resize(static_cast<size_t>(options.top_k));
+  }
+  const auto weight = [&](size_t i) {
+    return std::exp((likeliest[0].first - likeliest[i].first) / options.temperature);
+  };
+  const auto total = [&] {
+    double sum = 0.0;
+    for (size_t i = 0; i < likeliest.size(); ++i) sum += weight(i);
+    return sum;
+  };
+  const double all = total();
+  double share = 0.0;
+  for (size_t i = 0; i < likeliest.size(); ++i) {
+    share += weight(i) / all;
+    if (share >= options.top_p) likeliest.resize(i + 1);
+  }
+  const double kept = total();
+  double reached = 0.0;
+  for (size_t i = 0; i < likeliest.size(); ++i) {
+    reached += weight(i) / kept;
+    if (uniform < reached) return likeliest[i].second;
+  }
+  return likeliest.back().second;
+}
+
+TEST(SampleTokenTest, IsTheDrawnTokenForAllOptionsTogether) {
+  Random random(6, RandomStream::test);
+  int among_equals = 0, cut_by_both = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::vector<double> logits(1 + random.next_below(12));
+    const bool has_equals = random.next_below(2) == 0;
+    for (double& logit : logits)
+      logit = has_equals ? static_cast<double>(random.next_below(3)) : 2 * random.next_normal();
+    GenerateOptions options;
+    options.temperature = std::vector<double>{0.0, 1e-3, 0.3, 0.7, 1.0, 1.9, 40.0}[random.next_below(7)];
+    options.top_k = std::vector<int64_t>{0, 0, 1, 2, 3, 5, 100}[random.next_below(7)];
+    const double share = 0.999 * random.next_uniform() + 1e-4;
+    options.top_p = std::vector<double>{0.0, 1e-9, share, share, 1.0}[random.next_below(5)];
+    const double uniform = std::vector<double>{0.0, 1.0 - 0x1p-24, random.next_uniform()}[random.next_below(3)];
+    ASSERT_EQ(sample_token(logits, options, uniform), drawn(logits, options, uniform))
+        << ::testing::PrintToString(logits) << ", temperature " << options.temperature << ", top_k " << options.top_k
+        << ", top_p " << options.top_p << ", uniform " << uniform;
+    among_equals += has_equals && options.temperature > 0.0 ? 1 : 0;
+    cut_by_both += options.top_k > 1 && options.top_p == share ? 1 : 0;
+  }
+  EXPECT_GT(among_equals, 5000);
+  EXPECT_GT(cut_by_both, 2000);
+}
+
 std::string until(const std::string& stop, const std::string& bytes) {
   StopText text(stop);
   std::string written;
@@ -124,6 +183,15 @@ TrainConfig text_model_config(std::vector<std::string> overrides = {}) {
   return testing::tiny_train_config(overrides);
 }
 
+// Logits after the last of these tokens, all of them read at once and without a state.
+std::vector<double> last_logits(Context& context, const LanguageModel& model, const std::vector<int32_t>& ids) {
+  const auto length = static_cast<int64_t>(ids.size());
+  const Tensor tokens = Tensor::empty(context, {1, length}, DType::int32);
+  copy_from_host(context, tokens, ids.data());
+  Tape tape(context, Tape::Mode::inference);
+  return read_values(context, model.forward(tape, tokens).value.select(1, length - 1));
+}
+
 class GenerateLrpe : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GenerateLrpe, StateEqualsReadingTheWholeTextAgain) {
@@ -132,14 +200,9 @@ TEST_P(GenerateLrpe, StateEqualsReadingTheWholeTextAgain) {
   model.parameters().materialize(context, DType::float64, 5);
   std::string text = "In the beginning";
   generate(context, model, text, {.tokens = 20, .temperature = 0.0}, [&](uint8_t byte) {
-    const auto length = static_cast<int64_t>(text.size());
-    const Tensor tokens = Tensor::empty(context, {1, length}, DType::int32);
-    const std::vector<int32_t> ids(reinterpret_cast<const uint8_t*>(text.data()),
-                                   reinterpret_cast<const uint8_t*>(text.data()) + length);
-    copy_from_host(context, tokens, ids.data());
-    Tape tape(context, Tape::Mode::inference);
-    const Variable logits = model.forward(tape, tokens);
-    std::vector<double> last = read_values(context, logits.value.select(1, length - 1));
+    std::vector<int32_t> ids;
+    for (const char letter : text) ids.push_back(static_cast<uint8_t>(letter));
+    std::vector<double> last = last_logits(context, model, ids);
     last.resize(256);
     EXPECT_EQ(byte, sample_token(last, {.temperature = 0.0}, 0.0)) << "after " << text;
     text += static_cast<char>(byte);
@@ -150,6 +213,68 @@ TEST_P(GenerateLrpe, StateEqualsReadingTheWholeTextAgain) {
 INSTANTIATE_TEST_SUITE_P(All, GenerateLrpe,
                          ::testing::Values("{type: lrpe_rotate, base: 100}",
                                            "{type: lrpe_cosine, base: 100, act: relu, extra_tokens: 3}"));
+
+// A model whose text a lost token, a lost state or a wrong position would change: it remembers long, and its vocabulary
+// is large.
+struct LargeVocabulary {
+  explicit LargeVocabulary(Context& context)
+      : model(testing::tiny_train_config({"model.vocab_size=1000", "model.mixer.lrpe.layers=null"}).model) {
+    model.parameters().materialize(context, DType::float64, 5);
+  }
+  static std::vector<int32_t> prompt(size_t length) {
+    Random random(length, RandomStream::test);
+    std::vector<int32_t> ids(length);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random.next_below(1000));
+    return ids;
+  }
+
+  LanguageModel model;
+};
+
+// A long prompt is read in parts.
+TEST(GenerateTest, APromptOfAnyLengthIsReadWhole) {
+  Context context(Device{}, {.threads = 1});
+  const LargeVocabulary large(context);
+  for (const size_t length : {1, 2, 1023, 1024, 1025, 1500, 2048, 2049, 3100}) {
+    std::vector<int32_t> text = LargeVocabulary::prompt(length);
+    generate_tokens(context, large.model, LargeVocabulary::prompt(length), {.tokens = 4, .temperature = 0.0}, 1000,
+                    [&](int32_t token) {
+                      const std::vector<double> logits = last_logits(context, large.model, text);
+                      EXPECT_EQ(token, std::max_element(logits.begin(), logits.end()) - logits.begin()) << length;
+                      text.push_back(token);
+                      return true;
+                    });
+    EXPECT_EQ(text.size(), length + 4);
+  }
+}
+
+// Token i takes the i-th number of the sequence of its seed.
+TEST(GenerateTest, TokensAreDrawnWithTheOptionsOneAfterTheOther) {
+  Context context(Device{}, {.threads = 1});
+  const LargeVocabulary large(context);
+  const std::vector<GenerateOptions> all = {
+      {.tokens = 25, .seed = 11},
+      {.tokens = 25, .temperature = 0.6, .seed = 12},
+      {.tokens = 25, .temperature = 1.7, .top_k = 20, .seed = 13},
+      {.tokens = 25, .temperature = 0.8, .top_k = 50, .top_p = 0.6, .seed = 14},
+      {.tokens = 25, .top_p = 0.3, .seed = 15},
+  };
+  for (const GenerateOptions& options : all) {
+    for (const int64_t choices : {1000, 70}) {
+      std::vector<int32_t> text = LargeVocabulary::prompt(9);
+      Random random(options.seed, RandomStream::sampling);
+      generate_tokens(context, large.model, LargeVocabulary::prompt(9), options, choices, [&](int32_t token) {
+        std::vector<double> logits = last_logits(context, large.model, text);
+        logits.resize(static_cast<size_t>(choices));
+        EXPECT_EQ(token, drawn(logits, options, random.next_uniform()))
+            << "seed " << options.seed << ", token " << text.size();
+        text.push_back(token);
+        return true;
+      });
+      EXPECT_EQ(text.size(), 9u + 25u);
+    }
+  }
+}
 
 TEST(GenerateTest, TheSeedDecides) {
   Context context(Device{}, {.threads = 1});

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -380,14 +379,11 @@ TEST(GoldenDataTest, TheTextIsSplitWithoutOverlap) {
   const std::string text = read_file(text_file());
   const auto tokens = static_cast<int32_t>(text.size());
   const testing::TempFolder folder;
-  std::string positions(4 * text.size(), '\0');
-  for (int32_t i = 0; i < tokens; ++i) std::memcpy(positions.data() + 4 * i, &i, 4);
-  write_file(folder / "positions", positions);
+  const std::string positions =
+      testing::write_positions((folder / "positions").string(), static_cast<uint32_t>(tokens), "0.07");
   const auto data = make_dataset(dataset_options(config_of(run)));
-  const auto places = make_dataset(dataset_options(
-      config_of(run, {"data.type=tokens", fmt::format("data.path='{}'", (folder / "positions").string()),
-                      "data.validation_fraction=0.07", "data.token_width=uint32", "trainer.sample=null",
-                      fmt::format("model.vocab_size={}", tokens)})));
+  const auto places = make_dataset(
+      dataset_options(config_of(run, {positions, "trainer.sample=null", fmt::format("model.vocab_size={}", tokens)})));
 
   // Marks the positions that the windows reach. Each window is contiguous, and the text is that of its place.
   const auto mark = [&](const Batch& batch, const Batch& place, std::vector<bool>& reached) {

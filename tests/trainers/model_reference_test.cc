@@ -249,8 +249,8 @@ TEST(ModelStart, IsThatOfTheDocs) {
       if (parameter.name.ends_with("theta")) continue;  // as the fixed ones, which the reference checks
       for (const double value : values) {
         const bool is_vector = parameter.shape.rank() == 1;
-        const double expected = is_vector ? (parameter.name.ends_with(".weight") ? 1.0 : 0.0)
-                                          : deviation(parameter) * random.next_normal();
+        const double expected =
+            is_vector ? (parameter.name.ends_with(".weight") ? 1.0 : 0.0) : deviation(parameter) * random.next_normal();
         EXPECT_NEAR(value, expected, 1e-15) << parameter.name << " of " << of.name;
       }
       EXPECT_EQ(parameter.weight_decay, parameter.shape.rank() > 1) << parameter.name;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <fstream>
+#include <ios>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,15 @@ inline std::vector<Batch> batches_of_step(const Dataset& data, const TrainConfig
     batches.push_back(data.training_batch(((step - 1) * config.trainer.accumulate + i) * config.trainer.batch_size));
   }
   return batches;
+}
+
+// Writes a file of `count` uint32 tokens that are their own positions, and gives the section `data` that reads it with
+// a vocabulary of `count`. So batches show where their windows lie.
+inline std::string write_positions(const std::string& path, uint32_t count, const std::string& validation_fraction) {
+  std::ofstream file(path, std::ios::binary);
+  for (uint32_t i = 0; i < count; ++i) file.write(reinterpret_cast<const char*>(&i), sizeof i);
+  return "data={type: tokens, token_width: uint32, path: '" + path + "', validation_fraction: " + validation_fraction +
+         "}";
 }
 
 // Writes a text of few letters to the file `path`, and gives the overrides with which the tiny model learns it: from

@@ -14,9 +14,12 @@
 #include <vector>
 
 #include "core/io/atomic_file.h"
+#include "core/io/safetensors.h"
+#include "core/tensor/transfer.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
@@ -262,6 +265,34 @@ TEST_F(TrainerTest, AnotherBatchSizeUsesEverySequenceOnce) {
   // metrics.csv has the same numbers, which only grow.
   EXPECT_THAT(file("run/metrics.csv"), HasSubstr("\n7,512,"));
   EXPECT_THAT(file("run/metrics.csv"), HasSubstr("\n8,640,"));
+}
+
+// Which sequences a run that goes on reads, and at which rate, seen by the weights that they give.
+TEST_F(TrainerTest, ARunGoesOnWithTheSequenceAfterTheLastOne) {
+  const auto config = [](int64_t batch_size, int64_t accumulate) {
+    return testing::tiny_train_config({"trainer.steps=8", "trainer.eval_every=0", "schedule.warmup_steps=3",
+                                       "trainer.batch_size=" + std::to_string(batch_size),
+                                       "trainer.accumulate=" + std::to_string(accumulate)});
+  };
+  run("run", config(4, 1), 5);  // the sequences 0 .. 19
+  run("run", config(2, 3), 0, (folder_ / "run").string());
+
+  Context context(Device{}, {.threads = 1});
+  TrainStep train_step(context, config(4, 1));
+  const auto data = make_dataset(dataset_options(config(4, 1))), cut = make_dataset(dataset_options(config(2, 3)));
+  for (int64_t step = 1; step <= 8; ++step) {
+    const int64_t first = 20 + (step - 6) * 6;
+    std::vector<Batch> batches = {data->training_batch((step - 1) * 4)};
+    if (step > 5)
+      batches = {cut->training_batch(first), cut->training_batch(first + 2), cut->training_batch(first + 4)};
+    train_step.step(batches, step, learning_rate(config(4, 1), step));
+  }
+  SafetensorsReader reader(folder_ / "run/checkpoints/step_8/model.safetensors");
+  for (const Parameter& parameter : train_step.model().parameters().all()) {
+    EXPECT_EQ(read_values(context, reader.read(context, reader.at(parameter.name))),
+              read_values(context, parameter.master))
+        << parameter.name;
+  }
 }
 
 TEST_F(TrainerTest, OtherDataAreRefusedOrNoted) {
