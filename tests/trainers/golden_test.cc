@@ -1,4 +1,6 @@
 // Whole runs held to what they once gave: the files of tests/golden, whose README.md says how they are made.
+#include "tests/trainers/golden.h"
+
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -32,20 +34,15 @@ namespace {
 
 namespace fs = std::filesystem;
 using Strings = std::vector<std::string>;
+using testing::golden_folder;
+using testing::new_golden_folder;
 
 constexpr double kTolerance = 1e-12;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t kMiddleStep = 11;  // after the warm-up, and no multiple of anything else
 constexpr int64_t kLastStep = 20;
 
-fs::path golden_folder() { return fs::path(HEDDLE_SOURCE_DIR) / "tests" / "golden"; }
 fs::path text_file() { return golden_folder() / "text.txt"; }
-
-// Where new golden files go; empty: the run is compared with those that are there.
-fs::path new_golden_folder() {
-  const char* folder = std::getenv("HEDDLE_WRITE_GOLDEN");
-  return folder == nullptr ? "" : folder;
-}
 
 struct CurveRow {
   int64_t step = 0;
@@ -79,7 +76,6 @@ Strings common_overrides() {
           "optimizer.eps=1.0e-6",
           "optimizer.weight_decay=0.13",
           "schedule.warmup_steps=5",
-          "schedule.min_lr=1.0e-5",
           "model.dim=16",
           "model.layers=2",
           "model.channel.hidden=24",
@@ -92,13 +88,16 @@ std::vector<GoldenRun> golden_runs() {
       // An evaluation reads all of the validation text, the last of its windows shorter than the others.
       {"toy_kjv",
        "toy_kjv",
-       {"seed=7", text, "data.validation_fraction=0.07", "trainer.sequence_length=32", "trainer.eval_batches=100",
-        "trainer.sample.tokens=100", "optimizer.clip_norm=23.2", "model.mixer.gate.rank=4"}},
+       {"seed=7", "schedule.min_lr=1.0e-5", text, "data.validation_fraction=0.07", "trainer.sequence_length=32",
+        "trainer.eval_batches=100", "trainer.sample.tokens=100", "optimizer.clip_norm=23.2",
+        "model.mixer.gate.rank=4"}},
       {"toy_copy",
        "toy_copy",
-       {"seed=5", "data.length=8", "trainer.sequence_length=18", "optimizer.clip_norm=47.0",
+       {"seed=5", "schedule.min_lr=1.0e-5", "data.length=8", "trainer.sequence_length=18", "optimizer.clip_norm=47.0",
         "model.mixer.gate.rank=4"}},
-      {"toy_mqar", "toy_mqar", {"seed=19", "optimizer.clip_norm=66.0", "model.mixer.gate.rank=4"}},
+      {"toy_mqar",
+       "toy_mqar",
+       {"seed=19", "schedule.min_lr=1.0e-5", "optimizer.clip_norm=66.0", "model.mixer.gate.rank=4"}},
       // What the toys leave out. The vectors, norm weights and angles, get no weight decay.
       {"variant",
        "toy_kjv",
@@ -106,6 +105,11 @@ std::vector<GoldenRun> golden_runs() {
         "model.tie_embeddings=true", "model.norm={type: rms_norm, eps: 1.0e-6, weight: true}",
         "model.channel={type: ffn, act: silu}", "model.mixer.lrpe={type: lrpe_cosine, learnable: true, per_head: true}",
         "model.mixer.gate={act: silu, position: pre, rank: 0}", "schedule={type: linear, min_lr: 1.0e-5}"}},
+      {"constant",
+       "toy_copy",
+       {"seed=5", "data.length=8", "trainer.sequence_length=18", "optimizer.clip_norm=83.0",
+        "model.norm={type: group_norm, groups: 4, eps: 1.0e-4}", "model.mixer.gate=null",
+        "schedule={type: constant, warmup_steps: 5}"}},
   };
 }
 
@@ -279,6 +283,7 @@ class GoldenTest : public ::testing::TestWithParam<GoldenRun> {
 };
 
 TEST_P(GoldenTest, TrainWritesTheCheckpoints) {
+  SCOPED_TRACE(testing::kGoldenFailure);
   const TrainResult result = train_whole(config_of(GetParam()));
   EXPECT_TRUE(result.finished);
   std::set<std::string> steps;
@@ -305,6 +310,7 @@ TEST_P(GoldenTest, TrainWritesTheCheckpoints) {
 }
 
 TEST_P(GoldenTest, TheCurveIsThatOfTrain) {
+  SCOPED_TRACE(testing::kGoldenFailure);
   const TrainConfig config = config_of(GetParam());
   Context context(Device{}, {.threads = 1});
   TrainStep train_step(context, config);
@@ -340,6 +346,7 @@ TEST_P(GoldenTest, TheCurveIsThatOfTrain) {
 // A checkpoint of the past is read, and its run ends as it would have then.
 TEST_P(GoldenTest, AGoldenCheckpointGoesOn) {
   if (!new_golden_folder().empty()) GTEST_SKIP() << "new golden files are being written";
+  SCOPED_TRACE(testing::kGoldenFailure);
   const TrainConfig config = config_of(GetParam());
   Context context(Device{}, {.threads = 1});
   TrainStep train_step(context, config);
@@ -355,6 +362,41 @@ TEST_P(GoldenTest, AGoldenCheckpointGoesOn) {
 
 INSTANTIATE_TEST_SUITE_P(Runs, GoldenTest, ::testing::ValuesIn(golden_runs()),
                          [](const auto& run) { return run.param.name; });
+
+// The types that a config may name at `path`, as the message that refuses another one lists them.
+std::set<std::string> types_at(const std::string& path) {
+  try {
+    config_of(golden_runs()[0], {path + "={type: no_such_type}"});
+  } catch (const ConfigError& error) {
+    const std::string list = "expected one of ", message = error.message();
+    const size_t begin = message.find(list) + list.size();
+    std::istringstream names(message.substr(begin, message.find(';', begin) - begin));
+    std::set<std::string> types;
+    for (std::string name; std::getline(names >> std::ws, name, ',');) types.insert(name);
+    return types;
+  }
+  return {};
+}
+
+// Whoever adds a mixer, an optimizer or a schedule adds a run that holds its numbers.
+TEST(GoldenRunsTest, CoverEveryTypeThatTrainingKnows) {
+  for (const std::string path : {"data", "model.mixer", "model.mixer.lrpe", "model.channel", "optimizer", "schedule"}) {
+    std::set<std::string> types = types_at(path);
+    EXPECT_FALSE(types.empty()) << path;
+    if (path == "data") types.erase("tokens");  // read as text is, and held to it by TheTextIsSplitWithoutOverlap
+    for (const GoldenRun& run : golden_runs()) {
+      const ConfigValue tree = to_tree(config_of(run));
+      const ConfigValue* value = &tree;
+      std::istringstream keys(path + ".type");
+      for (std::string key; value != nullptr && std::getline(keys, key, '.');) {
+        const ConfigEntry* entry = value->find(key);
+        value = entry == nullptr ? nullptr : entry->value.get();
+      }
+      if (value != nullptr) types.erase(value->scalar);
+    }
+    EXPECT_TRUE(types.empty()) << path << " has no golden run of type " << ::testing::PrintToString(types);
+  }
+}
 
 // The rows of a batch that have a target which counts: tokens, then targets.
 std::vector<std::vector<int32_t>> sequences_of(const Batch& batch) {
