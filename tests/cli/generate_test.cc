@@ -1,15 +1,21 @@
 // `heddle generate` as a user meets it.
+#include "trainers/model/generate.h"
+
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "tests/cli/trained_test.h"
+#include "trainers/run/loaded_model.h"
 
 namespace heddle {
 namespace {
@@ -38,6 +44,45 @@ class GenerateCommandTest : public testing::TrainedTest {
     return finished.err;
   }
 };
+
+// What is not given is what docs and help say.
+TEST_F(GenerateCommandTest, DefaultsAreThoseOfTheHelp) {
+  const std::string help = run_heddle({"generate", "--help"}).out;
+  std::vector<std::string> arguments = {"--prompt", "\n"};
+  const std::regex option(R"((--[\w-]+) \w+ \[([\d.]+)\])");
+  for (std::sregex_iterator found(help.begin(), help.end(), option), end; found != end; ++found) {
+    if ((*found)[1] != "--threads") arguments.insert(arguments.end(), {(*found)[1], (*found)[2]});
+  }
+  EXPECT_EQ(arguments.size(), 2u + 2 * 6) << help;  // tokens, samples, temperature, top-k, top-p, seed
+  EXPECT_EQ(text({}), text(arguments));
+}
+
+// Each option reaches the sampler as what it is.
+TEST_F(GenerateCommandTest, OptionsAreThoseOfTheLibrary) {
+  Context context(Device{}, {.threads = 1});
+  const LoadedModel loaded = load_model(
+      context, run_, {}, [](const std::string&) {}, built_in_registry());
+  const std::string prompt = "the quick ";
+  std::set<std::string> different;
+  for (const GenerateOptions& options : std::vector<GenerateOptions>{
+           {.tokens = 60, .seed = 5},
+           {.tokens = 60, .temperature = 2.5, .seed = 5},
+           {.tokens = 60, .temperature = 2.5, .top_k = 3, .seed = 5},
+           {.tokens = 60, .temperature = 2.5, .top_p = 0.5, .seed = 5},
+           {.tokens = 61, .temperature = 2.5, .top_k = 7, .top_p = 0.9, .seed = 6},
+       }) {
+    Utf8Printer printer;
+    std::string expected = prompt;
+    heddle::generate(context, loaded.model, prompt, options, [&](uint8_t byte) { expected += printer.add(byte); });
+    expected += printer.finish() + "\n";
+    EXPECT_EQ(text({"--prompt", prompt, "--tokens", std::to_string(options.tokens), "--temperature",
+                    fmt::format("{}", options.temperature), "--top-k", std::to_string(options.top_k), "--top-p",
+                    fmt::format("{}", options.top_p), "--seed", std::to_string(options.seed)}),
+              expected);
+    different.insert(expected);
+  }
+  EXPECT_EQ(different.size(), 5u);
+}
 
 TEST_F(GenerateCommandTest, RepeatsItselfBySeed) {
   const auto text = [&](const std::vector<std::string>& more) {

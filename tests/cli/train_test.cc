@@ -238,6 +238,19 @@ TEST_F(TrainCommandTest, ADryRunCountsAndWritesNothing) {
   EXPECT_THAT(run_heddle(train("run", {"--dry-run"})).out, HasSubstr("run, from step 40"));
 }
 
+TEST_F(TrainCommandTest, TheRunFolderHasTheNameOfTheConfigUnlessItIsGiven) {
+  const std::vector<std::string> arguments = {"train", config_.string(), "--dry-run"};
+  EXPECT_THAT(run_heddle(arguments).out, HasSubstr("run folder   runs/tiny, from the beginning"));
+}
+
+TEST_F(TrainCommandTest, NumbersThatBlowUpAreExitCodeOne) {
+  const Finished finished =
+      run_heddle(train("run", {"--set", "optimizer.lr=1.0e+30", "--set", "schedule.warmup_steps=0"}));
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_THAT(finished.err, HasSubstr("error: step "));
+  EXPECT_EQ(finished.out, "");
+}
+
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
   const std::vector<std::string> shorter = {"--set", "trainer.steps=10"};
   ASSERT_EQ(run_heddle(train("run", shorter)).code, 0);
