@@ -129,13 +129,15 @@ TEST(ConfigDocsTest, EveryKeyTakesTheValuesOfTheTables) {
       bad.push_back("no_such_word");
     }
     if (key.name == "min_lr") bad.push_back("0.0011");  // more than lr
-    if (key.name == "num_pairs" || key.name == "num_queries" || key.name == "length") good.resize(1);  // of long sequences
+    if (key.name == "num_pairs" || key.name == "num_queries" || key.name == "length")
+      good.resize(1);                                         // of long sequences
     if (key.name == "loss_scale") good.clear(), bad.clear();  // a key of float16
     for (const std::string& value : good) {
       EXPECT_EQ(refusal(key, value), "accepted") << key.path() << " = " << value;
     }
     for (const std::string& value : bad) {
-      EXPECT_THAT(refusal(key, value), ::testing::AllOf(::testing::HasSubstr(key.path()), ::testing::HasSubstr("found")))
+      EXPECT_THAT(refusal(key, value),
+                  ::testing::AllOf(::testing::HasSubstr(key.path()), ::testing::HasSubstr("found")))
           << key.path() << " = " << value;
     }
     checked += good.empty() ? 0 : 1;

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <istream>
 #include <limits>
 #include <map>
 #include <numeric>
