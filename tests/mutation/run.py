@@ -1,0 +1,174 @@
+"""Runs the test programs of a woven build once for each fault until one of them fails, and prints the score.
+
+Only the test programs are needed, not the build: they may be carried to another machine. What noticed a fault is kept
+beside the programs, and asked first the next time.
+"""
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import weave
+
+LEAST_SCORE = 0.97
+# The programs whose tests are nearest to the files of a folder, in the order in which they run. Others follow.
+NEAREST = [
+    ("kernels/common/", ["kernels", "layers"]),
+    ("kernels/optimizer/", ["kernels", "cuda", "trainers"]),
+    ("kernels/", ["layers", "cuda", "kernels"]),
+    ("layers/", ["layers", "trainers"]),
+    ("core/runtime/", ["runtime", "cuda"]),
+    ("core/", ["autograd", "tensor", "config", "io"]),
+    ("trainers/", ["trainers", "cli"]),
+    ("tools/", ["tools", "cli"]),
+    ("cli/", ["cli"]),
+]
+
+
+class Program:
+    def __init__(self, path, gpu):
+        self.path, self.name = path, path.name.removeprefix("test_")
+        self.seconds = 0.0  # of a run without a fault
+        self.tests = []
+        suite = ""
+        listed = subprocess.run([path, "--gtest_list_tests"], capture_output=True, text=True, check=True, timeout=60)
+        for line in listed.stdout.splitlines():
+            line = line.split("#")[0].rstrip()
+            if not line.startswith(" "):
+                suite = line
+            elif bool(re.search(r"Gpu[./]", suite)) == gpu:
+                self.tests.append(suite + line.strip())
+
+    def run(self, tests, fault, limit):
+        """The test that failed, or None where all passed."""
+        with tempfile.TemporaryDirectory() as folder:
+            environment = dict(os.environ, HEDDLE_FAULT=str(fault), GTEST_FAIL_FAST="1", GTEST_FILTER=":".join(tests),
+                               TMPDIR=folder, TEST_TMPDIR=folder, OMP_WAIT_POLICY="passive")
+            process = subprocess.Popen([self.path], env=environment, cwd=folder, text=True, errors="replace",
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                       start_new_session=True)
+            try:
+                output, _ = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                output = process.communicate()[0]
+        if process.returncode == 0:
+            return None
+        started = re.findall(r"\[ RUN      \] (\S+)", output)
+        failed = re.findall(r"\[  FAILED  \] ([^\s,]+[./][^\s,]+)", output)
+        return (failed or started[-1:] or ["start of the program"])[0]
+
+    def limit(self):
+        return 60.0 + 5.0 * self.seconds
+
+
+def words_of(path):
+    """What tests of a file may have in their names: norm_backward_rows.h -> norm, backward."""
+    common = {"cpu", "cuda", "kernels", "core", "rows", "row", "common", "data", "test"}
+    return [word for word in pathlib.Path(path).stem.split("_") if word not in common]
+
+
+def attempts(fault, programs, noticed):
+    """Pairs of a program and some of its tests, which together are all tests, the likely ones first."""
+    order = next((names for prefix, names in NEAREST if fault.file.startswith(prefix)), [])
+    near = sorted((p for p in programs if p.name in order), key=lambda p: order.index(p.name))
+    far = sorted((p for p in programs if p.name not in order), key=lambda p: p.seconds)
+    done = collections.defaultdict(set)
+
+    def choose(program, is_chosen):
+        tests = [test for test in program.tests if test not in done[program.name] and is_chosen(test.lower())]
+        done[program.name].update(tests)
+        return [(program, tests)] if tests else []
+
+    last = noticed.get(fault.name)
+    chosen = []
+    for program in programs:
+        chosen += choose(program, lambda test: last == [program.name, test])
+    for program in near:
+        chosen += choose(program, lambda test: any(word in test for word in words_of(fault.file)))
+    for program in near + far:
+        chosen += choose(program, lambda test: True)
+    return chosen
+
+
+def notice(fault, programs, noticed, deadline):
+    """Which program and test noticed the fault: None if none did, and 'time' when the time was over before."""
+    for program, tests in attempts(fault, programs, noticed):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return "time"
+        test = program.run(tests, fault.number, min(program.limit(), left))
+        if time.monotonic() >= deadline:
+            return "time"
+        if test is not None:
+            return program.name, test.lower()
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./dev mutate")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="faults to plant, or beginnings of their names; all")
+    parser.add_argument("--cuda", action="store_true", help="the faults in CUDA sources, with the tests on a GPU")
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help="folder of the test programs")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="faults tried side by side")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
+
+    faults = weave.read_faults("cuda" if arguments.cuda else "cpu")
+    if arguments.names:
+        faults = [fault for fault in faults if fault.name.startswith(tuple(arguments.names))]
+    programs = [Program(path, arguments.cuda) for path in sorted(arguments.programs.resolve().glob("test_*"))
+                if os.access(path, os.X_OK) and path.is_file() and path.name != "test_architecture"]
+    programs = [program for program in programs if program.tests]
+    if not programs or not faults:
+        sys.exit("mutate: no such faults, or no test programs")
+    memory = arguments.programs / f"noticed_{'cuda' if arguments.cuda else 'cpu'}.json"
+    noticed = json.loads(memory.read_text()) if memory.exists() else {}
+
+    for program in programs:
+        start = time.monotonic()
+        failed = program.run(program.tests, 0, 900.0)
+        program.seconds = time.monotonic() - start
+        print(f"without a fault: {program.name}, {len(program.tests)} tests, {program.seconds:.0f} s", flush=True)
+        if failed is not None:
+            sys.exit(f"mutate: {failed} fails without a fault")
+
+    counts, unnoticed = collections.Counter(), []
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        futures = {pool.submit(notice, fault, programs, noticed, deadline): fault for fault in faults}
+        for future in concurrent.futures.as_completed(futures):
+            fault, result = futures[future], future.result()
+            if result == "time":
+                counts["not tried"] += 1
+                continue
+            counts["tried"] += 1
+            if result is None:
+                unnoticed.append(fault)
+                noticed.pop(fault.name, None)
+            else:
+                noticed[fault.name] = list(result)
+            memory.write_text(json.dumps(noticed, indent=0, sort_keys=True))
+            said = "NOT NOTICED" if result is None else f"{result[0]}: {result[1]}"
+            print(f"{counts['tried']:4}/{len(faults)} {fault.name}: {said}", flush=True)
+
+    found = counts["tried"] - len(unnoticed)
+    score = found / max(1, counts["tried"])
+    print(f"\n{found} of {counts['tried']} faults noticed, {100 * score:.1f} %; {counts['not tried']} not tried")
+    for fault in sorted(unnoticed, key=lambda fault: fault.name):
+        print(f"  {fault.name}: {fault.what} ({fault.file})")
+    sys.exit(score < LEAST_SCORE)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except weave.FaultError as error:
+        sys.exit(f"mutate: {error}")

@@ -1,0 +1,173 @@
+"""Copies the sources and plants the faults of faults/ in the copy, each behind the switch of fault_switch.h.
+
+usage: weave.py cpu|cuda DESTINATION
+
+A list of faults is a text file of entries in sections; '#' begins a comment.
+
+    [kernels/norm/cpu/norm.cc]
+
+    norm_mean_factor: the mean is too large by a ten-thousandth
+    - result.mean = «mean»;
+    + mean * A(1.0001)
+
+A section names the file. An entry has a name and what is wrong, lines of the original after '- ' and lines of the fault
+after '+ ', which may be missing. The original occurs once in the file, however its words are spaced. What the fault
+replaces stands between « and », or is all of the original. It is a statement or several if it ends with ';', and becomes
+`{ if (HEDDLE_FAULT(n)) { fault } else { original } }`; else it is an expression and becomes
+`(HEDDLE_FAULT(n) ? (fault) : (original))`. So a declaration is changed in its initializer.
+An expression may begin with the operator in front of it, one of && || * + -, and the fault then does so too.
+Several faults may replace the same text, or one a part of another's.
+"""
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+import zlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class FaultError(Exception):
+    pass
+
+
+@dataclasses.dataclass(eq=False)
+class Fault:
+    name: str
+    what: str
+    file: str
+    original: str = ""
+    faulty: str = ""
+
+    @property
+    def number(self):
+        """What HEDDLE_FAULT is for this fault. It depends on the name alone, so a new fault changes no other file."""
+        return zlib.crc32(self.name.encode()) & 0x3FFFFFFF
+
+
+def read_faults(kind):
+    """The faults of all lists of a kind, cpu or cuda."""
+    faults = []
+    for path in sorted(ROOT.glob(f"tests/mutation/faults/{kind}_*.txt")):
+        file = None
+        for index, line in enumerate(path.read_text().splitlines(), 1):
+            place = f"{path.name}:{index}"
+            if not line.strip() or line.startswith("#"):
+                continue
+            if line.startswith("["):
+                file = line.strip()[1:-1]
+            elif line[0] == "-":
+                faults[-1].original += line[2:] + "\n"
+            elif line[0] == "+":
+                faults[-1].faulty += line[2:] + "\n"
+            else:
+                name, colon, what = line.partition(": ")
+                if file is None or not colon:
+                    raise FaultError(f"{place}: expected 'name: what is wrong' in a section, found '{line}'")
+                faults.append(Fault(name, what, file))
+    for key in ("name", "number"):
+        values = [getattr(fault, key) for fault in faults]
+        for fault, value in zip(faults, values):
+            if values.count(value) > 1:
+                raise FaultError(f"several faults have the {key} {value} of '{fault.name}'")
+    return faults
+
+
+def span_of(fault, text):
+    """The characters of `text` that the fault replaces."""
+    before, mark, rest = fault.original.partition("«")
+    replaced, _, after = rest.partition("»") if mark else (before, "", "")
+    parts = ["", replaced, ""] if not mark else [before, replaced, after]
+    pattern = "".join(f"({part})" for part in map(pattern_of, parts))
+    matches = list(re.finditer(pattern, text))
+    if len(matches) != 1 or not replaced.strip():
+        raise FaultError(f"fault '{fault.name}': its original occurs {len(matches)} times in {fault.file}, expected once")
+    return matches[0].span(2)
+
+
+def pattern_of(part):
+    """Matches the words of `part` with any space between them, and without that around them."""
+    words = [re.escape(word) for word in part.split()]
+    return r"\s*" * part[:1].isspace() + r"\s+".join(words) + r"\s*" * part[-1:].isspace()
+
+
+def weave(text, faults):
+    """`text` with all faults, which are all of one file."""
+    choices, errors = {}, []
+    for fault in faults:
+        try:
+            choices.setdefault(span_of(fault, text), []).append(fault)
+        except FaultError as error:
+            errors.append(str(error))
+    if errors:
+        raise FaultError("\n  ".join(errors))
+    spans = sorted(choices, key=lambda span: (span[0], -span[1]))
+
+    def render(begin, end):
+        out, at = "", begin
+        while spans and spans[0][0] < end:
+            span = spans.pop(0)
+            if span[1] > end:
+                raise FaultError(f"fault '{choices[span][0].name}' and another overlap in {faults[0].file}")
+            out, at = out + text[at:span[0]] + choose(choices[span], render(*span)), span[1]
+        return out + text[at:end]
+
+    return render(0, len(text))
+
+
+def choose(faults, original):
+    """`original`, or what one of the faults has in its place."""
+    original = original.strip()
+    faulty = {fault: fault.faulty.strip() for fault in faults}
+    is_statement = original[-1] == ";" or (original[-1] == "}" and ";" in original)
+    front = ""
+    operator = re.match(r"&&|\|\||\*|[+-](?![+=-])", original)
+    if operator and operator[0] in "+-" and all(text[:1] in list("+-") for text in faulty.values()):
+        front = "+"  # signs stay, as those of the terms
+    elif operator and all(text.startswith(operator[0]) for text in faulty.values()):
+        front = operator[0]
+        original = original.removeprefix(front)
+        faulty = {fault: text.removeprefix(front) for fault, text in faulty.items()}
+    for fault, text in faulty.items():
+        if is_statement:
+            original = f"{{ if (HEDDLE_FAULT({fault.number})) {{ {text} }} else {{ {original} }} }}"
+        elif text:
+            original = f"(HEDDLE_FAULT({fault.number}) ? ({text}) : ({original}))"
+        else:
+            raise FaultError(f"fault '{fault.name}' replaces an expression by nothing")
+    return front + original
+
+
+def write_if_changed(path, content):
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def main(kind, destination):
+    faults = read_faults(kind)
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    errors = [f"fault '{fault.name}': there is no file {fault.file}" for fault in faults if fault.file not in files]
+    for name in files:
+        content = (ROOT / name).read_bytes()
+        in_file = [fault for fault in faults if fault.file == name]
+        try:
+            write_if_changed(destination / name, weave(content.decode(), in_file).encode() if in_file else content)
+        except FaultError as error:
+            errors.append(str(error))
+    if errors:
+        raise FaultError("\n  ".join(errors))
+    for path in destination.rglob("*"):
+        if path.is_file() and str(path.relative_to(destination)) not in files:
+            path.unlink()
+    print(f"planted {len(faults)} faults in {len({fault.file for fault in faults})} files")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], pathlib.Path(sys.argv[2]))
+    except FaultError as error:
+        sys.exit(f"weave: {error}")
