@@ -23,7 +23,6 @@ Slot GradientSlots::add_leaf(const Tensor& value, Gradient& gradient, std::strin
     State& state = slots_[add(value).id];
     state.leaf = &gradient;
     state.leaf_name = name;
-    if (gradient.tensor.defined()) state.dtype = gradient.tensor.dtype();
   }
   const Shape& expected = gradient.tensor.defined() ? gradient.tensor.shape() : slots_[slot.id].shape;
   check(value.shape() == expected, "leaf {} has shape {}, its gradient {}", name, to_string(value.shape()),

@@ -121,6 +121,21 @@ TEST_F(ParameterTest, NormalHasItsStandardDeviation) {
   EXPECT_NEAR(std::sqrt(squares / 1e4), 0.02, 0.02 * 0.03);
 }
 
+TEST_F(ParameterTest, StartsAreTheNumbersOfTheirStreamsTimesTheirDeviation) {
+  ParameterSet set;
+  const double scales[] = {0.02, 1.0, 0.5};
+  for (const double scale : scales) {
+    set.add(std::to_string(scale), {7, 9}, Initializer::normal(scale), scale < 1.0);
+  }
+  set.materialize(context_, DType::float64, 11);
+  uint32_t index = 0;
+  for (const Parameter& parameter : set.all()) {
+    Random random(11, RandomStream::parameters, index);
+    for (const double value : read(parameter.master)) EXPECT_DOUBLE_EQ(value, scales[index] * random.next_normal());
+    ++index;
+  }
+}
+
 TEST_F(ParameterTest, TakenNamesAndLateAdditionsAreErrors) {
   ParameterSet set;
   set.add("blocks.0.weight", {2, 3}, Initializer::normal(1.0), true);

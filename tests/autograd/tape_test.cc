@@ -522,6 +522,37 @@ TEST_F(TapeTest, NodesReleaseWhatTheySavedAsSoonAsTheyHaveRun) {
   EXPECT_EQ(allocated(), 2 * kUnit);
 }
 
+// A node need not take the gradients of all of its outputs.
+TEST_F(TapeTest, GradientsOfOutputsAreReleasedWhenTheirNodeHasRun) {
+  constexpr size_t kUnit = 512;
+  Context meta(Device{DeviceType::meta});
+  const auto allocated = [&] { return meta.allocator().stats().allocated.current; };
+  const Tensor value = Tensor::empty(meta, {64}, DType::float64);
+  Gradient gradient;
+  gradient.tensor = Tensor::empty(meta, {64}, DType::float64);
+  Tape tape(meta);
+  const Variable x = tape.leaf(value, gradient, "x");
+  const Variable h = tape.output(value, true), y = tape.output(value, true);
+  size_t seen = 0;
+  const auto first = [&, x = x.slot](Tape& running) { running.destination(x); };
+  const auto second = [&, h = h.slot, y = y.slot](Tape& running) {
+    running.take_gradient(y);
+    running.destination(h);
+  };
+  const auto last = [&](Tape& running) {
+    running.destination(x.slot);
+    seen = allocated();
+  };
+  const Variable start = tape.output(value, true);
+  tape.record(CallNode{last}, {x}, {start});
+  tape.record(CallNode{first}, {x}, {h});
+  tape.record(CallNode{second}, {h}, {y});
+  std::vector<Tape::Root> roots;
+  for (const Variable& root : {y, start}) roots.push_back({root, Tensor::empty(meta, {64}, DType::float64)});
+  tape.backward(std::move(roots));
+  EXPECT_EQ(seen, 3 * kUnit) << "the value, the gradient of the leaf and that of start";
+}
+
 TEST_F(TapeTest, GradientsCountForTheScopeTheirNodeWasRecordedIn) {
   Tape tape(context_);
   Variable y;

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,10 +33,15 @@ NEAREST = [
 ]
 
 
+SHORT_SECONDS = 1.0  # of a test; longer ones run when these have seen nothing
+RUN_LIMIT_SECONDS = 600.0
+MEMORY = pathlib.Path("/dev/shm")  # a file system on which tests of files need not wait for a disk
+
+
 class Program:
     def __init__(self, path, gpu):
         self.path, self.name = path, path.name.removeprefix("test_")
-        self.seconds = 0.0  # of a run without a fault
+        self.seconds = {}  # of each test, without a fault
         self.tests = []
         suite = ""
         listed = subprocess.run([path, "--gtest_list_tests"], capture_output=True, text=True, check=True, timeout=60)
@@ -47,26 +53,32 @@ class Program:
                 self.tests.append(suite + line.strip())
 
     def run(self, tests, fault, limit):
-        """The test that failed, or None where all passed."""
-        with tempfile.TemporaryDirectory() as folder:
+        """The test that failed, or None where all passed. Without a fault also sets `seconds`."""
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+            report = pathlib.Path(folder, "report.json")
             environment = dict(os.environ, HEDDLE_FAULT=str(fault), GTEST_FAIL_FAST="1", GTEST_FILTER=":".join(tests),
-                               TMPDIR=folder, TEST_TMPDIR=folder, OMP_WAIT_POLICY="passive")
+                               GTEST_OUTPUT=f"json:{report}", TMPDIR=folder, TEST_TMPDIR=folder,
+                               OMP_WAIT_POLICY="passive")
             process = subprocess.Popen([self.path], env=environment, cwd=folder, text=True, errors="replace",
                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                        start_new_session=True)
             try:
                 output, _ = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                output = process.communicate()[0]
-        if process.returncode == 0:
-            return None
+                os.killpg(process.pid, signal.SIGKILL)
+                output, _ = process.communicate()
+            if process.returncode == 0:
+                if fault == 0:
+                    self.seconds = {f"{suite['name']}.{test['name']}": float(test["time"].rstrip("s"))
+                                    for suite in json.loads(report.read_text())["testsuites"]
+                                    for test in suite["testsuite"]}
+                return None
         started = re.findall(r"\[ RUN      \] (\S+)", output)
         failed = re.findall(r"\[  FAILED  \] ([^\s,]+[./][^\s,]+)", output)
         return (failed or started[-1:] or ["start of the program"])[0]
 
-    def limit(self):
-        return 60.0 + 5.0 * self.seconds
+    def limit(self, tests):
+        return 60.0 + 10.0 * sum(self.seconds.get(test, 0.0) for test in tests)
 
 
 def words_of(path):
@@ -76,26 +88,19 @@ def words_of(path):
 
 
 def attempts(fault, programs, noticed):
-    """Pairs of a program and some of its tests, which together are all tests, the likely ones first."""
+    """Pairs of a program and some of its tests, which together are all tests, the likely and the short ones first."""
     order = next((names for prefix, names in NEAREST if fault.file.startswith(prefix)), [])
-    near = sorted((p for p in programs if p.name in order), key=lambda p: order.index(p.name))
-    far = sorted((p for p in programs if p.name not in order), key=lambda p: p.seconds)
-    done = collections.defaultdict(set)
-
-    def choose(program, is_chosen):
-        tests = [test for test in program.tests if test not in done[program.name] and is_chosen(test.lower())]
-        done[program.name].update(tests)
-        return [(program, tests)] if tests else []
-
     last = noticed.get(fault.name)
-    chosen = []
+    words = words_of(fault.file)
+    groups = collections.defaultdict(list)
     for program in programs:
-        chosen += choose(program, lambda test: last == [program.name, test])
-    for program in near:
-        chosen += choose(program, lambda test: any(word in test for word in words_of(fault.file)))
-    for program in near + far:
-        chosen += choose(program, lambda test: True)
-    return chosen
+        place = order.index(program.name) if program.name in order else len(order)
+        for test in program.tests:
+            is_far, is_long = place == len(order), program.seconds.get(test, 0.0) > SHORT_SECONDS
+            is_named = any(word in test.lower() for word in words)
+            groups[last != [program.name, test], is_far, is_long, not is_named, place, program.name].append(test)
+    by_name = {program.name: program for program in programs}
+    return [(by_name[key[-1]], groups[key]) for key in sorted(groups)]
 
 
 def notice(fault, programs, noticed, deadline):
@@ -104,11 +109,11 @@ def notice(fault, programs, noticed, deadline):
         left = deadline - time.monotonic()
         if left <= 0:
             return "time"
-        test = program.run(tests, fault.number, min(program.limit(), left))
+        test = program.run(tests, fault.number, min(program.limit(tests), left))
         if time.monotonic() >= deadline:
             return "time"
         if test is not None:
-            return program.name, test.lower()
+            return program.name, test
     return None
 
 
@@ -134,12 +139,11 @@ def main():
     noticed = json.loads(memory.read_text()) if memory.exists() else {}
 
     for program in programs:
-        start = time.monotonic()
-        failed = program.run(program.tests, 0, 900.0)
-        program.seconds = time.monotonic() - start
-        print(f"without a fault: {program.name}, {len(program.tests)} tests, {program.seconds:.0f} s", flush=True)
+        failed = program.run(program.tests, 0, RUN_LIMIT_SECONDS)
         if failed is not None:
-            sys.exit(f"mutate: {failed} fails without a fault")
+            sys.exit(f"mutate: {failed} of {program.name} fails without a fault")
+        seconds = sum(program.seconds.values())
+        print(f"without a fault: {program.name}, {len(program.tests)} tests, {seconds:.0f} s", flush=True)
 
     counts, unnoticed = collections.Counter(), []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:

@@ -12,7 +12,7 @@ A list of faults is a text file of entries in sections; '#' begins a comment.
 
 A section names the file. An entry has a name and what is wrong, lines of the original after '- ' and lines of the fault
 after '+ ', which may be missing. The original occurs once in the file, however its words are spaced. What the fault
-replaces stands between « and », or is all of the original. It is a statement or several if it ends with ';', and becomes
+replaces stands between « and », or is all of the original: whole statements, or a whole operand. It is a statement or several if it ends with ';', and becomes
 `{ if (HEDDLE_FAULT(n)) { fault } else { original } }`; else it is an expression and becomes
 `(HEDDLE_FAULT(n) ? (fault) : (original))`. So a declaration is changed in its initializer.
 An expression may begin with the operator in front of it, one of && || * + -, and the fault then does so too.

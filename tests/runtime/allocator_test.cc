@@ -271,6 +271,22 @@ TEST_F(AllocatorTest, PeaksOfAKnownSequence) {
   EXPECT_EQ(stats().frees, 1);
 }
 
+TEST_F(AllocatorTest, EveryPeakRestartsFromWhatIsThere) {
+  using enum MemoryCategory;
+  const uint32_t scope = allocator_.intern_scope("block");
+  const auto peaks = [&] {
+    return std::vector<size_t>{stats().allocated.peak, stats().by_category[static_cast<int>(activation)].peak,
+                               allocator_.scopes().at(0).allocated.peak};
+  };
+  take(2 * kUnit, {scope, activation});
+  give_back(take(9 * kUnit, {scope, activation}));
+  EXPECT_EQ(peaks(), std::vector<size_t>(3, 11 * kUnit));
+  allocator_.reset_peaks();
+  EXPECT_EQ(peaks(), std::vector<size_t>(3, 2 * kUnit));
+  take(kUnit, {scope, activation});
+  EXPECT_EQ(peaks(), std::vector<size_t>(3, 3 * kUnit));
+}
+
 // A forward and backward pass in small: the peak comes when gradients have begun and activations are still there.
 TEST_F(AllocatorTest, CategoriesAndScopesAtThePeak) {
   const uint32_t block0 = allocator_.intern_scope("blocks.0"), block1 = allocator_.intern_scope("blocks.1");

@@ -162,6 +162,25 @@ TEST(RandomTest, NormalHasItsMoments) {
   EXPECT_NEAR(fourth / kCount, 3.0, 4 * std::sqrt(96.0 / kCount));
 }
 
+// Moments show no small factor: the numbers themselves do.
+TEST(RandomTest, NumbersAreTheFormulasOfTheirWords) {
+  constexpr double kWord = 0x1p-32;
+  Context context;
+  const Tensor tensor = Tensor::empty(context, {50}, DType::float64);
+  Random words(5, RandomStream::test), normal(5, RandomStream::test), uniform(5, RandomStream::test);
+  fill_normal(context, tensor, normal, 0.25, 3.0);
+  for (const double value : read_values(context, tensor)) {
+    const double radius = std::sqrt(-2.0 * std::log((words.next_word() + 0.5) * kWord));
+    const double angle = 2.0 * std::acos(-1.0) * (words.next_word() + 0.5) * kWord;
+    EXPECT_NEAR(value, 0.25 + 3.0 * radius * std::cos(angle), 1e-13);
+  }
+  words.seek(0);
+  fill_uniform(context, tensor, uniform, -2.0, 3.0);
+  for (const double value : read_values(context, tensor)) {
+    EXPECT_DOUBLE_EQ(value, -2.0 + 5.0 * static_cast<double>(to_uniform(words.next_word())));
+  }
+}
+
 TEST(RandomTest, FillsDependOnThePositionOnlyAndMoveOn) {
   Context context;
   const Tensor tensor = Tensor::empty(context, {10}, DType::float32),
