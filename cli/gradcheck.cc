@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -132,7 +133,8 @@ int run(const Options& options, const Registry& registry) {
       check_operators(*context, registry, options, dtype, tally);
     }
   }
-  fmt::print("{} checked, {} wrong, {} undecided\n", tally.checked, tally.wrong, tally.undecided);
+  fmt::print("{} case{}, {} wrong, {} undecided\n", tally.checked, tally.checked == 1 ? "" : "s", tally.wrong,
+             tally.undecided);
   return tally.exit_code();
 }
 

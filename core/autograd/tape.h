@@ -161,7 +161,7 @@ class Tape {
   GradientHook on_gradient_final_;
   Disturbance disturbance_;
   std::vector<Tensor> undisturbed_outputs_;  // of the operator whose node is not recorded yet
-  const Entry* running_ = nullptr;  // during backward
+  const Entry* running_ = nullptr;           // during backward
   bool ran_backward_ = false;
   bool allow_unused_leaves_ = false;
 };

@@ -1,6 +1,6 @@
-// The switch of the private build of `./dev mutate`, which is compiled with this header in front of every source. Wherever
-// weave.py has planted a fault the source asks HEDDLE_FAULT(NUMBER). The environment variable HEDDLE_FAULT, read once at
-// the start of a program, selects one; without it none is.
+// The switch of the private build of `./dev mutate`, which is compiled with this header in front of every source.
+// Wherever weave.py has planted a fault the source asks HEDDLE_FAULT(NUMBER). The environment variable HEDDLE_FAULT,
+// read once at the start of a program, selects one; without it none is.
 #pragma once
 
 #include <cstdlib>
