@@ -6,6 +6,7 @@
 #include <deque>
 #include <limits>
 #include <map>
+#include <utility>
 
 #include "core/config/config_load.h"
 #include "core/config/nearest_name.h"
