@@ -58,6 +58,9 @@ class Tape {
   Variable leaf(Tensor value, Gradient& gradient, std::string_view name);
   // From now on leaf() returns `by` for this gradient: a check replaces a parameter by values of its own this way.
   void replace_leaf(const Gradient& gradient, const Variable& by) { replaced_leaves_[&gradient] = by; }
+  bool replaces(const Gradient& gradient) const { return replaced_leaves_.contains(&gradient); }
+  // Whether nodes are recorded.
+  Mode mode() const { return mode_; }
 
   // A view of a value, with its gradient: `view` is applied to the value and to the gradient memory of `from`, so that
   // a consumer of the view writes into its part of that memory. Views may overlap, and `from` may be used beside them.

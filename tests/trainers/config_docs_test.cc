@@ -82,12 +82,13 @@ std::string refusal(const Key& key, const std::string& value) {
 TEST(ConfigDocsTest, EveryDefaultIsThatOfTheTables) {
   int checked = 0;
   for (const Key& key : documented_keys()) {
+    const bool has_no_default = key.otherwise == "none";  // not the word `none`
     std::string expected = std::regex_replace(key.otherwise, std::regex("`"), "");
     if (expected == "required" || expected == "its defaults" || key.name == "loss_scale") continue;
     if (expected == "num_pairs") expected = *resolved({"data", "num_pairs", "", ""});
     if (expected == "a line break") expected = "\"\\n\"";
     const std::optional<std::string> found = resolved(key);
-    if (expected == "none") {
+    if (has_no_default) {
       EXPECT_FALSE(found.has_value()) << key.path();
     } else {
       // A number may be written in several ways.

@@ -84,6 +84,7 @@ model:
   dim: 16
   layers: 2
   tie_embeddings: false
+  recompute: none
   norm:
     type: srms_norm
     eps: 1.0e-06

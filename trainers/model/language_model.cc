@@ -4,12 +4,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "layers/ops/linear.h"
+#include "layers/ops/recompute.h"
 
 namespace heddle {
 
-LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.vocab_size) {
+LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.vocab_size), recompute_(config.recompute) {
   const ModuleBuilder root(parameters_);
   embedding_ =
       std::make_unique<Embedding>(Embedding::Options{}, root.child("embedding"), config.vocab_size, config.dim);
@@ -17,16 +23,28 @@ LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.voc
     const BlockPlace place{config.dim, layer, config.layers};
     Block& block = blocks_.emplace_back();
     block.path = fmt::format("blocks.{}", layer);
+    const size_t begin = parameters_.all().size();
     const ModuleBuilder builder = root.child(block.path);
     block.mixer_norm = std::make_unique<Norm>(config.norm, builder.child("mixer_norm"), config.dim);
+    const size_t mixer_begin = parameters_.all().size();
     block.mixer = config.mixer.options->make(builder.child("mixer"), place);
+    block.mixer_parameters = parameters_since(mixer_begin);
     block.channel_norm = std::make_unique<Norm>(config.norm, builder.child("channel_norm"), config.dim);
+    const size_t channel_begin = parameters_.all().size();
     block.channel = config.channel.options->make(builder.child("channel"), place);
+    block.channel_parameters = parameters_since(channel_begin);
+    block.parameters = parameters_since(begin);
   }
   final_norm_ = std::make_unique<Norm>(config.norm, root.child("final_norm"), config.dim);
   if (!config.tie_embeddings) {
     head_ = std::make_unique<Linear>(Linear::Options{}, root.child("head"), config.dim, config.vocab_size);
   }
+}
+
+std::vector<Parameter*> LanguageModel::parameters_since(size_t begin) {
+  std::vector<Parameter*> parameters;
+  for (size_t i = begin; i < parameters_.all().size(); ++i) parameters.push_back(&parameters_.all()[i]);
+  return parameters;
 }
 
 ModelState LanguageModel::initial_state() const {
@@ -35,34 +53,79 @@ ModelState LanguageModel::initial_state() const {
   return state;
 }
 
-Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer) const {
-  // Runs one part in its own memory scope.
-  const auto run = [&](std::string_view part, const auto& compute) {
-    const MemoryScope scope(tape.context(), part, MemoryCategory::activation);
-    Variable output = compute();
-    if (observer) observer(part, output);
-    return output;
-  };
+// x and the sum of what came before it, which every norm adds x to.
+struct LanguageModel::Stream {
+  Variable x, residual;
+};
 
-  Variable x = run("embedding", [&] { return embedding_->forward(tape, tokens); });
-  Variable residual;
-  const auto normalize = [&](std::string_view part, const Norm& norm) {
-    x = run(part, [&] {
-      const Normed normed = norm.forward(tape, x, residual);
-      residual = normed.r;
-      return normed.y;
+namespace {
+
+// Runs one part in its own memory scope.
+template <class Compute>
+Variable run_part(Tape& tape, std::string_view part, const LanguageModel::Observer& observer, const Compute& compute) {
+  const MemoryScope scope(tape.context(), part, MemoryCategory::activation);
+  Variable output = compute();
+  if (observer) observer(part, output);
+  return output;
+}
+
+}  // namespace
+
+void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
+                              const Observer& observer) {
+  stream.x = run_part(tape, part, observer, [&] {
+    Normed normed = norm.forward(tape, stream.x, stream.residual);
+    stream.residual = std::move(normed.r);
+    return std::move(normed.y);
+  });
+}
+
+// The parts whose values are not kept go through recompute(). Observers see each part once, as it is first computed.
+void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
+                              const Observer& observer) const {
+  if (recomputed == Recompute::block) {
+    const std::vector<Variable> outputs =
+        recompute(tape, {stream.x, stream.residual}, block.parameters,
+                  [this, &block, observer, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
+                    Stream again{in[0], in[1]};
+                    run_block(inner, block, again, nullptr, Recompute::none, calls++ == 0 ? observer : Observer{});
+                    return std::vector<Variable>{again.x, again.residual};
+                  });
+    stream = {outputs[0], outputs[1]};
+    return;
+  }
+  const auto run_layer = [&](const std::string& part, const auto& layer, const std::vector<Parameter*>& parameters,
+                             bool is_recomputed) {
+    stream.x = run_part(tape, part, observer, [&] {
+      if (!is_recomputed) return layer(tape, stream.x);
+      return recompute(tape, {stream.x}, parameters, [layer](Tape& inner, const std::vector<Variable>& in) {
+        return std::vector<Variable>{layer(inner, in[0])};
+      })[0];
     });
   };
+  normalize(tape, block.path + ".mixer_norm", *block.mixer_norm, stream, observer);
+  run_layer(
+      block.path + ".mixer",
+      [&mixer = *block.mixer, state](Tape& inner, const Variable& x) { return mixer.forward(inner, x, state); },
+      block.mixer_parameters, recomputed == Recompute::mixer);
+  normalize(tape, block.path + ".channel_norm", *block.channel_norm, stream, observer);
+  run_layer(
+      block.path + ".channel",
+      [&channel = *block.channel](Tape& inner, const Variable& x) { return channel.forward(inner, x); },
+      block.channel_parameters, recomputed == Recompute::channel);
+}
+
+Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer) const {
+  const Recompute recomputed = tape.mode() == Tape::Mode::record ? recompute_ : Recompute::none;
+  Stream stream;
+  stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, tokens); });
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const Block& block = blocks_[i];
-    normalize(block.path + ".mixer_norm", *block.mixer_norm);
-    x = run(block.path + ".mixer",
-            [&] { return block.mixer->forward(tape, x, state != nullptr ? (*state)[i].get() : nullptr); });
-    normalize(block.path + ".channel_norm", *block.channel_norm);
-    x = run(block.path + ".channel", [&] { return block.channel->forward(tape, x); });
+    run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, recomputed, observer);
   }
-  normalize("final_norm", *final_norm_);
-  return run("head", [&] { return head_ ? head_->forward(tape, x) : linear(tape, x, embedding_->weight(tape)); });
+  normalize(tape, "final_norm", *final_norm_, stream, observer);
+  return run_part(tape, "head", observer, [&] {
+    return head_ ? head_->forward(tape, stream.x) : linear(tape, stream.x, embedding_->weight(tape));
+  });
 }
 
 }  // namespace heddle

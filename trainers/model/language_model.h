@@ -3,6 +3,7 @@
 //   logits = head(norm(x + r))
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -46,10 +47,19 @@ class LanguageModel {
     std::unique_ptr<Norm> mixer_norm, channel_norm;
     std::unique_ptr<Mixer> mixer;
     std::unique_ptr<Channel> channel;
+    std::vector<Parameter*> parameters, mixer_parameters, channel_parameters;  // all of them, and those of its layers
   };
+  struct Stream;
+
+  std::vector<Parameter*> parameters_since(size_t begin);
+  static void normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
+                        const Observer& observer);
+  void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
+                 const Observer& observer) const;
 
   ParameterSet parameters_;
   int64_t vocab_size_;
+  Recompute recompute_;
   std::unique_ptr<Embedding> embedding_;
   std::vector<Block> blocks_;
   std::unique_ptr<Norm> final_norm_;

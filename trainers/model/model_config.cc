@@ -7,6 +7,11 @@ namespace {
 
 constexpr int kMostLayers = 65536;  // a slip of the finger must not build blocks until the memory is gone
 
+const Choices<Recompute> kRecomputeChoices = {{"none", Recompute::none},
+                                              {"block", Recompute::block},
+                                              {"mixer", Recompute::mixer},
+                                              {"channel", Recompute::channel}};
+
 }  // namespace
 
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry) {
@@ -14,6 +19,7 @@ void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry
   fields.required("dim", model.dim, Range::count());
   fields.required("layers", model.layers, Range::between(1, kMostLayers));
   fields.field("tie_embeddings", model.tie_embeddings);
+  fields.choice("recompute", model.recompute, kRecomputeChoices);
   const ModelSize size{model.dim, model.layers};
   fields.required_section("norm", [&](ConfigFields& norm) { describe_norm(norm, size, model.norm); });
   fields.required_section("mixer", [&](ConfigFields& mixer) { registry.describe_mixer(mixer, size, model.mixer); });

@@ -8,12 +8,16 @@
 
 namespace heddle {
 
+// What is not kept for backward but computed again there: nothing, all inside a block, or all inside one of its parts.
+enum class Recompute { none, block, mixer, channel };
+
 struct ModelConfig {
   std::int64_t vocab_size = 0;
   std::int64_t dim = 0;         // features of a token
   std::int64_t layers = 0;      // blocks, each a mixer and a channel layer
   bool tie_embeddings = false;  // the head uses the embedding's weight
-  Norm::Options norm;           // of all norms between the layers
+  Recompute recompute = Recompute::none;
+  Norm::Options norm;  // of all norms between the layers
   MixerSection mixer;
   ChannelSection channel;
 };

@@ -1,0 +1,155 @@
+// model.recompute changes neither a loss nor a gradient nor a parameter, bit for bit, and takes less memory.
+#include "layers/ops/recompute.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/autograd/gradcheck.h"
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/norm.h"
+#include "tests/layers/on_devices.h"
+#include "tests/trainers/reference_model.h"
+#include "tests/trainers/test_config.h"
+#include "trainers/dry_run.h"
+#include "trainers/train_step.h"
+
+namespace heddle {
+namespace {
+
+using Strings = std::vector<std::string>;
+
+const std::vector<std::string> kChoices = {"none", "block", "mixer", "channel"};
+
+TrainConfig config_with(const std::string& recompute, Strings overrides) {
+  overrides.push_back("model.recompute=" + recompute);
+  overrides.push_back("model.layers=3");
+  return testing::tiny_train_config(overrides);
+}
+
+struct Trained {
+  std::vector<double> losses, norms, parameters;
+  bool operator==(const Trained&) const = default;
+};
+
+Trained train(Context& context, const TrainConfig& config) {
+  TrainStep train_step(context, config);
+  const auto data = make_dataset(dataset_options(config));
+  Trained trained;
+  for (int64_t step = 1; step <= 4; ++step) {
+    const auto result = train_step.step(testing::batches_of_step(*data, config, step), step, config.optimizer.lr);
+    trained.losses.push_back(result.loss);
+    trained.norms.push_back(result.gradient_norm);
+  }
+  trained.parameters = read_values(context, train_step.model().parameters().master());
+  return trained;
+}
+
+class RecomputedModels : public test::OnDevices {};
+
+TEST_P(RecomputedModels, AreTrainedToTheSameBits) {
+  const std::vector<Strings> models = {
+      {},
+      {"model.tie_embeddings=true", "trainer.accumulate=2"},
+      {"model.norm={type: layer_norm}",
+       "model.mixer={type: lightning, heads: 2, act: relu, lrpe: {type: lrpe_cosine, learnable: true, act: softmax}}",
+       "model.channel={type: ffn, hidden: 24, act: elu1}"},
+  };
+  for (const char* dtype : {"float64", "float32", "bfloat16", "float16"}) {
+    for (Strings overrides : models) {
+      overrides.push_back(std::string("trainer.dtype=") + dtype);
+      const Trained expected = train(context(), config_with("none", overrides));
+      for (const std::string& choice : kChoices) {
+        EXPECT_TRUE(train(context(), config_with(choice, overrides)) == expected) << dtype << " " << choice;
+      }
+    }
+  }
+}
+HEDDLE_ON_DEVICES(RecomputedModels);
+
+TEST(RecomputeTest, TakesLessMemory) {
+  std::map<std::string, size_t> peaks;
+  for (const std::string& choice : kChoices) {
+    peaks[choice] = dry_run(config_with(choice, {"trainer.batch_size=64", "trainer.sequence_length=64"})).peak_bytes;
+  }
+  EXPECT_LT(peaks["block"], peaks["mixer"]);
+  EXPECT_LT(peaks["block"], peaks["channel"]);
+  EXPECT_LT(peaks["mixer"], peaks["none"]);
+  EXPECT_LT(peaks["channel"], peaks["none"]);
+}
+
+// With more layers only two tensors a block are added: its inputs.
+TEST(RecomputeTest, ABlockKeepsItsInputsAlone) {
+  const auto activations_of = [](int64_t layers) {
+    TrainConfig config = config_with("block", {"trainer.batch_size=64", "trainer.sequence_length=64"});
+    config.model.layers = layers;
+    const DryRun run = dry_run(config);
+    return run.category_peaks[static_cast<size_t>(MemoryCategory::activation)];
+  };
+  const size_t tensor = size_t{64} * 64 * 16 * sizeof(float);
+  EXPECT_EQ(activations_of(9) - activations_of(8), 2 * tensor);
+}
+
+TEST(RecomputeTest, ObserversSeeEachPartOnce) {
+  Context context(Device{}, {.threads = 1});
+  for (const std::string& choice : kChoices) {
+    const TrainConfig config = config_with(choice, {});
+    LanguageModel model(config.model);
+    model.parameters().materialize(context, DType::float32, 1);
+    Tape tape(context);
+    std::map<std::string, int> seen;
+    const Tensor tokens = Tensor::zeros(context, {1, 5}, DType::int32);
+    const Variable logits = model.forward(tape, tokens, nullptr,
+                                          [&](std::string_view part, const Variable&) { ++seen[std::string(part)]; });
+    tape.backward(logits, Tensor::zeros(context, logits.shape(), logits.dtype()));
+    EXPECT_EQ(seen.size(), 15u) << choice;
+    for (const auto& [part, times] : seen) EXPECT_EQ(times, 1) << choice << " " << part;
+  }
+}
+
+// Several inputs, one of them undefined and one that others use, too; several outputs, one of them unused.
+TEST(RecomputeTest, FunctionsOfSeveralValues) {
+  Context context(Device{}, {.threads = 1});
+  Random random(1, RandomStream::test);
+  std::vector<GradcheckInput> inputs;
+  for (const Shape& shape : {Shape{3, 4}, Shape{3, 4}, Shape{4, 4}}) {
+    inputs.push_back({to_string(shape), Tensor::empty(context, shape, DType::float64)});
+    fill_normal(context, inputs.back().value, random, 0.0, 1.0);
+  }
+  const GradcheckFunction function = [](Tape& tape, const std::vector<Variable>& in) {
+    const std::vector<Variable> outputs =
+        recompute(tape, {in[0], Variable{}, in[2], in[1]}, {}, [](Tape& inner, const std::vector<Variable>& x) {
+          EXPECT_FALSE(x[1].defined());
+          const Variable y = glu(inner, linear(inner, x[0], x[2]), x[3], kernels::Activation::silu);
+          const Normed normed = norm(inner, y, {.residual = x[0], .gate = {}, .weight = {}, .bias = {}}, {});
+          return std::vector<Variable>{normed.y, normed.r, y};
+        });
+    return std::vector<Variable>{outputs[0], linear(tape, outputs[1], in[2])};
+  };
+  EXPECT_GRADIENTS_MATCH(context, function, inputs);
+}
+
+TEST(RecomputeTest, WhatAFunctionThrowsInBackwardReachesTheCaller) {
+  Context context(Device{}, {.threads = 1});
+  Gradient gradient;
+  Tape tape(context);
+  const Variable x = tape.leaf(Tensor::zeros(context, {2}, DType::float32), gradient, "x");
+  const std::vector<Variable> y = recompute(tape, {x}, {}, [calls = 0](Tape&, const std::vector<Variable>& in) mutable {
+    if (calls++ > 0) throw Error("no second time");
+    return std::vector<Variable>{in[0]};
+  });
+  EXPECT_THROW(tape.backward(y[0], Tensor::zeros(context, {2}, DType::float32)), Error);
+  EXPECT_FALSE(gradient.written);
+}
+
+}  // namespace
+}  // namespace heddle
