@@ -146,7 +146,8 @@ inline Expected expected_results(const Problem& problem) {
 
 // --- The operator ---
 
-inline Tensors operator_results(Context& context, const Problem& problem) {
+// Gradients are added to those of `start`, and written where it has none.
+inline Tensors operator_results(Context& context, const Problem& problem, const Tensors& start = {}) {
   std::map<std::string, Gradient> gradients;
   Tensors results;
   Tape tape(context);
@@ -159,7 +160,13 @@ inline Tensors operator_results(Context& context, const Problem& problem) {
   };
   const auto leaf = [&](const std::string& name) {
     const auto found = problem.inputs.find(name);
-    return found == problem.inputs.end() ? Variable{} : tape.leaf(tensor(name, found->second), gradients[name], name);
+    if (found == problem.inputs.end()) return Variable{};
+    Gradient& gradient = gradients[name];
+    if (const auto old = start.find("d_" + name); old != start.end()) {
+      gradient.tensor = tensor(name, old->second);
+      gradient.written = true;
+    }
+    return tape.leaf(tensor(name, found->second), gradient, name);
   };
   const NormInputs inputs{leaf("residual"), leaf("gate"), leaf("weight"), leaf("bias")};
   const Normed normed = norm(tape, leaf("x"), inputs, problem.options);
@@ -206,15 +213,28 @@ inline void expect_close(const Numbers& found, const Numbers& expected, const Nu
   }
 }
 
-inline void expect_right(Context& context, const Problem& problem) {
-  SCOPED_TRACE(problem.name);
-  const Tensors found = operator_results(context, problem);
-  const Expected expected = expected_results(problem);
+inline void expect_results(const Problem& problem, const Tensors& found, const Expected& expected) {
   for (const auto& [name, numbers] : found) {
     expect_close(numbers, expected.values.at(name), expected.sizes.at(name), problem.dim / problem.options.groups,
                  problem.dtype, name);
     if (::testing::Test::HasFatalFailure()) return;
   }
+}
+
+inline void expect_right(Context& context, const Problem& problem) {
+  SCOPED_TRACE(problem.name);
+  expect_results(problem, operator_results(context, problem), expected_results(problem));
+}
+
+// Gradients that are added to themselves.
+inline void expect_added(Context& context, const Problem& problem) {
+  SCOPED_TRACE(problem.name + " added");
+  Expected expected = expected_results(problem);
+  const Tensors found = operator_results(context, problem, expected.values);
+  for (auto& [name, numbers] : expected.values) {
+    for (double& number : numbers) number *= name.starts_with("d_") ? 2.0 : 1.0;
+  }
+  expect_results(problem, found, expected);
 }
 
 }  // namespace heddle::test

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/tensor/random.h"
@@ -94,6 +95,22 @@ void sizes_are_right(Context& context) {
     for (int kind = 0; kind < kKinds; ++kind) {
       expect_right(context, problem_of(sizes, kDims[count++ % 3], kind));
       if (kind % 5 == 3) expect_right(context, problem_of(sizes, kDims[3 + count % 2], kind));
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+void gradients_are_added(Context& context) {
+  const auto f64 = DType::float64, f32 = DType::float32, bf16 = DType::bfloat16, f16 = DType::float16;
+  const Sizes all[] = {{f64, 1.0, 1.0, 1e-5},   {f32, 1.0, 1.0, 1e-5},   {bf16, 1.0, 1.0, 1e-5},
+                       {f16, 1.0, 1.0, 1e-5},   {f64, 1e200, 1.0, 1e-5}, {f64, 1e-200, 1.0, 1e-300},
+                       {f32, 1e25, 1e15, 1e-5}, {f32, 1e-30, 1e-6, 0.0}, {bf16, 3e19, 1e20, 1e-5}};
+  constexpr int64_t kDims[] = {6, 16, 512};
+  int count = 0;
+  for (const Sizes& sizes : all) {
+    for (int kind = 0; kind < kKinds; ++kind) {
+      expect_added(context, problem_of(sizes, kDims[count++ % 3], kind));
+      if (kind == 9) expect_added(context, problem_of(sizes, 4098, kind));
       if (::testing::Test::HasFatalFailure()) return;
     }
   }
@@ -213,13 +230,38 @@ void sums_leave_nothing_out(Context& context) {
   }
 }
 
+// The mean is rounded by about the deviation, here to a multiple of a quarter, and what rounding left must not show.
+void means_far_above_the_deviation(Context& context) {
+  const std::pair<DType, double> means[] = {
+      {DType::float32, 0x1p21}, {DType::bfloat16, 192.0}, {DType::float16, 1536.0}};  // long double holds these
+  for (const auto& [dtype, mean] : means) {
+    for (const int64_t dim : {6, 16, 512, 4098, 16384}) {
+      for (const int kind : {1, 5, 11}) {
+        if (dim > 4000 && kind > 1) continue;
+        Problem problem = problem_of({dtype, 1.0, 1.0, 1e-5}, dim, kind);
+        problem.name += " mean";
+        problem.options.center = true;
+        for (const char* name : {"residual", "d_r"}) problem.inputs.erase(name);
+        Random random(9, RandomStream::test);
+        for (double& x : problem.inputs["x"]) {
+          x = round_to(dtype, mean + 0.25 * (static_cast<double>(random.next_below(33)) - 16.0));
+        }
+        expect_right(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 class NormRange : public OnDevices {};
 
 TEST_P(NormRange, LargeAndSmallNumbers) { sizes_are_right(context()); }
+TEST_P(NormRange, GradientsAreAdded) { gradients_are_added(context()); }
 TEST_P(NormRange, MixedRows) { mixed_rows_are_right(context()); }
 TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }
 TEST_P(NormRange, Zeros) { zeros_are_right(context()); }
 TEST_P(NormRange, ProductsBeyondTheRange) { products_are_right(context()); }
+TEST_P(NormRange, MeansFarAboveTheDeviation) { means_far_above_the_deviation(context()); }
 TEST_P(NormRange, SumsLeaveNothingOut) { sums_leave_nothing_out(context()); }
 HEDDLE_ON_DEVICES(NormRange);
 

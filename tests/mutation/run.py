@@ -1,7 +1,7 @@
 """Runs the test programs of a woven build once for each fault until one of them fails, and prints the score.
 
-Only the test programs are needed, not the build: they may be carried to another machine. What noticed a fault is kept
-beside the programs, and asked first the next time.
+Only the test programs are needed, not the build: they may be carried to another machine. A file beside them remembers
+which test noticed a fault, to ask it first the next time, and which programs passed without a fault.
 """
 import argparse
 import collections
@@ -135,13 +135,21 @@ def main():
     programs = [program for program in programs if program.tests]
     if not programs or not faults:
         sys.exit("mutate: no such faults, or no test programs")
-    memory = arguments.programs / f"noticed_{'cuda' if arguments.cuda else 'cpu'}.json"
-    noticed = json.loads(memory.read_text()) if memory.exists() else {}
+    file = arguments.programs / f"mutate_{'cuda' if arguments.cuda else 'cpu'}.json"
+    memory = json.loads(file.read_text()) if file.exists() else {"noticed": {}, "passed": {}}
+    noticed = memory["noticed"]
+
+    def remember():
+        file.write_text(json.dumps(memory, indent=0, sort_keys=True))
 
     for program in programs:
-        failed = program.run(program.tests, 0, RUN_LIMIT_SECONDS)
-        if failed is not None:
-            sys.exit(f"mutate: {failed} of {program.name} fails without a fault")
+        version, program.seconds = memory["passed"].get(program.name, (0, {}))
+        if version != program.path.stat().st_mtime:
+            failed = program.run(program.tests, 0, RUN_LIMIT_SECONDS)
+            if failed is not None:
+                sys.exit(f"mutate: {failed} of {program.name} fails without a fault")
+            memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
+            remember()
         seconds = sum(program.seconds.values())
         print(f"without a fault: {program.name}, {len(program.tests)} tests, {seconds:.0f} s", flush=True)
 
@@ -159,7 +167,7 @@ def main():
                 noticed.pop(fault.name, None)
             else:
                 noticed[fault.name] = list(result)
-            memory.write_text(json.dumps(noticed, indent=0, sort_keys=True))
+            remember()
             said = "NOT NOTICED" if result is None else f"{result[0]}: {result[1]}"
             print(f"{counts['tried']:4}/{len(faults)} {fault.name}: {said}", flush=True)
 

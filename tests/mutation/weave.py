@@ -12,10 +12,11 @@ A list of faults is a text file of entries in sections; '#' begins a comment.
 
 A section names the file. An entry has a name and what is wrong, lines of the original after '- ' and lines of the fault
 after '+ ', which may be missing. The original occurs once in the file, however its words are spaced. What the fault
-replaces stands between « and », or is all of the original: whole statements, or a whole operand. It is a statement or several if it ends with ';', and becomes
-`{ if (HEDDLE_FAULT(n)) { fault } else { original } }`; else it is an expression and becomes
-`(HEDDLE_FAULT(n) ? (fault) : (original))`. So a declaration is changed in its initializer.
-An expression may begin with the operator in front of it, one of && || * + -, and the fault then does so too.
+replaces stands between « and », or is all of the original. It is one of
+- statements, which end with ';' and become `{ if (HEDDLE_FAULT(n)) { fault } else { original } }`;
+- an expression, which becomes `(HEDDLE_FAULT(n) ? (fault) : (original))`: so a declaration is changed in its
+  initializer. It is all that an operator beside it takes, or begins with the operator in front of it, one of
+  && || * + -, as the fault then does too.
 Several faults may replace the same text, or one a part of another's.
 """
 import dataclasses
@@ -122,7 +123,7 @@ def choose(faults, original):
     faulty = {fault: fault.faulty.strip() for fault in faults}
     is_statement = original[-1] == ";" or (original[-1] == "}" and ";" in original)
     front = ""
-    operator = re.match(r"&&|\|\||\*|[+-](?![+=-])", original)
+    operator = None if is_statement else re.match(r"&&|\|\||\*|[+-](?![+=-])", original)
     if operator and operator[0] in "+-" and all(text[:1] in list("+-") for text in faulty.values()):
         front = "+"  # signs stay, as those of the terms
     elif operator and all(text.startswith(operator[0]) for text in faulty.values()):

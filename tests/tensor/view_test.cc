@@ -263,6 +263,7 @@ TEST_F(ViewTest, ReshapeCompletesOneExtent) {
   EXPECT_EQ(counted(context_, {1}).reshape({}).rank(), 0);
   EXPECT_EQ(counted(context_, {}).reshape({1, 1}).shape(), (Shape{1, 1}));
   EXPECT_EQ(counted(context_, {0, 3}).reshape({-1, 3}).shape(), (Shape{0, 3}));
+  EXPECT_EQ(counted(context_, {0, 3}).reshape({0, -1}).shape(), (Shape{0, 0}));
 }
 
 class ViewErrorTest : public ViewTest {
