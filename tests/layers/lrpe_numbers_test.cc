@@ -2,6 +2,7 @@
 // d_theta. On the CPU and, where there is one, on a GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -141,11 +142,52 @@ void float64_angles_keep_their_digits(Context& context) {
   }
 }
 
+// More features than the parts in which they are worked on, of 512, 1024 and 4096. A theta of 0 rotates nothing. Among
+// features, and among tokens, one may be far larger than all others, wherever it is.
+void softmax_of_many_features(Context& context) {
+  constexpr int64_t kTokens = 3;
+  for (const Softmax softmax : {Softmax::feature, Softmax::sequence}) {
+    for (const int64_t dim : {514, 1030, 4096, 4098, 9000}) {
+      for (const int64_t spike : {int64_t{-1}, int64_t{0}, dim / 2, kTokens * dim - 1}) {
+        Numbers x = random_numbers(kTokens * dim, 1);
+        const Numbers d_y = random_numbers(kTokens * dim, 2);
+        if (spike >= 0) x[static_cast<size_t>(spike)] = 120.0;
+        Gradient d_x;
+        Tape tape(context);
+        LrpeRotateOptions options;
+        options.softmax = softmax;
+        const Tensor input = tensor_of(context, {1, kTokens, 1, dim}, DType::float32, x);
+        const Variable theta = tape.constant(tensor_of(context, {1, 1}, DType::float32, {0.0}));
+        const Variable y = lrpe_rotate(tape, tape.leaf(input, d_x, "x"), theta, options);
+        tape.backward(y, tensor_of(context, y.shape(), DType::float32, d_y));
+        const Numbers found = read_values(context, y.value), gradient = read_values(context, d_x.tensor);
+        // A softmax is over `count` numbers that are `step` apart.
+        const bool of_row = softmax == Softmax::feature;
+        const int64_t groups = of_row ? kTokens : dim, count = of_row ? dim : kTokens, step = of_row ? 1 : dim;
+        for (int64_t group = 0; group < groups; ++group) {
+          const auto at = [&](int64_t i) { return static_cast<size_t>(group * (of_row ? dim : 1) + i * step); };
+          double largest = x[at(0)], sum = 0.0, dot = 0.0;
+          for (int64_t i = 0; i < count; ++i) largest = std::max(largest, x[at(i)]);
+          for (int64_t i = 0; i < count; ++i) sum += std::exp(x[at(i)] - largest);
+          const auto a = [&](int64_t i) { return std::exp(x[at(i)] - largest) / sum; };
+          for (int64_t i = 0; i < count; ++i) dot += a(i) * d_y[at(i)];
+          for (int64_t i = 0; i < count; ++i) {
+            ASSERT_NEAR(found[at(i)], a(i), 1e-5 * a(i) + 1e-30) << dim << " features, spike " << spike;
+            ASSERT_NEAR(gradient[at(i)], a(i) * (d_y[at(i)] - dot), 1e-5 * a(i) + 1e-30)
+                << dim << " features, spike " << spike;
+          }
+        }
+      }
+    }
+  }
+}
+
 class LrpeNumbers : public test::OnDevices {};
 
 TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_half(context()); }
 TEST_P(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { d_theta_is_the_sum_over_all_positions(context()); }
 TEST_P(LrpeNumbers, Float64AnglesKeepTheirDigits) { float64_angles_keep_their_digits(context()); }
+TEST_P(LrpeNumbers, SoftmaxOfManyFeatures) { softmax_of_many_features(context()); }
 HEDDLE_ON_DEVICES(LrpeNumbers);
 
 }  // namespace
