@@ -92,6 +92,42 @@ void extra_tokens_have_no_second_half(Context& context) {
   }
 }
 
+// Every number of extra tokens with every offset: tokens of the grid are counted from behind the extra ones.
+void offsets_count_behind_extra_tokens(Context& context) {
+  constexpr int64_t kTokens = 6;
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
+    const double tolerance = dtype == DType::float64 ? 1e-12 : dtype == DType::float32 ? 1e-5 : 2e-2;
+    for (const int64_t dim : {6, 16}) {
+      for (const int64_t extra : {0, 1, 2, 6}) {
+        for (const int64_t offset : {0, 1, 700}) {
+          SCOPED_TRACE(testing::Message()
+                       << name(dtype) << " dim " << dim << " extra " << extra << " offset " << offset);
+          const Numbers x = random_numbers(kTokens * dim, 1), d_y = random_numbers(kTokens * 2 * dim, 2);
+          const Numbers theta = random_numbers(dim, 3);
+          const LrpeCosineOptions options{.extra_tokens = extra, .offset = offset};
+          const CosineResults found = run_cosine(context, dtype, options, dim, x, d_y);
+          for (int64_t i = 0; i < dim; ++i) {
+            double d_theta = 0.0, terms = 1.0;
+            for (int64_t token = 0; token < kTokens; ++token) {
+              const double s = token < extra ? 0.0 : static_cast<double>(token - extra + offset);
+              const double phi = s * theta[static_cast<size_t>(i)], cosine = std::cos(phi), sine = std::sin(phi);
+              const auto at = static_cast<size_t>(token * dim + i), first = static_cast<size_t>(2 * token * dim + i);
+              const size_t second = first + static_cast<size_t>(dim);
+              EXPECT_NEAR(found.y[first], x[at] * cosine, 2.0 * tolerance) << token << " " << i;
+              EXPECT_NEAR(found.y[second], x[at] * sine, 2.0 * tolerance) << token << " " << i;
+              EXPECT_NEAR(found.d_x[at], d_y[first] * cosine + d_y[second] * sine, 4.0 * tolerance)
+                  << token << " " << i;
+              d_theta += s * x[at] * (d_y[second] * cosine - d_y[first] * sine);
+              terms += s * 8.0;
+            }
+            EXPECT_NEAR(found.d_theta[static_cast<size_t>(i)], d_theta, tolerance * terms) << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Each position counts, the last of every part into which they are cut among them.
 void d_theta_is_the_sum_over_all_positions(Context& context) {
   constexpr int64_t kDim = 16, kHalf = kDim / 2;
@@ -187,6 +223,7 @@ class LrpeNumbers : public test::OnDevices {};
 TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_half(context()); }
 TEST_P(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { d_theta_is_the_sum_over_all_positions(context()); }
 TEST_P(LrpeNumbers, Float64AnglesKeepTheirDigits) { float64_angles_keep_their_digits(context()); }
+TEST_P(LrpeNumbers, OffsetsCountBehindExtraTokens) { offsets_count_behind_extra_tokens(context()); }
 TEST_P(LrpeNumbers, SoftmaxOfManyFeatures) { softmax_of_many_features(context()); }
 HEDDLE_ON_DEVICES(LrpeNumbers);
 
