@@ -1,9 +1,8 @@
 #include "trainers/dry_run.h"
 
 #include <memory>
-#include <utility>
-#include <vector>
 
+#include "trainers/step_memory.h"
 #include "trainers/train_step.h"
 
 namespace heddle {
@@ -25,13 +24,8 @@ DryRun dry_run(const TrainConfig& config) {
   const std::unique_ptr<Dataset> data = make_dataset(dataset_options(config));
   Context context(Device{DeviceType::meta});
   TrainStep train_step(context, config);
-  for (int64_t step = 1; step <= 2; ++step) {  // the second one finds what the first leaves
-    std::vector<Batch> batches;
-    for (int64_t micro = 0; micro < trainer.accumulate; ++micro) {
-      batches.push_back(data->training_batch(micro * trainer.batch_size));
-    }
-    train_step.step(std::move(batches), step, config.optimizer.lr);
-  }
+  data->training_batch(0);
+  take_two_steps(train_step, trainer);
   const MemoryStats stats = context.allocator().stats();
   const ParameterSet& parameters = train_step.model().parameters();
   DryRun run;

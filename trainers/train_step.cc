@@ -91,8 +91,10 @@ void TrainStep::compute() {
       copy_from_host(context_, *numbers, host);
       host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
     }
+    context_.mark("forward");
     Tape tape(context_);
     const Variable loss = language_model_loss(tape, model_.forward(tape, batch.tokens), batch.targets);
+    context_.mark("backward");
     tape.backward(loss, staging_.upstream);
     if (!context_.is_meta()) {
       context_.backend().copy_to_host_async(staging_.host->as<char>() + loss_offset, loss.value.raw(), loss_bytes,
@@ -100,6 +102,7 @@ void TrainStep::compute() {
     }
     loss_offset += loss_bytes;
   }
+  context_.mark("optimizer");
   optimizer_.apply();
 }
 

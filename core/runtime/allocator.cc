@@ -19,6 +19,7 @@ struct CachingAllocator::Block {
   char* address = nullptr;
   size_t size = 0;     // bytes of memory
   size_t counted = 0;  // bytes accounted to the owner
+  size_t requested = 0;  // bytes that the owner asked for
   PoolKey pool;        // that its segment was reserved for
   MemoryLabel label;
   bool in_use = false;
@@ -46,20 +47,13 @@ size_t segment_size(size_t bytes) {
 
 }  // namespace
 
-std::string format_bytes(size_t bytes) {
-  if (bytes >= kMiB * 1024) return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1024.0 * kMiB));
-  if (bytes >= kMiB) return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB);
-  return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024.0);
-}
-
 bool CachingAllocator::BySize::operator()(const Block* a, const Block* b) const {
   return a->size != b->size ? a->size < b->size : a->address < b->address;
 }
 
 CachingAllocator::CachingAllocator(std::unique_ptr<Backend> backend, AllocatorOptions options)
-    : backend_(std::move(backend)), options_(options) {
+    : backend_(std::move(backend)), options_(options), recorder_(options.trace_capacity) {
   intern_scope("");
-  ring_.reserve(options_.trace_capacity);
 }
 
 CachingAllocator::~CachingAllocator() {
@@ -90,9 +84,10 @@ CachingAllocator::Block* CachingAllocator::allocate(size_t bytes, StreamHandle s
   }
   split(block, size);
   block->in_use = true;
+  block->requested = bytes;
   ++stats_.allocations;
   count_allocated(block, label, round_up(bytes, kGranularity));
-  record(MemoryAction::allocate, label, block->address, block->counted);
+  record_block(MemoryAction::allocate, block);
   return block;
 }
 
@@ -105,7 +100,7 @@ void CachingAllocator::free(Block* block) noexcept {
   scope.allocated.subtract(block->counted);
   scope.current[static_cast<int>(block->label.category)] -= block->counted;
   ++stats_.frees;
-  record(MemoryAction::free, block->label, block->address, block->counted);
+  record_block(block->uses.empty() ? MemoryAction::free : MemoryAction::free_requested, block);
   if (block->uses.empty()) {
     put_back(block);
   } else {
@@ -165,6 +160,7 @@ void CachingAllocator::collect_used_elsewhere(bool wait) {
     for (const Block::Use& use : block->uses) backend_->destroy_event(use.event);
     block->uses.clear();
     block->uses_recorded = false;
+    record_block(MemoryAction::free_completed, block);
     put_back(block);
     return true;
   });
@@ -200,20 +196,27 @@ CachingAllocator::Block* CachingAllocator::reserve_segment(size_t bytes, const P
   }
   stats_.reserved.add(size);
   ++stats_.device_allocations;
-  record(MemoryAction::device_allocate, label, memory, size);
   auto* block = new Block;
   block->address = static_cast<char*>(memory);
   block->size = size;
   block->pool = pool;
+  segments_[block->address] = block;
+  record(MemoryAction::device_allocate, label, reinterpret_cast<uintptr_t>(memory), size, pool.stream);
   return block;
+}
+
+// The bytes that may still be reserved, as far as the limits tell.
+size_t CachingAllocator::room() const {
+  size_t room = std::numeric_limits<size_t>::max();
+  for (const size_t limit : {options_.limit_bytes, backend_->properties().memory_bytes}) {
+    if (limit > 0) room = std::min(room, limit - std::min(limit, stats_.reserved.current));
+  }
+  return room;
 }
 
 void* CachingAllocator::ask_device(size_t bytes) {
   // A host grants more than the device has, and ends the process when that is touched.
-  for (const size_t limit : {options_.limit_bytes, backend_->properties().memory_bytes}) {
-    if (limit > 0 && stats_.reserved.current + bytes > limit) return nullptr;
-  }
-  return backend_->allocate(bytes);
+  return bytes > room() ? nullptr : backend_->allocate(bytes);
 }
 
 // Cuts what `block` has beyond `bytes` off and puts it into the pool.
@@ -288,7 +291,8 @@ void CachingAllocator::release_cached_locked() {
       backend_->deallocate(block->address, block->size);
       stats_.reserved.subtract(block->size);
       ++stats_.device_frees;
-      record(MemoryAction::device_free, {}, block->address, block->size);
+      record(MemoryAction::device_free, {}, reinterpret_cast<uintptr_t>(block->address), block->size, key.stream);
+      segments_.erase(block->address);
       delete block;
     }
   }
@@ -357,29 +361,58 @@ void CachingAllocator::reset_peaks() {
   peak_is_now_ = true;
 }
 
-std::vector<MemoryEvent> CachingAllocator::trace() const {
+std::vector<MemorySegment> CachingAllocator::segments() const {
   const std::lock_guard lock(mutex_);
-  std::vector<MemoryEvent> events = ring_;
-  if (!events.empty() && events_ > static_cast<int64_t>(events.size())) {
-    std::rotate(events.begin(), events.begin() + events_ % static_cast<int64_t>(events.size()), events.end());
-  }
-  return events;
-}
-
-void CachingAllocator::record(MemoryAction action, MemoryLabel label, const void* address, size_t bytes) {
-  const MemoryEvent event{action, label.category, label.scope, reinterpret_cast<uintptr_t>(address), bytes, events_};
-  if (options_.trace_capacity > 0) {
-    if (ring_.size() < options_.trace_capacity) {
-      ring_.push_back(event);
-    } else {
-      ring_[static_cast<size_t>(events_) % ring_.size()] = event;
+  std::vector<MemorySegment> segments;
+  for (const auto& [address, first] : segments_) {
+    MemorySegment& segment = segments.emplace_back();
+    segment.address = reinterpret_cast<uintptr_t>(address);
+    segment.stream = reinterpret_cast<uintptr_t>(first->pool.stream);
+    segment.is_small = first->pool.small;
+    for (const Block* block = first; block != nullptr; block = block->next) {
+      segment.bytes += block->size;
+      MemoryBlock& part = segment.blocks.emplace_back();
+      part.bytes = block->size;
+      if (!block->in_use) continue;
+      const bool waits = std::find(used_elsewhere_.begin(), used_elsewhere_.end(), block) != used_elsewhere_.end();
+      part.state = waits ? BlockState::waiting : BlockState::in_use;
+      part.counted = block->counted;
+      part.requested = block->requested;
+      part.category = block->label.category;
+      part.scope = block->label.scope;
     }
   }
-  ++events_;
+  return segments;
+}
+
+std::vector<MemoryEvent> CachingAllocator::trace() const {
+  const std::lock_guard lock(mutex_);
+  return recorder_.events();
+}
+
+void CachingAllocator::record_scope(MemoryLabel label) {
+  const std::lock_guard lock(mutex_);
+  record(MemoryAction::scope, label, 0, 0, nullptr);
+}
+
+void CachingAllocator::record_mark(std::string_view moment) {
+  const MemoryLabel label{intern_scope(moment)};
+  const std::lock_guard lock(mutex_);
+  record(MemoryAction::mark, label, 0, 0, nullptr);
+}
+
+void CachingAllocator::record(MemoryAction action, MemoryLabel label, uintptr_t address, size_t bytes,
+                              StreamHandle stream) {
+  if (!recorder_.is_on()) return;
+  recorder_.add({action, label.category, label.scope, address, bytes, reinterpret_cast<uintptr_t>(stream)});
+}
+
+void CachingAllocator::record_block(MemoryAction action, const Block* block) {
+  record(action, block->label, reinterpret_cast<uintptr_t>(block->address), block->counted, block->pool.stream);
 }
 
 void CachingAllocator::throw_out_of_memory(size_t bytes, MemoryLabel label) {
-  record(MemoryAction::out_of_memory, label, nullptr, bytes);
+  record(MemoryAction::out_of_memory, label, room(), bytes, nullptr);
   std::vector<const ScopeBytes*> holders;
   for (const ScopeBytes& scope : scopes_) {
     if (scope.allocated.current > 0) holders.push_back(&scope);
@@ -399,17 +432,6 @@ void CachingAllocator::throw_out_of_memory(size_t bytes, MemoryLabel label) {
                                 format_bytes(bytes), format_bytes(stats_.allocated.current),
                                 format_bytes(stats_.reserved.current),
                                 there > 0 ? fmt::format(", the device has {}", format_bytes(there)) : "", largest));
-}
-
-std::string_view name(MemoryCategory category) {
-  constexpr std::string_view names[] = {"parameter", "gradient", "optimizer", "activation",
-                                        "workspace", "data",     "other"};
-  return names[static_cast<int>(category)];
-}
-
-std::string_view name(MemoryAction action) {
-  constexpr std::string_view names[] = {"allocate", "free", "device_allocate", "device_free", "out_of_memory"};
-  return names[static_cast<int>(action)];
 }
 
 }  // namespace heddle

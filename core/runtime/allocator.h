@@ -22,6 +22,7 @@
 
 #include "core/runtime/backend.h"
 #include "core/runtime/error.h"
+#include "core/runtime/memory_recorder.h"
 #include "core/runtime/memory_stats.h"
 
 namespace heddle {
@@ -34,7 +35,7 @@ class OutOfMemory : public Error {
 };
 
 struct AllocatorOptions {
-  size_t trace_capacity = 0;  // events the trace ring keeps; 0 keeps none
+  size_t trace_capacity = 0;  // events that trace() keeps, the last ones; 0: none; MemoryRecorder::kAll: all
   size_t limit_bytes = 0;     // refuse to reserve more than this; 0 means no limit of our own
 };
 
@@ -83,8 +84,15 @@ class CachingAllocator {
   std::vector<ScopeBytes> scopes() const;
   // Peaks restart from the current values; counts restart from 0.
   void reset_peaks();
-  // The events the ring still holds, oldest first.
+  // What is taken from the device, in the order of addresses.
+  std::vector<MemorySegment> segments() const;
+
+  // The events that are kept, oldest first: all since the start, or the last AllocatorOptions::trace_capacity.
   std::vector<MemoryEvent> trace() const;
+  bool is_recording() const { return recorder_.is_on(); }
+  // Events that a context adds while the allocator records.
+  void record_scope(MemoryLabel label);
+  void record_mark(std::string_view moment);
 
   Backend& backend() { return *backend_; }
   Device device() const { return backend_->device(); }
@@ -113,7 +121,9 @@ class CachingAllocator {
   void release_cached_locked();
   void count_allocated(Block* block, MemoryLabel label, size_t bytes);
   void capture_peak();
-  void record(MemoryAction action, MemoryLabel label, const void* address, size_t bytes);
+  size_t room() const;
+  void record(MemoryAction action, MemoryLabel label, uintptr_t address, size_t bytes, StreamHandle stream);
+  void record_block(MemoryAction action, const Block* block);
   [[noreturn]] void throw_out_of_memory(size_t bytes, MemoryLabel label);
 
   mutable std::mutex mutex_;
@@ -128,8 +138,8 @@ class CachingAllocator {
   std::vector<ScopeBytes> scopes_;
   std::unordered_map<std::string, uint32_t> scope_ids_;
   bool peak_is_now_ = false;  // the current values are a peak whose by-scope picture was not kept yet
-  std::vector<MemoryEvent> ring_;
-  int64_t events_ = 0;
+  std::map<char*, Block*> segments_;  // the first block of each, by address
+  MemoryRecorder recorder_;
 };
 
 }  // namespace heddle

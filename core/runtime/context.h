@@ -69,7 +69,14 @@ class Context {
 
   // Whom allocations are counted for right now; see MemoryScope.
   MemoryLabel label() const { return label_; }
-  void set_label(MemoryLabel label) { label_ = label; }
+  void set_label(MemoryLabel label) {
+    label_ = label;
+    if (allocator_->is_recording()) allocator_->record_scope(label);
+  }
+  // Names the moment in the allocator's trace, if there is one: the beginning of what is called `moment`.
+  void mark(std::string_view moment) {
+    if (allocator_->is_recording()) allocator_->record_mark(moment);
+  }
 
  private:
   std::shared_ptr<CachingAllocator> allocator_;

@@ -54,18 +54,49 @@ struct MemoryStats {
   int64_t retries = 0;             // device refusals answered by freeing the cache
 };
 
-enum class MemoryAction : uint8_t { allocate, free, device_allocate, device_free, out_of_memory };
+enum class MemoryAction : uint8_t {
+  allocate,
+  free,            // and the block may be handed out again
+  free_requested,  // the owner gave the block back, but another stream may still use it
+  free_completed,  // of a block whose free was requested before: it may be handed out again
+  device_allocate,
+  device_free,
+  out_of_memory,
+  scope,  // from here on allocations of the context count for this scope and category
+  mark,   // Context::mark()
+};
 
 std::string_view name(MemoryAction action);
 
-// One line of the trace ring.
+// One line of the trace.
 struct MemoryEvent {
   MemoryAction action;
   MemoryCategory category;
-  uint32_t scope;     // index for CachingAllocator::scope_name
-  uintptr_t address;  // of the block or segment
-  size_t bytes;
-  int64_t sequence;  // counts all events since the start
+  uint32_t scope;            // index for CachingAllocator::scope_name; of a mark, its name
+  uintptr_t address;         // of the block or segment; of out_of_memory, the bytes that the device had left
+  size_t bytes;              // counted for the block, taken for the segment, or asked for
+  uintptr_t stream;          // 0: the default one
+  int64_t sequence = 0;      // counts all events since the start
+  int64_t nanoseconds = 0;  // since the start, on the clock of the host
+};
+
+enum class BlockState : uint8_t { free, in_use, waiting };  // waiting: freed, but another stream may still use it
+
+// A segment as it is now, with its blocks in the order of their addresses.
+struct MemoryBlock {
+  size_t bytes = 0;      // of memory
+  size_t counted = 0;    // for its owner; 0 when the block is free
+  size_t requested = 0;  // by its owner, in bytes; 0 when the block is free
+  BlockState state = BlockState::free;
+  MemoryCategory category = MemoryCategory::other;
+  uint32_t scope = 0;
+};
+struct MemorySegment {
+  uintptr_t address = 0;
+  size_t bytes = 0;
+  uintptr_t stream = 0;
+  bool is_small = false;  // for requests of up to 1 MiB
+  std::vector<MemoryBlock> blocks;
 };
 
 }  // namespace heddle

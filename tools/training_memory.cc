@@ -1,0 +1,172 @@
+#include "tools/training_memory.h"
+
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/runtime/error.h"
+
+namespace heddle {
+namespace {
+
+// "blocks.3.mixer" of "blocks.3.mixer.weight".
+std::string layer_of(const std::string& name) { return name.substr(0, name.rfind('.')); }
+
+size_t bytes_of(const Tensor& tensor) { return static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype()); }
+
+// Which part of the flat buffers belongs to which layer.
+LayerBytes parts_of_flat_buffers(TrainStep& train_step) {
+  LayerBytes parts;
+  const auto add = [&](const std::string& layer, MemoryCategory category, size_t bytes) {
+    parts[layer][static_cast<size_t>(category)] += bytes;
+  };
+  for (const Parameter& parameter : train_step.model().parameters().all()) {
+    const std::string layer = layer_of(parameter.name);
+    add(layer, MemoryCategory::parameter, bytes_of(parameter.master));
+    if (parameter.value.dtype() != parameter.master.dtype()) {
+      add(layer, MemoryCategory::parameter, bytes_of(parameter.value));
+    }
+    add(layer, MemoryCategory::gradient, bytes_of(parameter.gradient.tensor));
+  }
+  for (const NamedTensor& moment : train_step.optimizer().state()) {
+    add(layer_of(layer_of(moment.name)), MemoryCategory::optimizer, bytes_of(moment.tensor));
+  }
+  return parts;
+}
+
+// Moves the parts from what belongs to no layer to their layers; all sums stay the same.
+void move_to_layers(LayerBytes& layers, const LayerBytes& parts) {
+  for (const auto& [layer, bytes] : parts) {
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      layers[""][i] -= bytes[i];
+      layers[layer][i] += bytes[i];
+    }
+  }
+}
+
+// The largest value of `setting` (at least 1) with which the step fits. Doubles until it does not fit, then halves the
+// interval between what fits and what does not.
+LargestFit find_largest(TrainConfig config, int64_t& (*setting)(TrainConfig&), size_t limit_bytes) {
+  LargestFit largest;
+  const auto fits = [&](int64_t value) {
+    setting(config) = value;
+    const std::optional<StepPeak> peak = step_peak(config, limit_bytes);
+    if (peak) largest.value = value, largest.peak = *peak;
+    return peak.has_value();
+  };
+  int64_t too_large = 1;
+  while (fits(too_large)) too_large *= 2;
+  while (too_large - largest.value > 1) {
+    const int64_t middle = largest.value + (too_large - largest.value) / 2;
+    if (!fits(middle)) too_large = middle;
+  }
+  setting(config) = too_large;
+  largest.above = step_peak(config).value();
+  return largest;
+}
+
+// None when the layers of the config refuse other values.
+std::optional<LargestFit> try_find_largest(const TrainConfig& config, int64_t& (*setting)(TrainConfig&),
+                                           size_t limit_bytes) {
+  try {
+    return find_largest(config, setting, limit_bytes);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+int64_t& batch_size(TrainConfig& config) { return config.trainer.batch_size; }
+int64_t& sequence_length(TrainConfig& config) { return config.trainer.sequence_length; }
+
+// The changes that save memory. A new way to do so is a row here.
+std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& config) {
+  std::vector<std::pair<std::string, TrainConfig>> changes;
+  const TrainerConfig& trainer = config.trainer;
+  const auto add = [&](std::string text, const std::function<void(TrainerConfig&)>& change) {
+    TrainConfig& changed = changes.emplace_back(std::move(text), config).second;
+    change(changed.trainer);
+  };
+  if (size_of(trainer.dtype) > 2) {
+    add("trainer.dtype=bfloat16", [](TrainerConfig& changed) { changed.dtype = DType::bfloat16; });
+  }
+  if (trainer.sequence_length > 1) {
+    const int64_t half = trainer.sequence_length / 2;
+    add(fmt::format("trainer.sequence_length={}", half), [&](TrainerConfig& changed) { changed.sequence_length = half; });
+  }
+  if (trainer.batch_size % 2 == 0) {
+    const int64_t half = trainer.batch_size / 2, twice = trainer.accumulate * 2;
+    add(fmt::format("trainer.batch_size={} trainer.accumulate={}", half, twice), [&](TrainerConfig& changed) {
+      changed.batch_size = half;
+      changed.accumulate = twice;
+    });
+  }
+  return changes;
+}
+
+}  // namespace
+
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads) {
+  TrainingMemory memory;
+  LayerBytes parts;
+  memory.report = measure_memory(
+      device,
+      [&](Context& context) {
+        TrainStep train_step(context, config);
+        take_two_steps(train_step, config.trainer);
+        parts = parts_of_flat_buffers(train_step);
+        memory.parameters = train_step.model().parameters().count();
+      },
+      threads);
+  move_to_layers(memory.report.layers, parts);
+  return memory;
+}
+
+LayerBytes kept_for_backward(const MemoryReport& report) {
+  LayerBytes kept;
+  for (const MemoryPhase& phase : report.phases) {
+    if (phase.name != "backward") continue;
+    kept.clear();
+    constexpr auto activation = static_cast<size_t>(MemoryCategory::activation);
+    for (const auto& [layer, bytes] : phase.at_begin) {
+      if (bytes[activation] > 0) kept[layer][activation] = bytes[activation];
+    }
+  }
+  return kept;
+}
+
+std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
+                                const std::vector<int64_t>& lengths) {
+  TrainConfig changed = config;
+  const auto or_own = [](const std::vector<int64_t>& values, int64_t own) {
+    return values.empty() ? std::vector<int64_t>{own} : values;
+  };
+  std::vector<GridPeak> grid;
+  for (const int64_t batch : or_own(batch_sizes, config.trainer.batch_size)) {
+    for (const int64_t length : or_own(lengths, config.trainer.sequence_length)) {
+      batch_size(changed) = batch;
+      sequence_length(changed) = length;
+      grid.push_back({batch, length, step_peak(changed).value()});
+    }
+  }
+  return grid;
+}
+
+MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes) {
+  MemoryFit fit;
+  fit.limit_bytes = limit_bytes;
+  fit.batch_size = find_largest(config, batch_size, limit_bytes);
+  fit.sequence_length = try_find_largest(config, sequence_length, limit_bytes);
+  for (auto& [change, changed] : changes_of(config)) {
+    const std::optional<LargestFit> largest = try_find_largest(changed, batch_size, limit_bytes);
+    if (largest) fit.savings.push_back({change, step_peak(changed).value().allocated, *largest});
+  }
+  return fit;
+}
+
+}  // namespace heddle

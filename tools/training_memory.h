@@ -1,0 +1,59 @@
+// What the memory of a training step is for, and what fits.                                        docs/memory.md
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/memory_report.h"
+#include "trainers/step_memory.h"
+#include "trainers/train_config.h"
+
+namespace heddle {
+
+// Two steps of the config on the device, without data. Parameters, their gradients and moments, which lie in flat
+// buffers, are counted for the layers that they belong to. `parameters` is how many numbers there are.
+struct TrainingMemory {
+  MemoryReport report;
+  int64_t parameters = 0;
+};
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0);
+
+// What a layer keeps from its forward pass until its backward pass: outputs of layers and what nodes save, by layer,
+// as it is when the last forward pass has ended.
+LayerBytes kept_for_backward(const MemoryReport& report);
+
+// The peak with a batch size and a sequence length in place of the config's.
+struct GridPeak {
+  int64_t batch_size = 0;
+  int64_t sequence_length = 0;
+  StepPeak peak;
+};
+// For every batch size with every length; an empty list stands for the config's own value.
+std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
+                                const std::vector<int64_t>& lengths);
+
+// The largest value of a setting with which the step fits, found by search: the next larger one does not.
+struct LargestFit {
+  int64_t value = 0;  // 0: not even 1 fits
+  StepPeak peak;      // with it
+  StepPeak above;     // with the next larger value
+};
+// A change of the config that saves memory, and what it brings.
+struct MemorySaving {
+  std::string change;     // "trainer.dtype=bfloat16"
+  size_t peak_bytes = 0;  // allocated, with the batch of the config
+  LargestFit batch_size;
+};
+struct MemoryFit {
+  size_t limit_bytes = 0;
+  LargestFit batch_size;                      // at the config's length
+  std::optional<LargestFit> sequence_length;  // at the config's batch size; none when its layers know one length only
+  std::vector<MemorySaving> savings;
+};
+// What fits when the allocator may take `limit_bytes` from the device. Each answer is a step on meta with this limit.
+MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes);
+
+}  // namespace heddle
