@@ -26,6 +26,7 @@ Run add_train(CLI::App& command, const Registry& registry);
 Run add_eval(CLI::App& command, const Registry& registry);
 Run add_generate(CLI::App& command, const Registry& registry);
 Run add_gradcheck(CLI::App& command, const Registry& registry);
+Run add_memory(CLI::App& command, const Registry& registry);
 Run add_run_layer(CLI::App& command, const Registry& registry);
 Run add_bench(CLI::App& command, const Registry& registry);
 Run add_info(CLI::App& command, const Registry& registry);

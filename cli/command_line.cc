@@ -34,6 +34,7 @@ constexpr std::array kCommands = {
     Command{"eval", "Validation loss of a trained model", add_eval},
     Command{"generate", "Write text with a trained model", add_generate},
     Command{"gradcheck", "Compare gradients with finite differences", add_gradcheck},
+    Command{"memory", "Where the bytes of a training step go, and what fits", add_memory},
     Command{"run-layer", "Run one operator on tensors from a file", add_run_layer},
     Command{"bench", "Measure operators: speed and memory, by suite", add_bench},
     Command{"info", "Version, build options, devices, libraries", add_info},

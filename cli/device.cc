@@ -30,10 +30,13 @@ void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use
   add_number(command, "--threads", options.threads, threads, Range::between(0, kMostThreads))->option_text("N [0]");
 }
 
-std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use) {
+Device device_of(const DeviceOptions& options, DeviceUse use) {
   const bool counts = use == DeviceUse::count && options.device == "auto";
-  return std::make_unique<Context>(counts ? Device{DeviceType::meta} : resolve_device(options.device),
-                                   ContextOptions{.threads = options.threads});
+  return counts ? Device{DeviceType::meta} : resolve_device(options.device);
+}
+
+std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use) {
+  return std::make_unique<Context>(device_of(options, use), ContextOptions{.threads = options.threads});
 }
 
 }  // namespace heddle::cli

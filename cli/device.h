@@ -19,8 +19,10 @@ enum class DeviceUse { compute, count };
 
 // `options` must live as long as the command.
 void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use = DeviceUse::compute);
-// auto: meta for a command that only counts; else the first GPU where there is one, and the CPU elsewhere. Throws Error
-// when the device is not there.
+// Which device the options mean; auto: meta for a command that only counts; else the first GPU where there is one, and
+// the CPU elsewhere.
+Device device_of(const DeviceOptions& options, DeviceUse use = DeviceUse::compute);
+// Throws Error when the device is not there.
 std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use = DeviceUse::compute);
 
 }  // namespace heddle::cli

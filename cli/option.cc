@@ -4,7 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string_view>
+#include <utility>
 
+#include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
 
 namespace heddle::cli {
@@ -22,7 +26,37 @@ T parse_number(const std::string& name, const std::string& text, const Range& ra
   }
 }
 
+std::optional<size_t> parse_bytes(const std::string& text) {
+  constexpr std::pair<std::string_view, double> units[] = {
+      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+  const size_t end = text.find_last_of("0123456789.") + 1;
+  const std::optional<double> number = number_of<double>(text.substr(0, end));
+  std::string unit = text.substr(end);
+  unit.erase(0, unit.find_first_not_of(' '));
+  for (const auto& [known, factor] : units) {
+    if (!number || unit != known || !(*number * factor >= 1 && *number * factor < 0x1p62)) continue;
+    return static_cast<size_t>(*number * factor);
+  }
+  return {};
+}
+
 }  // namespace
+
+CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value, const std::string& description) {
+  return command.add_option_function<std::string>(
+      name,
+      [&value, name](const std::string& text) {
+        const std::optional<size_t> bytes = parse_bytes(text);
+        if (!bytes) {
+          throw CLI::ValidationError(
+              fmt::format("{}: found '{}', expected a size such as 80GiB, 512MiB or 24GB", name, text),
+              CLI::ExitCodes::ValidationError);
+        }
+        value = *bytes;
+      },
+      description);
+}
 
 template <ConfigScalar T>
 CLI::Option* add_number(CLI::App& command, const std::string& name, T& value, const std::string& description,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ CLI::Option* add_number(CLI::App& command, const std::string& name, T& value, co
 // Numbers between commas.
 CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector<int64_t>& values,
                          const std::string& description, const Range& range = {});
+
+// A number of bytes: "80GiB", "24 GB", "512MiB", "1000000".
+CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value, const std::string& description);
 
 // The parts of "a,b,c".
 std::vector<std::string> split_at_commas(const std::string& text);

@@ -36,7 +36,7 @@ struct MemoryTrace {
 struct MemoryReport {
   Device device;
   MemoryStats stats;
-  LayerBytes layers;     // at the peak: all bytes add up to stats.allocated.peak
+  LayerBytes layers;      // at the peak: all bytes add up to stats.allocated.peak
   size_t peak_phase = 0;  // the phase with the peak, and the layer whose allocation made it
   std::string peak_layer;
   std::vector<MemoryPhase> phases;

@@ -97,7 +97,8 @@ std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& c
   }
   if (trainer.sequence_length > 1) {
     const int64_t half = trainer.sequence_length / 2;
-    add(fmt::format("trainer.sequence_length={}", half), [&](TrainerConfig& changed) { changed.sequence_length = half; });
+    add(fmt::format("trainer.sequence_length={}", half),
+        [&](TrainerConfig& changed) { changed.sequence_length = half; });
   }
   if (trainer.batch_size % 2 == 0) {
     const int64_t half = trainer.batch_size / 2, twice = trainer.accumulate * 2;
@@ -109,24 +110,7 @@ std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& c
   return changes;
 }
 
-}  // namespace
-
-TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads) {
-  TrainingMemory memory;
-  LayerBytes parts;
-  memory.report = measure_memory(
-      device,
-      [&](Context& context) {
-        TrainStep train_step(context, config);
-        take_two_steps(train_step, config.trainer);
-        parts = parts_of_flat_buffers(train_step);
-        memory.parameters = train_step.model().parameters().count();
-      },
-      threads);
-  move_to_layers(memory.report.layers, parts);
-  return memory;
-}
-
+// Activations by layer when the last forward pass has ended: outputs of layers and what nodes save.
 LayerBytes kept_for_backward(const MemoryReport& report) {
   LayerBytes kept;
   for (const MemoryPhase& phase : report.phases) {
@@ -138,6 +122,28 @@ LayerBytes kept_for_backward(const MemoryReport& report) {
     }
   }
   return kept;
+}
+
+}  // namespace
+
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads) {
+  TrainingMemory memory;
+  memory.dtype = config.trainer.dtype;
+  memory.batch_size = config.trainer.batch_size;
+  memory.sequence_length = config.trainer.sequence_length;
+  LayerBytes parts;
+  memory.report = measure_memory(
+      device,
+      [&](Context& context) {
+        TrainStep train_step(context, config);
+        take_two_steps(train_step, config.trainer);
+        parts = parts_of_flat_buffers(train_step);
+        memory.parameters = train_step.model().parameters().count();
+      },
+      threads);
+  move_to_layers(memory.report.layers, parts);
+  memory.kept = kept_for_backward(memory.report);
+  return memory;
 }
 
 std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,

@@ -13,28 +13,12 @@
 
 namespace heddle {
 
-// Two steps of the config on the device, without data. Parameters, their gradients and moments, which lie in flat
-// buffers, are counted for the layers that they belong to. `parameters` is how many numbers there are.
-struct TrainingMemory {
-  MemoryReport report;
-  int64_t parameters = 0;
-};
-TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0);
-
-// What a layer keeps from its forward pass until its backward pass: outputs of layers and what nodes save, by layer,
-// as it is when the last forward pass has ended.
-LayerBytes kept_for_backward(const MemoryReport& report);
-
 // The peak with a batch size and a sequence length in place of the config's.
 struct GridPeak {
   int64_t batch_size = 0;
   int64_t sequence_length = 0;
   StepPeak peak;
 };
-// For every batch size with every length; an empty list stands for the config's own value.
-std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
-                                const std::vector<int64_t>& lengths);
-
 // The largest value of a setting with which the step fits, found by search: the next larger one does not.
 struct LargestFit {
   int64_t value = 0;  // 0: not even 1 fits
@@ -53,6 +37,26 @@ struct MemoryFit {
   std::optional<LargestFit> sequence_length;  // at the config's batch size; none when its layers know one length only
   std::vector<MemorySaving> savings;
 };
+
+// All that `heddle memory` says of a config.
+struct TrainingMemory {
+  MemoryReport report;  // of two steps; parameters, gradients and moments are counted for the layers they belong to
+  DType dtype = DType::float32;
+  int64_t parameters = 0;  // numbers
+  int64_t batch_size = 0;
+  int64_t sequence_length = 0;
+  LayerBytes kept;  // what each layer keeps from its forward pass until its backward pass
+  std::vector<GridPeak> grid;
+  std::optional<MemoryFit> fit;
+};
+
+// Takes two steps of the config on the device, without data. `grid` and `fit` stay empty.
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0);
+
+// For every batch size with every length; an empty list stands for the config's own value.
+std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
+                                const std::vector<int64_t>& lengths);
+
 // What fits when the allocator may take `limit_bytes` from the device. Each answer is a step on meta with this limit.
 MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes);
 

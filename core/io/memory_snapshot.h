@@ -9,8 +9,8 @@
 namespace heddle {
 
 // A pickle of protocol 4 of what torch.cuda.memory._snapshot() returns. Scopes stand where Python has stack frames.
-// Events carry the bytes that the allocator counts, in units of 512, and their category; a last event `snapshot` has the
-// category "unknown", which the viewer wants.
+// Events carry the bytes that the allocator counts, in units of 512, and their category; a last event `snapshot` has
+// the category "unknown", which the viewer wants.
 std::string memory_snapshot(const CachingAllocator& allocator);
 
 }  // namespace heddle

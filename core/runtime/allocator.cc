@@ -17,10 +17,10 @@ struct CachingAllocator::Block {
     EventHandle event;
   };
   char* address = nullptr;
-  size_t size = 0;     // bytes of memory
-  size_t counted = 0;  // bytes accounted to the owner
+  size_t size = 0;       // bytes of memory
+  size_t counted = 0;    // bytes accounted to the owner
   size_t requested = 0;  // bytes that the owner asked for
-  PoolKey pool;        // that its segment was reserved for
+  PoolKey pool;          // that its segment was reserved for
   MemoryLabel label;
   bool in_use = false;
   std::vector<Use> uses;
@@ -412,7 +412,8 @@ void CachingAllocator::record_block(MemoryAction action, const Block* block) {
 }
 
 void CachingAllocator::throw_out_of_memory(size_t bytes, MemoryLabel label) {
-  record(MemoryAction::out_of_memory, label, room(), bytes, nullptr);
+  const size_t left = room();
+  record(MemoryAction::out_of_memory, label, left == std::numeric_limits<size_t>::max() ? 0 : left, bytes, nullptr);
   std::vector<const ScopeBytes*> holders;
   for (const ScopeBytes& scope : scopes_) {
     if (scope.allocated.current > 0) holders.push_back(&scope);

@@ -137,7 +137,7 @@ class CachingAllocator {
   MemoryStats stats_;
   std::vector<ScopeBytes> scopes_;
   std::unordered_map<std::string, uint32_t> scope_ids_;
-  bool peak_is_now_ = false;  // the current values are a peak whose by-scope picture was not kept yet
+  bool peak_is_now_ = false;          // the current values are a peak whose by-scope picture was not kept yet
   std::map<char*, Block*> segments_;  // the first block of each, by address
   MemoryRecorder recorder_;
 };

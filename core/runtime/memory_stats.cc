@@ -22,9 +22,9 @@ std::string_view name(MemoryCategory category) {
 }
 
 std::string_view name(MemoryAction action) {
-  constexpr std::string_view names[] = {"allocate",        "free",        "free_requested", "free_completed",
-                                        "device_allocate", "device_free", "out_of_memory",  "scope",
-                                        "mark"};
+  constexpr std::string_view names[] = {
+      "allocate", "free", "free_requested", "free_completed", "device_allocate", "device_free", "out_of_memory",
+      "scope",    "mark"};
   return names[static_cast<int>(action)];
 }
 

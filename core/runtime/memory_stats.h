@@ -72,11 +72,11 @@ std::string_view name(MemoryAction action);
 struct MemoryEvent {
   MemoryAction action;
   MemoryCategory category;
-  uint32_t scope;            // index for CachingAllocator::scope_name; of a mark, its name
-  uintptr_t address;         // of the block or segment; of out_of_memory, the bytes that the device had left
-  size_t bytes;              // counted for the block, taken for the segment, or asked for
-  uintptr_t stream;          // 0: the default one
-  int64_t sequence = 0;      // counts all events since the start
+  uint32_t scope;           // index for CachingAllocator::scope_name; of a mark, its name
+  uintptr_t address;        // of the block or segment; of out_of_memory, the bytes left below the limits, or 0
+  size_t bytes;             // counted for the block, taken for the segment, or asked for
+  uintptr_t stream;         // 0: the default one
+  int64_t sequence = 0;     // counts all events since the start
   int64_t nanoseconds = 0;  // since the start, on the clock of the host
 };
 

@@ -1,0 +1,71 @@
+// heddle memory CONFIG
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/device.h"
+#include "cli/option.h"
+#include "cli/output_file.h"
+#include "core/io/atomic_file.h"
+#include "tools/memory_tables.h"
+#include "tools/training_memory.h"
+
+namespace heddle::cli {
+namespace {
+
+struct Options {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::vector<int64_t> batch_sizes, lengths;
+  size_t fit_bytes = 0;
+  std::string json, snapshot;
+  DeviceOptions device;
+};
+
+int run(const Options& options, const Registry& registry) {
+  check_output_file("--json", options.json);
+  check_output_file("--snapshot", options.snapshot);
+  const TrainConfig config = load_train_config(options.config, options.overrides, registry);
+  const Device device = device_of(options.device, DeviceUse::count);
+  TrainingMemory memory = measure_training(device, config, options.device.threads);
+  if (!options.batch_sizes.empty() || !options.lengths.empty()) {
+    memory.grid = peak_grid(config, options.batch_sizes, options.lengths);
+  }
+  if (options.fit_bytes > 0) memory.fit = find_fit(config, options.fit_bytes);
+  fmt::print("{}", to_text(memory));
+  if (!options.json.empty()) write_file(options.json, to_json(memory));
+  if (!options.snapshot.empty()) write_file(options.snapshot, memory.report.snapshot);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_memory(CLI::App& command, const Registry& registry) {
+  auto options = std::make_shared<Options>();
+  command.add_option("config", options->config, "YAML file, see docs/config.md")->required()->option_text("CONFIG");
+  command.add_option("--set", options->overrides, "Override a value of the config, e.g. model.dim=512; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("KEY=VALUE");
+  add_numbers(command, "--batch", options->batch_sizes, "Also the peaks with these batch sizes", Range::at_least(1))
+      ->option_text("N,...");
+  add_numbers(command, "--length", options->lengths, "Also the peaks with these sequence lengths", Range::at_least(1))
+      ->option_text("N,...");
+  add_bytes(command, "--fit", options->fit_bytes,
+            "Search the largest batch size and sequence length that fit into this much memory, as 80GiB")
+      ->option_text("SIZE");
+  command.add_option("--json", options->json, "Write everything as JSON")->option_text("FILE");
+  command.add_option("--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
+      ->option_text("FILE");
+  add_device_options(command, options->device, DeviceUse::count);
+  command.footer(
+      "Two steps are taken on the device, without data: on meta, which is the default, at once and without memory. The "
+      "grid and what fits are always counted on meta. See docs/memory.md.");
+  return [options, &registry] { return run(*options, registry); };
+}
+
+}  // namespace heddle::cli
