@@ -39,7 +39,7 @@ int run(const Options& options, const Registry& registry) {
   if (options.fit_bytes > 0) memory.fit = find_fit(config, options.fit_bytes);
   fmt::print("{}", to_text(memory));
   if (!options.json.empty()) write_file(options.json, to_json(memory));
-  if (!options.snapshot.empty()) write_file(options.snapshot, memory.report.snapshot);
+  if (!options.snapshot.empty()) write_file(options.snapshot, memory.snapshot);
   return kDone;
 }
 

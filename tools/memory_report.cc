@@ -6,9 +6,8 @@
 #include <functional>
 #include <numeric>
 #include <string>
-#include <utility>
 
-#include "core/io/memory_snapshot.h"
+#include "core/runtime/error.h"
 
 namespace heddle {
 namespace {
@@ -58,20 +57,28 @@ CategoryBytes sum(const LayerBytes& layers) {
   return sum;
 }
 
-MemoryReport measure_memory(const Device& device, const std::function<void(Context&)>& work, int threads) {
-  Context context(device, {.threads = threads, .allocator = {.trace_capacity = MemoryRecorder::kAll}});
-  work(context);
+ContextOptions recording_options(int threads) {
+  return {.threads = threads, .allocator = {.trace_capacity = MemoryRecorder::kAll}};
+}
+
+MemoryReport report_memory(Context& context) {
   const CachingAllocator& allocator = context.allocator();
+  check(allocator.is_recording(), "a memory report needs a context that records: see recording_options()");
   MemoryReport report;
-  report.device = device;
+  report.device = context.device();
   report.stats = allocator.stats();
   for (const ScopeBytes& scope : allocator.scopes()) {
     if (total(scope.at_peak) > 0) report.layers[scope.scope] = scope.at_peak;
   }
   report.trace = trace_of(allocator);
-  report.snapshot = memory_snapshot(allocator);
   follow_trace(report);
   return report;
+}
+
+MemoryReport measure_memory(const Device& device, const std::function<void(Context&)>& work) {
+  Context context(device, recording_options());
+  work(context);
+  return report_memory(context);
 }
 
 bool MemoryReplay::add(const MemoryEvent& event) {

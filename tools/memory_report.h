@@ -41,12 +41,16 @@ struct MemoryReport {
   std::string peak_layer;
   std::vector<MemoryPhase> phases;
   MemoryTrace trace;
-  std::string snapshot;  // core/io/memory_snapshot.h, of the end of `work`
 };
 
-// Runs `work` on a context of its own and reports on all that it allocated there. A layer is a MemoryScope, and a phase
-// begins with Context::mark(). On meta the bytes are those of every other device.
-MemoryReport measure_memory(const Device& device, const std::function<void(Context&)>& work, int threads = 0);
+// The options of a context on which a report can be made: its allocator keeps all events.
+ContextOptions recording_options(int threads = 0);
+
+// Reports on all that the context allocated since it was made. A layer is a MemoryScope, and a phase begins with
+// Context::mark(). On meta the bytes are those of every other device. Throws Error when the context does not record.
+MemoryReport report_memory(Context& context);
+// Runs `work` on a context of its own and reports on it.
+MemoryReport measure_memory(const Device& device, const std::function<void(Context&)>& work);
 
 // Follows a trace: the bytes that are allocated after each event.
 class MemoryReplay {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/io/memory_snapshot.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -131,17 +132,13 @@ TrainingMemory measure_training(const Device& device, const TrainConfig& config,
   memory.dtype = config.trainer.dtype;
   memory.batch_size = config.trainer.batch_size;
   memory.sequence_length = config.trainer.sequence_length;
-  LayerBytes parts;
-  memory.report = measure_memory(
-      device,
-      [&](Context& context) {
-        TrainStep train_step(context, config);
-        take_two_steps(train_step, config.trainer);
-        parts = parts_of_flat_buffers(train_step);
-        memory.parameters = train_step.model().parameters().count();
-      },
-      threads);
-  move_to_layers(memory.report.layers, parts);
+  Context context(device, recording_options(threads));
+  TrainStep train_step(context, config);
+  take_two_steps(train_step, config.trainer);
+  memory.parameters = train_step.model().parameters().count();
+  memory.report = report_memory(context);
+  move_to_layers(memory.report.layers, parts_of_flat_buffers(train_step));
+  memory.snapshot = memory_snapshot(context.allocator());
   memory.kept = kept_for_backward(memory.report);
   return memory;
 }

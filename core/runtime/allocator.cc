@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 namespace heddle {
@@ -20,7 +21,8 @@ struct CachingAllocator::Block {
   size_t size = 0;       // bytes of memory
   size_t counted = 0;    // bytes accounted to the owner
   size_t requested = 0;  // bytes that the owner asked for
-  PoolKey pool;          // that its segment was reserved for
+  int64_t segment = 0;  // its number: segments are counted as they are taken from the device
+  PoolKey pool;         // that its segment was reserved for
   MemoryLabel label;
   bool in_use = false;
   std::vector<Use> uses;
@@ -48,7 +50,7 @@ size_t segment_size(size_t bytes) {
 }  // namespace
 
 bool CachingAllocator::BySize::operator()(const Block* a, const Block* b) const {
-  return a->size != b->size ? a->size < b->size : a->address < b->address;
+  return std::tie(a->size, a->segment, a->address) < std::tie(b->size, b->segment, b->address);
 }
 
 CachingAllocator::CachingAllocator(std::unique_ptr<Backend> backend, AllocatorOptions options)
@@ -199,6 +201,7 @@ CachingAllocator::Block* CachingAllocator::reserve_segment(size_t bytes, const P
   auto* block = new Block;
   block->address = static_cast<char*>(memory);
   block->size = size;
+  block->segment = ++last_segment_;
   block->pool = pool;
   segments_[block->address] = block;
   record(MemoryAction::device_allocate, label, reinterpret_cast<uintptr_t>(memory), size, pool.stream);
@@ -225,6 +228,7 @@ void CachingAllocator::split(Block* block, size_t bytes) {
   auto* rest = new Block;
   rest->address = block->address + bytes;
   rest->size = block->size - bytes;
+  rest->segment = block->segment;
   rest->pool = block->pool;
   rest->previous = block;
   rest->next = block->next;

@@ -98,6 +98,8 @@ class CachingAllocator {
   Device device() const { return backend_->device(); }
 
  private:
+  // Among blocks of one size the oldest segment comes first: which block is taken does not depend on the addresses that
+  // the device gave, so that the same requests reserve the same bytes on every device.
   struct BySize {
     bool operator()(const Block* a, const Block* b) const;
   };
@@ -139,6 +141,7 @@ class CachingAllocator {
   std::unordered_map<std::string, uint32_t> scope_ids_;
   bool peak_is_now_ = false;          // the current values are a peak whose by-scope picture was not kept yet
   std::map<char*, Block*> segments_;  // the first block of each, by address
+  int64_t last_segment_ = 0;
   MemoryRecorder recorder_;
 };
 
