@@ -35,8 +35,9 @@ Device device_of(const DeviceOptions& options, DeviceUse use) {
   return counts ? Device{DeviceType::meta} : resolve_device(options.device);
 }
 
-std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use) {
-  return std::make_unique<Context>(device_of(options, use), ContextOptions{.threads = options.threads});
+std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use, const AllocatorOptions& allocator) {
+  return std::make_unique<Context>(device_of(options, use),
+                                   ContextOptions{.threads = options.threads, .allocator = allocator});
 }
 
 }  // namespace heddle::cli

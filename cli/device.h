@@ -23,6 +23,7 @@ void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use
 // the CPU elsewhere.
 Device device_of(const DeviceOptions& options, DeviceUse use = DeviceUse::compute);
 // Throws Error when the device is not there.
-std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use = DeviceUse::compute);
+std::unique_ptr<Context> open_device(const DeviceOptions& options, DeviceUse use = DeviceUse::compute,
+                                     const AllocatorOptions& allocator = {});
 
 }  // namespace heddle::cli

@@ -13,6 +13,7 @@
 #include "cli/output_file.h"
 #include "core/io/atomic_file.h"
 #include "tools/memory_tables.h"
+#include "tools/memory_timeline.h"
 #include "tools/training_memory.h"
 
 namespace heddle::cli {
@@ -23,13 +24,15 @@ struct Options {
   std::vector<std::string> overrides;
   std::vector<int64_t> batch_sizes, lengths;
   size_t fit_bytes = 0;
-  std::string json, snapshot;
+  std::string json, snapshot, trace, plot;
   DeviceOptions device;
 };
 
 int run(const Options& options, const Registry& registry) {
   check_output_file("--json", options.json);
   check_output_file("--snapshot", options.snapshot);
+  check_output_file("--trace", options.trace);
+  check_output_file("--plot", options.plot);
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
   const Device device = device_of(options.device, DeviceUse::count);
   TrainingMemory memory = measure_training(device, config, options.device.threads);
@@ -40,6 +43,8 @@ int run(const Options& options, const Registry& registry) {
   fmt::print("{}", to_text(memory));
   if (!options.json.empty()) write_file(options.json, to_json(memory));
   if (!options.snapshot.empty()) write_file(options.snapshot, memory.snapshot);
+  if (!options.trace.empty()) write_file(options.trace, timeline_trace(memory.report));
+  if (!options.plot.empty()) write_file(options.plot, timeline_svg(memory.report, options.config));
   return kDone;
 }
 
@@ -60,6 +65,12 @@ Run add_memory(CLI::App& command, const Registry& registry) {
       ->option_text("SIZE");
   command.add_option("--json", options->json, "Write everything as JSON")->option_text("FILE");
   command.add_option("--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
+      ->option_text("FILE");
+  command
+      .add_option("--trace", options->trace,
+                  "Write layers and bytes over time for chrome://tracing and ui.perfetto.dev")
+      ->option_text("FILE");
+  command.add_option("--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
       ->option_text("FILE");
   add_device_options(command, options->device, DeviceUse::count);
   command.footer(

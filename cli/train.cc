@@ -1,6 +1,7 @@
 // heddle train CONFIG
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -16,6 +17,9 @@
 
 namespace heddle::cli {
 namespace {
+
+// The last events of the allocator that the snapshot shows when the memory ran out.
+constexpr size_t kTracedEvents = 1 << 16;
 
 struct Options {
   std::string config;
@@ -73,7 +77,7 @@ int run(const Options& options, const Registry& registry) {
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   if (options.dry_run) return show_dry_run(config, subject.folder);
-  const auto context = open_device(options.device);
+  const auto context = open_device(options.device, DeviceUse::compute, {.trace_capacity = kTracedEvents});
   TrainOptions train_options;
   train_options.folder = subject.folder;
   train_options.resume = options.resume;

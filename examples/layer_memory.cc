@@ -2,17 +2,16 @@
 // device meta, which counts the same bytes without having them.
 #include <fmt/format.h>
 
-#include <cstddef>
 #include <cstdint>
 
 #include "heddle/core/autograd/parameter.h"
 #include "heddle/core/tensor/random.h"
 #include "heddle/layers/modules/feed_forward.h"
 #include "heddle/layers/modules/norm.h"
+#include "heddle/tools/memory_report.h"
+#include "heddle/tools/memory_tables.h"
 
 using namespace heddle;
-
-constexpr double kMiB = 1 << 20;
 
 // One block of a model, forward and backward: h = x + residual; y = glu(norm(h)).
 void run_block(Context& context, int64_t tokens, int64_t dim) {
@@ -30,6 +29,7 @@ void run_block(Context& context, int64_t tokens, int64_t dim) {
     x = tape.leaf(Tensor::zeros(context, {tokens, dim}, DType::float32), d_x, "x");
     residual = tape.leaf(Tensor::zeros(context, {tokens, dim}, DType::float32), d_residual, "residual");
   }
+  context.mark("forward");
   {
     const MemoryScope scope(context, "norm", MemoryCategory::activation);
     y = norm.forward(tape, x, residual).y;
@@ -38,34 +38,20 @@ void run_block(Context& context, int64_t tokens, int64_t dim) {
     const MemoryScope scope(context, "channel", MemoryCategory::activation);
     y = channel.forward(tape, y);
   }
+  context.mark("backward");
   const MemoryScope scope(context, "upstream", MemoryCategory::gradient);
   tape.backward(y, Tensor::zeros(context, y.shape(), y.dtype()));
 }
 
-MemoryStats measure(Device device, int64_t tokens, int64_t dim, bool print) {
-  Context context(device);
-  run_block(context, tokens, dim);
-  const MemoryStats stats = context.allocator().stats();
-  if (!print) return stats;
-
-  fmt::print("{} at the peak, {} tokens of {} features: {:.2f} MiB\n", to_string(device), tokens, dim,
-             static_cast<double>(stats.allocated.peak) / kMiB);
-  for (const ScopeBytes& scope : context.allocator().scopes()) {
-    for (int i = 0; i < kMemoryCategories; ++i) {
-      const size_t bytes = scope.at_peak[static_cast<size_t>(i)];
-      if (bytes == 0) continue;
-      fmt::print("  {:10} {:10} {:9.2f} MiB\n", scope.scope, name(static_cast<MemoryCategory>(i)),
-                 static_cast<double>(bytes) / kMiB);
-    }
-  }
-  return stats;
-}
-
 int main() {
-  const Device cpu{DeviceType::cpu}, meta{DeviceType::meta};
-  const MemoryStats real = measure(cpu, 1024, 128, true);
-  const MemoryStats counted = measure(meta, 1024, 128, false);
-  fmt::print("meta counts {:.2f} MiB for the same\n\n", static_cast<double>(counted.allocated.peak) / kMiB);
-  measure(meta, 1 << 20, 4096, true);  // more than this machine has
-  return real.allocated.peak == counted.allocated.peak && real.allocations == counted.allocations ? 0 : 1;
+  const auto block = [](int64_t tokens, int64_t dim) {
+    return [=](Context& context) { run_block(context, tokens, dim); };
+  };
+  const MemoryReport real = measure_memory({DeviceType::cpu}, block(1024, 128));
+  const MemoryReport counted = measure_memory({DeviceType::meta}, block(1024, 128));
+  fmt::print("1024 tokens of 128 features\n{}\n", to_text(real));
+  fmt::print("meta counts {} bytes for the same\n\n", counted.stats.allocated.peak);
+  const MemoryReport large = measure_memory({DeviceType::meta}, block(1 << 20, 4096));
+  fmt::print("1048576 tokens of 4096 features, more than this machine may have\n{}", to_text(large));
+  return real.layers == counted.layers && real.stats.allocations == counted.stats.allocations ? 0 : 1;
 }

@@ -13,6 +13,7 @@
 #include "core/config/config_scalar.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
+#include "tools/svg.h"
 
 namespace heddle {
 namespace {
@@ -33,15 +34,6 @@ nlohmann::ordered_json json_of(const BenchmarkRow& row) {
           {"gbps", row.gbps},
           {"copy_fraction", row.copy_fraction}};
 }
-
-// Maps the logarithm of a range of numbers to a range of pixels.
-struct LogAxis {
-  double low, high, from, to;
-  double operator()(double value) const {
-    const double span = std::max(std::log(high / low), 1e-9);
-    return from + (to - from) * std::log(value / low) / span;
-  }
-};
 
 }  // namespace
 
@@ -110,42 +102,32 @@ std::string to_csv(std::span<const BenchmarkRow> rows) {
 }
 
 std::string to_svg(std::span<const BenchmarkRow> rows, const std::string& title, const std::string& unit) {
-  constexpr const char* colors[] = {"#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"};
   std::map<std::string, std::vector<std::pair<double, double>>> lines;
-  LogAxis x{1e300, 0, 70, 560}, y{1e300, 0, 360, 40};
+  SvgAxis x{1e300, 0, kSvgLeft, kSvgRight, true}, y{1e300, 0, kSvgBottom, kSvgTop, true};
   for (const BenchmarkRow& row : rows) {
     const double n = static_cast<double>(std::max<int64_t>(row.n, 1)), value = std::max(row.value, 1e-9);
     lines[row.config].emplace_back(n, value);
     x.low = std::min(x.low, n), x.high = std::max(x.high, n);
     y.low = std::min(y.low, value), y.high = std::max(y.high, value);
   }
-  std::string svg = fmt::format(
-      "<svg xmlns='http://www.w3.org/2000/svg' width='800' height='420' font-family='sans-serif' font-size='12'>\n"
-      "<rect width='800' height='420' fill='white'/>\n<text x='70' y='22' font-size='15'>{}</text>\n"
-      "<path d='M70 40V360H560' fill='none' stroke='black'/>\n<text x='300' y='408'>n</text>\n"
-      "<text x='10' y='32'>{}</text>\n",
-      title, unit);
+  std::string svg = svg_begin(title, "n", unit);
   for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
-    if (tick < y.low * 0.9999) continue;
-    svg += fmt::format(
-        "<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' text-anchor='end'>{1:g}</text>\n", y(tick),
-        tick);
+    if (tick >= y.low * 0.9999) svg += svg_tick(y, tick, fmt::format("{:g}", tick));
   }
   int index = 0;
   for (auto& [config, points] : lines) {
     std::sort(points.begin(), points.end());
-    const char* color = colors[index % 7];
+    const char* color = svg_color(static_cast<size_t>(index));
     std::string path;
     for (const auto& [n, value] : points) {
       path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(n), y(value));
       svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x(n), y(value), color);
       if (index == 0) svg += fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{:g}</text>\n", x(n), n);
     }
-    svg += fmt::format("<path d='{}' fill='none' stroke='{}'/><text x='575' y='{}' fill='{}'>{}</text>\n", path, color,
-                       52 + 18 * index, color, config);
+    svg += fmt::format("<path d='{}' fill='none' stroke='{}'/>", path, color) + svg_legend(index, color, config);
     ++index;
   }
-  return svg + "</svg>\n";
+  return svg + svg_end();
 }
 
 }  // namespace heddle

@@ -41,10 +41,9 @@ void add_own_bytes(LayerTree& tree) {
 }
 
 bool holds_the_same(const LayerTree& a, const LayerTree& b) {
-  return a.bytes == b.bytes && std::equal(a.children.begin(), a.children.end(), b.children.begin(), b.children.end(),
-                                          [](const LayerTree& x, const LayerTree& y) {
-                                            return x.name == y.name && holds_the_same(x, y);
-                                          });
+  return a.bytes == b.bytes &&
+         std::equal(a.children.begin(), a.children.end(), b.children.begin(), b.children.end(),
+                    [](const LayerTree& x, const LayerTree& y) { return x.name == y.name && holds_the_same(x, y); });
 }
 
 std::optional<int64_t> number_in(const std::string& name) { return number_of<int64_t>(name); }
@@ -100,8 +99,8 @@ std::string bar(size_t bytes, size_t whole) {
 
 std::string line(std::string_view what, size_t bytes, size_t whole, std::string_view more = "") {
   const double percent = whole > 0 ? 100.0 * static_cast<double>(bytes) / static_cast<double>(whole) : 0.0;
-  const std::string text =
-      fmt::format("  {:<28} {:>11} {:>5.1f} %  {:<30}  {}", what, format_bytes(bytes), percent, bar(bytes, whole), more);
+  const std::string text = fmt::format("  {:<28} {:>11} {:>5.1f} %  {:<30}  {}", what, format_bytes(bytes), percent,
+                                       bar(bytes, whole), more);
   return text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
 }
 
@@ -109,8 +108,8 @@ std::string by_category(const CategoryBytes& bytes) {
   std::string text;
   for (size_t i = 0; i < bytes.size(); ++i) {
     if (bytes[i] == 0) continue;
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name(static_cast<MemoryCategory>(i)),
-                        format_bytes(bytes[i]));
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "" : ", ", name(static_cast<MemoryCategory>(i)), format_bytes(bytes[i]));
   }
   return text;
 }
@@ -204,8 +203,8 @@ std::string fit_text(const TrainingMemory& memory) {
   text += fmt::format("  {:<46} {:>11}  {}\n", "(as it is)", format_bytes(total(sum(memory.report.layers))),
                       fit.batch_size.value);
   for (const MemorySaving& saving : fit.savings) {
-    text += fmt::format("  {:<46} {:>11}  {}\n", saving.change, format_bytes(saving.peak_bytes),
-                        saving.batch_size.value);
+    text +=
+        fmt::format("  {:<46} {:>11}  {}\n", saving.change, format_bytes(saving.peak_bytes), saving.batch_size.value);
   }
   return text;
 }
@@ -239,9 +238,8 @@ Json json_of(const MemoryFit& fit) {
   if (fit.sequence_length) json["sequence_length"] = json_of(*fit.sequence_length);
   json["savings"] = Json::array();
   for (const MemorySaving& saving : fit.savings) {
-    json["savings"].push_back({{"change", saving.change},
-                               {"peak_bytes", saving.peak_bytes},
-                               {"batch_size", json_of(saving.batch_size)}});
+    json["savings"].push_back(
+        {{"change", saving.change}, {"peak_bytes", saving.peak_bytes}, {"batch_size", json_of(saving.batch_size)}});
   }
   return json;
 }
@@ -263,8 +261,8 @@ std::string to_text(const MemoryReport& report) {
   const size_t peak = stats.allocated.peak;
   const std::string layer = report.peak_layer.empty() ? "" : " in " + report.peak_layer;
   std::string text = fmt::format("peak on {}: {} allocated ({} bytes), {} reserved; reached {}{}\n",
-                                 to_string(report.device), format_bytes(peak), peak,
-                                 format_bytes(stats.reserved.peak), phase_name(report.phases[report.peak_phase]), layer);
+                                 to_string(report.device), format_bytes(peak), peak, format_bytes(stats.reserved.peak),
+                                 phase_name(report.phases[report.peak_phase]), layer);
   text += "\nat the peak, by category\n";
   const CategoryBytes categories = sum(report.layers);
   std::vector<size_t> order;
@@ -307,9 +305,8 @@ std::string to_json(const TrainingMemory& memory) {
   }
   for (const auto& [layer, bytes] : memory.kept) {
     const double tokens = static_cast<double>(memory.batch_size * memory.sequence_length);
-    json["kept_for_backward"].push_back({{"layer", layer},
-                                         {"bytes", total(bytes)},
-                                         {"bytes_per_token", static_cast<double>(total(bytes)) / tokens}});
+    json["kept_for_backward"].push_back(
+        {{"layer", layer}, {"bytes", total(bytes)}, {"bytes_per_token", static_cast<double>(total(bytes)) / tokens}});
   }
   for (const GridPeak& cell : memory.grid) {
     Json row{{"batch_size", cell.batch_size}, {"sequence_length", cell.sequence_length}};

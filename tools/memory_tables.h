@@ -17,7 +17,8 @@ struct LayerTree {
   CategoryBytes bytes{};            // of each of them, with all layers below it
   std::vector<LayerTree> children;  // of each of them, the largest first
 };
-// The tree of the paths of layers. What a layer holds beside its children is a child "(own)"; what belongs to no layer is
+// The tree of the paths of layers. What a layer holds beside its children is a child "(own)"; what belongs to no layer
+// is
 // "(shared)".
 LayerTree layer_tree(const LayerBytes& layers);
 

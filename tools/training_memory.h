@@ -45,7 +45,7 @@ struct TrainingMemory {
   int64_t parameters = 0;  // numbers
   int64_t batch_size = 0;
   int64_t sequence_length = 0;
-  LayerBytes kept;  // what each layer keeps from its forward pass until its backward pass
+  LayerBytes kept;       // what each layer keeps from its forward pass until its backward pass
   std::string snapshot;  // after the steps: core/io/memory_snapshot.h
   std::vector<GridPeak> grid;
   std::optional<MemoryFit> fit;

@@ -12,6 +12,7 @@
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/csv_logger.h"
 #include "trainers/model/generate.h"
+#include "trainers/out_of_memory.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
@@ -294,7 +295,12 @@ class Run {
 }  // namespace
 
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry) {
-  return Run(context, config, options, registry).run();
+  try {
+    return Run(context, config, options, registry).run();
+  } catch (const OutOfMemory& error) {
+    if (!context.allocator().is_recording()) throw;
+    fail_with_snapshot(context, options.folder, error);
+  }
 }
 
 }  // namespace heddle

@@ -39,7 +39,9 @@ struct TrainResult {
 
 // Trains to the last step of the config, or continues to it. A run that was stopped or killed and continues ends with
 // the same bytes in model.safetensors and metrics.csv as one that was not. `registry` knows the layers of the config.
-// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way.
+// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way. When the memory of a context that
+// records (AllocatorOptions::trace_capacity) runs out, out_of_memory.pickle in the run folder shows what it was taken
+// by.
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options,
                   const Registry& registry = built_in_registry());
 

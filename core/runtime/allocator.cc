@@ -21,8 +21,8 @@ struct CachingAllocator::Block {
   size_t size = 0;       // bytes of memory
   size_t counted = 0;    // bytes accounted to the owner
   size_t requested = 0;  // bytes that the owner asked for
-  int64_t segment = 0;  // its number: segments are counted as they are taken from the device
-  PoolKey pool;         // that its segment was reserved for
+  int64_t segment = 0;   // its number: segments are counted as they are taken from the device
+  PoolKey pool;          // that its segment was reserved for
   MemoryLabel label;
   bool in_use = false;
   std::vector<Use> uses;

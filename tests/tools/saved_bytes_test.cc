@@ -1,0 +1,223 @@
+// The table of docs/memory.md, "What an operator keeps for backward": its formulas, held against the allocator.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/autograd/tape.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/cross_entropy.h"
+#include "layers/ops/embedding.h"
+#include "layers/ops/glu.h"
+#include "layers/ops/linear.h"
+#include "layers/ops/linear_attention.h"
+#include "layers/ops/lrpe_cosine.h"
+#include "layers/ops/lrpe_rotate.h"
+#include "layers/ops/norm.h"
+#include "tests/trainers/test_config.h"
+#include "tools/training_memory.h"
+
+namespace heddle {
+namespace {
+
+using kernels::Activation;
+
+// What the allocator counts for tensors of these many bytes.
+size_t counted(const std::vector<int64_t>& tensors) {
+  size_t sum = 0;
+  for (const int64_t bytes : tensors) sum += (static_cast<size_t>(bytes) + 511) / 512 * 512;
+  return sum;
+}
+
+// Runs an operator on inputs that nobody else holds, and keeps its outputs.
+class Forward {
+ public:
+  explicit Forward(DType dtype) : dtype_(dtype), context_(Device{DeviceType::meta}), tape_(context_) {}
+
+  Variable input(const Shape& shape) { return input(shape, dtype_); }
+  Variable input(const Shape& shape, DType dtype) {
+    const MemoryScope scope(context_, "inputs", MemoryCategory::data);
+    return tape_.leaf(Tensor::empty(context_, shape, dtype), gradients_.emplace_back(), "input");
+  }
+  Variable constant(const Shape& shape, DType dtype) {
+    const MemoryScope scope(context_, "inputs", MemoryCategory::data);
+    return tape_.constant(Tensor::empty(context_, shape, dtype));
+  }
+  void run(const std::function<std::vector<Variable>(Tape&)>& op) {
+    const MemoryScope scope(context_, "op", MemoryCategory::activation);
+    outputs_ = op(tape_);
+  }
+
+  size_t e() const { return size_of(dtype_); }                   // bytes of a value
+  size_t a() const { return size_of(accumulate_type(dtype_)); }  // bytes of a number in the accumulate type
+  DType exact() const { return accumulate_type(dtype_); }
+  size_t made() const { return current("op"); }
+  size_t held() const { return current("inputs"); }
+
+ private:
+  size_t current(const std::string& name) const {
+    for (const ScopeBytes& scope : context_.allocator().scopes()) {
+      if (scope.scope == name) return scope.allocated.current;
+    }
+    return 0;
+  }
+
+  DType dtype_;
+  mutable Context context_;
+  std::deque<Gradient> gradients_;
+  Tape tape_;
+  std::vector<Variable> outputs_;
+};
+
+class SavedBytesTest : public ::testing::TestWithParam<DType> {
+ protected:
+  // The sizes of the formulas: T tokens, D and F features, G groups, H heads.
+  static constexpr int64_t B = 3, N = 37, T = B * N, D = 24, F = 40, G = 4, H = 2, V = 50;
+  Forward forward_{GetParam()};
+  const int64_t e = static_cast<int64_t>(forward_.e()), a = static_cast<int64_t>(forward_.a());
+};
+
+TEST_P(SavedBytesTest, Linear) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{linear(tape, forward_.input({B, N, D}), forward_.input({F, D}), forward_.input({F}))};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * F * e}));
+  EXPECT_EQ(forward_.held(), counted({T * D * e, F * D * e}));
+}
+
+TEST_P(SavedBytesTest, Norm) {
+  NormOptions options;
+  options.groups = G;
+  forward_.run([&](Tape& tape) { return std::vector{norm(tape, forward_.input({B, N, D}), {}, options).y}; });
+  EXPECT_EQ(forward_.made(), counted({T * D * e, T * G * a}));
+  EXPECT_EQ(forward_.held(), counted({T * D * e}));
+}
+
+TEST_P(SavedBytesTest, NormWithEverything) {
+  NormOptions options;
+  options.groups = G;
+  options.center = true;
+  options.gate_act = Activation::silu;
+  forward_.run([&](Tape& tape) {
+    const NormInputs inputs{forward_.input({B, N, D}), forward_.input({B, N, D}), forward_.input({D}), {}};
+    const Normed normed = norm(tape, forward_.input({B, N, D}), inputs, options);
+    return std::vector{normed.y, normed.r};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * D * e, T * D * e, T * G * a, T * G * a}));
+  EXPECT_EQ(forward_.held(), counted({T * D * e, D * e})) << "the gate and the weight; not x, not the residual";
+}
+
+TEST_P(SavedBytesTest, NormThatDoesNotReturnTheResidual) {
+  NormOptions options;
+  options.return_residual = false;
+  forward_.run([&](Tape& tape) {
+    return std::vector{norm(tape, forward_.input({B, N, D}), {forward_.input({B, N, D}), {}, {}, {}}, options).y};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * D * e, T * a}));
+  EXPECT_EQ(forward_.held(), counted({T * D * e, T * D * e})) << "x and the residual";
+}
+
+TEST_P(SavedBytesTest, Activation) {
+  forward_.run([&](Tape& tape) { return std::vector{activation(tape, forward_.input({B, N, F}), Activation::silu)}; });
+  EXPECT_EQ(forward_.made(), counted({T * F * e}));
+  EXPECT_EQ(forward_.held(), counted({T * F * e}));
+}
+
+TEST_P(SavedBytesTest, GluOfHalves) {
+  forward_.run(
+      [&](Tape& tape) { return std::vector{glu_of_halves(tape, forward_.input({B, N, 2 * F}), Activation::silu)}; });
+  EXPECT_EQ(forward_.made(), counted({T * F * e}));
+  EXPECT_EQ(forward_.held(), counted({T * 2 * F * e}));
+}
+
+TEST_P(SavedBytesTest, Embedding) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{embedding(tape, forward_.constant({B, N}, DType::int32).value, forward_.input({V, D}))};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * D * e}));
+  EXPECT_EQ(forward_.held(), counted({T * 4}));
+}
+
+TEST_P(SavedBytesTest, LrpeRotate) {
+  const auto run = [&](Activation act, kernels::Softmax softmax) {
+    Forward forward(GetParam());
+    forward.run([&](Tape& tape) {
+      LrpeRotateOptions options;
+      options.act = act;
+      options.softmax = softmax;
+      return std::vector{
+          lrpe_rotate(tape, forward.input({B, N, H, D}), forward.constant({H, D / 2}, forward.exact()), options)};
+    });
+    return std::pair(forward.made(), forward.held());
+  };
+  const int64_t x = T * H * D * e, theta = H * (D / 2) * a, column = B * H * D * a;
+  EXPECT_EQ(run(Activation::none, kernels::Softmax::none), std::pair(counted({x}), counted({theta})));
+  EXPECT_EQ(run(Activation::silu, kernels::Softmax::none), std::pair(counted({x}), counted({x, theta})));
+  EXPECT_EQ(run(Activation::none, kernels::Softmax::feature), std::pair(counted({x}), counted({x, theta})));
+  EXPECT_EQ(run(Activation::none, kernels::Softmax::sequence),
+            std::pair(counted({x, column, column}), counted({x, theta})));
+}
+
+TEST_P(SavedBytesTest, LrpeCosine) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{
+        lrpe_cosine(tape, forward_.input({B, N, H, D}), forward_.input({H, D}, forward_.exact()), {})};
+  });
+  EXPECT_EQ(forward_.made(), counted({2 * T * H * D * e}));
+  EXPECT_EQ(forward_.held(), counted({T * H * D * e, H * D * a})) << "a learned theta needs x";
+}
+
+TEST_P(SavedBytesTest, LinearAttention) {
+  constexpr int64_t kValueDim = 32;
+  forward_.run([&](Tape& tape) {
+    const Variable q = forward_.input({B, N, H, D}), k = forward_.input({B, N, H, D});
+    const Variable v = forward_.input({B, N, H, kValueDim});
+    const LinearAttention attention = linear_attention(
+        tape, q, k, v, {forward_.constant({H}, forward_.exact()), {}}, {Decay::constant, 1.0, true});
+    return std::vector{attention.o, attention.final_state};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * H * kValueDim * e, B * H * D * kValueDim * a}));
+  EXPECT_EQ(forward_.held(), counted({T * H * D * e, T * H * D * e, T * H * kValueDim * e, H * a}));
+}
+
+TEST_P(SavedBytesTest, CrossEntropy) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{
+        cross_entropy(tape, forward_.input({B, N, V}), forward_.constant({B, N}, DType::int32).value, {})};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * a, T * a, a, a}));
+  EXPECT_EQ(forward_.held(), counted({T * V * e, T * 4}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, SavedBytesTest,
+                         ::testing::Values(DType::float32, DType::bfloat16, DType::float16, DType::float64));
+
+// The parts of a model, as the page adds them up.
+TEST(SavedBytesOfAModelTest, AreTheSumsOfTheirOperators) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.dtype=bfloat16", "model.channel.hidden=40",
+                                                         "trainer.batch_size=5", "trainer.sequence_length=23"});
+  constexpr int64_t T = 5 * 23, D = 16, F = 40, H = 2, R = 4, V = 8, e = 2, a = 4;
+  const LayerBytes kept = measure_training({DeviceType::meta}, config).kept;
+  const auto bytes = [&](const char* layer) { return total(kept.at(layer)); };
+  EXPECT_EQ(bytes("embedding"), counted({T * D * e}));
+  EXPECT_EQ(bytes("blocks.0.mixer_norm"), counted({T * D * e, T * a})) << "y and s: there is no residual yet";
+  EXPECT_EQ(bytes("blocks.1.mixer_norm"), counted({T * D * e, T * D * e, T * a})) << "y, r and s";
+  EXPECT_EQ(bytes("blocks.1.channel"), counted({T * 2 * F * e, T * F * e})) << "w1 x beside w2 x; the product";
+  const std::vector<int64_t> mixer = {T * 3 * D * e, T * 3 * D * e,  // q, k, v before and after the activation
+                                      T * D * e,                     // o
+                                      T * R * e, T * D * e,          // the gate, by way of its rank
+                                      T * D * e, T * H * a};         // the gated norm and its statistics
+  EXPECT_EQ(bytes("blocks.1.mixer"), counted(mixer));
+  EXPECT_EQ(bytes("blocks.0.mixer"), counted(mixer) + counted({T * D * e, T * D * e})) << "q and k with positions";
+  EXPECT_EQ(bytes("head"), counted({T * V * e}));
+  EXPECT_EQ(bytes("loss"), counted({T * a, T * a, a, a}));
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,32 @@
+// Charts as SVG: a frame with a title and axes, and a legend.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace heddle {
+
+// Maps a range of numbers to a range of pixels.
+struct SvgAxis {
+  double low, high, from, to;
+  bool is_logarithmic = false;
+  double operator()(double value) const;
+};
+
+// The place of the plot in a chart of 800 x 420 pixels; what a chart draws comes between svg_begin() and svg_end().
+inline constexpr double kSvgLeft = 70, kSvgRight = 560, kSvgTop = 40, kSvgBottom = 360;
+
+// The text without what SVG would take for markup. Titles and labels below are escaped by the functions.
+std::string svg_escaped(const std::string& text);
+
+std::string svg_begin(const std::string& title, const std::string& x_label, const std::string& y_label);
+// A grid line across the plot with its number.
+std::string svg_tick(const SvgAxis& y, double value, const std::string& label);
+// The entry `index` of the legend beside the plot.
+std::string svg_legend(int index, const std::string& color, const std::string& label);
+std::string svg_end();
+
+// Colors that are told apart, in turn.
+const char* svg_color(size_t index);
+
+}  // namespace heddle
