@@ -142,10 +142,8 @@ std::string timeline_svg(const MemoryReport& report, const std::string& title) {
 std::string timeline_trace(const MemoryReport& report) {
   Json events = Json::array();
   events.push_back({{"ph", "M"}, {"pid", 1}, {"name", "process_name"}, {"args", {{"name", to_string(report.device)}}}});
-  events.push_back(
-      {{"ph", "M"}, {"pid", 1}, {"tid", 1}, {"name", "thread_name"}, {"args", {{"name", "phases"}}}});
-  events.push_back(
-      {{"ph", "M"}, {"pid", 1}, {"tid", 2}, {"name", "thread_name"}, {"args", {{"name", "layers"}}}});
+  events.push_back({{"ph", "M"}, {"pid", 1}, {"tid", 1}, {"name", "thread_name"}, {"args", {{"name", "phases"}}}});
+  events.push_back({{"ph", "M"}, {"pid", 1}, {"tid", 2}, {"name", "thread_name"}, {"args", {{"name", "layers"}}}});
   MemoryReplay replay(report.trace);
   Slices slices(events);
   double ticks = 0, time = 0;

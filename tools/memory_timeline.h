@@ -7,12 +7,13 @@
 
 namespace heddle {
 
-// Bytes by category as stacked areas over the number of allocations and frees, with a line where each phase begins (SVG).
+// Bytes by category as stacked areas over the number of allocations and frees, with a line where each phase begins
+// (SVG).
 std::string timeline_svg(const MemoryReport& report, const std::string& title);
 
-// A trace in Chrome's format, which https://ui.perfetto.dev opens, too: layers as slices, one within the other, phases as
-// slices above them, and the bytes by category as counters. Time is that of the host when it gave the work to the device;
-// on meta, where nothing takes time, every allocation or free takes 1 microsecond.
+// A trace in Chrome's format, which https://ui.perfetto.dev opens, too: layers as slices, one within the other, phases
+// as slices above them, and the bytes by category as counters. Time is that of the host when it gave the work to the
+// device; on meta, where nothing takes time, every allocation or free takes 1 microsecond.
 std::string timeline_trace(const MemoryReport& report);
 
 }  // namespace heddle

@@ -38,9 +38,8 @@ std::string svg_begin(const std::string& title, const std::string& x_label, cons
 }
 
 std::string svg_tick(const SvgAxis& y, double value, const std::string& label) {
-  return fmt::format(
-      "<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' text-anchor='end'>{1}</text>\n", y(value),
-      label);
+  return fmt::format("<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' text-anchor='end'>{1}</text>\n",
+                     y(value), label);
 }
 
 std::string svg_legend(int index, const std::string& color, const std::string& label) {

@@ -21,8 +21,8 @@ using ::testing::AllOf;
 using testing::Finished;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::StartsWith;
 using testing::run_heddle;
+using ::testing::StartsWith;
 using testing::TempFolder;
 
 class MemoryCommand : public ::testing::Test {

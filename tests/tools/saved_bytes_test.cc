@@ -58,7 +58,7 @@ class Forward {
   size_t a() const { return size_of(accumulate_type(dtype_)); }  // bytes of a number in the accumulate type
   DType exact() const { return accumulate_type(dtype_); }
   size_t made() const { return current("op"); }
-  size_t held() const { return current("inputs"); }
+  size_t held() const { return current("op.inputs"); }
 
  private:
   size_t current(const std::string& name) const {
@@ -130,8 +130,9 @@ TEST_P(SavedBytesTest, Activation) {
 }
 
 TEST_P(SavedBytesTest, GluOfHalves) {
-  forward_.run(
-      [&](Tape& tape) { return std::vector{glu_of_halves(tape, forward_.input({B, N, 2 * F}), Activation::silu)}; });
+  forward_.run([&](Tape& tape) {
+    return std::vector{glu_of_halves(tape, forward_.input({B, N, 2 * F}), Activation::silu)};
+  });
   EXPECT_EQ(forward_.made(), counted({T * F * e}));
   EXPECT_EQ(forward_.held(), counted({T * 2 * F * e}));
 }
@@ -166,8 +167,7 @@ TEST_P(SavedBytesTest, LrpeRotate) {
 
 TEST_P(SavedBytesTest, LrpeCosine) {
   forward_.run([&](Tape& tape) {
-    return std::vector{
-        lrpe_cosine(tape, forward_.input({B, N, H, D}), forward_.input({H, D}, forward_.exact()), {})};
+    return std::vector{lrpe_cosine(tape, forward_.input({B, N, H, D}), forward_.input({H, D}, forward_.exact()), {})};
   });
   EXPECT_EQ(forward_.made(), counted({2 * T * H * D * e}));
   EXPECT_EQ(forward_.held(), counted({T * H * D * e, H * D * a})) << "a learned theta needs x";
@@ -178,8 +178,8 @@ TEST_P(SavedBytesTest, LinearAttention) {
   forward_.run([&](Tape& tape) {
     const Variable q = forward_.input({B, N, H, D}), k = forward_.input({B, N, H, D});
     const Variable v = forward_.input({B, N, H, kValueDim});
-    const LinearAttention attention = linear_attention(
-        tape, q, k, v, {forward_.constant({H}, forward_.exact()), {}}, {Decay::constant, 1.0, true});
+    const LinearAttention attention =
+        linear_attention(tape, q, k, v, {forward_.constant({H}, forward_.exact()), {}}, {Decay::constant, 1.0, true});
     return std::vector{attention.o, attention.final_state};
   });
   EXPECT_EQ(forward_.made(), counted({T * H * kValueDim * e, B * H * D * kValueDim * a}));
@@ -200,8 +200,8 @@ INSTANTIATE_TEST_SUITE_P(Dtypes, SavedBytesTest,
 
 // The parts of a model, as the page adds them up.
 TEST(SavedBytesOfAModelTest, AreTheSumsOfTheirOperators) {
-  const TrainConfig config = testing::tiny_train_config({"trainer.dtype=bfloat16", "model.channel.hidden=40",
-                                                         "trainer.batch_size=5", "trainer.sequence_length=23"});
+  const TrainConfig config = testing::tiny_train_config(
+      {"trainer.dtype=bfloat16", "model.channel.hidden=40", "trainer.batch_size=5", "trainer.sequence_length=23"});
   constexpr int64_t T = 5 * 23, D = 16, F = 40, H = 2, R = 4, V = 8, e = 2, a = 4;
   const LayerBytes kept = measure_training({DeviceType::meta}, config).kept;
   const auto bytes = [&](const char* layer) { return total(kept.at(layer)); };
@@ -211,8 +211,8 @@ TEST(SavedBytesOfAModelTest, AreTheSumsOfTheirOperators) {
   EXPECT_EQ(bytes("blocks.1.channel"), counted({T * 2 * F * e, T * F * e})) << "w1 x beside w2 x; the product";
   const std::vector<int64_t> mixer = {T * 3 * D * e, T * 3 * D * e,  // q, k, v before and after the activation
                                       T * D * e,                     // o
-                                      T * R * e, T * D * e,          // the gate, by way of its rank
-                                      T * D * e, T * H * a};         // the gated norm and its statistics
+                                      T * R * e,     T * D * e,      // the gate, by way of its rank
+                                      T * D * e,     T * H * a};     // the gated norm and its statistics
   EXPECT_EQ(bytes("blocks.1.mixer"), counted(mixer));
   EXPECT_EQ(bytes("blocks.0.mixer"), counted(mixer) + counted({T * D * e, T * D * e})) << "q and k with positions";
   EXPECT_EQ(bytes("head"), counted({T * V * e}));

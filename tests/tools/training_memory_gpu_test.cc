@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "core/config/config_load.h"
-#include "tests/tools/replay_snapshot.h"
-#include "tests/temp_folder.h"
 #include "core/io/atomic_file.h"
+#include "tests/temp_folder.h"
+#include "tests/tools/replay_snapshot.h"
 #include "tools/training_memory.h"
 
 namespace heddle {
