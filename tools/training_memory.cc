@@ -89,10 +89,15 @@ int64_t& sequence_length(TrainConfig& config) { return config.trainer.sequence_l
 std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& config) {
   std::vector<std::pair<std::string, TrainConfig>> changes;
   const TrainerConfig& trainer = config.trainer;
-  const auto add = [&](std::string text, const std::function<void(TrainerConfig&)>& change) {
-    TrainConfig& changed = changes.emplace_back(std::move(text), config).second;
-    change(changed.trainer);
+  const auto add_to_model = [&](std::string text, const std::function<void(TrainConfig&)>& change) {
+    change(changes.emplace_back(std::move(text), config).second);
   };
+  const auto add = [&](std::string text, const std::function<void(TrainerConfig&)>& change) {
+    add_to_model(std::move(text), [&](TrainConfig& changed) { change(changed.trainer); });
+  };
+  if (config.model.recompute != Recompute::block) {
+    add_to_model("model.recompute=block", [](TrainConfig& changed) { changed.model.recompute = Recompute::block; });
+  }
   if (size_of(trainer.dtype) > 2) {
     add("trainer.dtype=bfloat16", [](TrainerConfig& changed) { changed.dtype = DType::bfloat16; });
   }
