@@ -160,14 +160,15 @@ TEST(TrainingMemoryTest, WhatFitsFitsAndTheNextDoesNot) {
     ASSERT_TRUE(fit.sequence_length);
     EXPECT_TRUE(runs(config, 4, fit.sequence_length->value, limit)) << fit.sequence_length->value;
     EXPECT_FALSE(runs(config, 4, fit.sequence_length->value + 1, limit)) << fit.sequence_length->value;
-    ASSERT_EQ(fit.savings.size(), 3u);
-    EXPECT_EQ(fit.savings[0].change, "trainer.dtype=bfloat16");
+    ASSERT_EQ(fit.savings.size(), 4u);
+    EXPECT_EQ(fit.savings[0].change, "model.recompute=block");
+    EXPECT_EQ(fit.savings[1].change, "trainer.dtype=bfloat16");
     TrainConfig halves = config;
     halves.trainer.dtype = DType::bfloat16;
-    EXPECT_EQ(fit.savings[0].peak_bytes, step_peak(halves).value().allocated);
-    EXPECT_TRUE(runs(halves, fit.savings[0].batch_size.value, 16, limit));
-    EXPECT_FALSE(runs(halves, fit.savings[0].batch_size.value + 1, 16, limit));
-    EXPECT_EQ(fit.savings[2].change, "trainer.batch_size=2 trainer.accumulate=2");
+    EXPECT_EQ(fit.savings[1].peak_bytes, step_peak(halves).value().allocated);
+    EXPECT_TRUE(runs(halves, fit.savings[1].batch_size.value, 16, limit));
+    EXPECT_FALSE(runs(halves, fit.savings[1].batch_size.value + 1, 16, limit));
+    EXPECT_EQ(fit.savings[3].change, "trainer.batch_size=2 trainer.accumulate=2");
   }
 }
 
