@@ -23,7 +23,13 @@ std::string device_folder(const std::string& path) {
   return std::regex_match(path, match, pattern) ? match[1].str() : "";
 }
 
+// A folder below examples is a project of its own.
+bool is_own_project(const std::string& path) {
+  return path.starts_with("examples/") && path.find('/', std::string("examples/").size()) != std::string::npos;
+}
+
 bool may_include_cuda(const std::string& path) {
+  if (is_own_project(path)) return true;
   return device_folder(path) == "cuda" || path == "core/runtime/cuda_device.cc" || path == "core/runtime/cuda_check.h";
 }
 
@@ -78,6 +84,7 @@ std::string IncludeDag::violation(const std::string& path, const std::string& in
   }
   if (!quoted) return "";
   const std::string from = folder_of(path);
+  if (is_own_project(path) && include.find('/') == std::string::npos) return "";  // a header of its own
   const std::string prefix = from == "examples" ? "heddle/" : "";
   if (!include.starts_with(prefix)) return "is not written as " + prefix + "..., as a program outside heddle includes";
   const std::string to = folder_of(include.substr(prefix.size()));

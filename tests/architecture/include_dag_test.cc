@@ -125,6 +125,9 @@ TEST(IncludeDag, ExamplesIncludeAsUsersDo) {
   EXPECT_THAT(dag.violations("examples/norm.cc", include("heddle/layers/ops/norm.h")), IsEmpty());
   EXPECT_THAT(dag.violations("examples/norm.cc", include("layers/ops/norm.h")),
               ElementsAre(HasSubstr("is not written as heddle/...")));
+  EXPECT_THAT(dag.violations("examples/project/norm.cu", include("norm.h")), IsEmpty());
+  EXPECT_THAT(dag.violations("examples/project/norm.cu", include("layers/ops/norm.h")),
+              ElementsAre(HasSubstr("is not written as heddle/...")));
   EXPECT_THAT(dag.violations("layers/ops/norm.cc", include("heddle/layers/ops/norm.h")),
               ElementsAre(HasSubstr("not a path from the root")));
 }

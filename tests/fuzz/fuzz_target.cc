@@ -1,0 +1,53 @@
+// The program of libFuzzer for one reader, HEDDLE_FUZZ_READER (option HEDDLE_FUZZ): what it finds is a crash, a hang or
+// too much memory.
+#ifdef HEDDLE_FUZZ_READER
+#include <stdlib.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <ios>
+#include <string>
+#include <string_view>
+
+#include "tests/fuzz/readers.h"
+
+namespace {
+
+const heddle::fuzz::Reader& reader() {
+  static const heddle::fuzz::Reader found = [] {
+    std::string folder = (std::filesystem::temp_directory_path() / "heddle_fuzz_XXXXXX").string();
+    if (mkdtemp(folder.data()) == nullptr) std::abort();
+    for (heddle::fuzz::Reader& reader : heddle::fuzz::readers(folder)) {
+      if (reader.name == HEDDLE_FUZZ_READER) return reader;
+    }
+    std::abort();
+  }();
+  return found;
+}
+
+}  // namespace
+
+// Fills an empty corpus, the folder that is the last argument, with 200 damaged files.
+extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
+  const std::filesystem::path corpus = (*argv)[*argc - 1];
+  if (!std::filesystem::is_directory(corpus) || !std::filesystem::is_empty(corpus)) return 0;
+  for (unsigned number = 0; number < 200; ++number) {
+    const std::string& seed = reader().seeds[number % reader().seeds.size()];
+    std::ofstream(corpus / std::to_string(number), std::ios::binary)
+        << (number < reader().seeds.size() ? seed : heddle::fuzz::mutated(seed, number));
+  }
+  return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
+  try {
+    reader().read(std::string_view(reinterpret_cast<const char*>(bytes), size));
+  } catch (const std::exception&) {
+  }
+  return 0;
+}
+#endif
