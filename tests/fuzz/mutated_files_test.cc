@@ -3,33 +3,13 @@
 // further.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <cstdlib>
 #include <exception>
-#include <new>
 #include <string>
 
+#include "tests/fuzz/largest_request.h"
 #include "tests/fuzz/readers.h"
 #include "tests/temp_folder.h"
-
-namespace {
-
-std::atomic<size_t> largest_request{0};
-
-}  // namespace
-
-// NOLINTBEGIN: all of these are what the standard library's do, and note the size.
-void* operator new(size_t bytes) {
-  size_t largest = largest_request;
-  while (bytes > largest && !largest_request.compare_exchange_weak(largest, bytes)) continue;
-  if (void* memory = std::malloc(std::max<size_t>(bytes, 1))) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-// NOLINTEND
 
 namespace heddle::fuzz {
 namespace {
