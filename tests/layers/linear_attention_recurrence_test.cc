@@ -207,6 +207,33 @@ TEST_P(LinearAttentionRecurrence, AForgottenStateIsForgottenWhole) {
   EXPECT_EQ(found.d_initial_state, std::vector<double>(6, 0.0));
 }
 
+// An infinite upstream gradient reaches d_v of its own token and of all before it.
+TEST_P(LinearAttentionRecurrence, AnInfiniteGradientIsNotFiniteUpToThere) {
+  const Sizes sizes{131, 5, 7, {-0.01}};
+  for (const DType dtype : {DType::float64, DType::float32}) {
+    for (const int64_t token : {0, 31, 32, 63, 64, 130}) {
+      Numbers x = draw(sizes);
+      x.d_o[static_cast<size_t>(token * sizes.value_dim + 2)] = kInfinity;
+      const Results found = run(sizes, x, dtype);
+      for (int64_t i = 0; i < sizes.length; ++i) {
+        const double value = found.d_v[static_cast<size_t>(i * sizes.value_dim + 2)];
+        EXPECT_EQ(std::isfinite(value), i > token) << name(dtype) << " token " << i << " of an infinity at " << token;
+      }
+    }
+  }
+}
+
+// A decay that is 0 over a chunk leaves nothing of a state, also where it is infinite.
+TEST_P(LinearAttentionRecurrence, NothingIsLeftOfAnInfiniteStateAfterAStrongDecay) {
+  if (on_gpu()) GTEST_SKIP() << "a GPU multiplies by the decay";
+  const Sizes sizes{131, 2, 3, {-20.0}};
+  for (const DType dtype : {DType::float64, DType::float32}) {
+    Numbers x = draw(sizes);
+    for (double& value : x.initial_state) value = kInfinity;
+    for (const double value : run(sizes, x, dtype).final_state) EXPECT_TRUE(std::isfinite(value)) << name(dtype);
+  }
+}
+
 HEDDLE_ON_DEVICES(LinearAttentionRecurrence);
 
 }  // namespace

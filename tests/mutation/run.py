@@ -62,11 +62,13 @@ class Program:
             process = subprocess.Popen([self.path], env=environment, cwd=folder, text=True, errors="replace",
                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                        start_new_session=True)
+            late = ""
             try:
                 output, _ = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 output, _ = process.communicate()
+                late = " (time limit)"
             if process.returncode == 0:
                 if fault == 0:
                     self.seconds = {f"{suite['name']}.{test['name']}": float(test["time"].rstrip("s"))
@@ -75,7 +77,7 @@ class Program:
                 return None
         started = re.findall(r"\[ RUN      \] (\S+)", output)
         failed = re.findall(r"\[  FAILED  \] ([^\s,]+[./][^\s,]+)", output)
-        return (failed or started[-1:] or ["start of the program"])[0]
+        return (failed or started[-1:] or ["start of the program"])[0] + late
 
     def limit(self, tests):
         return 60.0 + 10.0 * sum(self.seconds.get(test, 0.0) for test in tests)

@@ -1,0 +1,77 @@
+// Elementwise kernels where a layer does not take them: in place, and with every pair of dtypes.
+#include "kernels/dense/elementwise.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle::kernels {
+namespace {
+
+constexpr DType kTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
+
+// Multiples of 1/8, so that halves of them are numbers of every dtype too.
+std::vector<double> numbers(int64_t count, uint64_t seed) {
+  Random random(seed, RandomStream::test);
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = (static_cast<double>(random.next_below(63)) - 31.0) / 8.0;
+  return values;
+}
+
+class Elementwise : public testing::Test {
+ protected:
+  Tensor tensor(DType dtype, const std::vector<double>& values) {
+    const Tensor result = Tensor::empty(context_, {3, static_cast<int64_t>(values.size()) / 3}, dtype);
+    write_values(context_, result, values);
+    return result;
+  }
+  std::vector<double> read(const Tensor& values) { return read_values(context_, values); }
+
+  Context context_;
+};
+
+TEST_F(Elementwise, GluMayWriteEitherGradientOverTheUpstreamOne) {
+  for (const DType dtype : kTypes) {
+    for (const Activation act : {Activation::none, Activation::relu, Activation::silu, Activation::elu1}) {
+      const int64_t count = 3 * 4099;
+      const Tensor a = tensor(dtype, numbers(count, 1)), b = tensor(dtype, numbers(count, 2));
+      const auto run = [&](bool over_a, bool over_b) {
+        const Tensor d_y = tensor(dtype, numbers(count, 3));
+        const Tensor d_a = over_a ? d_y : tensor(dtype, numbers(count, 4));
+        const Tensor d_b = over_b ? d_y : tensor(dtype, numbers(count, 4));
+        glu_backward(context_, {rows_view(a), rows_view(b), rows_view(d_y), {rows_view(d_a)}, {rows_view(d_b)}, act});
+        return std::vector<std::vector<double>>{read(d_a), read(d_b)};
+      };
+      const auto apart = run(false, false);
+      EXPECT_EQ(run(true, false), apart) << name(dtype);
+      EXPECT_EQ(run(false, true), apart) << name(dtype);
+    }
+  }
+}
+
+TEST_F(Elementwise, AccumulateTakesScaleAndModeBetweenAllTypes) {
+  const int64_t count = 3 * 50;
+  const std::vector<double> values = numbers(count, 1), old = numbers(count, 2);
+  for (const DType from : kTypes) {
+    for (const DType to : kTypes) {
+      for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+        const Tensor target = tensor(to, old);
+        accumulate(context_, {rows_view(tensor(from, values)), {rows_view(target), mode}, -0.5});
+        std::vector<double> wanted(values.size());
+        for (size_t i = 0; i < wanted.size(); ++i) {
+          wanted[i] = -0.5 * values[i] + (mode == GradientMode::accumulate ? old[i] : 0.0);
+        }
+        EXPECT_EQ(read(target), wanted) << name(from) << " to " << name(to);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace heddle::kernels
