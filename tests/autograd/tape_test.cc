@@ -147,6 +147,9 @@ TEST_F(TapeTest, LeafAndItsGradientMustAgreeInShape) {
   gx_.tensor = Tensor::empty(context_, {3}, DType::float64);
   Tape tape(context_);
   EXPECT_EQ(error_of([&] { leaf(tape, {1, 2}, gx_, "weight"); }), "leaf weight has shape (2), its gradient (3)");
+  Gradient row;
+  row.tensor = Tensor::empty(context_, {1, 2}, DType::float64);
+  EXPECT_EQ(error_of([&] { leaf(tape, {1, 2}, row, "weight"); }), "leaf weight has shape (2), its gradient (1, 2)");
 }
 
 TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {
