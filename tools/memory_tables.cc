@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -94,7 +95,7 @@ void fold(LayerTree& tree) {
 std::string bar(size_t bytes, size_t whole) {
   constexpr double kWidth = 30;
   const double part = whole > 0 ? static_cast<double>(bytes) / static_cast<double>(whole) : 0.0;
-  return std::string(static_cast<size_t>(part * kWidth + 0.5), '#');
+  return std::string(static_cast<size_t>(std::lround(part * kWidth)), '#');
 }
 
 std::string line(std::string_view what, size_t bytes, size_t whole, std::string_view more = "") {

@@ -139,9 +139,9 @@ LineSlope check_flat(const LineFunction& g, const LineScales& scales) {
 }
 
 double rounding_noise(const LineFunction& g, double spacing) {
-  constexpr size_t kPoints = 9;
+  constexpr size_t kPoints = 9, kMiddle = kPoints / 2;
   std::array<double, kPoints> differences{};
-  for (size_t i = 0; i < kPoints; ++i) differences[i] = g(spacing * (static_cast<double>(i) - kPoints / 2));
+  for (size_t i = 0; i < kPoints; ++i) differences[i] = g(spacing * (static_cast<double>(i) - kMiddle));
   double noise = std::numeric_limits<double>::infinity(), factor = 1.0;  // (order!)^2 / (2 order)!
   for (size_t order = 1; order < kPoints - 2; ++order) {
     factor *= static_cast<double>(order) / (2.0 * (2.0 * static_cast<double>(order) - 1.0));
