@@ -106,6 +106,14 @@ TEST_F(GradcheckTest, MissingGradientOfOneElementIsFoundAsNaN) {
   EXPECT_TRUE(std::isnan(report.inputs[0].analytic));
 }
 
+// Where the function is flat a gradient of 0 would be right, but none was written.
+TEST_F(GradcheckTest, NaNIsWrongWhereTheDerivativeIsZero) {
+  const Elementwise flat{[](double) { return 2.0; }, [](double, size_t i) { return i == 1 ? std::nan("") : 0.0; }};
+  const GradcheckReport report = check_of(flat, {0.1, 0.2, 0.3});
+  EXPECT_EQ(report.inputs[0].wrong, 1) << report.to_string();
+  EXPECT_EQ(report.inputs[0].worst_element, 1);
+}
+
 TEST_F(GradcheckTest, NansAreShownWithoutTheirSign) {
   const double nan = std::copysign(std::nan(""), -1.0);
   GradcheckReport report;

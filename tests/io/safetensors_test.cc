@@ -107,6 +107,11 @@ TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
                                R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
                                0)),
               HasSubstr("names 'a' twice"));
+  EXPECT_THAT(refusal(raw_file("twice_by_long_names",
+                               R"({"blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
+                               R"("blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
+                               0)),
+              HasSubstr("names 'blocks.0.weight' twice"));
   EXPECT_THAT(refusal(raw_file("dtype", R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8)),
               HasSubstr(R"(unknown dtype "U8", expected one of F64)"));
   EXPECT_THAT(refusal(raw_file("overlap",
@@ -118,6 +123,8 @@ TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
               HasSubstr("bytes 0 to 4 of the data belong to no tensor"));
   EXPECT_THAT(refusal(raw_file("size", R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8)),
               HasSubstr("do not hold F32 (3) of 12 bytes"));
+  EXPECT_THAT(refusal(raw_file("too_many", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8)),
+              HasSubstr("do not hold F32 (1) of 4 bytes"));
   EXPECT_THAT(refusal(raw_file("backwards", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8)),
               HasSubstr("do not hold"));
   EXPECT_THAT(

@@ -139,7 +139,9 @@ TEST(Gemm, LongSumsAndLargeResults) {
   for (DType dtype : kAll) {
     for (const Case& c : {Case{130, 70, 2051, 1, Transpose::yes, Transpose::no, true},
                           Case{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, GradientMode::accumulate, true},
-                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate}}) {
+                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
+                          Case{2, 9001, 3, 1, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
+                          Case{2, 9001, 3, 1, Transpose::no, Transpose::yes, true}}) {
       SCOPED_TRACE(testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
       std::vector<double> expected;
       const auto found = run_gemm(2, dtype, c, &expected);
