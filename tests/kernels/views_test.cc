@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/runtime/context.h"
+#include "core/runtime/error.h"
 #include "core/tensor/tensor.h"
 
 namespace heddle::kernels {
@@ -54,6 +55,13 @@ TEST(Views, RowsOfColumns) {
   EXPECT_EQ(part.rows, 30);
   EXPECT_EQ(part.cols, 4);
   EXPECT_EQ(part.row_stride, 10);
+}
+
+TEST(Views, VectorsHaveNoGaps) {
+  Context context;
+  const Tensor whole = Tensor::empty(context, {4, 6}, DType::float32);
+  EXPECT_EQ(vector_view(whole).size, 24);
+  EXPECT_THROW(vector_view(whole.slice(1, 0, 3)), Error);
 }
 
 }  // namespace
