@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <string>
@@ -50,6 +51,8 @@ TEST_F(EvalCommandTest, GivesTheLossOfTheLastRow) {
   const size_t begin = last.rfind(',', last.size() - 3) + 1;
   const double loss = std::stod(last.substr(begin));
   EXPECT_THAT(eval.out, HasSubstr(fmt::format("{:.6f} nats per byte", loss)));
+  EXPECT_NEAR(std::stod(value(eval, "perplexity")), std::exp(loss), 1e-4);
+  EXPECT_NEAR(std::stod(value(eval, "bits per byte")), loss / std::log(2.0), 1e-6);
   EXPECT_EQ(run_heddle({"eval", run_ + "/checkpoints/step_40"}).out, eval.out);
   EXPECT_NE(run_heddle({"eval", run_, "--set", "trainer.eval_batches=1"}).out, eval.out);
 }
@@ -110,6 +113,15 @@ TEST_F(EvalCommandTest, DataThatChangedAreTold) {
                                       "/checkpoints/step_40 was trained on: "
                                       "now 1 file of 2654 bytes"));
   EXPECT_THAT(changed.err, HasSubstr(", then 1 file of 2640 bytes"));
+}
+
+TEST_F(EvalCommandTest, TheAccuracyIsThatOfTheLastRow) {
+  const std::string copy = (folder_ / "copy").string();
+  ASSERT_EQ(train(copy, {"trainer.steps=80", "optimizer.lr=0.02"}).code, 0);
+  const std::string metrics = read_file(copy + "/metrics.csv");
+  const double accuracy = std::stod(metrics.substr(metrics.rfind(',') + 1));
+  ASSERT_GT(accuracy, 0.1);
+  EXPECT_EQ(value(run_heddle({"eval", copy}), "accuracy"), fmt::format("{:.2f} %", 100.0 * accuracy));
 }
 
 TEST_F(EvalCommandTest, AFileThatCannotBeReadIsNamed) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -221,26 +222,46 @@ TEST_F(TrainCommandTest, SizesBeyondTheMemoryAreErrors) {
 }
 
 TEST_F(TrainCommandTest, ADryRunCountsAndWritesNothing) {
-  const Finished dry = run_heddle(train("run", {"--dry-run"}));
+  const std::vector<std::string> accumulate = {"--set", "trainer.accumulate=3"};
+  std::vector<std::string> dry_run = accumulate;
+  dry_run.push_back("--dry-run");
+  const Finished dry = run_heddle(train("run", dry_run));
   EXPECT_EQ(dry.code, 0) << dry.err;
   EXPECT_FALSE(fs::exists(folder_ / "run"));
   EXPECT_THAT(dry.out, HasSubstr("run folder   " + (folder_ / "run").string() + ", from the beginning"));
-  const Finished whole = run_heddle(train("run"));
+  const Finished whole = run_heddle(train("run", accumulate));
   // The progress of a training names the same peak.
   const size_t at = dry.out.find("memory       ") + 13;
   const std::string peak = dry.out.substr(at, dry.out.find(" at the peak") - at);
   EXPECT_THAT(whole.err, HasSubstr("peak " + peak)) << dry.out;
-  // 2 blocks of 16 features: qkv, gate down and up, out, w1, w2, w3; and the head of 8 tokens. 64 tokens in a step.
+  // 2 blocks of 16 features: qkv, gate down and up, out, w1, w2, w3; and the head of 8 tokens. 192 tokens in a step.
   const double matrices = 2 * (3 * 256 + 256 + 3 * 256 + 2 * 4 * 16) + 8 * 16;
-  EXPECT_THAT(dry.out, HasSubstr(fmt::format("operations   {:.3g} GFLOP a step", 6 * matrices * 64 * 1e-9)));
-  EXPECT_THAT(dry.out, HasSubstr("steps        40 of 64 tokens"));
-  EXPECT_THAT(dry.out, HasSubstr("evaluation   8 sequences"));
-  EXPECT_THAT(run_heddle(train("run", {"--dry-run"})).out, HasSubstr("run, from step 40"));
+  EXPECT_THAT(dry.out, HasSubstr(fmt::format("operations   {:.3g} GFLOP a step", 6 * matrices * 192 * 1e-9)));
+  EXPECT_THAT(dry.out, HasSubstr("steps        40 of 192 tokens"));
+  EXPECT_THAT(dry.out, HasSubstr("evaluation   24 sequences"));
+  EXPECT_THAT(run_heddle(train("run", dry_run)).out, HasSubstr("run, from step 40"));
 }
 
 TEST_F(TrainCommandTest, TheRunFolderHasTheNameOfTheConfigUnlessItIsGiven) {
   const std::vector<std::string> arguments = {"train", config_.string(), "--dry-run"};
   EXPECT_THAT(run_heddle(arguments).out, HasSubstr("run folder   runs/tiny, from the beginning"));
+}
+
+// A rate of next to nothing leaves the weights where they start.
+TEST_F(TrainCommandTest, ARunMayStartFromTheWeightsOfAnother) {
+  ASSERT_EQ(run_heddle(train("first")).code, 0);
+  const auto loss = [&](const std::string& run) {
+    const std::string eval = run_heddle({"eval", (folder_ / run).string()}).out;
+    return std::stod(eval.substr(eval.find("validation loss") + std::string("validation loss").size()));
+  };
+  const std::vector<std::string> still = {"--set", "trainer.steps=1",          "--set", "optimizer.lr=1.0e-9",
+                                          "--set", "schedule={type: constant}"};
+  std::vector<std::string> from = still;
+  from.insert(from.end(), {"--init-from", (folder_ / "first").string()});
+  ASSERT_EQ(run_heddle(train("without", still)).code, 0);
+  ASSERT_EQ(run_heddle(train("second", from)).code, 0);
+  EXPECT_NEAR(loss("second"), loss("first"), 1e-4);
+  EXPECT_GT(std::abs(loss("without") - loss("first")), 1e-2);
 }
 
 TEST_F(TrainCommandTest, NumbersThatBlowUpAreExitCodeOne) {

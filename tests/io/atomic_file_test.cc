@@ -56,6 +56,14 @@ TEST_F(AtomicFileTest, TheOldFileStaysUntilTheNewOneIsWhole) {
   EXPECT_EQ(files(), 1u);
 }
 
+// A process that was killed leaves its part of a file, which may be longer than the next one.
+TEST_F(AtomicFileTest, WhatAKilledWriterLeftIsNoPartOfTheFile) {
+  write_file(partial_path(folder_ / "file"), "the beginning of a long file");
+  write_file(folder_ / "file", "short");
+  EXPECT_EQ(read_file(folder_ / "file"), "short");
+  EXPECT_EQ(files(), 1u);
+}
+
 TEST_F(AtomicFileTest, TheDigestIsTheCommonCrc32) {
   const FileDigest digest = write_file(folder_ / "file", "123456789");
   EXPECT_EQ(digest.bytes, 9u);

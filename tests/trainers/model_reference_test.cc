@@ -226,6 +226,28 @@ TEST_P(ModelReference, ATextReadInPiecesIsTheWhole) {
   }
 }
 
+// In 16 bits a learned theta would turn far tokens anywhere: its float32 master is what counts.
+TEST_P(ModelReference, ALearnedThetaKeepsTheDigitsOfItsMaster) {
+  const ModelCase of = model_cases()[1];
+  constexpr int64_t kFar = 700;
+  const auto logits = [&](double factor) {
+    Built built(context(), of, DType::bfloat16);
+    for (const Parameter& parameter : built.model.parameters().all()) {
+      if (!parameter.name.ends_with("theta")) continue;
+      Values angles(static_cast<size_t>(numel(parameter.shape)), 0.5 * factor);
+      write_values(context(), parameter.master, angles);
+      write_values(context(), parameter.value, angles);
+      EXPECT_EQ(read_values(context(), parameter.value), Values(angles.size(), 0.5));
+    }
+    const DeviceBatch batch = to_device(
+        context(),
+        {.size = 1, .length = kFar, .tokens = std::vector<int32_t>(kFar, 3), .targets = std::vector<int32_t>(kFar, 0)});
+    Tape tape(context(), Tape::Mode::inference);
+    return read_values(context(), built.model.forward(tape, batch.tokens).value);
+  };
+  EXPECT_NE(logits(1.0), logits(1.0 + 0x1p-11));
+}
+
 HEDDLE_ON_DEVICES(ModelReference);
 
 // Parameter i is its deviation times the normal numbers of substream i; docs/model.md#start lists the deviations.

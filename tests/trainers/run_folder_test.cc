@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/run/checkpoint_config.h"
 
 namespace heddle {
 namespace {
@@ -282,6 +284,31 @@ TEST_F(RunFolderTest, AutoWantsTheSameData) {
 TEST_F(RunFolderTest, AFileIsNoRunFolder) {
   write_file(run_, "x");
   EXPECT_THAT(choice(run_, "auto"), HasSubstr("is a file, expected a run folder"));
+}
+
+// A checkpoint that does not say how much data it has used was made with the batches of its config, not of today's.
+TEST_F(RunFolderTest, TheDataThatAFormerCheckpointUsedAreCountedByItsConfig) {
+  const std::vector<std::string> then = {"trainer.batch_size=3", "trainer.accumulate=5", "trainer.sequence_length=12"};
+  const Checkpoint checkpoint = open_checkpoint(write(run_, 7, to_yaml(tiny(then))));
+  const TrainedOn used = trained_on(checkpoint, tiny(), registry_);
+  EXPECT_EQ(used.sequences, 7 * 3 * 5);
+  EXPECT_EQ(used.tokens, 7 * 3 * 5 * 12);
+}
+
+TEST(EvaluationHistoryTest, OnlyALowerLossIsAGain) {
+  EvaluationHistory history;
+  EXPECT_FALSE(history.add(1, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_TRUE(history.add(2, 3.0));
+  EXPECT_EQ(history.without_gain, 0);
+  EXPECT_FALSE(history.add(3, 3.0));
+  EXPECT_FALSE(history.add(4, 3.5));
+  EXPECT_FALSE(history.add(5, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_EQ(history.best->step, 2);
+  EXPECT_EQ(history.without_gain, 3);
+  EXPECT_TRUE(history.add(6, 2.9));
+  EXPECT_EQ(history.best->step, 6);
+  EXPECT_EQ(history.best->loss, 2.9);
+  EXPECT_EQ(history.without_gain, 0);
 }
 
 }  // namespace
