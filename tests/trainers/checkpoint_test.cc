@@ -12,6 +12,7 @@
 #include <fstream>
 #include <ios>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -116,6 +117,15 @@ TEST_F(CheckpointTest, IsOnTheDiskBeforeItHasItsName) {
   EXPECT_EQ(record.calls, expected);
 }
 
+// The folder of the checkpoints, too, is there to stay before anything is written into it.
+TEST_F(CheckpointTest, ANewFolderOfCheckpointsIsSynced) {
+  testing::RecordedCalls record(folder_.path());
+  write(1);
+  ASSERT_GT(record.calls.size(), 2u);
+  EXPECT_EQ(record.calls[0], "open .");
+  EXPECT_EQ(record.calls[1], "fsync .");
+}
+
 // Whichever call fails: no step_N is there in part, nothing else is left, and the checkpoint before it stays.
 TEST_F(CheckpointTest, AnyCallMayFail) {
   write(1);
@@ -196,6 +206,19 @@ TEST_F(CheckpointTest, EveryChangedByteIsSeen) {
   corrupt.back() = static_cast<char>(corrupt.back() ^ 1);
   write_file(path / "model.safetensors", corrupt);
   EXPECT_THAT(refusal(path), ::testing::MatchesRegex(".*crc32 [0-9a-f]+, expected [0-9a-f]+: the file is corrupt"));
+}
+
+// A whole file of a version to come is not read as if it were of this one.
+TEST_F(CheckpointTest, AnotherFormatIsRefused) {
+  const fs::path path = write(1);
+  nlohmann::json json = nlohmann::json::parse(read_file(path / "state.json"));
+  json["state"]["format"] = 2;
+  const std::string state = json["state"].dump();
+  FileDigest digest;
+  extend(digest, state.data(), state.size());
+  json["crc32"] = digest.crc32;
+  write_file(path / "state.json", json.dump());
+  EXPECT_THAT(refusal(path), HasSubstr("state.json: format 2, expected 1: it was written by heddle test"));
 }
 
 TEST_F(CheckpointTest, TheNewestWholeOneIsFoundAndTheOthersSaid) {

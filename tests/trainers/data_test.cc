@@ -544,6 +544,38 @@ TEST(RecallDataTest, EveryAnswerWasShown) {
   EXPECT_NE(data->validation_batch(3).tokens, batch.tokens);
 }
 
+// Every key, every value, every pair and every place for a query has its turn.
+TEST(RecallDataTest, NothingIsLeftOut) {
+  const auto data = make_dataset(dataset_options(
+      testing::tiny_train_config({"data={type: mqar, num_pairs: 4, num_queries: 1}", "model.vocab_size=21",
+                                  "trainer.sequence_length=24", "trainer.batch_size=500"})));
+  const Batch batch = data->training_batch(0);
+  std::set<int32_t> keys, values, asked, places;
+  for (int64_t row = 0; row < batch.size; ++row) {
+    const int32_t* tokens = batch.tokens.data() + row * 24;
+    const int32_t* targets = batch.targets.data() + row * 24;
+    for (int32_t i = 0; i < 4; ++i) {
+      keys.insert(tokens[2 * i]);
+      values.insert(tokens[2 * i + 1]);
+    }
+    const auto place = static_cast<int32_t>(
+        std::find_if(targets, targets + 24, [](int32_t target) { return target != kIgnoredTarget; }) - targets);
+    places.insert(place);
+    for (int32_t i = 0; i < 4; ++i) {
+      if (tokens[2 * i] == tokens[place]) asked.insert(i);
+    }
+  }
+  const auto range = [](int32_t first, int32_t last, int32_t step) {
+    std::set<int32_t> all;
+    for (int32_t i = first; i < last; i += step) all.insert(i);
+    return all;
+  };
+  EXPECT_EQ(keys, range(1, 10, 1));
+  EXPECT_EQ(values, range(10, 21, 1));
+  EXPECT_EQ(asked, range(0, 4, 1));
+  EXPECT_EQ(places, range(8, 24, 2));
+}
+
 TEST(CopyDataTest, TheRepeatIsTheTarget) {
   const auto data = make_dataset(dataset_options(testing::tiny_train_config()));
   const Batch batch = data->validation_batch(0);
