@@ -65,18 +65,18 @@ inline double exponential(double x) { return std::exp(x); }
 
 // exp(-|x|), a number in [0, 1]; NaN stays NaN, and results that would be subnormal are 0. Sigmoids are computed from
 // it because it neither overflows nor makes digits cancel.
-inline float exponential_of_minus_magnitude(float x) {
+[[gnu::always_inline]] inline float exponential_of_minus_magnitude(float x) {
   constexpr float kSmallest = -87.3365447505f;  // ln 2^-126
   const float given = x < 0.0f ? x : -x;
   const ScaledExponential e = scaled_exponential(given < kSmallest ? kSmallest : given);
   const float scale = std::bit_cast<float>((e.n + 127u) << 23);
   return given < kSmallest ? 0.0f : e.significand * scale;
 }
-inline double exponential_of_minus_magnitude(double x) { return std::exp(x < 0.0 ? x : -x); }
+[[gnu::always_inline]] inline double exponential_of_minus_magnitude(double x) { return std::exp(x < 0.0 ? x : -x); }
 
 // 1 / d for d in [1, 2], right to 1 ulp; NaN stays NaN. The divider of a CPU is slow, so this uses multiplications: the
 // parabola whose largest error is smallest (1/99), and two steps of Newton's method, each of which squares the error.
-inline float inverse_in_1_2(float d) {
+[[gnu::always_inline]] inline float inverse_in_1_2(float d) {
   float y = (d * (32.0f / 99.0f) - 16.0f / 11.0f) * d + 70.0f / 33.0f;
   y += y * (1.0f - d * y);
   y += y * (1.0f - d * y);
@@ -86,13 +86,13 @@ inline double inverse_in_1_2(double d) { return 1.0 / d; }
 
 // 1 / (1 + exp(-x))
 template <class A>
-inline A sigmoid(A x) {
+[[gnu::always_inline]] inline A sigmoid(A x) {
   const A small = exponential_of_minus_magnitude(x);
   return (x < A(0) ? small : A(1)) * inverse_in_1_2(A(1) + small);
 }
 
 template <Activation act, class A>
-inline A apply_activation(A x) {
+[[gnu::always_inline]] inline A apply_activation(A x) {
   if constexpr (act == Activation::none) return x;
   if constexpr (act == Activation::relu) return x <= A(0) ? A(0) : x;
   if constexpr (act == Activation::sigmoid) return sigmoid(x);
@@ -108,7 +108,7 @@ inline A apply_activation(A x) {
 
 // The derivative at x, the argument of the activation. relu'(0) = 0; elu1'(0) = 1 from both sides.
 template <Activation act, class A>
-inline A activation_derivative(A x) {
+[[gnu::always_inline]] inline A activation_derivative(A x) {
   if constexpr (act == Activation::none) return A(1);
   if constexpr (act == Activation::relu) return x > A(0) ? A(1) : apply_activation<act>(x);
   if constexpr (act == Activation::sigmoid) {
