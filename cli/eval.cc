@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/option.h"
 #include "core/config/config_error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "trainers/evaluate.h"
@@ -116,11 +117,7 @@ Run add_eval(CLI::App& command, const Registry& registry) {
       ->option_text("RUN_OR_CHECKPOINT");
   command.add_option("--data", options->data, "Evaluate all of this file, or of the files that this glob matches")
       ->option_text("FILE");
-  command
-      .add_option("--set", options->overrides,
-                  "Override a value of its config, e.g. trainer.eval_batches=all; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("KEY=VALUE");
+  add_overrides(command, options->overrides, "trainer.eval_batches=all");
   add_device_options(command, options->device);
   return [options, &registry] { return run(*options, registry); };
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -14,6 +15,8 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "cli/option.h"
+#include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
@@ -140,16 +143,16 @@ int run(const Options& options, const Registry& registry) {
 
 // "x=2x3x8"; "x=" is a scalar.
 std::pair<std::string, Shape> shape_of(const std::string& text) {
+  constexpr int64_t kTooLarge = 1'000'000'000'000;
   const size_t equals = text.find('=');
   const std::string what = fmt::format("--shape: found '{}', expected NAME=AxBxC", text);
   if (equals == std::string::npos || equals == 0) throw CLI::ValidationError(what);
   Shape shape;
   std::istringstream extents(text.substr(equals + 1));
   for (std::string extent; std::getline(extents, extent, 'x');) {
-    const bool is_number = !extent.empty() && extent.size() <= 12 &&
-                           std::all_of(extent.begin(), extent.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (!is_number || shape.rank() == kMaxRank) throw CLI::ValidationError(what);
-    shape.append(std::stoll(extent));
+    const std::optional<int64_t> number = number_of<int64_t>(extent);
+    if (!number || *number < 0 || *number >= kTooLarge || shape.rank() == kMaxRank) throw CLI::ValidationError(what);
+    shape.append(*number);
   }
   if (text.ends_with('x')) throw CLI::ValidationError(what);
   return {text.substr(0, equals), shape};
@@ -175,9 +178,7 @@ Run add_gradcheck(CLI::App& command, const Registry& registry) {
           "Shape of an input of that case, as x=2x3x8; repeatable")
       ->allow_extra_args(false)
       ->option_text("NAME=AxB...");
-  command.add_option("--set", options->overrides, "Override a value of the config, e.g. seed=2; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("KEY=VALUE");
+  add_overrides(command, options->overrides, "seed=2");
   add_dtype_option(command, options->dtype,
                    "float64: against differences; another: against float64 at the same rounded inputs");
   add_device_options(command, options->device);

@@ -53,9 +53,7 @@ int run(const Options& options, const Registry& registry) {
 Run add_memory(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
   command.add_option("config", options->config, "YAML file, see docs/config.md")->required()->option_text("CONFIG");
-  command.add_option("--set", options->overrides, "Override a value of the config, e.g. model.dim=512; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("KEY=VALUE");
+  add_overrides(command, options->overrides, "model.dim=512");
   add_numbers(command, "--batch", options->batch_sizes, "Also the peaks with these batch sizes", Range::at_least(1))
       ->option_text("N,...");
   add_numbers(command, "--length", options->lengths, "Also the peaks with these sequence lengths", Range::at_least(1))

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
@@ -42,6 +44,12 @@ std::optional<size_t> parse_bytes(const std::string& text) {
 }
 
 }  // namespace
+
+CLI::Option* add_overrides(CLI::App& command, std::vector<std::string>& overrides, const std::string& example) {
+  return command.add_option("--set", overrides, "Override a value of the config, e.g. " + example + "; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("KEY=VALUE");
+}
 
 CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value, const std::string& description) {
   return command.add_option_function<std::string>(

@@ -26,6 +26,9 @@ CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector
 // A number of bytes: "80GiB", "24 GB", "512MiB", "1000000".
 CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value, const std::string& description);
 
+// --set KEY=VALUE, repeatable: overrides of a config, whose example is such an override.
+CLI::Option* add_overrides(CLI::App& command, std::vector<std::string>& overrides, const std::string& example);
+
 // The parts of "a,b,c".
 std::vector<std::string> split_at_commas(const std::string& text);
 

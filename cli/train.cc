@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/option.h"
 #include "cli/signals.h"
 #include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
@@ -97,9 +98,7 @@ Run add_train(CLI::App& command, const Registry& registry) {
   command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with")
       ->required()
       ->option_text("CONFIG");
-  command.add_option("--set", options->overrides, "Override a value of the config, e.g. trainer.steps=100; repeatable")
-      ->allow_extra_args(false)
-      ->option_text("KEY=VALUE");
+  add_overrides(command, options->overrides, "trainer.steps=100");
   command.add_option("--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
   command
       .add_option("--resume", options->resume,

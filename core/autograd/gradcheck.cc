@@ -77,7 +77,6 @@ class Checker {
     };
     report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic), times(2.0));
     report.composes = agree(analytic, gradients(InputKind::output), times(1.0));
-    upstream_.clear();
     base_ = outputs(&upstream_);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].differentiate) report.inputs.push_back(check_input(i, analytic[i]));
@@ -210,13 +209,9 @@ class Checker {
       ++report.checked;
       report.wrong += slope.verdict == Verdict::wrong ? 1 : 0;
       report.undecided += slope.verdict == Verdict::undecided ? 1 : 0;
-      // From bad to worse: right, undecided, wrong, no number; and the further off the worse.
+      // Within a verdict it is the worse the further off, and no number at all is the worst.
       const double off = std::abs(slope.slope) / scales.size;
-      const double rank = (!is_number                        ? 3.0
-                           : slope.verdict == Verdict::wrong ? 2.0
-                           : slope.verdict == Verdict::ok    ? 0.0
-                                                             : 1.0) +
-                          off / (1.0 + off);
+      const double rank = (is_number ? static_cast<double>(slope.verdict) : 3.0) + off / (1.0 + off);
       if (report.worst_element >= 0 && !(rank > worst_rank)) return;
       worst_rank = rank;
       report.worst_element = element;
@@ -266,11 +261,6 @@ class Checker {
   Values base_, upstream_;  // of all outputs, one after the other
 };
 
-Verdict worse(Verdict a, Verdict b) {
-  if (a == Verdict::wrong || b == Verdict::wrong) return Verdict::wrong;
-  return a == Verdict::undecided ? a : b;
-}
-
 }  // namespace
 
 GradcheckReport gradcheck(Context& context, const GradcheckFunction& function,
@@ -284,7 +274,7 @@ Verdict GradcheckInputReport::verdict() const {
 
 Verdict GradcheckReport::verdict() const {
   Verdict result = deterministic && accumulates && composes ? Verdict::ok : Verdict::wrong;
-  for (const GradcheckInputReport& input : inputs) result = worse(result, input.verdict());
+  for (const GradcheckInputReport& input : inputs) result = std::max(result, input.verdict());
   return result;
 }
 

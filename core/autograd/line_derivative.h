@@ -7,9 +7,9 @@
 
 namespace heddle {
 
-// wrong: the slope is not 0, however small the steps. undecided: the values do not tell, since they have too few digits
-// left or there is a kink.
-enum class Verdict { ok, wrong, undecided };
+// From good to bad. wrong: the slope is not 0, however small the steps. undecided: the values do not tell, since they
+// have too few digits left or there is a kink.
+enum class Verdict { ok, undecided, wrong };
 
 std::string to_string(Verdict verdict);  // "ok", "WRONG", "undecided"
 

@@ -41,11 +41,6 @@ schedule: {type: cosine, warmup_steps: 5, min_lr: 3.0e-4}
 trainer: {steps: 40, batch_size: 4, sequence_length: 16, eval_every: 10, sample: {prompt: "a\n", tokens: 3}}
 )";
 
-std::string content_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 void write(const fs::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
@@ -54,7 +49,7 @@ fs::path golden_checkpoint() { return fs::path(HEDDLE_SOURCE_DIR) / "tests/golde
 
 Reader safetensors_reader(const fs::path& folder) {
   const fs::path path = folder / "fuzz.safetensors";
-  return {"safetensors", {content_of(golden_checkpoint() / "model.safetensors")}, [path](std::string_view bytes) {
+  return {"safetensors", {read_file(golden_checkpoint() / "model.safetensors")}, [path](std::string_view bytes) {
             write(path, bytes);
             Context context;
             SafetensorsReader reader(path);
@@ -99,7 +94,7 @@ Reader state_reader(const fs::path& folder) {
   const fs::path checkpoint = folder / "step_12";
   fs::create_directories(checkpoint);
   fs::copy(golden_checkpoint(), checkpoint, fs::copy_options::recursive);
-  const nlohmann::json sealed = nlohmann::json::parse(content_of(golden_checkpoint() / "state.json"));
+  const nlohmann::json sealed = nlohmann::json::parse(read_file(golden_checkpoint() / "state.json"));
   return {"state", {sealed.at("state").dump()}, [checkpoint](std::string_view bytes) {
             nlohmann::json state = nlohmann::json::parse(bytes, nullptr, false);
             std::string file(bytes);
