@@ -223,14 +223,13 @@ TEST_P(LinearAttentionRecurrence, AnInfiniteGradientIsNotFiniteUpToThere) {
   }
 }
 
-// A decay that is 0 over a chunk leaves nothing of a state, also where it is infinite.
-TEST_P(LinearAttentionRecurrence, NothingIsLeftOfAnInfiniteStateAfterAStrongDecay) {
-  if (on_gpu()) GTEST_SKIP() << "a GPU multiplies by the decay";
-  const Sizes sizes{131, 2, 3, {-20.0}};
+// lambda times infinity is infinite for every lambda above 0, however often: a state that overflowed is seen at the end.
+TEST_P(LinearAttentionRecurrence, AnInfiniteStateIsNotFiniteAtTheEnd) {
+  const Sizes sizes{131, 2, 3, {-0.1, -20.0}};
   for (const DType dtype : {DType::float64, DType::float32}) {
     Numbers x = draw(sizes);
     for (double& value : x.initial_state) value = kInfinity;
-    for (const double value : run(sizes, x, dtype).final_state) EXPECT_TRUE(std::isfinite(value)) << name(dtype);
+    for (const double value : run(sizes, x, dtype).final_state) EXPECT_FALSE(std::isfinite(value)) << name(dtype);
   }
 }
 

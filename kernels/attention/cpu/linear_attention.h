@@ -236,12 +236,12 @@ class State {
     values_ = head_state<A>(states, heads, index, values_.rows(), values_.cols());
     exact_ = values_.template cast<double>().topRows(exact_.rows());
   }
-  // S (=) kept * S + (weights .* a)^T b, where `weighted` is scratch for weights .* a. Where `kept` is 0 nothing is
-  // left of S, whatever it is.
+  // S (=) kept * S + (weights .* a)^T b, where `weighted` is scratch for weights .* a. A number of S that is not finite
+  // stays so, also where `kept` is so small that it is 0.
   void advance(double kept, const typename Decay<A>::Segment& weights, const ConstPanel<A>& a, const ConstPanel<A>& b,
                Panel<A>& weighted) {
     weighted.topRows(a.rows()) = (a.array().colwise() * weights).matrix();
-    const bool adds = !is_zero_ && kept != 0.0;
+    const bool adds = !is_zero_;
     is_zero_ = false;
     if constexpr (kIsDouble) {
       if (adds) {
