@@ -223,7 +223,8 @@ TEST_P(LinearAttentionRecurrence, AnInfiniteGradientIsNotFiniteUpToThere) {
   }
 }
 
-// lambda times infinity is infinite for every lambda above 0, however often: a state that overflowed is seen at the end.
+// lambda times infinity is infinite for every lambda above 0, however often: a state that overflowed is seen at the
+// end.
 TEST_P(LinearAttentionRecurrence, AnInfiniteStateIsNotFiniteAtTheEnd) {
   const Sizes sizes{131, 2, 3, {-0.1, -20.0}};
   for (const DType dtype : {DType::float64, DType::float32}) {
