@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares every operator of heddle with PyTorch on random shapes, values and gradients, and prints one table.
 
-    parity.py [--heddle PROGRAM] [--device cpu|cuda] [--cases N] [--seed S] [--jobs N] [--dtype float32 ...] [LAYER ...]
+    parity.py [--heddle PROGRAM] [--device cpu|cuda] [--cases N] [--seed S] [--dtype float32 ...] [LAYER ...]
 
 Options are those of heddle's own cases (`heddle gradcheck --list`), N of them for each operator drawn at random; the
 extents of their inputs are drawn anew, odd ones among them. The formulas of peers/operators.py run in float64 on the
@@ -12,9 +12,9 @@ roundings, which are half a unit in the last place of that element. Exit code 1 
 
 import argparse
 import copy
+import math
 import random
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import torch
 
 import layers
+import operators
 
 EXTENTS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 127, 128, 130)
+LARGEST = 1 << 16
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 # The limits of values and of gradients: fractions in float32, roundings in 16 bits. Chains of operators round what they
 # hand on, and gradients of 16 bits pass through values of 16 bits.
@@ -32,10 +34,12 @@ CHAINS = {"glu": 3.0, "ffn": 3.0, "glu_product": 2.0}  # roundings on the way: t
 
 
 def with_new_extents(case: layers.Case, draw: random.Random) -> layers.Case:
-    """The case with other extents: equal ones stay equal."""
-    changed = copy.deepcopy(case)
+    """The case with other extents: equal ones stay equal, and no input has more than LARGEST elements."""
     extents = sorted({extent for given in case.inputs for extent in given["shape"]})
-    drawn = {extent: draw.choice(EXTENTS) for extent in extents}
+    drawn = {}
+    while not drawn or any(math.prod(drawn[e] for e in given["shape"]) > LARGEST for given in case.inputs):
+        drawn = {extent: draw.choice(EXTENTS) for extent in extents}
+    changed = copy.deepcopy(case)
     for given in changed.inputs:
         given["shape"] = [drawn[extent] for extent in given["shape"]]
         given["range"] = drawn.get(given["range"], given["range"])
@@ -44,29 +48,51 @@ def with_new_extents(case: layers.Case, draw: random.Random) -> layers.Case:
     return changed
 
 
-def errors(arguments: argparse.Namespace, case: layers.Case, dtype: str, seed: int) -> dict[str, tuple[float, str]]:
-    """The worst errors of values and of gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = layers.make_inputs(case, getattr(torch, dtype), generator)
-    expected, upstream = layers.run_torch(case, inputs, generator)
-    found = layers.run_heddle(arguments, case, {**inputs, **upstream})
-    worst = {}
-    for kind in ("values", "gradients"):
-        wanted = {name: value for name, value in expected.items() if name.startswith("d_") == (kind == "gradients")}
-        error, name = layers.worst_error({name: found[name] for name in wanted}, wanted) if wanted else (0.0, "")
-        worst[kind] = (error if dtype == "float32" else error / ROUNDING[dtype], f"{name} of {case.name}")
-    return worst
+class Trial:
+    """One case in one dtype: drawn on new extents until neither side refuses them, at last on its own."""
+
+    ATTEMPTS = 8
+
+    def __init__(self, case: layers.Case, dtype: str, seed: int):
+        self.case, self.dtype, self.seed = case, dtype, seed
+        self.draw, self.attempts = random.Random(seed), 0
+        self.worst: dict[str, tuple[float, str]] = {}  # of values and of gradients, when it has run
+
+    def next_inputs(self) -> tuple[layers.Case, operators.Tensors]:
+        """Draws until PyTorch accepts; notes what it computes."""
+        while True:
+            self.attempts += 1
+            is_last = self.attempts > self.ATTEMPTS
+            self.drawn = self.case if is_last else with_new_extents(self.case, self.draw)
+            generator = torch.Generator().manual_seed(self.seed)
+            try:
+                inputs = layers.make_inputs(self.drawn, getattr(torch, self.dtype), generator)
+                self.expected, upstream = layers.run_torch(self.drawn, inputs, generator)
+                return self.drawn, {**inputs, **upstream}
+            except (RuntimeError, ValueError, IndexError):
+                if is_last:
+                    raise
+
+    def take(self, found: operators.Tensors | str) -> bool:
+        """Notes the worst errors; False when heddle refused these extents and others are to be tried."""
+        if isinstance(found, str):
+            if self.attempts > self.ATTEMPTS:
+                sys.exit(f"{self.drawn.name}: {found}")
+            return False
+        for kind in ("values", "gradients"):
+            wanted = {name: value for name, value in self.expected.items()
+                      if name.startswith("d_") == (kind == "gradients")}
+            error, name = layers.worst_error({name: found[name] for name in wanted}, wanted) if wanted else (0.0, "")
+            error = error if self.dtype == "float32" else error / ROUNDING[self.dtype]
+            self.worst[kind] = (error, f"{name} of {self.drawn.name}")
+        return True
 
 
-def measure(arguments: argparse.Namespace, case: layers.Case, dtype: str, seed: int) -> dict[str, tuple[float, str]]:
-    """On new extents; on the case's own where its options fix them, so that others are refused."""
-    draw = random.Random(seed)
-    for _ in range(8):
-        try:
-            return errors(arguments, with_new_extents(case, draw), dtype, seed)
-        except (RuntimeError, ValueError, IndexError):  # refused by heddle or by PyTorch
-            continue
-    return errors(arguments, case, dtype, seed)
+def run_all(arguments: argparse.Namespace, trials: list[Trial]) -> None:
+    """One process of heddle for all of them, then others for those that it refused."""
+    while trials:
+        found = layers.run_heddle(arguments, [trial.next_inputs() for trial in trials])
+        trials = [trial for trial, result in zip(trials, found) if not trial.take(result)]
 
 
 def main() -> int:
@@ -76,33 +102,32 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cases", type=int, default=12, help="of each operator and dtype")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2, help="programs side by side")
     parser.add_argument("--dtype", nargs="+", choices=LIMITS, default=list(LIMITS))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     by_operator: dict[str, list[layers.Case]] = {}
     for case in layers.all_cases(str(arguments.heddle)):
         if not case.large and (not arguments.layers or case.operator in arguments.layers):
             by_operator.setdefault(case.operator, []).append(case)
+    rows: dict[tuple[str, str], list[Trial]] = {}
+    for operator, cases in by_operator.items():
+        for dtype in arguments.dtype:
+            draw = random.Random(f"{arguments.seed} {operator} {dtype}")
+            rows[operator, dtype] = [Trial(draw.choice(cases), dtype, arguments.seed + i)
+                                     for i in range(arguments.cases)]
+    run_all(arguments, [trial for row in rows.values() for trial in row])
     print(f"{'operator':<18} {'dtype':<9} {'cases':>5} {'values':>10} {'gradients':>10}")
     beyond = 0
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for operator, cases in by_operator.items():
-            for dtype in arguments.dtype:
-                draw = random.Random(f"{arguments.seed} {operator} {dtype}")
-                chosen = [draw.choice(cases) for _ in range(arguments.cases)]
-                results = list(pool.map(lambda i: measure(arguments, chosen[i], dtype, arguments.seed + i),
-                                        range(len(chosen))))
-                worst = {kind: max(result[kind] for result in results) for kind in ("values", "gradients")}
-                factor = CHAINS.get(operator, 1.0) if dtype != "float32" else 1.0
-                right = all(worst[kind][0] <= limit * factor for kind, limit in zip(worst, LIMITS[dtype]))
-                beyond += not right
-                show = "{:10.1e}" if dtype == "float32" else "{:10.2f}"
-                print(f"{operator:<18} {dtype:<9} {len(chosen):5} " +
-                      " ".join(show.format(worst[kind][0]) for kind in worst) + ("" if right else "  BEYOND"), flush=True)
-                if not right:
-                    for kind, (error, where) in worst.items():
-                        print(f"    {kind}: {error:.3g} in {where}")
+    for (operator, dtype), row in rows.items():
+        worst = {kind: max(trial.worst[kind] for trial in row) for kind in ("values", "gradients")}
+        factor = CHAINS.get(operator, 1.0) if dtype != "float32" else 1.0
+        right = all(worst[kind][0] <= limit * factor for kind, limit in zip(worst, LIMITS[dtype]))
+        beyond += not right
+        show = "{:10.1e}" if dtype == "float32" else "{:10.2f}"
+        print(f"{operator:<18} {dtype:<9} {len(row):5} " + " ".join(show.format(worst[kind][0]) for kind in worst) +
+              ("" if right else "  BEYOND"))
+        if not right:
+            for kind, (error, where) in worst.items():
+                print(f"    {kind}: {error:.3g} in {where}")
     print(f"{beyond} beyond the limit")
     return 1 if beyond else 0
 

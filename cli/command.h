@@ -16,7 +16,10 @@ inline constexpr int kUsage = 2;
 inline constexpr int kUndecided = 3;
 inline constexpr int kInterrupted = 130;
 
-using Run = std::function<int()>;  // returns the exit code; throws what run_command_line() reports
+using Run = std::function<int()>;  // returns the exit code; throws what report_errors() reports
+
+// Runs the command and returns its exit code. What it throws becomes one line on stderr and the exit code for that.
+int report_errors(const Run& command);
 
 // A line that a user should see, on stderr.
 void print_note(const std::string& line);

@@ -87,16 +87,9 @@ int run(int argc, char** argv, const Registry& registry) {
 
 }  // namespace
 
-namespace {
-
-// What `command` throws becomes one line on stderr and an exit code. Results that it could not write are a failure,
-// too.
-int report_errors(const std::function<int()>& command) {
-  prepare_standard_streams();
+int report_errors(const Run& command) {
   try {
-    const int code = command();
-    finish_stdout();
-    return code;
+    return command();
   } catch (const ConfigError& error) {
     return report(error.what(), kUsage);
   } catch (const UsageError& error) {
@@ -110,15 +103,18 @@ int report_errors(const std::function<int()>& command) {
   }
 }
 
-}  // namespace
-
 int run_command_line(int argc, char** argv, const Registry& registry) {
-  return report_errors([&] { return run(argc, argv, registry); });
+  return report_errors([&] {
+    prepare_standard_streams();
+    const int code = run(argc, argv, registry);
+    finish_stdout();  // results that it could not write are a failure, too
+    return code;
+  });
 }
 
 // A row of the built-in registry that is wrong is reported like any other error.
 int run_command_line(int argc, char** argv) {
-  return report_errors([&] { return run(argc, argv, built_in_registry()); });
+  return report_errors([&] { return run_command_line(argc, argv, built_in_registry()); });
 }
 
 void print_note(const std::string& line) { print_message(stderr, fmt::format("note: {}\n", line)); }

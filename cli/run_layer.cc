@@ -1,44 +1,63 @@
-// heddle run-layer SPEC.yaml --inputs IN.safetensors --outputs OUT.safetensors
+// heddle run-layer SPEC.yaml... --inputs IN.safetensors... --outputs OUT.safetensors...
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "core/runtime/error.h"
 #include "tools/run_operator.h"
 
 namespace heddle::cli {
 namespace {
 
 struct Options {
-  std::string spec;
-  std::string inputs;
-  std::string outputs;
+  std::vector<std::string> specs, inputs, outputs;  // one each a case
   std::optional<DType> dtype;
   DeviceOptions device;
 };
 
+// The cases one after another. One that fails is reported, and the others run all the same.
 int run(const Options& options, const Registry& registry) {
-  const LayerSpec spec = load_layer_spec(options.spec, registry);
+  const size_t cases = options.specs.size();
+  for (const auto& [name, files] : {std::pair{"--inputs", &options.inputs}, std::pair{"--outputs", &options.outputs}}) {
+    if (files->size() == cases) continue;
+    throw UsageError(fmt::format("{}: found {} file{} for {} spec{}, expected one each", name, files->size(),
+                                 files->size() == 1 ? "" : "s", cases, cases == 1 ? "" : "s"));
+  }
   const auto context = open_device(options.device);
-  run_layer_files(*context, spec, options.inputs, options.outputs, options.dtype);
-  return kDone;
+  int worst = kDone;
+  for (size_t i = 0; i < cases; ++i) {
+    const int code = report_errors([&] {
+      const LayerSpec spec = load_layer_spec(options.specs[i], registry);
+      run_layer_files(*context, spec, options.inputs[i], options.outputs[i], options.dtype);
+      return kDone;
+    });
+    worst = std::max(worst, code);
+  }
+  return worst;
 }
 
 }  // namespace
 
 Run add_run_layer(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
-  command.add_option("spec", options->spec, "YAML file: layer: NAME, options: {...}")
+  command.add_option("spec", options->specs, "YAML files: layer: NAME, options: {...}")
       ->required()
-      ->option_text("SPEC.yaml");
+      ->option_text("SPEC.yaml...");
   command.add_option("--inputs", options->inputs, "Inputs and parameters by name; d_y and so on: run backward, too")
       ->required()
-      ->option_text("IN.safetensors");
-  command.add_option("--outputs", options->outputs, "Where the outputs and gradients go")
+      ->option_text("IN.safetensors...");
+  command.add_option("--outputs", options->outputs, "Where the outputs and gradients go; one file each a spec")
       ->required()
-      ->option_text("OUT.safetensors");
+      ->option_text("OUT.safetensors...");
   add_dtype_option(command, options->dtype, "Round the inputs to it and write the results in it");
   add_device_options(command, options->device);
   command.footer("The tensors of each layer, and how to compare with another framework: docs/run_layer.md.");

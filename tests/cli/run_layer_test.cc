@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -84,6 +85,32 @@ TEST_F(RunLayerProgramTest, TensorsThatDoNotFitAreOne) {
               HasSubstr("error: " + path("unknown") + ": unknown tensor 'wieght'; did you mean 'weight'?"));
   EXPECT_EQ(run("spec.yaml", "missing").code, 1);
   EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+// A case that fails is reported, and those after it run all the same.
+TEST_F(RunLayerProgramTest, RunsSeveralCasesInOneProcess) {
+  write("bad.yaml", "layer: rms_nrom\n");
+  write_tensors("unknown", {"x", "wieght"});
+  const auto run_list = [&](const std::vector<std::string>& specs, const std::vector<std::string>& inputs) {
+    std::vector<std::string> arguments{"run-layer"};
+    for (const std::string& spec : specs) arguments.push_back(path(spec));
+    arguments.emplace_back("--inputs");
+    for (const std::string& file : inputs) arguments.push_back(path(file));
+    arguments.emplace_back("--outputs");
+    for (size_t i = 0; i < specs.size(); ++i) arguments.push_back(path("out" + std::to_string(i)));
+    return run_heddle(arguments);
+  };
+  const Finished finished = run_list({"spec.yaml", "bad.yaml", "spec.yaml", "spec.yaml"}, {"in", "in", "unknown", "in"});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("error: " + path("bad.yaml") + ":1:8: "));
+  EXPECT_THAT(finished.err, HasSubstr("error: " + path("unknown") + ": unknown tensor 'wieght'"));
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(std::filesystem::exists(path("out" + std::to_string(i))), i == 0 || i == 3) << i;
+  }
+  EXPECT_EQ(run_list({"spec.yaml", "spec.yaml"}, {"in", "unknown"}).code, 1);
+  const Finished uneven = run_list({"spec.yaml", "spec.yaml"}, {"in"});
+  EXPECT_EQ(uneven.code, 2);
+  EXPECT_THAT(uneven.err, HasSubstr("--inputs: found 1 file for 2 specs, expected one each"));
 }
 
 TEST_F(RunLayerProgramTest, GradcheckOfAnOperator) {
