@@ -105,8 +105,8 @@ def main() -> int:
     parser.add_argument("--dtype", nargs="+", choices=LIMITS, default=list(LIMITS))
     arguments = parser.parse_args()
     by_operator: dict[str, list[layers.Case]] = {}
-    for case in layers.all_cases(str(arguments.heddle)):
-        if not case.large and (not arguments.layers or case.operator in arguments.layers):
+    for case in layers.all_cases(str(arguments.heddle), arguments.device):
+        if not arguments.layers or case.operator in arguments.layers:
             by_operator.setdefault(case.operator, []).append(case)
     rows: dict[tuple[str, str], list[Trial]] = {}
     for operator, cases in by_operator.items():

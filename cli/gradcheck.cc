@@ -77,7 +77,7 @@ void check_operators(Context& context, const Registry& registry, const Options& 
     if (!options.subject.empty() && op.name != options.subject) continue;
     std::vector<OperatorCase> cases;
     if (options.shapes.empty()) {
-      cases = op.cases();
+      cases = op.cases_on(context.device().type);
       std::erase_if(cases, [](const OperatorCase& operator_case) { return operator_case.large; });
       check(!cases.empty(), "operator {} has no small case to be checked by: see Operator::cases", op.name);
     } else {

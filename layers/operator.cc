@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
@@ -22,6 +23,12 @@ void check_inputs(const Operator& op, const NamedVariables& inputs) {
 }
 
 }  // namespace
+
+std::vector<OperatorCase> Operator::cases_on(DeviceType device) const {
+  std::vector<OperatorCase> found = cases();
+  if (device == DeviceType::cuda) std::erase_if(found, [](const OperatorCase& one) { return one.cpu_only; });
+  return found;
+}
 
 const InputSpec* Operator::find_input(const std::string& input) const {
   const auto found =

@@ -8,6 +8,7 @@
 
 #include "core/autograd/tape.h"
 #include "core/config/config_node.h"
+#include "core/runtime/device.h"
 #include "layers/named.h"
 #include "layers/operator_case.h"
 
@@ -51,6 +52,8 @@ struct Operator {
   // Examples that together reach each branch: tests, gradcheck and benchmarks read them.
   std::vector<OperatorCase> (*cases)() = nullptr;
 
+  // The cases that devices of this type have kernels for.
+  std::vector<OperatorCase> cases_on(DeviceType device) const;
   const InputSpec* find_input(const std::string& input) const;  // nullptr when there is none of that name
   std::vector<std::string> input_names() const;
 };

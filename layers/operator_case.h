@@ -67,6 +67,7 @@ struct OperatorCase {
   // Too large for a finite difference of every element: forward and gradients in float32 and bfloat16 only. These are
   // the cases that `heddle bench OPERATOR` measures; when there is none, it measures all.
   bool large = false;
+  bool cpu_only = false;  // GPUs have no kernel for these options
 };
 
 // The dtype of an input when the storage dtype is `dtype`.

@@ -66,6 +66,7 @@ std::string cases_as_json(const Registry& registry) {
                       {"operator", op.name},
                       {"options", as_json(*parse_yaml(operator_case.options, operator_case.name))},
                       {"large", operator_case.large},
+                      {"cpu_only", operator_case.cpu_only},
                       {"inputs", inputs}});
     }
   }

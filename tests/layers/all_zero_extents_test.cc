@@ -91,7 +91,7 @@ void check_case(Context& context, const OperatorCase& op_case) {
 void check_operator(Context& context, const std::string& name) {
   std::set<std::string> kinds;
   int count = 0;
-  for (const OperatorCase& op_case : built_in_registry().find(name).cases()) {
+  for (const OperatorCase& op_case : built_in_registry().find(name).cases_on(context.device().type)) {
     if (op_case.large) continue;
     std::string kind;
     for (const CaseInput& input : op_case.inputs) kind += input.name + std::to_string(input.shape.rank()) + " ";
