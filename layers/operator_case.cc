@@ -31,6 +31,7 @@ double draw(Random& random, const CaseInput& input) {
 DType case_dtype(const CaseInput& input, DType dtype) {
   switch (input.kind) {
     case CaseInputKind::tokens:
+    case CaseInputKind::segments:
       return DType::int32;
     case CaseInputKind::angle:
     case CaseInputKind::decay:
@@ -45,6 +46,16 @@ ReferenceTensor draw_numbers(const OperatorCase& operator_case, const std::strin
                              DType dtype) {
   Random random = random_for(operator_case, name);
   ReferenceTensor result{input.shape, std::vector<double>(static_cast<size_t>(numel(input.shape)))};
+  if (input.kind == CaseInputKind::segments) {
+    double segment = 0.0;
+    for (double& value : result.values) {
+      const auto index = &value - result.values.data();
+      const bool starts_a_sequence = index % input.shape[-1] == 0;
+      segment = starts_a_sequence ? 0.0 : segment + (random.next_below(5) == 0 ? 1.0 : 0.0);
+      value = segment;
+    }
+    return result;
+  }
   for (double& value : result.values) value = round_to(dtype, draw(random, input));
   return result;
 }

@@ -15,7 +15,7 @@
 
 namespace heddle {
 
-// How the numbers of an input are drawn and how it may lie in memory. All but `tokens` are real numbers.
+// How the numbers of an input are drawn and how it may lie in memory. All but `tokens` and `segments` are real numbers.
 enum class CaseInputKind {
   activation,  // standard normal; batch first; may be a view with larger row strides
   parameter,   // standard normal; its gradient may also be asked for in the accumulate type
@@ -24,7 +24,10 @@ enum class CaseInputKind {
   decay,       // minus a positive number, in the accumulate type
   state,       // standard normal; batch first; dense, in the accumulate type
   tokens,      // int32 in [0, range); batch first
+  segments,    // int32 that never falls along the last dimension; batch first
 };
+
+inline bool is_integer(CaseInputKind kind) { return kind == CaseInputKind::tokens || kind == CaseInputKind::segments; }
 
 struct CaseInput {
   std::string name;

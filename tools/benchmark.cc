@@ -187,6 +187,10 @@ class Subject {
 
   void draw(const InputSpec& spec, const Tensor& tensor, Random& random) {
     if (context_.is_meta()) return;
+    if (spec.kind == InputKind::segment) {  // one document a sequence
+      write_values(context_, tensor, std::vector<double>(static_cast<size_t>(tensor.numel()), 0.0));
+      return;
+    }
     if (!spec.is_real()) {
       const uint64_t bound = index_bound(spec.name);
       std::vector<double> values(static_cast<size_t>(tensor.numel()));

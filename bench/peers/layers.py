@@ -59,6 +59,10 @@ def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> o
         if given["kind"] == "tokens":
             inputs[name] = torch.randint(given["range"], shape, generator=generator, dtype=torch.int32)
             continue
+        if given["kind"] == "segments":
+            steps = torch.randint(5, shape, generator=generator) == 0
+            inputs[name] = steps.cumsum(-1).to(torch.int32)
+            continue
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
         values = -values.abs() if given["kind"] == "decay" else values + given["mean"]
         full = torch.float64 if dtype == torch.float64 else torch.float32

@@ -97,14 +97,19 @@ def lrpe_cosine(layer: str, t: Tensors, options: dict) -> Tensors:
 
 
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
-    """q, k (B, N, H, D), v (B, N, H, Dv), log_decay (H): one step a token."""
-    q, k, v = t["q"], t["k"], t["v"]
+    """q (B, N, H, D), k (B, N, KV, D), v (B, N, KV, Dv), log_decay (H) or (B, N, H): one step a token."""
+    q = t["q"]
     batch, length, heads, dim = q.shape
+    k, v = (t[name].repeat_interleave(heads // t[name].shape[2], 2) for name in ("k", "v"))
     decay = torch.exp(t["log_decay"]) if "log_decay" in t else torch.ones(heads, dtype=q.dtype)
+    decay = decay.expand(batch, length, heads)
+    if "segments" in t:
+        starts = F.pad(t["segments"].diff(dim=1) != 0, (1, 0))
+        decay = decay.masked_fill(starts[:, :, None], 0.0)
     state = t.get("initial_state", torch.zeros(batch, heads, dim, v.shape[-1], dtype=q.dtype))
     outputs = []
     for n in range(length):
-        state = decay[:, None, None] * state + k[:, n, :, :, None] * v[:, n, :, None, :]
+        state = decay[:, n, :, None, None] * state + k[:, n, :, :, None] * v[:, n, :, None, :]
         outputs.append(options.get("scale", 1.0) * torch.einsum("bhd,bhde->bhe", q[:, n], state))
     o = torch.stack(outputs, 1)
     return {"o": o, "final_state": state} if options.get("return_final_state", True) else {"o": o}

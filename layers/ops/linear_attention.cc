@@ -12,6 +12,20 @@ namespace {
 using kernels::heads_view;
 using kernels::vector_view;
 
+const char* name(Decay decay) {
+  switch (decay) {
+    case Decay::none:
+      return "none";
+    case Decay::constant:
+      return "constant";
+    case Decay::learned:
+      return "learned";
+    case Decay::data:
+      return "data";
+  }
+  return "";
+}
+
 void check_input(const char* what, const Variable& found, DType dtype, const Shape& shape, const char* because) {
   check(found.shape() == shape && found.dtype() == dtype, "[linear_attention] {} is {} {}, expected {} {}: {}", what,
         name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
@@ -32,15 +46,28 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
   check_heads("k", k);
   check_heads("v", v);
   const Shape& shape = q.shape();
+  const int64_t heads = shape[2], key_heads = k.shape()[2];
   const DType exact = accumulate_type(q.dtype());
-  check_input("k", k, q.dtype(), shape, "that of q");
-  check_input("v", v, q.dtype(), {shape[0], shape[1], shape[2], v.shape()[3]},
-              "that of q but for its own last dimension");
+  check_input("k", k, q.dtype(), {shape[0], shape[1], key_heads, shape[3]}, "that of q but for its number of heads");
+  check(heads == key_heads || (heads > 0 && key_heads > 0 && heads % key_heads == 0),
+        "[linear_attention] k has {} heads, expected a divisor of the {} heads of q", key_heads, heads);
+  check_input("v", v, q.dtype(), {shape[0], shape[1], key_heads, v.shape()[3]},
+              "that of k but for its own last dimension");
   const bool decays = options.decay != Decay::none;
   check(inputs.log_decay.defined() == decays, "[linear_attention] decay is {}, but log_decay is {}",
-        decays ? "constant" : "none", decays ? "missing" : "given");
-  if (decays) {
-    check_input("log_decay", inputs.log_decay, exact, {shape[2]}, "one for each head of q, in its accumulate type");
+        name(options.decay), decays ? "missing" : "given");
+  if (options.decay == Decay::data) {
+    check_input("log_decay", inputs.log_decay, exact, {shape[0], shape[1], heads},
+                "one for each token and head of q, in its accumulate type");
+    check(inputs.log_decay.value.is_contiguous(), "[linear_attention] log_decay is not contiguous");
+  } else if (decays) {
+    check_input("log_decay", inputs.log_decay, exact, {heads}, "one for each head of q, in its accumulate type");
+  }
+  if (inputs.segments.defined()) {
+    const Tensor& segments = inputs.segments;
+    check(segments.dtype() == DType::int32 && segments.shape() == Shape{shape[0], shape[1]} && segments.is_contiguous(),
+          "[linear_attention] segments is {} {}, expected int32 ({}, {}), contiguous: one for each token of q",
+          name(segments.dtype()), to_string(segments.shape()), shape[0], shape[1]);
   }
   if (inputs.initial_state.defined()) {
     check_input("initial_state", inputs.initial_state, exact, {shape[0], shape[2], shape[3], v.shape()[3]},
@@ -49,11 +76,24 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
   }
 }
 
+// GPUs have kernels for a part of this only.
+void check_device(const Context& context, const Variable& q, const Variable& k, const LinearAttentionInputs& inputs,
+                  const LinearAttentionOptions& options) {
+  if (context.device().type != DeviceType::cuda) return;
+  const bool has_fixed_decay = options.decay == Decay::none || options.decay == Decay::constant;
+  const char* const what = !has_fixed_decay               ? "a decay that is not fixed"
+                           : inputs.segments.defined()    ? "segments"
+                           : q.shape()[2] != k.shape()[2] ? "fewer heads of k than of q"
+                                                          : nullptr;
+  check(what == nullptr, "[linear_attention] {} has no CUDA kernel; run it with --device cpu", what);
+}
+
 struct LinearAttentionNode {
   double scale;
-  Slot q, k, v, initial_state, o, final_state;
+  bool decay_per_token;
+  Slot q, k, v, log_decay, initial_state, o, final_state;
   Tensor saved_q, saved_k, saved_v;
-  Tensor log_decay, saved_initial_state;
+  Tensor saved_log_decay, saved_initial_state, segments;
 
   void backward(Tape& tape) {
     Context& context = tape.context();
@@ -69,7 +109,9 @@ struct LinearAttentionNode {
     args.q = heads_view(saved_q);
     args.k = heads_view(saved_k);
     args.v = heads_view(saved_v);
-    args.log_decay = vector_view(log_decay);
+    args.log_decay = vector_view(saved_log_decay);
+    args.decay_per_token = decay_per_token;
+    args.segments = vector_view(segments);
     args.initial_state = vector_view(saved_initial_state);
     args.d_o = heads_view(d_o);
     args.d_final_state = vector_view(d_final_state);
@@ -77,6 +119,7 @@ struct LinearAttentionNode {
     args.d_q = destination(q);
     args.d_k = destination(k);
     args.d_v = destination(v);
+    args.d_log_decay = vector_destination(tape.destination(log_decay));
     args.d_initial_state = vector_destination(tape.destination(initial_state));
     args.scale = scale;
     kernels::linear_attention_backward(context, args);
@@ -89,7 +132,11 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
                                  const LinearAttentionInputs& inputs, const LinearAttentionOptions& options) {
   check_linear_attention(q, k, v, inputs, options);
   Context& context = tape.context();
-  const bool recorded = tape.records({&q, &k, &v, &inputs.initial_state});
+  check_device(context, q, k, inputs, options);
+  // A constant decay is not differentiated, even if it is a leaf.
+  const Slot log_decay = options.decay == Decay::constant ? Slot{} : inputs.log_decay.slot;
+  const Variable differentiated{inputs.log_decay.value, log_decay};
+  const bool recorded = tape.records({&q, &k, &v, &differentiated, &inputs.initial_state});
   const Shape& shape = q.shape();
   const int64_t value_dim = v.shape()[3];
 
@@ -104,24 +151,29 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
                                               .v = heads_view(v.value),
                                               .o = heads_view(result.o.value),
                                               .log_decay = vector_view(inputs.log_decay.value),
+                                              .decay_per_token = options.decay == Decay::data,
+                                              .segments = vector_view(inputs.segments),
                                               .initial_state = vector_view(inputs.initial_state.value),
                                               .final_state = vector_view(result.final_state.value),
                                               .scale = options.scale});
   if (!recorded) return result;
 
   tape.record(LinearAttentionNode{.scale = options.scale,
+                                  .decay_per_token = options.decay == Decay::data,
                                   .q = q.slot,
                                   .k = k.slot,
                                   .v = v.slot,
+                                  .log_decay = log_decay,
                                   .initial_state = inputs.initial_state.slot,
                                   .o = result.o.slot,
                                   .final_state = result.final_state.slot,
                                   .saved_q = q.value,
                                   .saved_k = k.value,
                                   .saved_v = v.value,
-                                  .log_decay = inputs.log_decay.value,
-                                  .saved_initial_state = inputs.initial_state.value},
-              {q, k, v, inputs.initial_state}, {result.o, result.final_state});
+                                  .saved_log_decay = inputs.log_decay.value,
+                                  .saved_initial_state = inputs.initial_state.value,
+                                  .segments = inputs.segments},
+              {q, k, v, log_decay, inputs.initial_state}, {result.o, result.final_state});
   return result;
 }
 

@@ -100,7 +100,8 @@ TEST_F(RunLayerProgramTest, RunsSeveralCasesInOneProcess) {
     for (size_t i = 0; i < specs.size(); ++i) arguments.push_back(path("out" + std::to_string(i)));
     return run_heddle(arguments);
   };
-  const Finished finished = run_list({"spec.yaml", "bad.yaml", "spec.yaml", "spec.yaml"}, {"in", "in", "unknown", "in"});
+  const Finished finished =
+      run_list({"spec.yaml", "bad.yaml", "spec.yaml", "spec.yaml"}, {"in", "in", "unknown", "in"});
   EXPECT_EQ(finished.code, 2);
   EXPECT_THAT(finished.err, HasSubstr("error: " + path("bad.yaml") + ":1:8: "));
   EXPECT_THAT(finished.err, HasSubstr("error: " + path("unknown") + ": unknown tensor 'wieght'"));

@@ -75,7 +75,11 @@ void check_case(Context& context, const OperatorCase& op_case) {
   }
   for (const auto& [extent, all] : by_extent) {
     if (extent == 0) continue;
-    ASSERT_LE(all.size(), 12u) << op_case.name;
+    if (all.size() > 12) {  // too many subsets
+      for (const Place& place : all) check_extents(context, op_case, {place});
+      check_extents(context, op_case, all);
+      continue;
+    }
     for (size_t chosen = 1; chosen < size_t{1} << all.size(); ++chosen) {
       std::vector<Place> places;
       for (size_t i = 0; i < all.size(); ++i) {

@@ -1,26 +1,61 @@
-// Chunked linear attention on the CPU. A chunk of C rows with the state S before it, lambda = exp(log_decay),
-// M[i][j] = scale * lambda^(i-j) for j <= i else 0, F[i] = scale * lambda^(i+1), E[j] = lambda^(C-1-j):
-//   o  = F .* (q S) + (q k^T .* M) v            S' = lambda^C S + (E .* k)^T v
+// Chunked linear attention on the CPU. A chunk of C rows with the state S before it, and L_i the sum of the log decays
+// of its rows 0 .. i, M[i][j] = scale * exp(L_i - L_j) for j <= i else 0, F[i] = scale * exp(L_i), E[j] = exp(L_last -
+// L_j):
+//   o  = F .* (q S) + (q k^T .* M) v            S' = exp(L_last) S + (E .* k)^T v
 //   d_q = F .* (d_o S^T) + (d_o v^T .* M) k     d_k = E .* (v d_S'^T) + (d_o v^T .* M)^T q
-//   d_v = E .* (k d_S') + (q k^T .* M)^T d_o    d_S = lambda^C d_S' + (F .* q)^T d_o
-// A thread works on one head of one sequence at a time. Backward passes through its chunks twice: forward in time with
-// S for d_q, then backward in time with d_S for d_k and d_v. Sums are computed in the type of arithmetic and rounded
-// once, when they are stored. Where lambda is 0 a chunk is one token, which sees no state.
+//   d_v = E .* (k d_S') + (q k^T .* M)^T d_o    d_S = exp(L_last) d_S' + (F .* q)^T d_o
+// L_i depends on the log decay of row t where i >= t, and L_j enters with the opposite sign, so with
+// P = (q k^T .* M) .* (d_o v^T) and c[j] = E[j] k_j^T d_S' v_j the gradient of that log decay is
+//   sum_{j < t <= i} P[i][j] + sum_{i >= t} F[i] q_i^T S d_o_i + sum_{j < t} c[j] + exp(L_last) <S, d_S'>
+// in which nothing cancels: where a strong decay makes it tiny it is tiny. A thread works on the heads of q of one head
+// of k of one sequence at a time. Backward passes through their chunks twice: forward in time with S for d_q, then
+// backward in time with d_S for d_k and d_v. Sums are computed in the type of arithmetic and rounded once, when they
+// are stored.
 #include "kernels/attention/linear_attention.h"
 
+#include <array>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
+#include "core/runtime/error.h"
+#include "kernels/attention/cpu/decay.h"
 #include "kernels/attention/cpu/linear_attention.h"
 #include "kernels/common/cpu/parallel.h"
 
 namespace heddle::kernels::cpu {
 namespace {
 
-// Writes (=) o and the final state of one head.
+// Heads [first, first + count) of q of one sequence, which read one head of k and v.
+struct HeadGroup {
+  int64_t batch, key_head, first, count;
+  HeadIndex keys() const { return {batch, key_head}; }
+  HeadIndex queries(int64_t i) const { return {batch, first + i}; }
+};
+
+// The decays of the heads of a group, and the chunks that fit them all.
+template <class A>
+struct GroupDecays {
+  template <class Args>
+  GroupDecays(const Args& args, const HeadGroup& group) {
+    for (int64_t i = 0; i < group.count; ++i) {
+      heads.emplace_back(args, group.batch, group.first + i);
+      weights.emplace_back(heads.back(), args.scale);
+    }
+    chunks = cut_into_chunks(args.q.length, heads);
+  }
+
+  std::vector<HeadDecays<A>> heads;
+  std::vector<Decay<A>> weights;
+  std::vector<Chunk> chunks;
+};
+
+// Writes (=) o and the final states of the heads of a group.
 template <class T>
-void forward_head(const LinearAttentionForwardArgs& args, HeadIndex index) {
+void forward_group(const LinearAttentionForwardArgs& args, const HeadGroup& group) {
   using A = accumulate_t<T>;
-  const int64_t length = args.q.length, dim = args.q.dim, value_dim = args.v.dim;
+  const int64_t dim = args.q.dim, value_dim = args.v.dim;
   Scratch scratch(State<A>::bytes(dim, value_dim) +
                   kChunkRows * (3 * dim + 3 * value_dim + kChunkRows) * static_cast<int64_t>(sizeof(A)));
   State<A> state(scratch, dim, value_dim);
@@ -30,174 +65,367 @@ void forward_head(const LinearAttentionForwardArgs& args, HeadIndex index) {
   Panel<A> q_copy = scratch.matrix<A>(kChunkRows, dim), k_copy = scratch.matrix<A>(kChunkRows, dim);
   Panel<A> v_copy = scratch.matrix<A>(kChunkRows, value_dim);
 
-  const Decay<A> decay(args.log_decay, index.head, args.scale);
-  state.start(args.initial_state, args.q.heads, index);
-  if (decay.forgets() && length > 0) state.clear();
-  for (int64_t begin = 0; begin < length; begin += decay.chunk_rows()) {
-    const int64_t rows = std::min(decay.chunk_rows(), length - begin);
-    const ConstPanel<A> q = load<T>(args.q, index, begin, rows, q_copy);
-    const ConstPanel<A> k = load<T>(args.k, index, begin, rows, k_copy);
-    const ConstPanel<A> v = load<T>(args.v, index, begin, rows, v_copy);
-    auto o = out.topRows(rows);
-    if (state.is_zero()) {
-      o.setZero();
-    } else {
-      o.noalias() = q * state.values();
-      o.array().colwise() *= decay.from_start(rows);
+  GroupDecays<A> decays(args, group);
+  for (int64_t i = 0; i < group.count; ++i) {
+    const HeadIndex index = group.queries(i);
+    const HeadDecays<A>& head = decays.heads[static_cast<size_t>(i)];
+    Decay<A>& decay = decays.weights[static_cast<size_t>(i)];
+    state.start(args.initial_state, args.q.heads, index);
+    for (size_t c = 0; c < decays.chunks.size(); ++c) {
+      const auto [begin, rows] = decays.chunks[c];
+      if (head.starts_anew(begin)) state.clear();
+      decay.move_to(decays.chunks[c]);
+      const ConstPanel<A> q = load<T>(args.q, index, begin, rows, q_copy);
+      const ConstPanel<A> k = load<T>(args.k, group.keys(), begin, rows, k_copy);
+      const ConstPanel<A> v = load<T>(args.v, group.keys(), begin, rows, v_copy);
+      auto o = out.topRows(rows);
+      if (state.is_zero()) {
+        o.setZero();
+      } else {
+        o.noalias() = q * state.values();
+        o.array().colwise() *= decay.from_start(rows);
+      }
+      masked_scores(q, k, decay, scores);
+      add_scores_product<A>(scores, v, spare, o);
+      store<T>({args.o, GradientMode::overwrite}, index, begin, rows, out);
+      const bool is_last = c + 1 == decays.chunks.size();
+      if (is_last ? static_cast<bool>(args.final_state) : !head.starts_anew(decays.chunks[c + 1].begin)) {
+        state.advance(decay.whole(rows), decay.to_end(rows), k, v, weighted_k);
+      }
     }
-    masked_scores(q, k, decay, scores);
-    add_scores_product<A>(scores, v, spare, o);
-    store<T>({args.o, GradientMode::overwrite}, index, begin, rows, out);
-    if (begin + rows < length ? !decay.forgets() : static_cast<bool>(args.final_state)) {
-      state.advance(decay.whole(rows), decay.to_end(rows), k, v, weighted_k);
+    if (args.final_state) {
+      state.store(head_state<A>(args.final_state, args.q.heads, index, dim, value_dim), GradientMode::overwrite);
     }
-  }
-  if (args.final_state) {
-    state.store(head_state<A>(args.final_state, args.q.heads, index, dim, value_dim), GradientMode::overwrite);
   }
 }
 
-// The backward pass of one head.
-template <class T>
-class BackwardHead {
+// The states before the chunks of one head, read from the last to the first. Every stride-th one is kept; the others of
+// a stride are computed again from it when the first of them is read.
+template <class A>
+class StateHistory {
  public:
-  using A = accumulate_t<T>;
+  explicit StateHistory(size_t chunks)
+      : stride_(static_cast<size_t>(std::ceil(std::sqrt(static_cast<double>(chunks))))) {}
 
-  BackwardHead(const LinearAttentionBackwardArgs& args, HeadIndex index)
-      : args_(args),
-        index_(index),
-        scratch_(State<A>::bytes(dim_, value_dim_) +
-                 kChunkRows * (2 * kChunkRows + 5 * dim_ + 4 * value_dim_) * static_cast<int64_t>(sizeof(A))),
-        decay_(args.log_decay, index.head, args.scale) {}
-
-  // Passes through the chunks forward in time, with the state, and writes or adds d_q.
-  void sweep_forward() {
-    state_.start(args_.initial_state, args_.q.heads, index_);
-    if (decay_.forgets()) state_.clear();
-    for (int64_t begin = 0; begin < length_; begin += decay_.chunk_rows()) {
-      const int64_t rows = std::min(decay_.chunk_rows(), length_ - begin);
-      const ConstPanel<A> k = load<T>(args_.k, index_, begin, rows, k_copy_);
-      const ConstPanel<A> v = load<T>(args_.v, index_, begin, rows, v_copy_);
-      const ConstPanel<A> d_o = load<T>(args_.d_o, index_, begin, rows, d_o_copy_);
-      auto d_q = d_keys_.topRows(rows);
-      if (state_.is_zero()) {
-        d_q.setZero();
-      } else {
-        d_q.noalias() = d_o * state_.values().transpose();
-        d_q.array().colwise() *= decay_.from_start(rows);
-      }
-      masked_scores(d_o, v, decay_, d_scores_);
-      add_scores_product<A>(d_scores_, k, spare_keys_, d_q);
-      store<T>(args_.d_q, index_, begin, rows, d_keys_);
-      if (begin + rows < length_ && !decay_.forgets()) {
-        state_.advance(decay_.whole(rows), decay_.to_end(rows), k, v, weighted_);
-      }
-    }
+  // Called with the states before the chunks 0, 1, ...
+  void note(size_t chunk, const State<A>& state) {
+    if (chunk % stride_ == 0) kept_.push_back(state.snapshot());
   }
-
-  // Passes through the chunks backward in time, with the gradient of the state, and writes or adds d_k, d_v and
-  // d_initial_state.
-  void sweep_backward() {
-    state_.start(args_.d_final_state, args_.q.heads, index_);
-    for (int64_t end = length_, begin = 0; end > 0; end = begin) {
-      begin = (end - 1) / decay_.chunk_rows() * decay_.chunk_rows();
-      const int64_t rows = end - begin;
-      const ConstPanel<A> q = load<T>(args_.q, index_, begin, rows, q_copy_);
-      const ConstPanel<A> d_o = load<T>(args_.d_o, index_, begin, rows, d_o_copy_);
-      if (args_.d_k || args_.d_v) key_value_gradients(begin, rows, q, d_o);
-      if (decay_.forgets()) {
-        state_.clear();
-      } else if (begin > 0 || args_.d_initial_state) {
-        state_.advance(decay_.whole(rows), decay_.from_start(rows), q, d_o, weighted_);
+  // The state before `chunk`. `advance(state, c)` makes the state after chunk c from that before it; `state` is
+  // scratch.
+  template <class Advance>
+  const StateSnapshot<A>& before(size_t chunk, State<A>& state, const Advance& advance) {
+    const size_t first = chunk / stride_ * stride_;
+    if (recent_.empty() || first != recent_first_) {
+      recent_.clear();
+      recent_first_ = first;
+      state.restore(kept_[chunk / stride_]);
+      for (size_t c = first;; ++c) {
+        recent_.push_back(state.snapshot());
+        if (c == chunk) break;
+        advance(state, c);
       }
     }
-    if (!args_.d_initial_state) return;
-    state_.store(head_state<A>(args_.d_initial_state.view, args_.q.heads, index_, dim_, value_dim_),
-                 args_.d_initial_state.mode);
+    return recent_[chunk - first];
   }
 
  private:
-  // d_k and d_v of the rows [begin, begin + rows); state_ is d_S after them.
-  void key_value_gradients(int64_t begin, int64_t rows, const ConstPanel<A>& q, const ConstPanel<A>& d_o) {
-    const ConstPanel<A> k = load<T>(args_.k, index_, begin, rows, k_copy_);
-    const ConstPanel<A> v = load<T>(args_.v, index_, begin, rows, v_copy_);
-    if (args_.d_k) {
-      auto d_k = d_keys_.topRows(rows);
-      if (state_.is_zero()) {
-        d_k.setZero();
-      } else {
-        d_k.noalias() = v * state_.values().transpose();
-        d_k.array().colwise() *= decay_.to_end(rows);
-      }
-      masked_scores(d_o, v, decay_, d_scores_);
-      add_scores_transposed_product<A>(d_scores_, q, spare_keys_, d_k);
-      store<T>(args_.d_k, index_, begin, rows, d_keys_);
-    }
-    if (args_.d_v) {
-      auto d_v = d_values_.topRows(rows);
-      if (state_.is_zero()) {
-        d_v.setZero();
-      } else {
-        d_v.noalias() = k * state_.values();
-        d_v.array().colwise() *= decay_.to_end(rows);
-      }
-      masked_scores(q, k, decay_, scores_);
-      add_scores_transposed_product<A>(scores_, d_o, spare_values_, d_v);
-      store<T>(args_.d_v, index_, begin, rows, d_values_);
+  size_t stride_;
+  std::vector<StateSnapshot<A>> kept_, recent_;
+  size_t recent_first_ = 0;  // the chunk of recent_[0]
+};
+
+// The backward pass of the heads of a group.
+template <class T>
+class BackwardGroup {
+ public:
+  using A = accumulate_t<T>;
+
+  // d_log_decay (N, H) of this sequence, in double; or nullptr.
+  BackwardGroup(const LinearAttentionBackwardArgs& args, const HeadGroup& group, double* d_log_decay)
+      : args_(args),
+        group_(group),
+        d_log_decay_(d_log_decay),
+        scratch_((group.count + 1) * State<A>::bytes(dim_, value_dim_) +
+                     kChunkRows * (2 * kChunkRows + 5 * dim_ + 4 * value_dim_) * static_cast<int64_t>(sizeof(A)),
+                 13 + 2 * group.count),
+        decays_(args, group) {
+    d_states_.reserve(static_cast<size_t>(group.count));
+    for (int64_t i = 0; i < group.count; ++i) {
+      d_states_.emplace_back(scratch_, dim_, value_dim_);
+      histories_.emplace_back(decays_.chunks.size());
     }
   }
 
-  Panel<A> keys() { return scratch_.matrix<A>(kChunkRows, dim_); }
-  Panel<A> values() { return scratch_.matrix<A>(kChunkRows, value_dim_); }
+  void run() {
+    for (int64_t i = 0; i < group_.count; ++i) {
+      if (args_.d_q || d_log_decay_ != nullptr) sweep_forward(i);
+    }
+    if (args_.d_k || args_.d_v || args_.d_initial_state || d_log_decay_ != nullptr) sweep_backward();
+  }
+
+ private:
+  // Passes through the chunks forward in time, with the state of head i, and writes or adds d_q.
+  void sweep_forward(int64_t i) {
+    const HeadDecays<A>& head = decays_.heads[static_cast<size_t>(i)];
+    Decay<A>& decay = decays_.weights[static_cast<size_t>(i)];
+    state_.start(args_.initial_state, args_.q.heads, group_.queries(i));
+    for (size_t c = 0; c < decays_.chunks.size(); ++c) {
+      const auto [begin, rows] = decays_.chunks[c];
+      if (head.starts_anew(begin)) state_.clear();
+      if (d_log_decay_ != nullptr) histories_[static_cast<size_t>(i)].note(c, state_);
+      decay.move_to(decays_.chunks[c]);
+      if (args_.d_q) {
+        const ConstPanel<A> k = keys(begin, rows), v = values(begin, rows), d_o = upstream(i, begin, rows);
+        auto d_q = d_keys_.topRows(rows);
+        if (state_.is_zero()) {
+          d_q.setZero();
+        } else {
+          d_q.noalias() = d_o * state_.values().transpose();
+          d_q.array().colwise() *= decay.from_start(rows);
+        }
+        masked_scores(d_o, v, decay, d_scores_);
+        add_scores_product<A>(d_scores_, k, spare_keys_, d_q);
+        store<T>(args_.d_q, group_.queries(i), begin, rows, d_keys_);
+      }
+      if (c + 1 < decays_.chunks.size()) advance(state_, i, c);
+    }
+  }
+
+  // Makes the state of head i after chunk c, whose weights are those of decays_, from that before it; where the next
+  // chunk starts anew it is of no use and stays.
+  void advance(State<A>& state, int64_t i, size_t c) {
+    if (decays_.heads[static_cast<size_t>(i)].starts_anew(decays_.chunks[c + 1].begin)) return;
+    const auto [begin, rows] = decays_.chunks[c];
+    const Decay<A>& decay = decays_.weights[static_cast<size_t>(i)];
+    state.advance(decay.whole(rows), decay.to_end(rows), keys(begin, rows), values(begin, rows), weighted_);
+  }
+
+  // Passes through the chunks backward in time, with the gradients of the states, and writes or adds d_k, d_v,
+  // d_log_decay and d_initial_state.
+  void sweep_backward() {
+    for (int64_t i = 0; i < group_.count; ++i) {
+      d_states_[static_cast<size_t>(i)].start(args_.d_final_state, args_.q.heads, group_.queries(i));
+    }
+    for (size_t c = decays_.chunks.size(); c-- > 0;) {
+      const auto [begin, rows] = decays_.chunks[c];
+      d_keys_.topRows(rows).setZero();
+      d_values_.topRows(rows).setZero();
+      for (int64_t i = 0; i < group_.count; ++i) {
+        const HeadDecays<A>& head = decays_.heads[static_cast<size_t>(i)];
+        Decay<A>& decay = decays_.weights[static_cast<size_t>(i)];
+        State<A>& d_state = d_states_[static_cast<size_t>(i)];
+        decay.move_to(decays_.chunks[c]);
+        if (args_.d_k || args_.d_v) add_key_value_gradients(i, c);
+        if (d_log_decay_ != nullptr) write_decay_gradients(i, c);
+        if (head.starts_anew(begin)) {
+          d_state.clear();
+        } else if (begin > 0 || args_.d_initial_state) {
+          d_state.advance(decay.whole(rows), decay.from_start(rows), queries(i, begin, rows), upstream(i, begin, rows),
+                          weighted_);
+        }
+      }
+      if (args_.d_k) store<T>(args_.d_k, group_.keys(), begin, rows, d_keys_);
+      if (args_.d_v) store<T>(args_.d_v, group_.keys(), begin, rows, d_values_);
+    }
+    if (!args_.d_initial_state) return;
+    for (int64_t i = 0; i < group_.count; ++i) {
+      d_states_[static_cast<size_t>(i)].store(
+          head_state<A>(args_.d_initial_state.view, args_.q.heads, group_.queries(i), dim_, value_dim_),
+          args_.d_initial_state.mode);
+    }
+  }
+
+  // Adds to d_keys_ and d_values_ what head i contributes to d_k and d_v of chunk c; its d_state is that after them.
+  void add_key_value_gradients(int64_t i, size_t c) {
+    const auto [begin, rows] = decays_.chunks[c];
+    const Decay<A>& decay = decays_.weights[static_cast<size_t>(i)];
+    const State<A>& d_state = d_states_[static_cast<size_t>(i)];
+    const ConstPanel<A> q = queries(i, begin, rows), d_o = upstream(i, begin, rows);
+    const ConstPanel<A> k = keys(begin, rows), v = values(begin, rows);
+    if (args_.d_k) {
+      auto d_k = d_keys_.topRows(rows);
+      if (!d_state.is_zero()) {
+        auto from_state = weighted_.topRows(rows);
+        from_state.noalias() = v * d_state.values().transpose();
+        from_state.array().colwise() *= decay.to_end(rows);
+        d_k += from_state;
+      }
+      masked_scores(d_o, v, decay, d_scores_);
+      add_scores_transposed_product<A>(d_scores_, q, spare_keys_, d_k);
+    }
+    if (args_.d_v) {
+      auto d_v = d_values_.topRows(rows);
+      if (!d_state.is_zero()) {
+        auto from_state = spare_values_.topRows(rows);
+        from_state.noalias() = k * d_state.values();
+        from_state.array().colwise() *= decay.to_end(rows);
+        d_v += from_state;
+      }
+      masked_scores(q, k, decay, scores_);
+      add_scores_transposed_product<A>(scores_, d_o, spare_values_, d_v);
+    }
+  }
+
+  // Writes (=) the gradients of the log decays of chunk c of head i, whose d_state is that after the chunk.
+  void write_decay_gradients(int64_t i, size_t c) {
+    const auto [begin, rows] = decays_.chunks[c];
+    const Decay<A>& decay = decays_.weights[static_cast<size_t>(i)];
+    const State<A>& d_state = d_states_[static_cast<size_t>(i)];
+    // Computes other chunks' weights on its way, so it comes first.
+    const StateSnapshot<A>& state =
+        histories_[static_cast<size_t>(i)].before(c, state_, [&](State<A>& moving, size_t at) {
+          decays_.weights[static_cast<size_t>(i)].move_to(decays_.chunks[at]);
+          advance(moving, i, at);
+          if (decays_.heads[static_cast<size_t>(i)].starts_anew(decays_.chunks[at + 1].begin)) moving.clear();
+        });
+    decays_.weights[static_cast<size_t>(i)].move_to(decays_.chunks[c]);
+    const ConstPanel<A> q = queries(i, begin, rows), d_o = upstream(i, begin, rows);
+    const ConstPanel<A> k = keys(begin, rows), v = values(begin, rows);
+
+    std::array<double, kChunkRows> d_decay{};
+    masked_scores(q, k, decay, scores_);
+    lower_scores(d_o, v, d_scores_);
+    for (int64_t row = 1; row < rows; ++row) {
+      double before = 0.0;  // sum over j < t of P[row][j]
+      for (int64_t t = 1; t <= row; ++t) {
+        before += static_cast<double>(scores_(row, t - 1)) * static_cast<double>(d_scores_(row, t - 1));
+        d_decay[t] += before;
+      }
+    }
+    auto from_state = weighted_.topRows(rows);
+    if (!state.is_zero()) {
+      from_state.noalias() = d_o * state.matrix(dim_, value_dim_).transpose();
+      from_state.array().colwise() *= decay.from_start(rows);
+      double after = 0.0;  // sum over i >= t
+      for (int64_t t = rows - 1; t >= 0; --t) {
+        after += from_state.row(t).template cast<double>().dot(q.row(t).template cast<double>());
+        d_decay[t] += after;
+      }
+    }
+    if (!d_state.is_zero()) {
+      from_state.noalias() = v * d_state.values().transpose();
+      from_state.array().colwise() *= decay.to_end(rows);
+      double before = 0.0;  // sum over j < t
+      for (int64_t t = 1; t < rows; ++t) {
+        before += from_state.row(t - 1).template cast<double>().dot(k.row(t - 1).template cast<double>());
+        d_decay[t] += before;
+      }
+    }
+    if (!state.is_zero() && !d_state.is_zero()) {
+      const double through = decay.whole(rows) * state.matrix(dim_, value_dim_)
+                                                     .template cast<double>()
+                                                     .cwiseProduct(d_state.values().template cast<double>())
+                                                     .sum();
+      for (int64_t t = 0; t < rows; ++t) d_decay[t] += through;
+    }
+    for (int64_t t = 0; t < rows; ++t) d_log_decay_[(begin + t) * args_.q.heads + group_.first + i] = d_decay[t];
+  }
+
+  ConstPanel<A> queries(int64_t i, int64_t begin, int64_t rows) {
+    return load<T>(args_.q, group_.queries(i), begin, rows, q_copy_);
+  }
+  ConstPanel<A> upstream(int64_t i, int64_t begin, int64_t rows) {
+    return load<T>(args_.d_o, group_.queries(i), begin, rows, d_o_copy_);
+  }
+  ConstPanel<A> keys(int64_t begin, int64_t rows) { return load<T>(args_.k, group_.keys(), begin, rows, k_copy_); }
+  ConstPanel<A> values(int64_t begin, int64_t rows) { return load<T>(args_.v, group_.keys(), begin, rows, v_copy_); }
+  Panel<A> new_keys() { return scratch_.matrix<A>(kChunkRows, dim_); }
+  Panel<A> new_values() { return scratch_.matrix<A>(kChunkRows, value_dim_); }
 
   const LinearAttentionBackwardArgs& args_;
-  const HeadIndex index_;
-  const int64_t length_ = args_.q.length, dim_ = args_.q.dim, value_dim_ = args_.v.dim;
+  const HeadGroup group_;
+  double* const d_log_decay_;
+  const int64_t dim_ = args_.q.dim, value_dim_ = args_.v.dim;
   Scratch scratch_;
-  const Decay<A> decay_;
-  State<A> state_{scratch_, dim_, value_dim_};  // S while time runs forward, d_S while it runs backward
+  GroupDecays<A> decays_;
+  State<A> state_{scratch_, dim_, value_dim_};
+  std::vector<State<A>> d_states_;          // of each head
+  std::vector<StateHistory<A>> histories_;  // of each head, for d_log_decay
   Panel<A> scores_ = scratch_.matrix<A>(kChunkRows, kChunkRows);
   Panel<A> d_scores_ = scratch_.matrix<A>(kChunkRows, kChunkRows);
-  Panel<A> weighted_ = keys(), spare_keys_ = keys(), spare_values_ = values();
-  Panel<A> d_keys_ = keys();  // d_q or d_k
-  Panel<A> d_values_ = values();
-  Panel<A> q_copy_ = keys(), k_copy_ = keys(), v_copy_ = values(), d_o_copy_ = values();
+  Panel<A> weighted_ = new_keys(), spare_keys_ = new_keys(), spare_values_ = new_values();
+  Panel<A> d_keys_ = new_keys();      // d_q or d_k
+  Panel<A> d_values_ = new_values();  // d_v
+  Panel<A> q_copy_ = new_keys(), k_copy_ = new_keys(), v_copy_ = new_values(), d_o_copy_ = new_values();
 };
 
 // Multiplications of one task at least, so that a step of one token does not wake up other threads.
 constexpr double kMinimumWork = 65536.0;
 
-// Calls visit(T{}, index) for every head of every sequence, on several threads. Throws Error for a positive log_decay.
-template <class Visit>
-void for_each_head(Context& context, const HeadsView& q, int64_t value_dim, const VectorView& log_decay,
-                   const Visit& visit) {
+template <class A>
+void check_log_decay(const VectorView& log_decay) {
+  const A* values = vector<const A>(log_decay);
+  for (int64_t i = 0; i < log_decay.size; ++i) {
+    check(values[i] <= 0, "[linear_attention] log_decay[{}] is {}, expected a number <= 0", i, values[i]);
+  }
+}
+
+void check_segments(const VectorView& segments, int64_t length) {
+  const auto* values = vector<const int32_t>(segments);
+  for (int64_t i = 0; i < segments.size; ++i) {
+    check(
+        i % length == 0 || values[i] >= values[i - 1],
+        "[linear_attention] segments falls from {} to {} at token {} of sequence {}, expected numbers that never fall",
+        values[i - 1], values[i], i % length, i / length);
+  }
+}
+
+// Calls visit(T{}, group) for the heads of each head of k of every sequence, on several threads. Throws Error for a
+// positive log_decay and for segments that fall.
+template <class Args, class Visit>
+void for_each_group(Context& context, const Args& args, const Visit& visit) {
+  const HeadsView& q = args.q;
+  if (args.segments) check_segments(args.segments, q.length);
   visit_floating(q.dtype, [&](auto type) {
-    using A = accumulate_t<decltype(type)>;
-    for (int64_t head = 0; head < log_decay.size; ++head) {
-      const A value = vector<A>(log_decay)[head];
-      check(value <= 0, "[linear_attention] log_decay[{}] is {}, expected a number <= 0", head, value);
-    }
-    const double work = static_cast<double>(q.length) * static_cast<double>(q.dim) * static_cast<double>(value_dim);
+    if (args.log_decay) check_log_decay<accumulate_t<decltype(type)>>(args.log_decay);
+    if (q.heads == 0 || args.k.heads == 0) return;
+    const int64_t key_heads = args.k.heads, count = q.heads / key_heads;
+    const double work =
+        static_cast<double>(q.length * count) * static_cast<double>(q.dim) * static_cast<double>(args.v.dim);
     const auto grain = static_cast<int64_t>(1.0 + kMinimumWork / (work + 1.0));
-    parallel_ranges(context, q.batch * q.heads, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t index = begin; index < end; ++index) visit(type, HeadIndex{index / q.heads, index % q.heads});
+    parallel_ranges(context, q.batch * key_heads, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) {
+        const int64_t key_head = index % key_heads;
+        visit(type, HeadGroup{index / key_heads, key_head, key_head * count, count});
+      }
     });
   });
+}
+
+// Writes or adds d_log_decay, which is the sum over all tokens of the numbers (B, N, H), or where every token has a
+// decay of its own these numbers.
+template <class A>
+void store_decay_gradients(const LinearAttentionBackwardArgs& args, const std::vector<double>& numbers) {
+  A* const to = vector<A>(args.d_log_decay.view);
+  const GradientMode mode = args.d_log_decay.mode;
+  if (args.decay_per_token) {
+    for (size_t i = 0; i < numbers.size(); ++i) store(to + i, static_cast<A>(numbers[i]), mode);
+    return;
+  }
+  const auto heads = static_cast<size_t>(args.q.heads);
+  std::vector<double> sums(heads, 0.0);
+  for (size_t i = 0; i < numbers.size(); ++i) sums[i % heads] += numbers[i];
+  for (size_t h = 0; h < heads; ++h) store(to + h, static_cast<A>(sums[h]), mode);
 }
 
 }  // namespace
 
 void linear_attention_forward(Context& context, const LinearAttentionForwardArgs& args) {
-  for_each_head(context, args.q, args.v.dim, args.log_decay,
-                [&](auto type, HeadIndex index) { forward_head<decltype(type)>(args, index); });
+  for_each_group(context, args, [&](auto type, const HeadGroup& group) { forward_group<decltype(type)>(args, group); });
 }
 
 void linear_attention_backward(Context& context, const LinearAttentionBackwardArgs& args) {
-  for_each_head(context, args.q, args.v.dim, args.log_decay, [&](auto type, HeadIndex index) {
-    BackwardHead<decltype(type)> work(args, index);
-    if (args.d_q) work.sweep_forward();
-    if (args.d_k || args.d_v || args.d_initial_state) work.sweep_backward();
+  const int64_t tokens = args.q.batch * args.q.length;
+  std::vector<double> d_log_decay(args.d_log_decay ? static_cast<size_t>(tokens * args.q.heads) : 0);
+  for_each_group(context, args, [&](auto type, const HeadGroup& group) {
+    double* const sequence =
+        args.d_log_decay ? d_log_decay.data() + group.batch * args.q.length * args.q.heads : nullptr;
+    BackwardGroup<decltype(type)>(args, group, sequence).run();
   });
+  if (!args.d_log_decay) return;
+  visit_floating(args.q.dtype,
+                 [&](auto type) { store_decay_gradients<accumulate_t<decltype(type)>>(args, d_log_decay); });
 }
 
 }  // namespace heddle::kernels::cpu

@@ -1,5 +1,5 @@
-// What forward and backward of chunked linear attention share on the CPU: matrices of the rows of one head, powers of
-// its decay, its state, and the masked products within a chunk. Masking is choosing: no number of a token enters a
+// What forward and backward of chunked linear attention share on the CPU: matrices of the rows of one head, its state,
+// and the masked products within a chunk. Masking is choosing: no number of a token enters a
 // product, not even times 0, whose result must not depend on that token.
 #pragma once
 
@@ -13,13 +13,13 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/attention/cpu/decay.h"
 #include "kernels/attention/linear_attention.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/types.h"
 
 namespace heddle::kernels::cpu {
 
-inline constexpr int64_t kChunkRows = 64;
 // Products with lower triangular matrices proceed in blocks of so many rows and skip what lies right of a block.
 inline constexpr int64_t kBlockRows = 32;
 
@@ -37,11 +37,11 @@ struct HeadIndex {
 };
 
 // Allocates the matrices of one head, of a chunk's rows or a state each, in memory that the thread keeps for the next
-// head. `bytes` is the sum of their sizes; there are at most kMatrices of them.
+// head. `bytes` is the sum of their sizes; there are at most `matrices` of them.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) {
-    memory_.resize(std::max(memory_.size(), static_cast<size_t>(bytes + kAlignment * kMatrices)));
+  explicit Scratch(int64_t bytes, int64_t matrices = 16) {
+    memory_.resize(std::max(memory_.size(), static_cast<size_t>(bytes + kAlignment * matrices)));
     next_ = memory_.data();
   }
   template <class A>
@@ -52,57 +52,9 @@ class Scratch {
   }
 
  private:
-  static constexpr int64_t kMatrices = 16, kAlignment = 64;
+  static constexpr int64_t kAlignment = 64;
   inline static thread_local std::vector<std::byte, Eigen::aligned_allocator<std::byte>> memory_;
   std::byte* next_;
-};
-
-// Powers of one head's lambda = exp(log_decay). Exponents i * log_decay are never positive, so nothing overflows;
-// powers that would be subnormal in A are 0. Rows are counted from the start of their chunk, from 0 on.
-template <class A>
-class Decay {
- public:
-  using Vector = Eigen::Array<A, Eigen::Dynamic, 1>;
-  using Segment = Eigen::Map<const Vector>;
-
-  Decay(const VectorView& log_decay, int64_t head, double scale) {
-    if (log_decay) {
-      const double slope = static_cast<double>(vector<A>(log_decay)[head]);
-      forgets_ = slope == -std::numeric_limits<double>::infinity();
-      power_ = (Powers::LinSpaced(0.0, static_cast<double>(kChunkRows)) * slope).exp();
-      power_[0] = 1.0;
-    }
-    for (int64_t i = 0; i < kChunkRows; ++i) {
-      to_end_[i] = rounded(power_[kChunkRows - 1 - i]);
-      scores_[i] = rounded(scale * power_[kChunkRows - 1 - i]);
-      from_start_[i] = rounded(scale * power_[i + 1]);
-    }
-  }
-
-  // Whether lambda is 0: no token sees a state.
-  bool forgets() const { return forgets_; }
-  // The number of rows of a chunk: a token alone where no token sees another.
-  int64_t chunk_rows() const { return forgets_ ? 1 : kChunkRows; }
-  // lambda^rows, the weight of the state before a chunk of `rows` rows in the state after it. It is not rounded to A: a
-  // long sequence multiplies many of them.
-  double whole(int64_t rows) const { return power_[rows]; }
-  // scale * lambda^(i+1), the weight of the state before the chunk in the output of row i.
-  Segment from_start(int64_t rows) const { return Segment(from_start_.data(), rows); }
-  // lambda^(rows-1-j), the weight of row j in the state after the chunk.
-  Segment to_end(int64_t rows) const { return Segment(to_end_.data() + kChunkRows - rows, rows); }
-  // scale * lambda^(row-j) for j = 0 .. row, the weight of row j in the output of row `row`.
-  Segment scores(int64_t row) const { return Segment(scores_.data() + kChunkRows - 1 - row, row + 1); }
-
- private:
-  using Powers = Eigen::Array<double, kChunkRows + 1, 1>;
-
-  static A rounded(double power) {
-    return std::abs(power) < static_cast<double>(std::numeric_limits<A>::min()) ? A(0) : static_cast<A>(power);
-  }
-
-  bool forgets_ = false;
-  Powers power_ = Powers::Ones();
-  std::array<A, kChunkRows> to_end_, scores_, from_start_;
 };
 
 // Rows [begin, begin + rows) of a head in the type of arithmetic: in place when the view has that type, else converted
@@ -139,17 +91,25 @@ Panel<A> head_state(const VectorView& states, int64_t heads, HeadIndex index, in
   return Panel<A>(start, dim, value_dim, Eigen::OuterStride<>(value_dim));
 }
 
-// Writes (=) scores[i][j] = (a b^T)[i][j] * scale * lambda^(i-j) for j <= i, and 0 for j > i within the block of row i;
-// what lies right of that block is not written.
+// Writes (=) scores[i][j] = (a b^T)[i][j] for j <= i; what lies right of that, up to the end of the block of row i, has
+// no meaning, and nothing right of the block is written.
 template <class A>
-void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, Panel<A>& scores) {
+void lower_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, Panel<A>& scores) {
   for (int64_t begin = 0; begin < a.rows(); begin += kBlockRows) {
     const int64_t end = std::min<int64_t>(begin + kBlockRows, a.rows());
     scores.block(begin, 0, end - begin, end).noalias() = a.middleRows(begin, end - begin) * b.topRows(end).transpose();
-    for (int64_t row = begin; row < end; ++row) {
-      scores.row(row).head(row + 1).array() *= decay.scores(row).transpose();
-      scores.row(row).segment(row + 1, end - row - 1).setZero();
-    }
+  }
+}
+
+// Writes (=) scores[i][j] = (a b^T)[i][j] * scale * lambda_{j+1} ... lambda_i for j <= i, and 0 for j > i within the
+// block of row i; what lies right of that block is not written.
+template <class A>
+void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, Panel<A>& scores) {
+  lower_scores(a, b, scores);
+  for (int64_t row = 0; row < a.rows(); ++row) {
+    const int64_t end = std::min<int64_t>((row / kBlockRows + 1) * kBlockRows, a.rows());
+    scores.row(row).head(row + 1).array() *= decay.scores(row).transpose();
+    scores.row(row).segment(row + 1, end - row - 1).setZero();
   }
 }
 
@@ -210,6 +170,22 @@ void add_scores_transposed_product(const Panel<A>& scores, const ConstPanel<A>& 
   });
 }
 
+// A copy of a state; 0 without numbers.
+template <class A>
+class StateSnapshot {
+ public:
+  bool is_zero() const { return values_.empty(); }
+  ConstPanel<A> matrix(int64_t dim, int64_t value_dim) const {
+    return ConstPanel<A>(values_.data(), dim, value_dim, Eigen::OuterStride<>(value_dim));
+  }
+
+ private:
+  template <class>
+  friend class State;
+  std::vector<A> values_;
+  std::vector<double> exact_;
+};
+
 // The state S of one head, or its gradient, (dim, value_dim). It is a sum over the whole sequence, so it is kept in
 // double: rounded in every chunk it would lose digits with the length, and a lambda near 1 would leave it as it is.
 // Products read it rounded to A.
@@ -259,6 +235,18 @@ class State {
         values[i] = static_cast<A>(exact[i]);
       }
     }
+  }
+  StateSnapshot<A> snapshot() const {
+    StateSnapshot<A> copy;
+    if (is_zero_) return copy;
+    copy.values_.assign(values_.data(), values_.data() + values_.size());
+    copy.exact_.assign(exact_.data(), exact_.data() + exact_.size());
+    return copy;
+  }
+  void restore(const StateSnapshot<A>& copy) {
+    is_zero_ = copy.is_zero();
+    std::copy(copy.values_.begin(), copy.values_.end(), values_.data());
+    std::copy(copy.exact_.begin(), copy.exact_.end(), exact_.data());
   }
   // to (=|+=) S
   void store(Panel<A> to, GradientMode mode) const {
