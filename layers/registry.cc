@@ -1,12 +1,17 @@
 #include "layers/registry.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cstddef>
 #include <type_traits>
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
 #include "layers/modules/feed_forward.h"
 #include "layers/modules/mixers/lightning.h"
+#include "layers/modules/mixers/linear_attention.h"
+#include "layers/modules/mixers/retention.h"
 #include "layers/operators/operators.h"
 
 namespace heddle {
@@ -46,11 +51,15 @@ Registry make_built_in() {
   registry.add(glu_operator());
   registry.add(ffn_operator());
   registry.add(cross_entropy_operator());
+  registry.add(log_sigmoid_operator());
   registry.add(linear_attention_operator());
   registry.add(lrpe_rotate_operator());
   registry.add(lrpe_cosine_operator());
 
   registry.add_mixer("lightning", [] { return std::make_unique<LightningConfig>(); });
+  registry.add_mixer("linear_attention", [] { return std::make_unique<LinearAttentionMixerConfig>(); });
+  registry.add_mixer("retention", [] { return std::make_unique<RetentionConfig>(Retention::Kind::retention); });
+  registry.add_mixer("simple_gla", [] { return std::make_unique<RetentionConfig>(Retention::Kind::simple_gla); });
 
   registry.add_channel("glu", [] { return std::make_unique<FeedForwardConfig>(FeedForwardType::glu); });
   registry.add_channel("ffn", [] { return std::make_unique<FeedForwardConfig>(FeedForwardType::ffn); });
@@ -99,6 +108,47 @@ const Operator& Registry::find(const std::string& name) const {
 
 void Registry::describe_mixer(ConfigFields& fields, const ModelSize& model, MixerSection& mixer) const {
   describe_section(mixers_, fields, model, mixer);
+}
+
+const MixerSection& MixerPattern::of_layer(int64_t layer) const {
+  if (pattern.empty()) return kinds.at(0).second;
+  const std::string& name = pattern[static_cast<size_t>(layer) % pattern.size()];
+  return std::find_if(kinds.begin(), kinds.end(), [&](const auto& kind) { return kind.first == name; })->second;
+}
+
+void Registry::describe_mixers(ConfigFields& fields, const ModelSize& model, MixerPattern& mixers) const {
+  const bool has_pattern =
+      fields.reads() ? fields.node().has("pattern") || fields.node().has("kinds") : !mixers.pattern.empty();
+  if (!has_pattern) {
+    if (fields.reads()) mixers.kinds.assign(1, {});
+    describe_mixer(fields, model, mixers.kinds.at(0).second);
+    return;
+  }
+  fields.refuse("type", "each of the `kinds` has a type of its own");
+  fields.required("pattern", mixers.pattern);
+  fields.required_section("kinds", [&](ConfigFields& kinds) {
+    if (fields.reads()) {
+      mixers.kinds.clear();
+      for (const std::string& name : kinds.node().keys()) mixers.kinds.emplace_back(name, MixerSection{});
+    }
+    for (auto& [name, mixer] : mixers.kinds) {
+      kinds.required_section(name, [&](ConfigFields& section) { describe_mixer(section, model, mixer); });
+    }
+  });
+  if (!fields.reads()) return;
+  if (mixers.pattern.empty()) fields.fail("pattern", "found an empty list, expected names of `kinds`");
+  std::vector<std::string> known;
+  for (const auto& [name, mixer] : mixers.kinds) {
+    known.push_back(name);
+    if (std::find(mixers.pattern.begin(), mixers.pattern.end(), name) != mixers.pattern.end()) continue;
+    fields.fail("kinds", fmt::format("'{}' is not in the pattern", name));
+  }
+  for (const std::string& name : mixers.pattern) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    const std::string hint = did_you_mean(name, known);
+    fields.fail("pattern",
+                fmt::format("found '{}'{}", name, hint.empty() ? ", expected one of " + join_names(known) : hint));
+  }
 }
 
 void Registry::describe_channel(ConfigFields& fields, const ModelSize& model, ChannelSection& channel) const {

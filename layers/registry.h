@@ -7,6 +7,7 @@
 //   return cli::run_command_line(argc, argv, registry);
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -23,6 +24,16 @@ namespace heddle {
 struct MixerSection {
   std::string type;
   std::shared_ptr<const MixerOptions> options;
+};
+// The mixers of a model: one for all blocks, or kinds of mixers by name and a pattern of these names that is repeated
+// over the blocks.
+//   mixer: {type: lightning, heads: 4}
+//   mixer: {pattern: [a, a, a, b], kinds: {a: {type: lightning, heads: 4}, b: {type: softmax_attention, heads: 4}}}
+struct MixerPattern {
+  std::vector<std::string> pattern;                         // empty: the first of `kinds` for all
+  std::vector<std::pair<std::string, MixerSection>> kinds;  // without a pattern one, whose name is ""
+
+  const MixerSection& of_layer(int64_t layer) const;
 };
 struct ChannelSection {
   std::string type;
@@ -49,6 +60,7 @@ class Registry {
   // Reads or writes a section {type: ..., ...}. Throws ConfigError for an unknown type, bad values, and values that do
   // not fit the model.
   void describe_mixer(ConfigFields& fields, const ModelSize& model, MixerSection& mixer) const;
+  void describe_mixers(ConfigFields& fields, const ModelSize& model, MixerPattern& mixers) const;
   void describe_channel(ConfigFields& fields, const ModelSize& model, ChannelSection& channel) const;
 
  private:

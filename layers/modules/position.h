@@ -34,11 +34,11 @@ class Lrpe {
     bool learnable = false;
     bool per_head = false;  // a row of theta for each head, else one for all
     Activation act = Activation::none;
-    Softmax softmax = Softmax::none;             // of features only: over the sequence it would look ahead
-    Pairing pairing = Pairing::half;             // rotate
-    Shape shape;                                 // cosine: the grid that a text fills; empty: one axis of any length
-    int64_t extra_tokens = 0;                    // cosine: before the grid
-    std::optional<std::vector<int64_t>> layers;  // the layers that have the encoding; nothing: all
+    Softmax softmax = Softmax::none;  // of features only: over the sequence it would look ahead
+    Pairing pairing = Pairing::half;  // rotate
+    Shape shape = {};                 // cosine: the grid that a text fills; empty: one axis of any length
+    int64_t extra_tokens = 0;         // cosine: before the grid
+    std::optional<std::vector<int64_t>> layers = {};  // the layers that have the encoding; nothing: all
 
     bool is_on(int64_t layer) const;
   };

@@ -16,6 +16,7 @@ Operator glu_product_operator();
 Operator glu_operator();
 Operator ffn_operator();
 Operator cross_entropy_operator();
+Operator log_sigmoid_operator();
 Operator linear_attention_operator();
 Operator lrpe_rotate_operator();
 Operator lrpe_cosine_operator();

@@ -200,9 +200,8 @@ TEST_F(LinearAttentionDecays, TinyGradientsKeepTheirDigits) {
   for (double& value : x["log_decay"]) value = -25.0;
   const std::vector<double> found = run(sizes, x, DType::float32)["d_log_decay"];
   const std::vector<double> wanted = recurrence(sizes, x)["d_log_decay"];
-  const double largest = std::abs(*std::max_element(wanted.begin(), wanted.end(), [](double a, double b) {
-    return std::abs(a) < std::abs(b);
-  }));
+  const double largest = std::abs(
+      *std::max_element(wanted.begin(), wanted.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
   ASSERT_LT(largest, 1e-8);
   for (size_t i = 0; i < wanted.size(); ++i) ASSERT_NEAR(found[i], wanted[i], 1e-5 * largest) << i;
 }
@@ -271,8 +270,8 @@ TEST_F(LinearAttentionDecays, NoTokenSeesAnotherDocumentOrTheFuture) {
             const bool forward = (name == "o" || name == "d_q") && at >= token;
             const bool backward = (name == "d_k" || name == "d_v") && at <= token;
             if (same_document && (forward || backward || name == "d_log_decay")) continue;
-            ASSERT_EQ(numbers[i], wanted.at(name)[i]) << poisoned << " of token " << token << " changes " << name
-                                                      << " of token " << at;
+            ASSERT_EQ(numbers[i], wanted.at(name)[i])
+                << poisoned << " of token " << token << " changes " << name << " of token " << at;
           }
         }
       }

@@ -60,7 +60,7 @@ class OwnRegistryTest : public ::testing::Test {
 
 TEST_F(OwnRegistryTest, ItsSectionIsReadAndWritten) {
   const TrainConfig read = config("{type: dense, init_std: 0.5}");
-  EXPECT_EQ(read.model.mixer.type, "dense");
+  EXPECT_EQ(read.model.mixer.of_layer(0).type, "dense");
   const std::string text = to_yaml(read, registry_);
   EXPECT_THAT(text, HasSubstr("  mixer:\n    type: dense\n    bias: false\n    init_std: 0.5\n"));
   EXPECT_EQ(to_yaml(read_train_config(parse_config(text), registry_), registry_), text);

@@ -29,7 +29,7 @@ class ReferenceModel {
   // Takes the parameters as forward reads them.
   ReferenceModel(Context& context, const ModelConfig& config, const ParameterSet& parameters)
       : config_(config),
-        lightning_(dynamic_cast<const LightningConfig&>(*config.mixer.options).options),
+        lightning_(dynamic_cast<const LightningConfig&>(*config.mixer.of_layer(0).options).options),
         feed_forward_(dynamic_cast<const FeedForwardConfig&>(*config.channel.options).options) {
     for (const Parameter& parameter : parameters.all()) {
       const bool is_theta = parameter.name.ends_with(".theta");

@@ -57,7 +57,7 @@ TEST(TrainConfigTest, ReadsWhatIsWrittenAndFillsInTheRest) {
   EXPECT_EQ(config.data.validation_fraction, 0.1);
   EXPECT_EQ(config.model.vocab_size, 256);
   EXPECT_EQ(config.model.norm.type, NormType::srms_norm);
-  EXPECT_EQ(config.model.mixer.type, "lightning");
+  EXPECT_EQ(config.model.mixer.of_layer(0).type, "lightning");
   EXPECT_EQ(config.model.channel.type, "glu");
   EXPECT_EQ(config.optimizer.lr, 3e-3);
   EXPECT_EQ(config.optimizer.clip_norm, 1.0);

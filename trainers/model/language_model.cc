@@ -27,7 +27,7 @@ LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.voc
     const ModuleBuilder builder = root.child(block.path);
     block.mixer_norm = std::make_unique<Norm>(config.norm, builder.child("mixer_norm"), config.dim);
     const size_t mixer_begin = parameters_.all().size();
-    block.mixer = config.mixer.options->make(builder.child("mixer"), place);
+    block.mixer = config.mixer.of_layer(layer).options->make(builder.child("mixer"), place);
     block.mixer_parameters = parameters_since(mixer_begin);
     block.channel_norm = std::make_unique<Norm>(config.norm, builder.child("channel_norm"), config.dim);
     const size_t channel_begin = parameters_.all().size();

@@ -22,7 +22,7 @@ void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry
   fields.choice("recompute", model.recompute, kRecomputeChoices);
   const ModelSize size{model.dim, model.layers};
   fields.required_section("norm", [&](ConfigFields& norm) { describe_norm(norm, size, model.norm); });
-  fields.required_section("mixer", [&](ConfigFields& mixer) { registry.describe_mixer(mixer, size, model.mixer); });
+  fields.required_section("mixer", [&](ConfigFields& mixer) { registry.describe_mixers(mixer, size, model.mixer); });
   fields.required_section("channel",
                           [&](ConfigFields& channel) { registry.describe_channel(channel, size, model.channel); });
 }

@@ -18,7 +18,7 @@ struct ModelConfig {
   bool tie_embeddings = false;  // the head uses the embedding's weight
   Recompute recompute = Recompute::none;
   Norm::Options norm;  // of all norms between the layers
-  MixerSection mixer;
+  MixerPattern mixer;
   ChannelSection channel;
 };
 

@@ -5,13 +5,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "layers/modules/linear.h"
+#include "layers/modules/mixers/recurrent_mixer.h"
 #include "layers/modules/module.h"
 #include "layers/modules/position.h"
 #include "layers/ops/activation.h"
@@ -29,7 +28,7 @@ struct LightningGate {
   int64_t rank = 0;  // 0: one full projection
 };
 
-class Lightning : public Mixer {
+class Lightning : public RecurrentMixer {
  public:
   struct Options {
     int64_t heads = 1;
@@ -41,14 +40,11 @@ class Lightning : public Mixer {
   Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
 
   Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
-  std::unique_ptr<MixerState> make_state() const override;
-  std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
 
  private:
   Variable gate_of(Tape& tape, const Variable& x) const;
 
   Options options_;
-  int64_t dim_;
   const Buffer* log_decay_;
   std::optional<Lrpe> lrpe_;
   Linear qkv_, out_;

@@ -1,0 +1,25 @@
+#include "layers/modules/mixers/heads.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace heddle {
+
+void describe_heads(ConfigFields& fields, const ModelSize& model, int64_t& heads) {
+  fields.required("heads", heads, Range::count());
+  if (!fields.reads() || model.dim % heads == 0) return;
+  fields.fail("heads", fmt::format("found {}, expected a divisor of dim, which is {}", heads, model.dim));
+}
+
+void describe_kv_heads(ConfigFields& fields, int64_t heads, int64_t& kv_heads) {
+  fields.field("kv_heads", kv_heads, Range::between(0, Range::count().high));
+  if (!fields.reads() || kv_heads == 0 || heads % kv_heads == 0) return;
+  fields.fail("kv_heads", fmt::format("found {}, expected a divisor of heads, which is {}", kv_heads, heads));
+}
+
+double out_init_std(const BlockPlace& place, int64_t in) {
+  return 1.0 / std::sqrt(2.0 * static_cast<double>(place.layers) * static_cast<double>(in));
+}
+
+}  // namespace heddle

@@ -1,0 +1,20 @@
+// What mixers with heads have in common: how their numbers of heads are read, and how their last projection starts.
+#pragma once
+
+#include <cstdint>
+
+#include "layers/modules/module.h"
+
+namespace heddle {
+
+// Reads or writes `heads`, which must be given and divide dim.
+void describe_heads(ConfigFields& fields, const ModelSize& model, int64_t& heads);
+// Reads or writes `kv_heads`, the heads of k and v, which must divide `heads`; 0: as many as `heads`.
+void describe_kv_heads(ConfigFields& fields, int64_t heads, int64_t& kv_heads);
+
+// The standard deviation of the weights of a branch's last projection, which reads `in` features. The branches of all
+// blocks, a mixer and a channel each, add up: with this deviation the sum keeps its size for any number of layers
+// (Radford et al., GPT-2).
+double out_init_std(const BlockPlace& place, int64_t in);
+
+}  // namespace heddle

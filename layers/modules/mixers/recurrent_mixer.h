@@ -1,0 +1,39 @@
+// What mixers of linear attention have in common: their state, and how it is handed on from one part of a text to the
+// next.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "layers/modules/module.h"
+#include "layers/ops/linear_attention.h"
+
+namespace heddle {
+
+class RecurrentMixer : public Mixer {
+ public:
+  std::unique_ptr<MixerState> make_state() const override;
+  std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
+
+ protected:
+  // `type` is the name of the mixer in YAML and in errors.
+  RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads);
+
+  int64_t dim() const { return dim_; }
+  int64_t heads() const { return heads_; }
+  // Throws Error unless x is (B, N, dim).
+  void check_input(const Variable& x) const;
+  // The position of the first token of x; `state` may be null. Throws Error when it is a state of another mixer.
+  int64_t position(const MixerState* state) const;
+  // linear_attention from the state on, which is moved past these tokens; without a state from zeros on.
+  Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,
+                  LinearAttentionOptions options, MixerState* state) const;
+
+ private:
+  std::string type_;
+  int64_t dim_, heads_;
+};
+
+}  // namespace heddle
