@@ -191,6 +191,7 @@ class Subject {
       const uint64_t bound = index_bound(spec.name);
       std::vector<double> values(static_cast<size_t>(tensor.numel()));
       for (double& value : values) value = static_cast<double>(random.next_below(bound));
+      if (spec.kind == InputKind::segment) sort_rows(values, tensor.size(-1));
       write_values(context_, tensor, values);
       return;
     }

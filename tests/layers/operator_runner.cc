@@ -18,6 +18,7 @@ bool has_batch(const CaseInput& input) {
     case CaseInputKind::activation:
     case CaseInputKind::state:
     case CaseInputKind::tokens:
+    case CaseInputKind::segments:
       return true;
     case CaseInputKind::decay:
       return input.shape.rank() > 1;
