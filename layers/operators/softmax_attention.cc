@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -95,7 +96,7 @@ std::vector<OperatorCase> softmax_attention_cases() {
   std::vector<OperatorCase> cases;
   const auto add = [&](const SoftmaxAttentionCase& wanted) { cases.push_back(softmax_attention_case(wanted)); };
   // Who sees whom: as many heads of k as of q, a group of two, one for all; whole sequences and the end of one.
-  for (const std::string options : {"causal: true", "causal: false", "window: 1", "window: 3"}) {
+  for (const std::string options : {"causal: true", "causal: false", "window: 2", "window: 3"}) {
     for (const bool segments : {false, true}) {
       for (const int64_t kv_heads : {4, 2, 1}) add({1, 6, 6, 4, kv_heads, 3, 2, options, segments});
       add({2, 3, 7, 2, 1, 2, 3, options, segments});

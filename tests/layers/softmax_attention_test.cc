@@ -99,7 +99,7 @@ class SoftmaxAttentionTest : public testing::Test {
     return {read(o.value), read(gradients[0].tensor), read(gradients[1].tensor), read(gradients[2].tensor)};
   }
 
-  Context context_;
+  Context context_{Device{}, {.threads = 1}};
   Random random_{7, RandomStream::test};
 };
 
@@ -179,8 +179,8 @@ TEST_F(SoftmaxAttentionTest, NoTokenSeesWhatItDoesNotDependOn) {
           const bool of_query = input == 'q' || input == 'o';
           if (of_query && at >= call.length) continue;
           for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
-            SCOPED_TRACE(testing::Message() << name(dtype) << " call " << which << ": " << bad << " in " << input
-                                            << " of token " << at);
+            SCOPED_TRACE(testing::Message()
+                         << name(dtype) << " call " << which << ": " << bad << " in " << input << " of token " << at);
             Numbers x = numbers;
             auto& poisoned = input == 'q' ? x.q : input == 'k' ? x.k : input == 'v' ? x.v : x.d_o;
             const int64_t width = input == 'q' || input == 'k' ? call.dim : call.value_dim;
@@ -303,6 +303,19 @@ TEST_F(SoftmaxAttentionTest, PiecesWithAGrowingCacheAreTheWhole) {
         }
       }
     }
+  }
+}
+
+// A window of one token: each token is given its own value, whatever its score.
+TEST_F(SoftmaxAttentionTest, AWindowOfOneTokenIsTheToken) {
+  const Call call{131, 131, 1, 1, 3, 3, {.window = 1}};
+  for (const DType dtype : kAllDTypes) {
+    const Numbers x = draw(call);
+    const Results found = run(call, x, dtype);
+    EXPECT_EQ(found.o, read(tensor({393}, x.v, dtype))) << name(dtype);
+    EXPECT_EQ(found.d_v, read(tensor({393}, x.d_o, dtype))) << name(dtype);
+    EXPECT_THAT(found.d_q, Each(0.0)) << name(dtype);
+    EXPECT_THAT(found.d_k, Each(testing::DoubleNear(0.0, 1e-4))) << name(dtype);
   }
 }
 

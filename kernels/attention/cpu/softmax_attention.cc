@@ -8,15 +8,15 @@
 // D is not taken as d_o . o, because o is rounded to the storage dtype. Masking is choosing: a number that a token does
 // not depend on enters none of its products, not even times 0. Blocks and the order of sums depend on sizes and
 // segments alone.
+#include "kernels/attention/softmax_attention.h"
+
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "core/runtime/error.h"
 #include "kernels/attention/cpu/linear_attention.h"
-#include "kernels/attention/softmax_attention.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
 
@@ -92,13 +92,13 @@ class Visibility {
   const int32_t* segments_ = nullptr;
 };
 
-// Scores to probabilities before they are normalized: values (=) exp(scale * values - shift) in the visible columns and
-// 0 in the others.
+// Scores to probabilities before they are normalized: values (=) exp(values - shift) in the visible columns and 0 in
+// the others.
 template <class A>
-void exponentiate_row(A* values, int64_t cols, Range visible, A scale, A shift) {
+void exponentiate_row(A* values, int64_t cols, Range visible, A shift) {
   std::fill(values, values + visible.begin, A(0));
   HEDDLE_INDEPENDENT
-  for (int64_t j = visible.begin; j < visible.end; ++j) values[j] = exponential(scale * values[j] - shift);
+  for (int64_t j = visible.begin; j < visible.end; ++j) values[j] = exponential(values[j] - shift);
   std::fill(values + visible.end, values + cols, A(0));
 }
 
@@ -130,18 +130,19 @@ HeadIndex keys_of(const SoftmaxAttentionInputs& inputs, HeadIndex head) {
   return {head.batch, head.head / (inputs.q.heads / inputs.k.heads)};
 }
 
-// scores (=) x y^T, where the rows of y are those of a head of `view` in `keys`.
+// scores (=) scale * x y^T, where the rows of y are those of a head of `view` in `keys`.
 template <class T, class A = accumulate_t<T>>
-void multiply_transposed(const ConstPanel<A>& x, const HeadsView& view, HeadIndex index, Range keys, Panel<A>& copy,
-                         Panel<A>& scores) {
+void multiply_transposed(const ConstPanel<A>& x, const HeadsView& view, HeadIndex index, Range keys, A scale,
+                         Panel<A>& copy, Panel<A>& scores) {
   for_each_block(keys, [&](Range block) {
     const ConstPanel<A> y = load<T>(view, index, block.begin, block.size(), copy);
-    scores.middleCols(block.begin - keys.begin, block.size()).noalias() = x * y.transpose();
+    scores.middleCols(block.begin - keys.begin, block.size()).noalias() = scale * x * y.transpose();
   });
 }
 
 // y (=) weights x, where the rows of x are those of a head of `view` in `keys`. Weights of keys that a query of
-// `queries` does not see are 0, and there numbers of x that are not finite are left out. `copy` and `spare` are scratch.
+// `queries` does not see are 0, and there numbers of x that are not finite are left out. `copy` and `spare` are
+// scratch.
 template <class T, class A = accumulate_t<T>>
 void multiply_visible(const Panel<A>& weights, Range queries, const Visibility& visibility, const HeadsView& view,
                       HeadIndex index, Range keys, Panel<A>& copy, Panel<A>& spare, Panel<A>& y) {
@@ -196,17 +197,15 @@ void forward_block(const SoftmaxAttentionForwardArgs& args, HeadIndex index, Ran
   Panel<A> o = scratch.matrix<A>(kBlock, v.dim);
 
   const ConstPanel<A> q_rows = load<T>(q, index, queries.begin, queries.size(), q_copy);
-  multiply_transposed<T>(q_rows, k, kv_index, keys, k_copy, p);
+  multiply_transposed<T>(q_rows, k, kv_index, keys, scale, k_copy, p);
   for (int64_t row = 0; row < queries.size(); ++row) {
     const Range visible = visibility.keys_of(queries.begin + row).within(keys);
     A* scores = p.row(row).data();
     const A* seen = scores + visible.begin;
-    const A largest = maximum_of<A>(visible.size(), [=](int64_t j) { return scale * seen[j]; });
-    // When all scores are -infinity, so is the largest; their exponentials are 0 then and the probabilities 0 / 0.
-    const A shift = largest == -std::numeric_limits<A>::infinity() ? A(0) : largest;
-    exponentiate_row(scores, keys.size(), visible, scale, shift);
+    const A largest = maximum_of<A>(visible.size(), [seen](int64_t j) { return seen[j]; });
+    exponentiate_row(scores, keys.size(), visible, largest);
     const A inverse_sum = normalize_row(scores, visible);
-    if (args.lse) at<A>(args.lse, q, index, queries.begin + row) = shift - std::log(inverse_sum);
+    if (args.lse) at<A>(args.lse, q, index, queries.begin + row) = largest - std::log(inverse_sum);
   }
   multiply_visible<T>(p, queries, visibility, v, kv_index, keys, v_copy, spare, o);
   store<T>({args.o, GradientMode::overwrite}, index, queries.begin, queries.size(), o);
@@ -232,13 +231,13 @@ void backward_queries(const SoftmaxAttentionBackwardArgs& args, HeadIndex index,
 
   const ConstPanel<A> q_rows = load<T>(q, index, queries.begin, queries.size(), q_copy);
   const ConstPanel<A> d_o_rows = load<T>(args.d_o, index, queries.begin, queries.size(), d_o_copy);
-  multiply_transposed<T>(q_rows, k, kv_index, keys, k_copy, p);
-  multiply_transposed<T>(d_o_rows, v, kv_index, keys, v_copy, d_scores);
+  multiply_transposed<T>(q_rows, k, kv_index, keys, scale, k_copy, p);
+  multiply_transposed<T>(d_o_rows, v, kv_index, keys, A(1), v_copy, d_scores);
   for (int64_t row = 0; row < queries.size(); ++row) {
     const int64_t query = queries.begin + row;
     const Range visible = visibility.keys_of(query).within(keys);
     A *p_row = p.row(row).data(), *d_row = d_scores.row(row).data();
-    exponentiate_row(p_row, keys.size(), visible, scale, at<A>(args.lse, q, index, query));
+    exponentiate_row(p_row, keys.size(), visible, at<A>(args.lse, q, index, query));
     // lse is known to its own rounding only, which is much where scores are large, so P is normalized as in forward.
     at<A>(args.inverse_sums, q, index, query) = normalize_row(p_row, visible);
     const A product = sum_of<A>(visible.size(), [p_seen = p_row + visible.begin, d_seen = d_row + visible.begin](
@@ -273,13 +272,13 @@ void backward_keys(const SoftmaxAttentionBackwardArgs& args, HeadIndex index, Ra
   const auto add_block = [&](HeadIndex head, Range queries) {
     const ConstPanel<A> q_rows = load<T>(q, head, queries.begin, queries.size(), q_copy);
     const ConstPanel<A> d_o_rows = load<T>(args.d_o, head, queries.begin, queries.size(), d_o_copy);
-    p.topRows(queries.size()).noalias() = q_rows * k_rows.transpose();
+    p.topRows(queries.size()).noalias() = scale * q_rows * k_rows.transpose();
     d_scores.topRows(queries.size()).noalias() = d_o_rows * v_rows.transpose();
     for (int64_t row = 0; row < queries.size(); ++row) {
       const int64_t query = queries.begin + row;
       const Range visible = visibility.keys_of(query).within(keys);
       A* p_row = p.row(row).data();
-      exponentiate_row(p_row, keys.size(), visible, scale, at<A>(args.lse, q, head, query));
+      exponentiate_row(p_row, keys.size(), visible, at<A>(args.lse, q, head, query));
       p.row(row).segment(visible.begin, visible.size()) *= at<A>(args.inverse_sums, q, head, query);
       differentiate_row(p_row, d_scores.row(row).data(), keys.size(), visible, scale,
                         at<A>(args.row_products, q, head, query));
@@ -309,8 +308,8 @@ void check_segments(const SoftmaxAttentionInputs& inputs) {
 // Multiplications of one task at least, so that a step of one token does not wake up other threads.
 constexpr double kMinimumWork = 65536.0;
 
-// Calls visit(T{}, head, block) for every block of `tokens`, q or k, of every head, on several threads. Each token meets
-// up to `partners` others.
+// Calls visit(T{}, head, block) for every block of `tokens`, q or k, of every head, on several threads. Each token
+// meets up to `partners` others.
 template <class Visit>
 void for_each_task(Context& context, const SoftmaxAttentionInputs& inputs, const HeadsView& tokens, int64_t partners,
                    const Visit& visit) {
@@ -344,9 +343,8 @@ void softmax_attention_backward(Context& context, const SoftmaxAttentionBackward
     backward_queries<decltype(type)>(args, head, queries);
   });
   if (!args.d_k && !args.d_v) return;
-  for_each_task(context, args.inputs, k, q.length, [&](auto type, HeadIndex head, Range keys) {
-    backward_keys<decltype(type)>(args, head, keys);
-  });
+  for_each_task(context, args.inputs, k, q.length,
+                [&](auto type, HeadIndex head, Range keys) { backward_keys<decltype(type)>(args, head, keys); });
 }
 
 }  // namespace heddle::kernels::cpu
