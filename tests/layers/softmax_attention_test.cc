@@ -396,6 +396,13 @@ TEST_F(SoftmaxAttentionTest, OneValueMayBeEveryInput) {
     return std::vector<Variable>{softmax_attention(tape, x[0], heads, heads)};
   };
   EXPECT_GRADIENTS_MATCH(context_, parts, {{"x", normal({1, 66, 4, 1})}});
+  const GradcheckFunction other_heads = [&](Tape& tape, const std::vector<Variable>& x) {
+    const auto heads = [&](int64_t begin) {
+      return tape.view(x[1], [=](const Tensor& all) { return all.slice(2, begin, begin + 2); });
+    };
+    return std::vector<Variable>{softmax_attention(tape, x[0], heads(0), heads(1))};
+  };
+  EXPECT_GRADIENTS_MATCH(context_, other_heads, {{"q", normal({1, 5, 2, 2})}, {"x", normal({1, 5, 3, 2})}});
 }
 
 // Any extent but the features may be 0; a query that sees no key gives 0 and no gradient.
@@ -448,6 +455,8 @@ TEST_F(SoftmaxAttentionTest, ErrorsNameArgumentAndShapes) {
   expect_error("k has 4 tokens in shape (2, 4, 2, 8), expected at least the 5 of q (2, 5, 4, 8): there are segments", q,
                floats({2, 4, 2, 8}), floats({2, 4, 2, 6}), four, {.causal = false});
   expect_error("segments is int32 (2, 4), expected int32 (2, 5): (batch, length of k)", q, k, v, four);
+  const Tensor wide = tensor({2, 6}, std::vector<double>(12, 0.0), DType::int32);
+  expect_error("segments is not contiguous", q, k, v, tape.constant(wide.slice(1, 0, 5)));
   const std::vector<double> falling = {1, 1, 2, 2, 3, 0, 1, 0, 2, 2};
   expect_error("segments[1][2] is 0 after 1, expected numbers that do not decrease", q, k, v,
                tape.constant(tensor({2, 5}, falling, DType::int32)));

@@ -273,18 +273,19 @@ void backward_keys(const SoftmaxAttentionBackwardArgs& args, HeadIndex index, Ra
     const ConstPanel<A> q_rows = load<T>(q, head, queries.begin, queries.size(), q_copy);
     const ConstPanel<A> d_o_rows = load<T>(args.d_o, head, queries.begin, queries.size(), d_o_copy);
     p.topRows(queries.size()).noalias() = scale * q_rows * k_rows.transpose();
-    d_scores.topRows(queries.size()).noalias() = d_o_rows * v_rows.transpose();
+    if (args.d_k) d_scores.topRows(queries.size()).noalias() = d_o_rows * v_rows.transpose();
     for (int64_t row = 0; row < queries.size(); ++row) {
       const int64_t query = queries.begin + row;
       const Range visible = visibility.keys_of(query).within(keys);
       A* p_row = p.row(row).data();
       exponentiate_row(p_row, keys.size(), visible, at<A>(args.lse, q, head, query));
       p.row(row).segment(visible.begin, visible.size()) *= at<A>(args.inverse_sums, q, head, query);
+      if (!args.d_k) continue;
       differentiate_row(p_row, d_scores.row(row).data(), keys.size(), visible, scale,
                         at<A>(args.row_products, q, head, query));
     }
-    add_transposed_visible(d_scores, q_rows, queries, visibility, keys, spare_q, d_k);
-    add_transposed_visible(p, d_o_rows, queries, visibility, keys, spare_d_o, d_v);
+    if (args.d_k) add_transposed_visible(d_scores, q_rows, queries, visibility, keys, spare_q, d_k);
+    if (args.d_v) add_transposed_visible(p, d_o_rows, queries, visibility, keys, spare_d_o, d_v);
   };
   const int64_t group = q.heads / k.heads;
   for (int64_t head = index.head * group; head < (index.head + 1) * group; ++head) {
@@ -328,6 +329,25 @@ void for_each_task(Context& context, const SoftmaxAttentionInputs& inputs, const
   });
 }
 
+// Writes or adds those of d_k and d_v that are wanted.
+void all_backward_keys(Context& context, const SoftmaxAttentionBackwardArgs& args) {
+  if (!args.d_k && !args.d_v) return;
+  for_each_task(context, args.inputs, args.inputs.k, args.inputs.q.length,
+                [&](auto type, HeadIndex head, Range keys) { backward_keys<decltype(type)>(args, head, keys); });
+}
+
+// Whether different heads of two gradients may be the same memory: parts of one value that begin at different heads, or
+// parts of a fused projection, which are not told apart here. The second of two that share memory is added to.
+bool may_cross(const HeadsDestination& first, const HeadsDestination& second) {
+  if (!first || !second || second.mode == GradientMode::overwrite || first.view.data == second.view.data) return false;
+  const auto last = [](const HeadsView& view) {
+    const int64_t offset = (view.batch - 1) * view.batch_stride + (view.length - 1) * view.length_stride +
+                           (view.heads - 1) * view.head_stride + view.dim;
+    return static_cast<const char*>(view.data) + offset * static_cast<int64_t>(size_of(view.dtype));
+  };
+  return first.view.data < last(second.view) && second.view.data < last(first.view);
+}
+
 }  // namespace
 
 void softmax_attention_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
@@ -336,15 +356,18 @@ void softmax_attention_forward(Context& context, const SoftmaxAttentionForwardAr
                 [&](auto type, HeadIndex head, Range queries) { forward_block<decltype(type)>(args, head, queries); });
 }
 
-// All of d_q is written before d_k and d_v, so that one value may be q and k, or parts of both.
+// All of d_q is written before d_k, and where they may share memory all of d_k before d_v, so that one value, or parts
+// of it, may be several inputs.
 void softmax_attention_backward(Context& context, const SoftmaxAttentionBackwardArgs& args) {
-  const HeadsView &q = args.inputs.q, &k = args.inputs.k;
-  for_each_task(context, args.inputs, q, k.length, [&](auto type, HeadIndex head, Range queries) {
-    backward_queries<decltype(type)>(args, head, queries);
-  });
-  if (!args.d_k && !args.d_v) return;
-  for_each_task(context, args.inputs, k, q.length,
-                [&](auto type, HeadIndex head, Range keys) { backward_keys<decltype(type)>(args, head, keys); });
+  for_each_task(
+      context, args.inputs, args.inputs.q, args.inputs.k.length,
+      [&](auto type, HeadIndex head, Range queries) { backward_queries<decltype(type)>(args, head, queries); });
+  if (!may_cross(args.d_k, args.d_v)) return all_backward_keys(context, args);
+  SoftmaxAttentionBackwardArgs first = args, second = args;
+  first.d_v = {};
+  second.d_k = {};
+  all_backward_keys(context, first);
+  all_backward_keys(context, second);
 }
 
 }  // namespace heddle::kernels::cpu
