@@ -1,8 +1,10 @@
 #include "layers/operator_case.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
@@ -19,7 +21,7 @@ Random random_for(const OperatorCase& operator_case, const std::string& name) {
 }
 
 double draw(Random& random, const CaseInput& input) {
-  if (input.kind == CaseInputKind::tokens) return static_cast<double>(random.next_below(input.range));
+  if (!is_real(input.kind)) return static_cast<double>(random.next_below(input.range));
   double value = 0.0;
   while (std::abs(value) < 1e-2) value = random.next_normal();
   if (input.kind == CaseInputKind::decay) return -std::abs(value) * input.scale;
@@ -27,6 +29,10 @@ double draw(Random& random, const CaseInput& input) {
 }
 
 }  // namespace
+
+void sort_rows(std::vector<double>& values, int64_t width) {
+  for (auto row = values.begin(); row != values.end(); row += width) std::sort(row, row + width);
+}
 
 DType case_dtype(const CaseInput& input, DType dtype) {
   switch (input.kind) {
@@ -46,17 +52,8 @@ ReferenceTensor draw_numbers(const OperatorCase& operator_case, const std::strin
                              DType dtype) {
   Random random = random_for(operator_case, name);
   ReferenceTensor result{input.shape, std::vector<double>(static_cast<size_t>(numel(input.shape)))};
-  if (input.kind == CaseInputKind::segments) {
-    double segment = 0.0;
-    for (double& value : result.values) {
-      const auto index = &value - result.values.data();
-      const bool starts_a_sequence = index % input.shape[-1] == 0;
-      segment = starts_a_sequence ? 0.0 : segment + (random.next_below(5) == 0 ? 1.0 : 0.0);
-      value = segment;
-    }
-    return result;
-  }
   for (double& value : result.values) value = round_to(dtype, draw(random, input));
+  if (input.kind == CaseInputKind::segments) sort_rows(result.values, input.shape[-1]);
   return result;
 }
 

@@ -24,16 +24,16 @@ enum class CaseInputKind {
   decay,       // minus a positive number, in the accumulate type
   state,       // standard normal; batch first; dense, in the accumulate type
   tokens,      // int32 in [0, range); batch first
-  segments,    // int32 that never falls along the last dimension; batch first
+  segments,    // as tokens, and non-decreasing along the last dimension
 };
 
-inline bool is_integer(CaseInputKind kind) { return kind == CaseInputKind::tokens || kind == CaseInputKind::segments; }
+inline bool is_real(CaseInputKind kind) { return kind != CaseInputKind::tokens && kind != CaseInputKind::segments; }
 
 struct CaseInput {
   std::string name;
   Shape shape;
   CaseInputKind kind = CaseInputKind::activation;
-  int64_t range = 0;          // tokens: the number of different ones
+  int64_t range = 0;          // tokens, segments: the number of different ones
   bool differentiate = true;  // whether the operator has a gradient for it
   double scale = 1.0;         // standard deviation
   double mean = 0.0;
@@ -80,6 +80,9 @@ DType case_dtype(const CaseInput& input, DType dtype);
 // No activation is left out, and none lies so near 0 that a finite difference would cross the kink of relu.
 ReferenceTensor draw_numbers(const OperatorCase& operator_case, const std::string& name, const CaseInput& input,
                              DType dtype);
+
+// Sorts each row of `width` values: numbers of segments from any numbers.
+void sort_rows(std::vector<double>& values, int64_t width);
 
 // All inputs of the case in what they are stored in when the storage dtype is `dtype`.
 ReferenceTensors draw_inputs(const OperatorCase& operator_case, DType dtype);

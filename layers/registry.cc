@@ -53,6 +53,7 @@ Registry make_built_in() {
   registry.add(cross_entropy_operator());
   registry.add(log_sigmoid_operator());
   registry.add(linear_attention_operator());
+  registry.add(softmax_attention_operator());
   registry.add(lrpe_rotate_operator());
   registry.add(lrpe_cosine_operator());
 

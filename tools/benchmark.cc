@@ -187,14 +187,11 @@ class Subject {
 
   void draw(const InputSpec& spec, const Tensor& tensor, Random& random) {
     if (context_.is_meta()) return;
-    if (spec.kind == InputKind::segment) {  // one document a sequence
-      write_values(context_, tensor, std::vector<double>(static_cast<size_t>(tensor.numel()), 0.0));
-      return;
-    }
     if (!spec.is_real()) {
       const uint64_t bound = index_bound(spec.name);
       std::vector<double> values(static_cast<size_t>(tensor.numel()));
       for (double& value : values) value = static_cast<double>(random.next_below(bound));
+      if (spec.kind == InputKind::segment) sort_rows(values, tensor.size(-1));
       write_values(context_, tensor, values);
       return;
     }

@@ -172,7 +172,7 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
       std::vector<std::string> extents;
       for (const int64_t extent : input.shape) extents.push_back(std::to_string(extent));
       config.inputs.emplace_back(input.name, extents);
-      if (input.kind == CaseInputKind::tokens) config.index_bounds[input.name] = input.range;
+      if (!is_real(input.kind)) config.index_bounds[input.name] = input.range;
       if (input.kind == CaseInputKind::matrix) config.input_dtypes[input.name] = config.dtype;
     }
   }

@@ -20,7 +20,7 @@ namespace {
 // The input and the dimension whose extent is the range of `tokens` in an example.
 std::optional<std::pair<std::string, int>> range_place(const OperatorCase& example, const CaseInput& tokens) {
   for (const CaseInput& input : example.inputs) {
-    for (int dim = input.shape.rank() - 1; dim >= 0 && !is_integer(input.kind); --dim) {
+    for (int dim = input.shape.rank() - 1; dim >= 0 && is_real(input.kind); --dim) {
       if (input.shape[dim] == tokens.range) return std::pair{input.name, dim};
     }
   }

@@ -29,7 +29,7 @@ FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms
                                                  "group_srms_norm")},
             **{name: getattr(operators, name)
                for name in ("linear", "embedding", "activation", "glu_product", "glu", "ffn", "cross_entropy",
-                            "linear_attention", "lrpe_rotate", "lrpe_cosine")}}
+                            "linear_attention", "softmax_attention", "lrpe_rotate", "lrpe_cosine")}}
 
 
 @dataclass
@@ -56,12 +56,9 @@ def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> o
     inputs = {}
     for given in case.inputs:
         name, shape = given["name"], given["shape"]
-        if given["kind"] == "tokens":
-            inputs[name] = torch.randint(given["range"], shape, generator=generator, dtype=torch.int32)
-            continue
-        if given["kind"] == "segments":
-            steps = torch.randint(5, shape, generator=generator) == 0
-            inputs[name] = steps.cumsum(-1).to(torch.int32)
+        if given["kind"] in ("tokens", "segments"):
+            drawn = torch.randint(given["range"], shape, generator=generator, dtype=torch.int32)
+            inputs[name] = drawn.sort(-1).values if given["kind"] == "segments" else drawn
             continue
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
         values = -values.abs() if given["kind"] == "decay" else values + given["mean"]

@@ -115,6 +115,26 @@ def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"o": o, "final_state": state} if options.get("return_final_state", True) else {"o": o}
 
 
+def softmax_attention(layer: str, t: Tensors, options: dict) -> Tensors:
+    """q (B, N, H, D), k (B, M, KV, D), v (B, M, KV, Dv), segments (B, M); query n stands at position M - N + n."""
+    q, k, v = (t[name].transpose(1, 2) for name in ("q", "k", "v"))
+    group = q.shape[1] // k.shape[1]
+    keys = torch.arange(k.shape[2], device=q.device)
+    queries = keys.shape[0] - q.shape[2] + torch.arange(q.shape[2], device=q.device)
+    distance = queries[:, None] - keys
+    sees = torch.ones_like(distance, dtype=torch.bool).expand(q.shape[0], 1, *distance.shape)
+    if options.get("causal", True):
+        sees = sees & (distance >= 0)
+    if options.get("window", 0) > 0:
+        sees = sees & (distance < options["window"])
+    if "segments" in t:
+        segments = t["segments"]
+        sees = sees & (segments[:, None, queries, None] == segments[:, None, None, :])
+    o = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), sees,
+                                       scale=options.get("scale"))
+    return {"o": o.transpose(1, 2)}
+
+
 def linear(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": F.linear(t["x"], t["weight"], t.get("bias"))}
 

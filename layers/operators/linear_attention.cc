@@ -107,8 +107,11 @@ OperatorCase linear_attention_case(const LinearAttentionCase& wanted) {
         {.name = "initial_state", .shape = {batch, heads, dim, value_dim}, .kind = CaseInputKind::state});
   }
   if (segments) {
-    result.inputs.push_back(
-        {.name = "segments", .shape = {batch, length}, .kind = CaseInputKind::segments, .differentiate = false});
+    result.inputs.push_back({.name = "segments",
+                             .shape = {batch, length},
+                             .kind = CaseInputKind::segments,
+                             .range = 1 + length / 4,
+                             .differentiate = false});
   }
   result.name = fmt::format("linear_attention {} x {}{} {}{}{}", to_string(result.inputs[0].shape), value_dim,
                             fewer_heads > 0 ? fmt::format(" of {} heads", key_heads) : "", result.options,

@@ -18,6 +18,7 @@ Operator ffn_operator();
 Operator cross_entropy_operator();
 Operator log_sigmoid_operator();
 Operator linear_attention_operator();
+Operator softmax_attention_operator();
 Operator lrpe_rotate_operator();
 Operator lrpe_cosine_operator();
 

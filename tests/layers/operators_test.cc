@@ -104,7 +104,7 @@ void expect_same(const RunResult& found, const RunResult& wanted, const std::str
   expect_same(found.gradients, wanted.gradients, what + " gradient of ");
 }
 
-bool is_real(const CaseInput& input) { return input.differentiate && !is_integer(input.kind); }
+bool is_real(const CaseInput& input) { return input.differentiate && is_real(input.kind); }
 
 bool is_gpu(const Context& context) { return context.device().type == DeviceType::cuda; }
 

@@ -20,6 +20,7 @@
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
 #include "layers/ops/norm.h"
+#include "layers/ops/softmax_attention.h"
 #include "tests/trainers/test_config.h"
 #include "tools/training_memory.h"
 
@@ -184,6 +185,17 @@ TEST_P(SavedBytesTest, LinearAttention) {
   });
   EXPECT_EQ(forward_.made(), counted({T * H * kValueDim * e, B * H * D * kValueDim * a}));
   EXPECT_EQ(forward_.held(), counted({T * H * D * e, T * H * D * e, T * H * kValueDim * e, H * a}));
+}
+
+TEST_P(SavedBytesTest, SoftmaxAttention) {
+  constexpr int64_t kValueDim = 32, kKeyHeads = 1;
+  forward_.run([&](Tape& tape) {
+    const Variable q = forward_.input({B, N, H, D}), k = forward_.input({B, N, kKeyHeads, D});
+    const Variable v = forward_.input({B, N, kKeyHeads, kValueDim});
+    return std::vector{softmax_attention(tape, q, k, v, forward_.constant({B, N}, DType::int32))};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * H * kValueDim * e, T * H * a})) << "o and one number a row";
+  EXPECT_EQ(forward_.held(), counted({T * H * D * e, T * kKeyHeads * D * e, T * kKeyHeads * kValueDim * e, T * 4}));
 }
 
 TEST_P(SavedBytesTest, CrossEntropy) {

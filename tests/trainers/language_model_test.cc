@@ -74,9 +74,9 @@ TEST_F(LanguageModelTest, AStateSurvivesSavingAndLoading) {
   const TrainConfig config = testing::tiny_train_config();
   ParameterSet unused;
   for (size_t layer = 0; layer < state.size(); ++layer) {
-    const auto mixer =
-        config.model.mixer.of_layer(layer).options->make(ModuleBuilder(unused, "mixer_" + std::to_string(layer)),
-                                         {config.model.dim, static_cast<int64_t>(layer), config.model.layers});
+    const auto mixer = config.model.mixer.of_layer(layer).options->make(
+        ModuleBuilder(unused, "mixer_" + std::to_string(layer)),
+        {config.model.dim, static_cast<int64_t>(layer), config.model.layers});
     loaded.push_back(mixer->load_state(context_, state[layer]->save(context_)));
   }
   const std::vector<int32_t> rest(kTokens.begin() + 6, kTokens.end());

@@ -35,8 +35,8 @@ LinearAttentionMixer::LinearAttentionMixer(const Options& options, const ModuleB
       qkv_({}, builder.child("qkv"), place.dim, (options.heads + 2 * kv_heads_) * head_dim_),
       out_({.bias = false, .init_std = out_init_std(place, place.dim)}, builder.child("out"), place.dim, place.dim) {
   if (options.decay) {
-    log_decay_ = builder.add_buffer("log_decay", {options.heads},
-                                    lightning_log_decay(options.heads, place.layer, place.layers));
+    log_decay_ =
+        builder.add_buffer("log_decay", {options.heads}, lightning_log_decay(options.heads, place.layer, place.layers));
   }
   if (options.lrpe && options.lrpe->is_on(place.layer)) {
     lrpe_.emplace(*options.lrpe, builder.child("lrpe"), options.heads, head_dim_);

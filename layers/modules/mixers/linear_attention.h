@@ -1,7 +1,8 @@
 // Linear attention with a feature map on q and k.                              docs/layers.md#linear-attention-mixer
 //   [q k v] = x W_qkv;  q, k = lrpe(act(q)), lrpe(act(k));  o = linear_attention(q, k, v)
 //   y = srms_norm(o), each head by itself, W_out
-// x, y: (B, N, dim). Source: Katharopoulos et al., arXiv:2006.16236, with a norm in place of the sum that it divides by.
+// x, y: (B, N, dim). Source: Katharopoulos et al., arXiv:2006.16236, with a norm in place of the sum that it divides
+// by.
 #pragma once
 
 #include <cstdint>

@@ -79,13 +79,15 @@ Retention::Retention(const Options& options, const ModuleBuilder& builder, const
       v_({}, builder.child("v_proj"), place.dim, value_dim_),
       gate_({}, builder.child("g_proj"), place.dim, value_dim_),
       norm_(norm_options(options), builder.child("g_norm_swish_gate"), value_dim_ / options.heads),
-      out_({.bias = false, .init_std = out_init_std(place, value_dim_)}, builder.child("o_proj"), value_dim_, place.dim) {
+      out_({.bias = false, .init_std = out_init_std(place, value_dim_)}, builder.child("o_proj"), value_dim_,
+           place.dim) {
   if (options.kind == Kind::simple_gla) {
     decay_.emplace(Linear::Options{.bias = true}, builder.child("gk_proj"), place.dim, options.heads);
     return;
   }
   log_decay_ = builder.add_buffer("log_decay", {options.heads}, retention_log_decay(options.heads));
-  rotary_.emplace(Lrpe::Options{.base = options.base}, builder.child("rotary"), options.heads, key_dim_ / options.heads);
+  rotary_.emplace(Lrpe::Options{.base = options.base}, builder.child("rotary"), options.heads,
+                  key_dim_ / options.heads);
 }
 
 Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state) const {

@@ -30,11 +30,11 @@ class Retention : public RecurrentMixer {
   struct Options {
     Kind kind = Kind::retention;
     int64_t heads = 1;
-    double expand_k = 1.0;     // features of all q over those of x, and of all k
-    double expand_v = 2.0;     // features of all v over those of x
-    double eps = 1e-5;         // of the norm
-    double base = 10000.0;     // retention: of the rotation
-    double divisor = 16.0;     // simple_gla: of the log decays
+    double expand_k = 1.0;  // features of all q over those of x, and of all k
+    double expand_v = 2.0;  // features of all v over those of x
+    double eps = 1e-5;      // of the norm
+    double base = 10000.0;  // retention: of the rotation
+    double divisor = 16.0;  // simple_gla: of the log decays
   };
 
   Retention(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
@@ -44,10 +44,10 @@ class Retention : public RecurrentMixer {
   Options options_;
   int64_t key_dim_, value_dim_;  // of all heads
   Linear q_, k_, v_, gate_;
-  std::optional<Linear> decay_;           // simple_gla
-  const Buffer* log_decay_ = nullptr;     // retention
-  std::optional<Lrpe> rotary_;            // retention
-  Norm norm_;                             // of each head by itself, with one weight for all
+  std::optional<Linear> decay_;        // simple_gla
+  const Buffer* log_decay_ = nullptr;  // retention
+  std::optional<Lrpe> rotary_;         // retention
+  Norm norm_;                          // of each head by itself, with one weight for all
   Linear out_;
 };
 

@@ -1,0 +1,42 @@
+// Softmax attention over the keys that a token may see.                         docs/layers.md#softmax-attention
+//   p_tj = exp(scale q_t . k_j - lse_t),  lse_t = log sum_j exp(scale q_t . k_j);   o_t = sum_j p_tj v_j
+// where j takes the keys that query t sees. Forward writes (=) o and, if wanted, lse. Backward computes the
+// probabilities again from lse and writes (=) or adds (+=) first d_q, then d_k and d_v. Memory is linear in the
+// lengths. Source: Dao et al., "FlashAttention", arXiv:2205.14135.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common/dispatch.h"
+#include "kernels/common/views.h"
+
+namespace heddle::kernels {
+
+// q is (B, N, H, D), k is (B, M, KV, D), v is (B, M, KV, Dv), all of one dtype. KV divides H: head h of q uses head
+// h / (H / KV) of k and v. Query t stands at position M - N + t of the keys.
+struct SoftmaxAttentionInputs {
+  HeadsView q, k, v;
+  VectorView segments;  // int32 (B, M), non-decreasing along M: a query sees its own segment only. Or empty
+  bool causal = true;   // a query sees no key after its position; then M >= N, and also with segments
+  int64_t window = 0;   // above 0, and then causal: a query sees the last `window` keys up to its position
+  double scale = 1.0;
+};
+
+struct SoftmaxAttentionForwardArgs {
+  SoftmaxAttentionInputs inputs;
+  HeadsView o;     // (B, N, H, Dv)
+  VectorView lse;  // (B, H, N) of the accumulate type, or empty
+};
+
+struct SoftmaxAttentionBackwardArgs {
+  SoftmaxAttentionInputs inputs;
+  VectorView lse;
+  HeadsView d_o;
+  HeadsDestination d_q, d_k, d_v;
+  VectorView inverse_sums, row_products;  // workspaces, as lse
+};
+
+HEDDLE_CPU_KERNEL(softmax_attention_forward, SoftmaxAttentionForwardArgs);
+HEDDLE_CPU_KERNEL(softmax_attention_backward, SoftmaxAttentionBackwardArgs);
+
+}  // namespace heddle::kernels

@@ -1,0 +1,125 @@
+#include "layers/ops/softmax_attention.h"
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/runtime/error.h"
+#include "kernels/attention/softmax_attention.h"
+#include "layers/ops/gradient.h"
+
+namespace heddle {
+namespace {
+
+using kernels::heads_view;
+using kernels::vector_view;
+
+void check_heads(const char* what, const Variable& x) {
+  check(x.defined(), "[softmax_attention] {} is missing", what);
+  check(is_floating(x.dtype()) && x.value.rank() == 4,
+        "[softmax_attention] {} is {} {}, expected real numbers (batch, length, heads, dim)", what, name(x.dtype()),
+        to_string(x.shape()));
+  check(x.shape()[3] > 0, "[softmax_attention] {} has shape {}, expected at least one feature", what,
+        to_string(x.shape()));
+}
+
+void check_input(const char* what, const Variable& found, DType dtype, const Shape& shape, const char* because) {
+  check(found.shape() == shape && found.dtype() == dtype, "[softmax_attention] {} is {} {}, expected {} {}: {}", what,
+        name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
+}
+
+void check_softmax_attention(const Variable& q, const Variable& k, const Variable& v, const Variable& segments,
+                             const SoftmaxAttentionOptions& options) {
+  check_heads("q", q);
+  check_heads("k", k);
+  check_heads("v", v);
+  const int64_t batch = q.shape()[0], length = q.shape()[1], heads = q.shape()[2];
+  const int64_t keys = k.shape()[1], kv_heads = k.shape()[2];
+  check_input("k", k, q.dtype(), {batch, keys, kv_heads, q.shape()[3]},
+              "that of q but for its own length and number of heads");
+  check_input("v", v, q.dtype(), {batch, keys, kv_heads, v.shape()[3]}, "that of k but for its own last dimension");
+  check(kv_heads > 0 ? heads % kv_heads == 0 : heads == 0,
+        "[softmax_attention] k has {} heads in shape {}, expected a number that divides the {} heads of q {}", kv_heads,
+        to_string(k.shape()), heads, to_string(q.shape()));
+  check(options.window >= 0, "[softmax_attention] window is {}, expected 0, for none, or more", options.window);
+  check(options.window == 0 || options.causal, "[softmax_attention] window is {}, expected 0: causal is false",
+        options.window);
+  check(keys >= length || !(options.causal || segments.defined()),
+        "[softmax_attention] k has {} tokens in shape {}, expected at least the {} of q {}: {}", keys,
+        to_string(k.shape()), length, to_string(q.shape()), options.causal ? "causal is true" : "there are segments");
+  if (!segments.defined()) return;
+  check_input("segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
+  check(segments.value.is_contiguous(), "[softmax_attention] segments is not contiguous");
+}
+
+kernels::SoftmaxAttentionInputs kernel_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
+                                              const SoftmaxAttentionOptions& options) {
+  return {.q = heads_view(q),
+          .k = heads_view(k),
+          .v = heads_view(v),
+          .segments = vector_view(segments),
+          .causal = options.causal,
+          .window = options.window,
+          .scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))))};
+}
+
+struct SoftmaxAttentionNode {
+  SoftmaxAttentionOptions options;
+  Slot q, k, v, o;
+  Tensor saved_q, saved_k, saved_v, segments, lse;
+
+  void backward(Tape& tape) {
+    Context& context = tape.context();
+    const Tensor d_o = tape.take_gradient(o);
+    const auto workspace = [&] {
+      const MemoryScope scope(context, MemoryCategory::workspace);
+      return Tensor::empty(context, lse.shape(), lse.dtype());
+    };
+    const auto destination = [&](Slot slot) { return heads_destination(tape.destination(slot)); };
+    const Tensor inverse_sums = workspace(), row_products = workspace();
+    kernels::SoftmaxAttentionBackwardArgs args;
+    args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
+    args.lse = vector_view(lse);
+    args.d_o = heads_view(d_o);
+    // One value may be several inputs: the kernel writes d_q, d_k, d_v in this order.
+    args.d_q = destination(q);
+    args.d_k = destination(k);
+    args.d_v = destination(v);
+    args.inverse_sums = vector_view(inverse_sums);
+    args.row_products = vector_view(row_products);
+    kernels::softmax_attention_backward(context, args);
+  }
+};
+
+}  // namespace
+
+Variable softmax_attention(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
+                           const Variable& segments, const SoftmaxAttentionOptions& options) {
+  check_softmax_attention(q, k, v, segments, options);
+  Context& context = tape.context();
+  const bool recorded = tape.records({&q, &k, &v});
+  const Shape& shape = q.shape();
+  const Variable o =
+      tape.output(Tensor::empty(context, {shape[0], shape[1], shape[2], v.shape()[3]}, q.dtype()), recorded);
+  Tensor lse;
+  if (recorded) lse = Tensor::empty(context, {shape[0], shape[2], shape[1]}, accumulate_type(q.dtype()));
+  kernels::softmax_attention_forward(context,
+                                     {.inputs = kernel_inputs(q.value, k.value, v.value, segments.value, options),
+                                      .o = heads_view(o.value),
+                                      .lse = vector_view(lse)});
+  if (!recorded) return o;
+
+  tape.record(SoftmaxAttentionNode{.options = options,
+                                   .q = q.slot,
+                                   .k = k.slot,
+                                   .v = v.slot,
+                                   .o = o.slot,
+                                   .saved_q = q.value,
+                                   .saved_k = k.value,
+                                   .saved_v = v.value,
+                                   .segments = segments.value,
+                                   .lse = lse},
+              {q, k, v}, {o});
+  return o;
+}
+
+}  // namespace heddle
