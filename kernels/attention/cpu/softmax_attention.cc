@@ -34,7 +34,7 @@ struct Range {
   // What this range and `columns` share, counted from the begin of `columns`; possibly empty.
   Range within(Range columns) const {
     const int64_t first = std::clamp(begin, columns.begin, columns.end);
-    return {first - columns.begin, std::clamp(end, first, std::max(first, columns.end)) - columns.begin};
+    return {first - columns.begin, std::clamp(end, first, columns.end) - columns.begin};
   }
 };
 
