@@ -34,7 +34,7 @@ struct Range {
   // What this range and `columns` share, counted from the begin of `columns`; possibly empty.
   Range within(Range columns) const {
     const int64_t first = std::clamp(begin, columns.begin, columns.end);
-    return {first - columns.begin, std::clamp(end, first, std::max(first, columns.end)) - columns.begin};
+    return {first - columns.begin, std::clamp(end, first, columns.end) - columns.begin};
   }
 };
 
@@ -184,11 +184,11 @@ int64_t bytes_of(int64_t matrices, int64_t cols) {
 template <class T>
 void forward_block(const SoftmaxAttentionForwardArgs& args, HeadIndex index, Range queries) {
   using A = accumulate_t<T>;
-  const auto& [q, k, v, segments, causal, window, double_scale] = args.inputs;
+  const HeadsView &q = args.inputs.q, &k = args.inputs.k, &v = args.inputs.v;
   const Visibility visibility(args.inputs, index.batch);
   const HeadIndex kv_index = keys_of(args.inputs, index);
   const Range keys = visibility.keys_of(queries);
-  const A scale = static_cast<A>(double_scale);
+  const A scale = static_cast<A>(args.inputs.scale);
 
   Scratch scratch(bytes_of<A>(1, keys.size()) + bytes_of<A>(2, q.dim) + bytes_of<A>(3, v.dim));
   Panel<A> p = scratch.matrix<A>(queries.size(), keys.size());
@@ -216,11 +216,11 @@ void forward_block(const SoftmaxAttentionForwardArgs& args, HeadIndex index, Ran
 template <class T>
 void backward_queries(const SoftmaxAttentionBackwardArgs& args, HeadIndex index, Range queries) {
   using A = accumulate_t<T>;
-  const auto& [q, k, v, segments, causal, window, double_scale] = args.inputs;
+  const HeadsView &q = args.inputs.q, &k = args.inputs.k, &v = args.inputs.v;
   const Visibility visibility(args.inputs, index.batch);
   const HeadIndex kv_index = keys_of(args.inputs, index);
   const Range keys = visibility.keys_of(queries);
-  const A scale = static_cast<A>(double_scale);
+  const A scale = static_cast<A>(args.inputs.scale);
 
   Scratch scratch(bytes_of<A>(2, keys.size()) + bytes_of<A>(4, q.dim) + bytes_of<A>(2, v.dim));
   Panel<A> p = scratch.matrix<A>(queries.size(), keys.size());
@@ -254,9 +254,9 @@ void backward_queries(const SoftmaxAttentionBackwardArgs& args, HeadIndex index,
 template <class T>
 void backward_keys(const SoftmaxAttentionBackwardArgs& args, HeadIndex index, Range keys) {
   using A = accumulate_t<T>;
-  const auto& [q, k, v, segments, causal, window, double_scale] = args.inputs;
+  const HeadsView &q = args.inputs.q, &k = args.inputs.k, &v = args.inputs.v;
   const Visibility visibility(args.inputs, index.batch);
-  const A scale = static_cast<A>(double_scale);
+  const A scale = static_cast<A>(args.inputs.scale);
 
   Scratch scratch(bytes_of<A>(2, kBlock) + bytes_of<A>(4, q.dim) + bytes_of<A>(4, v.dim));
   Panel<A> p = scratch.matrix<A>(kBlock, keys.size()), d_scores = scratch.matrix<A>(kBlock, keys.size());
