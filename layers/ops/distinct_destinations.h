@@ -20,7 +20,7 @@ class DistinctDestinations {
   explicit DistinctDestinations(Tape& tape) : tape_(tape) {}
 
   // Tape::destination(slot), or a workspace that is written over where that shares memory with an earlier one. The
-  // memory of a slot can be seen as rows.
+  // memory of a slot can be seen as rows, or as heads (batch, length, heads, dim) whose tokens each can.
   GradientDestination of(Slot slot);
   // Adds the workspaces to where they belong. Call it once, after the kernel.
   void finish();

@@ -4,6 +4,7 @@
 
 #include "core/runtime/error.h"
 #include "kernels/attention/linear_attention.h"
+#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
 namespace heddle {
@@ -104,7 +105,9 @@ struct LinearAttentionNode {
       const Shape& shape = saved_q.shape();
       d_o = Tensor::zeros(context, {shape[0], shape[1], shape[2], saved_v.size(3)}, saved_v.dtype());
     }
-    const auto destination = [&](Slot slot) { return heads_destination(tape.destination(slot)); };
+    // One value may be several inputs, and so may parts of one value that overlap.
+    DistinctDestinations destinations(tape);
+    const auto destination = [&](Slot slot) { return heads_destination(destinations.of(slot)); };
     kernels::LinearAttentionBackwardArgs args;
     args.q = heads_view(saved_q);
     args.k = heads_view(saved_k);
@@ -115,7 +118,6 @@ struct LinearAttentionNode {
     args.initial_state = vector_view(saved_initial_state);
     args.d_o = heads_view(d_o);
     args.d_final_state = vector_view(d_final_state);
-    // One value may be several inputs: the kernel writes d_q, d_k, d_v in this order.
     args.d_q = destination(q);
     args.d_k = destination(k);
     args.d_v = destination(v);
@@ -123,6 +125,7 @@ struct LinearAttentionNode {
     args.d_initial_state = vector_destination(tape.destination(initial_state));
     args.scale = scale;
     kernels::linear_attention_backward(context, args);
+    destinations.finish();
   }
 };
 

@@ -5,6 +5,7 @@
 
 #include "core/runtime/error.h"
 #include "kernels/attention/softmax_attention.h"
+#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
 namespace heddle {
@@ -74,19 +75,21 @@ struct SoftmaxAttentionNode {
       const MemoryScope scope(context, MemoryCategory::workspace);
       return Tensor::empty(context, lse.shape(), lse.dtype());
     };
-    const auto destination = [&](Slot slot) { return heads_destination(tape.destination(slot)); };
+    // One value may be several inputs, and so may parts of one value that overlap.
+    DistinctDestinations destinations(tape);
+    const auto destination = [&](Slot slot) { return heads_destination(destinations.of(slot)); };
     const Tensor inverse_sums = workspace(), row_products = workspace();
     kernels::SoftmaxAttentionBackwardArgs args;
     args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
     args.lse = vector_view(lse);
     args.d_o = heads_view(d_o);
-    // One value may be several inputs: the kernel writes d_q, d_k, d_v in this order.
     args.d_q = destination(q);
     args.d_k = destination(k);
     args.d_v = destination(v);
     args.inverse_sums = vector_view(inverse_sums);
     args.row_products = vector_view(row_products);
     kernels::softmax_attention_backward(context, args);
+    destinations.finish();
   }
 };
 

@@ -11,6 +11,7 @@
 #include "layers/ops/linear.h"
 #include "layers/ops/linear_attention.h"
 #include "layers/ops/norm.h"
+#include "layers/ops/softmax_attention.h"
 #include "layers/ops/view.h"
 
 namespace heddle {
@@ -69,6 +70,23 @@ TEST_F(SharedInputsTest, LinearAttentionOfOneValueAsQueryKeyAndValue) {
   expect_right({{2, 70, 2, 4}}, [](Tape& tape, const Variables& in) {
     return Variables{linear_attention(tape, in[0], in[0], in[0], {}, {.scale = 0.1}).o};
   });
+}
+
+// Heads of one value that overlap: what a head adds to is written whole before it adds.
+TEST_F(SharedInputsTest, AttentionOfOverlappingHeads) {
+  const auto heads = [](Tape& tape, const Variable& all, int64_t first) {
+    return tape.view(all, [first](const Tensor& whole) { return whole.slice(2, first, first + 2); });
+  };
+  for (const int64_t step : {0, 1, 2}) {
+    expect_right({{2, 70, 6, 4}}, [&](Tape& tape, const Variables& in) {
+      const Variable q = heads(tape, in[0], 0), k = heads(tape, in[0], step), v = heads(tape, in[0], 2 * step);
+      return Variables{linear_attention(tape, q, k, v, {}, {.scale = 0.1}).o};
+    });
+    expect_right({{2, 20, 6, 4}}, [&](Tape& tape, const Variables& in) {
+      const Variable q = heads(tape, in[0], 0), k = heads(tape, in[0], step), v = heads(tape, in[0], 2 * step);
+      return Variables{softmax_attention(tape, q, k, v)};
+    });
+  }
 }
 
 // Two blocks as a model has them: r goes on to the next norm and is also read aside; x and residual share d_r.

@@ -217,8 +217,8 @@ TEST_P(ModelReference, ATextReadInPiecesIsTheWhole) {
         ParameterSet unused;
         for (int64_t layer = 0; layer < built.config.layers; ++layer) {
           std::unique_ptr<MixerState>& kept = state[static_cast<size_t>(layer)];
-          const auto mixer = built.config.mixer.options->make(ModuleBuilder(unused, std::to_string(layer)),
-                                                              {built.config.dim, layer, built.config.layers});
+          const auto mixer = built.config.mixer.of_layer(layer).options->make(
+              ModuleBuilder(unused, std::to_string(layer)), {built.config.dim, layer, built.config.layers});
           kept = mixer->load_state(context(), kept->save(context()));
         }
       }

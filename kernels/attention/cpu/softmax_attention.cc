@@ -329,25 +329,6 @@ void for_each_task(Context& context, const SoftmaxAttentionInputs& inputs, const
   });
 }
 
-// Writes or adds those of d_k and d_v that are wanted.
-void all_backward_keys(Context& context, const SoftmaxAttentionBackwardArgs& args) {
-  if (!args.d_k && !args.d_v) return;
-  for_each_task(context, args.inputs, args.inputs.k, args.inputs.q.length,
-                [&](auto type, HeadIndex head, Range keys) { backward_keys<decltype(type)>(args, head, keys); });
-}
-
-// Whether different heads of two gradients may be the same memory: parts of one value that begin at different heads, or
-// parts of a fused projection, which are not told apart here. The second of two that share memory is added to.
-bool may_cross(const HeadsDestination& first, const HeadsDestination& second) {
-  if (!first || !second || second.mode == GradientMode::overwrite || first.view.data == second.view.data) return false;
-  const auto last = [](const HeadsView& view) {
-    const int64_t offset = (view.batch - 1) * view.batch_stride + (view.length - 1) * view.length_stride +
-                           (view.heads - 1) * view.head_stride + view.dim;
-    return static_cast<const char*>(view.data) + offset * static_cast<int64_t>(size_of(view.dtype));
-  };
-  return first.view.data < last(second.view) && second.view.data < last(first.view);
-}
-
 }  // namespace
 
 void softmax_attention_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
@@ -356,18 +337,13 @@ void softmax_attention_forward(Context& context, const SoftmaxAttentionForwardAr
                 [&](auto type, HeadIndex head, Range queries) { forward_block<decltype(type)>(args, head, queries); });
 }
 
-// All of d_q is written before d_k, and where they may share memory all of d_k before d_v, so that one value, or parts
-// of it, may be several inputs.
 void softmax_attention_backward(Context& context, const SoftmaxAttentionBackwardArgs& args) {
   for_each_task(
       context, args.inputs, args.inputs.q, args.inputs.k.length,
       [&](auto type, HeadIndex head, Range queries) { backward_queries<decltype(type)>(args, head, queries); });
-  if (!may_cross(args.d_k, args.d_v)) return all_backward_keys(context, args);
-  SoftmaxAttentionBackwardArgs first = args, second = args;
-  first.d_v = {};
-  second.d_k = {};
-  all_backward_keys(context, first);
-  all_backward_keys(context, second);
+  if (!args.d_k && !args.d_v) return;
+  for_each_task(context, args.inputs, args.inputs.k, args.inputs.q.length,
+                [&](auto type, HeadIndex head, Range keys) { backward_keys<decltype(type)>(args, head, keys); });
 }
 
 }  // namespace heddle::kernels::cpu
