@@ -12,6 +12,7 @@
 #include "layers/modules/mixers/lightning.h"
 #include "layers/modules/mixers/linear_attention.h"
 #include "layers/modules/mixers/retention.h"
+#include "layers/modules/mixers/softmax_attention.h"
 #include "layers/operators/operators.h"
 
 namespace heddle {
@@ -58,6 +59,7 @@ Registry make_built_in() {
   registry.add(lrpe_cosine_operator());
 
   registry.add_mixer("lightning", [] { return std::make_unique<LightningConfig>(); });
+  registry.add_mixer("softmax_attention", [] { return std::make_unique<SoftmaxAttentionMixerConfig>(); });
   registry.add_mixer("linear_attention", [] { return std::make_unique<LinearAttentionMixerConfig>(); });
   registry.add_mixer("retention", [] { return std::make_unique<RetentionConfig>(Retention::Kind::retention); });
   registry.add_mixer("simple_gla", [] { return std::make_unique<RetentionConfig>(Retention::Kind::simple_gla); });

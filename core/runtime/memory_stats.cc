@@ -17,7 +17,7 @@ std::string format_bytes(size_t bytes) {
 
 std::string_view name(MemoryCategory category) {
   constexpr std::string_view names[] = {"parameter", "gradient", "optimizer", "activation",
-                                        "workspace", "data",     "other"};
+                                        "workspace", "cache",    "data",      "other"};
   return names[static_cast<int>(category)];
 }
 

@@ -10,8 +10,8 @@
 
 namespace heddle {
 
-enum class MemoryCategory : uint8_t { parameter, gradient, optimizer, activation, workspace, data, other };
-inline constexpr int kMemoryCategories = 7;
+enum class MemoryCategory : uint8_t { parameter, gradient, optimizer, activation, workspace, cache, data, other };
+inline constexpr int kMemoryCategories = 8;
 
 std::string_view name(MemoryCategory category);
 

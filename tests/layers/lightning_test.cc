@@ -12,16 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "core/autograd/gradcheck.h"
-#include "core/config/config_load.h"
-#include "core/runtime/error.h"
-#include "core/tensor/random.h"
-#include "core/tensor/transfer.h"
-#include "layers/registry.h"
+#include "tests/layers/mixer_of.h"
 
 namespace heddle {
 namespace {
 
+using test::make_mixer;
 using testing::DoubleNear;
 using testing::HasSubstr;
 using testing::Pointwise;
@@ -31,33 +27,6 @@ using testing::UnorderedElementsAre;
 constexpr const char* kFull =
     "{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, layers: [0]}, "
     "gate: {act: sigmoid, position: post, rank: 3}}";
-
-std::unique_ptr<Mixer> make_mixer(const std::string& text, const ModuleBuilder& builder, const BlockPlace& place) {
-  const ConfigNode section = parse_config(text, "model.yaml");
-  ConfigFields fields(section);
-  MixerSection mixer;
-  built_in_registry().describe_mixer(fields, {.dim = place.dim, .layers = place.layers}, mixer);
-  section.finish();
-  return mixer.options->make(builder, place);
-}
-
-// A mixer with its parameters in memory.
-struct Model {
-  Model(Context& context, const std::string& options, const BlockPlace& place, DType dtype) {
-    mixer = make_mixer(options, ModuleBuilder(parameters), place);
-    parameters.materialize(context, dtype, 1);
-  }
-
-  ParameterSet parameters;
-  std::unique_ptr<Mixer> mixer;
-};
-
-Tensor normal(Context& context, const Shape& shape, DType dtype) {
-  Random random(3, RandomStream::test);
-  Tensor tensor = Tensor::empty(context, shape, dtype);
-  fill_normal(context, tensor, random, 0.0, 1.0);
-  return tensor;
-}
 
 TEST(LightningTest, DecayIsThatOfThePaper) {
   const std::vector<double> first = lightning_log_decay(4, 0, 3), last = lightning_log_decay(4, 2, 3);
@@ -83,94 +52,6 @@ TEST(LightningTest, ParametersByName) {
   EXPECT_THAT(names("{type: lightning, heads: 2}"),
               UnorderedElementsAre("mixer.qkv.weight (24, 8)", "mixer.out.weight (8, 8)"));
 }
-
-class LightningOptionsTest : public testing::TestWithParam<const char*> {};
-
-TEST_P(LightningOptionsTest, GradientsAreThoseOfFiniteDifferences) {
-  Context context;
-  Model model(context, GetParam(), {8, 0, 2}, DType::float64);
-  std::vector<GradcheckInput> inputs = {{"x", normal(context, {2, 5, 8}, DType::float64)}};
-  for (const Parameter& parameter : model.parameters.all()) inputs.push_back({parameter.name, parameter.value});
-  const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& variables) {
-    size_t index = 1;
-    for (const Parameter& parameter : model.parameters.all()) {
-      tape.replace_leaf(parameter.gradient, variables[index++]);
-    }
-    return std::vector<Variable>{model.mixer->forward(tape, variables[0], nullptr)};
-  };
-  GradcheckOptions options;
-  options.projections = 10;
-  const GradcheckReport report = gradcheck(context, function, inputs, options);
-  EXPECT_TRUE(report.passed()) << report.to_string();
-}
-
-// A prompt in one pass and then single tokens give what the whole text gives.
-TEST_P(LightningOptionsTest, StepsWithTheStateAreTheWhole) {
-  for (const auto& [dtype, tolerance] : {std::pair{DType::float32, 1e-5}, std::pair{DType::float64, 1e-12}}) {
-    Context context;
-    Model model(context, GetParam(), {8, 0, 2}, dtype);
-    Tape tape(context, Tape::Mode::inference);
-    const Variable x = tape.constant(normal(context, {2, 90, 8}, dtype));
-    const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
-    std::unique_ptr<MixerState> state = model.mixer->make_state();
-    for (int64_t begin = 0, end = 70; begin < 90; begin = end++) {
-      const Tensor part = Tensor::empty(context, {2, end - begin, 8}, dtype);
-      write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
-      const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
-      EXPECT_THAT(read_values(context, y.value),
-                  Pointwise(DoubleNear(tolerance), read_values(context, whole.slice(1, begin, end))))
-          << "from token " << begin << " in " << name(dtype);
-      // What is saved goes on as if nothing had happened.
-      state = model.mixer->load_state(context, state->save(context));
-    }
-  }
-}
-
-TEST(LightningTest, AStateKnowsItsMixerAndItsTensors) {
-  Context context;
-  Model model(context, kFull, {8, 0, 2}, DType::float32);
-  Tape tape(context, Tape::Mode::inference);
-  const Variable x = tape.constant(normal(context, {1, 3, 8}, DType::float32));
-  struct Another : MixerState {
-    std::map<std::string, Tensor> save(Context&) const override { return {}; }
-  } another;
-  EXPECT_THAT([&] { model.mixer->forward(tape, x, &another); },
-              ThrowsMessage<Error>(HasSubstr("[lightning] the state is that of another mixer")));
-  EXPECT_THAT([&] { model.mixer->load_state(context, {}); }, ThrowsMessage<Error>(HasSubstr("needs its position")));
-  EXPECT_THAT(
-      [&] {
-        model.mixer->load_state(context, {{"keys", x.value}});
-      },
-      ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
-}
-
-// Forward and backward allocate the same bytes, at their peak and in between, where there is no data.
-TEST_P(LightningOptionsTest, MetaCountsTheBytesOfTheCpu) {
-  for (DType dtype : {DType::float32, DType::bfloat16}) {
-    const auto bytes = [&](Device device) {
-      Context context(device);
-      Model model(context, GetParam(), {8, 0, 2}, dtype);
-      Gradient d_x;
-      const Tensor x = normal(context, {2, 70, 8}, dtype), d_y = normal(context, {2, 70, 8}, dtype);
-      Tape tape(context);
-      const Variable y = model.mixer->forward(tape, tape.leaf(x, d_x, "x"), nullptr);
-      const MemoryStats after_forward = context.allocator().stats();
-      tape.backward({{y, d_y}});
-      const MemoryStats after_backward = context.allocator().stats();
-      return std::vector<size_t>{after_forward.allocated.current, after_forward.allocated.peak,
-                                 after_backward.allocated.current, after_backward.allocated.peak};
-    };
-    EXPECT_EQ(bytes({DeviceType::meta}), bytes({DeviceType::cpu})) << name(dtype);
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(
-    All, LightningOptionsTest,
-    testing::Values(kFull, "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
-                    "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
-                    "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
-                    "{type: lightning, heads: 8, lrpe: {type: lrpe_cosine, learnable: true, per_head: true, "
-                    "extra_tokens: 2}}"));
 
 TEST(LightningTest, BadOptionsNameTheirPlace) {
   const auto build = [](const std::string& options, const BlockPlace& place = {8, 0, 2}) {

@@ -387,7 +387,8 @@ TEST_F(AllocatorTraceTest, RingKeepsTheLastEventsInOrder) {
 TEST(MemoryNamesTest, AreThoseOfTheDocs) {
   std::vector<std::string_view> names;
   for (int i = 0; i < kMemoryCategories; ++i) names.push_back(name(static_cast<MemoryCategory>(i)));
-  EXPECT_THAT(names, ElementsAre("parameter", "gradient", "optimizer", "activation", "workspace", "data", "other"));
+  EXPECT_THAT(names,
+              ElementsAre("parameter", "gradient", "optimizer", "activation", "workspace", "cache", "data", "other"));
   EXPECT_EQ(name(MemoryAction::out_of_memory), "out_of_memory");
 }
 

@@ -1,0 +1,142 @@
+#include "layers/modules/mixers/softmax_attention.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
+#include "layers/modules/mixers/heads.h"
+#include "layers/ops/softmax_attention.h"
+#include "layers/ops/view.h"
+
+namespace heddle {
+namespace {
+
+// Keys and values of the tokens before the next one.
+class KeyValueCache : public MixerState {
+ public:
+  // window 0: all tokens.
+  KeyValueCache(int64_t window, int64_t position = 0) : window_(window), position_(position) {}
+
+  int64_t position() const { return position_; }  // of the next token
+  Tensor keys() const { return keys_.slice(1, 0, length_); }
+  Tensor values() const { return values_.slice(1, 0, length_); }
+
+  // Adds those of the next tokens, (B, n, KV, D) each, and returns how many tokens are now held.
+  void append(Context& context, const Tensor& keys, const Tensor& values) {
+    if (!keys_.defined() || length_ + keys.size(1) > keys_.size(1)) grow(context, keys, values);
+    copy(context, keys_.slice(1, length_, length_ + keys.size(1)), keys);
+    copy(context, values_.slice(1, length_, length_ + values.size(1)), values);
+    length_ += keys.size(1);
+    position_ += keys.size(1);
+  }
+
+  std::map<std::string, Tensor> save(Context& context) const override {
+    const Tensor at = Tensor::empty(context, {1}, DType::int32);
+    write_values(context, at, {static_cast<double>(position_)});
+    std::map<std::string, Tensor> tensors{{"position", at}};
+    if (length_ > 0) {
+      tensors["keys"] = clone(context, keys());
+      tensors["values"] = clone(context, values());
+    }
+    return tensors;
+  }
+
+ private:
+  static constexpr int64_t kStep = 256;  // tokens; the capacity at least doubles, so that copying stays cheap
+
+  // Makes room for the next tokens, and lets go of those that no token to come sees.
+  void grow(Context& context, const Tensor& keys, const Tensor& values) {
+    const int64_t kept = window_ > 0 ? std::min(length_, window_ - 1) : length_;
+    const int64_t needed = std::max(kept + keys.size(1), 2 * kept);
+    const auto grown = [&](const Tensor& old, const Tensor& next) {
+      const MemoryScope scope(context, MemoryCategory::cache);
+      const Shape shape{next.size(0), (needed + kStep - 1) / kStep * kStep, next.size(2), next.size(3)};
+      const Tensor larger = Tensor::empty(context, shape, next.dtype());
+      if (kept > 0) copy(context, larger.slice(1, 0, kept), old.slice(1, length_ - kept, length_));
+      return larger;
+    };
+    keys_ = grown(keys_, keys);
+    values_ = grown(values_, values);
+    length_ = kept;
+  }
+
+  int64_t window_, position_;
+  int64_t length_ = 0;    // tokens that are held
+  Tensor keys_, values_;  // (B, capacity, KV, D)
+};
+
+}  // namespace
+
+void SoftmaxAttentionMixerConfig::describe(ConfigFields& fields, const ModelSize& model) {
+  describe_heads(fields, model, options.heads);
+  describe_kv_heads(fields, options.heads, options.kv_heads);
+  fields.field("window", options.window, Range::between(0, Range::count().high));
+  fields.field("base", options.base, Range::positive());
+  if (fields.reads() && model.dim / options.heads % 2 != 0) {
+    fields.fail("heads", fmt::format("found {}: heads have {} features, expected an even number to rotate",
+                                     options.heads, model.dim / options.heads));
+  }
+}
+
+std::unique_ptr<Mixer> SoftmaxAttentionMixerConfig::make(const ModuleBuilder& builder, const BlockPlace& place) const {
+  return std::make_unique<SoftmaxAttentionMixer>(options, builder, place);
+}
+
+SoftmaxAttentionMixer::SoftmaxAttentionMixer(const Options& options, const ModuleBuilder& builder,
+                                             const BlockPlace& place)
+    : options_(options),
+      dim_(place.dim),
+      kv_heads_(options.kv_heads > 0 ? options.kv_heads : options.heads),
+      head_dim_(place.dim / options.heads),
+      rotary_({.base = options.base}, builder.child("rotary"), options.heads, head_dim_),
+      qkv_({}, builder.child("qkv"), place.dim, (options.heads + 2 * kv_heads_) * head_dim_),
+      out_({.bias = false, .init_std = out_init_std(place, place.dim)}, builder.child("out"), place.dim, place.dim) {}
+
+std::unique_ptr<MixerState> SoftmaxAttentionMixer::make_state() const {
+  return std::make_unique<KeyValueCache>(options_.window);
+}
+
+std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
+                                                              const std::map<std::string, Tensor>& tensors) const {
+  const auto at = tensors.find("position");
+  check(at != tensors.end() && at->second.numel() == 1, "[softmax_attention] a state needs its position");
+  const auto position = static_cast<int64_t>(read_values(context, at->second)[0]);
+  if (tensors.size() == 1) return std::make_unique<KeyValueCache>(options_.window, position);
+  for (const auto& [name, tensor] : tensors) {
+    if (name == "position") continue;
+    check((name == "keys" || name == "values") && tensor.rank() == 4 && tensor.size(1) <= position &&
+              tensor.size(2) == kv_heads_ && tensor.size(3) == head_dim_,
+          "[softmax_attention] a state has no tensor {} of shape {}", name, to_string(tensor.shape()));
+  }
+  check(tensors.contains("keys") && tensors.contains("values") &&
+            tensors.at("keys").shape() == tensors.at("values").shape(),
+        "[softmax_attention] a state needs as many keys as values");
+  const Tensor& keys = tensors.at("keys");
+  auto loaded = std::make_unique<KeyValueCache>(options_.window, position - keys.size(1));
+  loaded->append(context, keys, tensors.at("values"));
+  return loaded;
+}
+
+Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
+  check(x.value.rank() == 3 && x.shape()[-1] == dim_, "[softmax_attention] x has shape {}, expected (batch, length, {})",
+        to_string(x.shape()), dim_);
+  auto* const cache = dynamic_cast<KeyValueCache*>(state);
+  check(state == nullptr || cache != nullptr, "[softmax_attention] the state is that of another mixer");
+  const Variable qkv = reshape(tape, qkv_.forward(tape, x), {x.shape()[0], x.shape()[1], -1, head_dim_});
+  const std::vector<Variable> parts = tape.split(qkv, 2, {options_.heads, kv_heads_, kv_heads_});
+  const int64_t offset = cache != nullptr ? cache->position() : 0;
+  const Variable q = rotary_.forward(tape, parts[0], offset);
+  Variable k = rotary_.forward(tape, parts[1], offset), v = parts[2];
+  if (cache != nullptr) {
+    cache->append(tape.context(), k.value, v.value);
+    k = tape.constant(cache->keys());
+    v = tape.constant(cache->values());
+  }
+  const Variable o = softmax_attention(tape, q, k, v, {}, {.causal = true, .window = options_.window});
+  return out_.forward(tape, reshape(tape, o, x.shape()));
+}
+
+}  // namespace heddle

@@ -1,0 +1,186 @@
+// What holds for every mixer: gradients, states, memory, names, errors.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/autograd/gradcheck.h"
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
+#include "tests/layers/mixer_of.h"
+
+namespace heddle {
+namespace {
+
+using test::make_mixer;
+using test::MixerModel;
+using test::normal;
+using testing::DoubleNear;
+using testing::HasSubstr;
+using testing::Pointwise;
+using testing::ThrowsMessage;
+
+class Mixers : public testing::TestWithParam<const char*> {};
+
+TEST_P(Mixers, GradientsAreThoseOfFiniteDifferences) {
+  Context context;
+  MixerModel model(context, GetParam(), {8, 0, 2}, DType::float64);
+  std::vector<GradcheckInput> inputs = {{"x", normal(context, {2, 5, 8}, DType::float64)}};
+  for (const Parameter& parameter : model.parameters.all()) inputs.push_back({parameter.name, parameter.value});
+  const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& variables) {
+    size_t index = 1;
+    for (const Parameter& parameter : model.parameters.all()) {
+      tape.replace_leaf(parameter.gradient, variables[index++]);
+    }
+    return std::vector<Variable>{model.mixer->forward(tape, variables[0], nullptr)};
+  };
+  GradcheckOptions options;
+  options.projections = 10;
+  const GradcheckReport report = gradcheck(context, function, inputs, options);
+  EXPECT_TRUE(report.passed()) << report.to_string();
+}
+
+// A prompt in one pass and then single tokens give what the whole text gives.
+TEST_P(Mixers, StepsWithTheStateAreTheWhole) {
+  for (const auto& [dtype, tolerance] : {std::pair{DType::float32, 1e-5}, std::pair{DType::float64, 1e-12}}) {
+    Context context;
+    MixerModel model(context, GetParam(), {8, 0, 2}, dtype);
+    Tape tape(context, Tape::Mode::inference);
+    const Variable x = tape.constant(normal(context, {2, 90, 8}, dtype));
+    const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
+    std::unique_ptr<MixerState> state = model.mixer->make_state();
+    for (int64_t begin = 0, end = 70; begin < 90; begin = end++) {
+      const Tensor part = Tensor::empty(context, {2, end - begin, 8}, dtype);
+      write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
+      const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
+      EXPECT_THAT(read_values(context, y.value),
+                  Pointwise(DoubleNear(tolerance), read_values(context, whole.slice(1, begin, end))))
+          << "from token " << begin << " in " << name(dtype);
+      // What is saved goes on as if nothing had happened.
+      state = model.mixer->load_state(context, state->save(context));
+    }
+  }
+}
+
+// Forward and backward allocate the same bytes, at their peak and in between, where there is no data.
+TEST_P(Mixers, MetaCountsTheBytesOfTheCpu) {
+  for (DType dtype : {DType::float32, DType::bfloat16}) {
+    const auto bytes = [&](Device device) {
+      Context context(device);
+      MixerModel model(context, GetParam(), {8, 0, 2}, dtype);
+      Gradient d_x;
+      const Tensor x = normal(context, {2, 70, 8}, dtype), d_y = normal(context, {2, 70, 8}, dtype);
+      Tape tape(context);
+      const Variable y = model.mixer->forward(tape, tape.leaf(x, d_x, "x"), nullptr);
+      const MemoryStats after_forward = context.allocator().stats();
+      tape.backward({{y, d_y}});
+      const MemoryStats after_backward = context.allocator().stats();
+      return std::vector<size_t>{after_forward.allocated.current, after_forward.allocated.peak,
+                                 after_backward.allocated.current, after_backward.allocated.peak};
+    };
+    EXPECT_EQ(bytes({DeviceType::meta}), bytes({DeviceType::cpu})) << name(dtype);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Mixers,
+    testing::Values("{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, "
+                    "layers: [0]}, gate: {act: sigmoid, position: post, rank: 3}}",
+                    "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
+                    "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
+                    "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
+                    "{type: lightning, heads: 8, lrpe: {type: lrpe_cosine, learnable: true, per_head: true, "
+                    "extra_tokens: 2}}",
+                    "{type: linear_attention, heads: 2}", "{type: linear_attention, heads: 1, act: relu, decay: true}",
+                    "{type: linear_attention, heads: 4, kv_heads: 2, act: none, lrpe: {type: lrpe_rotate, act: softmax}}",
+                    "{type: retention, heads: 2}", "{type: retention, heads: 4, expand_k: 2.0, expand_v: 0.5}",
+                    "{type: simple_gla, heads: 2}", "{type: simple_gla, heads: 1, expand_k: 0.5, divisor: 2.0}",
+                    "{type: softmax_attention, heads: 2}", "{type: softmax_attention, heads: 4, kv_heads: 2, window: 9}",
+                    "{type: softmax_attention, heads: 4, kv_heads: 1}"));
+
+// What is wrong is refused at its place.
+TEST(MixerOptions, BadOnesNameTheirPlace) {
+  const auto build = [](const std::string& options) {
+    return [=] {
+      ParameterSet parameters;
+      make_mixer(options, ModuleBuilder(parameters), {8, 0, 2});
+    };
+  };
+  const auto message = [](const char* text) { return ThrowsMessage<ConfigError>(HasSubstr(text)); };
+  EXPECT_THAT(build("{type: retention, heads: 2, expand_v: 1.1}"), message("expand_v: found 1.1"));
+  EXPECT_THAT(build("{type: retention, heads: 8}"), message("heads of q have 1 features, expected an even number"));
+  EXPECT_THAT(build("{type: retention, heads: 2, divisor: 3.0}"), message("unknown key 'divisor'"));
+  EXPECT_THAT(build("{type: simple_gla, heads: 2, divisor: 0}"), message("divisor"));
+  EXPECT_THAT(build("{type: softmax_attention, heads: 4, kv_heads: 3}"),
+              message("kv_heads: found 3, expected a divisor of heads, which is 4"));
+  EXPECT_THAT(build("{type: softmax_attention, heads: 2, window: -1}"), message("window"));
+  EXPECT_THAT(build("{type: softmax_atention, heads: 2}"), message("did you mean 'softmax_attention'?"));
+  EXPECT_THAT(build("{type: linear_attention, heads: 2, decay: 3}"), message("decay"));
+}
+
+// Names and shapes are those of flash-linear-attention's modules.
+TEST(MixerOptions, ParametersHaveTheNamesThatWeightsAreExchangedBy) {
+  const auto names = [](const char* options) {
+    ParameterSet parameters;
+    const auto mixer = make_mixer(options, ModuleBuilder(parameters, "attn"), {8, 0, 2});
+    std::vector<std::string> result;
+    for (const Parameter& parameter : parameters.all()) {
+      result.push_back(parameter.name + " " + to_string(parameter.shape));
+    }
+    return result;
+  };
+  EXPECT_THAT(names("{type: retention, heads: 2}"),
+              testing::UnorderedElementsAre("attn.q_proj.weight (8, 8)", "attn.k_proj.weight (8, 8)",
+                                            "attn.v_proj.weight (16, 8)", "attn.g_proj.weight (16, 8)",
+                                            "attn.g_norm_swish_gate.weight (8)", "attn.o_proj.weight (8, 16)"));
+  EXPECT_THAT(names("{type: simple_gla, heads: 2}"),
+              testing::IsSupersetOf({"attn.gk_proj.weight (2, 8)", "attn.gk_proj.bias (2)",
+                                     "attn.g_norm_swish_gate.weight (4)"}));
+}
+
+TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {
+  Context context;
+  MixerModel model(context, "{type: lightning, heads: 2}", {8, 0, 2}, DType::float32);
+  Tape tape(context, Tape::Mode::inference);
+  const Variable x = tape.constant(normal(context, {1, 3, 8}, DType::float32));
+  struct Another : MixerState {
+    std::map<std::string, Tensor> save(Context&) const override { return {}; }
+  } another;
+  EXPECT_THAT([&] { model.mixer->forward(tape, x, &another); },
+              ThrowsMessage<Error>(HasSubstr("[lightning] the state is that of another mixer")));
+  EXPECT_THAT([&] { model.mixer->load_state(context, {}); }, ThrowsMessage<Error>(HasSubstr("needs its position")));
+  EXPECT_THAT(
+      [&] {
+        model.mixer->load_state(context, {{"keys", x.value}});
+      },
+      ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
+}
+
+// The cache holds what a token to come may see, and no more than its steps of 256 tokens.
+TEST(MixerStates, ACacheGrowsInStepsAndKeepsAWindow) {
+  for (const int64_t window : {0, 100}) {
+    Context context;
+    MixerModel model(context, fmt::format("{{type: softmax_attention, heads: 2, window: {}}}", window), {8, 0, 2},
+                     DType::float32);
+    std::unique_ptr<MixerState> state = model.mixer->make_state();
+    const auto cache = [&] {
+      return context.allocator().stats().by_category[static_cast<size_t>(MemoryCategory::cache)].current;
+    };
+    constexpr size_t kBytesAStep = 2 * 256 * 8 * sizeof(float);
+    for (int64_t tokens = 1; tokens <= 1200; ++tokens) {
+      Tape tape(context, Tape::Mode::inference);
+      model.mixer->forward(tape, tape.constant(normal(context, {1, 1, 8}, DType::float32)), state.get());
+      const size_t steps = tokens <= 256 ? 1 : window > 0 ? 1 : tokens <= 512 ? 2 : tokens <= 1024 ? 4 : 8;
+      ASSERT_EQ(cache(), steps * kBytesAStep) << tokens;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace heddle
