@@ -17,6 +17,10 @@ def activate(x: Tensor, act: str, sequence_dim: int = 1) -> Tensor:
         "sigmoid": lambda: torch.sigmoid(x),
         "silu": lambda: F.silu(x),
         "elu1": lambda: F.elu(x) + 1,
+        "relu2": lambda: torch.relu(x).square(),
+        "tanh": lambda: torch.tanh(x),
+        "gelu": lambda: F.gelu(x),
+        "gelu_tanh": lambda: F.gelu(x, approximate="tanh"),
         "softmax_feature": lambda: torch.softmax(x, -1),
         "softmax_sequence": lambda: torch.softmax(x, sequence_dim),
     }[act]()
