@@ -17,12 +17,19 @@ namespace {
 
 using namespace reference;  // NOLINT(google-build-using-namespace): the words that references are written in
 
-OperatorFunction make_cross_entropy(const ConfigNode& node) {
+CrossEntropyOptions read_options(const ConfigNode& node) {
   CrossEntropyOptions options;
   ConfigFields fields(node);
   fields.field("ignore_index", options.ignore_index);
   fields.field("label_smoothing", options.label_smoothing, Range::between(0.0, 1.0));
-  return [options](Tape& tape, const NamedVariables& inputs) {
+  fields.choice("reduction", options.reduction,
+                {{"mean", Reduction::mean}, {"sum", Reduction::sum}, {"none", Reduction::none}});
+  fields.field("z_loss", options.z_loss, Range::at_least(0.0));
+  return options;
+}
+
+OperatorFunction make_cross_entropy(const ConfigNode& node) {
+  return [options = read_options(node)](Tape& tape, const NamedVariables& inputs) {
     return NamedVariables{{"loss", cross_entropy(tape, inputs.at("logits"), inputs.at("targets").value, options)}};
   };
 }
@@ -30,9 +37,10 @@ OperatorFunction make_cross_entropy(const ConfigNode& node) {
 ReferenceTensors cross_entropy_reference(const ConfigNode& options, const ReferenceTensors& inputs, DType) {
   const ReferenceTensor &logits = inputs.at("logits"), &targets = inputs.at("targets");
   const auto ignored = options.get<int64_t>("ignore_index", -100);
-  const double smoothing = options.get<double>("label_smoothing", 0.0);
+  const double smoothing = options.get<double>("label_smoothing", 0.0), z_loss = options.get<double>("z_loss", 0.0);
+  const std::string reduction = options.get<std::string>("reduction", "mean");
   const int64_t classes = logits.shape[-1];
-  ReferenceTensor loss = host_zeros({});
+  ReferenceTensor loss = host_zeros(reduction == "none" ? targets.shape : Shape{});
   int64_t count = 0;
   for (int64_t i = 0; i < numel(targets.shape); ++i) {
     const auto target = static_cast<int64_t>(targets[i]);
@@ -42,10 +50,12 @@ ReferenceTensors cross_entropy_reference(const ConfigNode& options, const Refere
       sum += std::exp(logits[i * classes + j]);
       mean += logits[i * classes + j] / static_cast<double>(classes);
     }
-    loss[0] += std::log(sum) - (1.0 - smoothing) * logits[i * classes + target] - smoothing * mean;
+    const double log_sum = std::log(sum);
+    loss[reduction == "none" ? i : 0] +=
+        log_sum - (1.0 - smoothing) * logits[i * classes + target] - smoothing * mean + z_loss * log_sum * log_sum;
     ++count;
   }
-  loss[0] /= static_cast<double>(std::max<int64_t>(count, 1));
+  if (reduction == "mean") loss[0] /= static_cast<double>(std::max<int64_t>(count, 1));
   return {{"loss", loss}};
 }
 
@@ -60,11 +70,23 @@ std::vector<OperatorCase> cross_entropy_cases() {
                                {.name = "targets", .shape = rows, .kind = CaseInputKind::tokens, .range = classes}},
                               cross_entropy_reference, large));
   };
+  const auto add_for_cpu = [&](const Shape& rows, int64_t classes, const std::string& options, bool large = false) {
+    add(rows, classes, options, large);
+    cases.back().cpu_only = true;
+  };
   for (const std::string options : {"{}", "{ignore_index: 2}", "{label_smoothing: 0.1}",
                                     "{ignore_index: 0, label_smoothing: 0.3}", "{label_smoothing: 1.0}"}) {
     add({2, 4}, 5, options);
     add({3, 7}, 41, options, true);
   }
+  for (const std::string options :
+       {"{reduction: sum}", "{reduction: none}", "{z_loss: 0.3}", "{reduction: sum, z_loss: 0.01, ignore_index: 1}",
+        "{reduction: none, z_loss: 0.1, label_smoothing: 0.2, ignore_index: 2}"}) {
+    add_for_cpu({2, 4}, 5, options);
+    add_for_cpu({3, 7}, 41, options, true);
+  }
+  add_for_cpu({5}, 1, "{ignore_index: 0, reduction: none}");
+  add_for_cpu({2}, 9001, "{z_loss: 0.05, reduction: none}", true);
   add({3}, 1, "{}");
   add({4}, 1, "{ignore_index: 0}");  // every row is ignored
   add({70}, 3001, "{label_smoothing: 0.1}", true, 4.0);
