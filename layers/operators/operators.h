@@ -15,6 +15,7 @@ Operator activation_operator();
 Operator glu_product_operator();
 Operator glu_operator();
 Operator ffn_operator();
+Operator dropout_operator();
 Operator cross_entropy_operator();
 Operator linear_attention_operator();
 Operator lrpe_rotate_operator();

@@ -13,6 +13,7 @@
 #include "core/autograd/tape.h"
 #include "layers/ops/activation.h"
 #include "layers/ops/cross_entropy.h"
+#include "layers/ops/dropout.h"
 #include "layers/ops/embedding.h"
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
@@ -193,6 +194,21 @@ TEST_P(SavedBytesTest, CrossEntropy) {
   });
   EXPECT_EQ(forward_.made(), counted({T * a, T * a, a, a}));
   EXPECT_EQ(forward_.held(), counted({T * V * e, T * 4}));
+}
+
+TEST_P(SavedBytesTest, CrossEntropyOfEachRow) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{cross_entropy(tape, forward_.input({B, N, V}), forward_.constant({B, N}, DType::int32).value,
+                                     {.reduction = Reduction::none})};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * a, T * a, T * a}));
+  EXPECT_EQ(forward_.held(), counted({T * V * e, T * 4}));
+}
+
+TEST_P(SavedBytesTest, Dropout) {
+  forward_.run([&](Tape& tape) { return std::vector{dropout(tape, forward_.input({B, N, D}), {.p = 0.5})}; });
+  EXPECT_EQ(forward_.made(), counted({T * D * e}));
+  EXPECT_EQ(forward_.held(), 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, SavedBytesTest,
