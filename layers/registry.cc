@@ -47,6 +47,7 @@ Registry make_built_in() {
   registry.add(ffn_operator());
   registry.add(dropout_operator());
   registry.add(cross_entropy_operator());
+  registry.add(linear_cross_entropy_operator());
   registry.add(linear_attention_operator());
   registry.add(lrpe_rotate_operator());
   registry.add(lrpe_cosine_operator());

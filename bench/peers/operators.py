@@ -172,3 +172,7 @@ def cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
     if reduction == "none":
         return {"loss": rows.reshape(t["targets"].shape)}
     return {"loss": rows.sum() / (counted.sum().clamp(min=1) if reduction == "mean" else 1)}
+
+
+def linear_cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
+    return cross_entropy(layer, {"logits": F.linear(t["x"], t["weight"]), "targets": t["targets"]}, options)

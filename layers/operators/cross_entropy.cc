@@ -11,15 +11,15 @@
 #include "core/config/config_fields.h"
 #include "layers/operators/operators.h"
 #include "layers/operators/reference.h"
+#include "layers/ops/linear_cross_entropy.h"
 
 namespace heddle {
 namespace {
 
 using namespace reference;  // NOLINT(google-build-using-namespace): the words that references are written in
 
-CrossEntropyOptions read_options(const ConfigNode& node) {
+CrossEntropyOptions read_options(ConfigFields& fields) {
   CrossEntropyOptions options;
-  ConfigFields fields(node);
   fields.field("ignore_index", options.ignore_index);
   fields.field("label_smoothing", options.label_smoothing, Range::between(0.0, 1.0));
   fields.choice("reduction", options.reduction,
@@ -29,7 +29,8 @@ CrossEntropyOptions read_options(const ConfigNode& node) {
 }
 
 OperatorFunction make_cross_entropy(const ConfigNode& node) {
-  return [options = read_options(node)](Tape& tape, const NamedVariables& inputs) {
+  ConfigFields fields(node);
+  return [options = read_options(fields)](Tape& tape, const NamedVariables& inputs) {
     return NamedVariables{{"loss", cross_entropy(tape, inputs.at("logits"), inputs.at("targets").value, options)}};
   };
 }
@@ -57,6 +58,47 @@ ReferenceTensors cross_entropy_reference(const ConfigNode& options, const Refere
   }
   if (reduction == "mean") loss[0] /= static_cast<double>(std::max<int64_t>(count, 1));
   return {{"loss", loss}};
+}
+
+OperatorFunction make_linear_cross_entropy(const ConfigNode& node) {
+  ConfigFields fields(node);
+  LinearCrossEntropyOptions options{.loss = read_options(fields)};
+  fields.field("chunk", options.chunk, Range::count());
+  return [options](Tape& tape, const NamedVariables& inputs) {
+    return NamedVariables{
+        {"loss", linear_cross_entropy(tape, inputs.at("x"), inputs.at("weight"), inputs.at("targets").value, options)}};
+  };
+}
+
+// The logits are stored, so they are rounded.
+ReferenceTensors linear_cross_entropy_reference(const ConfigNode& options, const ReferenceTensors& inputs,
+                                                DType dtype) {
+  const ReferenceTensor logits = host_rounded(host_linear(inputs.at("x"), inputs.at("weight")), dtype);
+  return cross_entropy_reference(options, {{"logits", logits}, {"targets", inputs.at("targets")}}, dtype);
+}
+
+std::vector<OperatorCase> linear_cross_entropy_cases() {
+  std::vector<OperatorCase> cases;
+  const auto add = [&](const Shape& rows, int64_t dim, int64_t classes, const std::string& options,
+                       bool large = false) {
+    Shape shape = rows;
+    shape.append(dim);
+    cases.push_back(make_case("linear_cross_entropy", options,
+                              {{.name = "x", .shape = shape},
+                               matrix_input("weight", classes, dim),
+                               {.name = "targets", .shape = rows, .kind = CaseInputKind::tokens, .range = classes}},
+                              linear_cross_entropy_reference, large));
+    cases.back().cpu_only = true;
+    cases.back().roundings = 2;
+  };
+  add({2, 4}, 3, 5, "{}");
+  add({2, 4}, 3, 5, "{chunk: 3, ignore_index: 1}");
+  add({7}, 4, 6, "{chunk: 1, label_smoothing: 0.2, reduction: sum}");
+  add({5, 1}, 3, 4, "{chunk: 5, z_loss: 0.1}");
+  add({4}, 5, 4, "{chunk: 2, z_loss: 0.02, label_smoothing: 0.1, ignore_index: 0, reduction: sum}");
+  add({3, 50}, 33, 301, "{chunk: 32}", true);
+  add({130}, 65, 70, "{chunk: 64, z_loss: 0.01, reduction: sum}", true);
+  return cases;
 }
 
 std::vector<OperatorCase> cross_entropy_cases() {
@@ -102,6 +144,14 @@ Operator cross_entropy_operator() {
           .outputs = {"loss"},
           .make = make_cross_entropy,
           .cases = cross_entropy_cases};
+}
+
+Operator linear_cross_entropy_operator() {
+  return {.name = "linear_cross_entropy",
+          .inputs = {{.name = "x"}, {.name = "weight"}, {.name = "targets", .kind = InputKind::index}},
+          .outputs = {"loss"},
+          .make = make_linear_cross_entropy,
+          .cases = linear_cross_entropy_cases};
 }
 
 }  // namespace heddle

@@ -29,8 +29,7 @@ ReferenceTensors dropout_reference(const ConfigNode& options, const ReferenceTen
   const auto seed = options.require<uint64_t>("seed");
   ReferenceTensor y = inputs.at("x");
   for (int64_t i = 0; i < numel(y.shape); ++i) {
-    const PhiloxBlock block =
-        philox(seed, static_cast<uint64_t>(RandomStream::dropout), static_cast<uint64_t>(i / 4));
+    const PhiloxBlock block = philox(seed, static_cast<uint64_t>(RandomStream::dropout), static_cast<uint64_t>(i / 4));
     y[i] = block.words[i % 4] < p * 0x1p32 ? 0.0 : y[i] / (1.0 - p);
   }
   return {{"y", y}};
@@ -54,11 +53,7 @@ std::vector<OperatorCase> dropout_cases() {
 }  // namespace
 
 Operator dropout_operator() {
-  return {.name = "dropout",
-          .inputs = {{.name = "x"}},
-          .outputs = {"y"},
-          .make = make_dropout,
-          .cases = dropout_cases};
+  return {.name = "dropout", .inputs = {{.name = "x"}}, .outputs = {"y"}, .make = make_dropout, .cases = dropout_cases};
 }
 
 }  // namespace heddle

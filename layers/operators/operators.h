@@ -17,6 +17,7 @@ Operator glu_operator();
 Operator ffn_operator();
 Operator dropout_operator();
 Operator cross_entropy_operator();
+Operator linear_cross_entropy_operator();
 Operator linear_attention_operator();
 Operator lrpe_rotate_operator();
 Operator lrpe_cosine_operator();

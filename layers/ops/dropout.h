@@ -1,6 +1,6 @@
 // Dropout.   y = x / (1 - p) where an element is kept, 0 where it is dropped                    docs/layers.md#dropout
-// x: (..., dim), rows may be strided. The mask is a function of the seed and of the place of an element alone; it is not
-// stored: backward draws it again. Nothing is saved.
+// x: (..., dim), rows may be strided. The mask is a function of the seed and of the place of an element alone; it is
+// not stored: backward draws it again. Nothing is saved.
 #pragma once
 
 #include <cstdint>
