@@ -51,8 +51,10 @@ Registry make_built_in() {
   registry.add(glu_product_operator());
   registry.add(glu_operator());
   registry.add(ffn_operator());
+  registry.add(dropout_operator());
   registry.add(cross_entropy_operator());
   registry.add(log_sigmoid_operator());
+  registry.add(linear_cross_entropy_operator());
   registry.add(linear_attention_operator());
   registry.add(softmax_attention_operator());
   registry.add(lrpe_rotate_operator());

@@ -11,6 +11,7 @@
 #include "core/runtime/error.h"
 #include "core/runtime/host_memory.h"
 #include "core/runtime/unsigned_nan.h"
+#include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "trainers/evaluate.h"
 
@@ -39,6 +40,7 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config)
     : context_(context),
       model_(build(context, config)),
       optimizer_(context, model_.parameters(), config.optimizer),
+      seed_(config.seed),
       scale_is_dynamic_(!config.trainer.loss_scale),
       loss_scale_{initial_loss_scale(config.trainer)},
       use_graph_(config.trainer.cuda_graph && context.backend().has_graphs()) {}
@@ -86,6 +88,8 @@ void TrainStep::compute() {
   copy_from_host(context_, staging_.upstream, host + staging_.upstream_offset);
   const size_t loss_bytes = size_of(staging_.upstream.dtype());
   size_t loss_offset = staging_.loss_offset;
+  const uint64_t step_seed = derived_seed(seed_, static_cast<uint64_t>(step_));
+  uint64_t micro_batch = 0;
   for (const DeviceBatch& batch : staging_.batches) {
     for (const Tensor* numbers : {&batch.tokens, &batch.targets}) {
       copy_from_host(context_, *numbers, host);
@@ -93,7 +97,8 @@ void TrainStep::compute() {
     }
     context_.mark("forward");
     Tape tape(context_);
-    const Variable loss = language_model_loss(tape, model_.forward(tape, batch.tokens), batch.targets);
+    const Variable logits = model_.forward(tape, batch.tokens, nullptr, {}, derived_seed(step_seed, micro_batch++));
+    const Variable loss = language_model_loss(tape, logits, batch.targets);
     context_.mark("backward");
     tape.backward(loss, staging_.upstream);
     if (!context_.is_meta()) {

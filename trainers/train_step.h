@@ -73,6 +73,7 @@ class TrainStep {
   Context& context_;
   LanguageModel model_;
   AdamW optimizer_;
+  uint64_t seed_;
   bool scale_is_dynamic_;
   LossScale loss_scale_;
   bool use_graph_;

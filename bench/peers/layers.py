@@ -28,8 +28,9 @@ FULL_PRECISION = ("angle", "decay", "state")
 FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms_norm", "group_norm", "group_rms_norm",
                                                  "group_srms_norm")},
             **{name: getattr(operators, name)
-               for name in ("linear", "embedding", "activation", "glu_product", "glu", "ffn", "cross_entropy",
-                            "linear_attention", "softmax_attention", "lrpe_rotate", "lrpe_cosine")}}
+               for name in ("linear", "embedding", "activation", "glu_product", "glu", "ffn", "dropout", "cross_entropy",
+                            "linear_cross_entropy", "log_sigmoid", "linear_attention", "softmax_attention",
+                            "lrpe_rotate", "lrpe_cosine")}}
 
 
 @dataclass

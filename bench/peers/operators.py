@@ -3,6 +3,7 @@
 Each function takes the tensors by name and the options, and returns the outputs by name.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +18,10 @@ def activate(x: Tensor, act: str, sequence_dim: int = 1) -> Tensor:
         "sigmoid": lambda: torch.sigmoid(x),
         "silu": lambda: F.silu(x),
         "elu1": lambda: F.elu(x) + 1,
+        "relu2": lambda: torch.relu(x).square(),
+        "tanh": lambda: torch.tanh(x),
+        "gelu": lambda: F.gelu(x),
+        "gelu_tanh": lambda: F.gelu(x, approximate="tanh"),
         "softmax_feature": lambda: torch.softmax(x, -1),
         "softmax_sequence": lambda: torch.softmax(x, sequence_dim),
     }[act]()
@@ -96,6 +101,10 @@ def lrpe_cosine(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": heads_back(y, t["x"], options)}
 
 
+def log_sigmoid(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": F.logsigmoid(t["x"]) / options.get("divisor", 1.0)}
+
+
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
     """q (B, N, H, D), k (B, N, KV, D), v (B, N, KV, Dv), log_decay (H) or (B, N, H): one step a token."""
     q = t["q"]
@@ -140,7 +149,7 @@ def linear(layer: str, t: Tensors, options: dict) -> Tensors:
 
 
 def embedding(layer: str, t: Tensors, options: dict) -> Tensors:
-    return {"y": F.embedding(t["tokens"].long(), t["weight"])}
+    return {"y": F.embedding(t["tokens"].long(), t["weight"], padding_idx=options.get("padding_idx"))}
 
 
 def activation(layer: str, t: Tensors, options: dict) -> Tensors:
@@ -161,9 +170,38 @@ def ffn(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": F.linear(activate(F.linear(t["x"], t["w1"]), options.get("act", "relu")), t["w2"])}
 
 
+def philox(seed: int, stream: int, positions: np.ndarray) -> np.ndarray:
+    """Four random words (uint64 below 2^32) for each position: Philox4x32-10, as core/tensor/random.h draws them."""
+    low = np.uint64(0xFFFFFFFF)
+    c0, c1 = positions & low, positions >> np.uint64(32)
+    c2, c3 = np.full_like(c0, stream & 0xFFFFFFFF), np.full_like(c0, stream >> 32)
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        c0, c1 = p1 >> np.uint64(32) ^ c1 ^ np.uint64(k0), p1 & low
+        c2, c3 = p0 >> np.uint64(32) ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack((c0, c1, c2, c3), -1)
+
+
+def dropout(layer: str, t: Tensors, options: dict) -> Tensors:
+    x, p = t["x"], options["p"]
+    words = philox(options["seed"], 3, np.arange((x.numel() + 3) // 4, dtype=np.uint64)).reshape(-1)[:x.numel()]
+    kept = torch.from_numpy(words >= round(p * 2**32)).reshape(x.shape)
+    return {"y": torch.where(kept, x / (1.0 - p) if p < 1.0 else x, 0.0)}
+
+
 def cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
     logits, targets = t["logits"].flatten(0, -2), t["targets"].flatten().long()
-    if (targets == options.get("ignore_index", -100)).all():
-        return {"loss": logits.sum() * 0.0}  # where PyTorch says NaN
-    return {"loss": F.cross_entropy(logits, targets, ignore_index=options.get("ignore_index", -100),
-                                    label_smoothing=options.get("label_smoothing", 0.0))}
+    ignored, reduction = options.get("ignore_index", -100), options.get("reduction", "mean")
+    rows = F.cross_entropy(logits, targets, ignore_index=ignored, reduction="none",
+                           label_smoothing=options.get("label_smoothing", 0.0))
+    counted = targets != ignored
+    rows = rows + options.get("z_loss", 0.0) * torch.logsumexp(logits, -1).square() * counted
+    if reduction == "none":
+        return {"loss": rows.reshape(t["targets"].shape)}
+    return {"loss": rows.sum() / (counted.sum().clamp(min=1) if reduction == "mean" else 1)}
+
+
+def linear_cross_entropy(layer: str, t: Tensors, options: dict) -> Tensors:
+    return cross_entropy(layer, {"logits": F.linear(t["x"], t["weight"]), "targets": t["targets"]}, options)

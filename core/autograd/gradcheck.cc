@@ -139,7 +139,7 @@ class Checker {
 
   // The values of all outputs, one after the other, and likewise their upstream gradients where these are asked for.
   Values outputs(Values* upstream = nullptr) {
-    Tape tape(context_, Tape::Mode::inference);
+    Tape tape(context_, Tape::Mode::unrecorded);
     std::vector<Variable> variables;
     for (const GradcheckInput& input : inputs_) variables.push_back(tape.constant(input.value));
     Values all;

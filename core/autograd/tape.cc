@@ -26,7 +26,7 @@ std::string readable(const std::type_info& type) {
 Variable Tape::leaf(Tensor value, Gradient& gradient, std::string_view name) {
   const auto replaced = replaced_leaves_.find(&gradient);
   if (replaced != replaced_leaves_.end()) return replaced->second;
-  if (mode_ == Mode::inference) return constant(std::move(value));
+  if (mode_ != Mode::record) return constant(std::move(value));
   const Slot slot = slots_.add_leaf(value, gradient, name);
   return {std::move(value), slot};
 }

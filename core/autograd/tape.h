@@ -43,7 +43,12 @@ class Tape;
 
 class Tape {
  public:
-  enum class Mode { record, inference };  // inference: nothing is recorded, nothing saved
+  // What operators do on this tape. In both of the latter nothing is recorded and nothing saved.
+  enum class Mode {
+    record,
+    inference,   // operators compute what they do in use: dropout leaves its input as it is
+    unrecorded,  // operators compute what they do when recorded: a part that is recomputed in backward, a difference
+  };
 
   explicit Tape(Context& context, Mode mode = Mode::record) : context_(context), mode_(mode), slots_(context) {}
   Tape(const Tape&) = delete;
@@ -59,7 +64,6 @@ class Tape {
   // From now on leaf() returns `by` for this gradient: a check replaces a parameter by values of its own this way.
   void replace_leaf(const Gradient& gradient, const Variable& by) { replaced_leaves_[&gradient] = by; }
   bool replaces(const Gradient& gradient) const { return replaced_leaves_.contains(&gradient); }
-  // Whether nodes are recorded.
   Mode mode() const { return mode_; }
 
   // A view of a value, with its gradient: `view` is applied to the value and to the gradient memory of `from`, so that

@@ -12,7 +12,7 @@
 namespace heddle {
 
 // Independent sequences of one seed. A parameter or sampler adds its own number in the upper half of `stream`.
-enum class RandomStream : uint32_t { parameters = 1, data = 2, sampling = 4, test = 5 };
+enum class RandomStream : uint32_t { parameters = 1, data = 2, dropout = 3, sampling = 4, test = 5, seeds = 6 };
 
 struct PhiloxBlock {
   uint32_t words[4];
@@ -34,6 +34,12 @@ HEDDLE_HOST_DEVICE inline PhiloxBlock philox(uint64_t seed, uint64_t stream, uin
     k1 += 0xBB67AE85u;
   }
   return {{c0, c1, c2, c3}};
+}
+
+// The seed number `position` of those derived from `seed`: independent of all sequences of `seed`.
+HEDDLE_HOST_DEVICE inline uint64_t derived_seed(uint64_t seed, uint64_t position) {
+  const PhiloxBlock block = philox(seed, static_cast<uint64_t>(RandomStream::seeds), position);
+  return block.words[0] | uint64_t{block.words[1]} << 32;
 }
 
 // In [0, 1), a multiple of 2^-24.

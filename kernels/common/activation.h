@@ -1,9 +1,10 @@
-// Elementwise activations that fused kernels share. Every kernel that takes an Activation computes all of them, forward
-// and backward, on both devices. At an infinite argument value and derivative are the limits of the function; NaN gives
-// NaN.
+// Elementwise activations. Every kernel that takes an Activation computes those of kActivations, forward and backward,
+// on both devices; activation and glu (kernels/dense/elementwise.h) on the CPU also compute the others. At an infinite
+// argument value and derivative are the limits of the function; NaN gives NaN.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "core/runtime/host_device.h"
@@ -16,6 +17,11 @@ enum class Activation : uint8_t {
   sigmoid,  // 1 / (1 + exp(-x))
   silu,     // x / (1 + exp(-x))
   elu1,     // x > 0 ? x + 1 : exp(x), that is elu(x) + 1: positive, a feature map of linear attention
+  // Of the elementwise kernels of the CPU only:
+  relu2,      // max(x, 0)^2
+  tanh,       // tanh(x)
+  gelu,       // x P(x), P the distribution function of the standard normal distribution: (1 + erf(x / sqrt(2))) / 2
+  gelu_tanh,  // x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
 };
 
 // The name of an activation in YAML, in messages and in tests.
@@ -24,20 +30,36 @@ struct ActivationName {
   Activation activation;
 };
 
-// The gradient of x, given that of act(x) and act'(x). Where relu is flat it is 0, also when `upstream` is infinite.
+// The gradient of x, given that of act(x) and act'(x). Where relu and relu2 are flat it is 0, also when `upstream` is
+// infinite.
 template <class A>
 HEDDLE_HOST_DEVICE inline A chain_rule(Activation act, A upstream, A derivative) {
-  return act == Activation::relu && derivative == A(0) ? A(0) : upstream * derivative;
+  const bool has_flat_part = act == Activation::relu || act == Activation::relu2;
+  return has_flat_part && derivative == A(0) ? A(0) : upstream * derivative;
 }
 template <Activation act, class A>
 HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative) {
   return chain_rule(act, upstream, derivative);
 }
 
-// All activations. An operator that accepts an activation accepts every name of this table.
-inline constexpr ActivationName kActivations[] = {
+// All activations, which the elementwise operators accept by these names.
+inline constexpr ActivationName kElementwiseActivations[] = {
     {"none", Activation::none}, {"relu", Activation::relu}, {"sigmoid", Activation::sigmoid},
-    {"silu", Activation::silu}, {"elu1", Activation::elu1},
+    {"silu", Activation::silu}, {"elu1", Activation::elu1}, {"relu2", Activation::relu2},
+    {"tanh", Activation::tanh}, {"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh},
 };
+
+// Those of every kernel and device. An operator that fuses an activation with other work accepts these names.
+inline constexpr std::span<const ActivationName> kActivations{kElementwiseActivations, 5};
+
+constexpr bool is_fused_activation(Activation act) { return act <= Activation::elu1; }
+
+// The name of an activation.
+constexpr std::string_view name(Activation act) {
+  for (const ActivationName& known : kElementwiseActivations) {
+    if (known.activation == act) return known.name;
+  }
+  return {};
+}
 
 }  // namespace heddle::kernels

@@ -55,6 +55,12 @@ HEDDLE_HOST_DEVICE_INLINE CrossEntropyRow<A> finish_row(const OtherClasses<A>& o
   return {maximum, rest, loss + std::log1p(rest)};
 }
 
+// logsumexp(z), from what forward knows of the row.
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE A log_of_sum(A maximum, A rest) {
+  return maximum + std::log1p(rest);
+}
+
 // The sum over all classes but the target of what the softmax is before its division by 1 + rest. `own` is the
 // target's: exp(z[target] - maximum).
 template <class A>

@@ -2,6 +2,7 @@
 //   DType dtype = node.get_choice<DType>("dtype", DType::float32, dtype_choices());
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "core/config/config_node.h"
@@ -21,13 +22,19 @@ inline Choices<DType> dtype_choices() {
   return choices;
 }
 
-// none | relu | sigmoid | silu | elu1
+inline Choices<kernels::Activation> choices_of(std::span<const kernels::ActivationName> activations) {
+  Choices<kernels::Activation> choices;
+  for (const auto& [name, activation] : activations) choices.emplace_back(std::string(name), activation);
+  return choices;
+}
+// Of layers that fuse the activation with other work: none | relu | sigmoid | silu | elu1
 inline const Choices<kernels::Activation>& activation_choices() {
-  static const Choices<kernels::Activation> choices = [] {
-    Choices<kernels::Activation> all;
-    for (const auto& [name, activation] : kernels::kActivations) all.emplace_back(std::string(name), activation);
-    return all;
-  }();
+  static const Choices<kernels::Activation> choices = choices_of(kernels::kActivations);
+  return choices;
+}
+// Of the elementwise layers, these and more: relu2 | tanh | gelu | gelu_tanh
+inline const Choices<kernels::Activation>& elementwise_activation_choices() {
+  static const Choices<kernels::Activation> choices = choices_of(kernels::kElementwiseActivations);
   return choices;
 }
 

@@ -13,7 +13,7 @@ FeedForwardConfig::FeedForwardConfig(FeedForwardType type)
 
 void FeedForwardConfig::describe(ConfigFields& fields, const ModelSize&) {
   fields.required("hidden", options.hidden, Range::count());
-  fields.choice("act", options.act, activation_choices());
+  fields.choice("act", options.act, elementwise_activation_choices());
 }
 
 std::unique_ptr<Channel> FeedForwardConfig::make(const ModuleBuilder& builder, const BlockPlace& place) const {

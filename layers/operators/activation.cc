@@ -19,7 +19,7 @@ using namespace reference;  // NOLINT(google-build-using-namespace): the words t
 
 OperatorFunction make_activation(const ConfigNode& node) {
   Activation act = Activation::none;
-  ConfigFields(node).required_choice("act", act, activation_choices());
+  ConfigFields(node).required_choice("act", act, elementwise_activation_choices());
   return [act](Tape& tape, const NamedVariables& inputs) {
     return NamedVariables{{"y", activation(tape, inputs.at("x"), act)}};
   };
@@ -33,10 +33,13 @@ ReferenceTensors activation_reference(const ConfigNode& options, const Reference
 
 std::vector<OperatorCase> activation_cases() {
   std::vector<OperatorCase> cases;
-  for (const auto& [act, value] : activation_choices()) {
-    const std::string options = fmt::format("{{act: {}}}", act);
-    cases.push_back(make_case("activation", options, {{.name = "x", .shape = {2, 3, 7}}}, activation_reference));
-    cases.push_back(make_case("activation", options, {{.name = "x", .shape = {9, 2100}}}, activation_reference, true));
+  for (const auto& [act, value] : elementwise_activation_choices()) {
+    for (const bool large : {false, true}) {
+      const Shape shape = large ? Shape{9, 2100} : Shape{2, 3, 7};
+      cases.push_back(make_case("activation", fmt::format("{{act: {}}}", act), {{.name = "x", .shape = shape}},
+                                activation_reference, large));
+      cases.back().cpu_only = !kernels::is_fused_activation(value);
+    }
   }
   return cases;
 }

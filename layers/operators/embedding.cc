@@ -16,9 +16,11 @@ namespace {
 
 using namespace reference;  // NOLINT(google-build-using-namespace): the words that references are written in
 
-OperatorFunction make_embedding(const ConfigNode&) {
-  return [](Tape& tape, const NamedVariables& inputs) {
-    return NamedVariables{{"y", embedding(tape, inputs.at("tokens").value, inputs.at("weight"))}};
+OperatorFunction make_embedding(const ConfigNode& node) {
+  EmbeddingOptions options;
+  ConfigFields(node).optional("padding_idx", options.padding_idx, Range::at_least(0));
+  return [options](Tape& tape, const NamedVariables& inputs) {
+    return NamedVariables{{"y", embedding(tape, inputs.at("tokens").value, inputs.at("weight"), options)}};
   };
 }
 
@@ -48,6 +50,15 @@ std::vector<OperatorCase> embedding_cases() {
   add({40, 33}, 20, 70, true);
   add({6}, 3, 2050, true);
   add({7}, 4, 4099, true);  // wider than a chunk of a kernel
+  // Values depend on the row that has no gradient, so finite differences are only right where its token does not occur.
+  for (const bool large : {false, true}) {
+    const Shape tokens = large ? Shape{40, 33} : Shape{2, 7};
+    cases.push_back(make_case("embedding", "{padding_idx: 4}",
+                              {{.name = "tokens", .shape = tokens, .kind = CaseInputKind::tokens, .range = 4},
+                               {.name = "weight", .shape = {5, 6}, .kind = CaseInputKind::matrix}},
+                              embedding_reference, large));
+    cases.back().cpu_only = true;
+  }
   return cases;
 }
 

@@ -33,7 +33,7 @@ struct FeedForwardOperatorOptions {
 FeedForwardOperatorOptions read_options(const ConfigNode& node, Activation act) {
   FeedForwardOperatorOptions options{act, {}};
   ConfigFields fields(node);
-  fields.choice("act", options.act, activation_choices());
+  fields.choice("act", options.act, elementwise_activation_choices());
   fields.optional("hidden", options.hidden, Range::count());
   return options;
 }
@@ -49,7 +49,7 @@ void check_weight(std::string_view layer, std::string_view name, const Variable&
 
 OperatorFunction make_glu_product(const ConfigNode& node) {
   Activation act = Activation::silu;
-  ConfigFields(node).choice("act", act, activation_choices());
+  ConfigFields(node).choice("act", act, elementwise_activation_choices());
   return [act](Tape& tape, const NamedVariables& inputs) {
     return NamedVariables{{"y", glu(tape, inputs.at("a"), inputs.at("b"), act)}};
   };
@@ -110,11 +110,12 @@ ReferenceTensors ffn_reference(const ConfigNode& options, const ReferenceTensors
 
 std::vector<OperatorCase> glu_product_cases() {
   std::vector<OperatorCase> cases;
-  for (const auto& [act, value] : activation_choices()) {
+  for (const auto& [act, value] : elementwise_activation_choices()) {
     for (const Shape& shape : {Shape{3, 5}, Shape{2, 2, 1}, Shape{5, 1100}, Shape{300, 70}}) {
       cases.push_back(make_case("glu_product", fmt::format("{{act: {}}}", act),
                                 {{.name = "a", .shape = shape}, {.name = "b", .shape = shape}}, glu_product_reference,
                                 numel(shape) > 100));
+      cases.back().cpu_only = !kernels::is_fused_activation(value);
     }
   }
   return cases;
@@ -132,8 +133,9 @@ std::vector<OperatorCase> glu_cases() {
   std::vector<OperatorCase> cases;
   const std::vector<CaseInput> inputs = {
       {.name = "x", .shape = {2, 3, 4}}, matrix_input("w12", 10, 4), matrix_input("w3", 4, 5)};
-  for (const auto& [act, value] : activation_choices()) {
+  for (const auto& [act, value] : elementwise_activation_choices()) {
     cases.push_back(chain_case("glu", fmt::format("{{act: {}}}", act), inputs, glu_reference));
+    cases.back().cpu_only = !kernels::is_fused_activation(value);
   }
   cases.push_back(
       chain_case("glu", "{hidden: 90}",
@@ -146,8 +148,9 @@ std::vector<OperatorCase> ffn_cases() {
   std::vector<OperatorCase> cases;
   const std::vector<CaseInput> inputs = {
       {.name = "x", .shape = {2, 3, 4}}, matrix_input("w1", 5, 4), matrix_input("w2", 4, 5)};
-  for (const auto& [act, value] : activation_choices()) {
+  for (const auto& [act, value] : elementwise_activation_choices()) {
     cases.push_back(chain_case("ffn", fmt::format("{{act: {}}}", act), inputs, ffn_reference));
+    cases.back().cpu_only = !kernels::is_fused_activation(value);
   }
   return cases;
 }

@@ -31,6 +31,13 @@ inline double activate(const std::string& act, double x) {
   if (act == "sigmoid") return 1.0 / (1.0 + std::exp(-x));
   if (act == "silu") return std::isinf(x) && x < 0.0 ? -0.0 : x / (1.0 + std::exp(-x));
   if (act == "elu1") return x > 0.0 ? x + 1.0 : std::exp(x);
+  if (act == "relu2") return x <= 0.0 ? 0.0 : x * x;
+  if (act == "tanh") return std::tanh(x);
+  if (act == "gelu") return std::isinf(x) && x < 0.0 ? -0.0 : 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+  if (act == "gelu_tanh") {
+    const double u = std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+    return std::isinf(x) && x < 0.0 ? -0.0 : x / (1.0 + std::exp(-2.0 * u));
+  }
   check(act == "none", "unknown activation {}", act);
   return x;
 }

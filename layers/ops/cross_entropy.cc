@@ -1,5 +1,6 @@
 #include "layers/ops/cross_entropy.h"
 
+#include <cmath>
 #include <cstdint>
 
 #include "layers/ops/check.h"
@@ -10,18 +11,6 @@ namespace {
 
 using kernels::rows_view;
 using kernels::vector_view;
-
-void check_cross_entropy(const Variable& logits, const Tensor& targets, const CrossEntropyOptions& options) {
-  check_rows("cross_entropy", "logits", logits);
-  check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class",
-        to_string(logits.shape()));
-  const Shape expected = logits.shape().part(0, logits.value.rank() - 1);
-  check(targets.dtype() == DType::int32 && targets.shape() == expected && targets.is_contiguous(),
-        "[cross_entropy] targets are {} {}, expected dense int32 {}: one for each row of logits {}",
-        name(targets.dtype()), to_string(targets.shape()), to_string(expected), to_string(logits.shape()));
-  check(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
-        "[cross_entropy] label_smoothing is {}, expected a number from 0 to 1", options.label_smoothing);
-}
 
 struct CrossEntropyNode {
   CrossEntropyOptions options;
@@ -47,21 +36,38 @@ struct CrossEntropyNode {
 
 }  // namespace
 
+void check_targets(const Context& context, std::string_view layer, const Tensor& targets, const Shape& rows,
+                   std::string_view of, const CrossEntropyOptions& options) {
+  check(targets.dtype() == DType::int32 && targets.shape() == rows && targets.is_contiguous(),
+        "[{}] targets are {} {}, expected dense int32 {}: one for each row of {}", layer, name(targets.dtype()),
+        to_string(targets.shape()), to_string(rows), of);
+  check(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
+        "[{}] label_smoothing is {}, expected a number from 0 to 1", layer, options.label_smoothing);
+  check(options.z_loss >= 0.0 && std::isfinite(options.z_loss), "[{}] z_loss is {}, expected a number of at least 0",
+        layer, options.z_loss);
+  if (options.z_loss != 0.0) check_runs_on_cpu(context, layer, "z_loss");
+  if (options.reduction != Reduction::mean) check_runs_on_cpu(context, layer, "a reduction other than the mean");
+}
+
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets, const CrossEntropyOptions& options) {
-  check_cross_entropy(logits, targets, options);
+  check_rows("cross_entropy", "logits", logits);
+  check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class",
+        to_string(logits.shape()));
   Context& context = tape.context();
-  const bool recorded = tape.records({&logits});
+  check_targets(context, "cross_entropy", targets, logits.shape().part(0, logits.value.rank() - 1),
+                "logits " + to_string(logits.shape()), options);
+  const bool recorded = tape.records({&logits}), reduces = options.reduction != Reduction::none;
   const DType exact = accumulate_type(logits.dtype());
   const int64_t rows = targets.numel();
-  Variable loss = tape.output(Tensor::empty(context, {}, exact), recorded);
+  Variable loss = tape.output(Tensor::empty(context, reduces ? Shape{} : targets.shape(), exact), recorded);
   const Tensor maxima = Tensor::empty(context, {rows}, exact), rests = Tensor::empty(context, {rows}, exact);
-  const Tensor count = Tensor::empty(context, {1}, exact);
+  const Tensor count = reduces ? Tensor::empty(context, {1}, exact) : Tensor{};
   {
     const MemoryScope scope(context, MemoryCategory::workspace);
-    const Tensor row_losses = Tensor::empty(context, {rows}, exact);
+    const Tensor row_losses = reduces ? Tensor::empty(context, {rows}, exact) : loss.value;
     kernels::cross_entropy_forward(context, {.logits = rows_view(logits.value),
                                              .targets = vector_view(targets),
-                                             .loss = vector_view(loss.value),
+                                             .loss = reduces ? vector_view(loss.value) : kernels::VectorView{},
                                              .maxima = vector_view(maxima),
                                              .rests = vector_view(rests),
                                              .row_losses = vector_view(row_losses),

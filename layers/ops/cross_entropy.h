@@ -1,10 +1,13 @@
-// Mean cross entropy of logits against class indices.                                docs/layers.md#cross-entropy
+// Cross entropy of logits against class indices.                                     docs/layers.md#cross-entropy
 //   loss = 1/count * sum over rows with target != ignore_index of
-//          logsumexp(z) - (1 - s) z[target] - s mean(z)                                s = label_smoothing
+//          logsumexp(z) - (1 - s) z[target] - s mean(z) + c logsumexp(z)^2             s = label_smoothing, c = z_loss
+// or the sum, or (reduction none) the loss of each row, of the shape of targets and 0 for ignored rows.
 // logits: (..., classes) of any floating dtype, rows may be strided; targets: int32 of the other dimensions, dense;
-// loss: a scalar in the accumulate type of logits, 0 when every row is ignored.
+// loss: in the accumulate type of logits; mean and sum are scalars, 0 when every row is ignored.
 // Backward writes d_logits over the logits when nobody else holds them any more.
 #pragma once
+
+#include <string_view>
 
 #include "core/autograd/tape.h"
 #include "kernels/loss/cross_entropy.h"
@@ -12,9 +15,16 @@
 namespace heddle {
 
 using CrossEntropyOptions = kernels::CrossEntropyOptions;
+using kernels::Reduction;
 
-// Throws Error when shapes or dtypes do not fit and, on the CPU, for a target that is no class.
+// Throws Error when shapes or dtypes do not fit; on the CPU for a target that is no class; and on a GPU for z_loss and
+// for a reduction other than the mean.
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets,
                        const CrossEntropyOptions& options = {});
+
+// The checks of `layer` for what it has in common with cross_entropy(): targets, one for each row of the shape `rows`,
+// and the options. `of` names the input whose rows they are.
+void check_targets(const Context& context, std::string_view layer, const Tensor& targets, const Shape& rows,
+                   std::string_view of, const CrossEntropyOptions& options);
 
 }  // namespace heddle

@@ -12,7 +12,8 @@ namespace {
 using kernels::rows_view;
 using kernels::vector_view;
 
-void check_embedding(const Tensor& tokens, const Variable& weight) {
+void check_embedding(const Context& context, const Tensor& tokens, const Variable& weight,
+                     const EmbeddingOptions& options) {
   check(tokens.dtype() == DType::int32 && tokens.is_contiguous(),
         "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()),
         to_string(tokens.shape()), to_string(tokens.strides()));
@@ -22,6 +23,11 @@ void check_embedding(const Tensor& tokens, const Variable& weight) {
   check(weight.value.size(0) > 0 || tokens.numel() == 0,
         "[embedding] weight has shape {}, expected at least one row for tokens {}", to_string(weight.shape()),
         to_string(tokens.shape()));
+  if (!options.padding_idx) return;
+  check(*options.padding_idx >= 0 && *options.padding_idx < weight.value.size(0),
+        "[embedding] padding_idx is {}, expected one of [0, {}): the vocabulary", *options.padding_idx,
+        weight.value.size(0));
+  check_runs_on_cpu(context, "embedding", "padding_idx");
 }
 
 // The table as a kernel sees it. It has its rows where it has no columns too: tokens are held to them.
@@ -32,6 +38,7 @@ kernels::RowsView table_view(const Tensor& table) {
 }
 
 struct EmbeddingNode {
+  EmbeddingOptions options;
   Slot weight, y;
   Tensor tokens;
 
@@ -42,16 +49,18 @@ struct EmbeddingNode {
     const MemoryScope scope(context, MemoryCategory::workspace);
     const int64_t numbers = kernels::embedding_workspace(tokens.numel(), d_weight.tensor.size(0));
     const Tensor workspace = Tensor::empty(context, {numbers}, DType::int32);
-    kernels::embedding_backward(
-        context,
-        {vector_view(tokens), rows_view(d_y), {table_view(d_weight.tensor), d_weight.mode}, vector_view(workspace)});
+    kernels::embedding_backward(context, {.tokens = vector_view(tokens),
+                                          .d_y = rows_view(d_y),
+                                          .d_weight = {table_view(d_weight.tensor), d_weight.mode},
+                                          .workspace = vector_view(workspace),
+                                          .padding_idx = options.padding_idx.value_or(-1)});
   }
 };
 
 }  // namespace
 
-Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight) {
-  check_embedding(tokens, weight);
+Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
+  check_embedding(tape.context(), tokens, weight, options);
   const bool recorded = tape.records({&weight});
   Shape shape = tokens.shape();
   shape.append(weight.shape()[1]);
@@ -59,7 +68,7 @@ Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight) {
   kernels::embedding_forward(tape.context(), {vector_view(tokens), table_view(weight.value), rows_view(y.value)});
   if (!recorded) return y;
 
-  tape.record(EmbeddingNode{.weight = weight.slot, .y = y.slot, .tokens = tokens}, {weight}, {y});
+  tape.record(EmbeddingNode{.options = options, .weight = weight.slot, .y = y.slot, .tokens = tokens}, {weight}, {y});
   return y;
 }
 

@@ -63,7 +63,7 @@ std::vector<Variable> recompute(Tape& tape, const std::vector<Variable>& inputs,
                                 const std::vector<Parameter*>& parameters, RecomputedFunction function) {
   RecomputeNode node{.inputs = inputs, .outputs = {}, .replaced = {}, .function = std::move(function)};
   std::vector<Slot> slots(inputs.begin(), inputs.end());
-  Tape forward(tape.context(), Tape::Mode::inference);
+  Tape forward(tape.context(), Tape::Mode::unrecorded);
   for (Parameter* parameter : parameters) {
     const Variable leaf = tape.leaf(parameter->value, parameter->gradient, parameter->name);
     slots.push_back(leaf);

@@ -27,12 +27,12 @@ TEST_F(ActivationsGpu, EveryKernelComputesAllOfThem) {
 
 TEST_F(ActivationsGpu, EveryKernelTakesTheLimits) {
   Context context({DeviceType::cuda, 0});
-  expect_limits(context);
+  expect_limits(context, kActivations);
 }
 
 TEST_F(ActivationsGpu, ReluIsFlatBelowZero) {
   Context context({DeviceType::cuda, 0});
-  expect_flat_relu(context);
+  expect_flat_relu(context, Activation::relu);
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,14 +35,21 @@ class ActivationKernels {
   static constexpr int64_t kRows = 6, kCols = 64, kSize = kRows * kCols;
   static constexpr int64_t kHeads = 2, kHeadDim = kCols / kHeads;
 
-  ActivationKernels(Context& context, DType dtype, Activation act, const std::vector<double>& argument)
-      : context_(context), dtype_(dtype), act_(act), argument_(tensor({kRows, kCols}, dtype)) {
+  // With `only_elementwise`, and for an activation that fused kernels do not compute, the elementwise kernels alone.
+  ActivationKernels(Context& context, DType dtype, Activation act, const std::vector<double>& argument,
+                    bool only_elementwise = false)
+      : context_(context),
+        dtype_(dtype),
+        act_(act),
+        only_elementwise_(only_elementwise),
+        argument_(tensor({kRows, kCols}, dtype)) {
     write_values(context, argument_, argument);
   }
 
   ActivationResults run() {
     run_activation();
     run_glu();
+    if (!is_fused_activation(act_) || only_elementwise_) return results_;
     run_norm(GatePosition::pre);
     run_norm(GatePosition::post);
     run_lrpe_rotate();
@@ -154,6 +163,7 @@ class ActivationKernels {
   Context& context_;
   const DType dtype_;
   const Activation act_;
+  const bool only_elementwise_;
   const Tensor argument_;
   Random random_{11, RandomStream::test};
   ActivationResults results_;
@@ -204,6 +214,22 @@ inline ActivationFormula activation_formula(Activation act, double x) {
       return {x > 0.0 ? x * s : bounded * s, s * (1.0 + bounded * other)};
     case Activation::elu1:
       return x > 0.0 ? ActivationFormula{x + 1.0, 1.0} : ActivationFormula{std::exp(x), std::exp(x)};
+    case Activation::relu2:
+      return x > 0.0 ? ActivationFormula{x * x, 2.0 * x} : ActivationFormula{0.0 * bounded, 0.0 * bounded};
+    case Activation::tanh:
+      return {std::tanh(x), 1.0 - std::tanh(x) * std::tanh(x)};
+    case Activation::gelu: {
+      const double below = std::erfc(-x / std::sqrt(2.0)) / 2.0, near = std::clamp(x, -1e3, 1e3);
+      return {x > 0.0 ? x * below : bounded * below,
+              below + near * std::exp(-near * near / 2.0) / std::sqrt(2.0 * std::acos(-1.0))};
+    }
+    case Activation::gelu_tanh: {
+      const double near = std::clamp(x, -1e3, 1e3), factor = 2.0 * std::sqrt(2.0 / std::acos(-1.0));
+      const double v = factor * (near + 0.044715 * near * near * near);
+      const double sigmoid = 1.0 / (1.0 + std::exp(-v)), rest = 1.0 / (1.0 + std::exp(v));
+      const double slope = factor * (near + 3.0 * 0.044715 * near * near * near);
+      return {x > 0.0 ? x * sigmoid : bounded * sigmoid, sigmoid * (1.0 + slope * rest)};
+    }
   }
   fail("no formula for activation {}", static_cast<int>(act));
 }
@@ -214,10 +240,11 @@ inline ActivationResults expected_activation_results(Context& context, DType dty
                                                      const std::vector<double>& arguments) {
   std::vector<double> values;
   for (const double x : arguments) values.push_back(activation_formula(act, x).value);
-  ActivationResults results = ActivationKernels(context, dtype, Activation::none, values).run();
+  ActivationResults results =
+      ActivationKernels(context, dtype, Activation::none, values, !is_fused_activation(act)).run();
   for (size_t i = 0; i < results.gradients.size(); ++i) {
     const double derivative = activation_formula(act, arguments[i % arguments.size()]).derivative;
-    const bool is_flat = act == Activation::relu && derivative == 0.0;
+    const bool is_flat = (act == Activation::relu || act == Activation::relu2) && derivative == 0.0;
     results.gradients[i] = is_flat ? 0.0 : results.gradients[i] * derivative;
   }
   return results;
@@ -241,10 +268,11 @@ inline double activation_tolerance(DType dtype) {
   return dtype == DType::float64 ? 1e-12 : dtype == DType::float32 ? 1e-5 : dtype == DType::bfloat16 ? 8e-3 : 1e-3;
 }
 
-// The gradients of relu's arguments x, at most one row, for the upstream gradient `upstream` of every element: of the
-// activation itself, of a glu whose other factor is 1, and of both position encodings with all angles 0.
-inline std::vector<std::vector<double>> relu_gradients(Context& context, DType dtype, const std::vector<double>& x,
-                                                       double upstream) {
+// The gradients of the arguments x of relu or relu2, at most one row, for the upstream gradient `upstream` of every
+// element: of the activation itself, of a glu whose other factor is 1, and of relu in both position encodings with all
+// angles 0.
+inline std::vector<std::vector<double>> relu_gradients(Context& context, Activation act, DType dtype,
+                                                       const std::vector<double>& x, double upstream) {
   const auto size = static_cast<int64_t>(x.size());
   const auto filled = [&](int64_t count, double value) {
     const Tensor tensor = Tensor::empty(context, {1, count}, dtype);
@@ -256,22 +284,22 @@ inline std::vector<std::vector<double>> relu_gradients(Context& context, DType d
   const Tensor d_y = filled(size, upstream), both = filled(2 * size, upstream), ones = filled(size, 1.0);
   const Tensor theta = filled(size, 0.0);
   std::vector<std::vector<double>> results;
-  activation_backward(
-      context, {.x = rows_view(argument), .d_y = rows_view(d_y), .d_x = {rows_view(d_x)}, .act = Activation::relu});
+  activation_backward(context, {.x = rows_view(argument), .d_y = rows_view(d_y), .d_x = {rows_view(d_x)}, .act = act});
   results.push_back(read_values(context, d_x));
   glu_backward(context, {.a = rows_view(argument),
                          .b = rows_view(ones),
                          .d_y = rows_view(d_y),
                          .d_a = {rows_view(d_x)},
                          .d_b = {},
-                         .act = Activation::relu});
+                         .act = act});
   results.push_back(read_values(context, d_x));
+  if (!is_fused_activation(act)) return results;
   const auto run_lrpe = [&](auto args, const Tensor& d_y, const Tensor& theta, const auto& backward) {
     args.x = heads_view(argument.reshape({1, 1, size}));
     args.d_y = heads_view(d_y.reshape({1, 1, d_y.numel()}));
     args.theta = rows_view(theta);
     args.d_x = {heads_view(d_x.reshape({1, 1, size}))};
-    args.options.act = Activation::relu;
+    args.options.act = act;
     backward(context, args);
     results.push_back(read_values(context, d_x));
   };
@@ -284,11 +312,11 @@ inline std::vector<std::vector<double>> relu_gradients(Context& context, DType d
 
 inline constexpr DType kActivationDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
 
-// Every activation in every kernel, with arguments at which it may fail.
-inline void expect_limits(Context& context) {
+// Each of these activations in every kernel that computes it, with arguments at which it may fail.
+inline void expect_limits(Context& context, std::span<const ActivationName> activations) {
   Context cpu(Device{}, {.threads = 1});
   for (const DType dtype : kActivationDTypes) {
-    for (const auto& [name, act] : kActivations) {
+    for (const auto& [name, act] : activations) {
       for (const double edge : activation_edges(dtype)) {
         SCOPED_TRACE(::testing::Message() << heddle::name(dtype) << " " << name << " at " << edge);
         const std::vector<double> arguments = activation_arguments_with(edge);
@@ -302,13 +330,13 @@ inline void expect_limits(Context& context) {
 }
 
 // A unit that is off passes nothing, not even infinity or NaN.
-inline void expect_flat_relu(Context& context) {
+inline void expect_flat_relu(Context& context, Activation act) {
   const double infinity = std::numeric_limits<double>::infinity();
   const std::vector<double> x = {-1.0, 0.0, -0.0, -infinity, 1.0, infinity};
   for (const DType dtype : kActivationDTypes) {
     for (const double upstream : {infinity, -infinity, std::nan("")}) {
       SCOPED_TRACE(::testing::Message() << heddle::name(dtype) << " upstream " << upstream);
-      const std::vector<std::vector<double>> gradients = relu_gradients(context, dtype, x, upstream);
+      const std::vector<std::vector<double>> gradients = relu_gradients(context, act, dtype, x, upstream);
       for (const std::vector<double>& d_x : gradients) {
         for (size_t i = 0; i < 4; ++i) EXPECT_EQ(d_x[i], 0.0) << i;
       }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <set>
@@ -20,17 +21,28 @@ namespace {
 TEST(Activations, HaveOneNameEach) {
   std::set<std::string_view> names;
   std::set<Activation> activations;
-  for (const auto& [name, activation] : kActivations) {
+  for (const auto& [name, activation] : kElementwiseActivations) {
     names.insert(name);
     activations.insert(activation);
+    EXPECT_EQ(kernels::name(activation), name);
   }
-  EXPECT_EQ(names, (std::set<std::string_view>{"none", "relu", "sigmoid", "silu", "elu1"}));
+  EXPECT_EQ(names, (std::set<std::string_view>{"none", "relu", "sigmoid", "silu", "elu1", "relu2", "tanh", "gelu",
+                                               "gelu_tanh"}));
   EXPECT_EQ(activations.size(), names.size());
+}
+
+TEST(Activations, OfFusedKernelsComeFirst) {
+  EXPECT_EQ(kActivations.size(), 5u);
+  for (const auto& [name, activation] : kElementwiseActivations) {
+    const bool is_fused =
+        std::any_of(kActivations.begin(), kActivations.end(), [&](const auto& known) { return known.name == name; });
+    EXPECT_EQ(is_fused_activation(activation), is_fused) << name;
+  }
 }
 
 TEST(Activations, EveryKernelComputesAllOfThem) {
   const std::vector<double> arguments = activation_arguments();
-  for (const auto& [name, act] : kActivations) {
+  for (const auto& [name, act] : kElementwiseActivations) {
     SCOPED_TRACE(name);
     Context context;
     const ActivationResults found = ActivationKernels(context, DType::float64, act, arguments).run();
@@ -42,12 +54,12 @@ TEST(Activations, EveryKernelComputesAllOfThem) {
 
 TEST(Activations, EveryKernelTakesTheLimits) {
   Context context(Device{}, {.threads = 1});
-  expect_limits(context);
+  expect_limits(context, kElementwiseActivations);
 }
 
 TEST(Activations, ReluIsFlatBelowZero) {
   Context context;
-  expect_flat_relu(context);
+  for (const Activation act : {Activation::relu, Activation::relu2}) expect_flat_relu(context, act);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/common/cpu/activation.h"
 #include "kernels/common/cpu/convert.h"
 
 namespace heddle::kernels::cpu {
@@ -61,7 +62,50 @@ TEST(Math, ActivationsAreRightToThreeUlps) {
   }
 }
 
+// In double, x is a float: the reference has digits to spare. Each is at most the limit where x is infinite.
+double exact_gelu(double x) { return std::isinf(x) ? std::max(x, 0.0) : x * std::erfc(-x * M_SQRT1_2) / 2.0; }
+double exact_gelu_tanh(double x) {
+  const double v = 2.0 * std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+  return std::isinf(x) ? std::max(x, 0.0) : x / (1.0 + std::exp(-v));
+}
+
+TEST(Math, ElementwiseActivationsAreRightToAFewUlps) {
+  for (const float x : all_kinds()) {
+    ASSERT_LE(ulps(apply_activation<Activation::relu2>(x), x < 0.0f ? 0.0 : double{x} * x), 0.5) << x;
+    ASSERT_LE(ulps(apply_activation<Activation::tanh>(x), std::tanh(double{x})), 3.0) << x;
+    ASSERT_LE(ulps(apply_activation<Activation::gelu>(x), exact_gelu(x)), 8.0) << x;
+    ASSERT_LE(ulps(apply_activation<Activation::gelu_tanh>(x), exact_gelu_tanh(x)), 8.0) << x;
+  }
+}
+
+TEST(Math, ElementwiseDerivativesMatchTheirFormulas) {
+  for (const float given : all_kinds()) {
+    if (std::isnan(given)) continue;
+    const double x = std::clamp(double{given}, -1e3, 1e3), cosh = std::cosh(x);
+    ASSERT_EQ(activation_derivative<Activation::relu2>(given), given > 0.0f ? 2.0f * given : 0.0f) << given;
+    ASSERT_LE(ulps(activation_derivative<Activation::tanh>(given), std::abs(x) < 43.0 ? 1.0 / (cosh * cosh) : 0.0), 6.0)
+        << given;
+    const double normal = std::erfc(-x * M_SQRT1_2) / 2.0 + x * std::exp(-x * x / 2.0) / std::sqrt(2.0 * M_PI);
+    ASSERT_NEAR(activation_derivative<Activation::gelu>(given), normal,
+                4e-7 * std::min(1.0, 4 * std::abs(normal) + 0.3));
+    if (x < -1.5) {
+      ASSERT_LE(ulps(activation_derivative<Activation::gelu>(given), normal), 16.0) << given;
+    }
+    const double v = 2.0 * std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+    const double s = 1.0 / (1.0 + std::exp(-v)), other = 1.0 / (1.0 + std::exp(v));
+    const double sigmoid = s * (1.0 + other * 2.0 * std::sqrt(2.0 / M_PI) * (x + 3 * 0.044715 * x * x * x));
+    ASSERT_NEAR(activation_derivative<Activation::gelu_tanh>(given), sigmoid, 4e-7) << given;
+    if (x < -1.5) {
+      ASSERT_LE(ulps(activation_derivative<Activation::gelu_tanh>(given), sigmoid), 16.0) << given;
+    }
+  }
+}
+
 TEST(Math, NaNHasNoDerivative) {
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::relu2>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::tanh>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::gelu>(NAN)));
+  EXPECT_TRUE(std::isnan(activation_derivative<Activation::gelu_tanh>(NAN)));
   EXPECT_TRUE(std::isnan(activation_derivative<Activation::relu>(NAN)));
   EXPECT_TRUE(std::isnan(activation_derivative<Activation::sigmoid>(NAN)));
   EXPECT_TRUE(std::isnan(activation_derivative<Activation::silu>(NAN)));
@@ -98,6 +142,9 @@ TEST(Math, BothAtOnceAreTheSame) {
     check_both<Activation::sigmoid>(x);
     check_both<Activation::silu>(x);
     check_both<Activation::elu1>(x);
+    check_both<Activation::tanh>(x);
+    check_both<Activation::gelu>(x);
+    check_both<Activation::gelu_tanh>(x);
   }
 }
 

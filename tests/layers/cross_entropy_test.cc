@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ double roundoff(DType dtype) {
 }
 
 struct LossAndGradient {
-  double loss = 0.0;
+  double loss = 0.0;             // the sum where there is one for each row
   std::vector<double> gradient;  // of loss times kUpstream
 };
 constexpr double kUpstream = 3.0;
@@ -49,24 +50,28 @@ class CrossEntropyDigits : public OnDevices {
     Tape tape(context());
     Gradient gradient;
     const Variable loss = cross_entropy(tape, tape.leaf(z, gradient, "logits"), indices, options);
-    const Tensor upstream = Tensor::empty(context(), {}, loss.dtype());
-    write_values(context(), upstream, {kUpstream});
+    const Tensor upstream = Tensor::empty(context(), loss.shape(), loss.dtype());
+    write_values(context(), upstream, std::vector<double>(static_cast<size_t>(loss.value.numel()), kUpstream));
     tape.backward(loss, upstream);
-    return {read_values(context(), loss.value)[0], read_values(context(), gradient.tensor)};
+    const std::vector<double> losses = read_values(context(), loss.value);
+    return {std::accumulate(losses.begin(), losses.end(), 0.0), read_values(context(), gradient.tensor)};
   }
 
-  // Every number is right to a few roundings: of the loss, of each gradient, and with label smoothing of the two terms
-  // whose difference a gradient is.
-  void expect_digits(DType dtype, std::vector<double> logits, const std::vector<double>& targets, double smoothing,
-                     const std::string& what) {
-    const LossAndGradient found = run(dtype, logits, targets, {.label_smoothing = smoothing});
+  // Every number is right to a few roundings: of the loss, of each gradient, and with label smoothing or z_loss of the
+  // terms whose sum a gradient is.
+  void expect_digits(DType dtype, std::vector<double> logits, const std::vector<double>& targets,
+                     const CrossEntropyOptions& options, const std::string& what) {
+    const LossAndGradient found = run(dtype, logits, targets, options);
+    const double smoothing = options.label_smoothing, z_loss = options.z_loss;
     const size_t rows = targets.size(), classes = logits.size() / rows;
-    const double counted = static_cast<double>(rows - std::count(targets.begin(), targets.end(), kIgnored));
+    const double counted = options.reduction == Reduction::mean
+                               ? static_cast<double>(rows - std::count(targets.begin(), targets.end(), kIgnored))
+                               : 1.0;
     const double arithmetic = 10 * roundoff(accumulate_type(dtype)), stored = 1.01 * roundoff(dtype);
     // In 16 bits a GPU takes the exponential of its hardware.
     const double exponent = on_gpu() && size_of(dtype) == 2 ? 0x1p-14 : 0.0;
     const double smallest = dtype == DType::float16 ? 6e-8 : 1e-37;  // of the dtype, about
-    long double loss = 0.0L;
+    long double loss = 0.0L, loss_terms = 0.0L;
     for (size_t i = 0; i < rows; ++i) {
       const double* z = &logits[i * classes];
       if (targets[i] == kIgnored) {
@@ -84,12 +89,19 @@ class CrossEntropyDigits : public OnDevices {
       const long double log_sum = own == 1.0L ? std::log1p(others) : std::log(sum);
       loss += log_sum + (1.0L - smoothing) * (maximum - z[target]);
       if (smoothing != 0.0) loss += smoothing * gaps / classes;
+      // The logarithm of the sum is the maximum and another term: its error is one of theirs.
+      const long double whole = maximum + log_sum, size = std::abs(maximum) + log_sum;
+      if (z_loss != 0.0) loss += z_loss * whole * whole;
+      if (z_loss != 0.0) loss_terms += z_loss * size * size;
       const long double scale = kUpstream / counted, spread = smoothing / classes;
       for (size_t j = 0; j < classes; ++j) {
         const long double share = (j == target ? others : std::exp(z[j] - maximum)) / sum;
+        const long double part = std::exp(z[j] - maximum) / sum;
+        const long double slope = z_loss != 0.0 ? 2.0L * z_loss * whole * part : 0.0L;
         const long double wanted =
-            scale * (j == target ? (static_cast<double>(classes) - 1.0) * spread - share : share - spread);
-        const long double terms = scale * (share + (j == target ? smoothing : spread));
+            scale * ((j == target ? (static_cast<double>(classes) - 1.0) * spread - share : share - spread) + slope);
+        const long double terms =
+            scale * (share + (j == target ? smoothing : spread) + (z_loss != 0.0 ? 2.0L * z_loss * size * part : 0.0L));
         const double value = found.gradient[i * classes + j];
         ASSERT_LE(std::abs(value - wanted),
                   stored * std::abs(wanted) + (arithmetic + exponent) * terms + 0.5 * smallest)
@@ -97,11 +109,13 @@ class CrossEntropyDigits : public OnDevices {
             << static_cast<double>(wanted);
         row_sum += value;
       }
+      if (z_loss != 0.0) continue;
       const double rounded = 2.0 * static_cast<double>(scale) * (stored + arithmetic + exponent);
       EXPECT_LE(std::abs(row_sum), rounded + static_cast<double>(classes) * smallest) << what << ": the row's sum";
     }
     loss /= counted;
-    EXPECT_LE(std::abs(found.loss - loss), (arithmetic + exponent) * loss + 1e-37) << what << ": the loss";
+    EXPECT_LE(std::abs(found.loss - loss), (arithmetic + exponent) * (loss + loss_terms / counted) + 1e-37)
+        << what << ": the loss";
   }
 };
 
@@ -143,9 +157,17 @@ TEST_P(CrossEntropyDigits, AtAnyOffsetAndForAnyTarget) {
           for (size_t i = 0; i < targets.size(); ++i) {
             if (targets[i] != kIgnored) logits[i * classes + static_cast<size_t>(targets[i])] += ahead[i];
           }
-          expect_digits(dtype, logits, targets, smoothing,
-                        fmt::format("{} {} classes, offset {}, smoothing {}", name(dtype), classes, offset, smoothing));
+          const std::string what =
+              fmt::format("{} {} classes, offset {}, smoothing {}", name(dtype), classes, offset, smoothing);
+          expect_digits(dtype, logits, targets, {.label_smoothing = smoothing}, what);
           if (HasFatalFailure()) return;
+          if (on_gpu()) continue;
+          for (const Reduction reduction : {Reduction::mean, Reduction::sum, Reduction::none}) {
+            expect_digits(dtype, logits, targets,
+                          {.label_smoothing = smoothing, .reduction = reduction, .z_loss = 1e-3},
+                          fmt::format("{}, reduction {}, z_loss", what, static_cast<int>(reduction)));
+            if (HasFatalFailure()) return;
+          }
         }
       }
     }
@@ -163,7 +185,7 @@ TEST_P(CrossEntropyDigits, MaskedClassesHaveNoShare) {
       for (size_t i = 0; i < 2; ++i) logits[i * classes + static_cast<size_t>(targets[i])] = 0.25;
       for (int64_t j = 1; j < classes; ++j) logits[static_cast<size_t>(2 * classes + j)] = -kInfinity;
       logits[static_cast<size_t>(2 * classes)] = 7.0;  // the target is all that is left
-      expect_digits(dtype, logits, targets, 0.0, fmt::format("{} {} classes", name(dtype), classes));
+      expect_digits(dtype, logits, targets, {}, fmt::format("{} {} classes", name(dtype), classes));
     }
     std::vector<double> masked_target = {-kInfinity, 1.0, 2.0};
     const LossAndGradient found = run(dtype, masked_target, {0.0});

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/config_load.h"
@@ -115,6 +116,42 @@ TEST_F(DenseTest, EmbeddingNamesTheTokenAndTheVocabulary) {
                "[embedding] token 0 is -1, expected one of [0, 7): the vocabulary");
   expect_error([&] { embedding(tape_, tensor({2}), weight); },
                "[embedding] tokens are float32 (2) of strides (1), expected dense int32");
+}
+
+// The row of padding_idx is read as others are, and what arrives at its places is left out.
+TEST_F(DenseTest, EmbeddingHasNoGradientForPadding) {
+  const Tensor tokens = indices(context_, {2, 3}, {2, 0, 2, 1, 0, 2}), table = tensor({3, 5});
+  const std::vector<double> old(15, 0.25);
+  for (const bool adds : {false, true}) {
+    const auto run = [&](const EmbeddingOptions& options) {
+      Gradient gradient;
+      gradient.tensor = tensor({3, 5});
+      write_values(context_, gradient.tensor, old);
+      gradient.written = adds;
+      Tape tape(context_);
+      const Variable y = embedding(tape, tokens, tape.leaf(table, gradient, "weight"), options);
+      const Tensor d_y = tensor({2, 3, 5});
+      std::vector<double> numbers(30);
+      for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>(i) - 11.0;
+      write_values(context_, d_y, numbers);
+      tape.backward(y, d_y);
+      return std::pair(read_values(context_, y.value), read_values(context_, gradient.tensor));
+    };
+    const auto [y, gradient] = run({});
+    for (const int64_t padding : {0, 1, 2}) {
+      const auto [padded_y, found] = run({.padding_idx = padding});
+      EXPECT_EQ(padded_y, y);
+      for (int64_t i = 0; i < 15; ++i) {
+        const auto at = static_cast<size_t>(i);
+        EXPECT_EQ(found[at], i / 5 == padding ? (adds ? 0.25 : 0.0) : gradient[at]) << padding << " " << i;
+      }
+    }
+  }
+  expect_error(
+      [&] {
+        embedding(tape_, tokens, constant({3, 5}), {.padding_idx = 3});
+      },
+      "[embedding] padding_idx is 3, expected one of [0, 3): the vocabulary");
 }
 
 TEST_F(DenseTest, AHeadCanShareTheEmbedding) {
@@ -244,6 +281,11 @@ TEST_F(DenseTest, CrossEntropyNamesWhatDoesNotFit) {
         cross_entropy(tape_, logits, indices(context_, {2, 3}, {0, 1, 2, 3, 4, 0}), {-100, 1.5});
       },
       "[cross_entropy] label_smoothing is 1.5, expected a number from 0 to 1");
+  expect_error(
+      [&] {
+        cross_entropy(tape_, logits, indices(context_, {2, 3}, {0, 1, 2, 3, 4, 0}), {.z_loss = -0.5});
+      },
+      "[cross_entropy] z_loss is -0.5, expected a number of at least 0");
 }
 
 TEST_F(DenseTest, CrossEntropyIsStableForLargeLogits) {

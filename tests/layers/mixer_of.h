@@ -10,7 +10,8 @@
 
 namespace heddle::test {
 
-inline std::unique_ptr<Mixer> make_mixer(const std::string& text, const ModuleBuilder& builder, const BlockPlace& place) {
+inline std::unique_ptr<Mixer> make_mixer(const std::string& text, const ModuleBuilder& builder,
+                                         const BlockPlace& place) {
   const ConfigNode section = parse_config(text, "model.yaml");
   ConfigFields fields(section);
   MixerSection mixer;

@@ -90,19 +90,20 @@ TEST_P(Mixers, MetaCountsTheBytesOfTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Mixers,
-    testing::Values("{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, "
-                    "layers: [0]}, gate: {act: sigmoid, position: post, rank: 3}}",
-                    "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
-                    "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
-                    "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
-                    "{type: lightning, heads: 8, lrpe: {type: lrpe_cosine, learnable: true, per_head: true, "
-                    "extra_tokens: 2}}",
-                    "{type: linear_attention, heads: 2}", "{type: linear_attention, heads: 1, act: relu, decay: true}",
-                    "{type: linear_attention, heads: 4, kv_heads: 2, act: none, lrpe: {type: lrpe_rotate, act: softmax}}",
-                    "{type: retention, heads: 2}", "{type: retention, heads: 4, expand_k: 2.0, expand_v: 0.5}",
-                    "{type: simple_gla, heads: 2}", "{type: simple_gla, heads: 1, expand_k: 0.5, divisor: 2.0}",
-                    "{type: softmax_attention, heads: 2}", "{type: softmax_attention, heads: 4, kv_heads: 2, window: 9}",
-                    "{type: softmax_attention, heads: 4, kv_heads: 1}"));
+    testing::Values(
+        "{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, "
+        "layers: [0]}, gate: {act: sigmoid, position: post, rank: 3}}",
+        "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
+        "{type: lightning, heads: 4, act: none, lrpe: {type: lrpe_rotate, layers: [0, 1]}}",
+        "{type: lightning, heads: 2, act: none, lrpe: {type: lrpe_cosine, base: 100, act: silu}}",
+        "{type: lightning, heads: 8, lrpe: {type: lrpe_cosine, learnable: true, per_head: true, "
+        "extra_tokens: 2}}",
+        "{type: linear_attention, heads: 2}", "{type: linear_attention, heads: 1, act: relu, decay: true}",
+        "{type: linear_attention, heads: 4, kv_heads: 2, act: none, lrpe: {type: lrpe_rotate, act: softmax}}",
+        "{type: retention, heads: 2}", "{type: retention, heads: 4, expand_k: 2.0, expand_v: 0.5}",
+        "{type: simple_gla, heads: 2}", "{type: simple_gla, heads: 1, expand_k: 0.5, divisor: 2.0}",
+        "{type: softmax_attention, heads: 2}", "{type: softmax_attention, heads: 4, kv_heads: 2, window: 9}",
+        "{type: softmax_attention, heads: 4, kv_heads: 1}"));
 
 // What is wrong is refused at its place.
 TEST(MixerOptions, BadOnesNameTheirPlace) {
@@ -140,8 +141,8 @@ TEST(MixerOptions, ParametersHaveTheNamesThatWeightsAreExchangedBy) {
                                             "attn.v_proj.weight (16, 8)", "attn.g_proj.weight (16, 8)",
                                             "attn.g_norm_swish_gate.weight (8)", "attn.o_proj.weight (8, 16)"));
   EXPECT_THAT(names("{type: simple_gla, heads: 2}"),
-              testing::IsSupersetOf({"attn.gk_proj.weight (2, 8)", "attn.gk_proj.bias (2)",
-                                     "attn.g_norm_swish_gate.weight (4)"}));
+              testing::IsSupersetOf(
+                  {"attn.gk_proj.weight (2, 8)", "attn.gk_proj.bias (2)", "attn.g_norm_swish_gate.weight (4)"}));
 }
 
 TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {

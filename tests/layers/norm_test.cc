@@ -46,6 +46,8 @@ TEST(NormOptions, MustAgreeWithTheInputs) {
   EXPECT_THAT(message_of("rms_norm", "{bias: false}", {"x", "bias"}), HasSubstr("test.yaml:1:8: bias: found false"));
   EXPECT_THAT(message_of("rms_norm", "{residual: true}", {"x"}), HasSubstr("residual: found true"));
   EXPECT_THAT(message_of("rms_norm", "{gate: {act: silu}}", {"x"}), HasSubstr("gate: no input gate was given"));
+  EXPECT_THAT(message_of("rms_norm", "{gate: {act: gelu}}", {"x", "gate"}),
+              HasSubstr("act: found 'gelu', expected one of none, relu, sigmoid, silu, elu1"));
   EXPECT_THAT(message_of("rms_norm", "{dim: 8}", {"x"}), HasSubstr("dim: found 8, expected 4"));
   EXPECT_EQ(message_of("rms_norm", "{groups: 1}", {"x"}), "no error");
   EXPECT_THAT(message_of("rms_norm", "{groups: 2}", {"x"}),

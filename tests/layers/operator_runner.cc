@@ -102,7 +102,7 @@ OperatorFunction function_of(const OperatorCase& op_case) {
 
 RunResult run_case(Context& context, const OperatorCase& op_case, const ReferenceTensors& inputs,
                    const RunOptions& options) {
-  Tape tape(context, options.gradients ? Tape::Mode::record : Tape::Mode::inference);
+  Tape tape(context, options.gradients ? Tape::Mode::record : Tape::Mode::unrecorded);
   const size_t count = op_case.inputs.size();
   std::vector<Gradient> gradients(count);
   NamedVariables variables;

@@ -1,5 +1,6 @@
 // Every operator of the registry against its unfused specification and against finite differences, on the CPU and,
 // where there is one, on a GPU.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -401,6 +402,19 @@ TEST_P(OperatorsThreaded, ThreadsGiveTheSameBits) {
   for_each_case({}, GetParam(), threads_give_the_same_bits, Cases::every_tenth_small);
 }
 
+TEST_P(OperatorsGpu, CasesWithoutAKernelAreRefused) {
+  Context context(kDevice);
+  for (const OperatorCase& op_case : built_in_registry().find(GetParam()).cases()) {
+    if (!op_case.cpu_only) continue;
+    SCOPED_TRACE(op_case.name);
+    try {
+      run_case(context, op_case, case_inputs(op_case, DType::float32), {.dtype = DType::float32});
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), ::testing::EndsWith("has no CUDA kernel; run it with --device cpu"));
+    }
+  }
+}
 TEST_P(OperatorsGpu, ForwardMatchesSpecification) { run(kDevice, forward_matches_specification); }
 TEST_P(OperatorsGpu, GradientsMatchFiniteDifferences) { run(kDevice, gradients_match_finite_differences); }
 TEST_P(OperatorsGpu, GradientsMatchFloat64) { run(kDevice, gradients_match_float64); }

@@ -114,7 +114,7 @@ TEST(BenchmarkSuiteTest, MistakesAreConfigErrors) {
 // An operator without a suite is measured on the large cases of its own.
 TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
   const BenchmarkSuite suite = load_benchmark_suite("glu_product");
-  ASSERT_EQ(suite.configs.size(), 2 * std::size(kernels::kActivations));
+  ASSERT_EQ(suite.configs.size(), 2 * std::size(kernels::kElementwiseActivations));
   const std::vector<BenchmarkRow> rows = memory_rows({DeviceType::meta}, suite);
   ASSERT_EQ(rows.size(), 3 * suite.configs.size());
   // (5, 1100) in bfloat16, each tensor rounded up to 512 bytes.

@@ -13,10 +13,12 @@
 #include "core/autograd/tape.h"
 #include "layers/ops/activation.h"
 #include "layers/ops/cross_entropy.h"
+#include "layers/ops/dropout.h"
 #include "layers/ops/embedding.h"
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/linear_attention.h"
+#include "layers/ops/linear_cross_entropy.h"
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
 #include "layers/ops/norm.h"
@@ -205,6 +207,30 @@ TEST_P(SavedBytesTest, CrossEntropy) {
   });
   EXPECT_EQ(forward_.made(), counted({T * a, T * a, a, a}));
   EXPECT_EQ(forward_.held(), counted({T * V * e, T * 4}));
+}
+
+TEST_P(SavedBytesTest, CrossEntropyOfEachRow) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{cross_entropy(tape, forward_.input({B, N, V}), forward_.constant({B, N}, DType::int32).value,
+                                     {.reduction = Reduction::none})};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * a, T * a, T * a}));
+  EXPECT_EQ(forward_.held(), counted({T * V * e, T * 4}));
+}
+
+TEST_P(SavedBytesTest, Dropout) {
+  forward_.run([&](Tape& tape) { return std::vector{dropout(tape, forward_.input({B, N, D}), {.p = 0.5})}; });
+  EXPECT_EQ(forward_.made(), counted({T * D * e}));
+  EXPECT_EQ(forward_.held(), 0u);
+}
+
+TEST_P(SavedBytesTest, LinearCrossEntropy) {
+  forward_.run([&](Tape& tape) {
+    return std::vector{linear_cross_entropy(tape, forward_.input({B, N, D}), forward_.input({V, D}),
+                                            forward_.constant({B, N}, DType::int32).value, {.chunk = 8})};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * a, T * a, a, a}));
+  EXPECT_EQ(forward_.held(), counted({T * D * e, V * D * e, T * 4}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, SavedBytesTest,

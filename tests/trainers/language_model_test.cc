@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -92,6 +93,32 @@ TEST_F(LanguageModelTest, PartsAreObservedInOrder) {
               ::testing::ElementsAre("embedding", "blocks.0.mixer_norm", "blocks.0.mixer", "blocks.0.channel_norm",
                                      "blocks.0.channel", "blocks.1.mixer_norm", "blocks.1.mixer",
                                      "blocks.1.channel_norm", "blocks.1.channel", "final_norm", "head"));
+}
+
+// Each block, layer and pass has a mask of its own, which its seed gives again; inference has none.
+TEST_F(LanguageModelTest, EachPlaceHasAMaskOfItsOwn) {
+  ModelConfig config = config_;
+  config.dropout = 0.5;
+  LanguageModel model(config);
+  model.parameters().materialize(context_, DType::float64, 3);
+  const auto masks_of = [&](uint64_t seed, Tape::Mode mode) {
+    std::vector<std::vector<bool>> masks;
+    Tape tape(context_, mode);
+    const auto observe = [&](std::string_view part, const Variable& output) {
+      if (!part.ends_with(".mixer") && !part.ends_with(".channel")) return;
+      masks.emplace_back();
+      for (const double value : read_values(context_, output.value)) masks.back().push_back(value == 0.0);
+    };
+    model.forward(tape, on_device(context_, kTokens), nullptr, observe, seed);
+    return masks;
+  };
+  const auto masks = masks_of(1, Tape::Mode::record), others = masks_of(2, Tape::Mode::record);
+  std::set<std::vector<bool>> all(masks.begin(), masks.end());
+  all.insert(others.begin(), others.end());
+  EXPECT_EQ(all.size(), 8u);
+  EXPECT_EQ(masks_of(1, Tape::Mode::record), masks);
+  Tape tape(context_, Tape::Mode::inference);
+  EXPECT_EQ(read_values(context_, model.forward(tape, on_device(context_, kTokens)).value), logits(kTokens));
 }
 
 // Counts how often the options of a channel layer are read.

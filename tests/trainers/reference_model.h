@@ -98,6 +98,14 @@ class ReferenceModel {
         return x / (1.0 + std::exp(-x));
       case Activation::elu1:
         return x > 0.0 ? x + 1.0 : std::exp(x);
+      case Activation::relu2:
+        return x > 0.0 ? x * x : 0.0;
+      case Activation::tanh:
+        return std::tanh(x);
+      case Activation::gelu:
+        return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+      case Activation::gelu_tanh:
+        return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
     }
     return NAN;
   }

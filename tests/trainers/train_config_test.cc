@@ -85,6 +85,7 @@ model:
   layers: 2
   tie_embeddings: false
   recompute: none
+  dropout: 0
   norm:
     type: srms_norm
     eps: 1.0e-06

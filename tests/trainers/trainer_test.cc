@@ -154,7 +154,8 @@ TEST_F(TrainerTest, TheRunFolderHoldsConfigMetricsAndCheckpoints) {
 }
 
 TEST_F(TrainerTest, AStoppedRunGoesOnBitForBit) {
-  for (const char* extra : {"trainer.dtype=float32", "trainer.dtype=bfloat16", "trainer.accumulate=2"}) {
+  for (const char* extra :
+       {"trainer.dtype=float32", "trainer.dtype=bfloat16", "trainer.accumulate=2", "model.dropout=0.2"}) {
     const std::string whole = std::string("whole ") + extra, parts = std::string("parts ") + extra;
     const TrainConfig config = testing::tiny_train_config({extra});
     run(whole, config);

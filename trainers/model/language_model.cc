@@ -10,12 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "core/tensor/random.h"
+#include "layers/ops/dropout.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/recompute.h"
 
 namespace heddle {
 
-LanguageModel::LanguageModel(const ModelConfig& config) : vocab_size_(config.vocab_size), recompute_(config.recompute) {
+LanguageModel::LanguageModel(const ModelConfig& config)
+    : vocab_size_(config.vocab_size), recompute_(config.recompute), dropout_(config.dropout) {
   const ModuleBuilder root(parameters_);
   embedding_ =
       std::make_unique<Embedding>(Embedding::Options{}, root.child("embedding"), config.vocab_size, config.dim);
@@ -82,25 +85,30 @@ void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& n
 
 // The parts whose values are not kept go through recompute(). Observers see each part once, as it is first computed.
 void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
-                              const Observer& observer) const {
+                              const Observer& observer, uint64_t dropout_seed) const {
   if (recomputed == Recompute::block) {
-    const std::vector<Variable> outputs =
-        recompute(tape, {stream.x, stream.residual}, block.parameters,
-                  [this, &block, observer, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
-                    Stream again{in[0], in[1]};
-                    run_block(inner, block, again, nullptr, Recompute::none, calls++ == 0 ? observer : Observer{});
-                    return std::vector<Variable>{again.x, again.residual};
-                  });
+    const std::vector<Variable> outputs = recompute(
+        tape, {stream.x, stream.residual}, block.parameters,
+        [this, &block, observer, dropout_seed, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
+          Stream again{in[0], in[1]};
+          run_block(inner, block, again, nullptr, Recompute::none, calls++ == 0 ? observer : Observer{}, dropout_seed);
+          return std::vector<Variable>{again.x, again.residual};
+        });
     stream = {outputs[0], outputs[1]};
     return;
   }
+  const auto apply = [&](const auto& layer, const std::vector<Parameter*>& parameters, bool is_recomputed) {
+    if (!is_recomputed) return layer(tape, stream.x);
+    return recompute(tape, {stream.x}, parameters, [layer](Tape& inner, const std::vector<Variable>& in) {
+      return std::vector<Variable>{layer(inner, in[0])};
+    })[0];
+  };
+  uint64_t place = 0;  // in the block: the mixer, then the channel layer
   const auto run_layer = [&](const std::string& part, const auto& layer, const std::vector<Parameter*>& parameters,
                              bool is_recomputed) {
+    const uint64_t seed = derived_seed(dropout_seed, place++);
     stream.x = run_part(tape, part, observer, [&] {
-      if (!is_recomputed) return layer(tape, stream.x);
-      return recompute(tape, {stream.x}, parameters, [layer](Tape& inner, const std::vector<Variable>& in) {
-        return std::vector<Variable>{layer(inner, in[0])};
-      })[0];
+      return dropout(tape, apply(layer, parameters, is_recomputed), {.p = dropout_, .seed = seed});
     });
   };
   normalize(tape, block.path + ".mixer_norm", *block.mixer_norm, stream, observer);
@@ -115,12 +123,14 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
       block.channel_parameters, recomputed == Recompute::channel);
 }
 
-Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer) const {
+Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
+                                uint64_t dropout_seed) const {
   const Recompute recomputed = tape.mode() == Tape::Mode::record ? recompute_ : Recompute::none;
   Stream stream;
   stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, tokens); });
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, recomputed, observer);
+    run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, recomputed, observer,
+              derived_seed(dropout_seed, i));
   }
   normalize(tape, "final_norm", *final_norm_, stream, observer);
   return run_part(tape, "head", observer, [&] {

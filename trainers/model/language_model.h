@@ -1,5 +1,6 @@
 // A language model, built of layers as a config says.                                           docs/config.md#model
 //   x = embedding(tokens);  N times: y, r = norm(x + r); x = mixer(y); y, r = norm(x + r); x = channel(y);
+// with dropout of each mixer(y) and channel(y) in training;
 //   logits = head(norm(x + r))
 #pragma once
 
@@ -38,8 +39,9 @@ class LanguageModel {
 
   // tokens: int32 (B, N), each in [0, vocab_size). Returns logits (B, N, vocab_size) of the compute dtype. With
   // `state`, which initial_state() made, the tokens continue the text that it has seen, and it is advanced; for
-  // inference only.
-  Variable forward(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {}) const;
+  // inference only. `dropout_seed` is that of the masks of this pass: equal seeds give equal masks.
+  Variable forward(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {},
+                   uint64_t dropout_seed = 0) const;
 
  private:
   struct Block {
@@ -55,11 +57,12 @@ class LanguageModel {
   static void normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
                         const Observer& observer);
   void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
-                 const Observer& observer) const;
+                 const Observer& observer, uint64_t dropout_seed) const;
 
   ParameterSet parameters_;
   int64_t vocab_size_;
   Recompute recompute_;
+  double dropout_;
   std::unique_ptr<Embedding> embedding_;
   std::vector<Block> blocks_;
   std::unique_ptr<Norm> final_norm_;

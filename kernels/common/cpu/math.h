@@ -1,8 +1,7 @@
 // Mathematics for the inner loops of CPU kernels. It has neither branches nor calls, so that compilers vectorise loops
 // that use it. `exponential` is always inlined, because in a large kernel compilers may stop inlining before it.
-// In float, the exponential is right to 1 ulp (unit in the last place) and the activations to 3 ulp where sigmoid(x) is
-// a normal number; below, for x < -87.3, sigmoid and silu are 0. Results at 0 and at infinity are exact, NaN stays NaN.
-// double serves gradient tests and calls the library's exp.
+// In float, the exponential is right to 1 ulp (unit in the last place). Results at 0 and at infinity are exact, NaN
+// stays NaN. double serves gradient tests and calls the library's exp.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +11,6 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
-
-#include "kernels/common/activation.h"
 
 // Stands before a loop whose iterations touch different elements, or where each touches only its own elements of memory
 // that is known by two pointers. The compiler then makes no check for overlap, so that work in place is vectorised too.
@@ -84,87 +81,13 @@ inline double exponential(double x) { return std::exp(x); }
 }
 inline double inverse_in_1_2(double d) { return 1.0 / d; }
 
-// 1 / (1 + exp(-x))
+// exp(x) in A, right to 1 ulp also where x is large: an error of the exponent is a relative error of the result, so x
+// is given in double. |x| is finite.
 template <class A>
-[[gnu::always_inline]] inline A sigmoid(A x) {
-  const A small = exponential_of_minus_magnitude(x);
-  return (x < A(0) ? small : A(1)) * inverse_in_1_2(A(1) + small);
-}
-
-template <Activation act, class A>
-[[gnu::always_inline]] inline A apply_activation(A x) {
-  if constexpr (act == Activation::none) return x;
-  if constexpr (act == Activation::relu) return x <= A(0) ? A(0) : x;
-  if constexpr (act == Activation::sigmoid) return sigmoid(x);
-  if constexpr (act == Activation::silu) {
-    const A bounded = x < A(-1000) ? A(-1000) : x;  // -infinity times 0 would be NaN
-    return bounded * sigmoid(x);
-  }
-  if constexpr (act == Activation::elu1) {
-    const A lower = exponential(x < A(0) ? x : A(0));
-    return x < A(0) ? lower : x + A(1);
-  }
-}
-
-// The derivative at x, the argument of the activation. relu'(0) = 0; elu1'(0) = 1 from both sides.
-template <Activation act, class A>
-[[gnu::always_inline]] inline A activation_derivative(A x) {
-  if constexpr (act == Activation::none) return A(1);
-  if constexpr (act == Activation::relu) return x > A(0) ? A(1) : apply_activation<act>(x);
-  if constexpr (act == Activation::sigmoid) {
-    const A small = exponential_of_minus_magnitude(x);
-    const A scale = inverse_in_1_2(A(1) + small);
-    return small * scale * scale;
-  }
-  if constexpr (act == Activation::silu) {
-    // s (1 + x (1 - s)), both s and 1 - s without a difference.
-    const A small = exponential_of_minus_magnitude(x);
-    const A scale = inverse_in_1_2(A(1) + small);
-    const A other = small * scale;
-    A bounded = x < A(-1000) ? A(-1000) : x;
-    bounded = bounded > A(1000) ? A(1000) : bounded;
-    return (x < A(0) ? other : scale) * (A(1) + bounded * (x < A(0) ? scale : other));
-  }
-  if constexpr (act == Activation::elu1) return exponential(x > A(0) ? A(0) : x);
-}
-
-// The value and the derivative of an activation, for backward passes that need both: one exponential serves both.
-template <class A>
-struct Activated {
-  A value, derivative;
-};
-template <Activation act, class A>
-inline Activated<A> activate_with_derivative(A x) {
-  if constexpr (act != Activation::sigmoid && act != Activation::silu) {
-    return {apply_activation<act>(x), activation_derivative<act>(x)};
-  } else {
-    const A small = exponential_of_minus_magnitude(x);
-    const A scale = inverse_in_1_2(A(1) + small);
-    const A other = small * scale;
-    const A value = x < A(0) ? other : scale, complement = x < A(0) ? scale : other;
-    if constexpr (act == Activation::sigmoid) return {value, other * scale};
-    A bounded = x < A(-1000) ? A(-1000) : x;
-    const A product = bounded * value;
-    bounded = bounded > A(1000) ? A(1000) : bounded;
-    return {product, value * (A(1) + bounded * complement)};
-  }
-}
-
-// Calls visit(std::integral_constant<Activation, act>{}), which turns the option into a template argument.
-template <class Visit>
-void visit_activation(Activation act, const Visit& visit) {
-  switch (act) {
-    case Activation::none:
-      return visit(std::integral_constant<Activation, Activation::none>{});
-    case Activation::relu:
-      return visit(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::sigmoid:
-      return visit(std::integral_constant<Activation, Activation::sigmoid>{});
-    case Activation::silu:
-      return visit(std::integral_constant<Activation, Activation::silu>{});
-    case Activation::elu1:
-      return visit(std::integral_constant<Activation, Activation::elu1>{});
-  }
+[[gnu::always_inline]] inline A exponential_of_double(double x) {
+  const A high = static_cast<A>(x), rest = static_cast<A>(x - static_cast<double>(high));
+  const A power = exponential(high);
+  return power + power * rest;
 }
 
 // Number of partial sums of a row. Element i is added to partial sum (lane) i % kLanes, and the lanes are then added in

@@ -115,6 +115,8 @@ __host__ __device__ __forceinline__ void visit_activation(Activation act, const 
       return visit(std::integral_constant<Activation, Activation::silu>{});
     case Activation::elu1:
       return visit(std::integral_constant<Activation, Activation::elu1>{});
+    default:
+      return;  // layers refuse those without a CUDA kernel
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/common/cpu/activation.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
@@ -62,7 +63,8 @@ void write_chunk(T* to, int64_t count, GradientMode mode, const Value& value) {
 // Calls visit(T{}, act) with the C++ type and the activation as std::integral_constant.
 template <class Visit>
 void visit_type_and_activation(DType dtype, Activation act, const Visit& visit) {
-  visit_floating(dtype, [&](auto type) { visit_activation(act, [&](auto activation) { visit(type, activation); }); });
+  visit_floating(
+      dtype, [&](auto type) { visit_elementwise_activation(act, [&](auto activation) { visit(type, activation); }); });
 }
 
 template <class T, Activation act>

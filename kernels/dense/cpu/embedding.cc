@@ -50,11 +50,12 @@ void embedding_backward_as(const Context& context, const EmbeddingBackwardArgs& 
   constexpr int64_t tokens_per_task = 8;
   parallel_ranges(context, d_weight.rows, tokens_per_task, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (sorted.starts[t] == sorted.starts[t + 1] && args.d_weight.mode == GradientMode::accumulate) continue;
+      const int32_t first = sorted.starts[t], last = t == args.padding_idx ? first : sorted.starts[t + 1];
+      if (first == last && args.d_weight.mode == GradientMode::accumulate) continue;
       for_each_chunk(d_weight.cols, [&](int64_t col, int64_t count) {
         ColumnSums<A, kChunk> sums(count);
         Buffer<A> buffer;
-        for (int32_t i = sorted.starts[t]; i < sorted.starts[t + 1]; ++i) {
+        for (int32_t i = first; i < last; ++i) {
           const A* d_y = load_chunk(row<const T>(args.d_y, sorted.positions[i]) + col, count, buffer.data());
           sums.add([d_y](int64_t j) { return d_y[j]; });
         }

@@ -74,7 +74,7 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   const int64_t rows = args.logits.rows, classes = args.logits.cols;
   const int32_t* target = vector<const int32_t>(args.targets);
   const int32_t ignored = args.options.ignore_index;
-  const A smoothing = static_cast<A>(args.options.label_smoothing);
+  const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
   A *losses = vector<A>(args.row_losses), *maxima = vector<A>(args.maxima), *rests = vector<A>(args.rests);
   parallel_ranges(context, rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -83,15 +83,28 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
         const T* z = row<const T>(args.logits, i);
         const OtherClasses<A> others = sum_other_classes(z, classes, target[i], smoothing != A(0));
         result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, Exponential{});
+        if (z_loss != A(0)) {
+          const A log_sum = log_of_sum(result.maximum, result.rest);
+          result.loss += z_loss * log_sum * log_sum;
+        }
       }
       maxima[i] = result.maximum;
       rests[i] = result.rest;
       losses[i] = result.loss;
     }
   });
-  const auto count = static_cast<A>(rows - std::count(target, target + rows, ignored));
+}
+
+template <class A>
+void reduce_losses_as(const ReduceLossesArgs& args) {
+  const int64_t rows = args.targets.size;
+  const int32_t* target = vector<const int32_t>(args.targets);
+  const A* losses = vector<const A>(args.row_losses);
+  const auto count = static_cast<A>(rows - std::count(target, target + rows, args.options.ignore_index));
+  const A sum = sum_of<A>(rows, [losses](int64_t i) { return losses[i]; });
+  const A divisor = args.options.reduction == Reduction::mean ? count : A(1);
   *vector<A>(args.count) = count;
-  *vector<A>(args.loss) = count > A(0) ? sum_of<A>(rows, [&](int64_t i) { return losses[i]; }) / count : A(0);
+  *vector<A>(args.loss) = count > A(0) ? sum / divisor : A(0);
 }
 
 template <class T>
@@ -100,25 +113,33 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   const int64_t classes = args.logits.cols;
   const int32_t* target = vector<const int32_t>(args.targets);
   const A *maxima = vector<const A>(args.maxima), *rests = vector<const A>(args.rests);
-  const A count = *vector<const A>(args.count);
-  const A scale = count > A(0) ? *vector<const A>(args.d_loss) / count : A(0);
-  const A spread = scale * static_cast<A>(args.options.label_smoothing) / static_cast<A>(classes);
+  const Reduction reduction = args.options.reduction;
+  const A* d_loss = vector<const A>(args.d_loss);
+  const A divisor = reduction == Reduction::mean ? *vector<const A>(args.count) : A(1);
+  const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
   const auto term = [](A z, A maximum) { return exponential_of_difference(z, maximum, Exponential{}); };
   parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t first, int64_t last) {
     Buffer<A> buffer, gradient;  // two buffers, because d_logits may be the same memory as logits
     for (int64_t i = first; i < last; ++i) {
-      const bool ignored = target[i] == args.options.ignore_index || count == A(0);
-      const A maximum = maxima[i], rest = rests[i], factor = scale / (A(1) + rest);
+      const bool ignored = target[i] == args.options.ignore_index;
+      const A maximum = maxima[i], rest = rests[i];
+      const A scale = ignored ? A(0) : d_loss[reduction == Reduction::none ? i : 0] / divisor;
+      const A spread = scale * smoothing / static_cast<A>(classes), factor = scale / (A(1) + rest);
+      // The derivative of z_loss by the logarithm of the sum, which adds as many times the softmax.
+      const A slope = z_loss == A(0) ? A(0) : A(2) * z_loss * log_of_sum(maximum, rest);
+      const A share = factor * (A(1) + slope);
       for_each_chunk(classes, [&](int64_t begin, int64_t size) {
         if (ignored) {
           std::fill_n(gradient.data(), size, A(0));
         } else {
           const A* z = load_chunk(row<const T>(args.logits, i) + begin, size, buffer.data());
           HEDDLE_INDEPENDENT
-          for (int64_t j = 0; j < size; ++j) gradient[j] = term(z[j], maximum) * factor - spread;
+          for (int64_t j = 0; j < size; ++j) gradient[j] = term(z[j], maximum) * share - spread;
           const int64_t hit = target[i] - begin;
           if (hit >= 0 && hit < size) {
-            gradient[hit] = static_cast<A>(classes - 1) * spread - sum_of_others(term(z[hit], maximum), rest) * factor;
+            const A own = term(z[hit], maximum);
+            gradient[hit] = static_cast<A>(classes - 1) * spread - sum_of_others(own, rest) * factor;
+            if (z_loss != A(0)) gradient[hit] += own * (factor * slope);
           }
         }
         store_chunk(row<T>(args.d_logits.view, i) + begin, gradient.data(), size, args.d_logits.mode);
@@ -132,6 +153,12 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
 void cross_entropy_forward(Context& context, const CrossEntropyForwardArgs& args) {
   check_targets(args.targets, args.logits.cols, args.options.ignore_index);
   visit_floating(args.logits.dtype, [&](auto type) { forward_as<decltype(type)>(context, args); });
+  if (args.options.reduction == Reduction::none) return;
+  reduce_losses(context, {args.row_losses, args.targets, args.loss, args.count, args.options});
+}
+
+void reduce_losses(Context&, const ReduceLossesArgs& args) {
+  visit_floating(args.loss.dtype, [&](auto type) { reduce_losses_as<accumulate_t<decltype(type)>>(args); });
 }
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {

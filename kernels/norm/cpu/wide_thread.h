@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/common/cpu/activation.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/types.h"
 #include "kernels/norm/wide_group.h"

@@ -12,8 +12,9 @@ namespace {
 
 // The number of features that `factor` times those of x are; a whole number of them for each head, or 0.
 int64_t expanded(int64_t dim, double factor, int64_t heads) {
-  const auto features = static_cast<int64_t>(static_cast<double>(dim) * factor);
-  return features % heads == 0 ? features : 0;
+  const double features = static_cast<double>(dim) * factor;
+  const auto whole = static_cast<int64_t>(std::lround(features));
+  return std::abs(features - static_cast<double>(whole)) < 1e-6 && whole % heads == 0 ? whole : 0;
 }
 
 Norm::Options norm_options(const Retention::Options& options) {

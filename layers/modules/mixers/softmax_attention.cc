@@ -121,8 +121,8 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
 }
 
 Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
-  check(x.value.rank() == 3 && x.shape()[-1] == dim_, "[softmax_attention] x has shape {}, expected (batch, length, {})",
-        to_string(x.shape()), dim_);
+  check(x.value.rank() == 3 && x.shape()[-1] == dim_,
+        "[softmax_attention] x has shape {}, expected (batch, length, {})", to_string(x.shape()), dim_);
   auto* const cache = dynamic_cast<KeyValueCache*>(state);
   check(state == nullptr || cache != nullptr, "[softmax_attention] the state is that of another mixer");
   const Variable qkv = reshape(tape, qkv_.forward(tape, x), {x.shape()[0], x.shape()[1], -1, head_dim_});

@@ -1,7 +1,7 @@
 // The mixer of a transformer: softmax attention with rotary positions.      docs/layers.md#softmax-attention-mixer
 //   [q k v] = x W_qkv;  q, k = rotate(q), rotate(k);  y = softmax_attention(q, k, v) W_out
-// x, y: (B, N, dim). Heads of k and v may be fewer than those of q. Sources: Vaswani et al., arXiv:1706.03762; Su et al.,
-// arXiv:2104.09864; Ainslie et al., arXiv:2305.13245.
+// x, y: (B, N, dim). Heads of k and v may be fewer than those of q. Sources: Vaswani et al., arXiv:1706.03762; Su et
+// al., arXiv:2104.09864; Ainslie et al., arXiv:2305.13245.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,20 @@
+// Dropout.   y = x / (1 - p) where an element is kept, 0 where it is dropped                    docs/layers.md#dropout
+// x: (..., dim), rows may be strided. The mask is a function of the seed and of the place of an element alone; it is
+// not stored: backward draws it again. Nothing is saved.
+#pragma once
+
+#include <cstdint>
+
+#include "core/autograd/tape.h"
+
+namespace heddle {
+
+struct DropoutOptions {
+  double p = 0.0;     // from 0 to 1: the probability that an element is dropped
+  uint64_t seed = 0;  // of the mask: one for each place and step
+};
+
+// On a tape for inference, and where p is 0, the result is x itself. Throws Error for a p outside [0, 1], and on a GPU.
+Variable dropout(Tape& tape, const Variable& x, const DropoutOptions& options);
+
+}  // namespace heddle

@@ -1,0 +1,107 @@
+// Dropout: what is dropped and how often, that nothing is stored, and where it does nothing.
+#include "layers/ops/dropout.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <set>
+#include <vector>
+
+#include "core/runtime/error.h"
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+
+namespace heddle::test {
+namespace {
+
+std::vector<double> dropped(Context& context, const DropoutOptions& options, const Shape& shape) {
+  const Tensor x = Tensor::empty(context, shape, DType::float32);
+  write_values(context, x, std::vector<double>(static_cast<size_t>(x.numel()), 1.0));
+  Tape tape(context);
+  return read_values(context, dropout(tape, tape.constant(x), options).value);
+}
+
+TEST(Dropout, DropsTheShareThatIsAskedFor) {
+  Context context;
+  for (const double p : {0.1, 0.5, 0.9}) {
+    const std::vector<double> y = dropped(context, {.p = p, .seed = 5}, {1000, 100});
+    double zeros = 0.0;
+    for (const double value : y) {
+      zeros += value == 0.0;
+      ASSERT_TRUE(value == 0.0 || std::abs(value - 1.0 / (1.0 - p)) < 1e-6);
+    }
+    EXPECT_NEAR(zeros / 1e5, p, 5 * std::sqrt(p * (1 - p) / 1e5));
+  }
+}
+
+TEST(Dropout, TheMaskIsAFunctionOfSeedAndPlace) {
+  Context one(Device{}, {.threads = 1}), three(Device{}, {.threads = 3});
+  const DropoutOptions options{.p = 0.4, .seed = 1};
+  const std::vector<double> mask = dropped(one, options, {200, 301});
+  EXPECT_EQ(dropped(three, options, {200, 301}), mask);
+  EXPECT_EQ(dropped(one, options, {60200}), mask);
+  EXPECT_NE(dropped(one, {.p = 0.4, .seed = 2}, {200, 301}), mask);
+  EXPECT_NE(dropped(one, {.p = 0.4, .seed = uint64_t{1} << 32 | 1}, {200, 301}), mask);
+}
+
+TEST(Dropout, OfEverythingIsZero) {
+  Context context;
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor x = Tensor::empty(context, {4}, DType::float32);
+  write_values(context, x, {1.0, infinity, -infinity, std::nan("")});
+  Tape tape(context);
+  Gradient d_x;
+  const Variable y = dropout(tape, tape.leaf(x, d_x, "x"), {.p = 1.0, .seed = 3});
+  EXPECT_EQ(read_values(context, y.value), std::vector<double>(4, 0.0));
+  tape.backward(y, x);
+  EXPECT_EQ(read_values(context, d_x.tensor), std::vector<double>(4, 0.0));
+}
+
+TEST(Dropout, DoesNothingInInferenceOrWithoutAProbability) {
+  Context context;
+  const Tensor x = Tensor::zeros(context, {3, 4}, DType::float32);
+  Tape inference(context, Tape::Mode::inference), record(context);
+  EXPECT_TRUE(dropout(inference, inference.constant(x), {.p = 0.5}).value.shares_storage_with(x));
+  EXPECT_TRUE(dropout(record, record.constant(x), {.p = 0.0}).value.shares_storage_with(x));
+  Tape unrecorded(context, Tape::Mode::unrecorded);
+  EXPECT_FALSE(dropout(unrecorded, unrecorded.constant(x), {.p = 0.5}).value.shares_storage_with(x));
+}
+
+TEST(Dropout, KeepsNothing) {
+  Context context;
+  const auto allocated = [&] { return context.allocator().stats().allocated.current; };
+  Tape tape(context);
+  Gradient d_x;
+  Variable x = tape.leaf(Tensor::zeros(context, {128, 4}, DType::float32), d_x, "x");
+  const size_t before = allocated();
+  Variable y = dropout(tape, x, {.p = 0.5, .seed = 1});
+  EXPECT_EQ(allocated() - before, size_t{128 * 4 * 4});
+  y.value = {};
+  EXPECT_EQ(allocated(), before);
+}
+
+TEST(Dropout, RefusesWhatIsNoProbability) {
+  Context context;
+  Tape tape(context);
+  const Variable x = tape.constant(Tensor::zeros(context, {3}, DType::float32));
+  for (const double p : {-0.1, 1.5, std::nan("")}) EXPECT_THROW(dropout(tape, x, {.p = p}), Error) << p;
+  try {
+    dropout(tape, x, {.p = 1.5});
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "[dropout] p is 1.5, expected a number from 0 to 1");
+  }
+}
+
+TEST(Dropout, DerivedSeedsDiffer) {
+  std::set<uint64_t> seeds;
+  for (const uint64_t seed : {0, 1, 2}) {
+    for (uint64_t position = 0; position < 1000; ++position) seeds.insert(derived_seed(seed, position));
+  }
+  EXPECT_EQ(seeds.size(), 3000u);
+}
+
+}  // namespace
+}  // namespace heddle::test

@@ -1,0 +1,143 @@
+// The loss of logits that never exist all at once: what linear and cross_entropy give, in less memory.
+#include "layers/ops/linear_cross_entropy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/tensor/random.h"
+#include "core/tensor/transfer.h"
+#include "layers/ops/linear.h"
+
+namespace heddle::test {
+namespace {
+
+struct Numbers {
+  std::vector<double> loss, d_x, d_weight;
+};
+
+class LinearCrossEntropyTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kRows = 45, kDim = 17, kClasses = 33;
+
+  Tensor normal(const Shape& shape, DType dtype, double scale) {
+    const Tensor tensor = Tensor::empty(context_, shape, dtype);
+    fill_normal(context_, tensor, random_, 0.0, scale);
+    return tensor;
+  }
+
+  template <class Loss>
+  Numbers run(const Tensor& x, const Tensor& weight, const Loss& compute) {
+    Tape tape(context_);
+    Gradient d_x, d_weight;
+    const Variable loss = compute(tape, tape.leaf(x, d_x, "x"), tape.leaf(weight, d_weight, "weight"));
+    const Tensor upstream = Tensor::empty(context_, {}, loss.dtype());
+    write_values(context_, upstream, {0.75});
+    tape.backward(loss, upstream);
+    return {read_values(context_, loss.value), read_values(context_, d_x.tensor),
+            read_values(context_, d_weight.tensor)};
+  }
+
+  static void expect_near(const std::vector<double>& found, const std::vector<double>& expected, double tolerance,
+                          const std::string& what) {
+    ASSERT_EQ(found.size(), expected.size());
+    double largest = 0.0;
+    for (const double value : expected) largest = std::max(largest, std::abs(value));
+    for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], tolerance * largest) << what;
+  }
+
+  static std::string message_of(const auto& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  Context context_;
+  Random random_{3, RandomStream::test};
+};
+
+TEST_F(LinearCrossEntropyTest, EqualsTheComposition) {
+  const Tensor targets = Tensor::empty(context_, {5, 9}, DType::int32);
+  std::vector<double> classes(kRows);
+  for (double& target : classes) target = static_cast<double>(random_.next_below(kClasses));
+  write_values(context_, targets, classes);
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    const double tolerance = dtype == DType::float64 ? 1e-12 : dtype == DType::float32 ? 1e-5 : 0.02;
+    const Tensor x = normal({5, 9, kDim}, dtype, 1.0), weight = normal({kClasses, kDim}, dtype, 0.5);
+    for (const CrossEntropyOptions& loss :
+         {CrossEntropyOptions{}, CrossEntropyOptions{.ignore_index = 4, .label_smoothing = 0.1},
+          CrossEntropyOptions{.label_smoothing = 0.2, .reduction = Reduction::sum, .z_loss = 0.01}}) {
+      const Numbers whole = run(x, weight, [&](Tape& tape, const Variable& in, const Variable& table) {
+        return cross_entropy(tape, linear(tape, in, table), targets, loss);
+      });
+      for (const int64_t chunk : {1, 7, 44, 45, 1000}) {
+        const Numbers parts = run(x, weight, [&](Tape& tape, const Variable& in, const Variable& table) {
+          return linear_cross_entropy(tape, in, table, targets, {.loss = loss, .chunk = chunk});
+        });
+        const std::string what = fmt::format("{} chunk {}", name(dtype), chunk);
+        expect_near(parts.loss, whole.loss, std::min(tolerance, 1e-5), what + " loss");
+        expect_near(parts.d_x, whole.d_x, tolerance, what + " d_x");
+        expect_near(parts.d_weight, whole.d_weight, tolerance, what + " d_weight");
+      }
+    }
+  }
+}
+
+// In bytes: the logits of one chunk, and the numbers that are kept for each row.
+TEST_F(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
+  const int64_t rows = 256, dim = 16, classes = 512, chunk = 64;
+  for (const DeviceType device : {DeviceType::cpu, DeviceType::meta}) {
+    Context context(Device{device});
+    CachingAllocator& allocator = context.allocator();
+    const auto above = [&](size_t before) { return allocator.stats().allocated.peak - before; };
+    const Tensor x = Tensor::zeros(context, {rows, dim}, DType::float32);
+    const Tensor weight = Tensor::zeros(context, {classes, dim}, DType::float32);
+    const Tensor targets = Tensor::zeros(context, {rows}, DType::int32);
+    const Tensor upstream = Tensor::zeros(context, {}, DType::float32);
+    Gradient d_x, d_weight;
+    d_x.tensor = Tensor::zeros(context, x.shape(), DType::float32);
+    d_weight.tensor = Tensor::zeros(context, weight.shape(), DType::float32);
+    Tape tape(context);
+    const size_t before = allocator.stats().allocated.current;
+    const size_t logits = chunk * classes * sizeof(float), row_numbers = rows * sizeof(float), number = 512;
+    allocator.reset_peaks();
+    const Variable loss = linear_cross_entropy(tape, tape.leaf(x, d_x, "x"), tape.leaf(weight, d_weight, "weight"),
+                                               targets, {.chunk = chunk});
+    EXPECT_EQ(above(before), logits + 3 * row_numbers + 2 * number);  // maxima, rests, losses; the loss, the count
+    const size_t kept = allocator.stats().allocated.current;
+    EXPECT_EQ(kept - before, 2 * row_numbers + 2 * number);
+    allocator.reset_peaks();
+    tape.backward(loss, upstream);
+    EXPECT_EQ(above(kept), logits);
+  }
+}
+
+TEST_F(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
+  Tape tape(context_);
+  const Variable x = tape.constant(normal({3, 4}, DType::float32, 1.0));
+  const Variable weight = tape.constant(normal({5, 4}, DType::float32, 1.0));
+  const Tensor targets = Tensor::zeros(context_, {3}, DType::int32);
+  EXPECT_EQ(message_of([&] {
+              linear_cross_entropy(tape, x, tape.constant(normal({5, 3}, DType::float32, 1.0)), targets);
+            }),
+            "[linear_cross_entropy] weight has shape (5, 3), expected (classes, 4), at least one class: 4 is the last "
+            "dimension of x (3, 4)");
+  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, Tensor::zeros(context_, {2}, DType::int32)); }),
+            "[linear_cross_entropy] targets are int32 (2), expected dense int32 (3): one for each row of x (3, 4)");
+  EXPECT_EQ(
+      message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.loss = {.reduction = Reduction::none}}); }),
+      "[linear_cross_entropy] reduction is none, expected mean or sum");
+  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.chunk = 0}); }),
+            "[linear_cross_entropy] chunk is 0, expected at least one row");
+}
+
+}  // namespace
+}  // namespace heddle::test
