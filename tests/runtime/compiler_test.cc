@@ -10,7 +10,8 @@ namespace {
 
 template <class T>
 [[gnu::noinline]] void expect_ones(const std::vector<T>& values, size_t ones) {
-  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], i < ones ? T(1) : T(0)) << i << " of " << values.size();
+  for (size_t i = 0; i < values.size(); ++i)
+    EXPECT_EQ(values[i], i < ones ? T(1) : T(0)) << i << " of " << values.size();
 }
 
 // g++ 12 with the instructions of AVX-512 makes eight ones of the first.
