@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <map>
+#include <iterator>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -42,6 +42,12 @@ bool chooses_tokens(std::string_view key) {
                                                     "trainer.sequence_length",
                                                     "trainer.eval_batches"};
   return key.starts_with("data.") || std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+// Whether an override of the training has a meaning for that on the recall task, which has data and a schedule of its
+// own.
+bool stays_in_recall(const std::string& text) {
+  return !text.starts_with("data") && !text.starts_with("schedule") && !text.starts_with("trainer.sample");
 }
 
 [[noreturn]] void fail_at(const ConfigNode& root, const std::string& path, const std::string& message) {
@@ -186,6 +192,7 @@ class Measurement {
   // Tells what comes next; false when nothing is to come.
   bool begin(const std::string& what) const {
     if (options_.stop_requested()) return false;
+    context_.allocator().reset_peaks();  // of what was before: progress shows the peak
     if (options_.log != nullptr) print_message(options_.log, fmt::format("{}: {}\n", subject_.name, what));
     return true;
   }
@@ -267,7 +274,8 @@ std::vector<CompareSubject> load_subjects(std::span<const std::string> paths, co
   const std::vector<std::string> names = names_of(paths);
   std::vector<std::string> overrides = options.overrides;
   if (options.steps > 0) overrides.push_back(fmt::format("trainer.steps={}", options.steps));
-  std::vector<std::string> with_recall = overrides;
+  std::vector<std::string> with_recall;
+  std::copy_if(overrides.begin(), overrides.end(), std::back_inserter(with_recall), stays_in_recall);
   for (std::string& text : recall_overrides(options.recall_steps)) with_recall.push_back(std::move(text));
   std::vector<CompareSubject> subjects;
   for (size_t i = 0; i < paths.size(); ++i) {

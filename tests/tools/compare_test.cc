@@ -132,7 +132,7 @@ TEST_F(CompareTest, TextJsonAndChartHoldEveryModel) {
   options_.seeds = 2;
   const Comparison comparison = measure({lightning_, softmax_});
   const std::string text = to_text(comparison), svg = to_svg(comparison);
-  EXPECT_THAT(text, AllOf(StartsWith("| model "), HasSubstr("| nats/token "), HasSubstr("| recall % "),
+  EXPECT_THAT(text, AllOf(StartsWith("| model "), HasSubstr(" nats/token |"), HasSubstr(" recall % |"),
                           HasSubstr(" train 16 "), HasSubstr(" generate 40 "), HasSubstr(" state 40 "),
                           HasSubstr(" ± "), HasSubstr("mean and standard deviation of 2 seeds")));
   EXPECT_THAT(svg, AllOf(StartsWith("<svg "), EndsWith("</svg>\n")));
