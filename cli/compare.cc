@@ -71,7 +71,7 @@ Run add_compare(CLI::App& command, const Registry& registry) {
       ->option_text("N [1]");
   add_number(command, "--recall-steps", compare.recall_steps,
              "Steps of a training on associative recall (mqar); 0: it is left out", Range::at_least(0))
-      ->option_text("N [300]");
+      ->option_text("N [2000]");
   add_numbers(command, "--lengths", compare.lengths, "Lengths of sequences at which training is timed",
               Range::at_least(1))
       ->option_text("N,... [256,1024,4096]");

@@ -291,6 +291,7 @@ bool compare(Context& context, std::span<const CompareSubject> subjects, const C
              const std::function<void(const Comparison&)>& report, const Registry& registry) {
   const TrainConfig& first = subjects[0].config;
   const TrainerConfig& trainer = first.trainer;
+  make_dataset(dataset_options(first));  // what is wrong with the data is found before anything is measured
   Comparison comparison{.device = context.device(),
                         .threads = context.threads(),
                         .is_text = first.data.type == DataType::text,

@@ -19,7 +19,7 @@ struct CompareOptions {
   std::vector<std::string> overrides;                // of all configs, as --set gives them
   int64_t steps = 0;                                 // of a training; 0: those of the configs
   int64_t seeds = 1;                                 // trainings of each model: seed of the configs, the next one, ..
-  int64_t recall_steps = 300;                        // of a training on the recall task; 0: it is left out
+  int64_t recall_steps = 2000;                       // of a training on the recall task; 0: it is left out
   std::vector<int64_t> lengths = {256, 1024, 4096};  // of sequences, at which training is timed
   std::vector<int64_t> contexts = {1024, 32768};     // tokens that are read before generation is timed
   std::FILE* log = stderr;                           // where progress is told; nullptr: nowhere

@@ -20,6 +20,7 @@ using ::testing::AllOf;
 using testing::Finished;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using testing::Process;
 using testing::run_heddle;
 using ::testing::SizeIs;
@@ -88,6 +89,8 @@ TEST_F(CompareCommand, RefusesWhatIsWrong) {
   EXPECT_THAT(refusal({"--plot", folder_.path().string()}), HasSubstr("is a folder"));
   EXPECT_THAT(refusal({path("none.yaml")}), HasSubstr("none.yaml"));
   EXPECT_THAT(refusal({first_}), HasSubstr("is given twice"));
+  EXPECT_THAT(refusal({"--set", "data={type: text, path: none.txt}", "--set", "model.vocab_size=256"}),
+              AllOf(HasSubstr("data.path: "), HasSubstr("none.txt"), Not(HasSubstr("generation"))));
   const std::string other = path("other.yaml");
   std::ofstream(other) << "base: first.yaml\ndata: {length: 5}\n";
   EXPECT_THAT(refusal({other}), AllOf(StartsWith("error: " + other + ":2:"), HasSubstr("data.length: found 5")));
