@@ -255,8 +255,7 @@ class Measurement {
 
 }  // namespace
 
-// As many tokens in a step as the toys of configs/models can afford on a CPU. Each key is asked for once, so that a
-// guess is right once in 16 values at best.
+// docs/models.md says what a model gets that looks nothing up.
 std::vector<std::string> recall_overrides(int64_t steps) {
   return {"data={type: mqar, num_pairs: 8, num_queries: 8}",
           "model.vocab_size=32",
