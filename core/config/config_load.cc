@@ -34,16 +34,16 @@ std::string read_text(const std::string& path, const Location& asked_at) {
   throw ConfigError(asked_at, "cannot read '" + path + "': " + reason);
 }
 
-const std::string* written_type(const ConfigValue& map) {
+// What the other keys of a section belong to: its `type`, or in a section without one its `kinds`. Empty: not said.
+std::string written_type(const ConfigValue& map) {
   const ConfigEntry* entry = map.find("type");
-  if (entry == nullptr || entry->value->kind != Kind::scalar) return nullptr;
-  return &entry->value->scalar;
+  if (entry == nullptr) return map.find("kinds") == nullptr ? "" : "{kinds}";
+  return entry->value->kind == Kind::scalar ? entry->value->scalar : "";
 }
 
 bool types_differ(const ConfigValue& a, const ConfigValue& b) {
-  const std::string* a_type = written_type(a);
-  const std::string* b_type = written_type(b);
-  return a_type != nullptr && b_type != nullptr && *a_type != *b_type;
+  const std::string a_type = written_type(a), b_type = written_type(b);
+  return !a_type.empty() && !b_type.empty() && a_type != b_type;
 }
 
 // The list with the items that an override addresses by their index, as {0: x, 2: y}, replaced.

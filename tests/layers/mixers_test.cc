@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -123,6 +124,8 @@ TEST(MixerOptions, BadOnesNameTheirPlace) {
   EXPECT_THAT(build("{type: softmax_attention, heads: 2, window: -1}"), message("window"));
   EXPECT_THAT(build("{type: softmax_atention, heads: 2}"), message("did you mean 'softmax_attention'?"));
   EXPECT_THAT(build("{type: linear_attention, heads: 2, decay: 3}"), message("decay"));
+  EXPECT_THAT(build("{type: linear_attention, heads: 2, kv_heads: 1, lrpe: {type: lrpe_rotate, per_head: true}}"),
+              message("lrpe: found per_head: true"));
 }
 
 // Names and shapes are those of flash-linear-attention's modules.
@@ -180,6 +183,28 @@ TEST(MixerStates, ACacheGrowsInStepsAndKeepsAWindow) {
       const size_t steps = tokens <= 256 ? 1 : window > 0 ? 1 : tokens <= 512 ? 2 : tokens <= 1024 ? 4 : 8;
       ASSERT_EQ(cache(), steps * kBytesAStep) << tokens;
     }
+  }
+}
+
+// Also where the cache has let go of tokens, and was saved and loaded after that.
+TEST(MixerStates, AWindowOfACacheIsTheWhole) {
+  Context context;
+  MixerModel model(context, "{type: softmax_attention, heads: 4, kv_heads: 2, window: 100}", {8, 0, 2}, DType::float64);
+  Tape tape(context, Tape::Mode::inference);
+  const Variable x = tape.constant(normal(context, {1, 700, 8}, DType::float64));
+  const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
+  std::unique_ptr<MixerState> state = model.mixer->make_state();
+  int piece = 0;
+  for (int64_t begin = 0; begin < 700; ++piece) {
+    const int64_t end = std::min<int64_t>(700, begin + (piece % 5 == 4 ? 40 : 1 + piece % 3));
+    const Tensor part = Tensor::empty(context, {1, end - begin, 8}, DType::float64);
+    write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
+    const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
+    ASSERT_THAT(read_values(context, y.value),
+                Pointwise(DoubleNear(1e-12), read_values(context, whole.slice(1, begin, end))))
+        << "from token " << begin;
+    if (piece == 40) state = model.mixer->load_state(context, state->save(context));
+    begin = end;
   }
 }
 

@@ -2,6 +2,7 @@
 // them. And gradients that are handed on, shared and written over along a residual stream.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "core/autograd/gradcheck.h"

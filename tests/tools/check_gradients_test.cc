@@ -35,5 +35,16 @@ TEST(CheckGradientsTest, AllParametersOfAModelInAllDtypes) {
   }
 }
 
+TEST(CheckGradientsTest, AllParametersOfTheModelsOfAllConfigs) {
+  Context context(Device{}, {.threads = 1});
+  for (const auto& path : testing::model_configs()) {
+    const TrainConfig config = testing::small_model_config(path);
+    for (DType dtype : {DType::float64, DType::float32}) {
+      const GradcheckReport report = check_model_gradients(context, config, dtype);
+      EXPECT_TRUE(report.passed()) << path << " in " << name(dtype) << "\n" << report.to_string();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace heddle

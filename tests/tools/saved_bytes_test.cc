@@ -19,6 +19,7 @@
 #include "layers/ops/linear.h"
 #include "layers/ops/linear_attention.h"
 #include "layers/ops/linear_cross_entropy.h"
+#include "layers/ops/log_sigmoid.h"
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
 #include "layers/ops/norm.h"
@@ -189,6 +190,27 @@ TEST_P(SavedBytesTest, LinearAttention) {
   EXPECT_EQ(forward_.held(), counted({T * H * D * e, T * H * D * e, T * H * kValueDim * e, H * a}));
 }
 
+TEST_P(SavedBytesTest, LinearAttentionOfEverything) {
+  constexpr int64_t kValueDim = 32, kKeyHeads = 1;
+  forward_.run([&](Tape& tape) {
+    const Variable q = forward_.input({B, N, H, D}), k = forward_.input({B, N, kKeyHeads, D});
+    const Variable v = forward_.input({B, N, kKeyHeads, kValueDim});
+    const LinearAttentionInputs inputs{forward_.input({B, N, H}, forward_.exact()),
+                                       forward_.input({B, H, D, kValueDim}, forward_.exact()),
+                                       forward_.constant({B, N}, DType::int32).value};
+    return std::vector{linear_attention(tape, q, k, v, inputs, {Decay::data, 1.0, false}).o};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * H * kValueDim * e}));
+  EXPECT_EQ(forward_.held(), counted({T * H * D * e, T * kKeyHeads * D * e, T * kKeyHeads * kValueDim * e, T * H * a,
+                                      T * 4, B * H * D * kValueDim * a}));
+}
+
+TEST_P(SavedBytesTest, LogSigmoid) {
+  forward_.run([&](Tape& tape) { return std::vector{log_sigmoid(tape, forward_.input({B, N, F}))}; });
+  EXPECT_EQ(forward_.made(), counted({T * F * a}));
+  EXPECT_EQ(forward_.held(), counted({T * F * e}));
+}
+
 TEST_P(SavedBytesTest, SoftmaxAttention) {
   constexpr int64_t kValueDim = 32, kKeyHeads = 1;
   forward_.run([&](Tape& tape) {
@@ -255,6 +277,34 @@ TEST(SavedBytesOfAModelTest, AreTheSumsOfTheirOperators) {
   EXPECT_EQ(bytes("blocks.0.mixer"), counted(mixer) + counted({T * D * e, T * D * e})) << "q and k with positions";
   EXPECT_EQ(bytes("head"), counted({T * V * e}));
   EXPECT_EQ(bytes("loss"), counted({T * a, T * a, a, a}));
+}
+
+TEST(SavedBytesOfAModelTest, MixersAreTheSumsOfTheirOperators) {
+  constexpr int64_t T = 5 * 23, D = 24, H = 4, e = 2, a = 4;
+  const auto bytes = [&](const std::string& mixer) {
+    const TrainConfig config =
+        testing::tiny_train_config({"trainer.dtype=bfloat16", "trainer.batch_size=5", "trainer.sequence_length=23",
+                                    "model.dim=24", "model.mixer={" + mixer + ", heads: 4}"});
+    return total(measure_training({DeviceType::meta}, config).kept.at("blocks.1.mixer"));
+  };
+  // Half as many heads of k and v, C features each.
+  constexpr int64_t C = D / 2;
+  const size_t linear = counted({T * (D + 2 * C) * e,   // q, k, v
+                                 T * D * e, T * C * e,  // the features of q and k
+                                 T * D * e,             // o
+                                 T * D * e, T * H * a});
+  EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2"), linear);
+  EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2, lrpe: {type: lrpe_rotate}"), linear);
+  constexpr int64_t K = 2 * D, V = 3 * D;
+  const std::vector<int64_t> retention = {T * K * e, T * K * e, T * V * e,  // q, k, v
+                                          T * V * e, T * V * e,             // the gate, o
+                                          T * V * e, T * H * a};            // the gated norm and its statistics
+  EXPECT_EQ(bytes("type: retention, expand_k: 2.0, expand_v: 3.0"), counted(retention));
+  EXPECT_EQ(bytes("type: simple_gla, expand_k: 2.0, expand_v: 3.0"),
+            counted(retention) + counted({T * H * e, T * H * a}));
+  EXPECT_EQ(bytes("type: softmax_attention, kv_heads: 2"),
+            counted({T * (D + 2 * C) * e, T * D * e, T * C * e,  // q, k, v; q and k after the rotation
+                     T * D * e, T * H * a}));
 }
 
 }  // namespace

@@ -70,6 +70,19 @@ TEST(TrainingMemoryTest, MetaCountsTheBytesOfTheCpu) {
   }
 }
 
+TEST(TrainingMemoryTest, MetaCountsTheBytesOfTheCpuForAllModels) {
+  for (const auto& path : testing::model_configs()) {
+    SCOPED_TRACE(path.stem().string());
+    for (const char* change : {"trainer.dtype=float32", "trainer.dtype=bfloat16", "model.recompute=block"}) {
+      const TrainConfig config = testing::small_model_config(path, {change});
+      const TrainingMemory meta = measure_training({DeviceType::meta}, config);
+      const TrainingMemory cpu = measure_training({DeviceType::cpu}, config, 1);
+      expect_equal(meta.report, cpu.report);
+      EXPECT_EQ(meta.kept, cpu.kept);
+    }
+  }
+}
+
 TEST(TrainingMemoryTest, CategoriesLayersAndPhasesAddUpToThePeak) {
   for (const std::vector<std::string>& change : changes()) {
     SCOPED_TRACE(change.empty() ? "as it is" : change[0]);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -144,6 +145,38 @@ TEST(ConfigDocsTest, EveryKeyTakesTheValuesOfTheTables) {
     checked += good.empty() ? 0 : 1;
   }
   EXPECT_GE(checked, 28);
+}
+
+// The rows | [`type`](..) | `key: default`, `key` (required or none), .. | of the mixers.
+TEST(ConfigDocsTest, EveryOptionOfAMixerIsInItsRow) {
+  std::istringstream page(read_file(std::filesystem::path(HEDDLE_SOURCE_DIR) / "docs/config.md"));
+  const std::regex row(R"(\| \[`(\w+)`\]\(.*?\) \| (.*) \|)"), option(R"(`(\w+)(: [^`]+)?`)");
+  int mixers = 0;
+  for (std::string line; std::getline(page, line);) {
+    std::smatch found;
+    if (!std::regex_match(line, found, row)) continue;
+    const std::string type = found[1], options = found[2];
+    std::string documented = "type: " + type;
+    for (std::sregex_iterator it(options.begin(), options.end(), option), end; it != end; ++it) {
+      const std::string rest = it->suffix();
+      if (rest.starts_with(" (none)")) continue;
+      documented += ", " + it->str(1) + (rest.starts_with(" (required)") ? ": 1" : it->str(2));
+    }
+    // As a map of the same order, with numbers as they are written there.
+    const std::string written = fmt::format("model.mixer={{type: {}, heads: 1}}", type);
+    const Key mixer{"model", "mixer", "", ""};
+    const auto tree_of = [&](const std::string& override) {
+      const ConfigValue tree = to_tree(minimal_config(mixer, {"model.dim=2", override}));
+      return to_line(*tree.find("model")->value->find("mixer")->value);
+    };
+    EXPECT_EQ(tree_of(written), tree_of("model.mixer={" + documented + "}")) << "a default of " << type;
+    const size_t keys = static_cast<size_t>(std::count(documented.begin(), documented.end(), ','));
+    const std::string resolved_keys = tree_of(written);
+    EXPECT_EQ(static_cast<size_t>(std::count(resolved_keys.begin(), resolved_keys.end(), ',')), keys)
+        << type << " has other options than its row: " << resolved_keys;
+    ++mixers;
+  }
+  EXPECT_EQ(mixers, 5);
 }
 
 }  // namespace

@@ -35,9 +35,10 @@ struct ModelCase {
   std::string name;
   Strings overrides;
   bool is_one_grid = false;  // and so read in one pass
+  bool is_for_cpu = false;
 };
 
-std::vector<ModelCase> model_cases() {
+std::vector<ModelCase> all_model_cases() {
   return {
       {"rotated",
        {"model.norm={type: srms_norm, eps: 0.01, scale: 1.3}",
@@ -70,7 +71,45 @@ std::vector<ModelCase> model_cases() {
        {"model.norm={type: group_srms_norm, groups: 6}", "model.layers=1",
         "model.mixer={type: lightning, heads: 3, act: relu, gate: {act: elu1, position: pre, rank: 2}}",
         "model.channel={type: ffn, hidden: 20}"}},
+      {"linear_attention", {"model.norm={type: rms_norm}", "model.mixer={type: linear_attention, heads: 3}"}},
+      {"linear_attention_of_fewer_heads",
+       {"model.norm={type: srms_norm}",
+        "model.mixer={type: linear_attention, heads: 4, kv_heads: 2, act: silu, decay: true, "
+        "lrpe: {type: lrpe_rotate, learnable: true, base: 40, layers: [1, 2]}}"},
+       false,
+       true},
+      {"retention",
+       {"model.norm={type: rms_norm}",
+        "model.mixer={type: retention, heads: 3, expand_k: 0.5, expand_v: 1.5, eps: 0.01, base: 60}"}},
+      {"simple_gla",
+       {"model.norm={type: rms_norm}",
+        "model.mixer={type: simple_gla, heads: 3, expand_k: 1.5, expand_v: 0.5, eps: 0.01, divisor: 2.5}"},
+       false,
+       true},
+      {"softmax_attention",
+       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 3, base: 70}"},
+       false,
+       true},
+      {"softmax_attention_of_fewer_heads_in_a_window",
+       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 4, kv_heads: 2, window: 5}"},
+       false,
+       true},
+      {"pattern",
+       {"model.norm={type: rms_norm}", "model.layers=5",
+        "model.mixer={pattern: [a, b, c], kinds: {c: {type: retention, heads: 2}, b: {type: softmax_attention, "
+        "heads: 3}, a: {type: lightning, heads: 6, lrpe: {type: lrpe_rotate, layers: [3]}}}}"},
+       false,
+       true},
   };
+}
+
+// Those that the device has kernels for.
+std::vector<ModelCase> model_cases(const Context& context) {
+  std::vector<ModelCase> cases = all_model_cases();
+  if (context.device().type == DeviceType::cuda) {
+    std::erase_if(cases, [](const ModelCase& of) { return of.is_for_cpu; });
+  }
+  return cases;
 }
 
 // The model of a case, its parameters moved away from their start: no weight is 1 and no bias 0.
@@ -134,7 +173,7 @@ class ModelReference : public test::OnDevices {};
 TEST_P(ModelReference, EveryPartGivesWhatItsFormulaSays) {
   const Batch batch = some_batch();
   const DeviceBatch on_device = to_device(context(), batch);
-  for (const ModelCase& of : model_cases()) {
+  for (const ModelCase& of : model_cases(context())) {
     Built built(context(), of);
     std::map<std::string, Tensor> parts;
     Tape tape(context(), Tape::Mode::inference);
@@ -156,7 +195,7 @@ TEST_P(ModelReference, EveryPartGivesWhatItsFormulaSays) {
 TEST_P(ModelReference, EveryGradientIsThatOfDifferences) {
   const Batch batch = some_batch();
   const DeviceBatch on_device = to_device(context(), batch);
-  for (const ModelCase& of : model_cases()) {
+  for (const ModelCase& of : model_cases(context())) {
     Built built(context(), of);
     Tape tape(context());
     const Variable loss = language_model_loss(tape, built.model.forward(tape, on_device.tokens), on_device.targets);
@@ -196,7 +235,7 @@ TEST_P(ModelReference, EveryGradientIsThatOfDifferences) {
 // Pieces of one and of several tokens, with a state that is also saved and loaded on the way.
 TEST_P(ModelReference, ATextReadInPiecesIsTheWhole) {
   const Batch batch = some_batch();
-  for (const ModelCase& of : model_cases()) {
+  for (const ModelCase& of : model_cases(context())) {
     if (of.is_one_grid) continue;
     Built built(context(), of);
     for (const bool is_saved : {false, true}) {
@@ -228,7 +267,7 @@ TEST_P(ModelReference, ATextReadInPiecesIsTheWhole) {
 
 // In 16 bits a learned theta would turn far tokens anywhere: its float32 master is what counts.
 TEST_P(ModelReference, ALearnedThetaKeepsTheDigitsOfItsMaster) {
-  const ModelCase of = model_cases()[1];
+  const ModelCase of = all_model_cases()[1];
   constexpr int64_t kFar = 700;
   const auto logits = [&](double factor) {
     Built built(context(), of, DType::bfloat16);
@@ -253,7 +292,7 @@ HEDDLE_ON_DEVICES(ModelReference);
 // Parameter i is its deviation times the normal numbers of substream i; docs/model.md#start lists the deviations.
 TEST(ModelStart, IsThatOfTheDocs) {
   Context context(Device{}, {.threads = 1});
-  for (const ModelCase& of : model_cases()) {
+  for (const ModelCase& of : all_model_cases()) {
     const ModelConfig config = Built::config_of(of);
     LanguageModel model(config);
     model.parameters().materialize(context, DType::float64, 21);
@@ -261,7 +300,9 @@ TEST(ModelStart, IsThatOfTheDocs) {
       const std::string& name = parameter.name;
       const double in = static_cast<double>(parameter.shape[-1]);
       if (name == "embedding.weight") return 0.02;
-      if (name.ends_with(".mixer.out.weight")) return 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers) * in);
+      if (name.ends_with(".mixer.out.weight") || name.ends_with(".mixer.o_proj.weight")) {
+        return 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers) * in);
+      }
       return 1.0 / std::sqrt(in);
     };
     uint32_t index = 0;

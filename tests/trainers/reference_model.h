@@ -16,6 +16,9 @@
 #include "core/tensor/transfer.h"
 #include "layers/modules/feed_forward.h"
 #include "layers/modules/mixers/lightning.h"
+#include "layers/modules/mixers/linear_attention.h"
+#include "layers/modules/mixers/retention.h"
+#include "layers/modules/mixers/softmax_attention.h"
 #include "trainers/data/dataset.h"
 #include "trainers/model/model_config.h"
 
@@ -28,9 +31,7 @@ class ReferenceModel {
 
   // Takes the parameters as forward reads them.
   ReferenceModel(Context& context, const ModelConfig& config, const ParameterSet& parameters)
-      : config_(config),
-        lightning_(dynamic_cast<const LightningConfig&>(*config.mixer.of_layer(0).options).options),
-        feed_forward_(dynamic_cast<const FeedForwardConfig&>(*config.channel.options).options) {
+      : config_(config), feed_forward_(dynamic_cast<const FeedForwardConfig&>(*config.channel.options).options) {
     for (const Parameter& parameter : parameters.all()) {
       const bool is_theta = parameter.name.ends_with(".theta");
       weights[parameter.name] = read_values(context, is_theta ? parameter.master : parameter.value);
@@ -154,11 +155,9 @@ class ReferenceModel {
     return x;
   }
 
-  int64_t head_dim() const { return config_.dim / lightning_.heads; }
-
-  // theta[k] of a head, from the parameter where it is learned.
-  Row theta(const std::string& path, const Lrpe::Options& lrpe, int64_t head) const {
-    const int64_t dim = head_dim(), axes = std::max<int64_t>(1, lrpe.shape.rank());
+  // theta[k] of a head of `dim` features, from the parameter where it is learned.
+  Row theta(const std::string& path, const Lrpe::Options& lrpe, int64_t head, int64_t dim) const {
+    const int64_t axes = std::max<int64_t>(1, lrpe.shape.rank());
     const int64_t angles = lrpe.type == LrpeType::rotate ? dim / 2 : (dim + axes - 1) / axes;
     if (lrpe.learnable) {
       const Row& all = weights.at(path + "lrpe.theta");
@@ -188,7 +187,7 @@ class ReferenceModel {
     return places;
   }
 
-  // q or k of one head of token n.
+  // q or k of one head of token n with its position.
   Row encode(const std::string& path, const Lrpe::Options& lrpe, int64_t head, int64_t n, Row x) const {
     const auto dim = x.size();
     double sum = 0.0;
@@ -199,7 +198,7 @@ class ReferenceModel {
     if (lrpe.softmax == Softmax::feature) {
       for (double& value : x) value /= sum;
     }
-    const Row angles = theta(path, lrpe, head);
+    const Row angles = theta(path, lrpe, head, static_cast<int64_t>(dim));
     const std::vector<int64_t> places = place(lrpe, n);
     if (lrpe.type == LrpeType::cosine) {
       Row y(2 * dim);
@@ -221,35 +220,73 @@ class ReferenceModel {
     return x;
   }
 
-  // o_n = E^(-1/2) q_n S_n, where S_n = lambda S_(n-1) + k_n v_n^T, of one head.
-  Rows attend(const Rows& q, const Rows& k, const Rows& v, double lambda) const {
+  // q or k of one head, encoded where the layer has an encoding.
+  Rows encode(const std::string& path, const std::optional<Lrpe::Options>& lrpe, int64_t layer, int64_t head,
+              Rows x) const {
+    if (!lrpe || (lrpe->layers && std::count(lrpe->layers->begin(), lrpe->layers->end(), layer) == 0)) return x;
+    for (size_t n = 0; n < x.size(); ++n) x[n] = encode(path, *lrpe, head, static_cast<int64_t>(n), x[n]);
+    return x;
+  }
+
+  // Features [begin, begin + count) of every token.
+  static Rows features(const Rows& x, int64_t begin, int64_t count) {
+    Rows part;
+    for (const Row& row : x) part.emplace_back(row.begin() + begin, row.begin() + begin + count);
+    return part;
+  }
+  // The features of a head more, behind those of the heads before it.
+  static void append(Rows& to, const Rows& x) {
+    for (size_t n = 0; n < x.size(); ++n) to[n].insert(to[n].end(), x[n].begin(), x[n].end());
+  }
+  static Rows applied(Activation act, Rows x) {
+    for (Row& row : x) {
+      for (double& value : row) value = apply(act, value);
+    }
+    return x;
+  }
+
+  // o_n = E^(-1/2) q_n S_n, where S_n = lambda_n S_(n-1) + k_n v_n^T, of one head with E features of q.
+  static Rows attend(const Rows& q, const Rows& k, const Rows& v, const Row& lambda, double key_dim) {
     Rows o(q.size(), Row(v[0].size(), 0.0)), state(q[0].size(), Row(v[0].size(), 0.0));
     for (size_t n = 0; n < q.size(); ++n) {
       for (size_t i = 0; i < state.size(); ++i) {
         for (size_t j = 0; j < state[i].size(); ++j) {
-          state[i][j] = lambda * state[i][j] + k[n][i] * v[n][j];
-          o[n][j] += q[n][i] * state[i][j] / std::sqrt(static_cast<double>(head_dim()));
+          state[i][j] = lambda[n] * state[i][j] + k[n][i] * v[n][j];
+          o[n][j] += q[n][i] * state[i][j] / std::sqrt(key_dim);
         }
       }
     }
     return o;
   }
 
-  double lambda(int64_t layer, int64_t head) const {
-    const double depth =
-        config_.layers == 1 ? 0.0 : static_cast<double>(layer) / static_cast<double>(config_.layers - 1);
-    const double slope = std::exp2(-8.0 * static_cast<double>(head + 1) / static_cast<double>(lightning_.heads));
-    return std::exp(-slope * (1.0 - depth + 1e-5));
+  // Token n sees the last `window` tokens up to itself, all of them when that is 0.
+  static Rows attend_by_softmax(const Rows& q, const Rows& k, const Rows& v, int64_t window) {
+    Rows o(q.size(), Row(v[0].size(), 0.0));
+    for (size_t n = 0; n < q.size(); ++n) {
+      const size_t seen = window > 0 ? std::min(n + 1, static_cast<size_t>(window)) : n + 1;
+      double sum = 0.0;
+      for (size_t m = n + 1 - seen; m <= n; ++m) {
+        const double score = std::inner_product(q[n].begin(), q[n].end(), k[m].begin(), 0.0);
+        const double weight = std::exp(score / std::sqrt(static_cast<double>(q[n].size())));
+        for (size_t j = 0; j < v[m].size(); ++j) o[n][j] += weight * v[m][j];
+        sum += weight;
+      }
+      for (double& value : o[n]) value /= sum;
+    }
+    return o;
   }
 
-  Rows gate(const std::string& path, const Rows& x) const {
-    if (!lightning_.gate) return {};
-    Rows g = lightning_.gate->rank > 0 ? product(path + "gate.up.weight", product(path + "gate.down.weight", x))
-                                       : product(path + "gate.weight", x);
-    for (Row& row : g) {
-      for (double& value : row) value = apply(lightning_.gate->act, value);
-    }
-    return g;
+  // lambda of lightning, the same for every token.
+  Row slope(int64_t layer, int64_t head, int64_t heads, size_t tokens) const {
+    const double depth =
+        config_.layers == 1 ? 0.0 : static_cast<double>(layer) / static_cast<double>(config_.layers - 1);
+    const double slope = std::exp2(-8.0 * static_cast<double>(head + 1) / static_cast<double>(heads));
+    return Row(tokens, std::exp(-slope * (1.0 - depth + 1e-5)));
+  }
+
+  Rows gate(const std::string& path, const LightningGate& gate, const Rows& x) const {
+    return applied(gate.act, gate.rank > 0 ? product(path + "gate.up.weight", product(path + "gate.down.weight", x))
+                                           : product(path + "gate.weight", x));
   }
   static void multiply(Rows& to, const Rows& x) {
     for (size_t n = 0; n < x.size(); ++n) {
@@ -258,31 +295,104 @@ class ReferenceModel {
   }
 
   Rows mixer(const std::string& path, int64_t layer, const Rows& x) const {
-    Rows u = product(path + "qkv.weight", x);
-    for (Row& row : u) {
-      for (double& value : row) value = apply(lightning_.act, value);
-    }
-    const std::optional<Lrpe::Options>& lrpe = lightning_.lrpe;
-    const bool encodes = lrpe && (!lrpe->layers || std::count(lrpe->layers->begin(), lrpe->layers->end(), layer) > 0);
-    Rows o(x.size());
-    for (int64_t head = 0; head < lightning_.heads; ++head) {
-      Rows q, k, v;
-      for (size_t n = 0; n < u.size(); ++n) {
-        const auto part = [&](int64_t which) {
-          const auto begin = u[n].begin() + which * config_.dim + head * head_dim();
-          const Row features(begin, begin + head_dim());
-          return encodes && which < 2 ? encode(path, *lrpe, head, static_cast<int64_t>(n), features) : features;
-        };
-        q.push_back(part(0)), k.push_back(part(1)), v.push_back(part(2));
+    const MixerPattern& mixers = config_.mixer;
+    const std::string kind =
+        mixers.pattern.empty() ? "" : mixers.pattern[static_cast<size_t>(layer) % mixers.pattern.size()];
+    for (const auto& [name, section] : mixers.kinds) {
+      if (name != kind) continue;
+      const MixerOptions* const options = section.options.get();
+      if (const auto* of = dynamic_cast<const LightningConfig*>(options)) {
+        return lightning(of->options, path, layer, x);
       }
-      const Rows attended = attend(q, k, v, lambda(layer, head));
-      for (size_t n = 0; n < o.size(); ++n) o[n].insert(o[n].end(), attended[n].begin(), attended[n].end());
+      if (const auto* of = dynamic_cast<const LinearAttentionMixerConfig*>(options)) {
+        return linear_attention(of->options, path, layer, x);
+      }
+      if (const auto* of = dynamic_cast<const RetentionConfig*>(options)) return retention(of->options, path, layer, x);
+      return softmax_attention(dynamic_cast<const SoftmaxAttentionMixerConfig&>(*options).options, path, layer, x);
     }
-    const Rows g = gate(path, x);
-    const bool before = lightning_.gate && lightning_.gate->position == GatePosition::pre;
+    return {};
+  }
+
+  Rows lightning(const Lightning::Options& options, const std::string& path, int64_t layer, const Rows& x) const {
+    const Rows u = applied(options.act, product(path + "qkv.weight", x));
+    const int64_t dim = config_.dim, size = dim / options.heads;
+    Rows o(x.size());
+    for (int64_t head = 0; head < options.heads; ++head) {
+      const Rows q = encode(path, options.lrpe, layer, head, features(u, head * size, size));
+      const Rows k = encode(path, options.lrpe, layer, head, features(u, dim + head * size, size));
+      append(o, attend(q, k, features(u, 2 * dim + head * size, size), slope(layer, head, options.heads, x.size()),
+                       static_cast<double>(size)));
+    }
+    const Rows g = options.gate ? gate(path, *options.gate, x) : Rows();
+    const bool before = options.gate && options.gate->position == GatePosition::pre;
     if (before) multiply(o, g);
-    for (Row& row : o) normalize(row, lightning_.heads, false, 1e-5, 1.0);
+    for (Row& row : o) normalize(row, options.heads, false, 1e-5, 1.0);
     if (!before) multiply(o, g);
+    return product(path + "out.weight", o);
+  }
+
+  Rows linear_attention(const LinearAttentionMixer::Options& options, const std::string& path, int64_t layer,
+                        const Rows& x) const {
+    const Rows u = product(path + "qkv.weight", x);
+    const int64_t heads = options.heads, key_heads = options.kv_heads == 0 ? heads : options.kv_heads;
+    const int64_t size = config_.dim / heads;
+    Rows o(x.size());
+    for (int64_t head = 0; head < heads; ++head) {
+      const int64_t key_head = head * key_heads / heads;
+      const Rows q = encode(path, options.lrpe, layer, head, applied(options.act, features(u, head * size, size)));
+      const Rows k = encode(path, options.lrpe, layer, key_head,
+                            applied(options.act, features(u, (heads + key_head) * size, size)));
+      const Rows v = features(u, (heads + key_heads + key_head) * size, size);
+      append(o, attend(q, k, v, options.decay ? slope(layer, head, heads, x.size()) : Row(x.size(), 1.0),
+                       static_cast<double>(size)));
+    }
+    for (Row& row : o) normalize(row, heads, false, 1e-5, 1.0);
+    return product(path + "out.weight", o);
+  }
+
+  Rows retention(const Retention::Options& options, const std::string& path, int64_t layer, const Rows& x) const {
+    const bool by_data = options.kind == Retention::Kind::simple_gla;
+    const Rows all_q = product(path + "q_proj.weight", x), all_k = product(path + "k_proj.weight", x);
+    const Rows all_v = product(path + "v_proj.weight", x), g = product(path + "g_proj.weight", x);
+    const Rows scores = by_data ? product(path + "gk_proj.weight", x) : Rows();
+    const int64_t key_dim = static_cast<int64_t>(all_q[0].size()) / options.heads;
+    const int64_t value_dim = static_cast<int64_t>(all_v[0].size()) / options.heads;
+    std::optional<Lrpe::Options> rotation;
+    if (!by_data) rotation = Lrpe::Options{.base = options.base};
+    const Row& weight = weights.at(path + "g_norm_swish_gate.weight");
+    Rows y(x.size());
+    for (int64_t head = 0; head < options.heads; ++head) {
+      Row lambda(x.size(), 1.0 - std::exp2(-5.0 - static_cast<double>(head)));
+      for (size_t n = 0; by_data && n < x.size(); ++n) {
+        const double score = scores[n][head] + weights.at(path + "gk_proj.bias")[head];
+        lambda[n] = std::pow(apply(Activation::sigmoid, score), 1.0 / options.divisor);
+      }
+      Rows o = attend(encode(path, rotation, layer, head, features(all_q, head * key_dim, key_dim)),
+                      encode(path, rotation, layer, head, features(all_k, head * key_dim, key_dim)),
+                      features(all_v, head * value_dim, value_dim), lambda, static_cast<double>(key_dim));
+      for (Row& row : o) {
+        normalize(row, 1, false, options.eps, 1.0);
+        for (size_t j = 0; j < row.size(); ++j) row[j] *= weight[j];
+      }
+      append(y, o);
+    }
+    multiply(y, applied(Activation::silu, g));
+    return product(path + "o_proj.weight", y);
+  }
+
+  Rows softmax_attention(const SoftmaxAttentionMixer::Options& options, const std::string& path, int64_t layer,
+                         const Rows& x) const {
+    const Rows u = product(path + "qkv.weight", x);
+    const int64_t heads = options.heads, key_heads = options.kv_heads == 0 ? heads : options.kv_heads;
+    const int64_t size = config_.dim / heads;
+    const std::optional<Lrpe::Options> rotation = Lrpe::Options{.base = options.base};
+    Rows o(x.size());
+    for (int64_t head = 0; head < heads; ++head) {
+      const int64_t key_head = head * key_heads / heads;
+      append(o, attend_by_softmax(encode(path, rotation, layer, head, features(u, head * size, size)),
+                                  encode(path, rotation, layer, key_head, features(u, (heads + key_head) * size, size)),
+                                  features(u, (heads + key_heads + key_head) * size, size), options.window));
+    }
     return product(path + "out.weight", o);
   }
 
@@ -298,7 +408,6 @@ class ReferenceModel {
   }
 
   ModelConfig config_;
-  Lightning::Options lightning_;
   FeedForward::Options feed_forward_;
 };
 

@@ -1,7 +1,9 @@
 // Small training configs for tests.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <ios>
 #include <string>
@@ -75,5 +77,37 @@ inline std::vector<std::string> learn_text(const std::string& path, const std::s
 }
 constexpr double kLearnedLoss = 1.0;
 constexpr double kUnlearnedLoss = 5.0;
+
+// The configs of configs/models, sorted by name; toy.yaml and small.yaml are their bases and no configs.
+inline std::vector<std::filesystem::path> model_configs() {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(HEDDLE_SOURCE_DIR) / "configs/models")) {
+    const std::string stem = entry.path().stem().string();
+    if (entry.path().extension() == ".yaml" && stem != "toy" && stem != "small") paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+// A config of configs/models made so small that a step takes about a millisecond, on the text of tests/golden.
+inline TrainConfig small_model_config(const std::filesystem::path& path, std::vector<std::string> overrides = {}) {
+  // 6 and 4 heads alike divide the dim, and their features are even.
+  std::vector<std::string> all = {"data.path='" + std::string(HEDDLE_SOURCE_DIR) + "/tests/golden/text.txt'",
+                                  "model.dim=24",
+                                  "model.layers=4",
+                                  "model.channel.hidden=20",
+                                  "schedule.warmup_steps=3",
+                                  "trainer.steps=10",
+                                  "trainer.batch_size=2",
+                                  "trainer.sequence_length=24",
+                                  "trainer.dtype=float32",
+                                  "trainer.eval_every=5",
+                                  "trainer.eval_batches=2",
+                                  "trainer.checkpoint_every=5",
+                                  "trainer.sample={prompt: 'And ', tokens: 12, temperature: 0.8}"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
+  return load_train_config(path.string(), all);
+}
 
 }  // namespace heddle::testing

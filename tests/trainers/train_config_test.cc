@@ -222,16 +222,38 @@ TEST(TrainConfigTest, ASampleOfTheBaseCanBeTakenAway) {
   EXPECT_FALSE(read_train_config(parse_config(to_yaml(config))).trainer.sample.has_value());
 }
 
+// A pattern takes the place of a mixer of one type, and the other way round; a pattern without kinds keeps the kinds.
+TEST(TrainConfigTest, APatternReplacesATypeAndATypeAPattern) {
+  const std::string pattern =
+      "model.mixer={pattern: [a, b], kinds: {a: {type: retention, heads: 2}, b: {type: softmax_attention, heads: 4}}}";
+  const std::string text = to_yaml(testing::tiny_train_config({pattern}));
+  EXPECT_THAT(text, HasSubstr("    pattern: [a, b]\n    kinds:\n      a:\n        type: retention\n"));
+  EXPECT_EQ(again(text), text);
+  const auto mixer = [&](const std::string& override) {
+    return read_train_config(parse_config(text, "config", std::vector<std::string>{override})).model.mixer;
+  };
+  EXPECT_EQ(mixer("model.mixer={type: simple_gla, heads: 2}").of_layer(1).type, "simple_gla");
+  const MixerPattern turned = mixer("model.mixer.pattern=[b, b, a]");
+  EXPECT_EQ(turned.of_layer(1).type, "softmax_attention");
+  EXPECT_EQ(turned.of_layer(2).type, "retention");
+  EXPECT_EQ(turned.of_layer(4).type, "softmax_attention");
+  EXPECT_THROW(mixer("model.mixer.pattern=[b, c, a]"), ConfigError);
+  EXPECT_THROW(mixer("model.mixer.pattern=[b]"), ConfigError);
+}
+
 TEST(TrainConfigTest, ShippedConfigsAreGoodAndSurviveWriting) {
   int count = 0;
+  std::vector<fs::path> paths = testing::model_configs();
   for (const auto& entry : fs::directory_iterator(fs::path(HEDDLE_SOURCE_DIR) / "configs")) {
     const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || name.find("_base.") != std::string::npos) continue;
-    const std::string text = to_yaml(load_train_config(entry.path().string()));
-    EXPECT_EQ(again(text), text) << name;
+    if (entry.is_regular_file() && name.find("_base.") == std::string::npos) paths.push_back(entry.path());
+  }
+  for (const fs::path& path : paths) {
+    const std::string text = to_yaml(load_train_config(path.string()));
+    EXPECT_EQ(again(text), text) << path;
     ++count;
   }
-  EXPECT_GE(count, 3);
+  EXPECT_GE(count, 3 + 12);
 }
 
 }  // namespace

@@ -174,6 +174,25 @@ TEST_F(TrainerTest, AStoppedRunGoesOnBitForBit) {
   EXPECT_THAT(log(), HasSubstr("resumed from"));
 }
 
+TEST_F(TrainerTest, ModelsOfAllConfigsTrainStopGoOnBitForBitAndWriteASample) {
+  const std::vector<fs::path> paths = testing::model_configs();
+  EXPECT_GE(paths.size(), 12u);
+  for (const fs::path& path : paths) {
+    const std::string name = path.stem().string();
+    const TrainConfig config = testing::small_model_config(path);
+    const TrainResult result = run("whole " + name, config);
+    EXPECT_EQ(run("parts " + name, config, 3).step, 3) << name;
+    const TrainResult resumed = run("parts " + name, config);
+    EXPECT_TRUE(result.finished && resumed.finished) << name;
+    EXPECT_THAT(result.sample, ::testing::StartsWith("And ")) << name;
+    EXPECT_EQ(resumed.sample, result.sample) << name;
+    for (const char* written : {"metrics.csv", "checkpoints/step_10/model.safetensors",
+                                "checkpoints/step_10/optimizer.safetensors", "checkpoints/step_10/state.json"}) {
+      EXPECT_EQ(file("whole " + name + "/" + written), file("parts " + name + "/" + written)) << name << " " << written;
+    }
+  }
+}
+
 TEST_F(TrainerTest, ACrashAfterTheMetricsWereWrittenLosesNothing) {
   const TrainConfig config = testing::tiny_train_config();
   run("whole", config);

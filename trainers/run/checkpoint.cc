@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
@@ -19,6 +20,18 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
+
+// The integer of that name; a number that is none, or that T does not hold, is an error as any damage is.
+template <class T>
+T integer(const Json& json, const char* name) {
+  const Json& value = json.at(name);
+  const bool fits = value.is_number_unsigned() ? std::in_range<T>(value.get<uint64_t>())
+                                               : value.is_number_integer() && std::in_range<T>(value.get<int64_t>());
+  if (!fits) {
+    throw Json::other_error::create(501, fmt::format("'{}' is {}, expected an integer", name, value.dump()), &json);
+  }
+  return value.get<T>();
+}
 
 constexpr int kFormat = 1;
 constexpr const char* kModelFile = "model.safetensors";
@@ -43,7 +56,7 @@ Json unseal(const fs::path& path) {
   try {
     const Json json = Json::parse(read_file(path));
     const Json& state = json.at("state");
-    check(json.at("crc32").get<uint32_t>() == checksum(state.dump()), "{}: its checksum does not fit: it was changed",
+    check(integer<uint32_t>(json, "crc32") == checksum(state.dump()), "{}: its checksum does not fit: it was changed",
           path.string());
     return state;
   } catch (const Json::exception& error) {
@@ -52,8 +65,8 @@ Json unseal(const fs::path& path) {
 }
 
 void check_file(const fs::path& path, const Json& expected) {
-  const uint64_t bytes = expected.at("bytes").get<uint64_t>();
-  const uint32_t crc = expected.at("crc32").get<uint32_t>();
+  const uint64_t bytes = integer<uint64_t>(expected, "bytes");
+  const uint32_t crc = integer<uint32_t>(expected, "crc32");
   check(fs::exists(path), "{}: the file is missing", path.string());
   const uint64_t found = fs::file_size(path);
   check(found == bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, bytes,
@@ -103,27 +116,27 @@ Json to_json(const CheckpointState& state) {
 }
 
 CheckpointState state_of(const Json& json) {
-  CheckpointState state{json.at("step").get<int64_t>(), json.at("seed").get<uint64_t>(),
+  CheckpointState state{integer<int64_t>(json, "step"), integer<uint64_t>(json, "seed"),
                         json.at("config").get<std::string>(), json.at("program").get<std::string>()};
   if (json.contains("trained_on")) {
     const Json& used = json["trained_on"];
-    state.trained_on = {used.at("sequences").get<int64_t>(), used.at("tokens").get<int64_t>()};
+    state.trained_on = {integer<int64_t>(used, "sequences"), integer<int64_t>(used, "tokens")};
   }
   if (json.contains("data")) {
     const Json& data = json["data"];
-    state.data = {.files = data.at("files").get<int64_t>(),
-                  .bytes = data.at("bytes").get<uint64_t>(),
-                  .crc32 = data.at("crc32").get<uint32_t>()};
+    state.data = {.files = integer<int64_t>(data, "files"),
+                  .bytes = integer<uint64_t>(data, "bytes"),
+                  .crc32 = integer<uint32_t>(data, "crc32")};
   }
   if (json.contains("evaluations")) {
     const Json& evaluations = json["evaluations"];
-    state.evaluations.best = {evaluations.at("best_step").get<int64_t>(), evaluations.at("best_loss").get<double>()};
-    state.evaluations.without_gain = evaluations.at("without_gain").get<int64_t>();
+    state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
+    state.evaluations.without_gain = integer<int64_t>(evaluations, "without_gain");
   }
   if (json.contains("loss_scale")) {
     const Json& scale = json["loss_scale"];
-    state.loss_scale = {scale.at("value").get<double>(), scale.at("good_steps").get<int64_t>(),
-                        scale.at("left_out").get<int64_t>()};
+    state.loss_scale = {scale.at("value").get<double>(), integer<int64_t>(scale, "good_steps"),
+                        integer<int64_t>(scale, "left_out")};
   }
   return state;
 }
@@ -191,7 +204,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
   check(fs::exists(state_file), "{}: the file is missing", state_file.string());
   const Json json = unseal(state_file);
   try {
-    const int format = json.at("format").get<int>();
+    const int format = integer<int>(json, "format");
     check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
           json.value("program", "another program"));
     for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, json.at("files").at(name));

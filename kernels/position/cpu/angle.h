@@ -109,7 +109,7 @@ class AngleTable {
   // of theta are 0.
   void at(int64_t head, int64_t begin, int64_t count, int64_t position, A* cosines, A* sines) {
     const int64_t left = theta_.cols - begin, here = left > 0 ? (left < count ? left : count) : 0;
-    const int64_t place = kept_ ? head * theta_.cols + begin : 0;
+    const int64_t place = kept_ && here > 0 ? head * theta_.cols + begin : 0;
     if (!kept_) prepare(head, 1, begin, here);
     cos_and_sin(values_ + place, prepared_ + place, here, position, cosines, sines);
     for (int64_t i = here; i < count; ++i) {

@@ -20,6 +20,11 @@ void LinearAttentionMixerConfig::describe(ConfigFields& fields, const ModelSize&
     describe_lrpe(section, model, model.dim / options.heads, lrpe);
   });
   fields.field("decay", options.decay);
+  const bool has_fewer_keys = options.kv_heads != 0 && options.kv_heads != options.heads;
+  if (fields.reads() && has_fewer_keys && options.lrpe && options.lrpe->per_head) {
+    fields.fail("lrpe",
+                "found per_head: true, expected false: with fewer heads of k than of q, all have the same angles");
+  }
 }
 
 std::unique_ptr<Mixer> LinearAttentionMixerConfig::make(const ModuleBuilder& builder, const BlockPlace& place) const {
