@@ -15,6 +15,7 @@
 #include "core/runtime/stream.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tools/median.h"
 
 namespace heddle {
 namespace {
@@ -32,12 +33,6 @@ void fill(Context& context, const Tensor& tensor, Random& random) {
     copy(context, flat.slice(0, done, done + more), flat.slice(0, 0, more));
     done += more;
   }
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 // Times calls after overwriting the cache. The buffer is eight times the L2: at least the two that the protocol wants,

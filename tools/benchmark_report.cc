@@ -1,7 +1,6 @@
 #include "tools/benchmark_report.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -103,32 +102,19 @@ std::string to_csv(std::span<const BenchmarkRow> rows) {
 }
 
 std::string to_svg(std::span<const BenchmarkRow> rows, const std::string& title, const std::string& unit) {
-  std::map<std::string, std::vector<std::pair<double, double>>> lines;
-  SvgAxis x{1e300, 0, kSvgLeft, kSvgRight, true}, y{1e300, 0, kSvgBottom, kSvgTop, true};
+  std::map<std::string, SvgLine> by_config;
   for (const BenchmarkRow& row : rows) {
-    const double n = static_cast<double>(std::max<int64_t>(row.n, 1)), value = std::max(row.value, 1e-9);
-    lines[row.config].emplace_back(n, value);
-    x.low = std::min(x.low, n), x.high = std::max(x.high, n);
-    y.low = std::min(y.low, value), y.high = std::max(y.high, value);
+    by_config[row.config].points.emplace_back(static_cast<double>(std::max<int64_t>(row.n, 1)),
+                                              std::max(row.value, 1e-9));
   }
-  std::string svg = svg_begin(title, "n", unit);
-  for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
-    if (tick >= y.low * 0.9999) svg += svg_tick(y, tick, fmt::format("{:g}", tick));
+  std::vector<SvgLine> lines;
+  for (auto& [config, line] : by_config) {
+    std::sort(line.points.begin(), line.points.end());
+    line.label = config;
+    line.color = svg_color(lines.size());
+    lines.push_back(std::move(line));
   }
-  int index = 0;
-  for (auto& [config, points] : lines) {
-    std::sort(points.begin(), points.end());
-    const char* color = svg_color(static_cast<size_t>(index));
-    std::string path;
-    for (const auto& [n, value] : points) {
-      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(n), y(value));
-      svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x(n), y(value), color);
-      if (index == 0) svg += fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{:g}</text>\n", x(n), n);
-    }
-    svg += fmt::format("<path d='{}' fill='none' stroke='{}'/>", path, color) + svg_legend(index, color, config);
-    ++index;
-  }
-  return svg + svg_end();
+  return svg_lines(title, "n", unit, lines);
 }
 
 }  // namespace heddle

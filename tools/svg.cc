@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <set>
+#include <span>
 #include <string>
 
 namespace heddle {
@@ -51,6 +53,38 @@ std::string svg_end() { return "</svg>\n"; }
 const char* svg_color(size_t index) {
   constexpr const char* colors[] = {"#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"};
   return colors[index % 7];
+}
+
+std::string svg_lines(const std::string& title, const std::string& x_label, const std::string& y_label,
+                      std::span<const SvgLine> lines) {
+  SvgAxis x{1e300, 0, kSvgLeft, kSvgRight, true}, y{1e300, 0, kSvgBottom, kSvgTop, true};
+  std::set<double> x_ticks;
+  for (const SvgLine& line : lines) {
+    for (const auto& [at, value] : line.points) {
+      x.low = std::min(x.low, at), x.high = std::max(x.high, at);
+      y.low = std::min(y.low, value), y.high = std::max(y.high, value);
+      x_ticks.insert(at);
+    }
+  }
+  std::string svg = svg_begin(title, x_label, y_label);
+  for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
+    if (tick >= y.low * 0.9999) svg += svg_tick(y, tick, fmt::format("{:g}", tick));
+  }
+  for (const double tick : x_ticks) {
+    svg += fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{:g}</text>\n", x(tick), tick);
+  }
+  int labels = 0;
+  for (const SvgLine& line : lines) {
+    std::string path;
+    for (const auto& [at, value] : line.points) {
+      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(at), y(value));
+      svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x(at), y(value), line.color);
+    }
+    svg += fmt::format("<path d='{}' fill='none' stroke='{}'{}/>\n", path, line.color,
+                       line.is_dashed ? " stroke-dasharray='5 4'" : "");
+    if (!line.label.empty()) svg += svg_legend(labels++, line.color, line.label);
+  }
+  return svg + svg_end();
 }
 
 }  // namespace heddle

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace heddle {
 
@@ -28,5 +31,18 @@ std::string svg_end();
 
 // Colors that are told apart, in turn.
 const char* svg_color(size_t index);
+
+// A line of a chart: its points, which are all above 0 and sorted by x. A line without a label has no entry in the
+// legend.
+struct SvgLine {
+  std::string label;
+  std::vector<std::pair<double, double>> points;
+  const char* color = "black";
+  bool is_dashed = false;
+};
+
+// A chart of lines with two logarithmic axes: ticks of y at the powers of 10, those of x at the points.
+std::string svg_lines(const std::string& title, const std::string& x_label, const std::string& y_label,
+                      std::span<const SvgLine> lines);
 
 }  // namespace heddle

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -49,8 +50,8 @@ class Run {
         config_text_(to_yaml(config, registry)),
         folder_(options.folder),
         csv_(folder_.metrics(), note_),
-        console_(options.log),
-        loggers_{&csv_, &console_} {
+        loggers_{&csv_} {
+    if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
     loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
   }
 
@@ -281,7 +282,7 @@ class Run {
   RunFolder folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
   CsvLogger csv_;
-  ConsoleLogger console_;
+  std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start

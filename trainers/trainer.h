@@ -21,7 +21,7 @@ struct TrainOptions {
   std::string resume = "auto";      // see RunFolder::choose
   std::filesystem::path init_from;  // a run or checkpoint whose weights a new run starts from; empty: random ones
   std::string program = "heddle";   // name and version, kept in checkpoints
-  std::FILE* log = stderr;          // where the ConsoleLogger writes
+  std::FILE* log = stderr;          // where the ConsoleLogger writes; nullptr: there is none
   std::vector<Logger*> loggers;     // hear every event, after metrics.csv and the console; must outlive train()
   // Asked before every step. When it says yes, the run writes a checkpoint, if there is none of its last step, and
   // ends. It is also asked while the text at the end is written.

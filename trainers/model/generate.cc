@@ -63,14 +63,6 @@ Tensor read_part(Context& context, const LanguageModel& model, std::span<const i
   return model.forward(tape, on_device, &state).value.select(1, on_device.size(1) - 1);
 }
 
-// The same as numbers. A long text is read in parts, so that its memory does not grow with it.
-std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
-                                ModelState& state) {
-  constexpr size_t kPart = 1024;
-  for (; tokens.size() > kPart; tokens = tokens.subspan(kPart)) read_part(context, model, tokens.first(kPart), state);
-  return read_values(context, read_part(context, model, tokens, state));
-}
-
 void check_prompt(std::span<const int32_t> prompt, int64_t vocab_size) {
   check(!prompt.empty(), "generate: the prompt is empty, expected at least one token");
   for (size_t i = 0; i < prompt.size(); ++i) {
@@ -80,6 +72,13 @@ void check_prompt(std::span<const int32_t> prompt, int64_t vocab_size) {
 }
 
 }  // namespace
+
+std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
+                                ModelState& state) {
+  constexpr size_t kPart = 1024;
+  for (; tokens.size() > kPart; tokens = tokens.subspan(kPart)) read_part(context, model, tokens.first(kPart), state);
+  return read_values(context, read_part(context, model, tokens, state));
+}
 
 void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
                      const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/tensor/random.h"
 #include "trainers/model/language_model.h"
@@ -24,6 +25,11 @@ struct GenerateOptions {
   std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
   std::function<bool()> stop_requested = {};  // asked after every token; ends when it says yes
 };
+
+// Reads `tokens` (at least one, ids of the vocabulary), which continue the text of `state`, and returns the logits
+// after the last of them. A long text is read in parts, so that the memory does not grow with it.
+std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
+                                ModelState& state);
 
 // Reads `prompt` (at least one id of the vocabulary) and calls emit(token) for each new token, until it returns false.
 // Draws from the first `choices` tokens of the vocabulary. Throws Error for a prompt that is empty or holds other ids.

@@ -1,0 +1,91 @@
+// heddle compare CONFIG...
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/device.h"
+#include "cli/option.h"
+#include "cli/output_file.h"
+#include "cli/signals.h"
+#include "core/io/atomic_file.h"
+#include "tools/compare_report.h"
+
+namespace heddle::cli {
+namespace {
+
+struct Options {
+  std::vector<std::string> configs;
+  CompareOptions compare;
+  std::string json, plot;
+  DeviceOptions device;
+};
+
+// What is no regular file (/dev/stdout, a pipe) is written once, at the end.
+void write_files(const Options& options, const Comparison& comparison, bool at_end) {
+  const auto write = [&](const std::string& path, const auto& contents) {
+    if (!path.empty() && is_written_once(path) == at_end) write_file(path, contents(comparison));
+  };
+  write(options.json, [](const Comparison& all) { return to_json(all); });
+  write(options.plot, [](const Comparison& all) { return to_svg(all); });
+}
+
+int run(const Options& options, const Registry& registry) {
+  // Before the device, which starts threads.
+  const Signals& signals =
+      Signals::install("stopping, without the model that is being measured; a second signal stops at once");
+  CompareOptions compare_options = options.compare;
+  compare_options.stop_requested = [&] { return signals.stop_requested(); };
+  check_output_file("--json", options.json);
+  check_output_file("--plot", options.plot);
+  const std::vector<CompareSubject> subjects = load_subjects(options.configs, compare_options, registry);
+  const std::unique_ptr<Context> context = open_device(options.device);
+  Comparison comparison;
+  const auto report = [&](const Comparison& measured) {
+    comparison = measured;
+    write_files(options, comparison, false);
+  };
+  const bool finished = compare(*context, subjects, compare_options, report, registry);
+  if (!comparison.models.empty()) {
+    fmt::print("{}", to_text(comparison));
+    write_files(options, comparison, true);
+  }
+  return finished ? kDone : kInterrupted;
+}
+
+}  // namespace
+
+Run add_compare(CLI::App& command, const Registry& registry) {
+  const auto options = std::make_shared<Options>();
+  CompareOptions& compare = options->compare;
+  command.add_option("configs", options->configs, "YAML files, see docs/config.md, that differ in their models")
+      ->required()
+      ->option_text("CONFIG...");
+  add_overrides(command, compare.overrides, "trainer.batch_size=8");
+  add_number(command, "--steps", compare.steps, "Steps of a training instead of the configs'", Range::at_least(1))
+      ->option_text("N");
+  add_number(command, "--seeds", compare.seeds,
+             "Trainings of each model, with the seed of the configs and the next ones", Range::at_least(1))
+      ->option_text("N [1]");
+  add_number(command, "--recall-steps", compare.recall_steps,
+             "Steps of a training on associative recall (mqar); 0: it is left out", Range::at_least(0))
+      ->option_text("N [2000]");
+  add_numbers(command, "--lengths", compare.lengths, "Lengths of sequences at which training is timed",
+              Range::at_least(1))
+      ->option_text("N,... [256,1024,4096]");
+  add_numbers(command, "--context", compare.contexts, "Tokens that are read before generation is timed",
+              Range::at_least(1))
+      ->option_text("N,... [1024,32768]");
+  command.add_option("--json", options->json, "Write all numbers as JSON")->option_text("FILE");
+  command.add_option("--plot", options->plot, "Write a chart (SVG) of the speeds by length")->option_text("FILE");
+  add_device_options(command, options->device);
+  command.footer(
+      "All configs must have the same data, seed, steps and batches, so that the models see the same tokens in the "
+      "same "
+      "order. Ctrl-C ends with exit code 130; the models that were measured are kept. See docs/models.md.");
+  return [options, &registry] { return run(*options, registry); };
+}
+
+}  // namespace heddle::cli

@@ -1,0 +1,318 @@
+#include "tools/compare.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <iterator>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "core/config/config_difference.h"
+#include "core/runtime/error.h"
+#include "core/runtime/message.h"
+#include "tools/median.h"
+#include "trainers/logging/console_logger.h"
+#include "trainers/model/generate.h"
+#include "trainers/step_memory.h"
+#include "trainers/trainer.h"
+
+namespace heddle {
+namespace {
+
+// Until everything has its memory; on a GPU the second step is captured as a graph.
+constexpr int kWarmupSteps = 2;
+constexpr int kTimedSteps = 3;
+constexpr int kTimedTokens = 32;
+
+// --- Configs
+
+// Whether a key of a config says which tokens a training and its evaluation see, or in which order.
+bool chooses_tokens(std::string_view key) {
+  constexpr std::array<std::string_view, 7> keys = {"seed",
+                                                    "model.vocab_size",
+                                                    "trainer.steps",
+                                                    "trainer.batch_size",
+                                                    "trainer.accumulate",
+                                                    "trainer.sequence_length",
+                                                    "trainer.eval_batches"};
+  return key.starts_with("data.") || std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+// Whether an override of the training has a meaning for that on the recall task, which has data and a schedule of its
+// own.
+bool stays_in_recall(const std::string& text) {
+  return !text.starts_with("data") && !text.starts_with("schedule") && !text.starts_with("trainer.sample");
+}
+
+[[noreturn]] void fail_at(const ConfigNode& root, const std::string& path, const std::string& message) {
+  const size_t dot = path.find('.');
+  if (dot == std::string::npos) root.fail(path, message);
+  root.section(path.substr(0, dot)).fail(path.substr(dot + 1), message);
+}
+
+void check_same_tokens(const std::string& first_path, const TrainConfig& first, const std::string& path,
+                       const TrainConfig& config, const Registry& registry) {
+  for (const ConfigDifference& difference : config_differences(to_tree(first, registry), to_tree(config, registry))) {
+    if (!chooses_tokens(difference.path)) continue;
+    const auto shown = [](const std::string& value) { return value.empty() ? "no value" : value; };
+    fail_at(config.node, difference.path,
+            fmt::format("found {} in {}, expected {} as in {}: all models are trained on the same tokens",
+                        shown(difference.second), path, shown(difference.first), first_path));
+  }
+}
+
+std::vector<std::string> names_of(std::span<const std::string> paths) {
+  std::vector<std::string> names;
+  for (const std::string& path : paths) {
+    if (std::count(paths.begin(), paths.end(), path) > 1) throw UsageError(path + " is given twice");
+    names.push_back(std::filesystem::path(path).stem().string());
+  }
+  const std::vector<std::string> stems = names;
+  for (size_t i = 0; i < stems.size(); ++i) {
+    if (std::count(stems.begin(), stems.end(), stems[i]) > 1) names[i] = paths[i];
+  }
+  return names;
+}
+
+// --- Training
+
+// The run folder of a training of which nothing is kept.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "heddle_compare_XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
+    path_ = name;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Of what the console says of a training, the part that has a meaning without a run folder.
+class Progress : public Logger {
+ public:
+  explicit Progress(std::FILE* out) : console_(out) {}
+
+  void step(const StepEvent& event) override { console_.step(event); }
+  void evaluation(const EvaluationEvent& event) override { console_.evaluation(event); }
+  void note(const std::string& line) override { console_.note(line); }
+
+ private:
+  ConsoleLogger console_;
+};
+
+// --- Speed
+
+using Clock = std::chrono::steady_clock;
+
+template <class Call>
+double seconds_of(const Call& call) {
+  const Clock::time_point begin = Clock::now();
+  call();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// All ids of the vocabulary in turn: the time does not depend on the tokens.
+std::vector<int32_t> tokens_in_turn(int64_t vocab_size, int64_t count) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(i % vocab_size));
+  return tokens;
+}
+
+TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length) {
+  TrainerConfig& trainer = config.trainer;
+  trainer.batch_size = std::max<int64_t>(1, trainer.batch_size * trainer.sequence_length / length);
+  trainer.sequence_length = length;
+  Batch batch{.size = trainer.batch_size, .length = length, .tokens = {}, .targets = {}};
+  batch.tokens = tokens_in_turn(config.model.vocab_size, batch.size * length);
+  batch.targets = batch.tokens;
+  TrainStep train_step(context, config);
+  std::vector<double> seconds;
+  for (int step = 1; step <= kWarmupSteps + kTimedSteps; ++step) {
+    const double taken = seconds_of([&] { train_step.step({batch}, step, 0.0); });
+    if (step > kWarmupSteps) seconds.push_back(taken);
+  }
+  return {length, batch.size, static_cast<double>(batch.size * length) / median(seconds)};
+}
+
+size_t bytes_of(Context& context, const ModelState& state) {
+  size_t bytes = 0;
+  for (const auto& mixer_state : state) {
+    for (const auto& [name, tensor] : mixer_state->save(context)) {
+      bytes += static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype());
+    }
+  }
+  return bytes;
+}
+
+GenerationSpeed time_generation(Context& context, const LanguageModel& model, int64_t length) {
+  ModelState state = model.initial_state();
+  read_tokens(context, model, tokens_in_turn(model.vocab_size(), length), state);
+  GenerationSpeed speed{.context = length, .tokens_per_second = 0.0, .state_bytes = bytes_of(context, state)};
+  std::vector<double> seconds;
+  for (const int32_t token : tokens_in_turn(model.vocab_size(), kTimedTokens)) {
+    seconds.push_back(seconds_of([&] { read_tokens(context, model, {&token, 1}, state); }));
+  }
+  speed.tokens_per_second = 1.0 / median(seconds);
+  return speed;
+}
+
+// --- One model
+
+class Measurement {
+ public:
+  Measurement(Context& context, const CompareSubject& subject, const CompareOptions& options, const Registry& registry)
+      : context_(context), subject_(subject), options_(options), registry_(registry) {}
+
+  // None when it was stopped.
+  std::optional<ComparedModel> run() {
+    model_.name = subject_.name;
+    model_.peak_bytes = step_peak(subject_.config).value().allocated;
+    const bool finished = measure_generation() && measure_training() && train_all();
+    context_.allocator().release_cached();
+    return finished ? std::optional(model_) : std::nullopt;
+  }
+
+ private:
+  // Tells what comes next; false when nothing is to come.
+  bool begin(const std::string& what) const {
+    if (options_.stop_requested()) return false;
+    context_.allocator().reset_peaks();  // of what was before: progress shows the peak
+    if (options_.log != nullptr) print_message(options_.log, fmt::format("{}: {}\n", subject_.name, what));
+    return true;
+  }
+
+  bool measure_generation() {
+    TrainStep train_step(context_, subject_.config);
+    model_.parameters = train_step.model().parameters().count();
+    for (const int64_t length : options_.contexts) {
+      if (!begin(fmt::format("generation after {} tokens", length))) return false;
+      model_.generation.push_back(time_generation(context_, train_step.model(), length));
+    }
+    return true;
+  }
+
+  bool measure_training() {
+    for (const int64_t length : options_.lengths) {
+      if (!begin(fmt::format("speed of training at length {}", length))) return false;
+      model_.training.push_back(time_training(context_, subject_.config, length));
+    }
+    return true;
+  }
+
+  bool train_all() {
+    for (int64_t i = 0; i < options_.seeds; ++i) {
+      const auto trained = train_once("training", subject_.config, i);
+      if (!trained) return false;
+      model_.losses.push_back(trained->loss);
+    }
+    for (int64_t i = 0; subject_.recall && i < options_.seeds; ++i) {
+      const auto trained = train_once("recall", *subject_.recall, i);
+      if (!trained) return false;
+      model_.recalls.push_back(trained->accuracy);
+    }
+    return true;
+  }
+
+  std::optional<Evaluation> train_once(const char* what, TrainConfig config, int64_t seed) const {
+    config.seed += static_cast<uint64_t>(seed);
+    if (!begin(fmt::format("{} with seed {}", what, config.seed))) return {};
+    config.trainer.eval_every = 0;
+    config.trainer.checkpoint_every = 0;
+    config.trainer.sample.reset();
+    const TemporaryFolder folder;
+    std::optional<Progress> progress;
+    TrainOptions options;
+    options.folder = folder.path();
+    options.log = nullptr;
+    if (options_.log != nullptr) options.loggers = {&progress.emplace(options_.log)};
+    options.stop_requested = options_.stop_requested;
+    const TrainResult result = train(context_, config, options, registry_);
+    return result.finished ? result.evaluation : std::nullopt;
+  }
+
+  Context& context_;
+  const CompareSubject& subject_;
+  const CompareOptions& options_;
+  const Registry& registry_;
+  ComparedModel model_;
+};
+
+}  // namespace
+
+// docs/models.md says what a model gets that looks nothing up.
+std::vector<std::string> recall_overrides(int64_t steps) {
+  return {"data={type: mqar, num_pairs: 8, num_queries: 8}",
+          "model.vocab_size=32",
+          "schedule={type: cosine, warmup_steps: 20, min_lr: 0}",
+          fmt::format("trainer.steps={}", steps),
+          "trainer.batch_size=32",
+          "trainer.sequence_length=32",
+          "trainer.accumulate=1",
+          "trainer.eval_batches=8",
+          "trainer.sample=null"};
+}
+
+std::vector<CompareSubject> load_subjects(std::span<const std::string> paths, const CompareOptions& options,
+                                          const Registry& registry) {
+  const std::vector<std::string> names = names_of(paths);
+  std::vector<std::string> overrides = options.overrides;
+  if (options.steps > 0) overrides.push_back(fmt::format("trainer.steps={}", options.steps));
+  std::vector<std::string> with_recall;
+  std::copy_if(overrides.begin(), overrides.end(), std::back_inserter(with_recall), stays_in_recall);
+  for (std::string& text : recall_overrides(options.recall_steps)) with_recall.push_back(std::move(text));
+  std::vector<CompareSubject> subjects;
+  for (size_t i = 0; i < paths.size(); ++i) {
+    CompareSubject subject{names[i], load_train_config(paths[i], overrides, registry), {}};
+    if (options.recall_steps > 0) subject.recall = load_train_config(paths[i], with_recall, registry);
+    subjects.push_back(std::move(subject));
+    check_same_tokens(paths[0], subjects[0].config, paths[i], subjects[i].config, registry);
+  }
+  return subjects;
+}
+
+bool compare(Context& context, std::span<const CompareSubject> subjects, const CompareOptions& options,
+             const std::function<void(const Comparison&)>& report, const Registry& registry) {
+  const TrainConfig& first = subjects[0].config;
+  const TrainerConfig& trainer = first.trainer;
+  make_dataset(dataset_options(first));  // what is wrong with the data is found before anything is measured
+  Comparison comparison{.device = context.device(),
+                        .threads = context.threads(),
+                        .is_text = first.data.type == DataType::text,
+                        .seed = first.seed,
+                        .seeds = options.seeds,
+                        .steps = trainer.steps,
+                        .step_tokens = trainer.batch_size * trainer.accumulate * trainer.sequence_length,
+                        .recall_steps = options.recall_steps,
+                        .models = {}};
+  for (const CompareSubject& subject : subjects) {
+    try {
+      std::optional<ComparedModel> model = Measurement(context, subject, options, registry).run();
+      if (!model) return false;
+      comparison.models.push_back(std::move(*model));
+    } catch (const ConfigError&) {
+      throw;  // names the file
+    } catch (const Error& error) {
+      fail("{}: {}", subject.name, error.what());
+    }
+    report(comparison);
+  }
+  return true;
+}
+
+}  // namespace heddle
