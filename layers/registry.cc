@@ -136,8 +136,8 @@ void Registry::describe_mixers(ConfigFields& fields, const ModelSize& model, Mix
       mixers.kinds.clear();
       for (const std::string& name : kinds.node().keys()) mixers.kinds.emplace_back(name, MixerSection{});
     }
-    for (auto& [name, mixer] : mixers.kinds) {
-      kinds.required_section(name, [&](ConfigFields& section) { describe_mixer(section, model, mixer); });
+    for (auto& kind : mixers.kinds) {
+      kinds.required_section(kind.first, [&](ConfigFields& section) { describe_mixer(section, model, kind.second); });
     }
   });
   if (!fields.reads()) return;

@@ -55,16 +55,17 @@ GradientDestination DistinctDestinations::of(Slot slot) {
 }
 
 void DistinctDestinations::finish() {
-  for (const auto& [workspace, destination] : postponed_) {
+  for (const Postponed& postponed : postponed_) {
+    const Tensor &workspace = postponed.workspace, &whole = postponed.destination.tensor;
     const auto add = [&](const Tensor& from, const Tensor& to) {
-      kernels::accumulate(tape_.context(), {rows_view(from), rows_destination({to, destination.mode}), 1.0});
+      kernels::accumulate(tape_.context(), {rows_view(from), rows_destination({to, postponed.destination.mode}), 1.0});
     };
     if (workspace.rank() != 4) {
-      add(workspace, destination.tensor);
+      add(workspace, whole);
       continue;
     }
     for (int64_t head = 0; head < workspace.size(2); ++head) {
-      add(workspace.slice(2, head, head + 1), destination.tensor.slice(2, head, head + 1));
+      add(workspace.slice(2, head, head + 1), whole.slice(2, head, head + 1));
     }
   }
 }

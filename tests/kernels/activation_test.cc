@@ -33,10 +33,10 @@ TEST(Activations, HaveOneNameEach) {
 
 TEST(Activations, OfFusedKernelsComeFirst) {
   EXPECT_EQ(kActivations.size(), 5u);
-  for (const auto& [name, activation] : kElementwiseActivations) {
-    const bool is_fused =
-        std::any_of(kActivations.begin(), kActivations.end(), [&](const auto& known) { return known.name == name; });
-    EXPECT_EQ(is_fused_activation(activation), is_fused) << name;
+  for (const ActivationName& one : kElementwiseActivations) {
+    const bool is_fused = std::any_of(kActivations.begin(), kActivations.end(),
+                                      [&](const auto& known) { return known.name == one.name; });
+    EXPECT_EQ(is_fused_activation(one.activation), is_fused) << one.name;
   }
 }
 

@@ -43,7 +43,9 @@ struct Sizes {
 
 // From inputs and upstream gradients to outputs and gradients.
 Tensors recurrence(const Sizes& sizes, const Tensors& x) {
-  const auto& [batch, length, heads, key_heads, dim, value_dim, scale] = sizes;
+  const int64_t batch = sizes.batch, length = sizes.length, heads = sizes.heads, key_heads = sizes.key_heads;
+  const int64_t dim = sizes.dim, value_dim = sizes.value_dim;
+  const double scale = sizes.scale;
   Tensors y;
   for (const std::string name : {"o", "final_state", "d_q", "d_k", "d_v", "d_log_decay", "d_initial_state"}) {
     y[name].assign(static_cast<size_t>(numel(sizes.shape(name))), 0.0);

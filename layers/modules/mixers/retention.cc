@@ -95,7 +95,7 @@ Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state) co
   check_input(x);
   const int64_t batch = x.shape()[0], length = x.shape()[1];
   const auto by_head = [&](const Variable& all) { return reshape(tape, all, {batch, length, heads(), -1}); };
-  const int64_t offset = position(state);
+  const int64_t offset = position(state), head_dim = key_dim_ / heads();
   Variable q = by_head(q_.forward(tape, x)), k = by_head(k_.forward(tape, x));
   const Variable v = by_head(v_.forward(tape, x));
   if (rotary_) {
@@ -104,10 +104,10 @@ Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state) co
   }
   const Variable log_decay =
       decay_ ? log_sigmoid(tape, decay_->forward(tape, x), options_.divisor) : tape.constant(log_decay_->value);
-  const Variable o = attend(tape, q, k, v, log_decay,
-                            {.decay = decay_ ? Decay::data : Decay::constant,
-                             .scale = 1.0 / std::sqrt(static_cast<double>(key_dim_ / heads()))},
-                            state);
+  const Variable o =
+      attend(tape, q, k, v, log_decay,
+             {.decay = decay_ ? Decay::data : Decay::constant, .scale = 1.0 / std::sqrt(static_cast<double>(head_dim))},
+             state);
   const Variable y = norm_.forward(tape, o, {}, by_head(gate_.forward(tape, x))).y;
   return out_.forward(tape, reshape(tape, y, {batch, length, value_dim_}));
 }
