@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <string_view>
+
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
 
 namespace heddle {
 
@@ -20,6 +24,17 @@ void describe_kv_heads(ConfigFields& fields, int64_t heads, int64_t& kv_heads) {
 
 double out_init_std(const BlockPlace& place, int64_t in) {
   return 1.0 / std::sqrt(2.0 * static_cast<double>(place.layers) * static_cast<double>(in));
+}
+
+void check_mixer_input(std::string_view type, const Variable& x, int64_t dim) {
+  check(x.value.rank() == 3 && x.shape()[-1] == dim, "[{}] x has shape {}, expected (batch, length, {})", type,
+        to_string(x.shape()), dim);
+}
+
+Tensor saved_position(Context& context, int64_t position) {
+  const Tensor at = Tensor::empty(context, {1}, DType::int32);
+  write_values(context, at, {static_cast<double>(position)});
+  return at;
 }
 
 }  // namespace heddle

@@ -1,7 +1,9 @@
-// What mixers with heads have in common: how their numbers of heads are read, and how their last projection starts.
+// What mixers with heads have in common: how their numbers of heads are read, what they take, how their last projection
+// starts, and how a state saves its position.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "layers/modules/module.h"
 
@@ -16,5 +18,11 @@ void describe_kv_heads(ConfigFields& fields, int64_t heads, int64_t& kv_heads);
 // blocks, a mixer and a channel each, add up: with this deviation the sum keeps its size for any number of layers
 // (Radford et al., GPT-2).
 double out_init_std(const BlockPlace& place, int64_t in);
+
+// Throws Error unless x is (batch, length, dim). `type` is the name of the mixer.
+void check_mixer_input(std::string_view type, const Variable& x, int64_t dim);
+
+// The position of the next token as MixerState::save() gives it: an int32 tensor of one element.
+Tensor saved_position(Context& context, int64_t position);
 
 }  // namespace heddle

@@ -4,6 +4,7 @@
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
+#include "layers/modules/mixers/heads.h"
 
 namespace heddle {
 namespace {
@@ -14,9 +15,7 @@ struct RecurrentState : MixerState {
   int64_t position = 0;
 
   std::map<std::string, Tensor> save(Context& context) const override {
-    const Tensor at = Tensor::empty(context, {1}, DType::int32);
-    write_values(context, at, {static_cast<double>(position)});
-    std::map<std::string, Tensor> tensors{{"position", at}};
+    std::map<std::string, Tensor> tensors{{"position", saved_position(context, position)}};
     if (state.defined()) tensors["state"] = state;
     return tensors;
   }
@@ -47,10 +46,7 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
   return loaded;
 }
 
-void RecurrentMixer::check_input(const Variable& x) const {
-  check(x.value.rank() == 3 && x.shape()[-1] == dim_, "[{}] x has shape {}, expected (batch, length, {})", type_,
-        to_string(x.shape()), dim_);
-}
+void RecurrentMixer::check_input(const Variable& x) const { check_mixer_input(type_, x, dim_); }
 
 int64_t RecurrentMixer::position(const MixerState* state) const {
   if (state == nullptr) return 0;

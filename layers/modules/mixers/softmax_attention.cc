@@ -34,9 +34,7 @@ class KeyValueCache : public MixerState {
   }
 
   std::map<std::string, Tensor> save(Context& context) const override {
-    const Tensor at = Tensor::empty(context, {1}, DType::int32);
-    write_values(context, at, {static_cast<double>(position_)});
-    std::map<std::string, Tensor> tensors{{"position", at}};
+    std::map<std::string, Tensor> tensors{{"position", saved_position(context, position_)}};
     if (length_ > 0) {
       tensors["keys"] = clone(context, keys());
       tensors["values"] = clone(context, values());
@@ -121,8 +119,7 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
 }
 
 Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
-  check(x.value.rank() == 3 && x.shape()[-1] == dim_,
-        "[softmax_attention] x has shape {}, expected (batch, length, {})", to_string(x.shape()), dim_);
+  check_mixer_input("softmax_attention", x, dim_);
   auto* const cache = dynamic_cast<KeyValueCache*>(state);
   check(state == nullptr || cache != nullptr, "[softmax_attention] the state is that of another mixer");
   const Variable qkv = reshape(tape, qkv_.forward(tape, x), {x.shape()[0], x.shape()[1], -1, head_dim_});
