@@ -16,14 +16,14 @@ namespace heddle::kernels {
 // q is (B, N, H, D), k (B, N, KV, D), v (B, N, KV, Dv), o (B, N, H, Dv), all of one dtype; KV divides H. log_decay is
 // (H), or (B, N, H) with decay_per_token, contiguous, of the accumulate type, all <= 0; empty means no decay. segments
 // is (B, N), int32, or empty. States are (B, H, D, Dv), row-major, of the accumulate type; an empty initial state is
-// zero and an empty final state is not wanted. GPUs have kernels only for H = KV and a fixed log_decay of (H), without
-// segments.
+// zero and an empty final state is not wanted. The workspace has as many bytes as LinearAttentionWorkspace says.
 struct LinearAttentionForwardArgs {
   HeadsView q, k, v, o;
   VectorView log_decay;
   bool decay_per_token = false;
   VectorView segments;
   VectorView initial_state, final_state;
+  VectorView workspace;
   double scale = 1.0;
 };
 
@@ -38,6 +38,7 @@ struct LinearAttentionBackwardArgs {
   HeadsDestination d_q, d_k, d_v;
   VectorDestination d_log_decay;  // the shape of log_decay; 0 where lambda is 0
   VectorDestination d_initial_state;
+  VectorView workspace;
   double scale = 1.0;
 };
 

@@ -118,7 +118,6 @@ OperatorCase linear_attention_case(const LinearAttentionCase& wanted) {
                             state ? " state" : "", segments ? " segments" : "");
   result.large = large;
   result.gpu_roundings = 2;  // of the scores and of the state
-  result.cpu_only = fewer_heads > 0 || segments || decay == "learned" || decay == "data";
   result.reference = linear_attention_reference;
   return result;
 }

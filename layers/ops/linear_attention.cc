@@ -4,6 +4,7 @@
 
 #include "core/runtime/error.h"
 #include "kernels/attention/linear_attention.h"
+#include "kernels/attention/linear_attention_workspace.h"
 #include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
@@ -77,16 +78,15 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
   }
 }
 
-// GPUs have kernels for a part of this only.
-void check_device(const Context& context, const Variable& q, const Variable& k, const LinearAttentionInputs& inputs,
-                  const LinearAttentionOptions& options) {
-  if (context.device().type != DeviceType::cuda) return;
-  const bool has_fixed_decay = options.decay == Decay::none || options.decay == Decay::constant;
-  const char* const what = !has_fixed_decay               ? "a decay that is not fixed"
-                           : inputs.segments.defined()    ? "segments"
-                           : q.shape()[2] != k.shape()[2] ? "fewer heads of k than of q"
-                                                          : nullptr;
-  check(what == nullptr, "[linear_attention] {} has no CUDA kernel; run it with --device cpu", what);
+// Gives a kernel its workspace, which lives as long as what is returned.
+template <class Args>
+Tensor add_workspace(Context& context, Args& args) {
+  const int64_t bytes = kernels::LinearAttentionWorkspace(args).bytes;
+  if (bytes == 0) return {};
+  const MemoryScope scope(context, MemoryCategory::workspace);
+  Tensor workspace = Tensor::empty(context, {bytes / static_cast<int64_t>(size_of(DType::int32))}, DType::int32);
+  args.workspace = vector_view(workspace);
+  return workspace;
 }
 
 struct LinearAttentionNode {
@@ -124,6 +124,7 @@ struct LinearAttentionNode {
     args.d_log_decay = vector_destination(tape.destination(log_decay));
     args.d_initial_state = vector_destination(tape.destination(initial_state));
     args.scale = scale;
+    const Tensor workspace = add_workspace(context, args);
     kernels::linear_attention_backward(context, args);
     destinations.finish();
   }
@@ -135,7 +136,6 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
                                  const LinearAttentionInputs& inputs, const LinearAttentionOptions& options) {
   check_linear_attention(q, k, v, inputs, options);
   Context& context = tape.context();
-  check_device(context, q, k, inputs, options);
   // A constant decay is not differentiated, even if it is a leaf.
   const Slot log_decay = options.decay == Decay::constant ? Slot{} : inputs.log_decay.slot;
   const Variable differentiated{inputs.log_decay.value, log_decay};
@@ -149,16 +149,18 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
     const Shape state{shape[0], shape[2], shape[3], value_dim};
     result.final_state = tape.output(Tensor::empty(context, state, accumulate_type(q.dtype())), recorded);
   }
-  kernels::linear_attention_forward(context, {.q = heads_view(q.value),
-                                              .k = heads_view(k.value),
-                                              .v = heads_view(v.value),
-                                              .o = heads_view(result.o.value),
-                                              .log_decay = vector_view(inputs.log_decay.value),
-                                              .decay_per_token = options.decay == Decay::data,
-                                              .segments = vector_view(inputs.segments),
-                                              .initial_state = vector_view(inputs.initial_state.value),
-                                              .final_state = vector_view(result.final_state.value),
-                                              .scale = options.scale});
+  kernels::LinearAttentionForwardArgs args{.q = heads_view(q.value),
+                                           .k = heads_view(k.value),
+                                           .v = heads_view(v.value),
+                                           .o = heads_view(result.o.value),
+                                           .log_decay = vector_view(inputs.log_decay.value),
+                                           .decay_per_token = options.decay == Decay::data,
+                                           .segments = vector_view(inputs.segments),
+                                           .initial_state = vector_view(inputs.initial_state.value),
+                                           .final_state = vector_view(result.final_state.value),
+                                           .scale = options.scale};
+  const Tensor workspace = add_workspace(context, args);
+  kernels::linear_attention_forward(context, args);
   if (!recorded) return result;
 
   tape.record(LinearAttentionNode{.scale = options.scale,

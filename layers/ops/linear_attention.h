@@ -2,8 +2,7 @@
 //   S_t = exp(log_decay_t) S_{t-1} + k_t v_t^T;   o_t = scale * q_t^T S_t        S: (D, Dv) per batch and head
 // q: (B, N, H, D); k: (B, N, KV, D); v: (B, N, KV, Dv); o: (B, N, H, Dv), of one floating dtype; they may be slices of
 // one tensor. KV divides H: head h of q reads head h / (H / KV) of k and v. Time and memory are linear in N; nothing
-// but the inputs is kept for backward. On a GPU there are kernels for KV = H, decay none and constant, without
-// segments.
+// but the inputs is kept for backward.
 #pragma once
 
 #include "core/autograd/tape.h"

@@ -17,6 +17,7 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear_attention.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
@@ -93,7 +94,7 @@ Tensors recurrence(const Sizes& sizes, const Tensors& x) {
   return y;
 }
 
-class LinearAttentionDecays : public ::testing::Test {
+class LinearAttentionDecays : public OnDevices {
  protected:
   // The operator; `x` is rounded to `dtype` first and is so afterwards.
   Tensors run(const Sizes& sizes, Tensors& x, DType dtype, Decay decay = Decay::data) {
@@ -102,12 +103,12 @@ class LinearAttentionDecays : public ::testing::Test {
       const bool is_wide = name == "log_decay" || name == "initial_state" || name == "d_final_state";
       const DType type = name == "segments" ? DType::int32 : is_wide ? wide : dtype;
       const Shape shape = name == "log_decay" && decay != Decay::data ? Shape{sizes.heads} : sizes.shape(name);
-      const Tensor tensor = Tensor::empty(context_, shape, type);
-      write_values(context_, tensor, x.at(name));
-      x[name] = read_values(context_, tensor);
+      const Tensor tensor = Tensor::empty(context(), shape, type);
+      write_values(context(), tensor, x.at(name));
+      x[name] = read_values(context(), tensor);
       return tensor;
     };
-    Tape tape(context_);
+    Tape tape(context());
     tape.allow_unused_leaves();
     std::map<std::string, Gradient> gradients;
     const auto leaf = [&](const std::string& name) { return tape.leaf(rounded(name), gradients[name], name); };
@@ -116,10 +117,10 @@ class LinearAttentionDecays : public ::testing::Test {
     const LinearAttention found =
         linear_attention(tape, q, k, v, inputs, {.decay = decay, .scale = sizes.scale, .return_final_state = true});
     tape.backward({{found.o, rounded("d_o")}, {found.final_state, rounded("d_final_state")}});
-    Tensors y{{"o", read_values(context_, found.o.value)},
-              {"final_state", read_values(context_, found.final_state.value)}};
+    Tensors y{{"o", read_values(context(), found.o.value)},
+              {"final_state", read_values(context(), found.final_state.value)}};
     for (const auto& [name, gradient] : gradients) {
-      if (gradient.written) y["d_" + name] = read_values(context_, gradient.tensor);
+      if (gradient.written) y["d_" + name] = read_values(context(), gradient.tensor);
     }
     return y;
   }
@@ -158,10 +159,9 @@ class LinearAttentionDecays : public ::testing::Test {
   }
 
   Random random_{17, RandomStream::test};
-  Context context_{Device{}, {.threads = 2}};
 };
 
-TEST_F(LinearAttentionDecays, AreThoseOfTheRecurrence) {
+TEST_P(LinearAttentionDecays, AreThoseOfTheRecurrence) {
   for (const Sizes& sizes : {Sizes{2, 201, 4, 2, 5, 3}, Sizes{1, 130, 3, 1, 17, 33}, Sizes{1, 64, 2, 2, 1, 1}}) {
     for (const bool segments : {false, true}) {
       Tensors x = draw(sizes);
@@ -177,7 +177,7 @@ TEST_F(LinearAttentionDecays, AreThoseOfTheRecurrence) {
 }
 
 // The gradient of a decay that is the same for all tokens is the sum of those of the tokens; a constant one has none.
-TEST_F(LinearAttentionDecays, OneForEachHead) {
+TEST_P(LinearAttentionDecays, OneForEachHead) {
   const Sizes sizes{2, 150, 3, 3, 4, 6};
   for (const double slope : {0.0, -1e-3, -0.3, -30.0}) {
     Tensors x = draw(sizes);
@@ -196,7 +196,7 @@ TEST_F(LinearAttentionDecays, OneForEachHead) {
 }
 
 // No large terms cancel in the gradient of a decay: where a strong decay makes it tiny, its digits are right.
-TEST_F(LinearAttentionDecays, TinyGradientsKeepTheirDigits) {
+TEST_P(LinearAttentionDecays, TinyGradientsKeepTheirDigits) {
   const Sizes sizes{1, 100, 1, 1, 8, 8};
   Tensors x = draw(sizes);
   for (double& value : x["log_decay"]) value = -25.0;
@@ -209,7 +209,7 @@ TEST_F(LinearAttentionDecays, TinyGradientsKeepTheirDigits) {
 }
 
 // A sequence cut anywhere, with the state handed over, is the whole one.
-TEST_F(LinearAttentionDecays, PiecesAreTheWhole) {
+TEST_P(LinearAttentionDecays, PiecesAreTheWhole) {
   const Sizes sizes{2, 137, 4, 2, 6, 5};
   for (const DType dtype : {DType::float64, DType::float32}) {
     for (int pieces = 1; pieces <= 5; ++pieces) {
@@ -250,7 +250,7 @@ TEST_F(LinearAttentionDecays, PiecesAreTheWhole) {
 
 // An infinity or NaN in a token changes, bit for bit, no output before it, none of another document, and no gradient
 // that does not depend on it.
-TEST_F(LinearAttentionDecays, NoTokenSeesAnotherDocumentOrTheFuture) {
+TEST_P(LinearAttentionDecays, NoTokenSeesAnotherDocumentOrTheFuture) {
   const Sizes sizes{1, 140, 2, 1, 3, 3};
   for (const DType dtype : {DType::float32, DType::bfloat16}) {
     Tensors clean = draw(sizes);
@@ -281,7 +281,7 @@ TEST_F(LinearAttentionDecays, NoTokenSeesAnotherDocumentOrTheFuture) {
   }
 }
 
-TEST_F(LinearAttentionDecays, PackedDocumentsAreTheDocumentsAlone) {
+TEST_P(LinearAttentionDecays, PackedDocumentsAreTheDocumentsAlone) {
   const Sizes sizes{1, 150, 2, 2, 5, 4};
   Tensors x = draw(sizes);
   for (double& value : x["log_decay"]) value = -0.2 * random_.next_uniform();
@@ -308,7 +308,8 @@ TEST_F(LinearAttentionDecays, PackedDocumentsAreTheDocumentsAlone) {
   }
 }
 
-TEST_F(LinearAttentionDecays, BadInputsAreRefused) {
+TEST_P(LinearAttentionDecays, BadInputsAreRefused) {
+  if (on_gpu()) GTEST_SKIP() << "numbers on a GPU are not looked at";
   const auto refusal = [&](const Sizes& sizes, Tensors x, Decay decay = Decay::data) -> std::string {
     try {
       run(sizes, x, DType::float32, decay);
@@ -330,6 +331,8 @@ TEST_F(LinearAttentionDecays, BadInputsAreRefused) {
   EXPECT_THAT(refusal({1, 3, 3, 2, 1, 1}, draw({1, 3, 3, 2, 1, 1})),
               ::testing::StartsWith("[linear_attention] k has 2 heads, expected a divisor of the 3 heads of q"));
 }
+
+HEDDLE_ON_DEVICES(LinearAttentionDecays);
 
 }  // namespace
 }  // namespace heddle::test

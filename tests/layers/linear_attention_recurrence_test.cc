@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/tensor/random.h"
@@ -232,6 +233,42 @@ TEST_P(LinearAttentionRecurrence, AnInfiniteStateIsNotFiniteAtTheEnd) {
     for (double& value : x.initial_state) value = kInfinity;
     for (const double value : run(sizes, x, dtype).final_state) EXPECT_FALSE(std::isfinite(value)) << name(dtype);
   }
+}
+
+// In 16 bits the state and the scores keep more digits than the results: the error is hardly more than that of rounding
+// the exact result.
+TEST_P(LinearAttentionRecurrence, TheErrorIsThatOfOneRounding) {
+  for (const auto& [dim, value_dim] : {std::pair<int64_t, int64_t>{64, 64}, {33, 130}, {200, 24}}) {
+    const Sizes sizes{300, dim, value_dim, {0.0, -0.02}, 1.0 / std::sqrt(static_cast<double>(dim))};
+    for (const DType dtype : {DType::bfloat16, DType::float16}) {
+      Numbers x = draw(sizes);
+      const Results found = run(sizes, x, dtype), wanted = recurrence(sizes, x);
+      for (const size_t part : {0, 2, 3, 4}) {  // o, d_q, d_k, d_v
+        const std::vector<double>& exact = *wanted.parts()[part];
+        const std::vector<double> rounded =
+            read_values(context(), tensor({static_cast<int64_t>(exact.size())}, exact, dtype));
+        double error = 0.0, error_of_rounding = 0.0;
+        for (size_t i = 0; i < exact.size(); ++i) {
+          error += std::pow((*found.parts()[part])[i] - exact[i], 2);
+          error_of_rounding += std::pow(rounded[i] - exact[i], 2);
+        }
+        EXPECT_LE(std::sqrt(error), 1.25 * std::sqrt(error_of_rounding))
+            << name(dtype) << " " << dim << " x " << value_dim << " result " << part;
+      }
+    }
+  }
+}
+
+// A state beyond 65504, and scores beyond it, in float16: the results are within its range.
+TEST_P(LinearAttentionRecurrence, AStateBeyondTheRangeOfFloat16DoesNoHarm) {
+  const Sizes sizes{1200, 4, 4, {0.0}, 1e-3};
+  Numbers x = draw(sizes);
+  for (std::vector<double>* numbers : {&x.k, &x.v, &x.q}) {
+    for (double& value : *numbers) value = 10.0 + value;
+  }
+  const Results found = run(sizes, x, DType::float16), wanted = recurrence(sizes, x);
+  ASSERT_GT(wanted.final_state[0], 1e5);
+  for (size_t i = 0; i < wanted.o.size(); ++i) ASSERT_NEAR(found.o[i], wanted.o[i], 1e-3 * std::abs(wanted.o[i]));
 }
 
 HEDDLE_ON_DEVICES(LinearAttentionRecurrence);

@@ -1,0 +1,82 @@
+// What linear attention keeps in device memory while it runs. GPUs use it; it is allocated on every device, so that all
+// count the same bytes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/runtime/host_device.h"
+#include "kernels/attention/linear_attention.h"
+#include "kernels/common/views.h"
+
+namespace heddle::kernels {
+
+// No chunk of a GPU's scan crosses a multiple of this many tokens.
+inline constexpr int kWindow = 64;
+// Heads of up to this many features are computed on tensor cores, but for float64.
+inline constexpr int64_t kLargestTensorDim = 256;
+// The value features of the narrowest tile of a scan.
+inline constexpr int kScanTile = 32;
+
+// Bytes of shared memory that a scan without tensor cores takes for chunks of `chunk` tokens.
+constexpr int64_t scan_shared_bytes(int64_t chunk, int64_t keys, size_t size_of_number) {
+  const int64_t numbers = chunk * (2 * keys + 2 * kScanTile + 2 * chunk + 8) + keys * kScanTile + 128;
+  return numbers * static_cast<int64_t>(size_of_number);
+}
+
+// How many parts of at most `size` there are.
+HEDDLE_HOST_DEVICE constexpr int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// The most tokens of a chunk of a GPU's scan of heads of these dims.
+inline int scan_chunk(DType dtype, int64_t dim, int64_t value_dim) {
+  const int64_t largest = std::max(dim, value_dim);
+  if (dtype != DType::float64 && largest <= kLargestTensorDim) return dtype == DType::float32 && largest > 64 ? 32 : 64;
+  int chunk = 16;
+  const auto fits = [&] {  // every GPU from sm_80 on has as much
+    return scan_shared_bytes(chunk, largest, size_of(accumulate_type(dtype))) <= 160 * 1024;
+  };
+  while (chunk > 1 && !fits()) chunk /= 2;
+  return chunk;
+}
+
+// Where the parts lie: offsets in bytes, and their sum. A part that is not wanted has no bytes.
+struct LinearAttentionWorkspace {
+  int64_t sums = 0, starts = 0;              // of log decays and of tokens at which the state starts anew
+  int64_t token_gradients = 0, history = 0;  // for the gradient of log decays
+  int64_t d_k = 0, d_v = 0;                  // sums over the heads of q that share a head of k
+  int64_t bytes = 0;
+
+  explicit LinearAttentionWorkspace(const LinearAttentionForwardArgs& args) { add_decays(args); }
+  explicit LinearAttentionWorkspace(const LinearAttentionBackwardArgs& args) {
+    add_decays(args);
+    const int64_t number = static_cast<int64_t>(size_of(accumulate_type(args.q.dtype)));
+    const int64_t heads = args.q.batch * args.q.heads;
+    if (args.d_log_decay) {
+      const int64_t tiles = parts_of(args.q.dim, kScanTile);
+      const int64_t chunk = scan_chunk(args.q.dtype, args.q.dim, args.v.dim);
+      token_gradients = add(tiles * heads * args.q.length * number);
+      history = add(heads * parts_of(args.q.length, chunk) * args.q.dim * args.v.dim * number);
+    }
+    if (args.q.heads == args.k.heads) return;
+    const int64_t rows = args.k.batch * args.k.length * args.k.heads;
+    if (args.d_k) d_k = add(rows * args.k.dim * number);
+    if (args.d_v) d_v = add(rows * args.v.dim * number);
+  }
+
+ private:
+  template <class Args>
+  void add_decays(const Args& args) {
+    const int64_t heads = args.q.batch * args.q.heads;
+    const bool per_token = args.log_decay && args.decay_per_token;
+    if (per_token) sums = add(heads * args.q.length * 8);
+    if (per_token || args.segments) starts = add(heads * parts_of(args.q.length, kWindow) * 8);
+  }
+  int64_t add(int64_t size) {
+    const int64_t offset = bytes;
+    bytes += (size + 15) / 16 * 16;
+    return offset;
+  }
+};
+
+}  // namespace heddle::kernels
