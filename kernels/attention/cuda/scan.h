@@ -95,12 +95,12 @@ struct ScanArgs {
   }
 };
 
-// The chunks of one head of one sequence, of at most CHUNK tokens, in the order of the scan.
+// The chunks of one head of one sequence, of at most `size` tokens, a power of two, in the order of the scan.
 template <class A>
 class ChunkWalk {
  public:
-  __device__ __forceinline__ ChunkWalk(const ScanArgs<A>& args, int64_t state_head, int chunk)
-      : length_(args.query.length), size_(chunk), from_end_(args.from_end) {
+  __device__ __forceinline__ ChunkWalk(const ScanArgs<A>& args, int64_t state_head, int size)
+      : length_(args.query.length), size_(size), from_end_(args.from_end) {
     const bool forgets = args.log_decay != nullptr && args.log_decay[state_head % args.decays] == -infinity<A>();
     always_ = forgets ? ~uint64_t{0} : uint64_t{0};
     if (args.starts != nullptr) starts_ = args.starts + state_head * parts_of(length_, kWindow);
@@ -120,7 +120,7 @@ class ChunkWalk {
       word_ = next_word_;
       next_word_ = word(window + (from_end_ ? -1 : 1));
     }
-    const int low = local / size_ * size_;  // the chunk lies within [low, low + size_) of the window
+    const int low = local & -size_;  // the chunk lies within [low, low + size_) of the window
     int begin = local, end = local + 1;
     if (from_end_) {
       const uint64_t upto = word_ << (kWindow - 1 - local);
@@ -178,29 +178,38 @@ __device__ __forceinline__ double bounded_log_decay(double log_decay) {
   return log_decay < kLeast ? kLeast : log_decay;
 }
 
-// The sums of log decays that one row of a chunk needs: its own, that of the chunk's last token, and that which counts
-// as 0, all as they stand in `sums` or, with one decay for all tokens, counted from the begin of the chunk.
+// The decays of one head of one sequence.
+template <class A>
+struct HeadDecay {
+  const DecaySum<A>* sums;  // (length); or null: every token has `slope`
+  double slope;
+
+  __device__ __forceinline__ HeadDecay(const ScanArgs<A>& args, int64_t state_head)
+      : sums(args.sums != nullptr ? args.sums + state_head * args.query.length : nullptr),
+        slope(args.log_decay != nullptr ? bounded_log_decay(args.log_decay[state_head % args.decays]) : 0.0) {}
+};
+
+// The sums of log decays that a row of a chunk needs: its own, that of the chunk's last token, and that which counts as
+// 0, all as they stand in `sums` or, with one decay for all tokens, counted from the begin of the chunk.
 template <class A>
 struct RowDecay {
   DecaySum<A> own = {}, last = {}, base = {};
 
   RowDecay() = default;
-  __device__ __forceinline__ RowDecay(const ScanArgs<A>& args, int64_t state_head, const ScanChunk& chunk, int row) {
-    const int64_t token = args.token(chunk, row), end = chunk.begin + chunk.rows;
-    if (args.sums != nullptr) {
-      const DecaySum<A>* const sums = args.sums + state_head * args.query.length;
-      own = sums[token];
-      last = sums[end - 1];
-      if (chunk.begin % kWindow != 0 && !chunk.starts_anew) base = sums[chunk.begin - 1];
-    } else if (args.log_decay != nullptr) {
-      const double slope = bounded_log_decay(args.log_decay[state_head % args.decays]);
-      own = decay_sum<A>(static_cast<double>(token - chunk.begin + 1) * slope);
-      last = decay_sum<A>(static_cast<double>(chunk.rows) * slope);
+  __device__ __forceinline__ RowDecay(const HeadDecay<A>& decay, const ScanChunk& chunk, int64_t token) {
+    if (decay.sums != nullptr) {
+      own = decay.sums[token];
+      last = decay.sums[chunk.begin + chunk.rows - 1];
+      if (chunk.begin % kWindow != 0 && !chunk.starts_anew) base = decay.sums[chunk.begin - 1];
+    } else {
+      own = decay_sum<A>(static_cast<double>(token - chunk.begin + 1) * decay.slope);
+      last = decay_sum<A>(static_cast<double>(chunk.rows) * decay.slope);
     }
   }
   // exp(L_i) and exp(L_last - L_i).
   __device__ __forceinline__ A from_begin() const { return decay_power(difference(own, base)); }
   __device__ __forceinline__ A to_last() const { return decay_power(difference(last, own)); }
+  // exp(L_last), which a long sequence multiplies many times.
   __device__ __forceinline__ double whole() const { return exact_power(difference(last, base)); }
 };
 

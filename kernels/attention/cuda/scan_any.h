@@ -82,6 +82,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     shared.state[d * kScanTile + c] =
         args.state_in.data != nullptr && c < tile ? args.state_in.at(state_head, d, first_value + c) : A(0);
   });
+  const HeadDecay<A> head_decay(args, state_head);
   ChunkWalk<A> walk(args, state_head, chunk_size);
   for (ScanChunk chunk = walk.next(); chunk.rows > 0; chunk = walk.next()) {
     const int rows = chunk.rows;
@@ -102,12 +103,12 @@ __global__ void __launch_bounds__(kAnyThreads)
       }
     });
     each(rows, 1, [&](int r, int) {
-      const RowDecay<A> decay(args, state_head, chunk, r);
+      const RowDecay<A> decay(head_decay, chunk, args.token(chunk, r));
       shared.sums[r] = from_end ? negated(decay.own) : decay.own;
       shared.in[r] = from_end ? decay.to_last() : decay.from_begin();
       shared.to[r] = args.inner * (from_end ? decay.from_begin() : decay.to_last());
     });
-    const double whole = RowDecay<A>(args, state_head, chunk, 0).whole();
+    const double whole = RowDecay<A>(head_decay, chunk, chunk.begin).whole();
     if (!from_end && chunk.starts_anew) {
       each(keys, kScanTile, [&](int d, int c) { shared.state[d * kScanTile + c] = A(0); });
     }

@@ -1,7 +1,7 @@
 // The scan on tensor cores, for heads of up to kLargestTensorDim features of any dtype but float64. Heads of other
-// sizes than those of the kernels are padded with zeros. Of four warps, each computes out of 16 rows of the chunk and a
-// part of the tile's features, and holds a part of the state's rows in registers, in float. The state and the weighted
-// rows enter products as sums of pieces, see pieces.h.
+// sizes than those of the kernels are padded with zeros. Each warp computes out of 16 rows of the chunk and a part of
+// the tile's features, and holds a part of the state in registers, in float. The state and the weighted rows enter
+// products as sums of pieces, see pieces.h.
 #pragma once
 
 #include <cuda_pipeline_primitives.h>
@@ -19,438 +19,534 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-inline constexpr int kWarps = 4, kTensorThreads = 32 * kWarps;
-
-// KEYS: key features; VALUES: value features of the block; ROWS: tokens of a chunk. The rows of 16-bit types are copied
-// asynchronously while the chunk before is computed; floats are split into pieces when they are loaded.
-template <class T, int KEYS, int VALUES, int ROWS>
+// KEYS: key features; VALUES: value features of the block; ROWS: tokens of a chunk. DECAY: the scan adds to the
+// gradient of the log decays. The rows of 16-bit types are copied asynchronously while the chunk before is computed;
+// floats are split into pieces when they are loaded.
+template <class T_, int KEYS, int VALUES, int ROWS, int WARPS, bool DECAY>
 struct TensorShape {
-  static constexpr int kStages = sizeof(T) == 2 ? 2 : 1;
-  static constexpr int kRowTiles = ROWS / 16, kColumnParts = kWarps / kRowTiles;
+  using T = T_;
+  static constexpr int kKeys = KEYS, kValues = VALUES, kRows = ROWS, kWarps = WARPS, kThreads = 32 * WARPS;
+  static constexpr bool kDecay = DECAY, kStaged = sizeof(T) == 2;
+  static constexpr int kStages = kStaged ? 2 : 1;
+
+  static constexpr int kRowTiles = ROWS / 16, kColumnParts = WARPS / kRowTiles;
   static constexpr int kColumns = VALUES / kColumnParts;  // of out in one warp
-  static constexpr int kStateTiles =
-      KEYS / 16 > kWarps ? KEYS / 16 / kWarps : 1;  // tiles of 16 rows of the state in one
+  static_assert(WARPS % kRowTiles == 0 && kColumns % 16 == 0);
+
+  // Of the state in one warp: tiles of 16 rows, and columns. The last warps may have none.
+  static constexpr int kStateTiles = KEYS / 16 > WARPS ? KEYS / 16 / WARPS : 1;
+  static constexpr int kStateSpare = KEYS / 16 < WARPS ? WARPS * 16 / KEYS : 1;
+  static constexpr int kStateParts = kStateSpare < VALUES / 16 ? kStateSpare : VALUES / 16;  // of the columns
+  static constexpr int kStateColumns = VALUES / kStateParts;
 
   struct Decays {
     float2 sums[ROWS];  // negated in a scan from the end
     float in[ROWS], to[ROWS];
     float2 whole;  // as the sum of two floats: a long sequence multiplies many of them
   };
+  // What the gradient of the log decays needs.
+  struct DecayShared {
+    StoredMatrix<T, ROWS, VALUES> partner;
+    float pairs[ROWS][ROWS + 1];  // P
+    float rows[kColumnParts][ROWS];
+    float warps[WARPS];
+  };
+  struct Nothing {};
   struct Shared {
     StoredMatrix<T, ROWS, KEYS> query;
     StoredMatrix<T, ROWS, KEYS> key[kStages];
     StoredMatrix<T, ROWS, VALUES> value[kStages];
     ComputedMatrix<T, KEYS, VALUES> state;
     Decays decays[2];
+    std::conditional_t<DECAY, DecayShared, Nothing> decay;
   };
-  // What the gradient of the log decays needs besides.
-  struct DecayShared {
-    StoredMatrix<T, ROWS, VALUES> partner;
-    float pairs[ROWS][ROWS + 1];  // P
-    float rows[kColumnParts][ROWS];
-    float warps[kWarps];
-  };
-  static constexpr size_t kDecayOffset = (sizeof(Shared) + 15) / 16 * 16;
 };
 
-// Loads `width` features from `offset` on of the chunk's rows into a matrix; features beyond the view's and rows beyond
-// the chunk's become 0. 16-bit types are copied asynchronously if `vectorized`, 16 bytes at a time.
-template <class T, int ROWS, int COLS>
+// Loads the features from `offset` on of the chunk's rows into a matrix; features beyond the view's and rows beyond the
+// chunk's become 0. 16-bit types are copied asynchronously if `vectorized`, 16 bytes at a time.
+template <int THREADS, class T, class Matrix>
 __device__ __forceinline__ void load_rows(const ScanArgs<float>& args, const HeadsView& view, int64_t batch,
                                           int64_t head_index, const ScanChunk& chunk, int64_t offset, bool vectorized,
-                                          StoredMatrix<T, ROWS, COLS>& to) {
-  constexpr int kWidth = sizeof(T) == 2 ? 8 : 4;
-  const auto row = [&](int r) { return head<const T>(view, batch, args.token(chunk, r), head_index) + offset; };
-  if (vectorized) {
-    for (int e = threadIdx.x; e < ROWS * COLS / kWidth; e += kTensorThreads) {
-      const int r = e / (COLS / kWidth), c = e % (COLS / kWidth) * kWidth;
+                                          Matrix& to) {
+  // Calls visit(row, column, address) for the thread's places of `width` elements each.
+  const auto each_place = [&](auto width, const auto& visit) {
+    constexpr int kWidth = decltype(width)::value;
+    constexpr int kPlaces = Matrix::kCols / kWidth;  // of a row
+    constexpr int kStep = THREADS / kPlaces;         // rows that are visited at once
+    static_assert(THREADS % kPlaces == 0);
+    const int first = static_cast<int>(threadIdx.x) / kPlaces;
+    const int c = static_cast<int>(threadIdx.x) % kPlaces * kWidth;
+    const T* from = head<const T>(view, batch, args.token(chunk, first), head_index) + offset + c;
+    const int64_t step = (args.from_end ? -kStep : kStep) * view.length_stride;
+#pragma unroll
+    for (int i = 0; i < (Matrix::kRows + kStep - 1) / kStep; ++i, from += step) {
+      const int r = first + i * kStep;
+      if (Matrix::kRows % kStep == 0 || r < Matrix::kRows) visit(r, c, from);
+    }
+  };
+  if (vectorized && sizeof(T) == 2) {
+    each_place(std::integral_constant<int, 8>{}, [&](int r, int c, const T* from) {
       const bool is_there = r < chunk.rows && offset + c < view.dim;
-      if constexpr (sizeof(T) == 2) {
-        T* const place = to.row(r) + c;
-        if (is_there) {
-          __pipeline_memcpy_async(place, row(r) + c, 16);
-        } else {
-          *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
-        }
-      } else {
-        const float4 four = is_there ? *reinterpret_cast<const float4*>(row(r) + c) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-        to.put_pair(r, c, four.x, four.y);
-        to.put_pair(r, c + 2, four.z, four.w);
+      __pipeline_memcpy_async(to.row(r) + c, from, 16, is_there ? 0 : 16);  // the last number: how many bytes are 0
+    });
+  } else if (vectorized) {
+    each_place(std::integral_constant<int, 4>{}, [&](int r, int c, const T* from) {
+      const bool is_there = r < chunk.rows && offset + c < view.dim;
+      const float4 four = is_there ? *reinterpret_cast<const float4*>(from) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+      to.template put_pair<T>(r, c, four.x, four.y);
+      to.template put_pair<T>(r, c + 2, four.z, four.w);
+    });
+  } else {
+    each_place(std::integral_constant<int, 2>{}, [&](int r, int c, const T* from) {
+      const auto number = [&](int e) { return r < chunk.rows && offset + c + e < view.dim ? widen(from[e]) : 0.0f; };
+      to.template put_pair<T>(r, c, number(0), number(1));
+    });
+  }
+}
+
+// The work of one block. Fragments are laid out as mma.h says.
+template <class Shape>
+class TensorScan {
+ public:
+  using T = typename Shape::T;
+  using Shared = typename Shape::Shared;
+  using Decays = typename Shape::Decays;
+
+  __device__ __forceinline__ TensorScan(const ScanArgs<float>& args, bool vectorized, Shared& shared)
+      : args_(args),
+        shared_(shared),
+        vectorized_(vectorized),
+        head_(blockIdx.x % args.query.heads),
+        batch_(blockIdx.x / args.query.heads),
+        state_head_(args.state_head(batch_, head_)),
+        first_value_(int64_t{blockIdx.y} * Shape::kValues),
+        decay_(args, state_head_),
+        walk_(args, state_head_, Shape::kRows) {}
+
+  __device__ __forceinline__ void run() {
+    ScanChunk chunk = walk_.next();
+    fetch(chunk, 0);
+    put_decays(chunk, 0);
+    if (args_.state_in.data != nullptr) {
+      for_each_number([&](int64_t d, int64_t c, float& s) { s = args_.state_in.at(state_head_, d, c); });
+    }
+    share_state();
+    for (int stage = 0; chunk.rows > 0; stage ^= 1) {
+      const ScanChunk next = walk_.next();
+      __pipeline_wait_prior(0);
+      __syncthreads();  // the chunk, its decays and the state are written
+      const Decays& decays = shared_.decays[stage];
+      const auto& key = shared_.key[stage % Shape::kStages];
+      const auto& value = shared_.value[stage % Shape::kStages];
+      compute_out(chunk, next, stage, decays, key, value);
+      if constexpr (Shape::kDecay) note_crossing(chunk, decays);
+      if (owns_state_) advance_state(chunk, decays, key, value);
+      __syncthreads();  // all warps have read the chunk and the state from before
+      if constexpr (Shape::kDecay) put_token_gradients(chunk);
+      share_state();
+      if constexpr (!Shape::kStaged) fetch(next, stage ^ 1);
+      put_decays(next, stage ^ 1);
+      chunk = next;
+    }
+    __pipeline_wait_prior(0);
+    if (args_.state_out.data == nullptr) return;
+    for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args_, state_head_, d, c, s); });
+  }
+
+ private:
+  static constexpr int kKeys = Shape::kKeys, kValues = Shape::kValues, kRows = Shape::kRows;
+  static constexpr int kOutTiles = Shape::kColumns / 8, kPieceCount = kComputedPieces<T>;
+
+  __device__ __forceinline__ void fetch(const ScanChunk& chunk, int stage) {
+    if (chunk.rows > 0) {
+      constexpr int kThreads = Shape::kThreads;
+      const int64_t shared_head = head_ / args_.group;
+      const int place = stage % Shape::kStages;
+      load_rows<kThreads, T>(args_, args_.query, batch_, head_, chunk, 0, vectorized_, shared_.query);
+      load_rows<kThreads, T>(args_, args_.key, batch_, shared_head, chunk, 0, vectorized_, shared_.key[place]);
+      load_rows<kThreads, T>(args_, args_.value, batch_, shared_head, chunk, first_value_, vectorized_,
+                             shared_.value[place]);
+      if (thread_ <= kRows && !has_decays(chunk, stage)) {
+        row_decay_ = RowDecay<float>(decay_, chunk, thread_ < chunk.rows ? args_.token(chunk, thread_) : chunk.begin);
       }
     }
-    return;
-  }
-  for (int e = threadIdx.x; e < ROWS * COLS / 2; e += kTensorThreads) {
-    const int r = e / (COLS / 2), c = e % (COLS / 2) * 2;
-    const auto number = [&](int col) {
-      return r < chunk.rows && offset + col < view.dim ? row(r)[col] : narrow<T>(0.0f);
-    };
-    if constexpr (sizeof(T) == 2) {
-      to.row(r)[c] = number(c);
-      to.row(r)[c + 1] = number(c + 1);
-    } else {
-      to.put_pair(r, c, number(c), number(c + 1));
-    }
-  }
-}
-
-// What each thread of a block knows of its place. Fragments are laid out as mma.h says.
-template <class Shape>
-struct Place {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  int g = lane / 4, t2 = lane % 4 * 2;
-  int row_tile = warp % Shape::kRowTiles * 16;             // the warp's rows of the chunk
-  int column = warp / Shape::kRowTiles * Shape::kColumns;  // and features of the tile
-  int state_row = warp * 16 * Shape::kStateTiles;          // the warp's rows of the state, if there are any
-};
-
-// out = exp(..) query S for the warp's rows and columns. query(d) is the fragment of features d to d + 15.
-template <class T, class Shape, int KEYS, int TILES, class Query>
-__device__ __forceinline__ void apply_state(const typename Shape::Shared& shared, const typename Shape::Decays& decays,
-                                            const Place<Shape>& place, const Query& query, FragmentC (&out)[TILES]) {
-#pragma unroll
-  for (int d = 0; d < KEYS; d += 16) {
-    const auto q = pieces<T>(query(d));
-#pragma unroll
-    for (int n = 0; n < TILES / 2; ++n) multiply(out + 2 * n, q, load_b(shared.state, d, place.column + n * 16));
-  }
-  const float upper = decays.in[place.row_tile + place.g], lower = decays.in[place.row_tile + place.g + 8];
-#pragma unroll
-  for (int n = 0; n < TILES; ++n) {
-    out[n].values[0] *= upper;
-    out[n].values[1] *= upper;
-    out[n].values[2] *= lower;
-    out[n].values[3] *= lower;
-  }
-}
-
-// The sums over the warp's columns of `numbers` times those of `partner`: for the thread's upper and lower row.
-template <class Matrix, int TILES, class Shape>
-__device__ __forceinline__ float2 products_with(const FragmentC (&numbers)[TILES], const Matrix& partner,
-                                                const Place<Shape>& place) {
-  float2 sums = {0.0f, 0.0f};
-#pragma unroll
-  for (int n = 0; n < TILES; ++n) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int column = place.column + n * 8 + place.t2 + e;
-      sums.x += numbers[n].values[e] * partner.value(place.row_tile + place.g, column);
-      sums.y += numbers[n].values[2 + e] * partner.value(place.row_tile + place.g + 8, column);
-    }
-  }
-  return {group_sum<4>(sums.x), group_sum<4>(sums.y)};
-}
-
-template <class T, int KEYS, int VALUES, int ROWS>
-__global__ void __launch_bounds__(kTensorThreads)
-    scan_tensor(const __grid_constant__ ScanArgs<float> args, bool vectorized) {
-  using Shape = TensorShape<T, KEYS, VALUES, ROWS>;
-  using Shared = typename Shape::Shared;
-  constexpr int kTiles = Shape::kColumns / 8;  // of out
-  constexpr int kStateTiles = Shape::kStateTiles;
-  constexpr bool kStaged = Shape::kStages == 2;
-  extern __shared__ __align__(16) unsigned char raw[];
-  Shared& shared = *reinterpret_cast<Shared*>(raw);
-  auto& decay_shared = *reinterpret_cast<typename Shape::DecayShared*>(raw + Shape::kDecayOffset);
-  const Place<Shape> place;
-  const int64_t head_index = blockIdx.x % args.query.heads, batch = blockIdx.x / args.query.heads;
-  const int64_t state_head = args.state_head(batch, head_index), shared_head = head_index / args.group;
-  const int64_t first_value = int64_t{blockIdx.y} * VALUES;
-  const bool from_end = args.from_end, wants_decay = args.token_gradients != nullptr;
-  const int64_t chunks = parts_of(args.query.length, ROWS);
-
-  ChunkWalk<float> walk(args, state_head, ROWS);
-  RowDecay<float> row_decay;  // of row threadIdx.x of the next chunk
-  const auto fetch = [&](const ScanChunk& chunk, int stage) {
-    if (chunk.rows > 0) {
-      load_rows<T>(args, args.query, batch, head_index, chunk, 0, vectorized, shared.query);
-      load_rows<T>(args, args.key, batch, shared_head, chunk, 0, vectorized, shared.key[stage % Shape::kStages]);
-      load_rows<T>(args, args.value, batch, shared_head, chunk, first_value, vectorized,
-                   shared.value[stage % Shape::kStages]);
-      if (threadIdx.x < chunk.rows) row_decay = RowDecay<float>(args, state_head, chunk, threadIdx.x);
-    }
     __pipeline_commit();
-  };
-  // Needs what fetch() has loaded of the chunk.
-  const auto put_decays = [&](const ScanChunk& chunk, typename Shape::Decays& to) {
-    const int r = threadIdx.x;
-    if (r >= ROWS) return;
-    const bool is_there = r < chunk.rows;
-    to.sums[r] = !is_there ? float2{0.0f, 0.0f} : from_end ? negated(row_decay.own) : row_decay.own;
-    to.in[r] = !is_there ? 0.0f : from_end ? row_decay.to_last() : row_decay.from_begin();
-    to.to[r] = !is_there ? 0.0f : args.inner * (from_end ? row_decay.from_begin() : row_decay.to_last());
-    if (r == 0) {
-      const double whole = row_decay.whole();
+  }
+
+  // Whether shared.decays[stage] are those of the chunk: with one decay for all tokens they depend on its length alone.
+  __device__ __forceinline__ bool has_decays(const ScanChunk& chunk, int stage) const {
+    return decay_.sums == nullptr && chunk.rows == (stage == 0 ? decay_rows_.x : decay_rows_.y);
+  }
+  // Needs what fetch() has loaded of the chunk. Each of the first threads has a row, the one after them the chunk.
+  __device__ __forceinline__ void put_decays(const ScanChunk& chunk, int stage) {
+    if (has_decays(chunk, stage)) return;
+    (stage == 0 ? decay_rows_.x : decay_rows_.y) = chunk.rows;
+    Decays& to = shared_.decays[stage];
+    if (thread_ < kRows) {
+      const bool is_there = thread_ < chunk.rows, from_end = args_.from_end;
+      const float from_begin = is_there ? row_decay_.from_begin() : 0.0f;
+      const float to_last = is_there ? row_decay_.to_last() : 0.0f;
+      to.sums[thread_] = !is_there ? float2{0.0f, 0.0f} : from_end ? negated(row_decay_.own) : row_decay_.own;
+      to.in[thread_] = from_end ? to_last : from_begin;
+      to.to[thread_] = args_.inner * (from_end ? from_begin : to_last);
+    } else if (thread_ == kRows) {
+      const double whole = row_decay_.whole();
       const float high = static_cast<float>(whole);
       to.whole = {high, static_cast<float>(whole - static_cast<double>(high))};
     }
-  };
+  }
 
-  // The warp's rows of the state; the last warps of a narrow state have none.
-  const bool owns_state = place.state_row < KEYS;
-  FragmentC state[kStateTiles][VALUES / 8];
-  const auto for_each_state = [&](const auto& visit) {  // visit(key feature, feature of the tile, two numbers)
+  // Calls visit(key feature, feature of the tile, address of two numbers) for the thread's numbers of the state.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_pair(const Visit& visit) {
+    if (!owns_state_) return;
 #pragma unroll
-    for (int m = 0; m < kStateTiles; ++m) {
+    for (int m = 0; m < Shape::kStateTiles; ++m) {
 #pragma unroll
-      for (int n = 0; n < VALUES / 8; ++n) {
+      for (int n = 0; n < Shape::kStateColumns / 8; ++n) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          visit(place.state_row + m * 16 + place.g + half * 8, n * 8 + place.t2, state[m][n].values + 2 * half);
+          visit(state_row_ + m * 16 + g_ + half * 8, state_column_ + n * 8 + t2_, state_[m][n].values + 2 * half);
         }
       }
     }
-  };
-  // The same for each number that is no padding.
-  const auto for_each_number = [&](const auto& visit) {
-    for_each_state([&](int d, int c, float* numbers) {
+  }
+  // Calls visit(key feature, value feature, number) for those that are no padding.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_number(const Visit& visit) {
+    for_each_pair([&](int d, int c, float* numbers) {
+#pragma unroll
       for (int e = 0; e < 2; ++e) {
-        if (d < args.query.dim && first_value + c + e < args.value.dim) visit(d, first_value + c + e, numbers[e]);
+        const int64_t feature = first_value_ + c + e;
+        if (d < args_.query.dim && feature < args_.value.dim) visit(d, feature, numbers[e]);
       }
     });
-  };
-  const auto history = [&](const ScanChunk& chunk, int64_t d, int64_t c) -> float& {
-    return args.history[((state_head * chunks + chunk.begin / ROWS) * args.query.dim + d) * args.value.dim + c];
-  };
-  const auto share_state = [&] {
-    if (!owns_state) return;
-    for_each_state([&](int d, int c, const float* s) { shared.state.put_pair(d, c, s[0], s[1]); });
-  };
-
-  ScanChunk chunk = walk.next();
-  fetch(chunk, 0);
-  put_decays(chunk, shared.decays[0]);
-  if (owns_state && args.state_in.data != nullptr) {
-    for_each_number([&](int64_t d, int64_t c, float& s) { s = args.state_in.at(state_head, d, c); });
   }
-  share_state();
+  __device__ __forceinline__ void share_state() {
+    for_each_pair([&](int d, int c, const float* s) { shared_.state.template put_pair<float>(d, c, s[0], s[1]); });
+  }
 
-  for (int stage = 0; chunk.rows > 0; stage ^= 1) {
-    const ScanChunk next = walk.next();
-    __pipeline_wait_prior(0);
-    __syncthreads();  // the chunk, its decays and the state are written
-    const typename Shape::Decays& decays = shared.decays[stage];
-    const auto& key = shared.key[stage % Shape::kStages];
-    const auto& value = shared.value[stage % Shape::kStages];
-    const bool is_forgotten = !from_end && chunk.starts_anew;  // the state from before
-    const bool has_rows = place.row_tile < chunk.rows;
-    // The warp's rows of query are kept in registers where they fit, so that those of the next chunk can be fetched.
-    PiecesA<1> kept[kStaged ? KEYS / 16 : 1];
-    if constexpr (kStaged) {
+  // out = exp(..) query S + the sum over the chunk's pairs, for the warp's rows and columns. Fetches the next chunk as
+  // soon as the rows of query are in registers, where they are kept.
+  template <class Key, class Value>
+  __device__ __forceinline__ void compute_out(const ScanChunk& chunk, const ScanChunk& next, int stage,
+                                              const Decays& decays, const Key& key, const Value& value) {
+    PiecesA<1> kept[Shape::kStaged ? kKeys / 16 : 1];
+    if constexpr (Shape::kStaged) {
 #pragma unroll
-      for (int d = 0; d < KEYS / 16; ++d) kept[d] = load_a(shared.query, place.row_tile, d * 16);
+      for (int d = 0; d < kKeys / 16; ++d) kept[d] = load_a(shared_.query, row_tile_, d * 16);
     }
     const auto query = [&](int d) {
-      if constexpr (kStaged) {
+      if constexpr (Shape::kStaged) {
         return kept[d / 16];
       } else {
-        return load_a(shared.query, place.row_tile, d);
+        return load_a(shared_.query, row_tile_, d);
       }
     };
-    if (wants_decay) {
-      load_rows<T>(args, args.partner, batch, head_index, chunk, first_value, false, decay_shared.partner);
-      if (!from_end && !chunk.starts_anew && owns_state) {
-        for_each_number([&](int64_t d, int64_t c, float& s) { history(chunk, d, c) = s; });
-      }
-    }
-    if (kStaged || wants_decay) __syncthreads();  // the rows of query are read, those of partner written
-    if (kStaged) fetch(next, stage ^ 1);
+    if constexpr (Shape::kDecay) load_partner(chunk);
+    if constexpr (Shape::kStaged || Shape::kDecay) __syncthreads();  // the rows of query are read, partner is written
+    if constexpr (Shape::kStaged) fetch(next, stage ^ 1);
 
-    FragmentC out[kTiles];
-    if (has_rows && !is_forgotten) apply_state<T, Shape, KEYS>(shared, decays, place, query, out);
-    if (wants_decay) {
-      float2 sums = products_with(out, decay_shared.partner, place);
-      if (is_forgotten) sums = {0.0f, 0.0f};
-      if (place.t2 == 0) {
-        float* const rows = decay_shared.rows[place.warp / Shape::kRowTiles];
-        rows[place.row_tile + place.g] = sums.x * args.outer;
-        rows[place.row_tile + place.g + 8] = sums.y * args.outer;
+    FragmentC out[kOutTiles];
+    const bool has_rows = row_tile_ < chunk.rows, is_forgotten = !args_.from_end && chunk.starts_anew;
+    if (has_rows && !is_forgotten) apply_state(decays, query, out);
+    if constexpr (Shape::kDecay) note_rows(out, is_forgotten);
+    if (!has_rows) return;
+#pragma unroll 1
+    for (int j = 0; j < row_tile_; j += 16) apply_scores<false>(decays, query, key, value, j, out);
+    apply_scores<true>(decays, query, key, value, row_tile_, out);
+    if (args_.out) store_out(chunk, out);
+  }
+
+  template <class Query>
+  __device__ __forceinline__ void apply_state(const Decays& decays, const Query& query,
+                                              FragmentC (&out)[kOutTiles]) const {
+#pragma unroll
+    for (int d = 0; d < kKeys; d += 16) {
+      const auto q = pieces<T>(query(d));
+#pragma unroll
+      for (int n = 0; n < kOutTiles / 2; ++n) {
+        multiply(out + 2 * n, q, load_b(shared_.state, d, column_ + n * 16));
       }
     }
-#pragma unroll 1
-    for (int j = 0; j < ROWS; j += 16) {
-      if (!has_rows || j > place.row_tile) break;
-      FragmentC scores[2];
+    const float upper = decays.in[row_tile_ + g_], lower = decays.in[row_tile_ + g_ + 8];
 #pragma unroll
-      for (int d = 0; d < KEYS; d += 16) {
-        multiply_stored<T>(scores, query(d), load_b_transposed(key, j, d));
-      }
-      const auto sees = [&](int row, int depth) { return place.row_tile + row >= j + depth; };
+    for (int n = 0; n < kOutTiles; ++n) {
+      out[n].values[0] *= upper;
+      out[n].values[1] *= upper;
+      out[n].values[2] *= lower;
+      out[n].values[3] *= lower;
+    }
+  }
+
+  // Adds what the rows j to j + 15 of key and value give. DIAGONAL: they are those of query and out, so that a row does
+  // not see all of them.
+  template <bool DIAGONAL, class Query, class Key, class Value>
+  __device__ __forceinline__ void apply_scores(const Decays& decays, const Query& query, const Key& key,
+                                               const Value& value, int j, FragmentC (&out)[kOutTiles]) {
+    FragmentC scores[2];
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
+    for (int d = 0; d < kKeys; d += 16) multiply_stored<T>(scores, query(d), load_b_transposed(key, j, d));
+    const auto sees = [](int row, int depth) { return !DIAGONAL || row >= depth; };
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int row = place.g + e / 2 * 8, depth = part * 8 + place.t2 + e % 2;
-          const float2 exponent = difference(decays.sums[place.row_tile + row], decays.sums[j + depth]);
-          const float power = sizeof(T) == 2 ? fast_exp2(exponent.x + exponent.y) : decay_power(exponent);
-          float& score = scores[part].values[e];
-          score = sees(row, depth) ? score * (args.inner * power) : 0.0f;
+    for (int e = 0; e < 8; ++e) {
+      const int row = g_ + e % 4 / 2 * 8, depth = e / 4 * 8 + t2_ + e % 2;
+      const float2 exponent = difference(decays.sums[row_tile_ + row], decays.sums[j + depth]);
+      const float power = sizeof(T) == 2 ? fast_exp2(exponent.x + exponent.y) : decay_power(exponent);
+      float& score = scores[e / 4].values[e % 4];
+      score = sees(row, depth) ? score * (args_.inner * power) : 0.0f;
+    }
+    if constexpr (Shape::kDecay) {
+      if (!args_.from_end && column_ == 0) note_pairs(value, scores, j, sees);
+    }
+    if constexpr (DIAGONAL) {
+      add_masked_product<T>(out, scores, value, j, column_, sees);
+    } else {
+      add_product<T>(out, scores, value, j, column_);
+    }
+  }
+
+  __device__ __forceinline__ void store_out(const ScanChunk& chunk, const FragmentC (&out)[kOutTiles]) const {
+    const bool adds = args_.out.mode == GradientMode::accumulate;
+    // Calls visit(address, number of features that are there, two numbers).
+    const auto each_pair = [&](auto type, const auto& visit) {
+      using Out = decltype(type);
+      const int64_t first = first_value_ + column_ + t2_;
+      const int there = static_cast<int>(args_.value.dim - first);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = row_tile_ + g_ + half * 8;
+        if (r >= chunk.rows) continue;
+        Out* const row = head<Out>(args_.out.view, batch_, args_.token(chunk, r), head_) + first;
+#pragma unroll
+        for (int n = 0; n < kOutTiles; ++n) {
+          const Vec<float, 2> numbers = {out[n].values[2 * half] * args_.outer,
+                                         out[n].values[2 * half + 1] * args_.outer};
+          if (n * 8 < there) visit(row + n * 8, there - n * 8, numbers);
         }
       }
-      if (wants_decay && !from_end && place.column == 0) {
-        FragmentC pairs[2];
+    };
+    const auto put = [&](auto type) {
+      using Out = decltype(type);
+      if (vectorized_) {  // both are there, and the address is a multiple of their size
+        each_pair(type, [&](Out* to, int, const Vec<float, 2>& numbers) { store_or_add(to, numbers, adds); });
+      } else {
+        each_pair(type, [&](Out* to, int there, const Vec<float, 2>& numbers) {
+          for (int e = 0; e < min(there, 2); ++e) to[e] = narrow<Out>(adds ? numbers[e] + widen(to[e]) : numbers[e]);
+        });
+      }
+    };
+    if (sizeof(T) == sizeof(float) || args_.out.view.dtype == dtype_of<T>) {
+      put(T{});
+    } else {
+      put(float{});
+    }
+  }
+
+  template <class Key, class Value>
+  __device__ __forceinline__ void advance_state(const ScanChunk& chunk, const Decays& decays, const Key& key,
+                                                const Value& value) {
+    const float2 whole = decays.whole;
+    if (chunk.starts_anew) clear_state();
 #pragma unroll
-        for (int c = 0; c < VALUES; c += 16) {
-          multiply_stored<T>(pairs, load_a(decay_shared.partner, place.row_tile, c), load_b_transposed(value, j, c));
+    for (int m = 0; m < Shape::kStateTiles; ++m) {
+      PiecesA<kPieceCount> k[kRows / 16];
+#pragma unroll
+      for (int j = 0; j < kRows / 16; ++j) k[j] = weighted_keys(decays, key, j * 16, state_row_ + m * 16);
+#pragma unroll
+      for (int n = 0; n < Shape::kStateColumns / 16; ++n) {
+        FragmentC sum[2];
+#pragma unroll
+        for (int j = 0; j < kRows / 16; ++j) {
+          multiply(sum, k[j], pieces<T>(load_b(value, j * 16, state_column_ + n * 16)));
         }
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
-          const int row = place.g + e % 4 / 2 * 8, depth = e / 4 * 8 + place.t2 + e % 2;
-          decay_shared.pairs[place.row_tile + row][j + depth] =
-              sees(row, depth) ? pairs[e / 4].values[e % 4] * scores[e / 4].values[e % 4] * args.outer : 0.0f;
-        }
-      }
-      if (j < place.row_tile) {
-        add_product<T>(out, scores, value, j, place.column);
-      } else {
-        add_masked_product<T>(out, scores, value, j, place.column, sees);
-      }
-    }
-    if (args.out && has_rows) {
-      const auto put = [&](auto* row, int c, float first, float second) {
-        using Out = std::remove_pointer_t<decltype(row)>;
-        Out* const to = row + c;
-        const bool adds = args.out.mode == GradientMode::accumulate;
-        if (vectorized) {  // both are there, and the address is a multiple of their size
-          Vec<Out, 2> both;
-          if (adds) both = load<2>(to);
-          both[0] = narrow<Out>(adds ? first + widen(both[0]) : first);
-          both[1] = narrow<Out>(adds ? second + widen(both[1]) : second);
-          store(to, both);
-        } else {
-          to[0] = narrow<Out>(adds ? first + widen(to[0]) : first);
-          if (first_value + c + 1 < args.value.dim) to[1] = narrow<Out>(adds ? second + widen(to[1]) : second);
-        }
-      };
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int r = place.row_tile + place.g + half * 8;
-        if (r >= chunk.rows) continue;
-        const int64_t token = args.token(chunk, r);
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          const int c = place.column + n * 8 + place.t2;
-          if (first_value + c >= args.value.dim) continue;
-          const float first = out[n].values[2 * half] * args.outer, second = out[n].values[2 * half + 1] * args.outer;
-          if (sizeof(T) == 4 || args.out.view.dtype == dtype_of<T>) {
-            put(head<T>(args.out.view, batch, token, head_index) + first_value, c, first, second);
-          } else {
-            put(head<float>(args.out.view, batch, token, head_index) + first_value, c, first, second);
-          }
+          float& s = state_[m][2 * n + e / 4].values[e % 4];
+          const float added = sum[e / 4].values[e % 4];
+          s = fmaf(s, whole.x, fmaf(s, whole.y, added));
         }
       }
     }
-
-    float crossing = 0.0f;  // exp(L_last) <S, dS>
-    if (wants_decay && from_end && !chunk.starts_anew && owns_state) {
-      for_each_number([&](int64_t d, int64_t c, float& s) { crossing += history(chunk, d, c) * s; });
-    }
-    if (owns_state) {
-      const bool is_cleared = from_end && chunk.starts_anew;
-      const float2 whole = decays.whole;
-#pragma unroll
-      for (int m = 0; m < kStateTiles; ++m) {
-        PiecesA<kComputedPieces<T>> k[ROWS / 16];  // key^T, weighted
-#pragma unroll
-        for (int j = 0; j < ROWS / 16; ++j) {
-          const auto stored = load_a_transposed(key, j * 16, place.state_row + m * 16);
-#pragma unroll
-          for (int w = 0; w < 4; ++w) {
-            const int depth = j * 16 + place.t2 + w / 2 * 8;
-            float2 pair = {0.0f, 0.0f};
-#pragma unroll
-            for (int p = 0; p < Stored<T>::kPlanes; ++p) {
-              const float2 part = unpack<typename Stored<T>::type>(stored.parts[p].words[w]);
-              pair.x += part.x;
-              pair.y += part.y;
-            }
-            unsigned words[kComputedPieces<T>];
-            split(pair.x * decays.to[depth], pair.y * decays.to[depth + 1], words);
-#pragma unroll
-            for (int p = 0; p < kComputedPieces<T>; ++p) k[j].parts[p].words[w] = words[p];
-          }
-        }
-#pragma unroll
-        for (int n = 0; n < VALUES / 16; ++n) {
-          FragmentC sum[2];
-#pragma unroll
-          for (int j = 0; j < ROWS / 16; ++j) multiply(sum, k[j], pieces<T>(load_b(value, j * 16, n * 16)));
-#pragma unroll
-          for (int e = 0; e < 8; ++e) {
-            float& s = state[m][2 * n + e / 4].values[e % 4];
-            const float added = sum[e / 4].values[e % 4];
-            s = is_cleared ? 0.0f : chunk.starts_anew ? added : fmaf(s, whole.x, fmaf(s, whole.y, added));
-          }
-        }
-      }
-    }
-    if (wants_decay && from_end) {
-      const float sum = group_sum(crossing);
-      if (place.lane == 0) decay_shared.warps[place.warp] = sum * decays.whole.x;
-    }
-    __syncthreads();  // all warps have read the chunk and the state from before
-    if (wants_decay) {
-      const int r = threadIdx.x;
-      if (!from_end) {
-        if (r < chunk.rows) {
-          for (int j = 1; j < r; ++j) decay_shared.pairs[r][j] += decay_shared.pairs[r][j - 1];
-        }
-        __syncthreads();
-      }
-      if (r < chunk.rows) {
-        float sum = 0.0f;
-        const auto row = [&](int i) {
-          float both = 0.0f;
-          for (int part = 0; part < Shape::kColumnParts; ++part) both += decay_shared.rows[part][i];
-          return both;
-        };
-        if (from_end) {
-          for (int w = 0; w < kWarps; ++w) sum += chunk.starts_anew ? 0.0f : decay_shared.warps[w];
-          for (int j = r + 1; j < chunk.rows; ++j) sum += row(j);
-        } else {
-          for (int i = r; i < chunk.rows; ++i) sum += row(i) + (r > 0 ? decay_shared.pairs[i][r - 1] : 0.0f);
-        }
-        float& to = args.token_gradients[(int64_t{blockIdx.y} * args.query.batch * args.heads + state_head) *
-                                             args.query.length +
-                                         args.token(chunk, r)];
-        to = from_end ? to + sum : sum;
-      }
-    }
-    share_state();
-    if (!kStaged) fetch(next, stage ^ 1);
-    put_decays(next, shared.decays[stage ^ 1]);
-    chunk = next;
+    if (chunk.starts_anew && args_.from_end) clear_state();  // what comes before knows nothing of it
   }
-  __pipeline_wait_prior(0);
-  if (args.state_out.data == nullptr || !owns_state) return;
-  for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args, state_head, d, c, s); });
+  __device__ __forceinline__ void clear_state() {
+    for_each_pair([](int, int, float* s) { s[0] = s[1] = 0.0f; });
+  }
+
+  // Rows j to j + 15 of key, weighted, as operand A whose rows are the key features from d on.
+  template <class Key>
+  __device__ __forceinline__ PiecesA<kPieceCount> weighted_keys(const Decays& decays, const Key& key, int j,
+                                                                int d) const {
+    PiecesA<kPieceCount> result;
+    const auto stored = load_a_transposed(key, j, d);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const int depth = j + t2_ + w / 2 * 8;
+      float2 pair = {0.0f, 0.0f};
+#pragma unroll
+      for (int p = 0; p < Stored<T>::kPlanes; ++p) {
+        const float2 part = unpack<typename Stored<T>::type>(stored.parts[p].words[w]);
+        pair.x += part.x;
+        pair.y += part.y;
+      }
+      unsigned words[kPieceCount];
+      split(pair.x * decays.to[depth], pair.y * decays.to[depth + 1], words);
+#pragma unroll
+      for (int p = 0; p < kPieceCount; ++p) result.parts[p].words[w] = words[p];
+    }
+    return result;
+  }
+
+  // --- The gradient of the log decays ---
+
+  __device__ __forceinline__ float& history(const ScanChunk& chunk, int64_t d, int64_t c) const {
+    const int64_t chunks = parts_of(args_.query.length, kRows);
+    return args_.history[((state_head_ * chunks + chunk.begin / kRows) * args_.query.dim + d) * args_.value.dim + c];
+  }
+
+  __device__ __forceinline__ void load_partner(const ScanChunk& chunk) {
+    load_rows<Shape::kThreads, T>(args_, args_.partner, batch_, head_, chunk, first_value_, false,
+                                  shared_.decay.partner);
+    if (args_.from_end || chunk.starts_anew) return;
+    for_each_number([&](int64_t d, int64_t c, float& s) { history(chunk, d, c) = s; });
+  }
+
+  // The products of partner with the part of out that comes from the state: X or c of each row.
+  __device__ __forceinline__ void note_rows(const FragmentC (&out)[kOutTiles], bool is_forgotten) {
+    float sums[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int n = 0; n < kOutTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        sums[e / 2] +=
+            out[n].values[e] * shared_.decay.partner.value(row_tile_ + g_ + e / 2 * 8, column_ + n * 8 + t2_ + e % 2);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = is_forgotten ? 0.0f : group_sum<4>(sums[half]) * args_.outer;
+      if (t2_ == 0) shared_.decay.rows[column_ / Shape::kColumns][row_tile_ + g_ + half * 8] = sum;
+    }
+  }
+
+  // P of the warp's rows and the rows j to j + 15 of value.
+  template <class Value, class Sees>
+  __device__ __forceinline__ void note_pairs(const Value& value, const FragmentC (&scores)[2], int j,
+                                             const Sees& sees) {
+    FragmentC pairs[2];
+#pragma unroll
+    for (int c = 0; c < kValues; c += 16) {
+      multiply_stored<T>(pairs, load_a(shared_.decay.partner, row_tile_, c), load_b_transposed(value, j, c));
+    }
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int row = g_ + e % 4 / 2 * 8, depth = e / 4 * 8 + t2_ + e % 2;
+      shared_.decay.pairs[row_tile_ + row][j + depth] =
+          sees(row, depth) ? pairs[e / 4].values[e % 4] * scores[e / 4].values[e % 4] * args_.outer : 0.0f;
+    }
+  }
+
+  // exp(L_last) <S, dS> of the warp's numbers, in a scan from the end.
+  __device__ __forceinline__ void note_crossing(const ScanChunk& chunk, const Decays& decays) {
+    if (!args_.from_end) return;
+    float sum = 0.0f;
+    if (!chunk.starts_anew) {
+      for_each_number([&](int64_t d, int64_t c, float& s) { sum += history(chunk, d, c) * s; });
+    }
+    sum = group_sum(sum);
+    if (thread_ % 32 == 0) shared_.decay.warps[warp_] = sum * decays.whole.x;
+  }
+
+  __device__ __forceinline__ void put_token_gradients(const ScanChunk& chunk) {
+    auto& decay = shared_.decay;
+    const int r = thread_;
+    if (!args_.from_end) {
+      if (r < chunk.rows) {
+        for (int j = 1; j < r; ++j) decay.pairs[r][j] += decay.pairs[r][j - 1];
+      }
+      __syncthreads();
+    }
+    if (r >= chunk.rows) return;
+    const auto row = [&](int i) {
+      float sum = 0.0f;
+      for (int part = 0; part < Shape::kColumnParts; ++part) sum += decay.rows[part][i];
+      return sum;
+    };
+    float sum = 0.0f;
+    if (args_.from_end) {
+      for (int w = 0; w < Shape::kWarps; ++w) sum += decay.warps[w];
+      for (int j = r + 1; j < chunk.rows; ++j) sum += row(j);
+    } else {
+      for (int i = r; i < chunk.rows; ++i) sum += row(i) + (r > 0 ? decay.pairs[i][r - 1] : 0.0f);
+    }
+    const int64_t states = args_.query.batch * args_.heads;
+    float& to =
+        args_
+            .token_gradients[(int64_t{blockIdx.y} * states + state_head_) * args_.query.length + args_.token(chunk, r)];
+    to = args_.from_end ? to + sum : sum;
+  }
+
+  const ScanArgs<float>& args_;
+  Shared& shared_;
+  bool vectorized_;  // rows can be read 16 bytes at a time and written two numbers at a time
+  int64_t head_, batch_, state_head_, first_value_;
+  HeadDecay<float> decay_;
+  ChunkWalk<float> walk_;
+  RowDecay<float> row_decay_;   // of the thread's row of the chunk that was fetched last
+  int2 decay_rows_ = {-1, -1};  // of the chunks whose decays are in shared memory
+
+  int thread_ = static_cast<int>(threadIdx.x), warp_ = thread_ / 32;
+  int g_ = thread_ % 32 / 4, t2_ = thread_ % 4 * 2;
+  int row_tile_ = warp_ % Shape::kRowTiles * 16;             // the warp's rows of the chunk
+  int column_ = warp_ / Shape::kRowTiles * Shape::kColumns;  // and features of the tile
+  int state_row_ = warp_ / Shape::kStateParts * 16 * Shape::kStateTiles;
+  int state_column_ = warp_ % Shape::kStateParts * Shape::kStateColumns;
+  bool owns_state_ = state_row_ < Shape::kKeys;
+  FragmentC state_[Shape::kStateTiles][Shape::kStateColumns / 8];
+};
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads)
+    scan_tensor(const __grid_constant__ ScanArgs<float> args, bool vectorized) {
+  extern __shared__ __align__(16) unsigned char raw[];
+  TensorScan<Shape>(args, vectorized, *reinterpret_cast<typename Shape::Shared*>(raw)).run();
 }
 
 // Returns the number of tiles; 0, with nothing launched, where the GPU has too little shared memory.
-template <class T, int KEYS, int VALUES, int ROWS>
+template <class Shape>
 int64_t launch_tensor(Context& context, const ScanArgs<float>& args) {
-  using Shape = TensorShape<T, KEYS, VALUES, ROWS>;
-  const size_t bytes =
-      Shape::kDecayOffset + (args.token_gradients != nullptr ? sizeof(typename Shape::DecayShared) : 0);
-  if (bytes > context.properties().shared_bytes_per_block) return 0;
+  constexpr size_t kBytes = sizeof(typename Shape::Shared);
+  if (kBytes > context.properties().shared_bytes_per_block) return 0;
+  constexpr int kWidth = sizeof(typename Shape::T) == 2 ? 8 : 4;
   const bool vectorized =
-      can_vectorize_all(sizeof(T) == 2 ? 8 : 4, args.query, args.key, args.value) && can_vectorize(args.out.view, 2);
-  const int64_t tiles = parts_of(args.value.dim, VALUES);
+      can_vectorize_all(kWidth, args.query, args.key, args.value) && can_vectorize(args.out.view, 2);
+  const int64_t tiles = parts_of(args.value.dim, Shape::kValues);
   const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles));
-  HEDDLE_LAUNCH(context, (scan_tensor<T, KEYS, VALUES, ROWS>), grid, kTensorThreads, bytes, args, vectorized);
+  HEDDLE_LAUNCH(context, scan_tensor<Shape>, grid, Shape::kThreads, kBytes, args, vectorized);
   return tiles;
+}
+
+template <class T, bool DECAY>
+int64_t scan_on_tensor_cores(Context& context, const ScanArgs<float>& args) {
+  constexpr bool kIsFloat = sizeof(T) == sizeof(float);
+  constexpr int kRows = kIsFloat ? 32 : 64;
+  const int64_t keys = args.query.dim;
+  if (keys <= 32) return launch_tensor<TensorShape<T, 32, 32, 64, 8, DECAY>>(context, args);
+  if (keys <= 64) {
+    return launch_tensor<TensorShape<T, 64, kIsFloat ? 32 : 64, 64, kIsFloat ? 4 : 8, DECAY>>(context, args);
+  }
+  if (keys <= 128) return launch_tensor<TensorShape<T, 128, 64, kRows, 8, DECAY>>(context, args);
+  if (keys > kLargestTensorDim) return 0;
+  return launch_tensor<TensorShape<T, 256, 32, kRows, kIsFloat ? 4 : 8, DECAY>>(context, args);
 }
 
 }  // namespace detail
 
 template <class T>
 int64_t scan_on_tensor_cores(Context& context, const ScanArgs<accumulate_t<T>>& args) {
-  constexpr int kRows = sizeof(T) == 2 ? 64 : 32;
-  const int64_t keys = args.query.dim;
-  if (keys <= 32) return detail::launch_tensor<T, 32, 32, 64>(context, args);
-  if (keys <= 64) return detail::launch_tensor<T, 64, 64, 64>(context, args);
-  if (keys <= 128) return detail::launch_tensor<T, 128, 64, kRows>(context, args);
-  if (keys <= kLargestTensorDim) return detail::launch_tensor<T, 256, 32, kRows>(context, args);
-  return 0;
+  return args.token_gradients != nullptr ? detail::scan_on_tensor_cores<T, true>(context, args)
+                                         : detail::scan_on_tensor_cores<T, false>(context, args);
 }
+
 }  // namespace heddle::kernels::cuda

@@ -50,7 +50,7 @@ __device__ __forceinline__ void split(float first, float second, unsigned (&word
 // are padded by 16 bytes, so that the rows that one ldmatrix reads lie in different banks.
 template <class E, int PLANES, int ROWS, int COLS>
 struct PlaneMatrix {
-  static constexpr int kPlanes = PLANES, kStride = COLS + 8, kPlane = ROWS * kStride;
+  static constexpr int kRows = ROWS, kCols = COLS, kPlanes = PLANES, kStride = COLS + 8, kPlane = ROWS * kStride;
   E data[PLANES * kPlane];
 
   __device__ __forceinline__ E* row(int i) { return data + i * kStride; }
@@ -63,10 +63,15 @@ struct PlaneMatrix {
     for (int p = 0; p < PLANES; ++p) sum += widen(*at(p, row, col));
     return sum;
   }
-  // Stores (row, col) and (row, col + 1); E is bf16. `col` is even.
+  // Stores numbers of T, or that were computed in float, at (row, col) and (row, col + 1). `col` is even.
+  template <class T>
   __device__ __forceinline__ void put_pair(int row, int col, float first, float second) {
     unsigned words[PLANES];
-    split(first, second, words);
+    if constexpr (sizeof(T) == sizeof(E)) {
+      words[0] = pack<E>(first, second);
+    } else {
+      split(first, second, words);
+    }
 #pragma unroll
     for (int p = 0; p < PLANES; ++p) {
       *reinterpret_cast<unsigned*>(data + p * kPlane + row * kStride + col) = words[p];
@@ -183,21 +188,21 @@ __device__ __forceinline__ PiecesA<N> pieces_of(const FragmentC& left, const Fra
 template <int A, int B>
 __device__ __forceinline__ void multiply(FragmentC* c, const PiecesA<A>& a, const PiecesB<B>& b) {
   constexpr int kPiecesKept = A > B ? A : B;
+  FragmentC sums[2];
+  FragmentC* const to = kPiecesKept == 3 ? sums : c;
 #pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    FragmentC sum;
-    FragmentC& to = kPiecesKept == 3 ? sum : c[part];
+  for (int order = kPiecesKept - 1; order >= 0; --order) {  // the smallest products first
 #pragma unroll
-    for (int order = kPiecesKept - 1; order >= 0; --order) {  // the smallest products first
+    for (int x = 0; x <= order; ++x) {
 #pragma unroll
-      for (int x = 0; x <= order; ++x) {
-        if (x < A && order - x < B) mma<bf16>(to, a.parts[x], b.parts[order - x].parts[part]);
+      for (int part = 0; part < 2; ++part) {
+        if (x < A && order - x < B) mma<bf16>(to[part], a.parts[x], b.parts[order - x].parts[part]);
       }
     }
-    if constexpr (kPiecesKept == 3) {
+  }
+  if constexpr (kPiecesKept == 3) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) c[part].values[e] += sum.values[e];
-    }
+    for (int e = 0; e < 8; ++e) c[e / 4].values[e % 4] += sums[e / 4].values[e % 4];
   }
 }
 // The same where both factors are numbers of T as they are stored.
@@ -220,11 +225,20 @@ __device__ __forceinline__ bool is_not_finite(unsigned word) {
   return (word & kExponent) == kExponent || (word >> 16 & kExponent) == kExponent;
 }
 
-// out (16, 8 TILES) += weights (16, 16) b for the pairs of row and depth that sees(row, depth) allows, one after the
-// other.
+// A word of two numbers of E with 0 in place of what is not finite.
+template <class E>
+__device__ __forceinline__ unsigned finite_part(unsigned word) {
+  constexpr unsigned kExponent = std::is_same_v<E, fp16> ? 0x7c00u : 0x7f80u;
+  if ((word & kExponent) == kExponent) word &= 0xffff0000u;
+  if ((word >> 16 & kExponent) == kExponent) word &= 0x0000ffffu;
+  return word;
+}
+
+// out (16, 8 TILES) += weights (16, 16) times what is not finite in b, for the pairs of row and depth that
+// sees(row, depth) allows, one after the other.
 template <int TILES, class Matrix, class Sees>
-__device__ __noinline__ void add_seen_products(FragmentC* out, const FragmentC* weights, const Matrix& b, int first,
-                                               int column, const Sees& sees) {
+__device__ __noinline__ void add_seen_infinities(FragmentC* out, const FragmentC* weights, const Matrix& b, int first,
+                                                 int column, Sees sees) {
   const int lane = threadIdx.x % 32, g = lane / 4, t2 = lane % 4 * 2;
   for (int depth = 0; depth < 16; ++depth) {
     for (int half = 0; half < 2; ++half) {
@@ -234,7 +248,8 @@ __device__ __noinline__ void add_seen_products(FragmentC* out, const FragmentC* 
       if (!sees(row, depth)) continue;
       for (int n = 0; n < TILES; ++n) {
         for (int e = 0; e < 2; ++e) {
-          out[n].values[half * 2 + e] += weight * b.value(first + depth, column + n * 8 + t2 + e);
+          const float number = b.value(first + depth, column + n * 8 + t2 + e);
+          if (!isfinite(number)) out[n].values[half * 2 + e] += weight * number;
         }
       }
     }
@@ -253,8 +268,9 @@ __device__ __forceinline__ void add_product(FragmentC (&out)[TILES], const Fragm
   for (int n = 0; n < TILES / 2; ++n) multiply(out + 2 * n, a, pieces<T>(load_b(b, first, column + n * 16)));
 }
 
-// The same where a weight is 0 unless sees(row, depth). An infinity or NaN of b that a row does not see counts for
-// nothing there. All lanes of the warp call it.
+// The same where a weight is 0 unless sees(row, depth). An infinity or NaN of b that a row does not see changes no bit
+// there. All lanes of the warp call it. `sees` holds copies of what it needs: what a reference reaches leaves the
+// registers.
 template <class T, int TILES, class Matrix, class Sees>
 __device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], const FragmentC (&weights)[2],
                                                    const Matrix& b, int first, int column, const Sees& sees) {
@@ -267,11 +283,23 @@ __device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], cons
     for (int w = 0; w < 4; ++w) is_finite = is_finite && !detail::is_not_finite<E>(plane.parts[w / 2].words[w % 2]);
   }
   if (__all_sync(0xffffffffu, is_finite)) return add_product<T>(out, weights, b, first, column);
+  const PiecesA<kComputedPieces<T>> a = pieces_of<kComputedPieces<T>>(weights[0], weights[1]);
+#pragma unroll
+  for (int n = 0; n < TILES / 2; ++n) {
+    auto stored = load_b(b, first, column + n * 16);
+#pragma unroll
+    for (FragmentPairB& plane : stored.parts) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w)
+        plane.parts[w / 2].words[w % 2] = detail::finite_part<E>(plane.parts[w / 2].words[w % 2]);
+    }
+    multiply(out + 2 * n, a, pieces<T>(stored));
+  }
   FragmentC copy[TILES];  // only copies leave the registers
   const FragmentC weights_copy[2] = {weights[0], weights[1]};
 #pragma unroll
   for (int n = 0; n < TILES; ++n) copy[n] = out[n];
-  detail::add_seen_products<TILES>(copy, weights_copy, b, first, column, sees);
+  detail::add_seen_infinities<TILES>(copy, weights_copy, b, first, column, sees);
 #pragma unroll
   for (int n = 0; n < TILES; ++n) out[n] = copy[n];
 }
