@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(BackwardShape<T, DIM>::kThreads)
   const SoftmaxAttentionInputs& inputs = args.inputs;
   const int row = threadIdx.x / 32 * 16, own = row + threadIdx.x % 32 / 4;  // the warp's and the thread's first row
   const int length = static_cast<int>(inputs.q.length);
-  const int64_t blocks = blocks_of(length, kRows);
-  const int64_t head_index = blockIdx.x / blocks % inputs.q.heads, batch = blockIdx.x / blocks / inputs.q.heads;
+  const unsigned blocks = blocks_of(length, kRows), heads = static_cast<unsigned>(inputs.q.heads);
+  const int64_t head_index = blockIdx.x / blocks % heads, batch = blockIdx.x / blocks / heads;
   const int first = static_cast<int>(blocks - 1 - blockIdx.x % blocks) * kRows;  // the longest first, where causal
   const float scale = static_cast<float>(inputs.scale);
 
@@ -84,16 +84,14 @@ __global__ void __launch_bounds__(BackwardShape<T, DIM>::kThreads)
       }
     }
   };
-  const int64_t steps = blocks_of(all.end - all.begin, kColumns);
-  const auto column_of = [&](int64_t step) {
-    return all.begin + static_cast<int>(step < steps ? step : step - steps) * kColumns;
-  };
-  const auto fetch = [&](int64_t step, int stage) {
+  const int steps = blocks_of(all.end - all.begin, kColumns);
+  const auto column_of = [&](int step) { return all.begin + (step < steps ? step : step - steps) * kColumns; };
+  const auto fetch = [&](int step, int stage) {
     const int column = column_of(step);
     load_rows<T, kThreads>(shared.k[stage], inputs.k, batch, kv_head, column, all.end, launch.wide);
     load_rows<T, kThreads>(shared.v[stage], inputs.v, batch, kv_head, column, all.end, launch.wide);
   };
-  pipeline<Shape::kStages>(args.d_q ? 2 * steps : steps, fetch, [&](int64_t step, int stage) {
+  pipeline<Shape::kStages>(args.d_q ? 2 * steps : steps, fetch, [&](int step, int stage) {
     if (step == steps) finish_sums();
     const int column = column_of(step);
     if (shared.keys.are_outside(row, column, kColumns)) return;
@@ -152,10 +150,10 @@ __global__ void __launch_bounds__(BackwardShape<T, DIM>::kThreads)
   const SoftmaxAttentionInputs& inputs = args.inputs;
   const int row = threadIdx.x / 32 * 16, own = row + threadIdx.x % 32 / 4;  // the warp's and the thread's first row
   const int length = static_cast<int>(inputs.k.length);
-  const int64_t blocks = blocks_of(length, kRows);
-  const int64_t kv_head = blockIdx.x / blocks % inputs.k.heads, batch = blockIdx.x / blocks / inputs.k.heads;
+  const unsigned blocks = blocks_of(length, kRows), heads = static_cast<unsigned>(inputs.k.heads);
+  const int64_t kv_head = blockIdx.x / blocks % heads, batch = blockIdx.x / blocks / heads;
   const int first = static_cast<int>(blockIdx.x % blocks) * kRows;
-  const int64_t group = inputs.q.heads / inputs.k.heads;
+  const int group = static_cast<int>(inputs.q.heads / inputs.k.heads);
   const float scale = static_cast<float>(inputs.scale);
 
   if (threadIdx.x < kRows) {  // rows after the last key do as the last one does
@@ -169,10 +167,10 @@ __global__ void __launch_bounds__(BackwardShape<T, DIM>::kThreads)
   const Range all = shared.queries.all(), queries[2] = {shared.queries.of(own), shared.queries.of(own + 8)};
 
   FragmentC d_k[KEY ? DIM / 8 : 1], d_v[VALUE ? DIM / 8 : 1];
-  const int64_t steps = blocks_of(all.end - all.begin, kColumns);  // of one head of q
-  const auto fetch = [&](int64_t step, int stage) {
+  const int steps = blocks_of(all.end - all.begin, kColumns);  // of one head of q
+  const auto fetch = [&](int step, int stage) {
     const int64_t head_index = kv_head * group + step / steps;
-    const int column = all.begin + static_cast<int>(step % steps) * kColumns;
+    const int column = all.begin + step % steps * kColumns;
     load_rows<T, kThreads>(shared.q[stage], inputs.q, batch, head_index, column, all.end, launch.wide);
     load_rows<T, kThreads>(shared.d_o[stage], args.d_o, batch, head_index, column, all.end, launch.wide);
     const int query = column + static_cast<int>(threadIdx.x);
@@ -182,8 +180,8 @@ __global__ void __launch_bounds__(BackwardShape<T, DIM>::kThreads)
     shared.inverse_sums[stage][threadIdx.x] = vector<const float>(args.inverse_sums)[place];
     shared.row_products[stage][threadIdx.x] = vector<const float>(args.row_products)[place];
   };
-  pipeline<Shape::kStages>(group * steps, fetch, [&](int64_t step, int stage) {
-    const int column = all.begin + static_cast<int>(step % steps) * kColumns;
+  pipeline<Shape::kStages>(group * steps, fetch, [&](int step, int stage) {
+    const int column = all.begin + step % steps * kColumns;
     if (shared.queries.are_outside(row, column, kColumns)) return;
     const bool whole = shared.queries.are_whole(row, column, kColumns);
     FragmentC p[kColumns / 8];  // transposed: rows are keys, columns are queries
@@ -217,7 +215,7 @@ bool launch_backward(Context& context, const BackwardLaunch& launch) {
   const SoftmaxAttentionInputs& inputs = launch.args.inputs;
   if (std::max(kQueriesBytes, kKeysBytes) > context.properties().shared_bytes_per_block) return false;
   const auto grid = [](const HeadsView& tokens) {
-    return static_cast<unsigned>(tokens.batch * tokens.heads * blocks_of(tokens.length, Shape::kRows));
+    return static_cast<unsigned>(tokens.batch * tokens.heads * ceil_div(tokens.length, Shape::kRows));
   };
   const unsigned query_blocks = grid(inputs.q), key_blocks = grid(inputs.k);
   if (query_blocks > 0) {

@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kThreads) forward_tensor(const __grid_constant
   const SoftmaxAttentionInputs& inputs = launch.args.inputs;
   const int row = threadIdx.x / 32 * 16, own = row + threadIdx.x % 32 / 4;  // the warp's and the thread's first row
   const int length = static_cast<int>(inputs.q.length);
-  const int64_t blocks = blocks_of(length, kQueries);
-  const int64_t head_index = blockIdx.x / blocks % inputs.q.heads, batch = blockIdx.x / blocks / inputs.q.heads;
+  const unsigned blocks = blocks_of(length, kQueries), heads = static_cast<unsigned>(inputs.q.heads);
+  const int64_t head_index = blockIdx.x / blocks % heads, batch = blockIdx.x / blocks / heads;
   const int first = static_cast<int>(blocks - 1 - blockIdx.x % blocks) * kQueries;  // the longest first, where causal
   const float scale = static_cast<float>(inputs.scale);
 
@@ -88,13 +88,13 @@ __global__ void __launch_bounds__(kThreads) forward_tensor(const __grid_constant
 
   FragmentC out[DIM / 8];
   RowSums rows;
-  const auto fetch = [&](int64_t step, int stage) {
-    const int begin = all.begin + static_cast<int>(step) * kKeys;
+  const auto fetch = [&](int step, int stage) {
+    const int begin = all.begin + step * kKeys;
     load_rows<T, kThreads>(shared.k[stage], inputs.k, batch, kv_head, begin, all.end, launch.wide);
     load_rows<T, kThreads>(shared.v[stage], inputs.v, batch, kv_head, begin, all.end, launch.wide);
   };
-  pipeline<Shared::kStages>(blocks_of(all.end - all.begin, kKeys), fetch, [&](int64_t step, int stage) {
-    const int column = all.begin + static_cast<int>(step) * kKeys;
+  pipeline<Shared::kStages>(blocks_of(all.end - all.begin, kKeys), fetch, [&](int step, int stage) {
+    const int column = all.begin + step * kKeys;
     if (shared.keys.are_outside(row, column, kKeys)) return;
     FragmentC scores[kKeys / 8];
     multiply_rows<T, false>(scores, shared.q, row, shared.k[stage]);
@@ -127,7 +127,7 @@ bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs
     if (kBytes > context.properties().shared_bytes_per_block) return false;
     const ForwardLaunch launch{args, can_vectorize_all(vector_width<T>, inputs.q, inputs.k, inputs.v),
                                can_vectorize(args.o, 2)};
-    const auto blocks = inputs.q.batch * inputs.q.heads * blocks_of(inputs.q.length, kQueries);
+    const int64_t blocks = inputs.q.batch * inputs.q.heads * ceil_div(inputs.q.length, kQueries);
     HEDDLE_LAUNCH(context, (forward_tensor<T, kDim>), static_cast<unsigned>(blocks), kThreads, kBytes, launch);
     return true;
   });

@@ -41,31 +41,37 @@ struct RowRanges {
 template <class T, int THREADS, class E, int PLANES, int ROWS, int COLS>
 __device__ __forceinline__ void load_rows(PlaneMatrix<E, PLANES, ROWS, COLS>& to, const HeadsView& view, int64_t batch,
                                           int64_t head_index, int first, int end, bool wide) {
-  constexpr int kWidth = vector_width<T>, kVectors = COLS / kWidth;
-  const T* from = head<const T>(view, batch, first, head_index);
-  const int dim = static_cast<int>(view.dim);
-#pragma unroll 4
-  for (int e = threadIdx.x; e < ROWS * kVectors; e += THREADS) {
-    const int row = e / kVectors, col = e % kVectors * kWidth;
-    const T* source = from + row * view.length_stride + col;
-    E* place = to.row(row) + col;
-    const bool valid = first + row < end;
-    if (sizeof(T) == 2 && wide && valid && col < dim) {
-      copy_async(shared_address(place), source);
-      continue;
-    }
-    Vec<T, kWidth> values;
-    if (wide) {
-      values = load_if<kWidth>(valid && col < dim, source, narrow<T>(0.0f));
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) values[i] = valid && col + i < dim ? source[i] : narrow<T>(0.0f);
-    }
+  constexpr int kWidth = vector_width<T>, kVectors = COLS / kWidth, kStep = THREADS / kVectors;
+  static_assert(THREADS % kVectors == 0 && ROWS % kStep == 0);
+  const int begin = threadIdx.x / kVectors, col = threadIdx.x % kVectors * kWidth;
+  const int features = static_cast<int>(view.dim) - col;
+  const int rows = features > 0 ? end - first : 0;  // rows from here on are 0
+  const T* source = head<const T>(view, batch, int64_t{first} + begin, head_index) + col;
+  const int64_t stride = view.length_stride * kStep;
+  const auto put = [&](int row, const Vec<T, kWidth>& values) {
     if constexpr (sizeof(T) == 2) {
-      store(place, values);
+      store(to.row(row) + col, values);
     } else {
       to.put_pair(row, col, values[0], values[1]);
       to.put_pair(row, col + 2, values[2], values[3]);
+    }
+  };
+  if (wide) {
+#pragma unroll 4
+    for (int row = begin; row < ROWS; row += kStep, source += stride) {
+      if constexpr (sizeof(T) == 2) {
+        copy_async_if(row < rows, shared_address(to.row(row) + col), source);
+      } else {
+        put(row, load_if<kWidth>(row < rows, source, 0.0f));
+      }
+    }
+  } else {
+#pragma unroll 1
+    for (int row = begin; row < ROWS; row += kStep, source += stride) {
+      Vec<T, kWidth> values;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) values[i] = row < rows && i < features ? source[i] : narrow<T>(0.0f);
+      put(row, values);
     }
   }
 }
@@ -73,11 +79,12 @@ __device__ __forceinline__ void load_rows(PlaneMatrix<E, PLANES, ROWS, COLS>& to
 // Calls fetch(step, stage) for each of `steps` steps, ahead of compute(step, stage), which follows once what was
 // fetched has arrived for all threads.
 template <int STAGES, class Fetch, class Compute>
-__device__ __forceinline__ void pipeline(int64_t steps, const Fetch& fetch, const Compute& compute) {
-  if (STAGES == 2 && steps > 0) fetch(int64_t{0}, 0);
+__device__ __forceinline__ void pipeline(int steps, const Fetch& fetch, const Compute& compute) {
+  if (STAGES == 2 && steps > 0) fetch(0, 0);
   __pipeline_commit();
-  for (int64_t step = 0; step < steps; ++step) {
-    const int stage = STAGES == 2 ? static_cast<int>(step % 2) : 0;
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    const int stage = STAGES == 2 ? step % 2 : 0;
     if constexpr (STAGES == 2) {
       __pipeline_wait_prior(0);
       __syncthreads();  // this step has arrived, and no warp reads the other stage any more

@@ -17,7 +17,7 @@ struct Range {
 };
 
 // Blocks of `size` that cover `count` tokens.
-__host__ __device__ __forceinline__ int64_t blocks_of(int64_t count, int size) { return (count + size - 1) / size; }
+__host__ __device__ __forceinline__ int blocks_of(int count, int size) { return (count + size - 1) / size; }
 
 // The first of `count` numbers that do not decrease that is `value` or more (AFTER: more than it); else `count`.
 template <bool AFTER>
