@@ -8,6 +8,10 @@
 // the same bits in forward and here, so that scores of any size give exponents near 0.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/attention/cuda/softmax_attention.h"
 #include "kernels/attention/cuda/softmax_attention_tiles.h"
 

@@ -5,6 +5,10 @@
 // and divides o by l in the end. Source: Dao, "FlashAttention-2", arXiv:2307.08691.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/attention/cuda/softmax_attention.h"
 #include "kernels/attention/cuda/softmax_attention_tiles.h"
 
