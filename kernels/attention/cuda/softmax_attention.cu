@@ -6,6 +6,7 @@
 //   backward_queries_any   inverse_sums (=), row_products (=), d_q (=|+=)
 //   backward_keys_any      d_k (=|+=), d_v (=|+=)
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 
 #include "kernels/attention/cuda/softmax_attention.h"
