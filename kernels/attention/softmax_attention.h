@@ -36,7 +36,7 @@ struct SoftmaxAttentionBackwardArgs {
   VectorView inverse_sums, row_products;  // workspaces, as lse
 };
 
-HEDDLE_CPU_KERNEL(softmax_attention_forward, SoftmaxAttentionForwardArgs);
-HEDDLE_CPU_KERNEL(softmax_attention_backward, SoftmaxAttentionBackwardArgs);
+HEDDLE_KERNEL(softmax_attention_forward, SoftmaxAttentionForwardArgs);
+HEDDLE_KERNEL(softmax_attention_backward, SoftmaxAttentionBackwardArgs);
 
 }  // namespace heddle::kernels

@@ -87,9 +87,7 @@ OperatorCase softmax_attention_case(const SoftmaxAttentionCase& wanted) {
                       .range = std::max<int64_t>(2, keys / 8),
                       .differentiate = false});
   }
-  OperatorCase result = make_case("softmax_attention", "{" + options + "}", inputs, softmax_attention_reference, large);
-  result.cpu_only = true;
-  return result;
+  return make_case("softmax_attention", "{" + options + "}", inputs, softmax_attention_reference, large);
 }
 
 std::vector<OperatorCase> softmax_attention_cases() {

@@ -87,19 +87,13 @@ std::vector<ModelCase> all_model_cases() {
        false,
        true},
       {"softmax_attention",
-       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 3, base: 70}"},
-       false,
-       true},
+       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 3, base: 70}"}},
       {"softmax_attention_of_fewer_heads_in_a_window",
-       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 4, kv_heads: 2, window: 5}"},
-       false,
-       true},
+       {"model.norm={type: rms_norm}", "model.mixer={type: softmax_attention, heads: 4, kv_heads: 2, window: 5}"}},
       {"pattern",
        {"model.norm={type: rms_norm}", "model.layers=5",
         "model.mixer={pattern: [a, b, c], kinds: {c: {type: retention, heads: 2}, b: {type: softmax_attention, "
-        "heads: 3}, a: {type: lightning, heads: 6, lrpe: {type: lrpe_rotate, layers: [3]}}}}"},
-       false,
-       true},
+        "heads: 3}, a: {type: lightning, heads: 6, lrpe: {type: lrpe_rotate, layers: [3]}}}}"}},
   };
 }
 

@@ -24,6 +24,11 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from,
                : "memory");
 }
 
+// Starts to copy 16 bytes where they are `valid`, else to write 16 bytes of 0.
+__device__ __forceinline__ void copy_async_if(bool valid, uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+
 // Starts to copy one float.
 __device__ __forceinline__ void copy_async_float(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");

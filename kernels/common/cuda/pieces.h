@@ -183,26 +183,34 @@ __device__ __forceinline__ PiecesA<N> pieces_of(const FragmentC& left, const Fra
   return result;
 }
 
-// c += a b for two neighbouring tiles of C. Tensor cores cut what they add to a sum instead of rounding it; so where
-// the numbers are floats, each depth of 16 is summed there and added here.
-template <int A, int B>
-__device__ __forceinline__ void multiply(FragmentC* c, const PiecesA<A>& a, const PiecesB<B>& b) {
-  constexpr int kPiecesKept = A > B ? A : B;
-  FragmentC sums[2];
-  FragmentC* const to = kPiecesKept == 3 ? sums : c;
+// sum += a b for two neighbouring tiles of C, the smallest products of pieces first. SWAPPED: the order of
+// the products is that of b a, so that scores and transposed scores have the same bits.
+template <bool SWAPPED = false, int A, int B>
+__device__ __forceinline__ void multiply_pair(FragmentC* sum, const PiecesA<A>& a, const PiecesB<B>& b) {
+  constexpr int kKept = A > B ? A : B;
 #pragma unroll
-  for (int order = kPiecesKept - 1; order >= 0; --order) {  // the smallest products first
+  for (int order = kKept - 1; order >= 0; --order) {
 #pragma unroll
-    for (int x = 0; x <= order; ++x) {
+    for (int i = 0; i <= order; ++i) {
+      const int x = SWAPPED ? order - i : i;
+      if (x >= A || order - x >= B) continue;
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        if (x < A && order - x < B) mma<bf16>(to[part], a.parts[x], b.parts[order - x].parts[part]);
-      }
+      for (int part = 0; part < 2; ++part) mma<bf16>(sum[part], a.parts[x], b.parts[order - x].parts[part]);
     }
   }
-  if constexpr (kPiecesKept == 3) {
+}
+
+// The same; where the numbers are floats, summed apart and added here: tensor cores cut what they add to a sum instead
+// of rounding it.
+template <int A, int B>
+__device__ __forceinline__ void multiply(FragmentC* c, const PiecesA<A>& a, const PiecesB<B>& b) {
+  if constexpr (A < 3 && B < 3) {
+    multiply_pair(c, a, b);
+  } else {
+    FragmentC sum[2];
+    multiply_pair(sum, a, b);
 #pragma unroll
-    for (int e = 0; e < 8; ++e) c[e / 4].values[e % 4] += sums[e / 4].values[e % 4];
+    for (int e = 0; e < 8; ++e) c[e / 4].values[e % 4] += sum[e / 4].values[e % 4];
   }
 }
 // The same where both factors are numbers of T as they are stored.
@@ -216,23 +224,24 @@ __device__ __forceinline__ void multiply_stored(FragmentC* c, const PiecesA<PLAN
   }
 }
 
+// Puts 0 in place of what is not finite. Returns whether there was such a number.
+template <class E, int PLANES>
+__device__ __forceinline__ bool drop_not_finite(PiecesB<PLANES>& b) {
+  constexpr unsigned kExponent = std::is_same_v<E, fp16> ? 0x7c00u : 0x7f80u;
+  bool found = false;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const unsigned word = b.parts[0].parts[w / 2].words[w % 2];
+    const unsigned keep = ((word & kExponent) == kExponent ? 0u : 0x0000ffffu) |
+                          ((word >> 16 & kExponent) == kExponent ? 0u : 0xffff0000u);
+    found = found || keep != 0xffffffffu;
+#pragma unroll
+    for (int p = 0; p < PLANES; ++p) b.parts[p].parts[w / 2].words[w % 2] &= keep;
+  }
+  return found;
+}
+
 namespace detail {
-
-// Whether one of the numbers of E in a word of two is an infinity or NaN.
-template <class E>
-__device__ __forceinline__ bool is_not_finite(unsigned word) {
-  constexpr unsigned kExponent = std::is_same_v<E, fp16> ? 0x7c00u : 0x7f80u;
-  return (word & kExponent) == kExponent || (word >> 16 & kExponent) == kExponent;
-}
-
-// A word of two numbers of E with 0 in place of what is not finite.
-template <class E>
-__device__ __forceinline__ unsigned finite_part(unsigned word) {
-  constexpr unsigned kExponent = std::is_same_v<E, fp16> ? 0x7c00u : 0x7f80u;
-  if ((word & kExponent) == kExponent) word &= 0xffff0000u;
-  if ((word >> 16 & kExponent) == kExponent) word &= 0x0000ffffu;
-  return word;
-}
 
 // out (16, 8 TILES) += weights (16, 16) times what is not finite in b, for the pairs of row and depth that
 // sees(row, depth) allows, one after the other.
@@ -275,26 +284,15 @@ template <class T, int TILES, class Matrix, class Sees>
 __device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], const FragmentC (&weights)[2],
                                                    const Matrix& b, int first, int column, const Sees& sees) {
   using E = typename detail::Stored<T>::type;
-  bool is_finite = true;
-#pragma unroll
-  for (int n = 0; n < TILES / 2; ++n) {
-    const FragmentPairB plane = load_b(b.at(0, first, column + n * 16), b.kStride);
-#pragma unroll
-    for (int w = 0; w < 4; ++w) is_finite = is_finite && !detail::is_not_finite<E>(plane.parts[w / 2].words[w % 2]);
-  }
-  if (__all_sync(0xffffffffu, is_finite)) return add_product<T>(out, weights, b, first, column);
   const PiecesA<kComputedPieces<T>> a = pieces_of<kComputedPieces<T>>(weights[0], weights[1]);
+  bool found = false;
 #pragma unroll
   for (int n = 0; n < TILES / 2; ++n) {
     auto stored = load_b(b, first, column + n * 16);
-#pragma unroll
-    for (FragmentPairB& plane : stored.parts) {
-#pragma unroll
-      for (int w = 0; w < 4; ++w)
-        plane.parts[w / 2].words[w % 2] = detail::finite_part<E>(plane.parts[w / 2].words[w % 2]);
-    }
+    found = drop_not_finite<E>(stored) || found;
     multiply(out + 2 * n, a, pieces<T>(stored));
   }
+  if (!__any_sync(0xffffffffu, found)) return;
   FragmentC copy[TILES];  // only copies leave the registers
   const FragmentC weights_copy[2] = {weights[0], weights[1]};
 #pragma unroll

@@ -1,0 +1,16 @@
+// The kernels of softmax attention on GPUs: on tensor cores for heads of up to 256 features, each dtype in a file of
+// its own, and for any dtype and size without them.
+#pragma once
+
+#include "kernels/attention/softmax_attention.h"
+#include "kernels/common/cuda/types.h"
+
+namespace heddle::kernels::cuda::softmax {
+
+// T is float, bf16 or fp16. Each launches nothing and returns false where there is no kernel for the sizes.
+template <class T>
+bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs& args);
+template <class T>
+bool backward_on_tensor_cores(Context& context, const SoftmaxAttentionBackwardArgs& args);
+
+}  // namespace heddle::kernels::cuda::softmax
