@@ -43,7 +43,7 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config)
       seed_(config.seed),
       scale_is_dynamic_(!config.trainer.loss_scale),
       loss_scale_{initial_loss_scale(config.trainer)},
-      use_graph_(config.trainer.cuda_graph && context.backend().has_graphs()) {}
+      use_graph_(config.trainer.cuda_graph && config.model.dropout == 0.0 && context.backend().has_graphs()) {}
 
 bool TrainStep::fits_staging() const {
   if (staging_.batches.size() != batches_.size()) return false;

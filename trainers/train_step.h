@@ -30,7 +30,7 @@ struct StepResult {
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
-// bits as without.
+// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask.
 class TrainStep {
  public:
   // Builds the model and its optimizer; the parameters start from config.seed.

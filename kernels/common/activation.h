@@ -1,6 +1,6 @@
-// Elementwise activations. Every kernel that takes an Activation computes those of kActivations, forward and backward,
-// on both devices; activation and glu (kernels/dense/elementwise.h) on the CPU also compute the others. At an infinite
-// argument value and derivative are the limits of the function; NaN gives NaN.
+// Elementwise activations. Every kernel that takes an Activation computes those of kActivations, forward and backward;
+// activation and glu (kernels/dense/elementwise.h) also compute the others. Both devices compute the same ones. At an
+// infinite argument value and derivative are the limits of the function; NaN gives NaN.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ enum class Activation : uint8_t {
   sigmoid,  // 1 / (1 + exp(-x))
   silu,     // x / (1 + exp(-x))
   elu1,     // x > 0 ? x + 1 : exp(x), that is elu(x) + 1: positive, a feature map of linear attention
-  // Of the elementwise kernels of the CPU only:
+  // Of the elementwise kernels only:
   relu2,      // max(x, 0)^2
   tanh,       // tanh(x)
   gelu,       // x P(x), P the distribution function of the standard normal distribution: (1 + erf(x / sqrt(2))) / 2
@@ -28,6 +28,12 @@ enum class Activation : uint8_t {
 struct ActivationName {
   std::string_view name;
   Activation activation;
+};
+
+// The value and the derivative of an activation.
+template <class A>
+struct Activated {
+  A value, derivative;
 };
 
 // The gradient of x, given that of act(x) and act'(x). Where relu and relu2 are flat it is 0, also when `upstream` is
@@ -49,7 +55,7 @@ inline constexpr ActivationName kElementwiseActivations[] = {
     {"tanh", Activation::tanh}, {"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh},
 };
 
-// Those of every kernel and device. An operator that fuses an activation with other work accepts these names.
+// Those of every kernel. An operator that fuses an activation with other work accepts these names.
 inline constexpr std::span<const ActivationName> kActivations{kElementwiseActivations, 5};
 
 constexpr bool is_fused_activation(Activation act) { return act <= Activation::elu1; }

@@ -7,10 +7,11 @@
 #include "core/runtime/error.h"
 #include "kernels/common/views.h"
 
+// Small functions of both devices. They are always inlined: compilers vectorise only loops without calls.
 #if defined(__CUDACC__)
 #define HEDDLE_HOST_DEVICE_INLINE __host__ __device__ __forceinline__
 #else
-#define HEDDLE_HOST_DEVICE_INLINE inline
+#define HEDDLE_HOST_DEVICE_INLINE [[gnu::always_inline]] inline
 #endif
 
 namespace heddle::kernels {

@@ -5,8 +5,10 @@
 // overfitting", JMLR 15 (2014).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include "core/tensor/random.h"
 #include "kernels/common/dispatch.h"
 #include "kernels/common/views.h"
 
@@ -19,6 +21,23 @@ struct DropoutArgs {
   uint64_t seed = 0;
 };
 
-HEDDLE_CPU_KERNEL(dropout, DropoutArgs);
+// Which elements are dropped and what the others are multiplied by, for both devices.
+struct DropoutRule {
+  uint64_t seed;
+  uint64_t dropped_below;  // words below this; 2^32, which no word reaches, where p is 1
+  double scale;
+
+  DropoutRule(double p, uint64_t seed_of_mask)
+      : seed(seed_of_mask),
+        dropped_below(static_cast<uint64_t>(std::llround(p * 0x1p32))),
+        scale(p < 1.0 ? 1.0 / (1.0 - p) : 0.0) {}
+
+  // The words of elements 4 * block .. 4 * block + 3.
+  HEDDLE_HOST_DEVICE PhiloxBlock words(int64_t block) const {
+    return philox(seed, static_cast<uint64_t>(RandomStream::dropout), static_cast<uint64_t>(block));
+  }
+};
+
+HEDDLE_KERNEL(dropout, DropoutArgs);
 
 }  // namespace heddle::kernels

@@ -22,7 +22,7 @@ struct EmbeddingBackwardArgs {
   RowsView d_y;
   RowsDestination d_weight;  // dtype of d_y or its accumulate type; overwrite also sets rows of absent tokens to 0
   VectorView workspace;      // int32, embedding_workspace(tokens.size, vocabulary) elements
-  int64_t padding_idx = -1;  // the token whose row gets no gradient; -1: none. The CPU only
+  int64_t padding_idx = -1;  // the token whose row gets no gradient; -1: none
 };
 
 // Number of int32 elements that backward needs to sort the tokens, a function of the sizes alone. It covers the tokens

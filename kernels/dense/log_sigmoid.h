@@ -19,7 +19,7 @@ struct LogSigmoidBackwardArgs {
   double divisor = 1.0;
 };
 
-HEDDLE_CPU_KERNEL(log_sigmoid_forward, LogSigmoidForwardArgs);
-HEDDLE_CPU_KERNEL(log_sigmoid_backward, LogSigmoidBackwardArgs);
+HEDDLE_KERNEL(log_sigmoid_forward, LogSigmoidForwardArgs);
+HEDDLE_KERNEL(log_sigmoid_backward, LogSigmoidBackwardArgs);
 
 }  // namespace heddle::kernels

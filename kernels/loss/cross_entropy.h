@@ -19,7 +19,6 @@ enum class Reduction : uint8_t { mean, sum, none };
 struct CrossEntropyOptions {
   int32_t ignore_index = -100;
   double label_smoothing = 0.0;
-  // The CPU only; callers give a GPU the defaults.
   Reduction reduction = Reduction::mean;
   double z_loss = 0.0;
 };
@@ -54,6 +53,6 @@ struct CrossEntropyBackwardArgs {
 
 HEDDLE_KERNEL(cross_entropy_forward, CrossEntropyForwardArgs);
 HEDDLE_KERNEL(cross_entropy_backward, CrossEntropyBackwardArgs);
-HEDDLE_CPU_KERNEL(reduce_losses, ReduceLossesArgs);
+HEDDLE_KERNEL(reduce_losses, ReduceLossesArgs);
 
 }  // namespace heddle::kernels

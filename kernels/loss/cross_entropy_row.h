@@ -36,10 +36,16 @@ struct CrossEntropyRow {
   A maximum, rest, loss;
 };
 
+// logsumexp(z), from what forward knows of the row.
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE A log_of_sum(A maximum, A rest) {
+  return maximum + std::log1p(rest);
+}
+
 // `hit` is the logit of the target.
 template <class A, class Exponential>
 HEDDLE_HOST_DEVICE_INLINE CrossEntropyRow<A> finish_row(const OtherClasses<A>& others, A hit, int64_t classes,
-                                                        A smoothing, const Exponential& exponential) {
+                                                        A smoothing, A z_loss, const Exponential& exponential) {
   const bool is_ahead = !(others.maximum > hit);
   const A maximum = is_ahead ? hit : others.maximum;
   const A own = exponential_of_difference(hit, maximum, exponential);
@@ -52,13 +58,12 @@ HEDDLE_HOST_DEVICE_INLINE CrossEntropyRow<A> finish_row(const OtherClasses<A>& o
     if (classes > 1) gaps += static_cast<A>(classes - 1) * (maximum - others.maximum) + others.gaps;
     loss = (A(1) - smoothing) * gap + smoothing * (gaps / static_cast<A>(classes));
   }
-  return {maximum, rest, loss + std::log1p(rest)};
-}
-
-// logsumexp(z), from what forward knows of the row.
-template <class A>
-HEDDLE_HOST_DEVICE_INLINE A log_of_sum(A maximum, A rest) {
-  return maximum + std::log1p(rest);
+  loss += std::log1p(rest);
+  if (z_loss != A(0)) {
+    const A log_sum = log_of_sum(maximum, rest);
+    loss += z_loss * log_sum * log_sum;
+  }
+  return {maximum, rest, loss};
 }
 
 // The sum over all classes but the target of what the softmax is before its division by 1 + rest. `own` is the
@@ -67,5 +72,33 @@ template <class A>
 HEDDLE_HOST_DEVICE_INLINE A sum_of_others(A own, A rest) {
   return (A(1) - own) + rest;
 }
+
+// What backward takes the gradient of a row's logits from. `scale` is the gradient of the row's loss, `spread` what
+// label smoothing takes from each class: scale * smoothing / classes.
+template <class A>
+struct CrossEntropyRowGradient {
+  A rest, spread;
+  A factor;  // of exp(z - maximum), for the probability times scale
+  A share;   // the same with the derivative of z_loss, which is a multiple of the probability
+  A pull;    // what z_loss adds to factor
+  A spread_over_others;
+
+  HEDDLE_HOST_DEVICE_INLINE CrossEntropyRowGradient(A scale, A spread_of_class, int64_t classes, A maximum,
+                                                    A rest_of_row, A z_loss)
+      : rest(rest_of_row), spread(spread_of_class) {
+    factor = scale / (A(1) + rest);
+    // The derivative of z_loss by the logarithm of the sum.
+    const A slope = z_loss == A(0) ? A(0) : A(2) * z_loss * log_of_sum(maximum, rest);
+    share = factor * (A(1) + slope);
+    pull = z_loss == A(0) ? A(0) : factor * slope;  // scale may be infinite
+    spread_over_others = static_cast<A>(classes - 1) * spread;
+  }
+
+  // The gradient of a class whose exp(z - maximum) is `term`, and that of the target.
+  HEDDLE_HOST_DEVICE_INLINE A of_other(A term) const { return term * share - spread; }
+  HEDDLE_HOST_DEVICE_INLINE A of_target(A term) const {
+    return spread_over_others - sum_of_others(term, rest) * factor + term * pull;
+  }
+};
 
 }  // namespace heddle::kernels

@@ -88,7 +88,6 @@ std::vector<OperatorCase> linear_cross_entropy_cases() {
                                matrix_input("weight", classes, dim),
                                {.name = "targets", .shape = rows, .kind = CaseInputKind::tokens, .range = classes}},
                               linear_cross_entropy_reference, large));
-    cases.back().cpu_only = true;
     cases.back().roundings = 2;
   };
   add({2, 4}, 3, 5, "{}");
@@ -112,10 +111,6 @@ std::vector<OperatorCase> cross_entropy_cases() {
                                {.name = "targets", .shape = rows, .kind = CaseInputKind::tokens, .range = classes}},
                               cross_entropy_reference, large));
   };
-  const auto add_for_cpu = [&](const Shape& rows, int64_t classes, const std::string& options, bool large = false) {
-    add(rows, classes, options, large);
-    cases.back().cpu_only = true;
-  };
   for (const std::string options : {"{}", "{ignore_index: 2}", "{label_smoothing: 0.1}",
                                     "{ignore_index: 0, label_smoothing: 0.3}", "{label_smoothing: 1.0}"}) {
     add({2, 4}, 5, options);
@@ -124,11 +119,11 @@ std::vector<OperatorCase> cross_entropy_cases() {
   for (const std::string options :
        {"{reduction: sum}", "{reduction: none}", "{z_loss: 0.3}", "{reduction: sum, z_loss: 0.01, ignore_index: 1}",
         "{reduction: none, z_loss: 0.1, label_smoothing: 0.2, ignore_index: 2}"}) {
-    add_for_cpu({2, 4}, 5, options);
-    add_for_cpu({3, 7}, 41, options, true);
+    add({2, 4}, 5, options);
+    add({3, 7}, 41, options, true);
   }
-  add_for_cpu({5}, 1, "{ignore_index: 0, reduction: none}");
-  add_for_cpu({2}, 9001, "{z_loss: 0.05, reduction: none}", true);
+  add({5}, 1, "{ignore_index: 0, reduction: none}");
+  add({2}, 9001, "{z_loss: 0.05, reduction: none}", true);
   add({3}, 1, "{}");
   add({4}, 1, "{ignore_index: 0}");  // every row is ignored
   add({70}, 3001, "{label_smoothing: 0.1}", true, 4.0);

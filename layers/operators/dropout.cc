@@ -39,7 +39,6 @@ std::vector<OperatorCase> dropout_cases() {
   std::vector<OperatorCase> cases;
   const auto add = [&](const std::string& options, const Shape& shape, bool large = false) {
     cases.push_back(make_case("dropout", options, {{.name = "x", .shape = shape}}, dropout_reference, large));
-    cases.back().cpu_only = true;
   };
   add("{p: 0.3, seed: 7}", {2, 3, 7});
   add("{p: 0.5, seed: 123456789012345}", {5, 4});

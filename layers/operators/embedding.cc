@@ -57,7 +57,6 @@ std::vector<OperatorCase> embedding_cases() {
                               {{.name = "tokens", .shape = tokens, .kind = CaseInputKind::tokens, .range = 4},
                                {.name = "weight", .shape = {5, 6}, .kind = CaseInputKind::matrix}},
                               embedding_reference, large));
-    cases.back().cpu_only = true;
   }
   return cases;
 }

@@ -110,12 +110,11 @@ ReferenceTensors ffn_reference(const ConfigNode& options, const ReferenceTensors
 
 std::vector<OperatorCase> glu_product_cases() {
   std::vector<OperatorCase> cases;
-  for (const auto& [act, value] : elementwise_activation_choices()) {
+  for (const auto& choice : elementwise_activation_choices()) {
     for (const Shape& shape : {Shape{3, 5}, Shape{2, 2, 1}, Shape{5, 1100}, Shape{300, 70}}) {
-      cases.push_back(make_case("glu_product", fmt::format("{{act: {}}}", act),
+      cases.push_back(make_case("glu_product", fmt::format("{{act: {}}}", choice.first),
                                 {{.name = "a", .shape = shape}, {.name = "b", .shape = shape}}, glu_product_reference,
                                 numel(shape) > 100));
-      cases.back().cpu_only = !kernels::is_fused_activation(value);
     }
   }
   return cases;
@@ -133,9 +132,8 @@ std::vector<OperatorCase> glu_cases() {
   std::vector<OperatorCase> cases;
   const std::vector<CaseInput> inputs = {
       {.name = "x", .shape = {2, 3, 4}}, matrix_input("w12", 10, 4), matrix_input("w3", 4, 5)};
-  for (const auto& [act, value] : elementwise_activation_choices()) {
-    cases.push_back(chain_case("glu", fmt::format("{{act: {}}}", act), inputs, glu_reference));
-    cases.back().cpu_only = !kernels::is_fused_activation(value);
+  for (const auto& choice : elementwise_activation_choices()) {
+    cases.push_back(chain_case("glu", fmt::format("{{act: {}}}", choice.first), inputs, glu_reference));
   }
   cases.push_back(
       chain_case("glu", "{hidden: 90}",
@@ -148,9 +146,8 @@ std::vector<OperatorCase> ffn_cases() {
   std::vector<OperatorCase> cases;
   const std::vector<CaseInput> inputs = {
       {.name = "x", .shape = {2, 3, 4}}, matrix_input("w1", 5, 4), matrix_input("w2", 4, 5)};
-  for (const auto& [act, value] : elementwise_activation_choices()) {
-    cases.push_back(chain_case("ffn", fmt::format("{{act: {}}}", act), inputs, ffn_reference));
-    cases.back().cpu_only = !kernels::is_fused_activation(value);
+  for (const auto& choice : elementwise_activation_choices()) {
+    cases.push_back(chain_case("ffn", fmt::format("{{act: {}}}", choice.first), inputs, ffn_reference));
   }
   return cases;
 }

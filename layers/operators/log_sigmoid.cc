@@ -36,7 +36,6 @@ std::vector<OperatorCase> log_sigmoid_cases() {
     cases.push_back(make_case("log_sigmoid", options, {{.name = "x", .shape = shape, .scale = scale}},
                               log_sigmoid_reference, large));
     cases.back().name += scale == 1.0 ? "" : " wide";
-    cases.back().cpu_only = true;
   };
   for (const std::string options : {"{}", "{divisor: 16.0}"}) {
     add({2, 3, 4}, options, 1.0);

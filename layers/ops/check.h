@@ -28,9 +28,4 @@ inline void check_dtype(std::string_view layer, std::string_view what, const Var
         name(input.dtype()), of);
 }
 
-// Of options that GPUs have no kernel for. `what` names the option or its value.
-inline void check_runs_on_cpu(const Context& context, std::string_view layer, std::string_view what) {
-  check(context.device().type != DeviceType::cuda, "[{}] {} has no CUDA kernel; run it with --device cpu", layer, what);
-}
-
 }  // namespace heddle

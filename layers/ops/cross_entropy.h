@@ -17,14 +17,13 @@ namespace heddle {
 using CrossEntropyOptions = kernels::CrossEntropyOptions;
 using kernels::Reduction;
 
-// Throws Error when shapes or dtypes do not fit; on the CPU for a target that is no class; and on a GPU for z_loss and
-// for a reduction other than the mean.
+// Throws Error when shapes or dtypes do not fit, and on the CPU for a target that is no class.
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets,
                        const CrossEntropyOptions& options = {});
 
 // The checks of `layer` for what it has in common with cross_entropy(): targets, one for each row of the shape `rows`,
 // and the options. `of` names the input whose rows they are.
-void check_targets(const Context& context, std::string_view layer, const Tensor& targets, const Shape& rows,
-                   std::string_view of, const CrossEntropyOptions& options);
+void check_targets(std::string_view layer, const Tensor& targets, const Shape& rows, std::string_view of,
+                   const CrossEntropyOptions& options);
 
 }  // namespace heddle

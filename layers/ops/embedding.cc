@@ -12,8 +12,7 @@ namespace {
 using kernels::rows_view;
 using kernels::vector_view;
 
-void check_embedding(const Context& context, const Tensor& tokens, const Variable& weight,
-                     const EmbeddingOptions& options) {
+void check_embedding(const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
   check(tokens.dtype() == DType::int32 && tokens.is_contiguous(),
         "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()),
         to_string(tokens.shape()), to_string(tokens.strides()));
@@ -27,7 +26,6 @@ void check_embedding(const Context& context, const Tensor& tokens, const Variabl
   check(*options.padding_idx >= 0 && *options.padding_idx < weight.value.size(0),
         "[embedding] padding_idx is {}, expected one of [0, {}): the vocabulary", *options.padding_idx,
         weight.value.size(0));
-  check_runs_on_cpu(context, "embedding", "padding_idx");
 }
 
 // The table as a kernel sees it. It has its rows where it has no columns too: tokens are held to them.
@@ -60,7 +58,7 @@ struct EmbeddingNode {
 }  // namespace
 
 Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
-  check_embedding(tape.context(), tokens, weight, options);
+  check_embedding(tokens, weight, options);
   const bool recorded = tape.records({&weight});
   Shape shape = tokens.shape();
   shape.append(weight.shape()[1]);

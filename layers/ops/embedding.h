@@ -14,8 +14,7 @@ struct EmbeddingOptions {
   std::optional<int64_t> padding_idx;  // the token whose row gets no gradient: its places count for nothing
 };
 
-// Throws Error when shapes or dtypes do not fit; on the CPU for a token outside the vocabulary; on a GPU for
-// padding_idx.
+// Throws Error when shapes or dtypes do not fit, and on the CPU for a token outside the vocabulary.
 Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options = {});
 
 }  // namespace heddle

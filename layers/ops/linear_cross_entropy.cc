@@ -90,17 +90,15 @@ struct LinearCrossEntropyNode {
   }
 };
 
-void check_inputs(const Context& context, const Variable& x, const Variable& weight, const Tensor& targets,
+void check_inputs(const Variable& x, const Variable& weight, const Tensor& targets,
                   const LinearCrossEntropyOptions& options) {
-  if (context.device().type == DeviceType::cuda) kernels::fail_without_kernel(kName, DeviceType::cuda);
   check_rows(kName, "x", x);
   check_rows(kName, "weight", weight);
   check(weight.value.rank() == 2 && weight.shape()[1] == x.shape()[-1] && weight.shape()[0] > 0,
         "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}", kName,
         to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
   check_dtype(kName, "weight", weight, "x", x);
-  check_targets(context, kName, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()),
-                options.loss);
+  check_targets(kName, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()), options.loss);
   check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kName);
   check(options.chunk > 0, "[{}] chunk is {}, expected at least one row", kName, options.chunk);
 }
@@ -110,7 +108,7 @@ void check_inputs(const Context& context, const Variable& x, const Variable& wei
 Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& weight, const Tensor& targets,
                               const LinearCrossEntropyOptions& options) {
   Context& context = tape.context();
-  check_inputs(context, x, weight, targets, options);
+  check_inputs(x, weight, targets, options);
   const bool recorded = tape.records({&x, &weight});
   const DType exact = accumulate_type(x.dtype());
   const int64_t rows = targets.numel();

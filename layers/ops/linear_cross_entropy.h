@@ -18,7 +18,7 @@ struct LinearCrossEntropyOptions {
   int64_t chunk = 1024;           // rows whose logits exist at a time
 };
 
-// Throws Error when shapes, dtypes or options do not fit, for a target that is no class, and on a GPU.
+// Throws Error when shapes, dtypes or options do not fit, and on the CPU for a target that is no class.
 Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& weight, const Tensor& targets,
                               const LinearCrossEntropyOptions& options = {});
 

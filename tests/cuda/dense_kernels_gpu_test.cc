@@ -1,12 +1,14 @@
-// Products, column sums and elementwise kernels against the CPU: aligned, odd and strided rows, both modes of writing,
-// and the same bits from run to run.
+// Products, column sums, elementwise kernels, log_sigmoid and dropout against the CPU: aligned, odd and strided rows,
+// both modes of writing, and the same bits from run to run.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "kernels/dense/dropout.h"
 #include "kernels/dense/elementwise.h"
 #include "kernels/dense/gemm.h"
+#include "kernels/dense/log_sigmoid.h"
 #include "tests/cuda/gpu_test.h"
 
 namespace heddle::kernels {
@@ -15,6 +17,8 @@ namespace {
 class GemmGpu : public GpuTest {};
 class ColumnSumGpu : public GpuTest {};
 class ElementwiseGpu : public GpuTest {};
+class LogSigmoidGpu : public GpuTest {};
+class DropoutGpu : public GpuTest {};
 
 struct GemmCase {
   int64_t m, n, k;
@@ -134,8 +138,9 @@ TEST_F(ColumnSumGpu, MatchesTheCpu) {
 
 TEST_F(ElementwiseGpu, ActivationsAndGatedUnits) {
   for (const DType dtype : kFloating) {
-    for (const Activation act :
-         {Activation::none, Activation::relu, Activation::sigmoid, Activation::silu, Activation::elu1}) {
+    for (const ActivationName& one : kElementwiseActivations) {
+      SCOPED_TRACE(one.name);
+      const Activation act = one.activation;
       for (const RowsCase& c : kRows) {
         for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           expect_same_as_cpu(
@@ -230,6 +235,73 @@ TEST_F(ElementwiseGpu, MoreThanTwoBillionElements) {
   EXPECT_EQ(read_values(context, y.slice(0, rows - 1, rows)), std::vector<double>(static_cast<size_t>(cols), 4.0));
   EXPECT_EQ(read_values(context, y.slice(0, rows / 2, rows / 2 + 1)),
             std::vector<double>(static_cast<size_t>(cols), 0.0));
+}
+
+TEST_F(LogSigmoidGpu, MatchesTheCpu) {
+  for (const DType dtype : kFloating) {
+    for (const RowsCase& c : kRows) {
+      for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+        expect_same_as_cpu(
+            dtype,
+            [&](Context& context, DType type) -> Results {
+              Random random(19, RandomStream::test);
+              const DType wide = accumulate_type(type);
+              const auto values = [&](DType of) { return placed_values(context, c.rows, c.cols, of, c.place, random); };
+              const Tensor x = values(type), d_y = values(wide), y = placed(context, c.rows, c.cols, wide, c.place);
+              const Tensor d_x =
+                  mode == GradientMode::accumulate ? values(type) : placed(context, c.rows, c.cols, type, c.place);
+              log_sigmoid_forward(context, {.x = rows_view(x), .y = rows_view(y), .divisor = 3.0});
+              log_sigmoid_backward(
+                  context, {.x = rows_view(x), .d_y = rows_view(d_y), .d_x = {rows_view(d_x), mode}, .divisor = 3.0});
+              return {read_values(context, y), read_values(context, d_x)};
+            },
+            2.0);
+      }
+    }
+  }
+}
+
+// The same elements are dropped and the others multiplied by the same number, so every bit is that of the CPU.
+TEST_F(DropoutGpu, EqualsTheCpu) {
+  Context cpu, gpu({DeviceType::cuda, 0});
+  for (const DType dtype : kFloating) {
+    for (const RowsCase& c : kRows) {
+      for (const double p : {0.25, 0.3, 1.0}) {
+        for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
+          for (const bool in_place : {false, true}) {
+            const auto run = [&](Context& context) {
+              Random random(20, RandomStream::test);
+              const auto values = [&] { return placed_values(context, c.rows, c.cols, dtype, c.place, random); };
+              const Tensor x = values();
+              const Tensor y = in_place                           ? x
+                               : mode == GradientMode::accumulate ? values()
+                                                                  : placed(context, c.rows, c.cols, dtype, c.place);
+              dropout(context, {.x = rows_view(x), .y = {rows_view(y), mode}, .p = p, .seed = uint64_t{7} << 32 | 5});
+              return read_values(context, y);
+            };
+            EXPECT_EQ(run(gpu), run(cpu)) << name(dtype) << ", " << c.rows << " x " << c.cols << ", p " << p;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(DropoutGpu, CountsMoreThanTwoBillionElements) {
+  Context context({DeviceType::cuda, 0});
+  if (context.properties().memory_bytes < size_t{6} << 30) GTEST_SKIP() << "takes 5 GB of device memory";
+  const int64_t rows = 70000, cols = 32768;
+  const Tensor x = Tensor::zeros(context, {rows, cols}, DType::bfloat16);
+  const Tensor tail = x.slice(0, rows - 1, rows);
+  write_values(context, tail, std::vector<double>(static_cast<size_t>(cols), 1.0));
+  dropout(context, {.x = rows_view(x), .y = {rows_view(x)}, .p = 0.5, .seed = 3});
+  const DropoutRule rule(0.5, 3);
+  std::vector<double> wanted(static_cast<size_t>(cols));
+  for (int64_t i = 0; i < cols; ++i) {
+    const int64_t element = (rows - 1) * cols + i;
+    wanted[i] = rule.words(element / 4).words[element % 4] < rule.dropped_below ? 0.0 : 2.0;
+  }
+  EXPECT_EQ(read_values(context, tail), wanted);
 }
 
 }  // namespace

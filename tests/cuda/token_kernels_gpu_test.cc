@@ -19,6 +19,7 @@ struct EmbeddingCase {
   int64_t tokens, vocabulary, dim;
   Place place = {};
   int64_t used = 0;  // tokens below this only; 0: all
+  int64_t padding_idx = -1;
 };
 
 TEST_F(EmbeddingGpu, MatchesTheCpu) {
@@ -26,7 +27,8 @@ TEST_F(EmbeddingGpu, MatchesTheCpu) {
     for (const EmbeddingCase& c :
          {EmbeddingCase{1, 1, 1}, EmbeddingCase{1000, 256, 64}, EmbeddingCase{3000, 7, 300},
           EmbeddingCase{513, 1000, 33}, EmbeddingCase{500, 300, 40, {3, 1}}, EmbeddingCase{2000, 50, 24, {8, 0}, 1},
-          EmbeddingCase{20000, 256, 8, {}, 3}, EmbeddingCase{0, 20, 8}}) {
+          EmbeddingCase{20000, 256, 8, {}, 3}, EmbeddingCase{0, 20, 8}, EmbeddingCase{3000, 7, 300, {}, 0, 0},
+          EmbeddingCase{2000, 50, 24, {3, 1}, 1, 0}, EmbeddingCase{513, 1000, 33, {}, 0, 999}}) {
       for (const bool wide : {false, true}) {
         for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
@@ -45,7 +47,8 @@ TEST_F(EmbeddingGpu, MatchesTheCpu) {
             embedding_backward(context, {.tokens = vector_view(tokens),
                                          .d_y = rows_view(d_y),
                                          .d_weight = {rows_view(d_weight), mode},
-                                         .workspace = vector_view(workspace)});
+                                         .workspace = vector_view(workspace),
+                                         .padding_idx = c.padding_idx});
             return {read_values(context, y), read_values(context, d_weight)};
           });
         }
@@ -77,13 +80,21 @@ struct LossCase {
   Place place = {};
   double smoothing = 0.0;
   bool all_ignored = false;
+  Reduction reduction = Reduction::mean;
+  double z_loss = 0.0;
 };
 
 TEST_F(CrossEntropyGpu, MatchesTheCpu) {
   for (const DType dtype : kFloating) {
     for (const LossCase& c :
          {LossCase{64, 256}, LossCase{1, 1}, LossCase{7, 33, {}, 0.1}, LossCase{9, 1000, {3, 1}, 0.1},
-          LossCase{33, 5000}, LossCase{3, 50304, {8, 0}, 0.2}, LossCase{5, 4099}, LossCase{4, 256, {}, 0.1, true}}) {
+          LossCase{33, 5000}, LossCase{3, 50304, {8, 0}, 0.2}, LossCase{5, 4099}, LossCase{4, 256, {}, 0.1, true},
+          LossCase{9, 1000, {3, 1}, 0.1, false, Reduction::sum}, LossCase{33, 5000, {}, 0.0, false, Reduction::none},
+          LossCase{7, 33, {}, 0.1, false, Reduction::none, 0.02},
+          LossCase{3, 4099, {8, 0}, 0.0, false, Reduction::sum, 0.02},
+          LossCase{64, 256, {}, 0.0, false, Reduction::mean, 0.02},
+          LossCase{4, 256, {}, 0.1, true, Reduction::sum, 0.02},
+          LossCase{4, 40, {}, 0.1, true, Reduction::none, 0.02}}) {
       for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
         for (const bool in_place : {false, true}) {
           if (in_place && mode == GradientMode::accumulate) continue;
@@ -100,17 +111,21 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
             const Tensor loss = placed(context, 1, 1, wide, {}), count = placed(context, 1, 1, wide, {});
             const Tensor maxima = placed(context, 1, c.rows, wide, {}), rests = placed(context, 1, c.rows, wide, {});
             const Tensor losses = placed(context, 1, c.rows, wide, {});
-            const CrossEntropyOptions options = {.label_smoothing = c.smoothing};
+            const CrossEntropyOptions options = {
+                .label_smoothing = c.smoothing, .reduction = c.reduction, .z_loss = c.z_loss};
+            const bool reduces = c.reduction != Reduction::none;
             cross_entropy_forward(context, {.logits = rows_view(logits),
                                             .targets = vector_view(targets),
-                                            .loss = vector_view(loss),
+                                            .loss = reduces ? vector_view(loss) : VectorView{},
                                             .maxima = vector_view(maxima),
                                             .rests = vector_view(rests),
                                             .row_losses = vector_view(losses),
-                                            .count = vector_view(count),
+                                            .count = reduces ? vector_view(count) : VectorView{},
                                             .options = options});
-            const Tensor d_loss = Tensor::empty(context, {1}, wide);
-            write_values(context, d_loss, {1.5});
+            const Tensor d_loss = Tensor::empty(context, {reduces ? 1 : c.rows}, wide);
+            std::vector<double> upstream(static_cast<size_t>(d_loss.numel()));
+            for (size_t i = 0; i < upstream.size(); ++i) upstream[i] = 1.5 + static_cast<double>(i);
+            write_values(context, d_loss, upstream);
             const Tensor d_logits = in_place ? logits
                                     : mode == GradientMode::accumulate
                                         ? placed_values(context, c.rows, c.classes, type, c.place, random)
@@ -119,12 +134,14 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
                                              .targets = vector_view(targets),
                                              .maxima = vector_view(maxima),
                                              .rests = vector_view(rests),
-                                             .count = vector_view(count),
+                                             .count = reduces ? vector_view(count) : VectorView{},
                                              .d_loss = vector_view(d_loss),
                                              .d_logits = {rows_view(d_logits), mode},
                                              .options = options});
-            return {read_values(context, loss), read_values(context, count), read_values(context, maxima),
-                    read_values(context, rests), read_values(context, d_logits)};
+            Results results = {read_values(context, losses), read_values(context, maxima), read_values(context, rests),
+                               read_values(context, d_logits)};
+            if (reduces) results.insert(results.end(), {read_values(context, loss), read_values(context, count)});
+            return results;
           });
         }
       }

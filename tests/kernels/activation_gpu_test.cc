@@ -12,7 +12,7 @@ class ActivationsGpu : public GpuTest {};
 TEST_F(ActivationsGpu, EveryKernelComputesAllOfThem) {
   const std::vector<double> arguments = activation_arguments();
   for (const DType dtype : kFloating) {
-    for (const auto& [name, activation] : kActivations) {
+    for (const auto& [name, activation] : kElementwiseActivations) {
       SCOPED_TRACE(name);
       expect_same_as_cpu(
           dtype,
@@ -27,12 +27,12 @@ TEST_F(ActivationsGpu, EveryKernelComputesAllOfThem) {
 
 TEST_F(ActivationsGpu, EveryKernelTakesTheLimits) {
   Context context({DeviceType::cuda, 0});
-  expect_limits(context, kActivations);
+  expect_limits(context, kElementwiseActivations);
 }
 
 TEST_F(ActivationsGpu, ReluIsFlatBelowZero) {
   Context context({DeviceType::cuda, 0});
-  expect_flat_relu(context, Activation::relu);
+  for (const Activation act : {Activation::relu, Activation::relu2}) expect_flat_relu(context, act);
 }
 
 }  // namespace

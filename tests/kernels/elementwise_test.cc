@@ -38,19 +38,20 @@ class Elementwise : public testing::Test {
 
 TEST_F(Elementwise, GluMayWriteEitherGradientOverTheUpstreamOne) {
   for (const DType dtype : kTypes) {
-    for (const Activation act : {Activation::none, Activation::relu, Activation::silu, Activation::elu1}) {
+    for (const ActivationName& one : kElementwiseActivations) {
       const int64_t count = 3 * 4099;
       const Tensor a = tensor(dtype, numbers(count, 1)), b = tensor(dtype, numbers(count, 2));
       const auto run = [&](bool over_a, bool over_b) {
         const Tensor d_y = tensor(dtype, numbers(count, 3));
         const Tensor d_a = over_a ? d_y : tensor(dtype, numbers(count, 4));
         const Tensor d_b = over_b ? d_y : tensor(dtype, numbers(count, 4));
-        glu_backward(context_, {rows_view(a), rows_view(b), rows_view(d_y), {rows_view(d_a)}, {rows_view(d_b)}, act});
+        glu_backward(context_,
+                     {rows_view(a), rows_view(b), rows_view(d_y), {rows_view(d_a)}, {rows_view(d_b)}, one.activation});
         return std::vector<std::vector<double>>{read(d_a), read(d_b)};
       };
       const auto apart = run(false, false);
-      EXPECT_EQ(run(true, false), apart) << name(dtype);
-      EXPECT_EQ(run(false, true), apart) << name(dtype);
+      EXPECT_EQ(run(true, false), apart) << name(dtype) << " " << one.name;
+      EXPECT_EQ(run(false, true), apart) << name(dtype) << " " << one.name;
     }
   }
 }

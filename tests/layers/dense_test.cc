@@ -18,28 +18,29 @@
 #include "layers/ops/linear.h"
 #include "layers/ops/view.h"
 #include "layers/registry.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle {
 namespace {
 
 constexpr DType kFloat = DType::float32;
 
+Tensor normal(Context& context, const Shape& shape, DType dtype = kFloat) {
+  const Tensor result = Tensor::empty(context, shape, dtype);
+  Random random(1, RandomStream::test);
+  fill_normal(context, result, random, 0.0, 1.0);
+  return result;
+}
+
+Tensor indices(Context& context, const Shape& shape, const std::vector<double>& values) {
+  const Tensor result = Tensor::empty(context, shape, DType::int32);
+  write_values(context, result, values);
+  return result;
+}
+
 class DenseTest : public ::testing::Test {
  protected:
   Tensor tensor(const Shape& shape, DType dtype = kFloat) { return normal(context_, shape, dtype); }
-
-  static Tensor normal(Context& context, const Shape& shape, DType dtype = kFloat) {
-    const Tensor result = Tensor::empty(context, shape, dtype);
-    Random random(1, RandomStream::test);
-    fill_normal(context, result, random, 0.0, 1.0);
-    return result;
-  }
-
-  static Tensor indices(Context& context, const Shape& shape, const std::vector<double>& values) {
-    const Tensor result = Tensor::empty(context, shape, DType::int32);
-    write_values(context, result, values);
-    return result;
-  }
 
   Variable constant(const Shape& shape, DType dtype = kFloat) { return tape_.constant(tensor(shape, dtype)); }
 
@@ -116,26 +117,30 @@ TEST_F(DenseTest, EmbeddingNamesTheTokenAndTheVocabulary) {
                "[embedding] token 0 is -1, expected one of [0, 7): the vocabulary");
   expect_error([&] { embedding(tape_, tensor({2}), weight); },
                "[embedding] tokens are float32 (2) of strides (1), expected dense int32");
+  expect_error([&] { embedding(tape_, indices(context_, {1}, {0}), weight, {.padding_idx = 7}); },
+               "[embedding] padding_idx is 7, expected one of [0, 7): the vocabulary");
 }
 
+class EmbeddingPadding : public test::OnDevices {};
+
 // The row of padding_idx is read as others are, and what arrives at its places is left out.
-TEST_F(DenseTest, EmbeddingHasNoGradientForPadding) {
-  const Tensor tokens = indices(context_, {2, 3}, {2, 0, 2, 1, 0, 2}), table = tensor({3, 5});
+TEST_P(EmbeddingPadding, HasNoGradient) {
+  const Tensor tokens = indices(context(), {2, 3}, {2, 0, 2, 1, 0, 2}), table = normal(context(), {3, 5});
   const std::vector<double> old(15, 0.25);
   for (const bool adds : {false, true}) {
     const auto run = [&](const EmbeddingOptions& options) {
       Gradient gradient;
-      gradient.tensor = tensor({3, 5});
-      write_values(context_, gradient.tensor, old);
+      gradient.tensor = Tensor::empty(context(), {3, 5}, kFloat);
+      write_values(context(), gradient.tensor, old);
       gradient.written = adds;
-      Tape tape(context_);
+      Tape tape(context());
       const Variable y = embedding(tape, tokens, tape.leaf(table, gradient, "weight"), options);
-      const Tensor d_y = tensor({2, 3, 5});
+      const Tensor d_y = Tensor::empty(context(), {2, 3, 5}, kFloat);
       std::vector<double> numbers(30);
       for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>(i) - 11.0;
-      write_values(context_, d_y, numbers);
+      write_values(context(), d_y, numbers);
       tape.backward(y, d_y);
-      return std::pair(read_values(context_, y.value), read_values(context_, gradient.tensor));
+      return std::pair(read_values(context(), y.value), read_values(context(), gradient.tensor));
     };
     const auto [y, gradient] = run({});
     for (const int64_t padding : {0, 1, 2}) {
@@ -147,12 +152,8 @@ TEST_F(DenseTest, EmbeddingHasNoGradientForPadding) {
       }
     }
   }
-  expect_error(
-      [&] {
-        embedding(tape_, tokens, constant({3, 5}), {.padding_idx = 3});
-      },
-      "[embedding] padding_idx is 3, expected one of [0, 3): the vocabulary");
 }
+HEDDLE_ON_DEVICES(EmbeddingPadding);
 
 TEST_F(DenseTest, AHeadCanShareTheEmbedding) {
   ParameterSet parameters;

@@ -13,6 +13,7 @@
 #include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
@@ -24,10 +25,11 @@ std::vector<double> dropped(Context& context, const DropoutOptions& options, con
   return read_values(context, dropout(tape, tape.constant(x), options).value);
 }
 
-TEST(Dropout, DropsTheShareThatIsAskedFor) {
-  Context context;
+class Dropout : public OnDevices {};
+
+TEST_P(Dropout, DropsTheShareThatIsAskedFor) {
   for (const double p : {0.1, 0.5, 0.9}) {
-    const std::vector<double> y = dropped(context, {.p = p, .seed = 5}, {1000, 100});
+    const std::vector<double> y = dropped(context(), {.p = p, .seed = 5}, {1000, 100});
     double zeros = 0.0;
     for (const double value : y) {
       zeros += value == 0.0;
@@ -37,45 +39,69 @@ TEST(Dropout, DropsTheShareThatIsAskedFor) {
   }
 }
 
-TEST(Dropout, TheMaskIsAFunctionOfSeedAndPlace) {
+TEST_P(Dropout, TheMaskIsAFunctionOfSeedAndPlace) {
   Context one(Device{}, {.threads = 1}), three(Device{}, {.threads = 3});
   const DropoutOptions options{.p = 0.4, .seed = 1};
-  const std::vector<double> mask = dropped(one, options, {200, 301});
+  const std::vector<double> mask = dropped(context(), options, {200, 301});
+  EXPECT_EQ(dropped(one, options, {200, 301}), mask);
   EXPECT_EQ(dropped(three, options, {200, 301}), mask);
-  EXPECT_EQ(dropped(one, options, {60200}), mask);
-  EXPECT_NE(dropped(one, {.p = 0.4, .seed = 2}, {200, 301}), mask);
-  EXPECT_NE(dropped(one, {.p = 0.4, .seed = uint64_t{1} << 32 | 1}, {200, 301}), mask);
+  EXPECT_EQ(dropped(context(), options, {60200}), mask);
+  EXPECT_NE(dropped(context(), {.p = 0.4, .seed = 2}, {200, 301}), mask);
+  EXPECT_NE(dropped(context(), {.p = 0.4, .seed = uint64_t{1} << 32 | 1}, {200, 301}), mask);
 }
 
-TEST(Dropout, OfEverythingIsZero) {
-  Context context;
+TEST_P(Dropout, OfEverythingIsZero) {
   const double infinity = std::numeric_limits<double>::infinity();
-  const Tensor x = Tensor::empty(context, {4}, DType::float32);
-  write_values(context, x, {1.0, infinity, -infinity, std::nan("")});
-  Tape tape(context);
+  const Tensor x = Tensor::empty(context(), {4}, DType::float32);
+  write_values(context(), x, {1.0, infinity, -infinity, std::nan("")});
+  Tape tape(context());
   Gradient d_x;
   const Variable y = dropout(tape, tape.leaf(x, d_x, "x"), {.p = 1.0, .seed = 3});
-  EXPECT_EQ(read_values(context, y.value), std::vector<double>(4, 0.0));
+  EXPECT_EQ(read_values(context(), y.value), std::vector<double>(4, 0.0));
   tape.backward(y, x);
-  EXPECT_EQ(read_values(context, d_x.tensor), std::vector<double>(4, 0.0));
+  EXPECT_EQ(read_values(context(), d_x.tensor), std::vector<double>(4, 0.0));
 }
 
-TEST(Dropout, DoesNothingInInferenceOrWithoutAProbability) {
-  Context context;
-  const Tensor x = Tensor::zeros(context, {3, 4}, DType::float32);
-  Tape inference(context, Tape::Mode::inference), record(context);
+// What is dropped is 0, whatever it was, and what is kept keeps its infinity or NaN, in forward and backward.
+TEST_P(Dropout, TakesInfinitiesAndNaN) {
+  const DropoutOptions options{.p = 0.5, .seed = 9};
+  const std::vector<double> mask = dropped(context(), options, {40});
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    for (const double value : {std::numeric_limits<double>::infinity(), std::nan("")}) {
+      const Tensor x = Tensor::empty(context(), {40}, dtype);
+      write_values(context(), x, std::vector<double>(40, value));
+      Tape tape(context());
+      Gradient d_x;
+      const Variable y = dropout(tape, tape.leaf(x, d_x, "x"), options);
+      tape.backward(y, x);
+      for (const Tensor& result : {y.value, d_x.tensor}) {
+        const std::vector<double> found = read_values(context(), result);
+        for (size_t i = 0; i < found.size(); ++i) {
+          if (mask[i] == 0.0) {
+            EXPECT_EQ(found[i], 0.0) << name(dtype) << " " << i;
+          } else {
+            EXPECT_TRUE(found[i] == value || (std::isnan(found[i]) && std::isnan(value))) << name(dtype) << " " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Dropout, DoesNothingInInferenceOrWithoutAProbability) {
+  const Tensor x = Tensor::zeros(context(), {3, 4}, DType::float32);
+  Tape inference(context(), Tape::Mode::inference), record(context());
   EXPECT_TRUE(dropout(inference, inference.constant(x), {.p = 0.5}).value.shares_storage_with(x));
   EXPECT_TRUE(dropout(record, record.constant(x), {.p = 0.0}).value.shares_storage_with(x));
-  Tape unrecorded(context, Tape::Mode::unrecorded);
+  Tape unrecorded(context(), Tape::Mode::unrecorded);
   EXPECT_FALSE(dropout(unrecorded, unrecorded.constant(x), {.p = 0.5}).value.shares_storage_with(x));
 }
 
-TEST(Dropout, KeepsNothing) {
-  Context context;
-  const auto allocated = [&] { return context.allocator().stats().allocated.current; };
-  Tape tape(context);
+TEST_P(Dropout, KeepsNothing) {
+  const auto allocated = [&] { return context().allocator().stats().allocated.current; };
+  Tape tape(context());
   Gradient d_x;
-  Variable x = tape.leaf(Tensor::zeros(context, {128, 4}, DType::float32), d_x, "x");
+  Variable x = tape.leaf(Tensor::zeros(context(), {128, 4}, DType::float32), d_x, "x");
   const size_t before = allocated();
   Variable y = dropout(tape, x, {.p = 0.5, .seed = 1});
   EXPECT_EQ(allocated() - before, size_t{128 * 4 * 4});
@@ -83,10 +109,9 @@ TEST(Dropout, KeepsNothing) {
   EXPECT_EQ(allocated(), before);
 }
 
-TEST(Dropout, RefusesWhatIsNoProbability) {
-  Context context;
-  Tape tape(context);
-  const Variable x = tape.constant(Tensor::zeros(context, {3}, DType::float32));
+TEST_P(Dropout, RefusesWhatIsNoProbability) {
+  Tape tape(context());
+  const Variable x = tape.constant(Tensor::zeros(context(), {3}, DType::float32));
   for (const double p : {-0.1, 1.5, std::nan("")}) EXPECT_THROW(dropout(tape, x, {.p = p}), Error) << p;
   try {
     dropout(tape, x, {.p = 1.5});
@@ -95,7 +120,9 @@ TEST(Dropout, RefusesWhatIsNoProbability) {
   }
 }
 
-TEST(Dropout, DerivedSeedsDiffer) {
+HEDDLE_ON_DEVICES(Dropout);
+
+TEST(DropoutSeeds, Differ) {
   std::set<uint64_t> seeds;
   for (const uint64_t seed : {0, 1, 2}) {
     for (uint64_t position = 0; position < 1000; ++position) seeds.insert(derived_seed(seed, position));

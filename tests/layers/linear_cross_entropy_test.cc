@@ -13,6 +13,7 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear.h"
+#include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
@@ -21,26 +22,26 @@ struct Numbers {
   std::vector<double> loss, d_x, d_weight;
 };
 
-class LinearCrossEntropyTest : public ::testing::Test {
+class LinearCrossEntropyTest : public OnDevices {
  protected:
   static constexpr int64_t kRows = 45, kDim = 17, kClasses = 33;
 
   Tensor normal(const Shape& shape, DType dtype, double scale) {
-    const Tensor tensor = Tensor::empty(context_, shape, dtype);
-    fill_normal(context_, tensor, random_, 0.0, scale);
+    const Tensor tensor = Tensor::empty(context(), shape, dtype);
+    fill_normal(context(), tensor, random_, 0.0, scale);
     return tensor;
   }
 
   template <class Loss>
   Numbers run(const Tensor& x, const Tensor& weight, const Loss& compute) {
-    Tape tape(context_);
+    Tape tape(context());
     Gradient d_x, d_weight;
     const Variable loss = compute(tape, tape.leaf(x, d_x, "x"), tape.leaf(weight, d_weight, "weight"));
-    const Tensor upstream = Tensor::empty(context_, {}, loss.dtype());
-    write_values(context_, upstream, {0.75});
+    const Tensor upstream = Tensor::empty(context(), {}, loss.dtype());
+    write_values(context(), upstream, {0.75});
     tape.backward(loss, upstream);
-    return {read_values(context_, loss.value), read_values(context_, d_x.tensor),
-            read_values(context_, d_weight.tensor)};
+    return {read_values(context(), loss.value), read_values(context(), d_x.tensor),
+            read_values(context(), d_weight.tensor)};
   }
 
   static void expect_near(const std::vector<double>& found, const std::vector<double>& expected, double tolerance,
@@ -60,15 +61,14 @@ class LinearCrossEntropyTest : public ::testing::Test {
     return "no error";
   }
 
-  Context context_;
   Random random_{3, RandomStream::test};
 };
 
-TEST_F(LinearCrossEntropyTest, EqualsTheComposition) {
-  const Tensor targets = Tensor::empty(context_, {5, 9}, DType::int32);
+TEST_P(LinearCrossEntropyTest, EqualsTheComposition) {
+  const Tensor targets = Tensor::empty(context(), {5, 9}, DType::int32);
   std::vector<double> classes(kRows);
   for (double& target : classes) target = static_cast<double>(random_.next_below(kClasses));
-  write_values(context_, targets, classes);
+  write_values(context(), targets, classes);
   for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
     const double tolerance = dtype == DType::float64 ? 1e-12 : dtype == DType::float32 ? 1e-5 : 0.02;
     const Tensor x = normal({5, 9, kDim}, dtype, 1.0), weight = normal({kClasses, kDim}, dtype, 0.5);
@@ -83,7 +83,9 @@ TEST_F(LinearCrossEntropyTest, EqualsTheComposition) {
           return linear_cross_entropy(tape, in, table, targets, {.loss = loss, .chunk = chunk});
         });
         const std::string what = fmt::format("{} chunk {}", name(dtype), chunk);
-        expect_near(parts.loss, whole.loss, std::min(tolerance, 1e-5), what + " loss");
+        // On a GPU, products of other sizes may round a logit of 16 bits otherwise.
+        const double of_loss = on_gpu() && size_of(dtype) == 2 ? 1e-3 : 1e-5;
+        expect_near(parts.loss, whole.loss, std::min(tolerance, of_loss), what + " loss");
         expect_near(parts.d_x, whole.d_x, tolerance, what + " d_x");
         expect_near(parts.d_weight, whole.d_weight, tolerance, what + " d_weight");
       }
@@ -92,9 +94,9 @@ TEST_F(LinearCrossEntropyTest, EqualsTheComposition) {
 }
 
 // In bytes: the logits of one chunk, and the numbers that are kept for each row.
-TEST_F(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
+TEST_P(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
   const int64_t rows = 256, dim = 16, classes = 512, chunk = 64;
-  for (const DeviceType device : {DeviceType::cpu, DeviceType::meta}) {
+  for (const DeviceType device : {GetParam(), DeviceType::meta}) {
     Context context(Device{device});
     CachingAllocator& allocator = context.allocator();
     const auto above = [&](size_t before) { return allocator.stats().allocated.peak - before; };
@@ -120,17 +122,17 @@ TEST_F(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
   }
 }
 
-TEST_F(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
-  Tape tape(context_);
+TEST_P(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
+  Tape tape(context());
   const Variable x = tape.constant(normal({3, 4}, DType::float32, 1.0));
   const Variable weight = tape.constant(normal({5, 4}, DType::float32, 1.0));
-  const Tensor targets = Tensor::zeros(context_, {3}, DType::int32);
+  const Tensor targets = Tensor::zeros(context(), {3}, DType::int32);
   EXPECT_EQ(message_of([&] {
               linear_cross_entropy(tape, x, tape.constant(normal({5, 3}, DType::float32, 1.0)), targets);
             }),
             "[linear_cross_entropy] weight has shape (5, 3), expected (classes, 4), at least one class: 4 is the last "
             "dimension of x (3, 4)");
-  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, Tensor::zeros(context_, {2}, DType::int32)); }),
+  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, Tensor::zeros(context(), {2}, DType::int32)); }),
             "[linear_cross_entropy] targets are int32 (2), expected dense int32 (3): one for each row of x (3, 4)");
   EXPECT_EQ(
       message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.loss = {.reduction = Reduction::none}}); }),
@@ -138,6 +140,8 @@ TEST_F(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
   EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.chunk = 0}); }),
             "[linear_cross_entropy] chunk is 0, expected at least one row");
 }
+
+HEDDLE_ON_DEVICES(LinearCrossEntropyTest);
 
 }  // namespace
 }  // namespace heddle::test

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,10 +13,13 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/activation.h"
 #include "layers/ops/cross_entropy.h"
+#include "layers/ops/dropout.h"
 #include "layers/ops/embedding.h"
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/linear_attention.h"
+#include "layers/ops/linear_cross_entropy.h"
+#include "layers/ops/log_sigmoid.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test {
@@ -117,16 +121,18 @@ TEST_P(ZeroExtents, EmbeddingOfNoFeaturesChecksItsTokens) {
 
 TEST_P(ZeroExtents, CrossEntropy) {
   for (const DType dtype : kAll) {
-    for (const double smoothing : {0.0, 0.1}) {
+    for (const CrossEntropyOptions& options : {CrossEntropyOptions{}, CrossEntropyOptions{.label_smoothing = 0.1},
+                                               CrossEntropyOptions{.reduction = Reduction::sum, .z_loss = 0.1},
+                                               CrossEntropyOptions{.reduction = Reduction::none, .z_loss = 0.1}}) {
       for (const Shape& rows : {Shape{0, 3}, Shape{2, 0}, Shape{0}}) {
         Shape shape = rows;
         shape.append(5);
         Tape tape(context());
         Gradient gradient;
-        const Variable loss =
-            cross_entropy(tape, leaf(tape, shape, dtype, gradient), indices(rows), {.label_smoothing = smoothing});
-        EXPECT_EQ(read(loss.value), std::vector<double>{0.0});
-        tape.backward(loss, tensor({}, loss.dtype()));
+        const Variable loss = cross_entropy(tape, leaf(tape, shape, dtype, gradient), indices(rows), options);
+        const bool reduces = options.reduction != Reduction::none;
+        EXPECT_EQ(read(loss.value), std::vector<double>(reduces ? 1 : 0, 0.0));
+        tape.backward(loss, tensor(loss.shape(), loss.dtype()));
         EXPECT_EQ(gradient.tensor.shape(), shape);
       }
     }
@@ -135,6 +141,26 @@ TEST_P(ZeroExtents, CrossEntropy) {
                 cross_entropy(tape, tape.constant(tensor({2, 3, 0}, dtype)), indices({2, 3}));
               }),
               "[cross_entropy] logits have shape (2, 3, 0), expected at least one class");
+  }
+}
+
+TEST_P(ZeroExtents, LinearCrossEntropy) {
+  for (const DType dtype : kAll) {
+    for (int zero = 0; zero < 2; ++zero) {
+      std::array<int64_t, 2> extents = {3, 4};  // rows, dim
+      extents[zero] = 0;
+      const auto& [rows, dim] = extents;
+      Tape tape(context());
+      std::array<Gradient, 2> gradients;
+      const Variable x = leaf(tape, {rows, dim}, dtype, gradients[0]);
+      const Variable weight = leaf(tape, {5, dim}, dtype, gradients[1]);
+      const Variable loss = linear_cross_entropy(tape, x, weight, indices({rows}), {.chunk = 2});
+      // Without features all logits are 0, and all classes alike.
+      EXPECT_NEAR(read(loss.value)[0], rows == 0 ? 0.0 : std::log(5.0), 1e-6) << name(dtype);
+      tape.backward(loss, tensor({}, loss.dtype()));
+      expect_zeros(gradients[0].tensor);
+      expect_zeros(gradients[1].tensor);
+    }
   }
 }
 
@@ -179,9 +205,12 @@ TEST_P(ZeroExtents, ElementwiseOperators) {
       Tape tape(context());
       std::array<Gradient, 2> gradients;
       const Variable a = leaf(tape, shape, dtype, gradients[0]), b = leaf(tape, shape, dtype, gradients[1]);
-      const Variable y = glu(tape, activation(tape, a, Activation::silu), b);
+      const Variable inner = activation(tape, activation(tape, a, Activation::silu), Activation::gelu);
+      const Variable y = dropout(tape, glu(tape, inner, b, Activation::tanh), {.p = 0.5, .seed = 1});
+      const Variable logarithm = log_sigmoid(tape, a, 2.0);
       EXPECT_EQ(y.shape(), shape);
-      tape.backward(y, tensor(shape, dtype));
+      EXPECT_EQ(logarithm.shape(), shape);
+      tape.backward({{y, tensor(shape, dtype)}, {logarithm, tensor(shape, logarithm.dtype())}});
       for (const Gradient& gradient : gradients) EXPECT_EQ(gradient.tensor.shape(), shape);
     }
   }

@@ -74,17 +74,16 @@ TEST_P(RecomputedModels, AreTrainedToTheSameBits) {
     }
   }
 }
-HEDDLE_ON_DEVICES(RecomputedModels);
 
-TEST(RecomputeTest, DropsTheSameAgain) {
-  Context context;
+TEST_P(RecomputedModels, DropTheSameAgain) {
   const Strings overrides = {"model.dropout=0.3", "trainer.accumulate=2"};
-  const Trained expected = train(context, config_with("none", overrides));
-  EXPECT_FALSE(train(context, config_with("none", {"trainer.accumulate=2"})) == expected);
+  const Trained expected = train(context(), config_with("none", overrides));
+  EXPECT_FALSE(train(context(), config_with("none", {"trainer.accumulate=2"})) == expected);
   for (const std::string& choice : kChoices) {
-    EXPECT_TRUE(train(context, config_with(choice, overrides)) == expected) << choice;
+    EXPECT_TRUE(train(context(), config_with(choice, overrides)) == expected) << choice;
   }
 }
+HEDDLE_ON_DEVICES(RecomputedModels);
 
 TEST(RecomputeTest, TakesLessMemory) {
   std::map<std::string, size_t> peaks;

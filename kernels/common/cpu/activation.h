@@ -10,14 +10,9 @@
 #include "core/runtime/error.h"
 #include "kernels/common/activation.h"
 #include "kernels/common/cpu/math.h"
+#include "kernels/common/gelu.h"
 
 namespace heddle::kernels::cpu {
-
-// The value and the derivative of an activation.
-template <class A>
-struct Activated {
-  A value, derivative;
-};
 
 // 1 / (1 + exp(-x))
 template <class A>
@@ -43,66 +38,14 @@ template <class A>
 }
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
-// gelu and gelu_tanh are x P(x) with P(x) + P(-x) = 1, hence f(x) = x + f(-x) and f'(x) = 1 - f'(-x): both follow from
-// value and derivative at -|x|, where they are small.
+// What gelu.h computes with.
 template <class A>
-[[gnu::always_inline]] inline Activated<A> from_below_zero(A x, Activated<A> below) {
-  return {x < A(0) ? below.value : x + below.value, x < A(0) ? below.derivative : A(1) - below.derivative};
-}
-
-// |x|, or `largest` where it is larger; NaN stays NaN.
-template <class A>
-[[gnu::always_inline]] inline A magnitude_up_to(A largest, A x) {
-  const A magnitude = x < A(0) ? -x : x;
-  return magnitude > largest ? largest : magnitude;
-}
-
-// gelu at -t, for t in [0, 15]: -t P(-t) and P(-t) - t p(t) with the standard normal distribution P and its density p.
-// P(-t) is exp(-t^2 / 2) times a smooth function, here a polynomial in 1 / (1 + 0.3 t) that interpolates
-// exp(t^2 / 2) erfc(t / sqrt(2)) / 2 in the nodes of Chebyshev with a relative error of 1.3e-8. So the far tail keeps
-// its digits.
-inline constexpr double kInverseRoot2Pi = 0.398942280401432678;  // 1 / sqrt(2 pi)
-[[gnu::always_inline]] inline Activated<float> gelu_at_minus(float t) {
-  const float power = exponential_of_double<float>(-0.5 * static_cast<double>(t) * static_cast<double>(t));
-  const float w = 1.0f / (1.0f + 0.3f * t);
-  float p = -1.835170061e-02f;
-  p = p * w + 9.927793760e-02f;
-  p = p * w - 1.948621219e-01f;
-  p = p * w + 1.431704124e-01f;
-  p = p * w - 3.439947422e-02f;
-  p = p * w + 6.853611710e-02f;
-  p = p * w + 8.973086907e-02f;
-  p = p * w + 1.071639793e-01f;
-  p = p * w + 1.200960076e-01f;
-  p = p * w + 1.196358449e-01f;
-  p = p * w + 2.128152191e-06f;
-  return {-t * p * power, (p - static_cast<float>(kInverseRoot2Pi) * t) * power};
-}
-inline Activated<double> gelu_at_minus(double t) {
-  const double probability = 0.5 * std::erfc(t * 0.707106781186547524);
-  return {-t * probability, probability - t * kInverseRoot2Pi * std::exp(-0.5 * t * t)};
-}
-
-// Source: Hendrycks, Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
-template <class A>
-[[gnu::always_inline]] inline Activated<A> gelu(A x) {
-  constexpr A kLargest = std::is_same_v<A, float> ? A(15) : A(39);  // there and beyond, gelu(-t) is 0
-  return from_below_zero(x, gelu_at_minus(magnitude_up_to(kLargest, x)));
-}
-
-// x s(v) with the sigmoid s and v = 2 sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh(v / 2)) / 2.
-template <class A>
-[[gnu::always_inline]] inline Activated<A> gelu_tanh(A x) {
-  constexpr double kFirst = 1.59576912160573072, kThird = kFirst * 0.044715;
-  constexpr A kLargest = std::is_same_v<A, float> ? A(11) : A(22);  // there and beyond, s(-v(t)) is 0
-  const A t = magnitude_up_to(kLargest, x);
-  const double wide = static_cast<double>(t);
-  // exp(-v(t)) as a square: where it is subnormal its product with a large factor need not be.
-  const A root = exponential_of_double<A>(-0.5 * wide * (kFirst + kThird * wide * wide));
-  const A scale = inverse_in_1_2(A(1) + root * root);
-  const A growth = t * (static_cast<A>(kFirst) + static_cast<A>(3.0 * kThird) * t * t);  // t v'(t)
-  return from_below_zero(x, {-t * scale * root * root, scale * (A(1) - scale * growth) * root * root});
-}
+struct Arithmetic {
+  using Wide = double;
+  [[gnu::always_inline]] static A exponential(A x) { return cpu::exponential(x); }
+  [[gnu::always_inline]] static A inverse(A x) { return A(1) / x; }
+  [[gnu::always_inline]] static A inverse_in_1_2(A x) { return cpu::inverse_in_1_2(x); }
+};
 
 template <Activation act, class A>
 [[gnu::always_inline]] inline A apply_activation(A x) {
@@ -119,8 +62,8 @@ template <Activation act, class A>
   }
   if constexpr (act == Activation::relu2) return x <= A(0) ? A(0) : x * x;
   if constexpr (act == Activation::tanh) return hyperbolic_tangent(x);
-  if constexpr (act == Activation::gelu) return gelu(x).value;
-  if constexpr (act == Activation::gelu_tanh) return gelu_tanh(x).value;
+  if constexpr (act == Activation::gelu) return gelu<Arithmetic<A>>(x).value;
+  if constexpr (act == Activation::gelu_tanh) return gelu_tanh<Arithmetic<A>>(x).value;
 }
 
 // The derivative at x, the argument of the activation. relu'(0) = 0; elu1'(0) = 1 from both sides.
@@ -150,17 +93,17 @@ template <Activation act, class A>
     const A scale = inverse_in_1_2(A(1) + small);
     return A(4) * small * scale * scale;
   }
-  if constexpr (act == Activation::gelu) return gelu(x).derivative;
-  if constexpr (act == Activation::gelu_tanh) return gelu_tanh(x).derivative;
+  if constexpr (act == Activation::gelu) return gelu<Arithmetic<A>>(x).derivative;
+  if constexpr (act == Activation::gelu_tanh) return gelu_tanh<Arithmetic<A>>(x).derivative;
 }
 
 // Both at once, for backward passes that need both: one exponential serves both.
 template <Activation act, class A>
 inline Activated<A> activate_with_derivative(A x) {
   if constexpr (act == Activation::gelu) {
-    return gelu(x);
+    return gelu<Arithmetic<A>>(x);
   } else if constexpr (act == Activation::gelu_tanh) {
-    return gelu_tanh(x);
+    return gelu_tanh<Arithmetic<A>>(x);
   } else if constexpr (act != Activation::sigmoid && act != Activation::silu) {
     return {apply_activation<act>(x), activation_derivative<act>(x)};
   } else {

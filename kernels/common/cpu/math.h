@@ -81,15 +81,6 @@ inline double exponential(double x) { return std::exp(x); }
 }
 inline double inverse_in_1_2(double d) { return 1.0 / d; }
 
-// exp(x) in A, right to 1 ulp also where x is large: an error of the exponent is a relative error of the result, so x
-// is given in double. |x| is finite.
-template <class A>
-[[gnu::always_inline]] inline A exponential_of_double(double x) {
-  const A high = static_cast<A>(x), rest = static_cast<A>(x - static_cast<double>(high));
-  const A power = exponential(high);
-  return power + power * rest;
-}
-
 // Number of partial sums of a row. Element i is added to partial sum (lane) i % kLanes, and the lanes are then added in
 // halves, so the order of summation depends on the length alone and not on vector width, addresses or threads.
 inline constexpr int kLanes = 32;

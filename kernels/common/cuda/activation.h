@@ -3,10 +3,12 @@
 // 2^-21, far below their rounding; float uses expf, double exp.
 #pragma once
 
+#include <cmath>
 #include <type_traits>
 
 #include "kernels/common/activation.h"
 #include "kernels/common/cuda/types.h"
+#include "kernels/common/gelu.h"
 
 namespace heddle::kernels::cuda {
 
@@ -59,6 +61,16 @@ __device__ __forceinline__ accumulate_t<T> sigmoid(accumulate_t<T> x) {
   return reciprocal<T>(accumulate_t<T>(1) + exponential<T>(-x));
 }
 
+// What gelu.h computes with. The square of a 16-bit number is exact in float, so 16 bits need no wider exponents.
+template <class T>
+struct Arithmetic {
+  using A = accumulate_t<T>;
+  using Wide = std::conditional_t<sizeof(T) == 2, float, double>;
+  static __device__ __forceinline__ A exponential(A x) { return cuda::exponential<T>(x); }
+  static __device__ __forceinline__ A inverse(A x) { return reciprocal<T>(x); }
+  static __device__ __forceinline__ A inverse_in_1_2(A x) { return reciprocal<T>(x); }
+};
+
 // The expensive term that the value and the derivative of an activation share: a sigmoid, an exponential, or nothing.
 template <Activation act, class T>
 __device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
@@ -69,10 +81,6 @@ __device__ __forceinline__ accumulate_t<T> activation_core(accumulate_t<T> x) {
 
 // Value and derivative of an activation at x. `core` is activation_core(x); the compiler removes the one that is not
 // used. Bounds on x keep infinity from meeting a factor of 0; fmin and fmax drop NaN, but the core keeps it.
-template <class A>
-struct Activated {
-  A value, derivative;
-};
 template <Activation act, class A>
 __device__ __forceinline__ Activated<A> activated(A x, A core) {
   if constexpr (act == Activation::relu) {
@@ -91,17 +99,33 @@ __device__ __forceinline__ Activated<A> activated(A x, A core) {
   return {x, A(1)};
 }
 
+// The same for any activation, those of elementwise kernels included.
 template <Activation act, class T>
 __device__ __forceinline__ Activated<accumulate_t<T>> activate_with_derivative(accumulate_t<T> x) {
-  return activated<act>(x, activation_core<act, T>(x));
+  using A = accumulate_t<T>;
+  if constexpr (act == Activation::relu2) {
+    return x <= A(0) ? Activated<A>{A(0), A(0)} : Activated<A>{x * x, x + x};
+  } else if constexpr (act == Activation::tanh) {
+    // The derivative 1 - tanh(x)^2 without a difference.
+    const A small = exponential<T>(A(-2) * fabs(x));
+    const A scale = reciprocal<T>(A(1) + small);
+    return {std::tanh(x), A(4) * small * scale * scale};
+  } else if constexpr (act == Activation::gelu) {
+    return gelu<Arithmetic<T>>(x);
+  } else if constexpr (act == Activation::gelu_tanh) {
+    return gelu_tanh<Arithmetic<T>>(x);
+  } else {
+    return activated<act>(x, activation_core<act, T>(x));
+  }
 }
 template <Activation act, class T>
 __device__ __forceinline__ accumulate_t<T> activate(accumulate_t<T> x) {
   return activate_with_derivative<act, T>(x).value;
 }
 
-// Calls visit(std::integral_constant<Activation, act>{}). On the device this is a branch that all threads take
-// together: it makes less code than one kernel for each activation. On the host it chooses among kernels.
+// Calls visit(std::integral_constant<Activation, act>{}) for the activations of kActivations. On the device this is a
+// branch that all threads take together: it makes less code than one kernel for each activation. On the host it chooses
+// among kernels.
 template <class Visit>
 __host__ __device__ __forceinline__ void visit_activation(Activation act, const Visit& visit) {
   switch (act) {
@@ -116,7 +140,24 @@ __host__ __device__ __forceinline__ void visit_activation(Activation act, const 
     case Activation::elu1:
       return visit(std::integral_constant<Activation, Activation::elu1>{});
     default:
-      return;  // layers refuse those without a CUDA kernel
+      return;  // fused kernels are given no others
+  }
+}
+
+// The same for the activations that elementwise kernels alone compute.
+template <class Visit>
+__device__ __forceinline__ void visit_unfused_activation(Activation act, const Visit& visit) {
+  switch (act) {
+    case Activation::relu2:
+      return visit(std::integral_constant<Activation, Activation::relu2>{});
+    case Activation::tanh:
+      return visit(std::integral_constant<Activation, Activation::tanh>{});
+    case Activation::gelu:
+      return visit(std::integral_constant<Activation, Activation::gelu>{});
+    case Activation::gelu_tanh:
+      return visit(std::integral_constant<Activation, Activation::gelu_tanh>{});
+    default:
+      return;  // those of visit_activation()
   }
 }
 

@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
-#include "core/tensor/random.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
@@ -20,12 +18,10 @@ namespace {
 class Words {
  public:
   // Draws those of the elements begin .. begin + count - 1, count <= kChunk; returns the first of them.
-  const uint32_t* draw(uint64_t seed, int64_t begin, int64_t count) {
+  const uint32_t* draw(const DropoutRule& rule, int64_t begin, int64_t count) {
     const int64_t first = begin / 4, blocks = (begin + count + 3) / 4 - first;
     for (int64_t block = 0; block < blocks; ++block) {
-      const PhiloxBlock drawn =
-          philox(seed, static_cast<uint64_t>(RandomStream::dropout), static_cast<uint64_t>(first + block));
-      std::copy_n(drawn.words, 4, &words_[static_cast<size_t>(4 * block)]);
+      std::copy_n(rule.words(first + block).words, 4, &words_[static_cast<size_t>(4 * block)]);
     }
     return &words_[static_cast<size_t>(begin - 4 * first)];
   }
@@ -38,14 +34,15 @@ template <class T>
 void dropout_as(const Context& context, const DropoutArgs& args) {
   using A = accumulate_t<T>;
   const int64_t cols = args.x.cols, rows_per_task = std::max<int64_t>(1, 4 * kChunk / std::max<int64_t>(1, cols));
-  const auto dropped_below = static_cast<uint64_t>(std::llround(args.p * 0x1p32));  // 2^32, of no word, where p is 1
-  const A scale = args.p < 1.0 ? static_cast<A>(1.0 / (1.0 - args.p)) : A(0);
+  const DropoutRule rule(args.p, args.seed);
+  const uint64_t dropped_below = rule.dropped_below;
+  const A scale = static_cast<A>(rule.scale);
   parallel_ranges(context, args.x.rows, rows_per_task, [&](int64_t first, int64_t last) {
     Words words;
     Buffer<A> x_buffer, y_buffer;
     for (int64_t i = first; i < last; ++i) {
       for_each_chunk(cols, [&](int64_t begin, int64_t count) {
-        const uint32_t* word = words.draw(args.seed, i * cols + begin, count);
+        const uint32_t* word = words.draw(rule, i * cols + begin, count);
         const A* x = load_chunk(row<const T>(args.x, i) + begin, count, x_buffer.data());
         T* to = row<T>(args.y.view, i) + begin;
         A* y = target_chunk(to, args.y.mode, y_buffer.data());

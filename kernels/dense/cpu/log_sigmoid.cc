@@ -1,10 +1,10 @@
 #include "kernels/dense/log_sigmoid.h"
 
-#include <cmath>
 #include <cstdint>
 
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/common/cpu/types.h"
+#include "kernels/dense/log_sigmoid_element.h"
 
 namespace heddle::kernels::cpu {
 namespace {
@@ -30,8 +30,7 @@ void log_sigmoid_forward(Context& context, const LogSigmoidForwardArgs& args) {
       const T* x = row<const T>(args.x, index);
       A* y = row<A>(args.y, index);
       for (int64_t i = 0; i < args.x.cols; ++i) {
-        const auto value = static_cast<A>(x[i]);
-        y[i] = ((value > A(0) ? A(0) : value) - std::log1p(std::exp(-std::abs(value)))) / static_cast<A>(args.divisor);
+        y[i] = log_sigmoid_of(static_cast<A>(x[i])) / static_cast<A>(args.divisor);
       }
     });
   });
@@ -46,9 +45,7 @@ void log_sigmoid_backward(Context& context, const LogSigmoidBackwardArgs& args) 
       const A* d_y = row<const A>(args.d_y, index);
       T* d_x = row<T>(args.d_x.view, index);
       for (int64_t i = 0; i < args.x.cols; ++i) {
-        const auto value = static_cast<A>(x[i]);
-        const A small = std::exp(-std::abs(value));
-        const A derivative = (value > A(0) ? small : A(1)) / (A(1) + small);
+        const A derivative = log_sigmoid_derivative(static_cast<A>(x[i]));
         store(d_x + i, d_y[i] * derivative / static_cast<A>(args.divisor), args.d_x.mode);
       }
     });

@@ -5,7 +5,7 @@
 // length, and a warp sums the rows of one chunk, 32 vectors of columns wide. A run of equal tokens within one chunk is
 // written or added to d_weight at once. A run across chunks leaves one partial sum per chunk in the context's scratch
 // memory, and a second launch adds them up in order. There are no atomics, so results are the same bits every time. A
-// token that is no row of the table reads as NaN and has no gradient.
+// token that is no row of the table reads as NaN; such tokens and padding_idx have no gradient.
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -48,14 +48,14 @@ __global__ void __launch_bounds__(kThreads) gather(const int32_t* tokens, RowsVi
   }
 }
 
-// The input of the sort (=): keys are tokens, or `vocabulary` for tokens that are no row of the table; values are their
-// positions.
-__global__ void __launch_bounds__(kThreads)
-    number_tokens(const int32_t* tokens, int64_t count, unsigned vocabulary, unsigned* keys, int32_t* positions) {
+// The input of the sort (=): keys are tokens, or `vocabulary` for tokens that are no row of the table or whose row gets
+// no gradient; values are their positions.
+__global__ void __launch_bounds__(kThreads) number_tokens(const int32_t* tokens, int64_t count, unsigned vocabulary,
+                                                          int64_t padding_idx, unsigned* keys, int32_t* positions) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (i >= count) return;
   const auto token = static_cast<unsigned>(tokens[i]);
-  keys[i] = token < vocabulary ? token : vocabulary;
+  keys[i] = token < vocabulary && token != padding_idx ? token : vocabulary;
   positions[i] = static_cast<int32_t>(i);
 }
 
@@ -157,15 +157,17 @@ __global__ void __launch_bounds__(kThreads) join_chunks(Sorted sorted, Target<A,
 }
 
 // Sorts keys and positions, in the layer's workspace.
-Sorted sort_tokens(Context& context, const VectorView& tokens, int64_t vocabulary, const VectorView& workspace) {
-  const int64_t count = tokens.size;
+Sorted sort_tokens(Context& context, const EmbeddingBackwardArgs& args) {
+  const VectorView &tokens = args.tokens, &workspace = args.workspace;
+  const int64_t count = tokens.size, vocabulary = args.d_weight.view.rows;
   check(count <= std::numeric_limits<int32_t>::max(), "[embedding] {} tokens are more than can be sorted", count);
   auto* numbers = vector<int32_t>(workspace);
   auto* keys = reinterpret_cast<unsigned*>(numbers);
   cub::DoubleBuffer<unsigned> key_buffers(keys, keys + count);
   cub::DoubleBuffer<int32_t> position_buffers(numbers + 2 * count, numbers + 3 * count);
   HEDDLE_LAUNCH(context, number_tokens, static_cast<unsigned>(ceil_div(count, kThreads)), kThreads, 0,
-                vector<const int32_t>(tokens), count, static_cast<unsigned>(vocabulary), keys, numbers + 2 * count);
+                vector<const int32_t>(tokens), count, static_cast<unsigned>(vocabulary), args.padding_idx, keys,
+                numbers + 2 * count);
   const auto address = reinterpret_cast<uintptr_t>(numbers + 4 * count);
   const uintptr_t aligned = (address + 255) / 256 * 256;
   const size_t room = reinterpret_cast<uintptr_t>(numbers + workspace.size) - aligned;
@@ -229,7 +231,7 @@ void embedding_backward(Context& context, const EmbeddingBackwardArgs& args) {
   if (d_weight.rows == 0 || d_weight.cols == 0) return;
   if (args.d_weight.mode == GradientMode::overwrite) zero_rows(context, d_weight);
   if (args.tokens.size == 0) return;
-  const Sorted sorted = sort_tokens(context, args.tokens, d_weight.rows, args.workspace);
+  const Sorted sorted = sort_tokens(context, args);
   visit_floating(args.d_y.dtype, [&](auto type) {
     using T = decltype(type);
     visit_same_or_accumulate<T>(d_weight.dtype, args.d_y.dtype,

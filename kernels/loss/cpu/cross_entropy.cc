@@ -1,4 +1,4 @@
-// Mean cross entropy on the CPU, one row after the other. Sums have the fixed order of sum_of().
+// Cross entropy on the CPU, one row after the other. Sums have the fixed order of sum_of().
 #include "kernels/loss/cross_entropy.h"
 
 #include <algorithm>
@@ -82,11 +82,7 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
       if (target[i] != ignored) {
         const T* z = row<const T>(args.logits, i);
         const OtherClasses<A> others = sum_other_classes(z, classes, target[i], smoothing != A(0));
-        result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, Exponential{});
-        if (z_loss != A(0)) {
-          const A log_sum = log_of_sum(result.maximum, result.rest);
-          result.loss += z_loss * log_sum * log_sum;
-        }
+        result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, z_loss, Exponential{});
       }
       maxima[i] = result.maximum;
       rests[i] = result.rest;
@@ -124,23 +120,17 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
       const bool ignored = target[i] == args.options.ignore_index;
       const A maximum = maxima[i], rest = rests[i];
       const A scale = ignored ? A(0) : d_loss[reduction == Reduction::none ? i : 0] / divisor;
-      const A spread = scale * smoothing / static_cast<A>(classes), factor = scale / (A(1) + rest);
-      // The derivative of z_loss by the logarithm of the sum, which adds as many times the softmax.
-      const A slope = z_loss == A(0) ? A(0) : A(2) * z_loss * log_of_sum(maximum, rest);
-      const A share = factor * (A(1) + slope);
+      const CrossEntropyRowGradient<A> of_row(scale, scale * smoothing / static_cast<A>(classes), classes, maximum,
+                                              rest, z_loss);
       for_each_chunk(classes, [&](int64_t begin, int64_t size) {
         if (ignored) {
           std::fill_n(gradient.data(), size, A(0));
         } else {
           const A* z = load_chunk(row<const T>(args.logits, i) + begin, size, buffer.data());
           HEDDLE_INDEPENDENT
-          for (int64_t j = 0; j < size; ++j) gradient[j] = term(z[j], maximum) * share - spread;
+          for (int64_t j = 0; j < size; ++j) gradient[j] = of_row.of_other(term(z[j], maximum));
           const int64_t hit = target[i] - begin;
-          if (hit >= 0 && hit < size) {
-            const A own = term(z[hit], maximum);
-            gradient[hit] = static_cast<A>(classes - 1) * spread - sum_of_others(own, rest) * factor;
-            if (z_loss != A(0)) gradient[hit] += own * (factor * slope);
-          }
+          if (hit >= 0 && hit < size) gradient[hit] = of_row.of_target(term(z[hit], maximum));
         }
         store_chunk(row<T>(args.d_logits.view, i) + begin, gradient.data(), size, args.d_logits.mode);
       });

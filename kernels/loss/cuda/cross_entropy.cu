@@ -1,6 +1,6 @@
-// Mean cross entropy of logits (rows, classes) against class indices.                     kernels/loss/cross_entropy.h
-//   forward    row_losses, maxima, rests (rows) (=), then loss and count (=)
-//   backward   d_logits (=|+=), which may be the memory of the logits
+// Cross entropy of logits (rows, classes) against class indices.                          kernels/loss/cross_entropy.h
+//   forward    row_losses, maxima, rests (rows) (=), then loss and count (=) unless the losses of the rows are the
+//   result backward   d_logits (=|+=), which may be the memory of the logits
 // Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
 // and the sum of exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward
 // reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
@@ -77,7 +77,7 @@ struct Forward {
   const int32_t* targets;
   accumulate_t<T>*row_losses, *maxima, *rests;
   int32_t ignore_index;
-  accumulate_t<T> smoothing;
+  accumulate_t<T> smoothing, z_loss;
 };
 
 // row_losses, maxima, rests (=), 0 for ignored rows.
@@ -118,16 +118,17 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   partial = merge_row<T, threads_per_row>(partial);
   if (lane != 0) return;
   const A hit = target >= 0 && target < p.logits.cols ? widen(z[target]) : nan<A>();
-  const CrossEntropyRow<A> result = finish_row(partial.sums, hit, p.logits.cols, p.smoothing, Exponential<T>{});
+  const CrossEntropyRow<A> result =
+      finish_row(partial.sums, hit, p.logits.cols, p.smoothing, p.z_loss, Exponential<T>{});
   p.maxima[i] = result.maximum;
   p.rests[i] = result.rest;
   p.row_losses[i] = result.loss;
 }
 
-// loss (=) the mean of the losses that are not ignored, count (=) their number; one block.
+// loss (=) the sum or the mean of the losses that are not ignored, count (=) their number; one block.
 template <class A>
-__global__ void __launch_bounds__(1024)
-    mean_loss(const A* row_losses, const int32_t* targets, int64_t rows, int32_t ignore_index, A* loss, A* count) {
+__global__ void __launch_bounds__(1024) add_losses(const A* row_losses, const int32_t* targets, int64_t rows,
+                                                   int32_t ignore_index, bool is_mean, A* loss, A* count) {
   __shared__ ReduceShared<double, 1024, 2> shared;
   double sums[2] = {0.0, 0.0};
 #pragma unroll 4
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(1024)
   }
   block_reduce<1024, 2>(sums, Sum{}, shared);
   if (threadIdx.x == 0) {
-    *loss = sums[1] > 0.0 ? static_cast<A>(sums[0] / sums[1]) : A(0);
+    *loss = sums[1] > 0.0 ? static_cast<A>(sums[0] / (is_mean ? sums[1] : 1.0)) : A(0);
     *count = static_cast<A>(sums[1]);
   }
 }
@@ -146,9 +147,12 @@ template <class T>
 struct Backward {
   RowsView logits, d_logits;
   const int32_t* targets;
-  const accumulate_t<T>*maxima, *rests, *count, *d_loss;
+  const accumulate_t<T>*maxima, *rests, *d_loss;
+  const accumulate_t<T>* count;  // read for the mean
   int32_t ignore_index;
+  Reduction reduction;
   accumulate_t<T> spread;  // share of every class in the label distribution, by label smoothing
+  accumulate_t<T> z_loss;
   bool add;
 };
 
@@ -167,19 +171,19 @@ __device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<
 template <class T, int width>
 __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   using A = accumulate_t<T>;
-  __shared__ A weight_of_row;  // divided once a block: a division in double is a function call
-  if (threadIdx.x + threadIdx.y == 0) weight_of_row = *p.count != A(0) ? *p.d_loss / *p.count : A(0);
-  __syncthreads();
-  const A weight = weight_of_row;
+  __shared__ A mean_scale;  // divided once a block: a division in double is a function call
+  if (p.reduction == Reduction::mean) {
+    if (threadIdx.x + threadIdx.y == 0) mean_scale = *p.count != A(0) ? *p.d_loss / *p.count : A(0);
+    __syncthreads();
+  }
   const int64_t i = blockIdx.x * int64_t{blockDim.y} + threadIdx.y;
   if (i >= p.logits.rows) return;
   const int64_t lane = threadIdx.x + int64_t{blockIdx.y} * blockDim.x;
   const int32_t target = p.targets[i];
-  const bool ignored = target == p.ignore_index || *p.count == A(0);
-  const A spread = weight * p.spread;
-  const A maximum = p.maxima[i], rest = p.rests[i];
-  const A factor = weight / (A(1) + rest);
-  const A spread_over_others = static_cast<A>(p.logits.cols - 1) * spread;
+  const bool ignored = target == p.ignore_index;
+  const A scale = p.reduction == Reduction::mean ? mean_scale : p.d_loss[p.reduction == Reduction::none ? i : 0];
+  const A maximum = p.maxima[i];
+  const CrossEntropyRowGradient<A> of_row(scale, scale * p.spread, p.logits.cols, maximum, p.rests[i], p.z_loss);
   const T* z = row<const T>(p.logits, i);
   T* d_z = row<T>(p.d_logits, i);
 #pragma unroll 2
@@ -191,7 +195,7 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
 #pragma unroll
       for (int e = 0; e < width; ++e) {
         const A own = term<T>(values[e], maximum);
-        gradient[e] = e == place ? spread_over_others - factor * sum_of_others(own, rest) : factor * own - spread;
+        gradient[e] = e == place ? of_row.of_target(own) : of_row.of_other(own);
       }
     }
     store_or_add(d_z + j, gradient, p.add);
@@ -208,7 +212,8 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
                         vector<A>(args.maxima),
                         vector<A>(args.rests),
                         args.options.ignore_index,
-                        static_cast<A>(args.options.label_smoothing)};
+                        static_cast<A>(args.options.label_smoothing),
+                        static_cast<A>(args.options.z_loss)};
   if (rows > 0) {
     with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
       constexpr int width = decltype(chosen)::value;
@@ -220,8 +225,6 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
       }
     });
   }
-  HEDDLE_LAUNCH(context, mean_loss<A>, 1, 1024, 0, vector<const A>(args.row_losses), p.targets, rows,
-                args.options.ignore_index, vector<A>(args.loss), vector<A>(args.count));
 }
 
 template <class T>
@@ -234,10 +237,12 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
                          vector<const int32_t>(args.targets),
                          vector<const A>(args.maxima),
                          vector<const A>(args.rests),
-                         vector<const A>(args.count),
                          vector<const A>(args.d_loss),
+                         vector<const A>(args.count),
                          args.options.ignore_index,
+                         args.options.reduction,
                          static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
+                         static_cast<A>(args.options.z_loss),
                          args.d_logits.mode == GradientMode::accumulate};
   const bool aligned = can_vectorize_all(vector_width<T>, args.logits, args.d_logits.view);
   with_width<T>(aligned, [&](auto chosen) {
@@ -254,6 +259,17 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
 
 void cross_entropy_forward(Context& context, const CrossEntropyForwardArgs& args) {
   visit_floating(args.logits.dtype, [&](auto type) { forward_as<decltype(type)>(context, args); });
+  if (args.options.reduction == Reduction::none) return;
+  reduce_losses(context, {args.row_losses, args.targets, args.loss, args.count, args.options});
+}
+
+void reduce_losses(Context& context, const ReduceLossesArgs& args) {
+  visit_floating(args.loss.dtype, [&](auto type) {
+    using A = accumulate_t<decltype(type)>;
+    HEDDLE_LAUNCH(context, add_losses<A>, 1, 1024, 0, vector<const A>(args.row_losses),
+                  vector<const int32_t>(args.targets), args.targets.size, args.options.ignore_index,
+                  args.options.reduction == Reduction::mean, vector<A>(args.loss), vector<A>(args.count));
+  });
 }
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {

@@ -1,0 +1,46 @@
+// Dropout, as an operation of map() in map_vectors.h.                                          kernels/dense/dropout.h
+//   y (=|+=)
+// Philox gives the words of four elements at once. A vector of four elements or more begins where such a block does.
+#include <cstdint>
+
+#include "core/tensor/random.h"
+#include "kernels/dense/cuda/map_vectors.h"
+#include "kernels/dense/dropout.h"
+
+namespace heddle::kernels::cuda {
+namespace {
+
+// The word at `place`, chosen without an address: words that are indexed by a variable would lie in memory.
+__device__ __forceinline__ uint32_t word_at(const PhiloxBlock& block, unsigned place) {
+  const uint32_t low = place % 2 == 0 ? block.words[0] : block.words[1];
+  const uint32_t high = place % 2 == 0 ? block.words[2] : block.words[3];
+  return place < 2 ? low : high;
+}
+
+// in: x; out: y
+template <class A>
+struct Dropout {
+  DropoutRule rule;
+  template <int width>
+  __device__ __forceinline__ void operator()(int64_t first, const Vec<A, width> (&in)[1],
+                                             Vec<A, width> (&out)[1]) const {
+    const A scale = static_cast<A>(rule.scale);
+    PhiloxBlock block;
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      if (j % 4 == 0) block = rule.words((first + j) / 4);
+      const uint32_t word = word_at(block, width % 4 == 0 ? j % 4 : static_cast<unsigned>(first + j) % 4);
+      out[0][j] = word < rule.dropped_below ? A(0) : rounded_product(in[0][j], scale);
+    }
+  }
+};
+
+}  // namespace
+
+void dropout(Context& context, const DropoutArgs& args) {
+  visit_floating(args.x.dtype, [&]<class T>(T) {
+    map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>>{DropoutRule(args.p, args.seed)});
+  });
+}
+
+}  // namespace heddle::kernels::cuda
