@@ -86,6 +86,7 @@ model:
   tie_embeddings: false
   recompute: none
   dropout: 0
+  loss_chunk: 0
   norm:
     type: srms_norm
     eps: 1.0e-06
