@@ -54,6 +54,8 @@ Registry make_built_in() {
   registry.add(dropout_operator());
   registry.add(cross_entropy_operator());
   registry.add(log_sigmoid_operator());
+  registry.add(softmax_operator());
+  registry.add(guarded_divide_operator());
   registry.add(linear_cross_entropy_operator());
   registry.add(linear_attention_operator());
   registry.add(softmax_attention_operator());

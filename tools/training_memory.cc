@@ -98,6 +98,13 @@ std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& c
   if (config.model.recompute != Recompute::block) {
     add_to_model("model.recompute=block", [](TrainConfig& changed) { changed.model.recompute = Recompute::block; });
   }
+  constexpr int64_t kLossChunk = 1024;
+  const bool has_many_logits =
+      config.model.vocab_size > 8 * config.model.dim && trainer.batch_size * trainer.sequence_length > kLossChunk;
+  if (config.model.loss_chunk == 0 && has_many_logits) {
+    add_to_model(fmt::format("model.loss_chunk={}", kLossChunk),
+                 [&](TrainConfig& changed) { changed.model.loss_chunk = kLossChunk; });
+  }
   if (size_of(trainer.dtype) > 2) {
     add("trainer.dtype=bfloat16", [](TrainerConfig& changed) { changed.dtype = DType::bfloat16; });
   }

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/tensor/transfer.h"
-#include "layers/ops/cross_entropy.h"
 
 namespace heddle {
 namespace {
@@ -24,14 +23,12 @@ int64_t count_right(Context& context, const Tensor& logits, const Batch& batch) 
   return right;
 }
 
-// Sum of the losses of all targets that count. Each sequence has a loss of its own, so that the sum does not depend on
-// which sequences share a batch.
-double sum_losses(Tape& tape, const Variable& logits, const DeviceBatch& on_device, const Batch& batch) {
+// Sum of the losses of all targets that count. Each sequence has a loss of its own, loss_of(row), so that the sum does
+// not depend on which sequences share a batch.
+template <class LossOf>
+double sum_losses(Tape& tape, const Batch& batch, const LossOf& loss_of) {
   std::vector<Tensor> means;
-  for (int64_t row = 0; row < batch.size; ++row) {
-    const Variable row_logits = tape.constant(logits.value.select(0, row));
-    means.push_back(language_model_loss(tape, row_logits, on_device.targets.select(0, row)).value);
-  }
+  for (int64_t row = 0; row < batch.size; ++row) means.push_back(loss_of(row).value);
   double sum = 0.0;
   for (int64_t row = 0; row < batch.size; ++row) {
     const auto begin = batch.targets.begin() + row * batch.length;
@@ -43,11 +40,6 @@ double sum_losses(Tape& tape, const Variable& logits, const DeviceBatch& on_devi
 
 }  // namespace
 
-Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets) {
-  const MemoryScope scope(tape.context(), "loss", MemoryCategory::activation);
-  return cross_entropy(tape, logits, targets, {.ignore_index = kIgnoredTarget});
-}
-
 Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data) {
   double sum = 0.0;
   int64_t targets = 0, right = 0;
@@ -55,11 +47,17 @@ Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset&
     const Batch batch = data.validation_batch(sequence);
     const DeviceBatch on_device = to_device(context, batch);
     Tape tape(context, Tape::Mode::inference);
-    const Variable logits = model.forward(tape, on_device.tokens);
-    sum += sum_losses(tape, logits, on_device, batch);
+    const bool has_logits = model.loss_chunk() == 0 || data.has_answers();
+    const Variable output = has_logits ? model.forward(tape, on_device.tokens) : model.features(tape, on_device.tokens);
+    const auto loss_of = [&](int64_t row) {
+      const Variable of_row = tape.constant(output.value.select(0, row));
+      const Tensor targets_of_row = on_device.targets.select(0, row);
+      return has_logits ? language_model_loss(tape, of_row, targets_of_row) : model.loss(tape, of_row, targets_of_row);
+    };
+    sum += sum_losses(tape, batch, loss_of);
+    if (data.has_answers()) right += count_right(context, output.value, batch);
     targets += static_cast<int64_t>(batch.targets.size()) -
                std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
-    if (data.has_answers()) right += count_right(context, logits.value, batch);
     sequence += batch.size;
   }
   const double total = static_cast<double>(targets);

@@ -19,7 +19,4 @@ struct Evaluation {
 // not depend on the batch size beyond the rounding of a matrix product. Changes nothing.
 Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
 
-// The mean loss of logits (.., vocab_size) for targets int32 (..), over those that count: nats, a scalar.
-Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets);
-
 }  // namespace heddle

@@ -97,8 +97,9 @@ void TrainStep::compute() {
     }
     context_.mark("forward");
     Tape tape(context_);
-    const Variable logits = model_.forward(tape, batch.tokens, nullptr, {}, derived_seed(step_seed, micro_batch++));
-    const Variable loss = language_model_loss(tape, logits, batch.targets);
+    const uint64_t dropout_seed = derived_seed(step_seed, micro_batch++);
+    const Variable loss =
+        model_.loss(tape, model_.features(tape, batch.tokens, nullptr, {}, dropout_seed), batch.targets);
     context_.mark("backward");
     tape.backward(loss, staging_.upstream);
     if (!context_.is_meta()) {

@@ -29,7 +29,7 @@ FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms
                                                  "group_srms_norm")},
             **{name: getattr(operators, name)
                for name in ("linear", "embedding", "activation", "glu_product", "glu", "ffn", "dropout", "cross_entropy",
-                            "linear_cross_entropy", "log_sigmoid", "linear_attention", "softmax_attention",
+                            "linear_cross_entropy", "log_sigmoid", "softmax", "guarded_divide", "linear_attention", "softmax_attention",
                             "lrpe_rotate", "lrpe_cosine")}}
 
 

@@ -105,6 +105,15 @@ def log_sigmoid(layer: str, t: Tensors, options: dict) -> Tensors:
     return {"y": F.logsigmoid(t["x"]) / options.get("divisor", 1.0)}
 
 
+def softmax(layer: str, t: Tensors, options: dict) -> Tensors:
+    return {"y": t["x"].unflatten(-1, (options.get("groups", 1), -1)).softmax(-1).flatten(-2)}
+
+
+def guarded_divide(layer: str, t: Tensors, options: dict) -> Tensors:
+    groups = t["x"].unflatten(-1, (t["divisor"].shape[-1], -1))
+    return {"y": (groups / t["divisor"].clamp(min=options["eps"])[..., None]).flatten(-2)}
+
+
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
     """q (B, N, H, D), k (B, N, KV, D), v (B, N, KV, Dv), log_decay (H) or (B, N, H): one step a token."""
     q = t["q"]

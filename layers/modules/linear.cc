@@ -14,8 +14,9 @@ Linear::Linear(const Options& options, const ModuleBuilder& builder, int64_t in,
 }
 
 Variable Linear::forward(Tape& tape, const Variable& x) const {
-  return linear(tape, x, ParameterSet::on(tape, *weight_),
-                bias_ != nullptr ? ParameterSet::on(tape, *bias_) : Variable{});
+  return linear(tape, x, weight(tape), bias_ != nullptr ? ParameterSet::on(tape, *bias_) : Variable{});
 }
+
+Variable Linear::weight(Tape& tape) const { return ParameterSet::on(tape, *weight_); }
 
 }  // namespace heddle

@@ -21,6 +21,8 @@ class Linear {
 
   Linear(const Options& options, const ModuleBuilder& builder, int64_t in, int64_t out);
   Variable forward(Tape& tape, const Variable& x) const;
+  // The weight as a leaf, for an operator that multiplies by it itself.
+  Variable weight(Tape& tape) const;
 
  private:
   Parameter* weight_ = nullptr;

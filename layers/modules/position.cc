@@ -113,6 +113,12 @@ void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& so
   fields.refuse("act_dim", "it belongs to act softmax, which is normalized over a dimension");
 }
 
+void describe_feature_map(ConfigFields& fields, Activation& act, Softmax& softmax) {
+  describe_lrpe_activation(fields, act, softmax);
+  if (softmax != Softmax::sequence) return;
+  fields.fail("act_dim", "found 'sequence', expected 'feature': a mixer must not look ahead");
+}
+
 // The layers that have the encoding, each once.
 void describe_layers(ConfigFields& fields, const ModelSize& model, std::optional<std::vector<int64_t>>& layers) {
   fields.optional("layers", layers, Range::between(0, static_cast<double>(model.layers - 1)));
@@ -151,10 +157,7 @@ void describe_lrpe(ConfigFields& fields, const ModelSize& model, int64_t head_di
   fields.field("base", options.base, Range::positive());
   fields.field("learnable", options.learnable);
   fields.field("per_head", options.per_head);
-  describe_lrpe_activation(fields, options.act, options.softmax);
-  if (options.softmax == Softmax::sequence) {
-    fields.fail("act_dim", "found 'sequence', expected 'feature': a mixer must not look ahead");
-  }
+  describe_feature_map(fields, options.act, options.softmax);
   if (options.type == LrpeType::rotate) {
     for (const char* key : {"shape", "extra_tokens"}) fields.refuse(key, "it belongs to type lrpe_cosine");
     describe_pairing(fields, options.pairing);

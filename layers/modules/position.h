@@ -65,6 +65,8 @@ void describe_lrpe(ConfigFields& fields, const ModelSize& model, int64_t head_di
 
 // The keys that the section of a mixer and the options of the operators have in common.
 void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& softmax);
+// Reads or writes the keys `act` and `act_dim` of a mixer, which must not look ahead: a softmax is of features only.
+void describe_feature_map(ConfigFields& fields, Activation& act, Softmax& softmax);
 void describe_pairing(ConfigFields& fields, Pairing& pairing);
 void describe_grid(ConfigFields& fields, Shape& shape, int64_t& extra_tokens);
 

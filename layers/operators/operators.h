@@ -18,6 +18,8 @@ Operator ffn_operator();
 Operator dropout_operator();
 Operator cross_entropy_operator();
 Operator log_sigmoid_operator();
+Operator softmax_operator();
+Operator guarded_divide_operator();
 Operator linear_cross_entropy_operator();
 Operator linear_attention_operator();
 Operator softmax_attention_operator();

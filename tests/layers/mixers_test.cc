@@ -101,6 +101,9 @@ INSTANTIATE_TEST_SUITE_P(
         "extra_tokens: 2}}",
         "{type: linear_attention, heads: 2}", "{type: linear_attention, heads: 1, act: relu, decay: true}",
         "{type: linear_attention, heads: 4, kv_heads: 2, act: none, lrpe: {type: lrpe_rotate, act: softmax}}",
+        "{type: linear_attention, heads: 2, act: softmax}",
+        "{type: linear_attention, heads: 2, normalizer: true, decay: true}",
+        "{type: linear_attention, heads: 4, kv_heads: 2, act: softmax, normalizer: true, lrpe: {type: lrpe_rotate}}",
         "{type: retention, heads: 2}", "{type: retention, heads: 4, expand_k: 2.0, expand_v: 0.5}",
         "{type: simple_gla, heads: 2}", "{type: simple_gla, heads: 1, expand_k: 0.5, divisor: 2.0}",
         "{type: softmax_attention, heads: 2}", "{type: softmax_attention, heads: 4, kv_heads: 2, window: 9}",
@@ -124,6 +127,9 @@ TEST(MixerOptions, BadOnesNameTheirPlace) {
   EXPECT_THAT(build("{type: softmax_attention, heads: 2, window: -1}"), message("window"));
   EXPECT_THAT(build("{type: softmax_atention, heads: 2}"), message("did you mean 'softmax_attention'?"));
   EXPECT_THAT(build("{type: linear_attention, heads: 2, decay: 3}"), message("decay"));
+  EXPECT_THAT(build("{type: linear_attention, heads: 2, normalizer: 3}"), message("normalizer"));
+  EXPECT_THAT(build("{type: linear_attention, heads: 2, act: softmax, act_dim: sequence}"),
+              message("act_dim: found 'sequence'"));
   EXPECT_THAT(build("{type: linear_attention, heads: 2, kv_heads: 1, lrpe: {type: lrpe_rotate, per_head: true}}"),
               message("lrpe: found per_head: true"));
 }
@@ -164,6 +170,25 @@ TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {
         model.mixer->load_state(context, {{"keys", x.value}});
       },
       ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
+}
+
+// The sums of k belong to the state of a mixer with a normalizer, and to no other.
+TEST(MixerStates, SumsOfKeysAreSavedWhereTheyAreKept) {
+  Context context;
+  const auto saved = [&](const MixerModel& model) {
+    const std::unique_ptr<MixerState> state = model.mixer->make_state();
+    Tape tape(context, Tape::Mode::inference);
+    model.mixer->forward(tape, tape.constant(normal(context, {1, 3, 8}, DType::float32)), state.get());
+    return state->save(context);
+  };
+  const MixerModel with(context, "{type: linear_attention, heads: 2, normalizer: true}", {8, 0, 2}, DType::float32);
+  const MixerModel without(context, "{type: linear_attention, heads: 2}", {8, 0, 2}, DType::float32);
+  EXPECT_EQ(saved(with).at("key_sums").shape(), (Shape{1, 2, 4, 1}));
+  EXPECT_FALSE(saved(without).contains("key_sums"));
+  EXPECT_THAT([&] { without.mixer->load_state(context, saved(with)); },
+              ThrowsMessage<Error>(HasSubstr("a state has no tensor key_sums")));
+  EXPECT_THAT([&] { with.mixer->load_state(context, saved(without)); },
+              ThrowsMessage<Error>(HasSubstr("needs both of its tensors state and key_sums")));
 }
 
 // The cache holds what a token to come may see, and no more than its steps of 256 tokens.

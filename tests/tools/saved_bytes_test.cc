@@ -16,6 +16,7 @@
 #include "layers/ops/dropout.h"
 #include "layers/ops/embedding.h"
 #include "layers/ops/glu.h"
+#include "layers/ops/guarded_divide.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/linear_attention.h"
 #include "layers/ops/linear_cross_entropy.h"
@@ -23,6 +24,7 @@
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
 #include "layers/ops/norm.h"
+#include "layers/ops/softmax.h"
 #include "layers/ops/softmax_attention.h"
 #include "tests/trainers/test_config.h"
 #include "tools/training_memory.h"
@@ -211,6 +213,21 @@ TEST_P(SavedBytesTest, LogSigmoid) {
   EXPECT_EQ(forward_.held(), counted({T * F * e}));
 }
 
+TEST_P(SavedBytesTest, Softmax) {
+  forward_.run([&](Tape& tape) { return std::vector{softmax(tape, forward_.input({B, N, F}))}; });
+  EXPECT_EQ(forward_.made(), counted({T * F * e}));
+  EXPECT_EQ(forward_.held(), counted({T * F * e}));
+}
+
+TEST_P(SavedBytesTest, GuardedDivide) {
+  constexpr int64_t kGroups = 1;
+  forward_.run([&](Tape& tape) {
+    return std::vector{guarded_divide(tape, forward_.input({B, N, F}), forward_.input({B, N, kGroups}), 1e-6)};
+  });
+  EXPECT_EQ(forward_.made(), counted({T * F * e}));
+  EXPECT_EQ(forward_.held(), counted({T * kGroups * e})) << "not x";
+}
+
 TEST_P(SavedBytesTest, SoftmaxAttention) {
   constexpr int64_t kValueDim = 32, kKeyHeads = 1;
   forward_.run([&](Tape& tape) {
@@ -295,6 +312,14 @@ TEST(SavedBytesOfAModelTest, MixersAreTheSumsOfTheirOperators) {
                                  T * D * e, T * H * a});
   EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2"), linear);
   EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2, lrpe: {type: lrpe_rotate}"), linear);
+  EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2, act: softmax"), linear);
+  const std::vector<int64_t> normalized = {T * (D + 2 * C) * e, T * D * e,    T * C * e,  // q, k, v, the features
+                                           T * D * e,                                     // o, divided
+                                           T * H * e,           T * H / 2 * e};           // q . z, ones
+  EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2, normalizer: true"), counted(normalized));
+  EXPECT_EQ(bytes("type: linear_attention, kv_heads: 2, normalizer: true, lrpe: {type: lrpe_rotate}"),
+            counted(normalized) + counted({T * D * e, T * C * e}))
+      << "the features before and after the encoding";
   constexpr int64_t K = 2 * D, V = 3 * D;
   const std::vector<int64_t> retention = {T * K * e, T * K * e, T * V * e,  // q, k, v
                                           T * V * e, T * V * e,             // the gate, o

@@ -78,6 +78,10 @@ std::vector<ModelCase> all_model_cases() {
         "lrpe: {type: lrpe_rotate, learnable: true, base: 40, layers: [1, 2]}}"},
        false,
        true},
+      {"linear_attention_with_a_normalizer",
+       {"model.norm={type: rms_norm}",
+        "model.mixer={type: linear_attention, heads: 3, act: softmax, normalizer: true, decay: true, "
+        "lrpe: {type: lrpe_rotate, base: 40, layers: [1]}}"}},
       {"retention",
        {"model.norm={type: rms_norm}",
         "model.mixer={type: retention, heads: 3, expand_k: 0.5, expand_v: 1.5, eps: 0.01, base: 60}"}},

@@ -63,6 +63,7 @@ TEST_P(RecomputedModels, AreTrainedToTheSameBits) {
       {"model.norm={type: layer_norm}",
        "model.mixer={type: lightning, heads: 2, act: relu, lrpe: {type: lrpe_cosine, learnable: true, act: softmax}}",
        "model.channel={type: ffn, hidden: 24, act: elu1}"},
+      {"model.mixer={type: linear_attention, heads: 2, act: softmax, normalizer: true, lrpe: {type: lrpe_rotate}}"},
   };
   for (const char* dtype : {"float64", "float32", "bfloat16", "float16"}) {
     for (Strings overrides : models) {

@@ -245,6 +245,15 @@ class ReferenceModel {
     return x;
   }
 
+  static Rows softmax_of(Rows x) {
+    for (Row& row : x) {
+      double sum = 0.0;
+      for (double& value : row) sum += value = std::exp(value);
+      for (double& value : row) value /= sum;
+    }
+    return x;
+  }
+
   // o_n = E^(-1/2) q_n S_n, where S_n = lambda_n S_(n-1) + k_n v_n^T, of one head with E features of q.
   static Rows attend(const Rows& q, const Rows& k, const Rows& v, const Row& lambda, double key_dim) {
     Rows o(q.size(), Row(v[0].size(), 0.0)), state(q[0].size(), Row(v[0].size(), 0.0));
@@ -336,17 +345,28 @@ class ReferenceModel {
     const Rows u = product(path + "qkv.weight", x);
     const int64_t heads = options.heads, key_heads = options.kv_heads == 0 ? heads : options.kv_heads;
     const int64_t size = config_.dim / heads;
+    const auto mapped = [&](int64_t begin) {
+      const Rows part = features(u, begin, size);
+      return options.softmax == Softmax::feature ? softmax_of(part) : applied(options.act, part);
+    };
     Rows o(x.size());
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t key_head = head * key_heads / heads;
-      const Rows q = encode(path, options.lrpe, layer, head, applied(options.act, features(u, head * size, size)));
-      const Rows k = encode(path, options.lrpe, layer, key_head,
-                            applied(options.act, features(u, (heads + key_head) * size, size)));
+      const Rows q = mapped(head * size), k = mapped((heads + key_head) * size);
       const Rows v = features(u, (heads + key_heads + key_head) * size, size);
-      append(o, attend(q, k, v, options.decay ? slope(layer, head, heads, x.size()) : Row(x.size(), 1.0),
-                       static_cast<double>(size)));
+      const Row lambda = options.decay ? slope(layer, head, heads, x.size()) : Row(x.size(), 1.0);
+      const auto key_dim = static_cast<double>(size);
+      Rows of_head = attend(encode(path, options.lrpe, layer, head, q), encode(path, options.lrpe, layer, key_head, k),
+                            v, lambda, key_dim);
+      const Rows sums = attend(q, k, Rows(x.size(), Row(1, 1.0)), lambda, key_dim);
+      for (size_t n = 0; options.normalizer && n < x.size(); ++n) {
+        for (double& value : of_head[n]) value /= std::max(sums[n][0], 1e-6);
+      }
+      append(o, of_head);
     }
-    for (Row& row : o) normalize(row, heads, false, 1e-5, 1.0);
+    for (Row& row : o) {
+      if (!options.normalizer) normalize(row, heads, false, 1e-5, 1.0);
+    }
     return product(path + "out.weight", o);
   }
 

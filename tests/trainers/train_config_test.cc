@@ -86,6 +86,7 @@ model:
   tie_embeddings: false
   recompute: none
   dropout: 0
+  loss_chunk: 0
   norm:
     type: srms_norm
     eps: 1.0e-06
@@ -244,16 +245,18 @@ TEST(TrainConfigTest, APatternReplacesATypeAndATypeAPattern) {
 TEST(TrainConfigTest, ShippedConfigsAreGoodAndSurviveWriting) {
   int count = 0;
   std::vector<fs::path> paths = testing::model_configs();
-  for (const auto& entry : fs::directory_iterator(fs::path(HEDDLE_SOURCE_DIR) / "configs")) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_regular_file() && name.find("_base.") == std::string::npos) paths.push_back(entry.path());
+  for (const char* folder : {"configs", "configs/recall"}) {
+    for (const auto& entry : fs::directory_iterator(fs::path(HEDDLE_SOURCE_DIR) / folder)) {
+      const std::string name = entry.path().filename().string();
+      if (entry.is_regular_file() && name.find("base.") == std::string::npos) paths.push_back(entry.path());
+    }
   }
   for (const fs::path& path : paths) {
     const std::string text = to_yaml(load_train_config(path.string()));
     EXPECT_EQ(again(text), text) << path;
     ++count;
   }
-  EXPECT_GE(count, 3 + 12);
+  EXPECT_GE(count, 3 + 3 + 12);
 }
 
 }  // namespace

@@ -11,14 +11,20 @@
 #include <vector>
 
 #include "core/tensor/random.h"
+#include "layers/ops/cross_entropy.h"
 #include "layers/ops/dropout.h"
 #include "layers/ops/linear.h"
+#include "layers/ops/linear_cross_entropy.h"
 #include "layers/ops/recompute.h"
+#include "trainers/data/dataset.h"
 
 namespace heddle {
 
 LanguageModel::LanguageModel(const ModelConfig& config)
-    : vocab_size_(config.vocab_size), recompute_(config.recompute), dropout_(config.dropout) {
+    : vocab_size_(config.vocab_size),
+      recompute_(config.recompute),
+      dropout_(config.dropout),
+      loss_chunk_(config.loss_chunk) {
   const ModuleBuilder root(parameters_);
   embedding_ =
       std::make_unique<Embedding>(Embedding::Options{}, root.child("embedding"), config.vocab_size, config.dim);
@@ -123,8 +129,8 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
       block.channel_parameters, recomputed == Recompute::channel);
 }
 
-Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
-                                uint64_t dropout_seed) const {
+Variable LanguageModel::features(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
+                                 uint64_t dropout_seed) const {
   const Recompute recomputed = tape.mode() == Tape::Mode::record ? recompute_ : Recompute::none;
   Stream stream;
   stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, tokens); });
@@ -133,9 +139,31 @@ Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* st
               derived_seed(dropout_seed, i));
   }
   normalize(tape, "final_norm", *final_norm_, stream, observer);
-  return run_part(tape, "head", observer, [&] {
-    return head_ ? head_->forward(tape, stream.x) : linear(tape, stream.x, embedding_->weight(tape));
+  return stream.x;
+}
+
+Variable LanguageModel::head_weight(Tape& tape) const { return head_ ? head_->weight(tape) : embedding_->weight(tape); }
+
+Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
+                                uint64_t dropout_seed) const {
+  const Variable read = features(tape, tokens, state, observer, dropout_seed);
+  return run_part(tape, "head", observer, [&] { return linear(tape, read, head_weight(tape)); });
+}
+
+Variable LanguageModel::loss(Tape& tape, const Variable& features, const Tensor& targets) const {
+  if (loss_chunk_ == 0) {
+    const Variable logits = run_part(tape, "head", {}, [&] { return linear(tape, features, head_weight(tape)); });
+    return language_model_loss(tape, logits, targets);
+  }
+  return run_part(tape, "loss", {}, [&] {
+    return linear_cross_entropy(tape, features, head_weight(tape), targets,
+                                {.loss = {.ignore_index = kIgnoredTarget}, .chunk = loss_chunk_});
   });
+}
+
+Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets) {
+  const MemoryScope scope(tape.context(), "loss", MemoryCategory::activation);
+  return cross_entropy(tape, logits, targets, {.ignore_index = kIgnoredTarget});
 }
 
 }  // namespace heddle

@@ -1,7 +1,7 @@
 // A language model, built of layers as a config says.                                           docs/config.md#model
 //   x = embedding(tokens);  N times: y, r = norm(x + r); x = mixer(y); y, r = norm(x + r); x = channel(y);
 // with dropout of each mixer(y) and channel(y) in training;
-//   logits = head(norm(x + r))
+//   features = norm(x + r);  logits = head(features);  loss = cross_entropy(logits, targets)
 #pragma once
 
 #include <cstddef>
@@ -31,6 +31,7 @@ class LanguageModel {
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
   int64_t vocab_size() const { return vocab_size_; }
+  int64_t loss_chunk() const { return loss_chunk_; }
   // The state at the start of a text.
   ModelState initial_state() const;
 
@@ -42,6 +43,13 @@ class LanguageModel {
   // inference only. `dropout_seed` is that of the masks of this pass: equal seeds give equal masks.
   Variable forward(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {},
                    uint64_t dropout_seed = 0) const;
+  // The same without the head: what the head reads, (B, N, dim).
+  Variable features(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {},
+                    uint64_t dropout_seed = 0) const;
+  // The mean loss of the predictions from features (..., dim) for targets int32 (...), over those that count: nats, a
+  // scalar. With model.loss_chunk the logits of that many tokens exist at a time; without, backward writes their
+  // gradient over the logits.
+  Variable loss(Tape& tape, const Variable& features, const Tensor& targets) const;
 
  private:
   struct Block {
@@ -56,6 +64,7 @@ class LanguageModel {
   std::vector<Parameter*> parameters_since(size_t begin);
   static void normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
                         const Observer& observer);
+  Variable head_weight(Tape& tape) const;
   void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
                  const Observer& observer, uint64_t dropout_seed) const;
 
@@ -63,10 +72,14 @@ class LanguageModel {
   int64_t vocab_size_;
   Recompute recompute_;
   double dropout_;
+  int64_t loss_chunk_;
   std::unique_ptr<Embedding> embedding_;
   std::vector<Block> blocks_;
   std::unique_ptr<Norm> final_norm_;
   std::unique_ptr<Linear> head_;  // nullptr: the embedding's weight
 };
+
+// The mean loss of logits (.., vocab_size) for targets int32 (..), over those that count: nats, a scalar.
+Variable language_model_loss(Tape& tape, const Variable& logits, const Tensor& targets);
 
 }  // namespace heddle

@@ -21,6 +21,7 @@ void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry
   fields.field("tie_embeddings", model.tie_embeddings);
   fields.choice("recompute", model.recompute, kRecomputeChoices);
   fields.field("dropout", model.dropout, Range::from_below(0.0, 1.0));
+  fields.field("loss_chunk", model.loss_chunk, Range::at_least(0));
   const ModelSize size{model.dim, model.layers};
   fields.required_section("norm", [&](ConfigFields& norm) { describe_norm(norm, size, model.norm); });
   fields.required_section("mixer", [&](ConfigFields& mixer) { registry.describe_mixers(mixer, size, model.mixer); });

@@ -17,8 +17,9 @@ struct ModelConfig {
   std::int64_t layers = 0;      // blocks, each a mixer and a channel layer
   bool tie_embeddings = false;  // the head uses the embedding's weight
   Recompute recompute = Recompute::none;
-  double dropout = 0.0;  // of what each mixer and each channel layer adds to the stream, in training
-  Norm::Options norm;    // of all norms between the layers
+  double dropout = 0.0;         // of what each mixer and each channel layer adds to the stream, in training
+  std::int64_t loss_chunk = 0;  // tokens whose logits exist at a time in a training step; 0: all
+  Norm::Options norm;           // of all norms between the layers
   MixerPattern mixer;
   ChannelSection channel;
 };

@@ -3,14 +3,13 @@
 // (feature, 0).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 
 #include "kernels/common/cpu/activation.h"
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
+#include "kernels/common/cpu/softmax.h"
 #include "kernels/position/cpu/angle.h"
 #include "kernels/position/lrpe_rotate.h"
 
@@ -86,28 +85,6 @@ inline void store_pairs(T* row, Pairing pairing, int64_t pairs, int64_t begin, i
   store_chunk(row + 2 * begin, both, 2 * count, mode);
 }
 
-// The softmax over the features of one row is exp(x - maximum) * factor.
-template <class A>
-struct RowSoftmax {
-  A maximum = 0, factor = 1;
-};
-template <class T, class A = accumulate_t<T>>
-inline RowSoftmax<A> row_softmax(const T* row, int64_t dim) {
-  Buffer<A> buffer;
-  RowSoftmax<A> result{-std::numeric_limits<A>::infinity(), 1};
-  for_each_chunk(dim, [&](int64_t begin, int64_t count) {
-    const A* x = load_chunk(row + begin, count, buffer);
-    result.maximum = std::max(result.maximum, maximum_of<A>(count, [x](int64_t i) { return x[i]; }));
-  });
-  double sum = 0.0;
-  for_each_chunk(dim, [&](int64_t begin, int64_t count) {
-    const A* x = load_chunk(row + begin, count, buffer);
-    sum += sum_of<A>(count, [x, most = result.maximum](int64_t i) { return exponential(x[i] - most); });
-  });
-  result.factor = A(1) / static_cast<A>(sum);
-  return result;
-}
-
 // a = act(x) of `count` features, or their softmax: with `row` over features, with the features' `maximum` and `sum`
 // over the sequence. Returns x itself when there is no activation, else `buffer`.
 template <class A>
@@ -116,7 +93,7 @@ inline const A* activate(Activation act, Softmax softmax, const RowSoftmax<A>& r
   switch (softmax) {
     case Softmax::feature:
       HEDDLE_INDEPENDENT
-      for (int64_t i = 0; i < count; ++i) buffer[i] = exponential(x[i] - row.maximum) * row.factor;
+      for (int64_t i = 0; i < count; ++i) buffer[i] = row(x[i]);
       return buffer;
     case Softmax::sequence:
       HEDDLE_INDEPENDENT

@@ -7,19 +7,27 @@
 #include "layers/modules/mixers/heads.h"
 #include "layers/modules/mixers/lightning.h"
 #include "layers/ops/activation.h"
+#include "layers/ops/guarded_divide.h"
 #include "layers/ops/norm.h"
+#include "layers/ops/softmax.h"
 #include "layers/ops/view.h"
 
 namespace heddle {
+namespace {
+
+constexpr double kNormalizerEps = 1e-6;
+
+}  // namespace
 
 void LinearAttentionMixerConfig::describe(ConfigFields& fields, const ModelSize& model) {
   describe_heads(fields, model, options.heads);
   describe_kv_heads(fields, options.heads, options.kv_heads);
-  fields.choice("act", options.act, activation_choices());
+  describe_feature_map(fields, options.act, options.softmax);
   fields.optional_section<Lrpe::Options>("lrpe", options.lrpe, [&](ConfigFields& section, Lrpe::Options& lrpe) {
     describe_lrpe(section, model, model.dim / options.heads, lrpe);
   });
   fields.field("decay", options.decay);
+  fields.field("normalizer", options.normalizer);
   const bool has_fewer_keys = options.kv_heads != 0 && options.kv_heads != options.heads;
   if (fields.reads() && has_fewer_keys && options.lrpe && options.lrpe->per_head) {
     fields.fail("lrpe",
@@ -33,7 +41,7 @@ std::unique_ptr<Mixer> LinearAttentionMixerConfig::make(const ModuleBuilder& bui
 
 LinearAttentionMixer::LinearAttentionMixer(const Options& options, const ModuleBuilder& builder,
                                            const BlockPlace& place)
-    : RecurrentMixer("linear_attention", place, options.heads),
+    : RecurrentMixer("linear_attention", place, options.heads, options.normalizer ? KeySums::kept : KeySums::none),
       options_(options),
       kv_heads_(options.kv_heads > 0 ? options.kv_heads : options.heads),
       head_dim_(place.dim / options.heads),
@@ -48,6 +56,12 @@ LinearAttentionMixer::LinearAttentionMixer(const Options& options, const ModuleB
   }
 }
 
+// x (B, N, some heads of features).
+Variable LinearAttentionMixer::feature_map(Tape& tape, const Variable& x) const {
+  if (options_.softmax != Softmax::none) return softmax(tape, x, x.shape()[-1] / head_dim_);
+  return activation(tape, x, options_.act);
+}
+
 Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
   check_input(x);
   const int64_t key_dim = kv_heads_ * head_dim_;
@@ -55,22 +69,24 @@ Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState
   const auto by_head = [&](const Variable& part) {
     return reshape(tape, part, {x.shape()[0], x.shape()[1], -1, head_dim_});
   };
-  const int64_t offset = position(state);
-  const auto feature_map = [&](const Variable& part) {
-    const Variable mapped = by_head(activation(tape, part, options_.act));
-    return lrpe_ ? lrpe_->forward(tape, mapped, offset) : mapped;
+  const auto encoded = [&, offset = position(state)](const Variable& features) {
+    return lrpe_ ? lrpe_->forward(tape, features, offset) : features;
   };
-  const Variable q = feature_map(parts[0]), k = feature_map(parts[1]);
+  const Variable q = by_head(feature_map(tape, parts[0])), k = by_head(feature_map(tape, parts[1]));
   LinearAttentionOptions options;
   options.decay = log_decay_ != nullptr ? Decay::constant : Decay::none;
   options.scale = 1.0 / std::sqrt(static_cast<double>(head_dim_));
   const Variable log_decay = log_decay_ != nullptr ? tape.constant(log_decay_->value) : Variable{};
-  const Variable o = attend(tape, q, k, by_head(parts[2]), log_decay, options, state);
-
+  const Variable o =
+      reshape(tape, attend(tape, encoded(q), encoded(k), by_head(parts[2]), log_decay, options, state), x.shape());
+  if (options_.normalizer) {
+    const Variable sums = attend_to_ones(tape, q, k, log_decay, options, state);
+    return out_.forward(tape, guarded_divide(tape, o, sums, kNormalizerEps));
+  }
   NormOptions norm_options;
   norm_options.groups = heads();
   norm_options.return_residual = false;
-  return out_.forward(tape, norm(tape, reshape(tape, o, x.shape()), {}, norm_options, "linear_attention").y);
+  return out_.forward(tape, norm(tape, o, {}, norm_options, "linear_attention").y);
 }
 
 }  // namespace heddle

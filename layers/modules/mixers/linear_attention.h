@@ -1,8 +1,8 @@
 // Linear attention with a feature map on q and k.                              docs/layers.md#linear-attention-mixer
-//   [q k v] = x W_qkv;  q, k = lrpe(act(q)), lrpe(act(k));  o = linear_attention(q, k, v)
-//   y = srms_norm(o), each head by itself, W_out
-// x, y: (B, N, dim). Source: Katharopoulos et al., arXiv:2006.16236, with a norm in place of the sum that it divides
-// by.
+//   [q k v] = x W_qkv;  q, k = act(q), act(k);  o = linear_attention(lrpe(q), lrpe(k), v)
+//   y = srms_norm(o), each head by itself, W_out;   with normalizer: y = (o / max(q . z, eps)) W_out, z the sum of k
+// x, y: (B, N, dim). Sources: Katharopoulos et al., arXiv:2006.16236, for the normalizer; Qin et al., arXiv:2210.10340,
+// for the norm in its place.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,18 @@ class LinearAttentionMixer : public RecurrentMixer {
     int64_t heads = 1;
     int64_t kv_heads = 0;  // of k and v, a divisor of heads; 0: as many
     Activation act = Activation::elu1;
+    Softmax softmax = Softmax::none;  // in place of act: of the features of a head
     std::optional<Lrpe::Options> lrpe = {};
-    bool decay = false;  // the slopes of lightning, or none
+    bool decay = false;       // the slopes of lightning, or none
+    bool normalizer = false;  // o is divided by q . z instead of normed
   };
 
   LinearAttentionMixer(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
   Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
 
  private:
+  Variable feature_map(Tape& tape, const Variable& x) const;
+
   Options options_;
   int64_t kv_heads_, head_dim_;
   const Buffer* log_decay_ = nullptr;
@@ -37,7 +41,7 @@ class LinearAttentionMixer : public RecurrentMixer {
   Linear qkv_, out_;
 };
 
-// The section {type: linear_attention, heads, kv_heads, act, lrpe, decay} of a model config.
+// The section {type: linear_attention, heads, kv_heads, act, act_dim, lrpe, decay, normalizer} of a model config.
 struct LinearAttentionMixerConfig : MixerOptions {
   LinearAttentionMixer::Options options;
 

@@ -5,26 +5,42 @@
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 #include "layers/modules/mixers/heads.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/view.h"
 
 namespace heddle {
 namespace {
 
 // The recurrent state of each head, and the position of the next token.
 struct RecurrentState : MixerState {
-  Tensor state;  // (B, H, D, Dv), accumulate type; undefined: zeros
+  Tensor state;     // (B, H, D, Dv), accumulate type; undefined: zeros
+  Tensor key_sums;  // (B, H, D, 1), the same
   int64_t position = 0;
 
   std::map<std::string, Tensor> save(Context& context) const override {
     std::map<std::string, Tensor> tensors{{"position", saved_position(context, position)}};
     if (state.defined()) tensors["state"] = state;
+    if (key_sums.defined()) tensors["key_sums"] = key_sums;
     return tensors;
   }
 };
 
+// linear_attention from `state` on, in whose place the state after the last token comes; null: from zeros on.
+Variable attend_from(Tensor* state, Tape& tape, const Variable& q, const Variable& k, const Variable& v,
+                     const Variable& log_decay, LinearAttentionOptions options) {
+  LinearAttentionInputs inputs;
+  inputs.log_decay = log_decay;
+  if (state != nullptr) inputs.initial_state = tape.constant(*state);
+  options.return_final_state = state != nullptr;
+  LinearAttention attention = linear_attention(tape, q, k, v, inputs, options);
+  if (state != nullptr) *state = attention.final_state.value;
+  return attention.o;
+}
+
 }  // namespace
 
-RecurrentMixer::RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads)
-    : type_(std::move(type)), dim_(place.dim), heads_(heads) {
+RecurrentMixer::RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads, KeySums key_sums)
+    : type_(std::move(type)), dim_(place.dim), heads_(heads), key_sums_(key_sums) {
   check(heads >= 1 && dim_ % heads == 0, "[{}] heads is {}, expected a divisor of dim {}", type_, heads, dim_);
 }
 
@@ -34,15 +50,20 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
                                                        const std::map<std::string, Tensor>& tensors) const {
   auto loaded = std::make_unique<RecurrentState>();
   for (const auto& [name, tensor] : tensors) {
+    const bool has_heads = tensor.rank() == 4 && tensor.size(1) == heads_;
     if (name == "position" && tensor.numel() == 1) {
       loaded->position = static_cast<int64_t>(read_values(context, tensor)[0]);
-    } else if (name == "state" && tensor.rank() == 4 && tensor.size(1) == heads_) {
+    } else if (name == "state" && has_heads) {
       loaded->state = tensor;
+    } else if (name == "key_sums" && has_heads && key_sums_ == KeySums::kept) {
+      loaded->key_sums = tensor;
     } else {
       fail("[{}] a state has no tensor {} of shape {}", type_, name, to_string(tensor.shape()));
     }
   }
   check(tensors.contains("position"), "[{}] a state needs its position", type_);
+  check(key_sums_ == KeySums::none || loaded->state.defined() == loaded->key_sums.defined(),
+        "[{}] a state needs both of its tensors state and key_sums, or neither", type_);
   return loaded;
 }
 
@@ -56,18 +77,21 @@ int64_t RecurrentMixer::position(const MixerState* state) const {
 }
 
 Variable RecurrentMixer::attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
-                                const Variable& log_decay, LinearAttentionOptions options, MixerState* state) const {
+                                const Variable& log_decay, const LinearAttentionOptions& options,
+                                MixerState* state) const {
   auto* const own = dynamic_cast<RecurrentState*>(state);
-  LinearAttentionInputs inputs;
-  inputs.log_decay = log_decay;
-  if (own != nullptr) inputs.initial_state = tape.constant(own->state);
-  options.return_final_state = own != nullptr;
-  LinearAttention attention = linear_attention(tape, q, k, v, inputs, options);
-  if (own != nullptr) {
-    own->state = attention.final_state.value;
-    own->position += q.shape()[1];
-  }
-  return attention.o;
+  if (own != nullptr) own->position += q.shape()[1];
+  return attend_from(own != nullptr ? &own->state : nullptr, tape, q, k, v, log_decay, options);
+}
+
+Variable RecurrentMixer::attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
+                                        const LinearAttentionOptions& options, MixerState* state) const {
+  auto* const own = dynamic_cast<RecurrentState*>(state);
+  const Variable zeros =
+      tape.constant(Tensor::zeros(tape.context(), {k.shape()[0], k.shape()[1], k.shape()[2], 1}, k.dtype()));
+  const Variable ones = activation(tape, zeros, Activation::elu1);  // exp(0)
+  const Variable sums = attend_from(own != nullptr ? &own->key_sums : nullptr, tape, q, k, ones, log_decay, options);
+  return reshape(tape, sums, q.shape().part(0, 3));
 }
 
 }  // namespace heddle

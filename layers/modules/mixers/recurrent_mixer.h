@@ -18,8 +18,11 @@ class RecurrentMixer : public Mixer {
   std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
 
  protected:
+  // Whether the state holds the sums of k beside the sums of k v^T.
+  enum class KeySums { none, kept };
+
   // `type` is the name of the mixer in YAML and in errors.
-  RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads);
+  RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads, KeySums key_sums = KeySums::none);
 
   int64_t dim() const { return dim_; }
   int64_t heads() const { return heads_; }
@@ -29,11 +32,16 @@ class RecurrentMixer : public Mixer {
   int64_t position(const MixerState* state) const;
   // linear_attention from the state on, which is moved past these tokens; without a state from zeros on.
   Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,
-                  LinearAttentionOptions options, MixerState* state) const;
+                  const LinearAttentionOptions& options, MixerState* state) const;
+  // What attend() gives where all values are 1, (B, N, H): scale * q_t . z_t, with z the sum of k, decayed as the state
+  // is. For mixers that keep the sums of k. It moves those on, but not the position.
+  Variable attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
+                          const LinearAttentionOptions& options, MixerState* state) const;
 
  private:
   std::string type_;
   int64_t dim_, heads_;
+  KeySums key_sums_;
 };
 
 }  // namespace heddle
