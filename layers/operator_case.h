@@ -65,8 +65,9 @@ struct OperatorCase {
   // How many times a number is rounded to the storage dtype on its way through a chain of operators, in forward and
   // backward. 0: gradients are computed from the inputs and rounded once.
   int roundings = 0;
-  // Roundings to the storage dtype on the way that only the GPU's 16-bit kernels make: operands of its tensor cores.
-  int gpu_roundings = 0;
+  // What the GPU's 16-bit kernels lose on the way, relative to the largest element: numbers that they compute enter
+  // the tensor cores with 16 digits.
+  double gpu_error = 0.0;
   // Too large for a finite difference of every element: forward and gradients in float32 and bfloat16 only. These are
   // the cases that `heddle bench OPERATOR` measures; when there is none, it measures all.
   bool large = false;

@@ -1,8 +1,11 @@
 #include "core/tensor/random.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <numbers>
+#include <thread>
 #include <vector>
 
 #include "core/runtime/context.h"
@@ -35,23 +38,39 @@ double Random::next_normal() {
 
 namespace {
 
-template <class Next>
-void fill(Context& context, const Tensor& tensor, Next next) {
+constexpr int64_t kNumbersOfAThread = int64_t{1} << 18;
+
+// number(random) draws one, of `words` words. Several threads share a large tensor: every number has its own position.
+template <class Number>
+void fill(Context& context, const Tensor& tensor, Random& random, uint64_t words, const Number& number) {
   check(is_floating(tensor.dtype()), "cannot fill a tensor of {} with random real numbers", name(tensor.dtype()));
   if (context.device().type == DeviceType::meta) return;
-  std::vector<double> values(static_cast<size_t>(tensor.numel()));
-  for (double& value : values) value = next();
+  const int64_t count = tensor.numel();
+  std::vector<double> values(static_cast<size_t>(count));
+  const auto draw = [&](int64_t begin, int64_t end) {
+    Random own = random;
+    own.seek(random.position() + words * static_cast<uint64_t>(begin));
+    for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] = number(own);
+  };
+  const int64_t parts = std::clamp<int64_t>(count / kNumbersOfAThread, 1, std::max(context.threads(), 1));
+  std::vector<std::thread> others;
+  for (int64_t part = 1; part < parts; ++part) {
+    others.emplace_back(draw, count * part / parts, count * (part + 1) / parts);
+  }
+  draw(0, count / parts);
+  for (std::thread& other : others) other.join();
+  random.seek(random.position() + words * static_cast<uint64_t>(count));
   write_values(context, tensor, values);
 }
 
 }  // namespace
 
 void fill_normal(Context& context, const Tensor& tensor, Random& random, double mean, double standard_deviation) {
-  fill(context, tensor, [&] { return mean + standard_deviation * random.next_normal(); });
+  fill(context, tensor, random, 2, [&](Random& own) { return mean + standard_deviation * own.next_normal(); });
 }
 
 void fill_uniform(Context& context, const Tensor& tensor, Random& random, double low, double high) {
-  fill(context, tensor, [&] { return low + (high - low) * random.next_uniform(); });
+  fill(context, tensor, random, 1, [&](Random& own) { return low + (high - low) * own.next_uniform(); });
 }
 
 }  // namespace heddle

@@ -117,7 +117,7 @@ OperatorCase linear_attention_case(const LinearAttentionCase& wanted) {
                             fewer_heads > 0 ? fmt::format(" of {} heads", key_heads) : "", result.options,
                             state ? " state" : "", segments ? " segments" : "");
   result.large = large;
-  result.gpu_roundings = 2;  // of the scores and of the state
+  result.gpu_error = 4 * 0x1p-16;  // of the scores and of the state
   result.reference = linear_attention_reference;
   return result;
 }

@@ -87,7 +87,9 @@ OperatorCase softmax_attention_case(const SoftmaxAttentionCase& wanted) {
                       .range = std::max<int64_t>(2, keys / 8),
                       .differentiate = false});
   }
-  return make_case("softmax_attention", "{" + options + "}", inputs, softmax_attention_reference, large);
+  OperatorCase result = make_case("softmax_attention", "{" + options + "}", inputs, softmax_attention_reference, large);
+  result.gpu_error = 4 * 0x1p-16;  // of the probabilities
+  return result;
 }
 
 std::vector<OperatorCase> softmax_attention_cases() {

@@ -45,20 +45,19 @@ struct Tolerance {
   double largest = 0.0;   // of the largest element: what sums and cancellation leave
 };
 
-// One rounding to the storage dtype at the end, arithmetic in the accumulate type before.
-int roundings(const OperatorCase& op_case, DType dtype, bool on_gpu) {
-  return op_case.roundings + (on_gpu && size_of(dtype) == 2 ? op_case.gpu_roundings : 0);
+// One rounding to the storage dtype at the end, arithmetic in the accumulate type, of this relative error, before.
+Tolerance tolerance_of(const OperatorCase& op_case, DType dtype, bool on_gpu, double arithmetic) {
+  const double on_the_way = on_gpu && size_of(dtype) == 2 ? op_case.gpu_error : 0.0;
+  // The reference rounds what is stored on the way, but may come out on the other side of a tie.
+  return {1.01 * roundoff(dtype), op_case.tolerance * arithmetic + op_case.roundings * roundoff(dtype) + on_the_way};
 }
 
 Tolerance forward_tolerance(const OperatorCase& op_case, DType dtype, bool on_gpu) {
-  const double arithmetic = dtype == DType::float64 ? 1e-13 : 64 * 0x1p-24;
-  // The reference rounds what is stored on the way, but may come out on the other side of a tie.
-  return {1.01 * roundoff(dtype), op_case.tolerance * arithmetic + roundings(op_case, dtype, on_gpu) * roundoff(dtype)};
+  return tolerance_of(op_case, dtype, on_gpu, dtype == DType::float64 ? 1e-13 : 64 * 0x1p-24);
 }
 
 Tolerance gradient_tolerance(const OperatorCase& op_case, DType dtype, bool on_gpu) {
-  return {1.01 * roundoff(dtype),
-          op_case.tolerance * 128 * 0x1p-24 + roundings(op_case, dtype, on_gpu) * roundoff(dtype)};
+  return tolerance_of(op_case, dtype, on_gpu, 128 * 0x1p-24);
 }
 
 double largest(const ReferenceTensor& tensor) {
