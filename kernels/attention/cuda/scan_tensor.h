@@ -26,8 +26,8 @@ template <class T_, int KEYS, int VALUES, int ROWS, int WARPS, bool DECAY>
 struct TensorShape {
   using T = T_;
   static constexpr int kKeys = KEYS, kValues = VALUES, kRows = ROWS, kWarps = WARPS, kThreads = 32 * WARPS;
-  static constexpr bool kDecay = DECAY, kStaged = sizeof(T) == 2;
-  static constexpr int kStages = kStaged ? 2 : 1;
+  static constexpr bool kDecay = DECAY;
+  static constexpr int kStages = sizeof(T) == 2 ? 2 : 1;
 
   static constexpr int kRowTiles = ROWS / 16, kColumnParts = WARPS / kRowTiles;
   static constexpr int kColumns = VALUES / kColumnParts;  // of out in one warp
@@ -60,49 +60,68 @@ struct TensorShape {
     Decays decays[2];
     std::conditional_t<DECAY, DecayShared, Nothing> decay;
   };
+  static constexpr int kBlocks = kStages == 2 && sizeof(Shared) <= 112 * 1024 ? 2 : 1;  // of a multiprocessor of sm_90
 };
 
-// Loads the features from `offset` on of the chunk's rows into a matrix; features beyond the view's and rows beyond the
-// chunk's become 0. 16-bit types are copied asynchronously if `vectorized`, 16 bytes at a time.
-template <int THREADS, class T, class Matrix>
-__device__ __forceinline__ void load_rows(const ScanArgs<float>& args, const HeadsView& view, int64_t batch,
-                                          int64_t head_index, const ScanChunk& chunk, int64_t offset, bool vectorized,
-                                          Matrix& to) {
-  // Calls visit(row, column, address) for the thread's places of `width` elements each.
-  const auto each_place = [&](auto width, const auto& visit) {
-    constexpr int kWidth = decltype(width)::value;
-    constexpr int kPlaces = Matrix::kCols / kWidth;  // of a row
-    constexpr int kStep = THREADS / kPlaces;         // rows that are visited at once
-    static_assert(THREADS % kPlaces == 0);
-    const int first = static_cast<int>(threadIdx.x) / kPlaces;
-    const int c = static_cast<int>(threadIdx.x) % kPlaces * kWidth;
-    const T* from = head<const T>(view, batch, args.token(chunk, first), head_index) + offset + c;
-    const int64_t step = (args.from_end ? -kStep : kStep) * view.length_stride;
-#pragma unroll
-    for (int i = 0; i < (Matrix::kRows + kStep - 1) / kStep; ++i, from += step) {
-      const int r = first + i * kStep;
-      if (Matrix::kRows % kStep == 0 || r < Matrix::kRows) visit(r, c, from);
+// Copies rows of one head into a matrix: the features from `offset` on of the rows of a chunk. Features beyond the
+// view's and rows beyond the chunk's become 0. 16-bit types are copied asynchronously if `vectorized`, 16 bytes at a
+// time.
+template <class T, int THREADS, int ROWS, int COLS>
+class RowCopier {
+ public:
+  __device__ __forceinline__ RowCopier(const HeadsView& view, int64_t batch, int64_t head_index, int64_t offset,
+                                       bool from_end)
+      : first_(head<const T>(view, batch, 0, head_index) + offset),
+        step_(from_end ? -view.length_stride : view.length_stride),
+        features_(static_cast<int>(min(int64_t{COLS}, view.dim - offset))) {}
+
+  // `token` is that of row 0.
+  __device__ __forceinline__ void copy(int64_t token, int rows, bool vectorized,
+                                       StoredMatrix<T, ROWS, COLS>& to) const {
+    const T* const row = first_ + token * (step_ < 0 ? -step_ : step_);
+    if (vectorized && sizeof(T) == 2) {
+      if (rows == ROWS && features_ == COLS) {
+        each_place<8>(row, [&](int r, int c, const T* from) { __pipeline_memcpy_async(to.row(r) + c, from, 16); });
+      } else {
+        each_place<8>(row, [&](int r, int c, const T* from) {
+          const bool is_there = r < rows && c < features_;
+          __pipeline_memcpy_async(to.row(r) + c, from, 16, is_there ? 0 : 16);  // the last number: how many bytes are 0
+        });
+      }
+    } else if (vectorized) {
+      each_place<4>(row, [&](int r, int c, const T* from) {
+        const bool is_there = r < rows && c < features_;
+        const float4 four = is_there ? *reinterpret_cast<const float4*>(from) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        to.template put_pair<T>(r, c, four.x, four.y);
+        to.template put_pair<T>(r, c + 2, four.z, four.w);
+      });
+    } else {
+      each_place<2>(row, [&](int r, int c, const T* from) {
+        const auto number = [&](int e) { return r < rows && c + e < features_ ? widen(from[e]) : 0.0f; };
+        to.template put_pair<T>(r, c, number(0), number(1));
+      });
     }
-  };
-  if (vectorized && sizeof(T) == 2) {
-    each_place(std::integral_constant<int, 8>{}, [&](int r, int c, const T* from) {
-      const bool is_there = r < chunk.rows && offset + c < view.dim;
-      __pipeline_memcpy_async(to.row(r) + c, from, 16, is_there ? 0 : 16);  // the last number: how many bytes are 0
-    });
-  } else if (vectorized) {
-    each_place(std::integral_constant<int, 4>{}, [&](int r, int c, const T* from) {
-      const bool is_there = r < chunk.rows && offset + c < view.dim;
-      const float4 four = is_there ? *reinterpret_cast<const float4*>(from) : float4{0.0f, 0.0f, 0.0f, 0.0f};
-      to.template put_pair<T>(r, c, four.x, four.y);
-      to.template put_pair<T>(r, c + 2, four.z, four.w);
-    });
-  } else {
-    each_place(std::integral_constant<int, 2>{}, [&](int r, int c, const T* from) {
-      const auto number = [&](int e) { return r < chunk.rows && offset + c + e < view.dim ? widen(from[e]) : 0.0f; };
-      to.template put_pair<T>(r, c, number(0), number(1));
-    });
   }
-}
+
+ private:
+  // Calls visit(row, column, address) for the thread's places of WIDTH elements each.
+  template <int WIDTH, class Visit>
+  __device__ __forceinline__ void each_place(const T* row, const Visit& visit) const {
+    constexpr int kPlaces = COLS / WIDTH, kStep = THREADS / kPlaces;  // of a row; rows that are visited at once
+    static_assert(THREADS % kPlaces == 0);
+    const int first = static_cast<int>(threadIdx.x) / kPlaces, c = static_cast<int>(threadIdx.x) % kPlaces * WIDTH;
+    const T* from = row + first * step_ + c;
+#pragma unroll
+    for (int i = 0; i < (ROWS + kStep - 1) / kStep; ++i, from += kStep * step_) {
+      const int r = first + i * kStep;
+      if (ROWS % kStep == 0 || r < ROWS) visit(r, c, from);
+    }
+  }
+
+  const T* first_;
+  int64_t step_;  // from a row to the next
+  int features_;
+};
 
 // The work of one block. Fragments are laid out as mma.h says.
 template <class Shape>
@@ -120,12 +139,16 @@ class TensorScan {
         batch_(blockIdx.x / args.query.heads),
         state_head_(args.state_head(batch_, head_)),
         first_value_(int64_t{blockIdx.y} * Shape::kValues),
+        query_(args.query, batch_, head_, 0, args.from_end),
+        key_(args.key, batch_, head_ / args.group, 0, args.from_end),
+        value_(args.value, batch_, head_ / args.group, first_value_, args.from_end),
         decay_(args, state_head_),
         walk_(args, state_head_, Shape::kRows) {}
 
   __device__ __forceinline__ void run() {
     ScanChunk chunk = walk_.next();
-    fetch(chunk, 0);
+    fetch_pairs(chunk, 0);
+    fetch_query(chunk);
     put_decays(chunk, 0);
     if (args_.state_in.data != nullptr) {
       for_each_number([&](int64_t d, int64_t c, float& s) { s = args_.state_in.at(state_head_, d, c); });
@@ -135,16 +158,23 @@ class TensorScan {
       const ScanChunk next = walk_.next();
       __pipeline_wait_prior(0);
       __syncthreads();  // the chunk, its decays and the state are written
+      if constexpr (Shape::kStages == 2) fetch_pairs(next, stage ^ 1);
       const Decays& decays = shared_.decays[stage];
       const auto& key = shared_.key[stage % Shape::kStages];
       const auto& value = shared_.value[stage % Shape::kStages];
-      compute_out(chunk, next, stage, decays, key, value);
+      if constexpr (Shape::kDecay) {
+        load_partner(chunk);
+        __syncthreads();
+      }
+      compute_out(chunk, decays, key, value);
+      __syncthreads();  // all warps have read query
+      fetch_query(next);
       if constexpr (Shape::kDecay) note_crossing(chunk, decays);
       if (owns_state_) advance_state(chunk, decays, key, value);
       __syncthreads();  // all warps have read the chunk and the state from before
       if constexpr (Shape::kDecay) put_token_gradients(chunk);
       share_state();
-      if constexpr (!Shape::kStaged) fetch(next, stage ^ 1);
+      if constexpr (Shape::kStages == 1) fetch_pairs(next, stage ^ 1);
       put_decays(next, stage ^ 1);
       chunk = next;
     }
@@ -157,19 +187,20 @@ class TensorScan {
   static constexpr int kKeys = Shape::kKeys, kValues = Shape::kValues, kRows = Shape::kRows;
   static constexpr int kOutTiles = Shape::kColumns / 8, kPieceCount = kComputedPieces<T>;
 
-  __device__ __forceinline__ void fetch(const ScanChunk& chunk, int stage) {
-    if (chunk.rows > 0) {
-      constexpr int kThreads = Shape::kThreads;
-      const int64_t shared_head = head_ / args_.group;
-      const int place = stage % Shape::kStages;
-      load_rows<kThreads, T>(args_, args_.query, batch_, head_, chunk, 0, vectorized_, shared_.query);
-      load_rows<kThreads, T>(args_, args_.key, batch_, shared_head, chunk, 0, vectorized_, shared_.key[place]);
-      load_rows<kThreads, T>(args_, args_.value, batch_, shared_head, chunk, first_value_, vectorized_,
-                             shared_.value[place]);
-      if (thread_ <= kRows && !has_decays(chunk, stage)) {
-        row_decay_ = RowDecay<float>(decay_, chunk, thread_ < chunk.rows ? args_.token(chunk, thread_) : chunk.begin);
-      }
+  // Start to load the rows of the chunk: those of key and value while the chunk before is computed, those of query, of
+  // which there is one copy, while the state moves on.
+  __device__ __forceinline__ void fetch_pairs(const ScanChunk& chunk, int stage) {
+    if (chunk.rows == 0) return;
+    const int64_t token = args_.token(chunk, 0);
+    key_.copy(token, chunk.rows, vectorized_, shared_.key[stage % Shape::kStages]);
+    value_.copy(token, chunk.rows, vectorized_, shared_.value[stage % Shape::kStages]);
+    if (thread_ <= kRows && !has_decays(chunk, stage)) {
+      row_decay_ = RowDecay<float>(decay_, chunk, thread_ < chunk.rows ? args_.token(chunk, thread_) : chunk.begin);
     }
+  }
+  __device__ __forceinline__ void fetch_query(const ScanChunk& chunk) {
+    if (chunk.rows == 0) return;
+    query_.copy(args_.token(chunk, 0), chunk.rows, vectorized_, shared_.query);
     __pipeline_commit();
   }
 
@@ -223,47 +254,28 @@ class TensorScan {
     });
   }
   __device__ __forceinline__ void share_state() {
-    for_each_pair([&](int d, int c, const float* s) { shared_.state.template put_pair<float>(d, c, s[0], s[1]); });
+    for_each_pair([&](int d, int c, const float* s) { shared_.state.put_computed(d, c, s[0], s[1]); });
   }
 
-  // out = exp(..) query S + the sum over the chunk's pairs, for the warp's rows and columns. Fetches the next chunk as
-  // soon as the rows of query are in registers, where they are kept.
+  // out = exp(..) query S + the sum over the chunk's pairs, for the warp's rows and columns.
   template <class Key, class Value>
-  __device__ __forceinline__ void compute_out(const ScanChunk& chunk, const ScanChunk& next, int stage,
-                                              const Decays& decays, const Key& key, const Value& value) {
-    PiecesA<1> kept[Shape::kStaged ? kKeys / 16 : 1];
-    if constexpr (Shape::kStaged) {
-#pragma unroll
-      for (int d = 0; d < kKeys / 16; ++d) kept[d] = load_a(shared_.query, row_tile_, d * 16);
-    }
-    const auto query = [&](int d) {
-      if constexpr (Shape::kStaged) {
-        return kept[d / 16];
-      } else {
-        return load_a(shared_.query, row_tile_, d);
-      }
-    };
-    if constexpr (Shape::kDecay) load_partner(chunk);
-    if constexpr (Shape::kStaged || Shape::kDecay) __syncthreads();  // the rows of query are read, partner is written
-    if constexpr (Shape::kStaged) fetch(next, stage ^ 1);
-
+  __device__ __forceinline__ void compute_out(const ScanChunk& chunk, const Decays& decays, const Key& key,
+                                              const Value& value) {
     FragmentC out[kOutTiles];
     const bool has_rows = row_tile_ < chunk.rows, is_forgotten = !args_.from_end && chunk.starts_anew;
-    if (has_rows && !is_forgotten) apply_state(decays, query, out);
+    if (has_rows && !is_forgotten) apply_state(decays, out);
     if constexpr (Shape::kDecay) note_rows(out, is_forgotten);
     if (!has_rows) return;
 #pragma unroll 1
-    for (int j = 0; j < row_tile_; j += 16) apply_scores<false>(decays, query, key, value, j, out);
-    apply_scores<true>(decays, query, key, value, row_tile_, out);
+    for (int j = 0; j < row_tile_; j += 16) apply_scores<false>(decays, key, value, j, out);
+    apply_scores<true>(decays, key, value, row_tile_, out);
     if (args_.out) store_out(chunk, out);
   }
 
-  template <class Query>
-  __device__ __forceinline__ void apply_state(const Decays& decays, const Query& query,
-                                              FragmentC (&out)[kOutTiles]) const {
+  __device__ __forceinline__ void apply_state(const Decays& decays, FragmentC (&out)[kOutTiles]) const {
 #pragma unroll
     for (int d = 0; d < kKeys; d += 16) {
-      const auto q = pieces<T>(query(d));
+      const auto q = pieces<T>(load_a(shared_.query, row_tile_, d));
 #pragma unroll
       for (int n = 0; n < kOutTiles / 2; ++n) {
         multiply(out + 2 * n, q, load_b(shared_.state, d, column_ + n * 16));
@@ -281,12 +293,13 @@ class TensorScan {
 
   // Adds what the rows j to j + 15 of key and value give. DIAGONAL: they are those of query and out, so that a row does
   // not see all of them.
-  template <bool DIAGONAL, class Query, class Key, class Value>
-  __device__ __forceinline__ void apply_scores(const Decays& decays, const Query& query, const Key& key,
-                                               const Value& value, int j, FragmentC (&out)[kOutTiles]) {
+  template <bool DIAGONAL, class Key, class Value>
+  __device__ __forceinline__ void apply_scores(const Decays& decays, const Key& key, const Value& value, int j,
+                                               FragmentC (&out)[kOutTiles]) {
     FragmentC scores[2];
 #pragma unroll
-    for (int d = 0; d < kKeys; d += 16) multiply_stored<T>(scores, query(d), load_b_transposed(key, j, d));
+    for (int d = 0; d < kKeys; d += 16)
+      multiply_stored<T>(scores, load_a(shared_.query, row_tile_, d), load_b_transposed(key, j, d));
     const auto sees = [](int row, int depth) { return !DIAGONAL || row >= depth; };
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
@@ -391,7 +404,7 @@ class TensorScan {
         pair.y += part.y;
       }
       unsigned words[kPieceCount];
-      split(pair.x * decays.to[depth], pair.y * decays.to[depth + 1], words);
+      split<kPieceCount, true>(pair.x * decays.to[depth], pair.y * decays.to[depth + 1], words);
 #pragma unroll
       for (int p = 0; p < kPieceCount; ++p) result.parts[p].words[w] = words[p];
     }
@@ -406,8 +419,9 @@ class TensorScan {
   }
 
   __device__ __forceinline__ void load_partner(const ScanChunk& chunk) {
-    load_rows<Shape::kThreads, T>(args_, args_.partner, batch_, head_, chunk, first_value_, false,
-                                  shared_.decay.partner);
+    const RowCopier<T, Shape::kThreads, kRows, kValues> partner(args_.partner, batch_, head_, first_value_,
+                                                                args_.from_end);
+    partner.copy(args_.token(chunk, 0), chunk.rows, false, shared_.decay.partner);
     if (args_.from_end || chunk.starts_anew) return;
     for_each_number([&](int64_t d, int64_t c, float& s) { history(chunk, d, c) = s; });
   }
@@ -491,6 +505,8 @@ class TensorScan {
   Shared& shared_;
   bool vectorized_;  // rows can be read 16 bytes at a time and written two numbers at a time
   int64_t head_, batch_, state_head_, first_value_;
+  RowCopier<T, Shape::kThreads, kRows, kKeys> query_, key_;
+  RowCopier<T, Shape::kThreads, kRows, kValues> value_;
   HeadDecay<float> decay_;
   ChunkWalk<float> walk_;
   RowDecay<float> row_decay_;   // of the thread's row of the chunk that was fetched last
@@ -507,7 +523,7 @@ class TensorScan {
 };
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     scan_tensor(const __grid_constant__ ScanArgs<float> args, bool vectorized) {
   extern __shared__ __align__(16) unsigned char raw[];
   TensorScan<Shape>(args, vectorized, *reinterpret_cast<typename Shape::Shared*>(raw)).run();
@@ -532,13 +548,13 @@ int64_t scan_on_tensor_cores(Context& context, const ScanArgs<float>& args) {
   constexpr bool kIsFloat = sizeof(T) == sizeof(float);
   constexpr int kRows = kIsFloat ? 32 : 64;
   const int64_t keys = args.query.dim;
-  if (keys <= 32) return launch_tensor<TensorShape<T, 32, 32, 64, 8, DECAY>>(context, args);
+  if (keys <= 32) return launch_tensor<TensorShape<T, 32, 32, 64, 4, DECAY>>(context, args);
   if (keys <= 64) {
-    return launch_tensor<TensorShape<T, 64, kIsFloat ? 32 : 64, 64, kIsFloat ? 4 : 8, DECAY>>(context, args);
+    return launch_tensor<TensorShape<T, 64, kIsFloat ? 32 : 64, 64, 4, DECAY>>(context, args);
   }
-  if (keys <= 128) return launch_tensor<TensorShape<T, 128, 64, kRows, 8, DECAY>>(context, args);
+  if (keys <= 128) return launch_tensor<TensorShape<T, 128, 64, kRows, kIsFloat ? 8 : 4, DECAY>>(context, args);
   if (keys > kLargestTensorDim) return 0;
-  return launch_tensor<TensorShape<T, 256, 32, kRows, kIsFloat ? 4 : 8, DECAY>>(context, args);
+  return launch_tensor<TensorShape<T, 256, 32, kRows, 4, DECAY>>(context, args);
 }
 
 }  // namespace detail

@@ -33,15 +33,16 @@ struct PiecesB {
 };
 
 // Two numbers as N words of two pieces each, the first number in the lower halves. The difference to the pieces before
-// it is rounded to the last piece; an infinity has pieces of 0 after the first one.
-template <int N>
+// it is rounded to the last piece. An infinity has pieces of 0 after the first one, so that the sum of its pieces is
+// the number again; with MAY_BREAK, which takes fewer instructions, it has pieces that are NaN.
+template <int N, bool MAY_BREAK = false>
 __device__ __forceinline__ void split(float first, float second, unsigned (&words)[N]) {
 #pragma unroll
   for (int p = 0; p < N - 1; ++p) {
     words[p] = __byte_perm(__float_as_uint(first), __float_as_uint(second), 0x7632);
     const float2 cut = unpack<bf16>(words[p]);
-    first = first == cut.x ? 0.0f : first - cut.x;
-    second = second == cut.y ? 0.0f : second - cut.y;
+    first = !MAY_BREAK && first == cut.x ? 0.0f : first - cut.x;
+    second = !MAY_BREAK && second == cut.y ? 0.0f : second - cut.y;
   }
   words[N - 1] = pack<bf16>(first, second);
 }
@@ -63,7 +64,7 @@ struct PlaneMatrix {
     for (int p = 0; p < PLANES; ++p) sum += widen(*at(p, row, col));
     return sum;
   }
-  // Stores numbers of T, or that were computed in float, at (row, col) and (row, col + 1). `col` is even.
+  // Stores numbers of T at (row, col) and (row, col + 1). `col` is even.
   template <class T>
   __device__ __forceinline__ void put_pair(int row, int col, float first, float second) {
     unsigned words[PLANES];
@@ -72,6 +73,15 @@ struct PlaneMatrix {
     } else {
       split(first, second, words);
     }
+    put_words(row, col, words);
+  }
+  // The same of numbers that were computed.
+  __device__ __forceinline__ void put_computed(int row, int col, float first, float second) {
+    unsigned words[PLANES];
+    split<PLANES, true>(first, second, words);
+    put_words(row, col, words);
+  }
+  __device__ __forceinline__ void put_words(int row, int col, const unsigned (&words)[PLANES]) {
 #pragma unroll
     for (int p = 0; p < PLANES; ++p) {
       *reinterpret_cast<unsigned*>(data + p * kPlane + row * kStride + col) = words[p];
@@ -169,14 +179,14 @@ __device__ __forceinline__ PiecesB<kPieces<T>> pieces(const PiecesB<PLANES>& sto
   }
 }
 // Two neighbouring tiles of C as operand A of depth 16.
-template <int N>
+template <int N, bool MAY_BREAK = false>
 __device__ __forceinline__ PiecesA<N> pieces_of(const FragmentC& left, const FragmentC& right) {
   PiecesA<N> result;
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const float* from = (w < 2 ? left : right).values + w % 2 * 2;
     unsigned words[N];
-    split(from[0], from[1], words);
+    split<N, MAY_BREAK>(from[0], from[1], words);
 #pragma unroll
     for (int p = 0; p < N; ++p) result.parts[p].words[w] = words[p];
   }
@@ -221,6 +231,16 @@ __device__ __forceinline__ void multiply_stored(FragmentC* c, const PiecesA<PLAN
     mma<T>(c[1], a.parts[0], b.parts[0].parts[1]);
   } else {
     multiply(c, a, b);
+  }
+}
+
+// acc + 0 x for each of the two numbers of a word: NaN where x is not finite.
+template <class E>
+__device__ __forceinline__ void add_zero_times(unsigned word, unsigned& acc) {
+  if constexpr (std::is_same_v<E, fp16>) {
+    asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(acc) : "r"(word), "r"(0u));
+  } else {
+    asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(acc) : "r"(word), "r"(0u));
   }
 }
 
@@ -272,7 +292,7 @@ __device__ __noinline__ void add_seen_infinities(FragmentC* out, const FragmentC
 template <class T, int TILES, class Matrix>
 __device__ __forceinline__ void add_product(FragmentC (&out)[TILES], const FragmentC (&weights)[2], const Matrix& b,
                                             int first, int column) {
-  const PiecesA<kComputedPieces<T>> a = pieces_of<kComputedPieces<T>>(weights[0], weights[1]);
+  const auto a = pieces_of<kComputedPieces<T>, true>(weights[0], weights[1]);
 #pragma unroll
   for (int n = 0; n < TILES / 2; ++n) multiply(out + 2 * n, a, pieces<T>(load_b(b, first, column + n * 16)));
 }
@@ -284,15 +304,21 @@ template <class T, int TILES, class Matrix, class Sees>
 __device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], const FragmentC (&weights)[2],
                                                    const Matrix& b, int first, int column, const Sees& sees) {
   using E = typename detail::Stored<T>::type;
-  const PiecesA<kComputedPieces<T>> a = pieces_of<kComputedPieces<T>>(weights[0], weights[1]);
-  bool found = false;
+  unsigned zeros = 0;
+#pragma unroll
+  for (int n = 0; n < TILES / 2; ++n) {
+    const FragmentPairB plane = load_b(b.at(0, first, column + n * 16), b.kStride);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) add_zero_times<E>(plane.parts[w / 2].words[w % 2], zeros);
+  }
+  if (__all_sync(0xffffffffu, (zeros & 0x7fff7fffu) == 0)) return add_product<T>(out, weights, b, first, column);
+  const auto a = pieces_of<kComputedPieces<T>, true>(weights[0], weights[1]);
 #pragma unroll
   for (int n = 0; n < TILES / 2; ++n) {
     auto stored = load_b(b, first, column + n * 16);
-    found = drop_not_finite<E>(stored) || found;
+    drop_not_finite<E>(stored);
     multiply(out + 2 * n, a, pieces<T>(stored));
   }
-  if (!__any_sync(0xffffffffu, found)) return;
   FragmentC copy[TILES];  // only copies leave the registers
   const FragmentC weights_copy[2] = {weights[0], weights[1]};
 #pragma unroll
