@@ -162,7 +162,8 @@ class LinearAttentionDecays : public OnDevices {
 };
 
 TEST_P(LinearAttentionDecays, AreThoseOfTheRecurrence) {
-  for (const Sizes& sizes : {Sizes{2, 201, 4, 2, 5, 3}, Sizes{1, 130, 3, 1, 17, 33}, Sizes{1, 64, 2, 2, 1, 1}}) {
+  for (const Sizes& sizes : {Sizes{2, 201, 4, 2, 5, 3}, Sizes{1, 130, 3, 1, 17, 33}, Sizes{1, 64, 2, 2, 1, 1},
+                             Sizes{1, 150, 2, 1, 70, 66}}) {
     for (const bool segments : {false, true}) {
       Tensors x = draw(sizes);
       draw_decays(x);

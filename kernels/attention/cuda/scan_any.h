@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kAnyThreads)
       }
       A sum = A(0);
       for (int j = 0; j < rows; ++j) sum += shared.to[j] * shared.key[j * keys + d] * shared.value[j * kScanTile + c];
-      state = chunk.starts_anew ? sum : static_cast<A>(whole * static_cast<double>(state) + static_cast<double>(sum));
+      state = static_cast<A>(whole * static_cast<double>(state) + static_cast<double>(sum));
     });
   }
   if (args.state_out.data == nullptr) return;
