@@ -149,16 +149,17 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
     const Shape state{shape[0], shape[2], shape[3], value_dim};
     result.final_state = tape.output(Tensor::empty(context, state, accumulate_type(q.dtype())), recorded);
   }
-  kernels::LinearAttentionForwardArgs args{.q = heads_view(q.value),
-                                           .k = heads_view(k.value),
-                                           .v = heads_view(v.value),
-                                           .o = heads_view(result.o.value),
-                                           .log_decay = vector_view(inputs.log_decay.value),
-                                           .decay_per_token = options.decay == Decay::data,
-                                           .segments = vector_view(inputs.segments),
-                                           .initial_state = vector_view(inputs.initial_state.value),
-                                           .final_state = vector_view(result.final_state.value),
-                                           .scale = options.scale};
+  kernels::LinearAttentionForwardArgs args;
+  args.q = heads_view(q.value);
+  args.k = heads_view(k.value);
+  args.v = heads_view(v.value);
+  args.o = heads_view(result.o.value);
+  args.log_decay = vector_view(inputs.log_decay.value);
+  args.decay_per_token = options.decay == Decay::data;
+  args.segments = vector_view(inputs.segments);
+  args.initial_state = vector_view(inputs.initial_state.value);
+  args.final_state = vector_view(result.final_state.value);
+  args.scale = options.scale;
   const Tensor workspace = add_workspace(context, args);
   kernels::linear_attention_forward(context, args);
   if (!recorded) return result;
