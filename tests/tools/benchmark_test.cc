@@ -124,7 +124,7 @@ TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
   EXPECT_EQ(rows[0].bytes, 3 * 11000);
   EXPECT_DOUBLE_EQ(rows[2].value, 5 * tensor + tensor);  // a, b, y, d_y, d_a, d_b
   EXPECT_EQ(rows[2].bytes, 5 * 11000);
-  for (const char* name : {"embedding", "cross_entropy", "linear_attention", "softmax_attention"}) {
+  for (const char* name : {"embedding", "cross_entropy", "linear_cross_entropy", "log_sigmoid"}) {
     const BenchmarkSuite cases = load_benchmark_suite(name);
     EXPECT_EQ(memory_rows({DeviceType::cpu}, cases).size(), 3 * cases.configs.size()) << name;
   }

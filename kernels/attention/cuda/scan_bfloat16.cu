@@ -1,3 +1,5 @@
+#include <cstdint>
+
 #include "kernels/attention/cuda/scan_tensor.h"
 
 namespace heddle::kernels::cuda {
