@@ -32,8 +32,9 @@ if(HEDDLE_CUDA_ENABLED)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   find_package(CUDAToolkit REQUIRED)
-  # A kernel that runs out of registers is a warning, an error with HEDDLE_WERROR.
-  set(cuda_flags -Xcompiler=-Wall,-Wextra -Xptxas=-warn-spills)
+  # A kernel that runs out of registers is a warning, an error with HEDDLE_WERROR; not so in a target with the property
+  # HEDDLE_MAY_SPILL.
+  set(cuda_flags -Xcompiler=-Wall,-Wextra $<$<NOT:$<BOOL:$<TARGET_PROPERTY:HEDDLE_MAY_SPILL>>>:-Xptxas=-warn-spills>)
   if(HEDDLE_WERROR)
     list(APPEND cuda_flags -Werror=all-warnings -Xcompiler=-Werror)
   endif()

@@ -31,6 +31,7 @@ struct WarpGroup {
   // Calls visit(feature) for the features of this lane.
   template <class Visit>
   __device__ __forceinline__ void for_each(const Visit& visit) const {
+#pragma unroll 1
     for (int64_t i = threadIdx.x % 32; i < size; i += 32) visit(first + i);
   }
 };
