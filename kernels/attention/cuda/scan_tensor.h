@@ -12,7 +12,6 @@
 
 #include "kernels/attention/cuda/row_copier.h"
 #include "kernels/attention/cuda/scan.h"
-#include "kernels/common/cuda/async.h"
 #include "kernels/common/cuda/pieces.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"

@@ -327,10 +327,5 @@ __device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], cons
 #pragma unroll
   for (int n = 0; n < TILES; ++n) out[n] = copy[n];
 }
-template <class T, int TILES, class Matrix, class Sees>
-__device__ __forceinline__ void add_masked_product(FragmentC (&out)[TILES], const FragmentC (&weights)[2],
-                                                   const Matrix& b, int first, const Sees& sees) {
-  add_masked_product<T>(out, weights, b, first, 0, sees);
-}
 
 }  // namespace heddle::kernels::cuda
