@@ -59,6 +59,9 @@ if(HEDDLE_NATIVE)
     check_cxx_compiler_flag(-mmove-max=128 HEDDLE_HAS_MOVE_MAX)
     if(HEDDLE_HAS_MOVE_MAX)
       list(APPEND cxx_flags -mmove-max=128 -mstore-max=128)
+      # Loops that copy or clear the few partial sums of a row stay loops: as calls of memcpy they would be made of moves
+      # of 16 bytes, which the wider loads that follow must wait for.
+      set(HEDDLE_KERNEL_FLAGS -fno-tree-loop-distribute-patterns)
     endif()
   endif()
 endif()
