@@ -10,7 +10,7 @@ set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
 option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
 option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
-option(HEDDLE_FUZZ "Build the programs of ./dev fuzz; needs clang, and fuzzer-no-link in HEDDLE_SANITIZE" OFF)
+option(HEDDLE_FUZZ "Build the programs of ./dev fuzz; needs clang, and address in HEDDLE_SANITIZE" OFF)
 set(HEDDLE_SANITIZE "" CACHE STRING "Value of -fsanitize=, e.g. address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
