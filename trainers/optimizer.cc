@@ -54,7 +54,7 @@ void AdamW::set_step(int64_t step, double learning_rate, double gradient_scale) 
   put(kernels::scalar_gradient_norm, 0.0);
 }
 
-void AdamW::apply() {
+void AdamW::apply(const Tensor& losses) {
   const size_t bytes = kernels::step_scalars * size_of(scalars_.dtype());
   Backend& backend = context_.backend();
   backend.copy_from_host(scalars_.raw(), staged_.data(), bytes, context_.stream());
@@ -63,7 +63,10 @@ void AdamW::apply() {
     const Tensor& gradient = parameters_.gradient();
     const Tensor partials =
         Tensor::empty(context_, {kernels::gradient_norm_partials(gradient.numel())}, gradient.dtype());
-    kernels::gradient_norm(context_, {vector_view(gradient), vector_view(scalars_), vector_view(partials)});
+    kernels::gradient_norm(context_, {.gradient = vector_view(gradient),
+                                      .scalars = vector_view(scalars_),
+                                      .partials = vector_view(partials),
+                                      .losses = vector_view(losses)});
   }
   const bool has_copy = parameters_.value().dtype() != parameters_.master().dtype();
   const auto update_part = [&](int64_t begin, int64_t end, double weight_decay) {

@@ -40,9 +40,11 @@ class AdamW {
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
   // Computes the norm of the gradients, then updates the moments, the masters and the compute copies of the parameters.
-  // A norm that is not finite changes none of them.
-  void apply();
-  // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. NaN on meta.
+  // A norm that is not finite changes none of them, nor does one of `losses`: numbers on the device, (n) of the dtype
+  // of the masters, or undefined.
+  void apply(const Tensor& losses = {});
+  // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
+  // apply() changed nothing. NaN on meta.
   double gradient_norm() const;
 
   // The moments by parameter: "NAME.m" and "NAME.v", views of the flat buffers.

@@ -71,6 +71,8 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
   fields.field("keep_best", trainer.keep_best);
   fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
+  fields.field("skip_nonfinite", trainer.skip_nonfinite, Range::at_least(0));
+  fields.optional("hours", trainer.hours, Range::positive());
   fields.optional_section("sample", trainer.sample,
                           [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
 }

@@ -50,6 +50,8 @@ struct TrainerConfig {
   std::int64_t keep_checkpoints = 3;
   bool keep_best = true;                // also keep the checkpoint of the best validation loss
   std::int64_t stop_after_no_gain = 0;  // evaluations without a better loss, after which the run ends; 0: goes on
+  std::int64_t skip_nonfinite = 0;      // steps in a row that may be left out for numbers that are not finite
+  std::optional<double> hours;          // after which the run stops with a checkpoint
   std::optional<SampleConfig> sample;
 };
 

@@ -9,7 +9,7 @@
 #include <system_error>
 #include <utility>
 
-#include "core/io/atomic_file.h"
+#include "core/io/disk_space.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/csv_logger.h"
 #include "trainers/model/generate.h"
@@ -60,14 +60,15 @@ class Run {
     TrainResult result;
     result.step = start_;
     while (!is_complete(result.step)) {
-      if (options_.stop_requested()) {
-        save(result.step);
+      result.out_of_time = is_out_of_time(result.step);
+      if (result.out_of_time || options_.stop_requested()) {
+        save_last(result.step);
         end(result);
         return result;
       }
       take_step(++result.step, result);
     }
-    save(result.step);
+    save_last(result.step);
     result.finished = true;
     end(result);
     if (config_.trainer.sample) result.sample = sample(result.step, true);
@@ -87,6 +88,12 @@ class Run {
   bool is_complete(int64_t step) const {
     const int64_t patience = config_.trainer.stop_after_no_gain;
     return step >= steps() || (patience > 0 && evaluations_.without_gain >= patience);
+  }
+
+  // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
+  bool is_out_of_time(int64_t step) const {
+    const auto hours = config_.trainer.hours;
+    return hours && step > start_ && clock_.running_seconds() >= *hours * 3600.0;
   }
 
   template <class Event>
@@ -124,6 +131,7 @@ class Run {
     event.batch_size = sequences_of_step();
     event.sequence_length = config_.trainer.sequence_length;
     event.checkpoint_every = config_.trainer.checkpoint_every;
+    event.skip_nonfinite = config_.trainer.skip_nonfinite;
     event.device = context_.device();
     event.threads = context_.threads();
     tell(&Logger::start, event);
@@ -135,6 +143,7 @@ class Run {
     load_optimizer(context_, checkpoint, train_step_.optimizer());
     const CheckpointState& state = checkpoint.state;
     if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
+    train_step_.set_skipped(state.skipped);
     trained_on_ = trained_on(checkpoint, config_, registry_);
     evaluations_ = state.evaluations;
     start_ = state.step;
@@ -166,12 +175,20 @@ class Run {
       event.total_tokens = trained_on_.tokens;
       event.loss = taken.loss;
       event.gradient_norm = taken.gradient_norm;
-      if (taken.left_out) {
+      event.skipped_steps = train_step_.skipped().total;
+      if (!taken.reason.empty()) {
+        note_(fmt::format("{}; the step is left out, {} of at most {} in a row (trainer.skip_nonfinite)", taken.reason,
+                          train_step_.skipped().in_a_row, config_.trainer.skip_nonfinite));
+      } else if (taken.left_out) {
         note_(fmt::format("step {} was left out, since its gradient overflowed; trainer.loss_scale is {:g} now", step,
                           train_step_.loss_scale().value));
       }
     } catch (const NonFinite& error) {
-      flush_loggers();
+      try {
+        flush_loggers();
+      } catch (const NoSpace& full) {
+        note_(full.what());
+      }
       throw NonFinite(fmt::format("{}. {}", error.what(), advice()));
     }
     return event;
@@ -206,14 +223,13 @@ class Run {
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
     const bool is_asked_for = options_.checkpoint_requested();
+    if (is_complete(step)) return;  // run() saves it
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
-      save(step);
+      go_on_without_space(step, [&] { save(step); });
     } else if (result.evaluation) {
-      flush_loggers();
+      go_on_without_space(step, [this] { flush_loggers(); });
     }
-    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0 && !is_complete(step)) {
-      sample(step, false);
-    }
+    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0) sample(step, false);
   }
 
   EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
@@ -229,6 +245,7 @@ class Run {
     state.trained_on = trained_on_;
     state.data = data_->identity();
     state.evaluations = evaluations_;
+    state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
@@ -237,7 +254,39 @@ class Run {
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
 
+  // What a user reads after an error of a full disk.
+  std::string newest_saved() const {
+    const std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
+    return all.empty() ? "there is no checkpoint yet"
+                       : fmt::format("the newest checkpoint is {}", all.back().path.string());
+  }
+
+  // On the way, a full disk is no reason to end: what is written next makes up for what is not written now.
+  template <class Write>
+  void go_on_without_space(int64_t step, const Write& write) {
+    try {
+      write();
+    } catch (const NoSpace& error) {
+      note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
+                        newest_saved()));
+    }
+  }
+
+  void save_last(int64_t step) {
+    try {
+      save(step);
+    } catch (const NoSpace& error) {
+      throw NoSpace(
+          fmt::format("step {}, the last, is not saved: {}; {}; make room and train again with the same config", step,
+                      error.what(), newest_saved()));
+    }
+  }
+
   void end(const TrainResult& result) {
+    if (const int64_t skipped = train_step_.skipped().total; skipped > 0) {
+      note_(fmt::format("{} of {} steps were left out, since their numbers were not finite", skipped, result.step));
+    }
+    if (result.out_of_time) note_(fmt::format("the time is over (trainer.hours {:g})", *config_.trainer.hours));
     if (result.finished && result.step < steps()) {
       note_(fmt::format("the validation loss is not better than at step {} in {} evaluations (stop_after_no_gain)",
                         evaluations_.best->step, evaluations_.without_gain));

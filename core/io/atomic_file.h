@@ -46,7 +46,8 @@ class AtomicFile {
 };
 
 // A file that grows. What was appended before the process ends, however it ends, is there; only the last append() may
-// then be there in part. Throws Error naming the file.
+// then be there in part. Of an append() that throws nothing is there, so it may be tried again. Throws Error naming the
+// file; NoSpace (disk_space.h) where its disk is full, as all functions of this header do.
 class AppendFile {
  public:
   // Creates the file when it is not there.

@@ -125,6 +125,7 @@ trainer:
   keep_checkpoints: 3
   keep_best: true
   stop_after_no_gain: 0
+  skip_nonfinite: 0
   sample:
     prompt: a
     tokens: 20

@@ -12,8 +12,9 @@
 
 namespace heddle {
 
-// The columns are step, tokens, loss, gradient_norm, learning_rate, validation_loss and validation_accuracy; a field is
-// empty where nothing was measured. flush() appends the rows since the last one, so the time of a save does not grow
+// The columns are step, tokens, loss, gradient_norm, learning_rate, validation_loss and validation_accuracy, and with
+// trainer.skip_nonfinite also skipped_steps, how many were left out up to there; a field is empty where nothing was
+// measured. flush() appends the rows since the last one, so the time of a save does not grow
 // with the length of the run.
 //
 // A run that continues from a checkpoint RUN/checkpoints/step_N goes on with the rows of RUN/metrics.csv up to step N;
@@ -40,6 +41,8 @@ class CsvLogger : public Logger {
   std::string rows_;                  // complete, not yet in the file
   std::string row_;                   // of the last step, without the columns of an evaluation
   std::string evaluation_;
+  bool with_skipped_ = false;  // the file has the column skipped_steps
+  std::string skipped_;        // of the last step, in that column
 };
 
 }  // namespace heddle

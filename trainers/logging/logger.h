@@ -24,11 +24,12 @@ struct StartEvent {
   int64_t batch_size = 0;                           // sequences in one step
   int64_t sequence_length = 0;                      // tokens in one sequence
   int64_t checkpoint_every = 0;                     // steps; 0: only after the last
+  int64_t skip_nonfinite = 0;                       // steps in a row that may be left out
   Device device;
   int threads = 1;  // on a CPU
 };
 
-// An optimizer step was taken.
+// An optimizer step was taken, or left out because its numbers were not finite.
 struct StepEvent {
   int64_t step = 0;  // from 1
   int64_t steps = 0;
@@ -37,9 +38,10 @@ struct StepEvent {
   double loss = 0.0;           // nats per token
   double gradient_norm = 0.0;  // before clipping
   double learning_rate = 0.0;
-  double seconds = 0.0;   // spent in the steps since the start; evaluations and checkpoints are not counted
-  double elapsed = 0.0;   // seconds since the start, with all that happened between the steps
-  size_t peak_bytes = 0;  // the most memory that was allocated at one time
+  int64_t skipped_steps = 0;  // of the run so far, this one included, that trainer.skip_nonfinite left out
+  double seconds = 0.0;       // spent in the steps since the start; evaluations and checkpoints are not counted
+  double elapsed = 0.0;       // seconds since the start, with all that happened between the steps
+  size_t peak_bytes = 0;      // the most memory that was allocated at one time
 };
 
 // The model was evaluated after this step.
@@ -92,7 +94,8 @@ class Logger {
   // A line that a user should see, such as the reason why a checkpoint is skipped.
   virtual void note(const std::string&) {}
   // Whoever keeps a file brings it up to date. This is called before a checkpoint is written, so that no file ends
-  // before the checkpoint does, after an evaluation, and before a NonFinite leaves train().
+  // before the checkpoint does, after an evaluation, and before a NonFinite leaves train(). When it throws NoSpace
+  // (core/io/disk_space.h), the checkpoint is not written, the run goes on, and the next call is to make up for it.
   virtual void flush() {}
 };
 

@@ -52,6 +52,7 @@ std::string config_difference(const TrainConfig& config, const Checkpoint& check
   const TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
   std::string text;
   for (const ConfigDifference& difference : config_differences(to_tree(config, registry), to_tree(then, registry))) {
+    if (difference.path == "trainer.hours") continue;  // when a run stops changes none of its numbers
     text += (text.empty() ? "" : "; ") + describe(difference);
   }
   return text;
