@@ -73,6 +73,9 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
   fields.optional_section("sample", trainer.sample,
                           [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
+  fields.optional_section<ProfileConfig>(
+      "profile", trainer.profile,
+      [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {
@@ -82,6 +85,7 @@ void describe(ConfigFields& fields, TrainConfig& config, const Registry& registr
   fields.section("optimizer", [&](ConfigFields& section) { describe(section, config.optimizer); });
   fields.section("schedule", [&](ConfigFields& section) { describe(section, config.schedule); });
   fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer); });
+  fields.section("logging", [&](ConfigFields& section) { describe(section, config.logging); });
 }
 
 std::string count(std::int64_t value) { return std::to_string(value); }

@@ -14,8 +14,10 @@
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
 #include "trainers/data/data_config.h"
+#include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
 #include "trainers/optimizer.h"
+#include "trainers/profile/profile_config.h"
 
 namespace heddle {
 
@@ -51,6 +53,7 @@ struct TrainerConfig {
   bool keep_best = true;                // also keep the checkpoint of the best validation loss
   std::int64_t stop_after_no_gain = 0;  // evaluations without a better loss, after which the run ends; 0: goes on
   std::optional<SampleConfig> sample;
+  std::optional<ProfileConfig> profile;
 };
 
 struct TrainConfig {
@@ -60,6 +63,7 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainerConfig trainer;
+  LoggingConfig logging;
   ConfigNode node;                 // what all of it was read from: errors are reported at the places of its values
   std::vector<std::string> notes;  // sentences for the user: which values were read otherwise than they were written
 };

@@ -13,6 +13,7 @@
 #include "trainers/loss_scale.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
+#include "trainers/profile/step_profiler.h"
 #include "trainers/train_config.h"
 
 namespace heddle {
@@ -44,6 +45,12 @@ class TrainStep {
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
 
+  // From the next step on the profiler records what is given to the device; nullptr: no longer. A graph is captured
+  // anew, so that it holds the marks of the profiler, which must outlive its place here.
+  void set_profiler(StepProfiler* profiler);
+  // Whether the last step was a replay of a graph.
+  bool is_captured() const { return static_cast<bool>(graph_); }
+
   // Takes optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
   // With a dynamic loss scale a gradient that is not finite leaves the step out. Throws NonFinite, which names the step
   // and the first part of the model whose numbers are not finite.
@@ -66,6 +73,8 @@ class TrainStep {
   void stage();
   // Everything that a step gives to the device.
   void compute();
+  // The same, which the profiler records if there is one.
+  void compute_watched();
   double staged_loss() const;
   [[noreturn]] void refuse_loss(double loss) const;
   [[noreturn]] void refuse_gradient(double norm) const;
@@ -82,6 +91,7 @@ class TrainStep {
   Staging staging_;
   Graph graph_;
   bool ran_once_ = false;
+  StepProfiler* profiler_ = nullptr;
 };
 
 }  // namespace heddle
