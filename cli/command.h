@@ -33,6 +33,7 @@ Run add_gradcheck(CLI::App& command, const Registry& registry);
 Run add_memory(CLI::App& command, const Registry& registry);
 Run add_run_layer(CLI::App& command, const Registry& registry);
 Run add_bench(CLI::App& command, const Registry& registry);
+Run add_plot(CLI::App& command, const Registry& registry);
 Run add_info(CLI::App& command, const Registry& registry);
 
 }  // namespace heddle::cli

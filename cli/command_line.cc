@@ -38,6 +38,7 @@ constexpr std::array kCommands = {
     Command{"memory", "Where the bytes of a training step go, and what fits", add_memory},
     Command{"run-layer", "Run one operator on tensors from a file", add_run_layer},
     Command{"bench", "Measure operators: speed and memory, by suite", add_bench},
+    Command{"plot", "Draw how the losses of runs went", add_plot},
     Command{"info", "Version, build options, devices, libraries", add_info},
 };
 

@@ -75,6 +75,9 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.optional("hours", trainer.hours, Range::positive());
   fields.optional_section("sample", trainer.sample,
                           [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
+  fields.optional_section<ProfileConfig>(
+      "profile", trainer.profile,
+      [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {
@@ -84,6 +87,7 @@ void describe(ConfigFields& fields, TrainConfig& config, const Registry& registr
   fields.section("optimizer", [&](ConfigFields& section) { describe(section, config.optimizer); });
   fields.section("schedule", [&](ConfigFields& section) { describe(section, config.schedule); });
   fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer); });
+  fields.section("logging", [&](ConfigFields& section) { describe(section, config.logging); });
 }
 
 std::string count(std::int64_t value) { return std::to_string(value); }

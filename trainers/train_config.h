@@ -14,8 +14,10 @@
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
 #include "trainers/data/data_config.h"
+#include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
 #include "trainers/optimizer.h"
+#include "trainers/profile/profile_config.h"
 
 namespace heddle {
 
@@ -53,6 +55,7 @@ struct TrainerConfig {
   std::int64_t skip_nonfinite = 0;      // steps in a row that may be left out for numbers that are not finite
   std::optional<double> hours;          // after which the run stops with a checkpoint
   std::optional<SampleConfig> sample;
+  std::optional<ProfileConfig> profile;
 };
 
 struct TrainConfig {
@@ -62,6 +65,7 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainerConfig trainer;
+  LoggingConfig logging;
   ConfigNode node;                 // what all of it was read from: errors are reported at the places of its values
   std::vector<std::string> notes;  // sentences for the user: which values were read otherwise than they were written
 };

@@ -103,6 +103,17 @@ void TrainStep::compute() {
   }
   context_.mark("optimizer");
   optimizer_.apply(staging_.losses);
+  context_.backend().name_phase("");
+}
+
+void TrainStep::set_profiler(StepProfiler* profiler) {
+  profiler_ = profiler;
+  graph_ = Graph();
+}
+
+void TrainStep::compute_watched() {
+  if (profiler_ == nullptr) return compute();
+  profiler_->record([&] { compute(); });
 }
 
 Variable TrainStep::record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer) const {
@@ -126,12 +137,12 @@ void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, doubl
                       1.0 / (static_cast<double>(batches_.size()) * loss_scale_.value));
   if (use_graph_ && ran_once_ && !graph_) {
     context_.allocator().release_cached();  // the graph has memory of its own
-    graph_ = capture(context_, [&] { compute(); });
+    graph_ = capture(context_, [&] { compute_watched(); });
   }
   if (graph_) {
     graph_.replay();
   } else {
-    compute();
+    compute_watched();
     ran_once_ = true;
   }
 }

@@ -13,6 +13,7 @@
 #include "trainers/loss_scale.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
+#include "trainers/profile/step_profiler.h"
 #include "trainers/skipped_steps.h"
 #include "trainers/train_config.h"
 
@@ -49,6 +50,12 @@ class TrainStep {
   const SkippedSteps& skipped() const { return skipped_; }
   void set_skipped(const SkippedSteps& skipped) { skipped_ = skipped; }
 
+  // From the next step on the profiler records what is given to the device; nullptr: no longer. A graph is captured
+  // anew, so that it holds the marks of the profiler, which must outlive its place here.
+  void set_profiler(StepProfiler* profiler);
+  // Whether the last step was a replay of a graph.
+  bool is_captured() const { return static_cast<bool>(graph_); }
+
   // Takes optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
   // A loss or gradient that is not finite changes no weight and no moment. With a dynamic loss scale such a gradient
   // leaves the step out; otherwise trainer.skip_nonfinite steps in a row are left out, then NonFinite is thrown, which
@@ -75,6 +82,8 @@ class TrainStep {
   void compute();
   // The mean loss of this one of the batches, recorded on the tape.
   Variable record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer = {}) const;
+  // The same, which the profiler records if there is one.
+  void compute_watched();
   double staged_loss() const;
   std::string describe_non_finite(const StepResult& result);
   std::string find_first_non_finite();
@@ -93,6 +102,7 @@ class TrainStep {
   Staging staging_;
   Graph graph_;
   bool ran_once_ = false;
+  StepProfiler* profiler_ = nullptr;
 };
 
 }  // namespace heddle

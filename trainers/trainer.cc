@@ -11,15 +11,22 @@
 
 #include "core/io/disk_space.h"
 #include "trainers/logging/console_logger.h"
-#include "trainers/logging/csv_logger.h"
+#include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
+#include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
+
+// "toy_kjv" for configs/toy_kjv.yaml and for a run in runs/toy_kjv.
+std::string name_of(const TrainConfig& config) {
+  const std::filesystem::path file = config.node.location().file;
+  return file.stem() == "config" && file.has_parent_path() ? file.parent_path().filename() : file.stem();
+}
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -49,8 +56,9 @@ class Run {
         train_step_(context, config),
         config_text_(to_yaml(config, registry)),
         folder_(options.folder),
-        csv_(folder_.metrics(), note_),
-        loggers_{&csv_} {
+        file_loggers_(make_file_loggers(config.logging, folder_.path(), note_)) {
+    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
     if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
     loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
   }
@@ -124,6 +132,8 @@ class Run {
     }
     if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
+    event.config = name_of(config_);
+    event.program = options_.program;
     event.step = start_;
     event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
@@ -133,8 +143,13 @@ class Run {
     event.checkpoint_every = config_.trainer.checkpoint_every;
     event.skip_nonfinite = config_.trainer.skip_nonfinite;
     event.device = context_.device();
+    event.device_name = context_.properties().name;
     event.threads = context_.threads();
     tell(&Logger::start, event);
+    if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
+      note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
+                        config_.trainer.profile->last));
+    }
     clock_.start();
   }
 
@@ -207,13 +222,17 @@ class Run {
   // One step, with all that is due after it.
   void take_step(int64_t step, TrainResult& result) {
     const TrainerConfig& trainer = config_.trainer;
+    if (profile_) profile_->before(step, stopwatch_.seconds());
     stopwatch_.start();
     StepEvent event = learn(step);
     stopwatch_.stop();
     event.seconds = stopwatch_.seconds();
     event.elapsed = clock_.running_seconds();
-    event.peak_bytes = context_.allocator().stats().allocated.peak;
+    const MemoryStats memory = context_.allocator().stats();
+    event.peak_bytes = memory.allocated.peak;
+    for (size_t i = 0; i < kMemoryCategories; ++i) event.category_peaks[i] = memory.by_category[i].peak;
     tell(&Logger::step, event);
+    if (const auto profiled = profile_ ? profile_->after(step) : std::nullopt) tell(&Logger::profile, *profiled);
 
     result.evaluation.reset();
     bool is_best = false;
@@ -297,6 +316,8 @@ class Run {
     event.step = result.step;
     event.steps = steps();
     event.tokens = (result.step - start_) * tokens_of_step();
+    event.total_tokens = trained_on_.tokens;
+    event.best = evaluations_.best;
     event.seconds = stopwatch_.seconds();
     event.elapsed = clock_.running_seconds();
     event.peak_bytes = context_.allocator().stats().allocated.peak;
@@ -330,11 +351,12 @@ class Run {
   std::string config_text_;
   RunFolder folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
-  CsvLogger csv_;
+  std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start
+  std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
   EvaluationHistory evaluations_;
   int64_t start_ = 0;        // steps that were done before

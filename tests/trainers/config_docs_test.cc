@@ -48,13 +48,14 @@ TrainConfig minimal_config(const Key& key, const Strings& overrides = {}) {
   if (key.section == "trainer.sample" || key.name == "sample") data = "{type: text, path: x}";
   if (key.name == "num_pairs" || key.name == "num_queries") data = "{type: mqar}";
   if (key.name == "length") data = "{type: copy}";
-  const std::string sample = key.section == "trainer.sample" ? ", sample: {}" : "";
+  std::string section = key.section == "trainer.sample" ? ", sample: {}" : "";
+  if (key.section == "trainer.profile") section = ", profile: {steps: [1, 2]}";
   return read_train_config(parse_config(
       fmt::format("data: {}\n"
                   "model: {{vocab_size: {}, dim: 1, layers: 1, norm: {{type: rms_norm}}, mixer: {{type: lightning, "
                   "heads: 1}}, channel: {{type: ffn, hidden: 2}}}}\n"
                   "trainer: {{steps: 7{}}}\n",
-                  data, vocabulary, sample),
+                  data, vocabulary, section),
       "minimal.yaml", overrides));
 }
 

@@ -69,6 +69,30 @@ TEST_F(CsvLoggerTest, RowsAreAppended) {
   EXPECT_EQ(read_file(path_), read_file(folder_ / "copy") + mark + "2,128,2.25,0.5,0.002,,\n");
 }
 
+TEST_F(CsvLoggerTest, OfEveryFewStepsThoseWithAnEvaluationHaveARowToo) {
+  CsvLogger logger(path_, {}, {.every = 4});
+  logger.start({});
+  for (int64_t step = 1; step <= 10; ++step) {
+    logger.step({.step = step, .steps = 10, .total_tokens = 2 * step, .loss = 1.0, .gradient_norm = 1.0});
+    if (step % 3 == 0) logger.evaluation({.step = step, .loss = 2.0});
+    if (step % 5 == 0) logger.flush();
+  }
+  EXPECT_EQ(read_file(path_), kHeader +
+                                  "1,2,1,1,0,,\n3,6,1,1,0,2,\n4,8,1,1,0,,\n6,12,1,1,0,2,\n8,16,1,1,0,,\n"
+                                  "9,18,1,1,0,2,\n10,20,1,1,0,,\n");
+}
+
+// The checkpoint may be of a step between two rows; whether rows are missing is known by how far apart they are.
+TEST_F(CsvLoggerTest, RowsThatAreFarApartAreNotMissing) {
+  const std::string rows = kHeader + "1,,,,,,\n4,,,,,,\n8,,,,,,\n";
+  write_file(path_, rows + "12,,,,,,\n");
+  go_on(11);
+  EXPECT_EQ(read_file(path_), rows);
+  EXPECT_TRUE(notes_.empty());
+  go_on(12);
+  EXPECT_THAT(notes_, ElementsAre(HasSubstr("rows before step 13 are missing or damaged")));
+}
+
 TEST_F(CsvLoggerTest, RowsAfterTheCheckpointAreDropped) {
   const std::string rows = kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n";
   write_file(path_, rows + "3,2,3,4,5,,\n4,2,3,4");

@@ -18,6 +18,7 @@ namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using testing::BadConfig;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -131,6 +132,11 @@ trainer:
     tokens: 20
     temperature: 0.8
     every: 0
+logging:
+  csv: true
+  tensorboard: false
+  jsonl: false
+  every: 1
 )");
 }
 
@@ -145,7 +151,10 @@ TEST(TrainConfigTest, OnlyFieldsWithAMeaningAreWritten) {
               HasSubstr("  path: a\n  validation_fraction: 0.05\n  token_width: uint16\nmodel:"));
   EXPECT_THAT(text({"schedule={type: constant}"}),
               HasSubstr("schedule:\n  type: constant\n  warmup_steps: 0\ntrainer:"));
-  EXPECT_THAT(text({}), Not(HasSubstr("sample:")));
+  EXPECT_THAT(text({}), AllOf(Not(HasSubstr("sample:")), Not(HasSubstr("profile:"))));
+  EXPECT_THAT(text({"trainer.profile={steps: [10, 12]}"}), HasSubstr("  profile:\n    steps: [10, 12]\nlogging:"));
+  EXPECT_THAT(text({"trainer.profile={steps: [40, 40], trace: t.json}"}),
+              HasSubstr("  profile:\n    steps: [40, 40]\n    trace: t.json\nlogging:"));
   EXPECT_THAT(text({"model.mixer.lrpe=null"}), Not(HasSubstr("lrpe:")));
 }
 
