@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/config_fields.h"
@@ -263,7 +262,7 @@ std::vector<OperatorCase> all_norm_cases() {
   cases.push_back(norm_case({"group_norm", {2, 3, 12288}, true, true, true, true, silu, "groups: 12", true}));
   cases.push_back(norm_case({"group_rms_norm", {2, 9000}, true, false, false, true, silu, "groups: 2", true}));
   cases.push_back(norm_case({"group_srms_norm", {5, 96}, false, false, false, true, "", "groups: 32", true}));
-  std::ranges::move(full_precision_norm_cases(), std::back_inserter(cases));
+  for (OperatorCase& one : full_precision_norm_cases()) cases.push_back(std::move(one));
   return cases;
 }
 
