@@ -48,7 +48,9 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config)
 bool TrainStep::fits_staging() const {
   if (staging_.batches.size() != batches_.size()) return false;
   for (size_t i = 0; i < batches_.size(); ++i) {
-    if (staging_.batches[i].tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
+    const DeviceBatch& staged = staging_.batches[i];
+    if (staged.tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
+    if (staged.segments.defined() == batches_[i].segments.empty()) return false;
   }
   return true;
 }
@@ -60,8 +62,8 @@ void TrainStep::make_staging() {
   const DType loss_dtype = model_.parameters().master().dtype();
   size_t bytes = 0;
   for (const Batch& batch : batches_) {
-    staging_.batches.push_back(empty_batch(context_, batch.size, batch.length));
-    bytes += 2 * batch.tokens.size() * sizeof(int32_t);
+    staging_.batches.push_back(empty_batch(context_, batch));
+    bytes += (2 * batch.tokens.size() + batch.segments.size()) * sizeof(int32_t);
   }
   const MemoryScope scope(context_, "loss", MemoryCategory::gradient);
   staging_.upstream = Tensor::empty(context_, {}, loss_dtype);
@@ -74,7 +76,7 @@ void TrainStep::make_staging() {
 void TrainStep::stage() {
   char* host = staging_.host->as<char>();
   for (const Batch& batch : batches_) {
-    for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets}) {
+    for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
       std::memcpy(host, numbers->data(), numbers->size() * sizeof(int32_t));
       host += numbers->size() * sizeof(int32_t);
     }
@@ -91,15 +93,16 @@ void TrainStep::compute() {
   const uint64_t step_seed = derived_seed(seed_, static_cast<uint64_t>(step_));
   uint64_t micro_batch = 0;
   for (const DeviceBatch& batch : staging_.batches) {
-    for (const Tensor* numbers : {&batch.tokens, &batch.targets}) {
+    for (const Tensor* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
+      if (!numbers->defined()) continue;
       copy_from_host(context_, *numbers, host);
       host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
     }
     context_.mark("forward");
     Tape tape(context_);
     const uint64_t dropout_seed = derived_seed(step_seed, micro_batch++);
-    const Variable loss =
-        model_.loss(tape, model_.features(tape, batch.tokens, nullptr, {}, dropout_seed), batch.targets);
+    const Variable loss = model_.loss(
+        tape, model_.features(tape, {batch.tokens, batch.segments}, nullptr, {}, dropout_seed), batch.targets);
     context_.mark("backward");
     tape.backward(loss, staging_.upstream);
     if (!context_.is_meta()) {
@@ -168,7 +171,8 @@ void TrainStep::refuse_loss(double loss) const {
   for (const Batch& batch : batches_) {
     if (!where.empty()) break;
     Tape tape(context_, Tape::Mode::inference);
-    model_.forward(tape, to_device(context_, batch).tokens, nullptr, observe);
+    const DeviceBatch on_device = to_device(context_, batch);
+    model_.forward(tape, {on_device.tokens, on_device.segments}, nullptr, observe);
   }
   throw NonFinite(fmt::format("step {}: the loss is {}; first not finite: {}; the step was not taken", step_,
                               unsigned_nan(loss), where.empty() ? "the loss itself" : where));

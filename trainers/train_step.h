@@ -48,19 +48,20 @@ class TrainStep {
   // With a dynamic loss scale a gradient that is not finite leaves the step out. Throws NonFinite, which names the step
   // and the first part of the model whose numbers are not finite.
   StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  // The same in two halves. Between them the device works, and the host may make the next batches.
-  void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  StepResult finish_step();
 
  private:
   // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
     Tensor upstream;                     // the loss scale
-    std::unique_ptr<PinnedBuffer> host;  // tokens and targets of all batches, the loss scale, the losses
+    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, the loss scale, the losses
     size_t upstream_offset = 0, loss_offset = 0;
   };
 
+  // Gives the work of the step to the device.
+  void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
+  // Waits for it.
+  StepResult finish_step();
   bool fits_staging() const;
   void make_staging();
   void stage();

@@ -36,6 +36,9 @@ double thousands_per_second(int64_t tokens, double seconds) {
 
 std::string describe(const EvaluationEvent& event) {
   std::string text = fmt::format("validation loss {:.4f}", unsigned_nan(event.loss));
+  if (!event.is_text && !std::isnan(event.bits_per_byte)) {
+    text += fmt::format(" nats/token ({:.3f} bits/byte)", event.bits_per_byte);
+  }
   if (event.is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", unsigned_nan(event.loss / std::log(2.0)));
   if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
   return text;
