@@ -26,6 +26,7 @@ void print_note(const std::string& line);
 
 // `registry` must outlive what they return.
 Run add_train(CLI::App& command, const Registry& registry);
+Run add_tokenize(CLI::App& command, const Registry& registry);
 Run add_eval(CLI::App& command, const Registry& registry);
 Run add_generate(CLI::App& command, const Registry& registry);
 Run add_compare(CLI::App& command, const Registry& registry);

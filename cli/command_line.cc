@@ -31,6 +31,7 @@ struct Command {
 
 constexpr std::array kCommands = {
     Command{"train", "Train a model from a config", add_train},
+    Command{"tokenize", "Text to token files; trains a vocabulary first where asked", add_tokenize},
     Command{"eval", "Validation loss of a trained model", add_eval},
     Command{"generate", "Write text with a trained model", add_generate},
     Command{"compare", "Train models on the same tokens: loss, recall, speed and memory in one table", add_compare},

@@ -7,6 +7,9 @@ option(HEDDLE_OPENMP "CPU kernels run on OpenMP threads; OFF: on std::thread, wh
 set(HEDDLE_ONEDNN AUTO CACHE STRING
     "float32 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
 set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
+set(HEDDLE_SENTENCEPIECE AUTO CACHE STRING
+    "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")
+set_property(CACHE HEDDLE_SENTENCEPIECE PROPERTY STRINGS AUTO ON OFF)
 option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
 option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})

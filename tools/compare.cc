@@ -271,7 +271,7 @@ bool compare(Context& context, std::span<const CompareSubject> subjects, const C
   make_dataset(dataset_options(first));  // what is wrong with the data is found before anything is measured
   Comparison comparison{.device = context.device(),
                         .threads = context.threads(),
-                        .is_text = first.data.type == DataType::text,
+                        .is_text = is_bytes_of_text(first.data),
                         .seed = first.seed,
                         .seeds = options.seeds,
                         .steps = trainer.steps,

@@ -10,6 +10,7 @@
 #include "core/config/config_load.h"
 #include "core/runtime/checked.h"
 #include "layers/modules/choices.h"
+#include "trainers/data/tokenizer.h"
 
 namespace heddle {
 namespace {
@@ -119,6 +120,14 @@ void check_copy(const TrainConfig& config, const ConfigNode& data, const ConfigN
   }
 }
 
+void check_separator(const TrainConfig& config, const ConfigNode& data) {
+  const std::int64_t ids = is_bytes_of_text(config.data) ? kByteValues : config.model.vocab_size;
+  if (config.data.separator < ids) return;
+  data.fail("separator", "found " + count(config.data.separator) + ", expected less than " +
+                             (is_bytes_of_text(config.data) ? "256: the tokens of this text are bytes"
+                                                            : "model.vocab_size (" + count(ids) + ")"));
+}
+
 // Tokens and sequences of a run are counted by int64.
 void check_counts(const TrainConfig& config, const ConfigNode& node) {
   const TrainerConfig& trainer = config.trainer;
@@ -165,15 +174,19 @@ void check_train_config(const TrainConfig& config) {
     schedule.fail("min_lr", "found " + format_scalar(config.schedule.min_lr) + ", expected at most optimizer.lr (" +
                                 format_scalar(config.optimizer.lr) + ")");
   }
-  if (config.data.type == DataType::text && config.model.vocab_size < kByteValues) {
+  const bool has_bytes = config.data.tokenizer == kByteTokenizer;
+  if (has_bytes && config.model.vocab_size < kByteValues) {
     model.fail("vocab_size", "found " + count(config.model.vocab_size) +
                                  ", expected at least 256: tokens of data.type text are bytes");
   }
+  if (config.data.pack) check_separator(config, data);
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
   check_counts(config, trainer);
-  if (config.trainer.sample && config.data.type != DataType::text) {
-    trainer.fail("sample", "found a sample, expected none: only data.type text can be written out");
+  if (config.trainer.sample && !config.data.tokenizer) {
+    trainer.fail("sample",
+                 "found a sample, expected none: only data.type text can be written out, and token files "
+                 "with data.tokenizer");
   }
 }
 

@@ -44,7 +44,9 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config)
 bool TrainStep::fits_staging() const {
   if (staging_.batches.size() != batches_.size()) return false;
   for (size_t i = 0; i < batches_.size(); ++i) {
-    if (staging_.batches[i].tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
+    const DeviceBatch& staged = staging_.batches[i];
+    if (staged.tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
+    if (staged.segments.defined() == batches_[i].segments.empty()) return false;
   }
   return true;
 }
@@ -56,8 +58,8 @@ void TrainStep::make_staging() {
   const DType loss_dtype = model_.parameters().master().dtype();
   size_t bytes = 0;
   for (const Batch& batch : batches_) {
-    staging_.batches.push_back(empty_batch(context_, batch.size, batch.length));
-    bytes += 2 * batch.tokens.size() * sizeof(int32_t);
+    staging_.batches.push_back(empty_batch(context_, batch));
+    bytes += (2 * batch.tokens.size() + batch.segments.size()) * sizeof(int32_t);
   }
   const MemoryScope scope(context_, "loss", MemoryCategory::gradient);
   const auto count = static_cast<int64_t>(batches_.size());
@@ -73,7 +75,7 @@ void TrainStep::make_staging() {
 void TrainStep::stage() {
   char* host = staging_.host->as<char>();
   for (const Batch& batch : batches_) {
-    for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets}) {
+    for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
       std::memcpy(host, numbers->data(), numbers->size() * sizeof(int32_t));
       host += numbers->size() * sizeof(int32_t);
     }
@@ -87,7 +89,8 @@ void TrainStep::compute() {
   copy_from_host(context_, staging_.upstream, host + staging_.upstream_offset);
   for (size_t i = 0; i < staging_.batches.size(); ++i) {
     const DeviceBatch& batch = staging_.batches[i];
-    for (const Tensor* numbers : {&batch.tokens, &batch.targets}) {
+    for (const Tensor* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
+      if (!numbers->defined()) continue;
       copy_from_host(context_, *numbers, host);
       host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
     }
@@ -119,15 +122,10 @@ void TrainStep::compute_watched() {
 Variable TrainStep::record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer) const {
   const DeviceBatch& batch = staging_.batches[micro_batch];
   const uint64_t dropout_seed = derived_seed(derived_seed(seed_, static_cast<uint64_t>(step_)), micro_batch);
-  return model_.loss(tape, model_.features(tape, batch.tokens, nullptr, observer, dropout_seed), batch.targets);
+  return model_.loss(tape, model_.features(tape, {batch.tokens, batch.segments}, nullptr, observer, dropout_seed), batch.targets);
 }
 
 StepResult TrainStep::step(std::vector<Batch> micro_batches, int64_t step, double learning_rate) {
-  begin_step(std::move(micro_batches), step, learning_rate);
-  return finish_step();
-}
-
-void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate) {
   batches_ = std::move(micro_batches);
   step_ = step;
   if (!fits_staging()) make_staging();
@@ -145,9 +143,6 @@ void TrainStep::begin_step(std::vector<Batch> micro_batches, int64_t step, doubl
     compute_watched();
     ran_once_ = true;
   }
-}
-
-StepResult TrainStep::finish_step() {
   context_.synchronize();
   if (context_.is_meta()) return {.loss = kNaN, .gradient_norm = kNaN};
   StepResult result{.loss = staged_loss(), .gradient_norm = optimizer_.gradient_norm()};

@@ -61,9 +61,6 @@ class TrainStep {
   // leaves the step out; otherwise trainer.skip_nonfinite steps in a row are left out, then NonFinite is thrown, which
   // names the step and what made the first number that is not finite.
   StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  // The same in two halves. Between them the device works, and the host may make the next batches.
-  void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  StepResult finish_step();
 
  private:
   // The batches of a step on the host and on the device: the same memory in every step.
@@ -71,7 +68,7 @@ class TrainStep {
     std::vector<DeviceBatch> batches;
     Tensor upstream;                     // the loss scale
     Tensor losses;                       // of the batches
-    std::unique_ptr<PinnedBuffer> host;  // tokens and targets of all batches, the loss scale, the losses
+    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, the loss scale, the losses
     size_t upstream_offset = 0, loss_offset = 0;
   };
 

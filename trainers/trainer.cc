@@ -9,7 +9,9 @@
 #include <system_error>
 #include <utility>
 
+#include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
+#include "trainers/data/read_ahead.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
@@ -167,26 +169,23 @@ class Run {
     if (is_here || is_complete(start_)) saved_step_ = start_;
   }
 
-  // The batches of a step before which so many sequences were used.
-  std::vector<Batch> batches_from(int64_t sequences) const {
-    std::vector<Batch> batches;
-    for (int64_t micro = 0; micro < config_.trainer.accumulate; ++micro) {
-      batches.push_back(data_->training_batch(sequences + micro * config_.trainer.batch_size));
-    }
-    return batches;
+  // Those of the steps that are left, from the first sequence that was not used on.
+  ReadAheadOptions batches_left() const {
+    return {.first_sequence = trained_on_.sequences,
+            .steps = steps() - start_,
+            .micro_batches = config_.trainer.accumulate,
+            .batch_size = config_.trainer.batch_size};
   }
 
-  // Trains on the batches of this step, and makes those of the next while the device works.
+  // Trains on the batches of this step.
   StepEvent learn(int64_t step) {
     StepEvent event{
         .step = step, .steps = steps(), .tokens = tokens_of_step(), .learning_rate = learning_rate(config_, step)};
     try {
-      if (next_batches_.empty()) next_batches_ = batches_from(trained_on_.sequences);
-      train_step_.begin_step(std::move(next_batches_), step, event.learning_rate);
+      if (!batches_) batches_.emplace(*data_, batches_left());
+      const StepResult taken = train_step_.step(batches_->next(), step, event.learning_rate);
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
-      next_batches_ = step < steps() ? batches_from(trained_on_.sequences) : std::vector<Batch>{};
-      const StepResult taken = train_step_.finish_step();
       event.total_tokens = trained_on_.tokens;
       event.loss = taken.loss;
       event.gradient_norm = taken.gradient_norm;
@@ -252,7 +251,11 @@ class Run {
   }
 
   EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
-    return {.step = step, .loss = evaluation.loss, .accuracy = evaluation.accuracy, .is_text = data_->is_text()};
+    return {.step = step,
+            .loss = evaluation.loss,
+            .accuracy = evaluation.accuracy,
+            .is_text = data_->is_text(),
+            .bits_per_byte = evaluation.bits_per_byte()};
   }
 
   // Writes a checkpoint of this step unless there is one. The files of the loggers come first: they must never end
@@ -333,9 +336,11 @@ class Run {
     options.temperature = sample.temperature;
     options.seed = config_.seed;
     if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
+    if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
     Utf8Printer printer;
     std::string text = sample.prompt;
-    generate(context_, train_step_.model(), sample.prompt, options, [&](uint8_t byte) { text += printer.add(byte); });
+    generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
+             [&](uint8_t byte) { text += printer.add(byte); });
     text += printer.finish();
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
@@ -347,7 +352,6 @@ class Run {
   const Registry& registry_;
   std::unique_ptr<Dataset> data_;
   TrainStep train_step_;
-  std::vector<Batch> next_batches_;  // of the step to come, made while the device works
   std::string config_text_;
   RunFolder folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
@@ -362,6 +366,7 @@ class Run {
   int64_t start_ = 0;        // steps that were done before
   int64_t saved_step_ = -1;  // of the newest checkpoint in the folder
   bool stopped_in_sample_ = false;
+  std::optional<ReadAhead> batches_;  // from the first step on
 };
 
 }  // namespace

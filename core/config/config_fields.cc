@@ -86,6 +86,19 @@ void ConfigFields::write_section(const std::string& key, const std::function<voi
   add(key, std::move(map));
 }
 
+void ConfigFields::write_list(const std::string& key, std::size_t count,
+                              const std::function<void(ConfigFields&, std::size_t)>& describe) {
+  auto list = std::make_shared<ConfigValue>();
+  list->kind = Kind::sequence;
+  for (std::size_t i = 0; i < count; ++i) {
+    auto map = std::make_shared<ConfigValue>();
+    ConfigFields fields(*map);
+    describe(fields, i);
+    list->items.push_back(std::move(map));
+  }
+  add(key, std::move(list));
+}
+
 void ConfigFields::add(const std::string& key, ConfigTree value) {
   check(map_->find(key) == nullptr, "{} is described twice", key);
   map_->entries.push_back({key, {}, std::move(value)});

@@ -25,6 +25,7 @@
 // finite, a choice without a name, a key that is described twice. Not thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <optional>
 #include <string>
@@ -75,6 +76,12 @@ class ConfigFields {
   void optional_section(const std::string& key, std::optional<S>& value,
                         const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
+  // A list of sections, each described by `describe`. It is written only when it has items; a list that is not written,
+  // or null, reads as none.
+  template <class S>
+  void optional_list(const std::string& key, std::vector<S>& items,
+                     const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
+
   // Reading throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
   // sentence that says why. Writing leaves it out.
   void refuse(const std::string& key, const std::string& reason) const {
@@ -93,6 +100,8 @@ class ConfigFields {
   void write_choice(const std::string& key, const E& value, const Choices<E>& choices);
   [[noreturn]] static void fail_without_name(const std::string& key, const std::vector<std::string>& names);
   void write_section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
+  void write_list(const std::string& key, std::size_t count,
+                  const std::function<void(ConfigFields&, std::size_t)>& describe);
   void add(const std::string& key, ConfigTree value);
 
   std::optional<ConfigNode> node_;  // what is read
@@ -156,6 +165,21 @@ void ConfigFields::optional_section(const std::string& key, std::optional<S>& va
   if (!value) value.emplace();
   ConfigFields fields(*section);
   describe(fields, *value);
+}
+
+template <class S>
+void ConfigFields::optional_list(const std::string& key, std::vector<S>& items,
+                                 const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe) {
+  if (!reads()) {
+    if (items.empty()) return;
+    return write_list(key, items.size(), [&](ConfigFields& fields, std::size_t i) { describe(fields, items[i]); });
+  }
+  items.clear();
+  if (!node_->has(key)) return;
+  for (const ConfigNode& item : node_->list(key)) {
+    ConfigFields fields(item);
+    describe(fields, items.emplace_back());
+  }
 }
 
 template <class E>

@@ -124,7 +124,18 @@ void AtomicFile::write(const void* data, size_t bytes) {
   write_all(descriptor_, data, bytes, partial_.empty() ? path_ : partial_);
 }
 
+void AtomicFile::overwrite(uint64_t offset, const void* data, size_t bytes) {
+  check(!partial_.empty(), "cannot go back in {}: expected a regular file", path_.string());
+  check(offset + bytes <= digest_.bytes, "cannot replace bytes {} to {} of {}, which has {}", offset, offset + bytes,
+        path_.string(), digest_.bytes);
+  if (::lseek(descriptor_, static_cast<off_t>(offset), SEEK_SET) < 0) fail_errno("seek in", partial_);
+  write_all(descriptor_, data, bytes, partial_);
+  if (::lseek(descriptor_, 0, SEEK_END) < 0) fail_errno("seek in", partial_);
+  is_overwritten_ = true;
+}
+
 FileDigest AtomicFile::commit() {
+  if (is_overwritten_) digest_ = digest_file(partial_);
   if (!partial_.empty()) {
     if (system_calls().fsync(descriptor_) != 0) fail_errno("sync", partial_);
     rename_file(partial_, path_);

@@ -36,6 +36,9 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* data, size_t bytes);
+  // Replaces bytes that were written, from byte `offset` on; commit() then reads the file again for its digest. What is
+  // written through cannot be replaced, and is an Error.
+  void overwrite(uint64_t offset, const void* data, size_t bytes);
   FileDigest commit();
 
  private:
@@ -43,6 +46,7 @@ class AtomicFile {
   std::filesystem::path partial_;  // empty: written through
   int descriptor_ = -1;
   FileDigest digest_;
+  bool is_overwritten_ = false;
 };
 
 // A file that grows. What was appended before the process ends, however it ends, is there; only the last append() may

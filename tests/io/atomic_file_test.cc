@@ -72,6 +72,21 @@ TEST_F(AtomicFileTest, TheDigestIsTheCommonCrc32) {
   EXPECT_EQ(digest.crc32, 0xCBF43926u);  // the check value of CRC-32/ISO-HDLC
 }
 
+TEST_F(AtomicFileTest, BytesThatWereWrittenAreReplaced) {
+  const fs::path path = folder_ / "file";
+  AtomicFile file(path);
+  file.write("0123456789", 10);
+  file.overwrite(2, "ab", 2);
+  file.write("end", 3);
+  EXPECT_THROW(file.overwrite(12, "xy", 2), Error) << "one byte behind the end";
+  file.overwrite(0, "", 0);
+  const FileDigest digest = file.commit();
+  EXPECT_EQ(digest, digest_file(path));
+  EXPECT_EQ(read_file(path), "01ab456789end");
+  AtomicFile device("/dev/null");
+  EXPECT_THROW(device.overwrite(0, "", 0), Error);
+}
+
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
   EXPECT_THAT(message([&] { read_file(folder_ / "none"); }), HasSubstr("none: No such file"));
   EXPECT_THAT(message([&] { read_file(folder_.path()); }), HasSubstr("it is a folder"));

@@ -31,8 +31,8 @@ using ::testing::HasSubstr;
 struct Explosive : testing::DenseMixer {
   Explosive(const Linear::Options& options, const ModuleBuilder& builder, int64_t dim, int64_t of)
       : DenseMixer(options, builder, dim), period(of) {}
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override {
-    const Variable y = DenseMixer::forward(tape, x, state);
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override {
+    const Variable y = DenseMixer::forward(tape, x, state, segments);
     if (tape.mode() != Tape::Mode::record) return y;
     double sum = 0.0;
     for (const double value : read_values(tape.context(), x.value)) sum += value;

@@ -80,6 +80,8 @@ data:
   type: text
   path: text.txt
   validation_fraction: 0.1
+  tokenizer: bytes
+  pack: false
 model:
   vocab_size: 256
   dim: 16
@@ -148,7 +150,7 @@ TEST(TrainConfigTest, OnlyFieldsWithAMeaningAreWritten) {
   EXPECT_THAT(text({"data={type: mqar, num_pairs: 2}"}),
               HasSubstr("data:\n  type: mqar\n  num_pairs: 2\n  num_queries: 2\nmodel:"));
   EXPECT_THAT(text({"data={type: tokens, path: a}"}),
-              HasSubstr("  path: a\n  validation_fraction: 0.05\n  token_width: uint16\nmodel:"));
+              HasSubstr("  path: a\n  validation_fraction: 0.05\n  pack: false\n  token_width: uint16\nmodel:"));
   EXPECT_THAT(text({"schedule={type: constant}"}),
               HasSubstr("schedule:\n  type: constant\n  warmup_steps: 0\ntrainer:"));
   EXPECT_THAT(text({}), AllOf(Not(HasSubstr("sample:")), Not(HasSubstr("profile:"))));

@@ -43,6 +43,9 @@ std::string describe_loss(double loss, bool is_text) {
 
 std::string describe(const EvaluationEvent& event) {
   std::string text = describe_loss(event.loss, event.is_text);
+  if (!event.is_text && !std::isnan(event.bits_per_byte)) {
+    text += fmt::format(" nats/token ({:.3f} bits/byte)", event.bits_per_byte);
+  }
   if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
   return text;
 }

@@ -56,6 +56,7 @@ struct EvaluationEvent {
   double loss = 0.0;                                           // nats per token
   double accuracy = std::numeric_limits<double>::quiet_NaN();  // NaN where there are no answers to be right or wrong
   bool is_text = false;                                        // a token is a byte of text
+  double bits_per_byte = std::numeric_limits<double>::quiet_NaN();  // NaN where tokens are no text
 };
 
 // A checkpoint was written.
