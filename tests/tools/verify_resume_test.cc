@@ -61,8 +61,8 @@ TEST_F(VerifyResumeTest, RunsThatGoOnAreTheSame) {
 // A mixer that remembers something that no checkpoint has: how often this object was called.
 struct Forgetful : testing::DenseMixer {
   using DenseMixer::DenseMixer;
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override {
-    const Variable y = DenseMixer::forward(tape, x, state);
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override {
+    const Variable y = DenseMixer::forward(tape, x, state, segments);
     if (tape.mode() == Tape::Mode::record && ++calls == 9)
       write_values(tape.context(), y.value.select(0, 0), values(y));
     return y;
