@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
 #include "trainers/train_config.h"
+#include "trainers/weight_average.h"
 
 namespace heddle {
 
@@ -39,7 +41,9 @@ class TrainStep {
   TrainStep& operator=(const TrainStep&) = delete;
 
   LanguageModel& model() { return model_; }
-  AdamW& optimizer() { return optimizer_; }
+  Optimizer& optimizer() { return optimizer_; }
+  // The average of the weights, which trainer.ema asks for; else null.
+  WeightAverage* average() { return average_ ? &*average_ : nullptr; }
   // Which it is now, and which a run that continues had.
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
@@ -72,7 +76,8 @@ class TrainStep {
 
   Context& context_;
   LanguageModel model_;
-  AdamW optimizer_;
+  std::optional<WeightAverage> average_;
+  Optimizer optimizer_;
   uint64_t seed_;
   bool scale_is_dynamic_;
   LossScale loss_scale_;

@@ -86,6 +86,20 @@ void ConfigFields::write_section(const std::string& key, const std::function<voi
   add(key, std::move(map));
 }
 
+void ConfigFields::write_sections(const std::string& key, size_t count,
+                                  const std::function<void(ConfigFields&, size_t)>& describe) {
+  if (count == 0) return;
+  auto list = std::make_shared<ConfigValue>();
+  list->kind = Kind::sequence;
+  for (size_t i = 0; i < count; ++i) {
+    auto map = std::make_shared<ConfigValue>();
+    ConfigFields fields(*map);
+    describe(fields, i);
+    list->items.push_back(std::move(map));
+  }
+  add(key, std::move(list));
+}
+
 void ConfigFields::add(const std::string& key, ConfigTree value) {
   check(map_->find(key) == nullptr, "{} is described twice", key);
   map_->entries.push_back({key, {}, std::move(value)});

@@ -25,6 +25,7 @@
 // finite, a choice without a name, a key that is described twice. Not thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <optional>
 #include <string>
@@ -75,6 +76,12 @@ class ConfigFields {
   void optional_section(const std::string& key, std::optional<S>& value,
                         const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
+  // A list of sections, each described alike; a new one starts from the defaults of S. Is written only when it is not
+  // empty; a key that is not written reads as an empty list.
+  template <class S>
+  void sections(const std::string& key, std::vector<S>& values,
+                const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
+
   // Reading throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
   // sentence that says why. Writing leaves it out.
   void refuse(const std::string& key, const std::string& reason) const {
@@ -93,6 +100,7 @@ class ConfigFields {
   void write_choice(const std::string& key, const E& value, const Choices<E>& choices);
   [[noreturn]] static void fail_without_name(const std::string& key, const std::vector<std::string>& names);
   void write_section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
+  void write_sections(const std::string& key, size_t count, const std::function<void(ConfigFields&, size_t)>& describe);
   void add(const std::string& key, ConfigTree value);
 
   std::optional<ConfigNode> node_;  // what is read
@@ -156,6 +164,20 @@ void ConfigFields::optional_section(const std::string& key, std::optional<S>& va
   if (!value) value.emplace();
   ConfigFields fields(*section);
   describe(fields, *value);
+}
+
+template <class S>
+void ConfigFields::sections(const std::string& key, std::vector<S>& values,
+                            const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe) {
+  if (!reads()) {
+    write_sections(key, values.size(), [&](ConfigFields& fields, size_t i) { describe(fields, values[i]); });
+    return;
+  }
+  values.clear();
+  for (const ConfigNode& section : node_->list(key)) {
+    ConfigFields fields(section);
+    describe(fields, values.emplace_back());
+  }
 }
 
 template <class E>

@@ -13,7 +13,6 @@
 
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
-#include "kernels/dense/elementwise.h"
 
 namespace heddle {
 namespace {
@@ -36,6 +35,7 @@ T integer(const Json& json, const char* name) {
 constexpr int kFormat = 1;
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kAverageFile = "average.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
@@ -141,12 +141,15 @@ CheckpointState state_of(const Json& json) {
   return state;
 }
 
-void write_files(Context& context, const fs::path& folder, const ParameterSet& parameters, const AdamW& optimizer,
-                 const CheckpointState& state) {
+void write_files(Context& context, const fs::path& folder, const ParameterSet& parameters, const Optimizer& optimizer,
+                 const CheckpointState& state, const WeightAverage* average) {
   const FileDigest model = write_safetensors(context, folder / kModelFile, masters(parameters));
   const FileDigest moments = write_safetensors(context, folder / kOptimizerFile, optimizer.state());
   Json json = to_json(state);
   json["files"] = {{kModelFile, to_json(model)}, {kOptimizerFile, to_json(moments)}};
+  if (average != nullptr) {
+    json["files"][kAverageFile] = to_json(write_safetensors(context, folder / kAverageFile, average->tensors()));
+  }
   write_file(folder / kStateFile, seal(json));
 }
 
@@ -173,14 +176,15 @@ void link_best(const fs::path& folder, int64_t step) {
 }  // namespace
 
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
-                          const AdamW& optimizer, const CheckpointState& state, const KeptCheckpoints& kept) {
+                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
+                          const WeightAverage* average) {
   const fs::path path = folder / folder_name(state.step);
   const fs::path partial = partial_path(path);
   if (fs::create_directories(folder)) sync_directory(folder.parent_path());
   fs::remove_all(partial);
   try {
     fs::create_directory(partial);
-    write_files(context, partial, parameters, optimizer, state);
+    write_files(context, partial, parameters, optimizer, state, average);
     if (fs::exists(path)) remove_checkpoint(path);
     rename_file(partial, path);
   } catch (...) {  // a full disk, most likely: its space is freed
@@ -207,7 +211,9 @@ Checkpoint open_checkpoint(const fs::path& path) {
     const int format = integer<int>(json, "format");
     check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
           json.value("program", "another program"));
-    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, json.at("files").at(name));
+    const Json& files = json.at("files");
+    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, files.at(name));
+    if (files.contains(kAverageFile)) check_file(path / kAverageFile, files[kAverageFile]);
     return {path, state_of(json)};
   } catch (const Json::exception& error) {
     fail("{}: {}", state_file.string(), error.what());
@@ -259,13 +265,37 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
   load(context, checkpoint.path / kModelFile, masters(parameters));
-  if (parameters.value().dtype() == parameters.master().dtype()) return;
-  kernels::accumulate(context, {.from = kernels::rows_view(parameters.master()),
-                                .to = {kernels::rows_view(parameters.value()), GradientMode::overwrite}});
+  write_compute_copies(context, parameters);
 }
 
-void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer) {
-  load(context, checkpoint.path / kOptimizerFile, optimizer.state());
+// Which tensors there are depends on the type of the optimizer, on whether sgd has a momentum, and on the model.
+void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer) {
+  const fs::path path = checkpoint.path / kOptimizerFile;
+  const std::vector<NamedTensor> state = optimizer.state();
+  const auto is_expected = [&](const std::string& name) {
+    return std::any_of(state.begin(), state.end(), [&](const NamedTensor& named) { return named.name == name; });
+  };
+  const SafetensorsReader reader(path);
+  for (const NamedTensor& named : state) {
+    check(reader.find(named.name) != nullptr, "{}: holds no '{}', which {} needs: it was written by another optimizer",
+          path.string(), named.name, name(optimizer.config().type));
+  }
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    check(is_expected(entry.name), "{}: holds '{}', which {} does not keep: it was written by another optimizer",
+          path.string(), entry.name, name(optimizer.config().type));
+  }
+  load(context, path, state);
+}
+
+bool has_average(const Checkpoint& checkpoint) { return fs::exists(checkpoint.path / kAverageFile); }
+
+void load_average(Context& context, const Checkpoint& checkpoint, const WeightAverage& average) {
+  load(context, checkpoint.path / kAverageFile, average.tensors());
+}
+
+void load_evaluated_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
+  load(context, checkpoint.path / (has_average(checkpoint) ? kAverageFile : kModelFile), masters(parameters));
+  write_compute_copies(context, parameters);
 }
 
 std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint) {

@@ -1,6 +1,7 @@
-// Checkpoints: RUN/checkpoints/step_N/{model.safetensors, optimizer.safetensors, state.json}.       docs/training.md
+// Checkpoints: RUN/checkpoints/step_N/{model.safetensors, optimizer.safetensors, state.json}, and average.safetensors
+// where an average of the weights is kept.                                                          docs/training.md
 //
-// A step_N folder is there whole or not at all; state.json holds size and checksum of the other two and a checksum of
+// A step_N folder is there whole or not at all; state.json holds size and checksum of the other files and a checksum of
 // itself, so damage is found before anything is loaded.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include "trainers/logging/note.h"
 #include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
+#include "trainers/weight_average.h"
 
 namespace heddle {
 
@@ -53,8 +55,9 @@ struct KeptCheckpoints {
 // be kept are removed, and where the best is, the symbolic link `folder`/best leads to it. `folder` is RUN/checkpoints
 // and is made when it is missing; it must have one writer.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
-                                       const ParameterSet& parameters, const AdamW& optimizer,
-                                       const CheckpointState& state, const KeptCheckpoints& kept);
+                                       const ParameterSet& parameters, const Optimizer& optimizer,
+                                       const CheckpointState& state, const KeptCheckpoints& kept,
+                                       const WeightAverage* average = nullptr);
 
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
@@ -73,9 +76,16 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder,
 // The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
 
-// Throw Error when names or shapes do not fit the model.
+// Throw Error when names or shapes do not fit the model, or what an optimizer keeps is not what this one keeps.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
-void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer);
+void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer);
+
+// Whether the checkpoint holds an average of the weights.
+bool has_average(const Checkpoint& checkpoint);
+void load_average(Context& context, const Checkpoint& checkpoint, const WeightAverage& average);
+// Loads the average as the parameters where there is one, else what load_parameters() does: the weights that an
+// evaluation of the run was of.
+void load_evaluated_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 
 // Says how the data now differ from those that a checkpoint was trained on; "" when they do not, or when it is not
 // known.
