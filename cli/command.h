@@ -26,6 +26,7 @@ void print_note(const std::string& line);
 
 // `registry` must outlive what they return.
 Run add_train(CLI::App& command, const Registry& registry);
+Run add_tokenize(CLI::App& command, const Registry& registry);
 Run add_eval(CLI::App& command, const Registry& registry);
 Run add_generate(CLI::App& command, const Registry& registry);
 Run add_compare(CLI::App& command, const Registry& registry);
@@ -33,6 +34,7 @@ Run add_gradcheck(CLI::App& command, const Registry& registry);
 Run add_memory(CLI::App& command, const Registry& registry);
 Run add_run_layer(CLI::App& command, const Registry& registry);
 Run add_bench(CLI::App& command, const Registry& registry);
+Run add_plot(CLI::App& command, const Registry& registry);
 Run add_info(CLI::App& command, const Registry& registry);
 
 }  // namespace heddle::cli

@@ -31,6 +31,7 @@ struct Command {
 
 constexpr std::array kCommands = {
     Command{"train", "Train a model from a config", add_train},
+    Command{"tokenize", "Text to token files; trains a vocabulary first where asked", add_tokenize},
     Command{"eval", "Validation loss of a trained model", add_eval},
     Command{"generate", "Write text with a trained model", add_generate},
     Command{"compare", "Train models on the same tokens: loss, recall, speed and memory in one table", add_compare},
@@ -38,6 +39,7 @@ constexpr std::array kCommands = {
     Command{"memory", "Where the bytes of a training step go, and what fits", add_memory},
     Command{"run-layer", "Run one operator on tensors from a file", add_run_layer},
     Command{"bench", "Measure operators: speed and memory, by suite", add_bench},
+    Command{"plot", "Draw how the losses of runs went", add_plot},
     Command{"info", "Version, build options, devices, libraries", add_info},
 };
 

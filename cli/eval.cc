@@ -68,6 +68,9 @@ std::string name_of(const DataConfig& data) {
   if (data.type == DataType::mqar) return "mqar, generated";
   if (data.type == DataType::copy) return "copy, generated";
   if (data.validation_path) return *data.validation_path;
+  if (!data.sources.empty()) {
+    return fmt::format("{} sources, the last {:g} % of each", data.sources.size(), 100.0 * data.validation_fraction);
+  }
   return fmt::format("{}, the last {:g} %", data.path, 100.0 * data.validation_fraction);
 }
 
@@ -103,7 +106,10 @@ int run(const Options& options, const Registry& registry) {
   fmt::print("validation loss   {:.6f} nats per {}\n", unsigned_nan(evaluation.loss),
              data.is_text() ? "byte" : "token");
   fmt::print("perplexity        {:.4f}\n", unsigned_nan(std::exp(evaluation.loss)));
-  if (data.is_text()) fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.loss / std::log(2.0)));
+  if (evaluation.bytes > 0) {
+    if (!data.is_text()) fmt::print("bytes             {}\n", evaluation.bytes);
+    fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.bits_per_byte()));
+  }
   if (data.has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
   return kDone;
 }

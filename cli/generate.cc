@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -84,15 +85,18 @@ std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
 // Writes one sample with these options.
 using Sampler = std::function<void(const GenerateOptions&)>;
 
-Sampler text_sampler(Context& context, const LanguageModel& model, const Options& options) {
-  if (options.prompt_tokens)
-    throw UsageError("--prompt-tokens: this model reads bytes of text, expected --prompt TEXT");
+Sampler text_sampler(Context& context, const LanguageModel& model, const Options& options,
+                     std::shared_ptr<const Tokenizer> tokenizer) {
+  if (options.prompt_tokens) {
+    const char* const what = tokenizer->file() ? "text" : "bytes of text";
+    throw UsageError(fmt::format("--prompt-tokens: this model reads {}, expected --prompt TEXT", what));
+  }
   const std::optional<Prompt> given = read_prompt(options);
-  const std::string prompt = given ? given->text : "\n";
-  return [&context, &model, prompt](const GenerateOptions& sample) {
+  const std::string prompt = given ? given->text : options.generate.end ? "" : "\n";
+  return [&context, &model, tokenizer = std::move(tokenizer), prompt](const GenerateOptions& sample) {
     Utf8Printer printer;
     show(prompt);
-    generate(context, model, prompt, sample, [&](uint8_t byte) { show(printer.add(byte)); });
+    generate(context, model, *tokenizer, prompt, sample, [&](uint8_t byte) { show(printer.add(byte)); });
     show(printer.finish() + "\n");
   };
 }
@@ -113,11 +117,14 @@ Sampler id_sampler(Context& context, const LanguageModel& model, const Options& 
   };
 }
 
-int run(const Options& options, const Registry& registry) {
+int run(Options options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
-  const bool is_text = loaded.config.data.type == DataType::text;
-  const Sampler write_sample = (is_text ? text_sampler : id_sampler)(*context, loaded.model, options);
+  const DataConfig& data = loaded.config.data;
+  if (data.pack) options.generate.end = static_cast<int32_t>(data.separator);
+  std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(data, loaded.model.vocab_size());
+  const Sampler write_sample = tokenizer ? text_sampler(*context, loaded.model, options, std::move(tokenizer))
+                                         : id_sampler(*context, loaded.model, options);
   GenerateOptions sample = options.generate;
   for (int64_t i = 1; i <= options.samples; ++i, ++sample.seed) {
     if (options.samples > 1) show(fmt::format("=== sample {} of {}, seed {} ===\n", i, options.samples, sample.seed));
@@ -149,7 +156,7 @@ Run add_generate(CLI::App& command, const Registry& registry) {
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
   add_prompt_options(command, *options);
-  add_number(command, "--tokens", generate.tokens, "Bytes or ids to write", Range::at_least(0))->option_text("N [200]");
+  add_number(command, "--tokens", generate.tokens, "Tokens to write", Range::at_least(0))->option_text("N [200]");
   command.add_option("--stop", generate.stop, "End where this text was written, and leave it out")
       ->check(not_empty)
       ->option_text("TEXT");

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -11,6 +12,7 @@
 #include "cli/device.h"
 #include "cli/option.h"
 #include "cli/signals.h"
+#include "tools/verify_resume.h"
 #include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/run_folder.h"
@@ -29,6 +31,8 @@ struct Options {
   std::string resume = "auto";
   std::string init_from;
   bool dry_run = false;
+  bool verify_resume = false;
+  int64_t verified_steps = 20;
   DeviceOptions device;
 };
 
@@ -71,6 +75,25 @@ int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder)
   return kDone;
 }
 
+int verify(const Options& options, const TrainConfig& config, const Signals& signals, const Registry& registry) {
+  VerifyResumeOptions verify_options;
+  verify_options.steps = options.verified_steps;
+  verify_options.open = [&] { return open_device(options.device, DeviceUse::compute); };
+  verify_options.init_from = options.init_from;
+  verify_options.stop_requested = [&] { return signals.stop_requested(); };
+  const VerifyResumeResult result = verify_resume(config, verify_options, registry);
+  if (!result.finished) return kInterrupted;
+  if (result.difference) {
+    fmt::print("DIFFERENT: {}\n", *result.difference);
+    return kFailed;
+  }
+  fmt::print(
+      "ok: {} steps, and {} steps, a stop and {} more, gave the same bits after every step: {} tensors of weights "
+      "and optimizer, the state, the metrics\n",
+      result.steps, result.stop, result.steps - result.stop, result.tensors);
+  return kDone;
+}
+
 int run(const Options& options, const Registry& registry) {
   Signals& signals = Signals::install(
       "stopping after this step; a second signal stops at once, without a checkpoint");  // before the device, which
@@ -78,6 +101,7 @@ int run(const Options& options, const Registry& registry) {
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   if (options.dry_run) return show_dry_run(config, subject.folder);
+  if (options.verify_resume) return verify(options, config, signals, registry);
   const auto context = open_device(options.device, DeviceUse::compute, {.trace_capacity = kTracedEvents});
   TrainOptions train_options;
   train_options.folder = subject.folder;
@@ -88,7 +112,7 @@ int run(const Options& options, const Registry& registry) {
   train_options.checkpoint_requested = [&] { return signals.take_checkpoint_request(); };
   const TrainResult result = train(*context, config, train_options, registry);
   if (!result.sample.empty()) fmt::print("{}\n", result.sample);
-  return result.finished ? kDone : kInterrupted;
+  return result.finished || result.out_of_time ? kDone : kInterrupted;
 }
 
 }  // namespace
@@ -99,20 +123,36 @@ Run add_train(CLI::App& command, const Registry& registry) {
       ->required()
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "trainer.steps=100");
-  command.add_option("--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
-  command
-      .add_option("--resume", options->resume,
-                  "auto: go on from the newest whole checkpoint of the run folder, or start; none: start, the folder "
-                  "must hold no checkpoints; PATH: go on from that checkpoint or run")
-      ->option_text("auto|none|PATH [auto]");
+  CLI::Option* const out =
+      command.add_option("--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
+  CLI::Option* const resume =
+      command
+          .add_option(
+              "--resume", options->resume,
+              "auto: go on from the newest whole checkpoint of the run folder, or start; none: start, the folder "
+              "must hold no checkpoints; PATH: go on from that checkpoint or run")
+          ->option_text("auto|none|PATH [auto]");
   command.add_option("--init-from", options->init_from, "Start a new run from the weights of that run or checkpoint")
       ->option_text("RUN_OR_CHECKPOINT");
-  command.add_flag("--dry-run", options->dry_run,
-                   "Train nothing and write nothing: print parameters, memory, operations and what would be read");
+  CLI::Option* const dry_run =
+      command.add_flag("--dry-run", options->dry_run,
+                       "Train nothing and write nothing: print parameters, memory, operations and what would be read");
+  CLI::Option* const verify =
+      command
+          .add_flag("--verify-resume", options->verify_resume,
+                    "Train some steps twice in a temporary folder, without a stop and with one, and compare every bit; "
+                    "exit code 1 when one differs")
+          ->excludes(out)
+          ->excludes(resume)
+          ->excludes(dry_run);
+  add_number(command, "--steps", options->verified_steps,
+             "How many steps --verify-resume trains, at most trainer.steps", Range::at_least(2))
+      ->needs(verify)
+      ->option_text("N [20]");
   add_device_options(command, options->device);
   command.footer(
       "Ctrl-C, SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
-      "one and goes on.");
+      "one and goes on. A run that trainer.hours ends has exit code 0.");
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -7,10 +7,13 @@ option(HEDDLE_OPENMP "CPU kernels run on OpenMP threads; OFF: on std::thread, wh
 set(HEDDLE_ONEDNN AUTO CACHE STRING
     "float32 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
 set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
+set(HEDDLE_SENTENCEPIECE AUTO CACHE STRING
+    "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")
+set_property(CACHE HEDDLE_SENTENCEPIECE PROPERTY STRINGS AUTO ON OFF)
 option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
 option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
-option(HEDDLE_FUZZ "Build the programs of ./dev fuzz; needs clang, and fuzzer-no-link in HEDDLE_SANITIZE" OFF)
+option(HEDDLE_FUZZ "Build the programs of ./dev fuzz; needs clang, and address in HEDDLE_SANITIZE" OFF)
 set(HEDDLE_SANITIZE "" CACHE STRING "Value of -fsanitize=, e.g. address,undefined or thread")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
@@ -59,6 +62,9 @@ if(HEDDLE_NATIVE)
     check_cxx_compiler_flag(-mmove-max=128 HEDDLE_HAS_MOVE_MAX)
     if(HEDDLE_HAS_MOVE_MAX)
       list(APPEND cxx_flags -mmove-max=128 -mstore-max=128)
+      # Loops that copy or clear the few partial sums of a row stay loops: as calls of memcpy they would be made of moves
+      # of 16 bytes, which the wider loads that follow must wait for.
+      set(HEDDLE_KERNEL_FLAGS -fno-tree-loop-distribute-patterns)
     endif()
   endif()
 endif()

@@ -46,7 +46,7 @@ int main() {
     Normed stream{table.forward(tape, tokens.select(0, 0)), {}};  // of the last layer, and the sum of those before
     for (const Block& block : blocks) {
       stream = block.mixer_norm.forward(tape, stream.y, stream.r);
-      stream = block.channel_norm.forward(tape, block.mixer.forward(tape, stream.y, nullptr), stream.r);
+      stream = block.channel_norm.forward(tape, block.mixer.forward(tape, stream.y, nullptr, {}), stream.r);
       stream.y = block.channel.forward(tape, stream.y);
     }
     const Variable y = last_norm.forward(tape, stream.y, stream.r).y;

@@ -23,6 +23,8 @@ enum class InputKind {
                    // angles
   index,           // int32 that has no gradient: tokens, targets
   segment,         // int32, non-decreasing along the sequence, that has no gradient
+  // Real numbers of the compute dtype, or of full precision where they are given so: weight and bias of a norm.
+  value_or_full_precision,
 };
 
 struct InputSpec {
@@ -30,8 +32,12 @@ struct InputSpec {
   InputKind kind = InputKind::value;
   bool optional = false;
 
-  bool is_real() const { return kind == InputKind::value || kind == InputKind::full_precision; }
-  // What the input is stored in when the compute dtype is `dtype`.
+  bool is_real() const { return kind != InputKind::index && kind != InputKind::segment; }
+  // Whether the input may be kept in float32 (float64 for float64) in every compute dtype.
+  bool may_be_full_precision() const {
+    return kind == InputKind::full_precision || kind == InputKind::value_or_full_precision;
+  }
+  // What the input is stored in when the compute dtype is `compute` and nothing else is said.
   DType dtype(DType compute) const {
     if (!is_real()) return DType::int32;
     return kind == InputKind::full_precision ? accumulate_type(compute) : compute;

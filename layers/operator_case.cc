@@ -39,6 +39,7 @@ DType case_dtype(const CaseInput& input, DType dtype) {
     case CaseInputKind::tokens:
     case CaseInputKind::segments:
       return DType::int32;
+    case CaseInputKind::full_precision_parameter:
     case CaseInputKind::angle:
     case CaseInputKind::decay:
     case CaseInputKind::state:

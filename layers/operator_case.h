@@ -17,14 +17,15 @@ namespace heddle {
 
 // How the numbers of an input are drawn and how it may lie in memory. All but `tokens` and `segments` are real numbers.
 enum class CaseInputKind {
-  activation,  // standard normal; batch first; may be a view with larger row strides
-  parameter,   // standard normal; its gradient may also be asked for in the accumulate type
-  matrix,      // a parameter of rank 2: may be a view with larger row strides
-  angle,       // normal, in the accumulate type
-  decay,       // minus a positive number, in the accumulate type
-  state,       // standard normal; batch first; dense, in the accumulate type
-  tokens,      // int32 in [0, range); batch first
-  segments,    // as tokens, and non-decreasing along the last dimension
+  activation,                // standard normal; batch first; may be a view with larger row strides
+  parameter,                 // standard normal; its gradient may also be asked for in the accumulate type
+  matrix,                    // a parameter of rank 2: may be a view with larger row strides
+  full_precision_parameter,  // standard normal, in the accumulate type
+  angle,                     // normal, in the accumulate type
+  decay,                     // minus a positive number, in the accumulate type
+  state,                     // standard normal; batch first; dense, in the accumulate type
+  tokens,                    // int32 in [0, range); batch first
+  segments,                  // as tokens, and non-decreasing along the last dimension
 };
 
 inline bool is_real(CaseInputKind kind) { return kind != CaseInputKind::tokens && kind != CaseInputKind::segments; }

@@ -7,4 +7,4 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 export HEDDLE_INTERRUPTS=${1:-500} HEDDLE_KILLS=${2:-1000}
-exec build/cpu/tests/test_cli --gtest_filter='SignalsTest.InterruptedAtRandomMoments:TrainCommandTest.SurvivesKillsAtRandomMoments'
+exec build/cpu/tests/test_cli --gtest_filter='SignalsTest.InterruptedAtRandomMoments:KillsTest.SurvivesKillsAtRandomMoments'

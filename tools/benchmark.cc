@@ -102,7 +102,7 @@ class Subject {
       Tensor tensor = Tensor::empty(context, config.shape_of(extents, n), dtype);
       draw(*spec, tensor, random);
       inputs_[name] = tensor;
-      if (spec->kind == InputKind::value) gradients_[name];
+      if (spec->is_real() && spec->kind != InputKind::full_precision) gradients_[name];
     }
   }
 

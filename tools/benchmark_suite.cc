@@ -173,7 +173,9 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
       for (const int64_t extent : input.shape) extents.push_back(std::to_string(extent));
       config.inputs.emplace_back(input.name, extents);
       if (!is_real(input.kind)) config.index_bounds[input.name] = input.range;
-      if (input.kind == CaseInputKind::matrix) config.input_dtypes[input.name] = config.dtype;
+      if (input.kind == CaseInputKind::matrix || input.kind == CaseInputKind::full_precision_parameter) {
+        config.input_dtypes[input.name] = case_dtype(input, config.dtype);
+      }
     }
   }
   return suite;

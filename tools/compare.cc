@@ -1,19 +1,17 @@
 #include "tools/compare.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <iterator>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "core/config/config_difference.h"
+#include "core/io/temporary_folder.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
 #include "tools/median.h"
@@ -81,27 +79,6 @@ std::vector<std::string> names_of(std::span<const std::string> paths) {
 }
 
 // --- Training
-
-// The run folder of a training of which nothing is kept.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "heddle_compare_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // Of what the console says of a training, the part that has a meaning without a run folder.
 class Progress : public Logger {
@@ -235,7 +212,8 @@ class Measurement {
     config.trainer.eval_every = 0;
     config.trainer.checkpoint_every = 0;
     config.trainer.sample.reset();
-    const TemporaryFolder folder;
+    config.trainer.hours.reset();
+    const TemporaryFolder folder("compare");
     std::optional<Progress> progress;
     TrainOptions options;
     options.folder = folder.path();
@@ -293,7 +271,7 @@ bool compare(Context& context, std::span<const CompareSubject> subjects, const C
   make_dataset(dataset_options(first));  // what is wrong with the data is found before anything is measured
   Comparison comparison{.device = context.device(),
                         .threads = context.threads(),
-                        .is_text = first.data.type == DataType::text,
+                        .is_text = is_bytes_of_text(first.data),
                         .seed = first.seed,
                         .seeds = options.seeds,
                         .steps = trainer.steps,

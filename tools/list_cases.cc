@@ -43,8 +43,8 @@ Json as_json(const ConfigValue& value) {
 }
 
 std::string_view kind_name(CaseInputKind kind) {
-  constexpr std::string_view names[] = {"activation", "parameter", "matrix", "angle",
-                                        "decay",      "state",     "tokens", "segments"};
+  constexpr std::string_view names[] = {
+      "activation", "parameter", "matrix", "full_precision_parameter", "angle", "decay", "state", "tokens", "segments"};
   return names[static_cast<int>(kind)];
 }
 

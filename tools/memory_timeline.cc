@@ -4,19 +4,15 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "core/io/chrome_trace.h"
 #include "tools/svg.h"
 
 namespace heddle {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // A curve of so many points is drawn as it is; of a longer one the largest of each group of neighbours.
 constexpr size_t kMostPoints = 2000;
@@ -48,52 +44,6 @@ double tick_step(double most) {
   for (int i = 0; step * 5 < most; ++i) step *= factors[i % 3];
   return step;
 }
-
-std::vector<std::string_view> parts_of(std::string_view path) {
-  std::vector<std::string_view> parts;
-  while (!path.empty()) {
-    const size_t dot = path.find('.');
-    parts.push_back(path.substr(0, dot));
-    path = dot == std::string_view::npos ? "" : path.substr(dot + 1);
-  }
-  return parts;
-}
-
-// The slices of layers. What is open is a stack: the parts of the path that the last event belonged to.
-class Slices {
- public:
-  explicit Slices(Json& events) : events_(events) {}
-
-  // From now on work is done for this layer.
-  void enter(std::string_view path, double time) {
-    const std::vector<std::string_view> parts = parts_of(path);
-    size_t common = 0;
-    while (common < std::min(parts.size(), open_.size()) && parts[common] == open_[common]) ++common;
-    while (open_.size() > common) close(time);
-    for (size_t i = common; i < parts.size(); ++i) {
-      events_.push_back({{"ph", "B"}, {"pid", 1}, {"tid", kLayers}, {"ts", time}, {"name", parts[i]}});
-      open_.emplace_back(parts[i]);
-    }
-  }
-  void enter_phase(std::string_view name, double time) {
-    enter("", time);
-    if (in_phase_) events_.push_back({{"ph", "E"}, {"pid", 1}, {"tid", kPhases}, {"ts", time}});
-    if (!name.empty()) events_.push_back({{"ph", "B"}, {"pid", 1}, {"tid", kPhases}, {"ts", time}, {"name", name}});
-    in_phase_ = !name.empty();
-  }
-
- private:
-  static constexpr int kPhases = 1, kLayers = 2;
-
-  void close(double time) {
-    events_.push_back({{"ph", "E"}, {"pid", 1}, {"tid", kLayers}, {"ts", time}});
-    open_.pop_back();
-  }
-
-  Json& events_;
-  std::vector<std::string> open_;
-  bool in_phase_ = false;
-};
 
 }  // namespace
 
@@ -140,30 +90,21 @@ std::string timeline_svg(const MemoryReport& report, const std::string& title) {
 }
 
 std::string timeline_trace(const MemoryReport& report) {
-  Json events = Json::array();
-  events.push_back({{"ph", "M"}, {"pid", 1}, {"name", "process_name"}, {"args", {{"name", to_string(report.device)}}}});
-  events.push_back({{"ph", "M"}, {"pid", 1}, {"tid", 1}, {"name", "thread_name"}, {"args", {{"name", "phases"}}}});
-  events.push_back({{"ph", "M"}, {"pid", 1}, {"tid", 2}, {"name", "thread_name"}, {"args", {{"name", "layers"}}}});
+  ChromeTrace trace(to_string(report.device));
   MemoryReplay replay(report.trace);
-  Slices slices(events);
   double ticks = 0, time = 0;
   for (const MemoryEvent& event : report.trace.events) {
     const bool counts = replay.add(event);
     if (counts) ++ticks;
     time = report.device.type == DeviceType::meta ? ticks : static_cast<double>(event.nanoseconds) * 1e-3;
     const std::string& layer = report.trace.names[event.scope];
-    if (event.action == MemoryAction::mark) slices.enter_phase(layer, time);
+    if (event.action == MemoryAction::mark) trace.enter_phase(layer, time);
     // The scope outside of all layers is only passed through between two nodes of one layer.
-    if (event.action == MemoryAction::scope && !layer.empty()) slices.enter(layer, time);
-    if (!counts) continue;
-    Json bytes = Json::object();
-    for (size_t i = 0; i < kMemoryCategories; ++i) {
-      bytes[std::string(name(static_cast<MemoryCategory>(i)))] = replay.now()[i];
-    }
-    events.push_back({{"ph", "C"}, {"pid", 1}, {"ts", time}, {"name", "allocated"}, {"args", bytes}});
+    if (event.action == MemoryAction::scope && !layer.empty()) trace.enter_layer(layer, time);
+    if (counts) trace.allocated(replay.now(), time);
   }
-  slices.enter_phase("", time);
-  return Json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump() + "\n";
+  trace.enter_phase("", time);
+  return trace.text();
 }
 
 }  // namespace heddle

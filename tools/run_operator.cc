@@ -55,7 +55,7 @@ class LayerRun {
     for (const InputSpec& input : layer_.inputs) {
       const std::string& name = input.name;
       if (!given_.contains(name)) continue;
-      const Tensor value = convert(name, given_.at(name), input.dtype(dtype_));
+      const Tensor value = convert(name, given_.at(name), stored_dtype(input));
       inputs[name] = is_floating(value.dtype()) ? tape.leaf(value, gradients[name], name) : tape.constant(value);
     }
     const NamedVariables outputs = spec_.function(tape, inputs);
@@ -101,6 +101,13 @@ class LayerRun {
       return given_.at(input.name).dtype();
     }
     return DType::float32;
+  }
+
+  // What an input is stored in: without --dtype, full precision where it is given so and may be.
+  DType stored_dtype(const InputSpec& input) const {
+    const DType wide = accumulate_type(dtype_);
+    const bool stays = !converts_ && input.may_be_full_precision() && given_.at(input.name).dtype() == wide;
+    return stays ? wide : input.dtype(dtype_);
   }
 
   static void check_real(const std::string& name, const Tensor& tensor) {

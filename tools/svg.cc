@@ -8,8 +8,10 @@
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace heddle {
+
 std::string svg_escaped(const std::string& text) {
   std::string safe;
   for (const char c : text) {
@@ -40,8 +42,47 @@ std::string svg_begin(const std::string& title, const std::string& x_label, cons
 }
 
 std::string svg_tick(const SvgAxis& y, double value, const std::string& label) {
-  return fmt::format("<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' text-anchor='end'>{1}</text>\n",
-                     y(value), label);
+  return fmt::format(
+      "<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' dy='4' text-anchor='end'>{1}</text>\n",
+      y(value), label);
+}
+
+std::string svg_x_tick(const SvgAxis& x, double value, const std::string& label) {
+  return fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{}</text>\n", x(value), label);
+}
+
+std::vector<double> svg_ticks(const SvgAxis& axis, int count) {
+  std::vector<double> ticks;
+  constexpr double digits[] = {1, 2, 5};
+  if (axis.is_logarithmic && axis.high / axis.low >= 10) {
+    const bool has_powers_alone = axis.high / axis.low >= 100;
+    for (double power = std::pow(10.0, std::floor(std::log10(axis.low))); power <= axis.high; power *= 10.0) {
+      for (const double digit : digits) {
+        if (digit > 1 && has_powers_alone) break;
+        if (power * digit >= axis.low && power * digit <= axis.high) ticks.push_back(power * digit);
+      }
+    }
+    return ticks;
+  }
+  const double wanted = (axis.high - axis.low) / count;
+  double step = std::pow(10.0, std::floor(std::log10(wanted)));
+  for (const double digit : {10.0, 5.0, 2.0}) {
+    if (step * digit <= wanted * 1.5) {
+      step *= digit;
+      break;
+    }
+  }
+  for (double at = std::ceil(axis.low / step); at * step <= axis.high; ++at) ticks.push_back(at * step);
+  return ticks;
+}
+
+std::string svg_number(double value) {
+  const double size = std::abs(value);
+  if (size < 1e-12) return "0";
+  if (size >= 1e9) return fmt::format("{:.4g}G", value * 1e-9);
+  if (size >= 1e6) return fmt::format("{:.4g}M", value * 1e-6);
+  if (size >= 1e4) return fmt::format("{:.4g}k", value * 1e-3);
+  return fmt::format("{:.4g}", value);
 }
 
 std::string svg_legend(int index, const std::string& color, const std::string& label) {
@@ -70,9 +111,7 @@ std::string svg_lines(const std::string& title, const std::string& x_label, cons
   for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
     if (tick >= y.low * 0.9999) svg += svg_tick(y, tick, fmt::format("{:g}", tick));
   }
-  for (const double tick : x_ticks) {
-    svg += fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{:g}</text>\n", x(tick), tick);
-  }
+  for (const double tick : x_ticks) svg += svg_x_tick(x, tick, fmt::format("{:g}", tick));
   int labels = 0;
   for (const SvgLine& line : lines) {
     std::string path;

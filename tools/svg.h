@@ -25,6 +25,13 @@ std::string svg_escaped(const std::string& text);
 std::string svg_begin(const std::string& title, const std::string& x_label, const std::string& y_label);
 // A grid line across the plot with its number.
 std::string svg_tick(const SvgAxis& y, double value, const std::string& label);
+// A number below the plot, at its place on the axis.
+std::string svg_x_tick(const SvgAxis& x, double value, const std::string& label);
+// Round numbers on an axis: about `count` at equal distances, 1, 2 or 5 times a power of ten. On a logarithmic axis of
+// at least a decade all of these numbers, and of two decades the powers of ten alone.
+std::vector<double> svg_ticks(const SvgAxis& axis, int count);
+// "250", "20k", "1.5M".
+std::string svg_number(double value);
 // The entry `index` of the legend beside the plot.
 std::string svg_legend(int index, const std::string& color, const std::string& label);
 std::string svg_end();

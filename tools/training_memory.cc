@@ -151,7 +151,7 @@ TrainingMemory measure_training(const Device& device, const TrainConfig& config,
   memory.sequence_length = config.trainer.sequence_length;
   Context context(device, recording_options(threads));
   TrainStep train_step(context, config);
-  take_two_steps(train_step, config.trainer);
+  take_two_steps(train_step, config);
   memory.parameters = train_step.model().parameters().count();
   memory.report = report_memory(context);
   move_to_layers(memory.report.layers, parts_of_flat_buffers(train_step));

@@ -25,7 +25,7 @@ DryRun dry_run(const TrainConfig& config) {
   Context context(Device{DeviceType::meta});
   TrainStep train_step(context, config);
   data->training_batch(0);
-  take_two_steps(train_step, trainer);
+  take_two_steps(train_step, config);
   const MemoryStats stats = context.allocator().stats();
   const ParameterSet& parameters = train_step.model().parameters();
   DryRun run;

@@ -13,6 +13,10 @@ struct Evaluation {
   double loss = 0.0;      // nats per target that counts
   double accuracy = 0.0;  // share of these targets that the model finds likeliest; NaN where the data has no answers
   int64_t targets = 0;    // that count
+  int64_t bytes = 0;      // of text that these targets stand for; 0 where tokens are no text
+
+  // Nats of all targets over their bytes, in bits; NaN where there are no bytes.
+  double bits_per_byte() const;
 };
 
 // Evaluates on all validation sequences of the data set, batch size many at once. The loss is summed in double and does

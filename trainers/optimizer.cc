@@ -116,23 +116,26 @@ void Optimizer::set_step(int64_t step, double learning_rate, double gradient_sca
   put(kernels::scalar_average_decay, average_ != nullptr ? average_->decay(step) : 0.0);
 }
 
-void Optimizer::apply() {
+void Optimizer::apply(const Tensor& losses) {
   const size_t bytes = kernels::step_scalars * size_of(scalars_.dtype());
   Backend& backend = context_.backend();
   backend.copy_from_host(scalars_.raw(), staged_.data(), bytes, context_.stream());
-  compute_gradient_norm();
+  compute_gradient_norm(losses);
   update_all();
   for (const Matrix& matrix : matrices_) update_matrix(matrix);
   if (context_.is_meta()) return;
   backend.copy_to_host_async(staged_.as<char>() + bytes, scalars_.raw(), bytes, context_.stream());
 }
 
-void Optimizer::compute_gradient_norm() {
+void Optimizer::compute_gradient_norm(const Tensor& losses) {
   const MemoryScope scope(context_, MemoryCategory::workspace);
   const Tensor& gradient = parameters_.gradient();
   const Tensor partials =
       Tensor::empty(context_, {kernels::gradient_norm_partials(gradient.numel())}, gradient.dtype());
-  kernels::gradient_norm(context_, {vector_view(gradient), vector_view(scalars_), vector_view(partials)});
+  kernels::gradient_norm(context_, {.gradient = vector_view(gradient),
+                                    .scalars = vector_view(scalars_),
+                                    .partials = vector_view(partials),
+                                    .losses = vector_view(losses)});
 }
 
 VectorView Optimizer::compute_copy(int64_t begin, int64_t end) const {

@@ -30,9 +30,11 @@ class Optimizer {
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
   // Computes the norm of the gradients, then updates what is kept of them, the masters, the compute copies of the
-  // parameters and the average. A norm that is not finite changes none of them.
-  void apply();
-  // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. NaN on meta.
+  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on the
+  // device, (n) of the dtype of the masters, or undefined.
+  void apply(const Tensor& losses = {});
+  // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
+  // apply() changed nothing. NaN on meta.
   double gradient_norm() const;
 
   // What is kept by parameter, views of the flat buffers: "NAME.m", the first moment (adamw, lion) or the momentum
@@ -49,7 +51,7 @@ class Optimizer {
 
   bool has_m() const { return config_.type != OptimizerType::sgd || config_.momentum > 0.0; }
   void make_parts();
-  void compute_gradient_norm();
+  void compute_gradient_norm(const Tensor& losses);
   void update_all();
   void update_matrix(const Matrix& matrix);
   kernels::VectorView part_of(const Tensor& flat, const Matrix& matrix) const;

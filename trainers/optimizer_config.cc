@@ -133,8 +133,8 @@ void describe(ConfigFields& fields, OptimizerConfig& optimizer) {
   if (type == OptimizerType::muon) describe_muon(fields, optimizer);
   fields.field("weight_decay", optimizer.weight_decay, Range::at_least(0));
   fields.field("clip_norm", optimizer.clip_norm, Range::at_least(0));
-  fields.sections("groups", optimizer.groups,
-                  [](ConfigFields& section, ParameterGroup& group) { describe(section, group); });
+  fields.optional_list("groups", optimizer.groups,
+                       [](ConfigFields& section, ParameterGroup& group) { describe(section, group); });
   refuse_others(fields, type);
 }
 

@@ -9,10 +9,12 @@
 
 namespace heddle {
 
-void take_two_steps(TrainStep& train_step, const TrainerConfig& trainer) {
+void take_two_steps(TrainStep& train_step, const TrainConfig& config) {
+  const TrainerConfig& trainer = config.trainer;
   Batch zeros{.size = trainer.batch_size, .length = trainer.sequence_length, .tokens = {}, .targets = {}};
   zeros.tokens.resize(static_cast<size_t>(zeros.size * zeros.length));
   zeros.targets = zeros.tokens;
+  if (config.data.pack) zeros.segments = zeros.tokens;
   for (int64_t step = 1; step <= 2; ++step) {
     train_step.step(std::vector<Batch>(static_cast<size_t>(trainer.accumulate), zeros), step, 0.0);
   }
@@ -22,7 +24,7 @@ std::optional<StepPeak> step_peak(const TrainConfig& config, size_t limit_bytes)
   Context context(Device{DeviceType::meta}, {.threads = 1, .allocator = {.limit_bytes = limit_bytes}});
   try {
     TrainStep train_step(context, config);
-    take_two_steps(train_step, config.trainer);
+    take_two_steps(train_step, config);
   } catch (const OutOfMemory&) {
     return {};
   }

@@ -11,7 +11,7 @@ namespace heddle {
 
 // Takes two optimizer steps on batches of zeros, with a learning rate of 0. The second finds what the first leaves, as
 // all later ones do. The bytes do not depend on the tokens.
-void take_two_steps(TrainStep& train_step, const TrainerConfig& trainer);
+void take_two_steps(TrainStep& train_step, const TrainConfig& config);
 
 // The most that two steps of the config had at one time.
 struct StepPeak {

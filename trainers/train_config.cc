@@ -10,6 +10,7 @@
 #include "core/config/config_load.h"
 #include "core/runtime/checked.h"
 #include "layers/modules/choices.h"
+#include "trainers/data/tokenizer.h"
 #include "trainers/model/language_model.h"
 
 namespace heddle {
@@ -93,8 +94,13 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("keep_best", trainer.keep_best);
   fields.optional("ema", trainer.ema, Range::inside(0, 1));
   fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
+  fields.field("skip_nonfinite", trainer.skip_nonfinite, Range::at_least(0));
+  fields.optional("hours", trainer.hours, Range::positive());
   fields.optional_section("sample", trainer.sample,
                           [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
+  fields.optional_section<ProfileConfig>(
+      "profile", trainer.profile,
+      [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {
@@ -104,6 +110,7 @@ void describe(ConfigFields& fields, TrainConfig& config, const Registry& registr
   fields.section("optimizer", [&](ConfigFields& section) { describe(section, config.optimizer); });
   fields.section("schedule", [&](ConfigFields& section) { describe(section, config.schedule); });
   fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer); });
+  fields.section("logging", [&](ConfigFields& section) { describe(section, config.logging); });
 }
 
 std::string count(std::int64_t value) { return std::to_string(value); }
@@ -133,6 +140,14 @@ void check_copy(const TrainConfig& config, const ConfigNode& data, const ConfigN
     model.fail("vocab_size", "found " + count(config.model.vocab_size) +
                                  ", expected at least 3 for data.type copy: a separator and two symbols");
   }
+}
+
+void check_separator(const TrainConfig& config, const ConfigNode& data) {
+  const std::int64_t ids = is_bytes_of_text(config.data) ? kByteValues : config.model.vocab_size;
+  if (config.data.separator < ids) return;
+  data.fail("separator", "found " + count(config.data.separator) + ", expected less than " +
+                             (is_bytes_of_text(config.data) ? "256: the tokens of this text are bytes"
+                                                            : "model.vocab_size (" + count(ids) + ")"));
 }
 
 // Tokens and sequences of a run are counted by int64.
@@ -200,16 +215,20 @@ void check_train_config(const TrainConfig& config) {
     schedule.fail("min_lr", "found " + format_scalar(config.schedule.min_lr) + ", expected at most optimizer.lr (" +
                                 format_scalar(config.optimizer.lr) + ")");
   }
-  if (config.data.type == DataType::text && config.model.vocab_size < kByteValues) {
+  const bool has_bytes = config.data.tokenizer == kByteTokenizer;
+  if (has_bytes && config.model.vocab_size < kByteValues) {
     model.fail("vocab_size", "found " + count(config.model.vocab_size) +
                                  ", expected at least 256: tokens of data.type text are bytes");
   }
+  if (config.data.pack) check_separator(config, data);
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
   check_counts(config, trainer);
   check_groups(config);
-  if (config.trainer.sample && config.data.type != DataType::text) {
-    trainer.fail("sample", "found a sample, expected none: only data.type text can be written out");
+  if (config.trainer.sample && !config.data.tokenizer) {
+    trainer.fail("sample",
+                 "found a sample, expected none: only data.type text can be written out, and token files "
+                 "with data.tokenizer");
   }
 }
 

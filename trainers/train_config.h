@@ -14,8 +14,10 @@
 #include "core/config/config_node.h"
 #include "core/tensor/dtype.h"
 #include "trainers/data/data_config.h"
+#include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
 #include "trainers/optimizer_config.h"
+#include "trainers/profile/profile_config.h"
 
 namespace heddle {
 
@@ -57,7 +59,10 @@ struct TrainerConfig {
   bool keep_best = true;                // also keep the checkpoint of the best validation loss
   std::optional<double> ema;            // decay of the average of the weights; none: there is no average
   std::int64_t stop_after_no_gain = 0;  // evaluations without a better loss, after which the run ends; 0: goes on
+  std::int64_t skip_nonfinite = 0;      // steps in a row that may be left out for numbers that are not finite
+  std::optional<double> hours;          // after which the run stops with a checkpoint
   std::optional<SampleConfig> sample;
+  std::optional<ProfileConfig> profile;
 };
 
 struct TrainConfig {
@@ -67,6 +72,7 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainerConfig trainer;
+  LoggingConfig logging;
   ConfigNode node;                 // what all of it was read from: errors are reported at the places of its values
   std::vector<std::string> notes;  // sentences for the user: which values were read otherwise than they were written
 };

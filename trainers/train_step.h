@@ -14,12 +14,15 @@
 #include "trainers/loss_scale.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
+#include "trainers/profile/step_profiler.h"
+#include "trainers/skipped_steps.h"
 #include "trainers/train_config.h"
 #include "trainers/weight_average.h"
 
 namespace heddle {
 
-// A loss or gradient is not finite. Thrown before the step has changed anything.
+// A loss or gradient is not finite, and more steps in a row than trainer.skip_nonfinite were. The step has changed
+// nothing.
 class NonFinite : public Error {
  public:
   using Error::Error;
@@ -27,8 +30,9 @@ class NonFinite : public Error {
 
 struct StepResult {
   double loss = 0.0;           // nats per token, mean over the micro-batches
-  double gradient_norm = 0.0;  // before clipping
-  bool left_out = false;       // the gradient is not finite, and nothing was changed but the loss scale
+  double gradient_norm = 0.0;  // before clipping; NaN when the loss is not finite
+  bool left_out = false;       // the loss or the gradient is not finite, and nothing was changed but the loss scale
+  std::string reason = {};  // why a step was left out by trainer.skip_nonfinite: which part made the first such number
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
@@ -47,21 +51,28 @@ class TrainStep {
   // Which it is now, and which a run that continues had.
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
+  const SkippedSteps& skipped() const { return skipped_; }
+  void set_skipped(const SkippedSteps& skipped) { skipped_ = skipped; }
+
+  // From the next step on the profiler records what is given to the device; nullptr: no longer. A graph is captured
+  // anew, so that it holds the marks of the profiler, which must outlive its place here.
+  void set_profiler(StepProfiler* profiler);
+  // Whether the last step was a replay of a graph.
+  bool is_captured() const { return static_cast<bool>(graph_); }
 
   // Takes optimizer step number `step` (from 1) on the mean gradient of the micro-batches. On meta the results are NaN.
-  // With a dynamic loss scale a gradient that is not finite leaves the step out. Throws NonFinite, which names the step
-  // and the first part of the model whose numbers are not finite.
+  // A loss or gradient that is not finite changes no weight and no moment. With a dynamic loss scale such a gradient
+  // leaves the step out; otherwise trainer.skip_nonfinite steps in a row are left out, then NonFinite is thrown, which
+  // names the step and what made the first number that is not finite.
   StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  // The same in two halves. Between them the device works, and the host may make the next batches.
-  void begin_step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
-  StepResult finish_step();
 
  private:
   // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
     Tensor upstream;                     // the loss scale
-    std::unique_ptr<PinnedBuffer> host;  // tokens and targets of all batches, the loss scale, the losses
+    Tensor losses;                       // of the batches
+    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, the loss scale, the losses
     size_t upstream_offset = 0, loss_offset = 0;
   };
 
@@ -70,9 +81,13 @@ class TrainStep {
   void stage();
   // Everything that a step gives to the device.
   void compute();
+  // The mean loss of this one of the batches, recorded on the tape.
+  Variable record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer = {}) const;
+  // The same, which the profiler records if there is one.
+  void compute_watched();
   double staged_loss() const;
-  [[noreturn]] void refuse_loss(double loss) const;
-  [[noreturn]] void refuse_gradient(double norm) const;
+  std::string describe_non_finite(const StepResult& result);
+  std::string find_first_non_finite();
 
   Context& context_;
   LanguageModel model_;
@@ -81,12 +96,15 @@ class TrainStep {
   uint64_t seed_;
   bool scale_is_dynamic_;
   LossScale loss_scale_;
+  int64_t skip_nonfinite_;
+  SkippedSteps skipped_;
   bool use_graph_;
   std::vector<Batch> batches_;  // of the step under way
   int64_t step_ = 0;
   Staging staging_;
   Graph graph_;
   bool ran_once_ = false;
+  StepProfiler* profiler_ = nullptr;
 };
 
 }  // namespace heddle

@@ -10,16 +10,25 @@
 #include <utility>
 
 #include "core/io/atomic_file.h"
+#include "core/io/disk_space.h"
+#include "trainers/data/read_ahead.h"
 #include "trainers/logging/console_logger.h"
-#include "trainers/logging/csv_logger.h"
+#include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
+#include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
+
+// "toy_kjv" for configs/toy_kjv.yaml and for a run in runs/toy_kjv.
+std::string name_of(const TrainConfig& config) {
+  const std::filesystem::path file = config.node.location().file;
+  return file.stem() == "config" && file.has_parent_path() ? file.parent_path().filename() : file.stem();
+}
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -49,8 +58,9 @@ class Run {
         train_step_(context, config),
         config_text_(to_yaml(config, registry)),
         folder_(options.folder),
-        csv_(folder_.metrics(), note_),
-        loggers_{&csv_} {
+        file_loggers_(make_file_loggers(config.logging, folder_.path(), note_)) {
+    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
     if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
     loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
   }
@@ -60,14 +70,15 @@ class Run {
     TrainResult result;
     result.step = start_;
     while (!is_complete(result.step)) {
-      if (options_.stop_requested()) {
-        save(result.step);
+      result.out_of_time = is_out_of_time(result.step);
+      if (result.out_of_time || options_.stop_requested()) {
+        save_last(result.step);
         end(result);
         return result;
       }
       take_step(++result.step, result);
     }
-    save(result.step);
+    save_last(result.step);
     result.finished = true;
     end(result);
     if (config_.trainer.sample) result.sample = sample(result.step, true);
@@ -87,6 +98,12 @@ class Run {
   bool is_complete(int64_t step) const {
     const int64_t patience = config_.trainer.stop_after_no_gain;
     return step >= steps() || (patience > 0 && evaluations_.without_gain >= patience);
+  }
+
+  // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
+  bool is_out_of_time(int64_t step) const {
+    const auto hours = config_.trainer.hours;
+    return hours && step > start_ && clock_.running_seconds() >= *hours * 3600.0;
   }
 
   template <class Event>
@@ -119,6 +136,8 @@ class Run {
     }
     if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
+    event.config = name_of(config_);
+    event.program = options_.program;
     event.step = start_;
     event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
@@ -126,9 +145,15 @@ class Run {
     event.batch_size = sequences_of_step();
     event.sequence_length = config_.trainer.sequence_length;
     event.checkpoint_every = config_.trainer.checkpoint_every;
+    event.skip_nonfinite = config_.trainer.skip_nonfinite;
     event.device = context_.device();
+    event.device_name = context_.properties().name;
     event.threads = context_.threads();
     tell(&Logger::start, event);
+    if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
+      note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
+                        config_.trainer.profile->last));
+    }
     clock_.start();
   }
 
@@ -138,6 +163,7 @@ class Run {
     if (WeightAverage* average = train_step_.average()) go_on_with(checkpoint, *average);
     const CheckpointState& state = checkpoint.state;
     if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
+    train_step_.set_skipped(state.skipped);
     trained_on_ = trained_on(checkpoint, config_, registry_);
     evaluations_ = state.evaluations;
     start_ = state.step;
@@ -152,35 +178,40 @@ class Run {
     note_(fmt::format("{} holds no average of the weights: it starts as its weights", checkpoint.path.string()));
   }
 
-  // The batches of a step before which so many sequences were used.
-  std::vector<Batch> batches_from(int64_t sequences) const {
-    std::vector<Batch> batches;
-    for (int64_t micro = 0; micro < config_.trainer.accumulate; ++micro) {
-      batches.push_back(data_->training_batch(sequences + micro * config_.trainer.batch_size));
-    }
-    return batches;
+  // Those of the steps that are left, from the first sequence that was not used on.
+  ReadAheadOptions batches_left() const {
+    return {.first_sequence = trained_on_.sequences,
+            .steps = steps() - start_,
+            .micro_batches = config_.trainer.accumulate,
+            .batch_size = config_.trainer.batch_size};
   }
 
-  // Trains on the batches of this step, and makes those of the next while the device works.
+  // Trains on the batches of this step.
   StepEvent learn(int64_t step) {
     StepEvent event{
         .step = step, .steps = steps(), .tokens = tokens_of_step(), .learning_rate = learning_rate(config_, step)};
     try {
-      if (next_batches_.empty()) next_batches_ = batches_from(trained_on_.sequences);
-      train_step_.begin_step(std::move(next_batches_), step, event.learning_rate);
+      if (!batches_) batches_.emplace(*data_, batches_left());
+      const StepResult taken = train_step_.step(batches_->next(), step, event.learning_rate);
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
-      next_batches_ = step < steps() ? batches_from(trained_on_.sequences) : std::vector<Batch>{};
-      const StepResult taken = train_step_.finish_step();
       event.total_tokens = trained_on_.tokens;
       event.loss = taken.loss;
       event.gradient_norm = taken.gradient_norm;
-      if (taken.left_out) {
+      event.skipped_steps = train_step_.skipped().total;
+      if (!taken.reason.empty()) {
+        note_(fmt::format("{}; the step is left out, {} of at most {} in a row (trainer.skip_nonfinite)", taken.reason,
+                          train_step_.skipped().in_a_row, config_.trainer.skip_nonfinite));
+      } else if (taken.left_out) {
         note_(fmt::format("step {} was left out, since its gradient overflowed; trainer.loss_scale is {:g} now", step,
                           train_step_.loss_scale().value));
       }
     } catch (const NonFinite& error) {
-      flush_loggers();
+      try {
+        flush_loggers();
+      } catch (const NoSpace& full) {
+        note_(full.what());
+      }
       throw NonFinite(fmt::format("{}. {}", error.what(), advice()));
     }
     return event;
@@ -199,13 +230,17 @@ class Run {
   // One step, with all that is due after it.
   void take_step(int64_t step, TrainResult& result) {
     const TrainerConfig& trainer = config_.trainer;
+    if (profile_) profile_->before(step, stopwatch_.seconds());
     stopwatch_.start();
     StepEvent event = learn(step);
     stopwatch_.stop();
     event.seconds = stopwatch_.seconds();
     event.elapsed = clock_.running_seconds();
-    event.peak_bytes = context_.allocator().stats().allocated.peak;
+    const MemoryStats memory = context_.allocator().stats();
+    event.peak_bytes = memory.allocated.peak;
+    for (size_t i = 0; i < kMemoryCategories; ++i) event.category_peaks[i] = memory.by_category[i].peak;
     tell(&Logger::step, event);
+    if (const auto profiled = profile_ ? profile_->after(step) : std::nullopt) tell(&Logger::profile, *profiled);
 
     result.evaluation.reset();
     bool is_best = false;
@@ -216,18 +251,21 @@ class Run {
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
     const bool is_asked_for = options_.checkpoint_requested();
+    if (is_complete(step)) return;  // run() saves it
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
-      save(step);
+      go_on_without_space(step, [&] { save(step); });
     } else if (result.evaluation) {
-      flush_loggers();
+      go_on_without_space(step, [this] { flush_loggers(); });
     }
-    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0 && !is_complete(step)) {
-      sample(step, false);
-    }
+    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0) sample(step, false);
   }
 
   EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
-    return {.step = step, .loss = evaluation.loss, .accuracy = evaluation.accuracy, .is_text = data_->is_text()};
+    return {.step = step,
+            .loss = evaluation.loss,
+            .accuracy = evaluation.accuracy,
+            .is_text = data_->is_text(),
+            .bits_per_byte = evaluation.bits_per_byte()};
   }
 
   // Writes a checkpoint of this step unless there is one. The files of the loggers come first: they must never end
@@ -239,6 +277,7 @@ class Run {
     state.trained_on = trained_on_;
     state.data = data_->identity();
     state.evaluations = evaluations_;
+    state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
@@ -247,7 +286,39 @@ class Run {
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
 
+  // What a user reads after an error of a full disk.
+  std::string newest_saved() const {
+    const std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
+    return all.empty() ? "there is no checkpoint yet"
+                       : fmt::format("the newest checkpoint is {}", all.back().path.string());
+  }
+
+  // On the way, a full disk is no reason to end: what is written next makes up for what is not written now.
+  template <class Write>
+  void go_on_without_space(int64_t step, const Write& write) {
+    try {
+      write();
+    } catch (const NoSpace& error) {
+      note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
+                        newest_saved()));
+    }
+  }
+
+  void save_last(int64_t step) {
+    try {
+      save(step);
+    } catch (const NoSpace& error) {
+      throw NoSpace(
+          fmt::format("step {}, the last, is not saved: {}; {}; make room and train again with the same config", step,
+                      error.what(), newest_saved()));
+    }
+  }
+
   void end(const TrainResult& result) {
+    if (const int64_t skipped = train_step_.skipped().total; skipped > 0) {
+      note_(fmt::format("{} of {} steps were left out, since their numbers were not finite", skipped, result.step));
+    }
+    if (result.out_of_time) note_(fmt::format("the time is over (trainer.hours {:g})", *config_.trainer.hours));
     if (result.finished && result.step < steps()) {
       note_(fmt::format("the validation loss is not better than at step {} in {} evaluations (stop_after_no_gain)",
                         evaluations_.best->step, evaluations_.without_gain));
@@ -258,6 +329,8 @@ class Run {
     event.step = result.step;
     event.steps = steps();
     event.tokens = (result.step - start_) * tokens_of_step();
+    event.total_tokens = trained_on_.tokens;
+    event.best = evaluations_.best;
     event.seconds = stopwatch_.seconds();
     event.elapsed = clock_.running_seconds();
     event.peak_bytes = context_.allocator().stats().allocated.peak;
@@ -273,10 +346,11 @@ class Run {
     options.temperature = sample.temperature;
     options.seed = config_.seed;
     if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
+    if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
     Utf8Printer printer;
     const std::string text = with_averaged_weights(train_step_.average(), [&] {
       std::string written = sample.prompt;
-      generate(context_, train_step_.model(), sample.prompt, options,
+      generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
                [&](uint8_t byte) { written += printer.add(byte); });
       return written + printer.finish();
     });
@@ -290,20 +364,21 @@ class Run {
   const Registry& registry_;
   std::unique_ptr<Dataset> data_;
   TrainStep train_step_;
-  std::vector<Batch> next_batches_;  // of the step to come, made while the device works
   std::string config_text_;
   RunFolder folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
-  CsvLogger csv_;
+  std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start
+  std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
   EvaluationHistory evaluations_;
   int64_t start_ = 0;        // steps that were done before
   int64_t saved_step_ = -1;  // of the newest checkpoint in the folder
   bool stopped_in_sample_ = false;
+  std::optional<ReadAhead> batches_;  // from the first step on
 };
 
 }  // namespace

@@ -31,7 +31,8 @@ struct TrainOptions {
 };
 
 struct TrainResult {
-  bool finished = false;  // false: stopped on request
+  bool finished = false;     // false: stopped on request, or by its time limit
+  bool out_of_time = false;  // stopped by trainer.hours
   int64_t step = 0;
   std::optional<Evaluation> evaluation;  // of the last step, when this call made it
   std::string sample;                    // text, when the config asks for one and the run is finished
@@ -39,7 +40,8 @@ struct TrainResult {
 
 // Trains to the last step of the config, or continues to it. A run that was stopped or killed and continues ends with
 // the same bytes in model.safetensors and metrics.csv as one that was not. `registry` knows the layers of the config.
-// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way. When the memory of a context that
+// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way. A full disk ends a run only when the
+// last checkpoint cannot be written: NoSpace. When the memory of a context that
 // records (AllocatorOptions::trace_capacity) runs out, out_of_memory.pickle in the run folder shows what it was taken
 // by.
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options,

@@ -24,7 +24,7 @@ import operators
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 # How an input is drawn says what it is stored in: these stay in float32 (float64 for float64) whatever the dtype.
-FULL_PRECISION = ("angle", "decay", "state")
+FULL_PRECISION = ("full_precision_parameter", "angle", "decay", "state")
 FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms_norm", "group_norm", "group_rms_norm",
                                                  "group_srms_norm")},
             **{name: getattr(operators, name)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <string_view>
 #include <utility>
 
 #include "core/runtime/error.h"
@@ -19,6 +20,21 @@ std::string readable(const std::type_info& type) {
   const std::unique_ptr<char, decltype(&std::free)> text(abi::__cxa_demangle(type.name(), nullptr, nullptr, nullptr),
                                                          &std::free);
   return text ? text.get() : type.name();
+}
+
+// "linear_attention" for "heddle::(anonymous namespace)::LinearAttentionNode<float>".
+std::string operator_name(const std::type_info& node) {
+  std::string type = readable(node);
+  type = type.substr(0, type.find('<'));
+  type = type.substr(type.rfind(':') + 1);
+  if (type.ends_with("Node")) type.resize(type.size() - std::string_view("Node").size());
+  std::string name;
+  for (const char letter : type) {
+    const bool is_capital = letter >= 'A' && letter <= 'Z';
+    if (is_capital && !name.empty()) name += '_';
+    name += is_capital ? static_cast<char>(letter - 'A' + 'a') : letter;
+  }
+  return name;
 }
 
 }  // namespace
@@ -59,13 +75,14 @@ bool Tape::records(std::initializer_list<const Variable*> inputs) const {
 
 Variable Tape::output(Tensor value, bool recorded) {
   const Slot slot = recorded ? slots_.add(value) : Slot{};
-  if (disturbance_ && recorded) undisturbed_outputs_.push_back(value);
+  if ((disturbance_ || watch_) && recorded) new_outputs_.push_back(value);
   return {std::move(value), slot};
 }
 
 void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
   if (ran_backward_) fail("{} was recorded on a tape that has run backward", readable(node->type()));
-  for (const Tensor& output : std::exchange(undisturbed_outputs_, {})) disturbance_(output);
+  std::vector<Tensor> made = std::exchange(new_outputs_, {});
+  if (disturbance_) std::for_each(made.begin(), made.end(), disturbance_);
   std::erase_if(inputs, [](Slot slot) { return !slot.requires_grad(); });
   std::erase_if(outputs, [](Slot slot) { return !slot.requires_grad(); });
   for (Slot& input : inputs) input = slots_.whole(input);
@@ -74,6 +91,20 @@ void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, st
                       .inputs = std::move(inputs),
                       .outputs = std::move(outputs),
                       .final_leaves = {}});
+  if (watch_) tell(entries_.back(), false, std::move(made));
+}
+
+void Tape::tell(const Entry& entry, bool is_gradient, std::vector<Tensor> numbers) const {
+  const std::string scope = context_.allocator().scope_name(entry.label.scope);
+  Made made{.op = operator_name(entry.node->type()),
+            .scope = scope,
+            .leaves = {},
+            .is_gradient = is_gradient,
+            .numbers = std::move(numbers)};
+  for (const Slot input : entry.inputs) {
+    if (slots_.is_leaf(input)) made.leaves.emplace_back(slots_.leaf_name(input));
+  }
+  watch_(made);
 }
 
 Tensor Tape::take_gradient(Slot slot) {
@@ -88,13 +119,17 @@ Tensor Tape::take_gradient(Slot slot) {
 GradientDestination Tape::destination(Slot slot) {
   if (!slot.requires_grad()) return {};
   check_input(slot);
-  return slots_.destination(slot);
+  GradientDestination destination = slots_.destination(slot);
+  if (watch_ && running_ != nullptr && destination.tensor.defined()) written_.push_back(destination.tensor);
+  return destination;
 }
 
 bool Tape::share_gradient(Slot slot, const Tensor& gradient) {
   if (!slot.requires_grad()) return true;
   check_input(slot);
-  return slots_.share_gradient(slot, gradient);
+  const bool is_shared = slots_.share_gradient(slot, gradient);
+  if (watch_ && running_ != nullptr && is_shared) written_.push_back(gradient);
+  return is_shared;
 }
 
 bool Tape::can_share_gradient(Slot slot) const {
@@ -176,6 +211,7 @@ void Tape::run(Entry& entry) {
     const MemoryScope scope(context_, entry.label);
     slots_.begin_node();
     entry.node->backward(*this);
+    if (watch_) tell(entry, true, std::exchange(written_, {}));
   }
   running_ = nullptr;
   for (Slot slot : entry.outputs) slots_.release(slot);

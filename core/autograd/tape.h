@@ -130,6 +130,21 @@ class Tape {
   using Disturbance = std::function<void(const Tensor& numbers)>;
   void disturb_numbers(Disturbance disturbance) { disturbance_ = std::move(disturbance); }
 
+  // What the operator of a node has just made: its outputs, when the node is recorded, or in backward the gradients
+  // that it has written or added to.
+  struct Made {
+    std::string op;                   // by the type of its node: "linear_attention" for LinearAttentionNode
+    std::string_view scope;           // the memory scope that it was recorded in: "blocks.3.mixer"
+    std::vector<std::string> leaves;  // the names of those among its inputs that are leaves
+    bool is_gradient = false;
+    std::vector<Tensor> numbers;
+  };
+  // Called after every operator, forward and backward. It may throw, which ends either. A node that runs another tape
+  // hands it on.
+  using Watch = std::function<void(const Made&)>;
+  void watch(Watch watch) { watch_ = std::move(watch); }
+  const Watch& watched_by() const { return watch_; }
+
  private:
   // A recorded node, whatever its type.
   struct AnyNode {
@@ -157,6 +172,7 @@ class Tape {
   void check_root(const Root& root) const;
   void write_root(const Root& root);
   void run(Entry& entry);
+  void tell(const Entry& entry, bool is_gradient, std::vector<Tensor> numbers) const;
   void finish_leaf(Slot leaf);
   void check_input(Slot slot) const;
 
@@ -167,8 +183,10 @@ class Tape {
   std::unordered_map<const Gradient*, Variable> replaced_leaves_;
   GradientHook on_gradient_final_;
   Disturbance disturbance_;
-  std::vector<Tensor> undisturbed_outputs_;  // of the operator whose node is not recorded yet
-  const Entry* running_ = nullptr;           // during backward
+  Watch watch_;
+  std::vector<Tensor> new_outputs_;  // of the operator whose node is not recorded yet; for those who look at them
+  std::vector<Tensor> written_;      // what the running node was given to write to, while somebody watches
+  const Entry* running_ = nullptr;   // during backward
   bool ran_backward_ = false;
   bool allow_unused_leaves_ = false;
 };

@@ -86,12 +86,11 @@ void ConfigFields::write_section(const std::string& key, const std::function<voi
   add(key, std::move(map));
 }
 
-void ConfigFields::write_sections(const std::string& key, size_t count,
-                                  const std::function<void(ConfigFields&, size_t)>& describe) {
-  if (count == 0) return;
+void ConfigFields::write_list(const std::string& key, std::size_t count,
+                              const std::function<void(ConfigFields&, std::size_t)>& describe) {
   auto list = std::make_shared<ConfigValue>();
   list->kind = Kind::sequence;
-  for (size_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < count; ++i) {
     auto map = std::make_shared<ConfigValue>();
     ConfigFields fields(*map);
     describe(fields, i);

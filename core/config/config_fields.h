@@ -76,11 +76,11 @@ class ConfigFields {
   void optional_section(const std::string& key, std::optional<S>& value,
                         const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
-  // A list of sections, each described alike; a new one starts from the defaults of S. Is written only when it is not
-  // empty; a key that is not written reads as an empty list.
+  // A list of sections, each described by `describe`. It is written only when it has items; a list that is not written,
+  // or null, reads as none.
   template <class S>
-  void sections(const std::string& key, std::vector<S>& values,
-                const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
+  void optional_list(const std::string& key, std::vector<S>& items,
+                     const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe);
 
   // Reading throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
   // sentence that says why. Writing leaves it out.
@@ -100,7 +100,8 @@ class ConfigFields {
   void write_choice(const std::string& key, const E& value, const Choices<E>& choices);
   [[noreturn]] static void fail_without_name(const std::string& key, const std::vector<std::string>& names);
   void write_section(const std::string& key, const std::function<void(ConfigFields&)>& describe);
-  void write_sections(const std::string& key, size_t count, const std::function<void(ConfigFields&, size_t)>& describe);
+  void write_list(const std::string& key, std::size_t count,
+                  const std::function<void(ConfigFields&, std::size_t)>& describe);
   void add(const std::string& key, ConfigTree value);
 
   std::optional<ConfigNode> node_;  // what is read
@@ -167,16 +168,17 @@ void ConfigFields::optional_section(const std::string& key, std::optional<S>& va
 }
 
 template <class S>
-void ConfigFields::sections(const std::string& key, std::vector<S>& values,
-                            const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe) {
+void ConfigFields::optional_list(const std::string& key, std::vector<S>& items,
+                                 const std::type_identity_t<std::function<void(ConfigFields&, S&)>>& describe) {
   if (!reads()) {
-    write_sections(key, values.size(), [&](ConfigFields& fields, size_t i) { describe(fields, values[i]); });
-    return;
+    if (items.empty()) return;
+    return write_list(key, items.size(), [&](ConfigFields& fields, std::size_t i) { describe(fields, items[i]); });
   }
-  values.clear();
-  for (const ConfigNode& section : node_->list(key)) {
-    ConfigFields fields(section);
-    describe(fields, values.emplace_back());
+  items.clear();
+  if (!node_->has(key)) return;
+  for (const ConfigNode& item : node_->list(key)) {
+    ConfigFields fields(item);
+    describe(fields, items.emplace_back());
   }
 }
 

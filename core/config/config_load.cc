@@ -46,7 +46,9 @@ bool types_differ(const ConfigValue& a, const ConfigValue& b) {
   return !a_type.empty() && !b_type.empty() && a_type != b_type;
 }
 
-// The list with the items that an override addresses by their index, as {0: x, 2: y}, replaced.
+ConfigTree merge(const ConfigTree& under, const ConfigTree& over, bool over_is_override);
+
+// The list in which an override, as {0: x, 2: y}, is laid over the items that it addresses by their index.
 ConfigTree with_items(const ConfigValue& list, const ConfigValue& by_index) {
   auto changed = std::make_shared<ConfigValue>(list);
   for (const ConfigEntry& entry : by_index.entries) {
@@ -57,7 +59,7 @@ ConfigTree with_items(const ConfigValue& list, const ConfigValue& by_index) {
       throw ConfigError(entry.location, "found index '" + entry.name + "', expected less than " +
                                             std::to_string(list.items.size()) + ", the length of the list");
     }
-    changed->items[index] = entry.value;
+    changed->items[index] = merge(list.items[index], entry.value, true);
   }
   return changed;
 }

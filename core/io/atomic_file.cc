@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/io/disk_space.h"
 #include "core/io/system_calls.h"
 #include "core/runtime/error.h"
 
@@ -27,8 +28,10 @@ namespace fs = std::filesystem;
 constexpr size_t kChunk = size_t{1} << 20;
 
 [[noreturn]] void fail_errno(const char* action, const fs::path& path) {
-  const int code = errno;
-  fail("cannot {} {}: {}", action, path.string(), std::generic_category().message(code));
+  const std::error_code code(errno, std::generic_category());
+  const std::string text = fmt::format("cannot {} {}: {}", action, path.string(), code.message());
+  if (is_no_space(code)) throw NoSpace(text);
+  throw Error(text);
 }
 
 void write_all(int descriptor, const void* data, size_t bytes, const fs::path& path) {
@@ -121,7 +124,18 @@ void AtomicFile::write(const void* data, size_t bytes) {
   write_all(descriptor_, data, bytes, partial_.empty() ? path_ : partial_);
 }
 
+void AtomicFile::overwrite(uint64_t offset, const void* data, size_t bytes) {
+  check(!partial_.empty(), "cannot go back in {}: expected a regular file", path_.string());
+  check(offset + bytes <= digest_.bytes, "cannot replace bytes {} to {} of {}, which has {}", offset, offset + bytes,
+        path_.string(), digest_.bytes);
+  if (::lseek(descriptor_, static_cast<off_t>(offset), SEEK_SET) < 0) fail_errno("seek in", partial_);
+  write_all(descriptor_, data, bytes, partial_);
+  if (::lseek(descriptor_, 0, SEEK_END) < 0) fail_errno("seek in", partial_);
+  is_overwritten_ = true;
+}
+
 FileDigest AtomicFile::commit() {
+  if (is_overwritten_) digest_ = digest_file(partial_);
   if (!partial_.empty()) {
     if (system_calls().fsync(descriptor_) != 0) fail_errno("sync", partial_);
     rename_file(partial_, path_);
@@ -146,8 +160,15 @@ AppendFile::~AppendFile() { ::close(descriptor_); }
 
 void AppendFile::append(std::string_view text) {
   if (text.empty()) return;
-  write_all(descriptor_, text.data(), text.size(), path_);
-  if (system_calls().fsync(descriptor_) != 0 && errno != EINVAL) fail_errno("sync", path_);
+  struct stat before {};
+  const bool is_file = ::fstat(descriptor_, &before) == 0 && S_ISREG(before.st_mode);
+  try {
+    write_all(descriptor_, text.data(), text.size(), path_);
+    if (system_calls().fsync(descriptor_) != 0 && errno != EINVAL) fail_errno("sync", path_);
+  } catch (...) {  // where it cannot be cut off, a part stays
+    [[maybe_unused]] const int ignored = is_file ? ::ftruncate(descriptor_, before.st_size) : 0;
+    throw;
+  }
 }
 
 FileDigest write_file(const fs::path& path, std::string_view contents) {

@@ -36,6 +36,9 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* data, size_t bytes);
+  // Replaces bytes that were written, from byte `offset` on; commit() then reads the file again for its digest. What is
+  // written through cannot be replaced, and is an Error.
+  void overwrite(uint64_t offset, const void* data, size_t bytes);
   FileDigest commit();
 
  private:
@@ -43,10 +46,12 @@ class AtomicFile {
   std::filesystem::path partial_;  // empty: written through
   int descriptor_ = -1;
   FileDigest digest_;
+  bool is_overwritten_ = false;
 };
 
 // A file that grows. What was appended before the process ends, however it ends, is there; only the last append() may
-// then be there in part. Throws Error naming the file.
+// then be there in part. Of an append() that throws nothing is there, so it may be tried again. Throws Error naming the
+// file; NoSpace (disk_space.h) where its disk is full, as all functions of this header do.
 class AppendFile {
  public:
   // Creates the file when it is not there.

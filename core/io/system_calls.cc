@@ -13,6 +13,7 @@ SystemCalls& system_calls() {
       .write = ::write,
       .fsync = ::fsync,
       .rename = ::rename,
+      .statvfs = ::statvfs,
   };
   return calls;
 }

@@ -2,6 +2,7 @@
 // put others in their place, to see their order and to let them fail.
 #pragma once
 
+#include <sys/statvfs.h>
 #include <sys/types.h>
 
 #include <cstddef>
@@ -15,6 +16,7 @@ struct SystemCalls {
   std::function<ssize_t(int descriptor, const void* data, size_t bytes)> write;
   std::function<int(int descriptor)> fsync;
   std::function<int(const char* from, const char* to)> rename;
+  std::function<int(const char* path, struct statvfs* found)> statvfs;
 };
 
 // Those that write files and checkpoints. May be changed while no other thread writes any.

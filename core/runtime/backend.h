@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "core/runtime/device.h"
 
@@ -76,6 +77,15 @@ class Backend {
   virtual GraphHandle end_capture(StreamHandle stream, bool discard);
   virtual void replay(GraphHandle, StreamHandle) {}
   virtual void destroy_graph(GraphHandle) noexcept {}
+
+  // Like record_event(); in work that is being captured, every replay records the event anew.
+  virtual void record_timing(EventHandle event, StreamHandle stream) { record_event(event, stream); }
+
+  // Names what the host does from now on for tools that look on (NVTX): a layer, within a phase such as "forward". An
+  // empty name ends the layer; a phase ends with the next one. By default nobody looks on.
+  virtual bool names_ranges() const { return false; }
+  virtual void name_range(std::string_view) {}
+  virtual void name_phase(std::string_view) {}
 };
 
 // Ordinary memory.

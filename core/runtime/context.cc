@@ -54,6 +54,7 @@ Context::Context(std::unique_ptr<Backend> backend, const ContextOptions& options
         "found {} threads for a context, expected 1 to {}, or 0 for all", options.threads, kMostThreads);
   threads_ = options.threads > 0 ? options.threads : available_threads();
   stream_ = allocator_->backend().create_stream();
+  names_ranges_ = allocator_->backend().names_ranges();
 }
 
 Context::~Context() {
@@ -67,6 +68,8 @@ Context::~Context() {
   resources_.clear();
   backend().destroy_stream(stream_);
 }
+
+void Context::name_range() { backend().name_range(allocator_->scope_name(label_.scope)); }
 
 void Context::begin_capture() {
   check(pool_ == 0, "a graph is being captured already");

@@ -12,6 +12,7 @@
 
 #include "core/runtime/allocator.h"
 #include "core/runtime/device.h"
+#include "core/runtime/work_listener.h"
 
 namespace heddle {
 
@@ -70,15 +71,26 @@ class Context {
   // Whom allocations are counted for right now; see MemoryScope.
   MemoryLabel label() const { return label_; }
   void set_label(MemoryLabel label) {
+    const bool is_other_scope = label.scope != label_.scope;
     label_ = label;
     if (allocator_->is_recording()) allocator_->record_scope(label);
+    if (names_ranges_ && is_other_scope) name_range();
   }
-  // Names the moment in the allocator's trace, if there is one: the beginning of what is called `moment`.
+  // Names the moment in the allocator's trace, if there is one, and for the listener: the beginning of what is called
+  // `moment`.
   void mark(std::string_view moment) {
     if (allocator_->is_recording()) allocator_->record_mark(moment);
+    if (listener_ != nullptr) listener_->mark(moment);
+    if (names_ranges_) backend().name_phase(moment);
   }
 
+  // Who hears of the work from now on; nullptr: nobody. It must outlive its place here.
+  WorkListener* listener() const { return listener_; }
+  void set_listener(WorkListener* listener) { listener_ = listener; }
+
  private:
+  void name_range();
+
   std::shared_ptr<CachingAllocator> allocator_;
   StreamHandle stream_ = nullptr;
   uint64_t pool_ = 0;
@@ -86,6 +98,8 @@ class Context {
   size_t library_bytes_ = 0;
   std::unordered_map<std::type_index, std::shared_ptr<void>> resources_;
   MemoryLabel label_;
+  WorkListener* listener_ = nullptr;
+  bool names_ranges_ = false;
 };
 
 // While it lives, allocations of `context` count for the scope "<outer scope>.<name>" and, if given, the category.

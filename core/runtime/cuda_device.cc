@@ -1,10 +1,12 @@
 // The backend of an NVIDIA GPU on the CUDA runtime. Every call makes its device the thread's current one, so contexts
 // on several GPUs can be used alternately by one thread.
 #include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "core/runtime/backend.h"
 #include "core/runtime/cuda_check.h"
@@ -145,7 +147,30 @@ class CudaBackend : public Backend {
   }
   void destroy_graph(GraphHandle graph) noexcept override { cudaGraphExecDestroy(graph); }
 
+  void record_timing(EventHandle event, StreamHandle stream) override {
+    use_device();
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    HEDDLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+    const bool captures = status != cudaStreamCaptureStatusNone;
+    HEDDLE_CUDA_CHECK(
+        cudaEventRecordWithFlags(event, stream, captures ? cudaEventRecordExternal : cudaEventRecordDefault));
+  }
+
+  // Ranges of NVTX. Where no tool is attached, each call tests a pointer and returns.
+  bool names_ranges() const override { return true; }
+  void name_range(std::string_view name) override { replace_range(in_layer_, name); }
+  void name_phase(std::string_view name) override {
+    replace_range(in_layer_, "");
+    replace_range(in_phase_, name);
+  }
+
  private:
+  // Ends the innermost range if there is one, and begins one of this name, if any.
+  static void replace_range(bool& is_open, std::string_view name) {
+    if (is_open) nvtxRangePop();
+    is_open = !name.empty();
+    if (is_open) nvtxRangePushA(std::string(name).c_str());
+  }
   void use_device() const { HEDDLE_CUDA_CHECK(cudaSetDevice(index_)); }
   void copy_async(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, StreamHandle stream) {
     if (bytes == 0) return;
@@ -155,6 +180,7 @@ class CudaBackend : public Backend {
 
   int index_;
   DeviceProperties properties_;
+  bool in_phase_ = false, in_layer_ = false;
 };
 
 }  // namespace

@@ -55,6 +55,8 @@ class Event {
   explicit Event(Context& context) : owned_(context, context.backend().create_event()) {}
   // The mark is reached when all work given to the stream so far is done.
   void record(StreamHandle stream) { owned_.backend().record_event(owned_.get(), stream); }
+  // The same for milliseconds_to(), also in work that is captured into a graph: each replay reaches the mark anew.
+  void record_timing(StreamHandle stream) { owned_.backend().record_timing(owned_.get(), stream); }
   // Later work of `stream` waits for the mark; the host does not.
   void block(StreamHandle stream) { owned_.backend().wait_event(stream, owned_.get()); }
   // The host waits for the mark.

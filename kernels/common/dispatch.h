@@ -27,6 +27,14 @@ using KernelFunction = void (*)(Context& context, const Args& args);
 // Throws the Error that says that the kernel `name` does not exist on devices of this type.
 [[noreturn]] void fail_without_kernel(const char* name, DeviceType device);
 
+// What a profile tells of a call beside its name. The header of a kernel may say it by a function
+//   KernelWork work_of(const ARGS&)      beside ARGS
+template <class Args>
+KernelWork told_work(const Args& args) {
+  if constexpr (requires { work_of(args); }) return work_of(args);
+  return {};
+}
+
 // Calls the kernel `name` of the context's device. A null pointer stands for a device that has no kernel.
 template <class Args>
 void call_kernel(Context& context, const Args& args, const char* name, KernelFunction<Args> cpu,
@@ -35,7 +43,13 @@ void call_kernel(Context& context, const Args& args, const char* name, KernelFun
   if (device == DeviceType::meta) return;
   const KernelFunction<Args> kernel = device == DeviceType::cpu ? cpu : cuda;
   if (kernel == nullptr) fail_without_kernel(name, device);
-  kernel(context, args);
+  if (WorkListener* const listener = context.listener(); listener != nullptr) {
+    listener->begin_kernel(name, told_work(args));
+    kernel(context, args);
+    listener->end_kernel();
+  } else {
+    kernel(context, args);
+  }
 }
 
 }  // namespace heddle::kernels

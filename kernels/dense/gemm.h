@@ -30,6 +30,14 @@ struct ColumnSumArgs {
   VectorDestination sums;  // dtype of x or its accumulate type
 };
 
+// m, n and k; a multiplication and an addition for each of their products.
+inline KernelWork work_of(const GemmArgs& args) {
+  const int64_t m = args.c.view.rows, n = args.c.view.cols;
+  const int64_t k = args.transpose_a == Transpose::yes ? args.a.rows : args.a.cols;
+  return {.sizes = {m, n, k},
+          .operations = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k)};
+}
+
 HEDDLE_KERNEL(gemm, GemmArgs);
 HEDDLE_KERNEL(column_sum, ColumnSumArgs);
 

@@ -1,6 +1,6 @@
 // Division of groups of features by one number each, which is kept from being too small.
 //   g = max(divisor, eps);  y = x / g
-//   backward: d_x (=|+=) d_y / g;  d_divisor (=|+=) -(sum of d_y y over the group) / g where divisor > eps, else 0
+//   backward: d_x (=|+=) d_y / g;  d_divisor (=|+=) -(sum of d_y y over the group) / g where divisor >= eps, else 0
 // x, y, d_y, d_x: (rows, cols); divisor, d_divisor: (rows, groups), and groups divides cols; all of one floating dtype.
 // Forward writes (=) y. A divisor that is NaN makes its group NaN.
 #pragma once

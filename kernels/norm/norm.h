@@ -28,8 +28,8 @@ struct NormOptions {
   GatePosition gate_position = GatePosition::post;
 };
 
-// All views of rows are (rows, dim) of one dtype, which weight and bias have too. The statistics are (rows, groups),
-// row-major, of the accumulate type: float64 for float64, float32 otherwise.
+// All views of rows are (rows, dim) of one dtype. weight and bias have that dtype or its accumulate type, both the
+// same. The statistics are (rows, groups), row-major, of the accumulate type: float64 for float64, float32 otherwise.
 struct NormForwardArgs {
   RowsView x;
   RowsView residual;  // or empty
@@ -59,6 +59,12 @@ struct NormBackwardArgs {
   RowsView partials;
   NormOptions options;
 };
+
+// The dtype of weight and bias; that of x when there is neither.
+template <class Args>
+DType parameter_dtype(const Args& args) {
+  return args.weight ? args.weight.dtype : args.bias ? args.bias.dtype : args.x.dtype;
+}
 
 // Number of rows of partial sums, a function of the rows alone. The CPU uses all of them, so that its results depend on
 // nothing else; a GPU uses as many as it runs blocks at once.

@@ -3,7 +3,7 @@
 // formulas are in norm.h; infinity and NaN come out as they do from the unfused formula.
 //
 // A Team is what computes: the threads of a GPU that work on one segment, or one thread of the CPU. It gives
-//   load(element), narrow<T>(number)          conversions from and to the storage type
+//   load(element), narrow<T>(number)          conversions from a stored element and to the storage type
 //   activate(act, gate)                       value and derivative of an activation, in double
 //   sum<N>(count, value)                      the sums of N numbers value(c) over c < count, the same in all threads
 //   maximum(count, value)                     the largest value(c); NaN is ignored
@@ -84,8 +84,8 @@ struct WideElement {
   double act, derivative;
 };
 
-// The elements of one group; c counts its features.
-template <class T, class Team, class Args>
+// The elements of one group; c counts its features. T is the storage type of the rows, P that of weight and bias.
+template <class T, class P, class Team, class Args>
 struct WideGroup {
   const Args& args;
   const Team& team;
@@ -95,7 +95,7 @@ struct WideGroup {
     return team.load(row<const T>(view, place.row)[place.first + c]);
   }
   HEDDLE_TEAM_INLINE double at(const VectorView& view, int64_t c, double otherwise) const {
-    return view ? team.load(vector<const T>(view)[place.first + c]) : otherwise;
+    return view ? team.load(vector<const P>(view)[place.first + c]) : otherwise;
   }
   HEDDLE_TEAM_INLINE double r(int64_t c) const {
     if (!args.residual) return at(args.x, c);
@@ -136,10 +136,10 @@ struct WideGroup {
 };
 
 // Writes (=) y, r and the statistics of one group.
-template <class T, class Team>
+template <class T, class P, class Team>
 HEDDLE_TEAM_INLINE void normalize_wide(const NormForwardArgs& args, const Team& team, const GroupPlace& place) {
   using A = accumulate_t<T>;
-  const WideGroup<T, Team, NormForwardArgs> wide{args, team, place};
+  const WideGroup<T, P, Team, NormForwardArgs> wide{args, team, place};
   const WideStatistics<T> statistics = wide.statistics();
   if (team.is_leader()) {
     const double mean = statistics.scale.multiply(statistics.mean + statistics.shift);
@@ -158,10 +158,10 @@ HEDDLE_TEAM_INLINE void normalize_wide(const NormForwardArgs& args, const Team& 
 
 // Writes (=) or adds (+=) d_x, d_residual and d_gate of one group, and calls add_parameters(feature, d_weight, d_bias)
 // with the terms of each feature. The statistics are computed again, since the saved ones may have left their range.
-template <class T, class Team, class AddParameters>
+template <class T, class P, class Team, class AddParameters>
 HEDDLE_TEAM_INLINE void differentiate_wide(const NormBackwardArgs& args, const Team& team, const GroupPlace& place,
                                            const AddParameters& add_parameters) {
-  const WideGroup<T, Team, NormBackwardArgs> wide{args, team, place};
+  const WideGroup<T, P, Team, NormBackwardArgs> wide{args, team, place};
   const WideStatistics<T> statistics = wide.statistics();
   const NormOptions& options = args.options;
   const auto g = [&](int64_t c, double outer) { return wide.at(args.d_y, c) * outer * wide.at(args.weight, c, 1.0); };

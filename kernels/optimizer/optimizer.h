@@ -1,5 +1,6 @@
 // The kernels of the optimizer, which work on flat vectors.                             docs/design.md#optimizer
-//   gradient_norm       writes (=) scalars[scalar_gradient_norm] = ||gradient||_2
+//   gradient_norm       writes (=) scalars[scalar_gradient_norm] = ||gradient||_2, or NaN when one of the losses is not
+//           finite
 //   update_parameters   writes (=) m, v, master, value and average, each part of the vectors with its own lr, the
 //           learning rate times the scale of the part, and its own weight decay wd. In every rule
 //           g = gradient * gradient_scale * min(1, clip_norm / (||gradient|| * gradient_scale))
@@ -8,11 +9,11 @@
 //     lion    c = beta1 m + (1 - beta1) g;  m = beta2 m + (1 - beta2) g;  master -= lr * (sign(c) + wd * master)
 //     sgd     h = g + wd * master;  m = momentum m + h;  master -= lr * (nesterov ? h + momentum m : m)
 //             With an empty m: master -= lr * h
-//     muon    m = momentum m + (1 - momentum) g and nothing else, in parts that have no v (kernels/optimizer/muon.h
-//     goes
-//             on with them); adamw in the others
+//     muon    m = momentum m + (1 - momentum) g and nothing else, in parts that have no v, with which
+//             kernels/optimizer/muon.h goes on; adamw in the others
 //           value = master;  average = average_decay average + (1 - average_decay) master
-//           When the gradient norm is not finite it writes nothing; the caller reads the norm and decides.
+//           When the gradient norm is not finite it writes nothing: the step is left out where the numbers are, also
+//           in the replay of a graph, and the caller reads the norm afterwards.
 //   exchange            a (=) b and b (=) a
 // Everything that changes from step to step is read from a small vector in device memory, so that a captured graph of
 // the step can be replayed with new values.
@@ -52,7 +53,8 @@ enum PartColumn : int {
 struct GradientNormArgs {
   VectorView gradient;
   VectorView scalars;
-  VectorView partials;  // workspace, gradient_norm_partials(gradient.size) elements of the accumulate type
+  VectorView partials;     // workspace, gradient_norm_partials(gradient.size) elements of the accumulate type
+  VectorView losses = {};  // of the micro-batches, dtype of scalars; empty: only the gradient counts
 };
 // Number of partial sums: one for each 16384 elements.
 constexpr int64_t gradient_norm_partials(int64_t size) { return (size + 16383) / 16384; }

@@ -74,8 +74,9 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
   // With `state`, which must be one of this mixer, x continues the text that the state has seen, and the state is moved
-  // on. That is for inference only: no gradient flows through a state.
-  virtual Variable forward(Tape& tape, const Variable& x, MixerState* state) const = 0;
+  // on. That is for inference only: no gradient flows through a state. With `segments`, int32 (B, N), non-decreasing
+  // along N, x holds several documents, and a token sees tokens of its own segment only; there is no state then.
+  virtual Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const = 0;
   // The state at the start of a text.
   virtual std::unique_ptr<MixerState> make_state() const = 0;
   // The state that save() gave these tensors of. Throws Error when they are not those of this mixer.

@@ -95,6 +95,12 @@ Variable Lrpe::forward(Tape& tape, const Variable& x, int64_t offset) const {
   return lrpe_rotate(tape, x, theta, options);
 }
 
+void Lrpe::check_segments(const Tensor& segments) const {
+  check(!segments.defined() || (options_.shape.rank() == 0 && options_.extra_tokens == 0),
+        "[lrpe_cosine] found packed documents beside lrpe.shape or lrpe.extra_tokens, expected one of them: their "
+        "positions are those of a whole sequence (data.pack)");
+}
+
 void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& softmax) {
   constexpr int kSoftmax = -1;
   Choices<int> choices;

@@ -48,6 +48,10 @@ class Lrpe {
   // x (B, N, H, D); `offset` is the position of the first token. y has D features, or 2 D by cosine.
   Variable forward(Tape& tape, const Variable& x, int64_t offset = 0) const;
   const Options& options() const { return options_; }
+  // What attention sees of the encodings is the difference of two positions, which is the same wherever a document
+  // begins in a sequence, so that the positions of packed documents start anew by themselves. Throws Error where
+  // `segments` are defined and positions are counted from the start of the sequence: by `shape` or `extra_tokens`.
+  void check_segments(const Tensor& segments) const;
 
  private:
   LrpeCosineOptions grid_at(int64_t offset, int64_t length) const;

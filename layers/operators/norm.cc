@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/config_fields.h"
@@ -124,7 +125,8 @@ struct NormCase {
   std::string gate;  // "" or {act: ..., position: ...}
   std::string more;  // further options
   bool large = false;
-  double mean = 0.0;  // of x
+  double mean = 0.0;            // of x
+  bool full_precision = false;  // of weight and bias
 };
 
 OperatorCase norm_case(const NormCase& wanted) {
@@ -135,14 +137,16 @@ OperatorCase norm_case(const NormCase& wanted) {
   result.inputs = {{.name = "x", .shape = wanted.shape, .mean = wanted.mean}};
   if (wanted.residual) result.inputs.push_back({.name = "residual", .shape = wanted.shape});
   if (!wanted.gate.empty()) result.inputs.push_back({.name = "gate", .shape = wanted.shape});
-  if (wanted.weight) result.inputs.push_back({.name = "weight", .shape = {dim}, .kind = CaseInputKind::parameter});
-  if (wanted.bias) result.inputs.push_back({.name = "bias", .shape = {dim}, .kind = CaseInputKind::parameter});
+  const auto kind = wanted.full_precision ? CaseInputKind::full_precision_parameter : CaseInputKind::parameter;
+  if (wanted.weight) result.inputs.push_back({.name = "weight", .shape = {dim}, .kind = kind});
+  if (wanted.bias) result.inputs.push_back({.name = "bias", .shape = {dim}, .kind = kind});
   std::string options = fmt::format("weight: {}, bias: {}", wanted.weight, wanted.bias);
   if (wanted.residual) options += fmt::format(", residual: true, return_residual: {}", wanted.returned);
   if (!wanted.gate.empty()) options += ", gate: " + wanted.gate;
   if (!wanted.more.empty()) options += ", " + wanted.more;
   result.options = "{" + options + "}";
   result.name = fmt::format("{} {} {} mean {}", wanted.op, to_string(wanted.shape), result.options, wanted.mean);
+  if (wanted.full_precision) result.name += " full precision";
   result.large = wanted.large;
   // The mean that backward reads is rounded to float32, by up to 1.2e-4 at 3000 where the deviation is 1.
   if (std::abs(wanted.mean) >= 1000.0) result.tolerance = 2.0;
@@ -150,6 +154,40 @@ OperatorCase norm_case(const NormCase& wanted) {
     return norm_reference(center, node, inputs, dtype);
   };
   return result;
+}
+
+// Weight and bias in full precision: groups of odd sizes and with gates, which the GPU's kernel for everything takes,
+// and groups of whole 16-byte vectors for each of its fast kernels.
+std::vector<OperatorCase> full_precision_norm_cases() {
+  std::vector<OperatorCase> cases;
+  const auto add = [&](NormCase wanted) {
+    wanted.full_precision = true;
+    cases.push_back(norm_case(wanted));
+  };
+  for (const std::string op :
+       {"layer_norm", "group_norm", "rms_norm", "group_rms_norm", "srms_norm", "group_srms_norm"}) {
+    const bool bias = op != "rms_norm";
+    const std::string groups = op.starts_with("group") ? "groups: 2, " : "";
+    for (const int residual : {0, 1, 2}) {
+      for (const std::string gate : {"", "{act: silu, position: pre}", "{act: sigmoid, position: post}"}) {
+        add({op, {3, 6}, true, bias, residual > 0, residual == 1, gate, groups + "scale: 0.7, eps: 0.1"});
+      }
+      add({op, {3, 16}, true, bias, residual > 0, residual == 1, "", groups + "scale: 0.7, eps: 0.1"});
+    }
+    add({op, {3, 6}, false, true, false, true, "", groups + "eps: 0.1"});
+  }
+  for (const int64_t dim : {16, 136, 768}) {
+    add({"layer_norm", {67, dim}, true, true, false, true, "", "", true});
+    add({"rms_norm", {67, dim}, true, false, true, true, "", "", true});
+  }
+  for (const int64_t dim : {1000, 2040, 4088, 4097, 8192, 16384, 20000}) {
+    add({"layer_norm", {5, dim}, true, true, true, true, "", "", true});
+    add({"rms_norm", {5, dim}, true, false, false, true, "", "", true});
+  }
+  add({"rms_norm", {3, 4096}, true, false, true, false, "{act: sigmoid}", "", true});
+  add({"layer_norm", {601, 8}, true, true, false, true, "", "", true});
+  add({"group_norm", {2, 3, 12288}, true, true, false, true, "", "groups: 12", true});
+  return cases;
 }
 
 // The full cross of options on one small shape for each layer, then shapes.
@@ -224,6 +262,7 @@ std::vector<OperatorCase> all_norm_cases() {
   cases.push_back(norm_case({"group_norm", {2, 3, 12288}, true, true, true, true, silu, "groups: 12", true}));
   cases.push_back(norm_case({"group_rms_norm", {2, 9000}, true, false, false, true, silu, "groups: 2", true}));
   cases.push_back(norm_case({"group_srms_norm", {5, 96}, false, false, false, true, "", "groups: 32", true}));
+  for (OperatorCase& one : full_precision_norm_cases()) cases.push_back(std::move(one));
   return cases;
 }
 
@@ -241,8 +280,8 @@ Operator norm_operator() {
           .inputs = {{.name = "x"},
                      {.name = "residual", .optional = true},
                      {.name = "gate", .optional = true},
-                     {.name = "weight", .optional = true},
-                     {.name = "bias", .optional = true}},
+                     {.name = "weight", .kind = InputKind::value_or_full_precision, .optional = true},
+                     {.name = "bias", .kind = InputKind::value_or_full_precision, .optional = true}},
           .outputs = {"y", "r"},
           .make = make_norm<type>,
           .cases = norm_cases<type>};

@@ -1,6 +1,7 @@
 #include "layers/ops/norm.h"
 
 #include <cstdint>
+#include <string>
 
 #include "core/runtime/error.h"
 #include "layers/ops/distinct_destinations.h"
@@ -23,8 +24,10 @@ void check_vector(std::string_view layer, const char* what, const Variable& foun
   const Shape expected{x.shape()[-1]};
   check(found.shape() == expected, "[{}] {} has shape {}, expected {}: the last dimension of x {}", layer, what,
         to_string(found.shape()), to_string(expected), to_string(x.shape()));
-  check(found.dtype() == x.dtype(), "[{}] {} is {}, expected {}: the dtype of x", layer, what, name(found.dtype()),
-        name(x.dtype()));
+  const DType wide = accumulate_type(x.dtype());
+  const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
+  check(found.dtype() == wide || found.dtype() == x.dtype(), "[{}] {} is {}, expected {}{}: x is {}", layer, what,
+        name(found.dtype()), same, name(wide), name(x.dtype()));
 }
 
 void check_norm(std::string_view layer, const Variable& x, const NormInputs& inputs, const NormOptions& options) {
@@ -39,6 +42,9 @@ void check_norm(std::string_view layer, const Variable& x, const NormInputs& inp
   check_same(layer, "gate", inputs.gate, x);
   check_vector(layer, "weight", inputs.weight, x);
   check_vector(layer, "bias", inputs.bias, x);
+  check(!inputs.weight.defined() || !inputs.bias.defined() || inputs.bias.dtype() == inputs.weight.dtype(),
+        "[{}] bias is {}, expected {}: the dtype of weight", layer, name(inputs.bias.dtype()),
+        name(inputs.weight.dtype()));
 }
 
 struct NormNode {

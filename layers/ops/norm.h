@@ -1,8 +1,9 @@
 // Fused normalization with residual and gate.                                        docs/layers.md#normalization
 //   r = x + residual;  p = gate before ? r * act(gate) : r;  q = center ? p - mean(p) : p
 //   y = scale * q / sqrt(mean(q^2) + eps) * weight + bias;   y = gate after ? y * act(gate) : y
-// x, residual, gate, y, r: (..., dim); weight, bias: (dim); all of one floating dtype. Statistics are taken over
-// `groups` groups of dim / groups features, from the rounded r.
+// x, residual, gate, y, r: (..., dim) of one floating dtype. weight, bias: (dim), both of x's dtype or both of full
+// precision: float32 (float64 for float64 x). Statistics are taken over `groups` groups of dim / groups features, from
+// the rounded r.
 #pragma once
 
 #include <string_view>

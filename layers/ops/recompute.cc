@@ -25,6 +25,7 @@ struct RecomputeNode {
   void backward(Tape& tape) {
     Context& context = tape.context();
     Tape inner(context);
+    inner.watch(tape.watched_by());
     std::vector<Gradient> gradients(inputs.size()), replaced_gradients(replaced.size());
     std::vector<Variable> leaves;
     for (size_t i = 0; i < inputs.size(); ++i) {

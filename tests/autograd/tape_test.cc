@@ -1,5 +1,6 @@
 #include "core/autograd/tape.h"
 
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -52,6 +53,39 @@ TEST_F(TapeTest, ChainsAndScalesTheUpstreamGradient) {
   EXPECT_EQ(read_values(context_, y.value), (Values{6, 12, 18}));
   EXPECT_EQ(read(gx_), (Values{6, 60, 600}));
   EXPECT_TRUE(gx_.written);
+}
+
+// Every operator forward, then every node backward, with what each has made.
+TEST_F(TapeTest, AWatchSeesWhatEachOperatorMakes) {
+  std::vector<std::string> seen;
+  Tape tape(context_);
+  tape.watch([&](const Tape::Made& made) {
+    std::string text = fmt::format("{}{} in '{}' of [{}]:", made.is_gradient ? "d " : "", made.op, made.scope,
+                                   fmt::join(made.leaves, " "));
+    for (const Tensor& numbers : made.numbers) text += fmt::format(" {}", read_values(context_, numbers));
+    seen.push_back(text);
+  });
+  Variable sum;
+  {
+    const MemoryScope scope(context_, "outer");
+    const Variable x = leaf(tape, {1, 2}, gx_, "x"), y = leaf(tape, {10, 20}, gy_, "y");
+    const MemoryScope inner(context_, "inner");
+    sum = add(tape, scale(tape, x, 3.0), y);
+    scale(tape, tape.constant(x.value), 5.0);  // is not recorded
+  }
+  tape.backward(scale(tape, sum, 2.0), make_tensor(context_, {2}, {1, 1}));
+  EXPECT_THAT(seen, ::testing::ElementsAre(
+                        "scale in 'outer.inner' of [x]: [3, 6]", "add in 'outer.inner' of [y]: [13, 26]",
+                        "scale in '' of []: [26, 52]", "d scale in '' of []: [2, 2]",
+                        "d add in 'outer.inner' of [y]: [2, 2] [2, 2]", "d scale in 'outer.inner' of [x]: [6, 6]"));
+}
+
+TEST_F(TapeTest, AWatchMayEndABackwardPass) {
+  Tape tape(context_);
+  const Variable y = scale(tape, scale(tape, leaf(tape, {5}, gx_), 4.0), 2.0);
+  tape.watch([](const Tape::Made&) { throw std::string("enough"); });
+  EXPECT_THROW(tape.backward(y), std::string);
+  EXPECT_FALSE(gx_.written);
 }
 
 TEST_F(TapeTest, RootOfOneElementStartsFromOne) {

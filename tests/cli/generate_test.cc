@@ -73,7 +73,8 @@ TEST_F(GenerateCommandTest, OptionsAreThoseOfTheLibrary) {
        }) {
     Utf8Printer printer;
     std::string expected = prompt;
-    heddle::generate(context, loaded.model, prompt, options, [&](uint8_t byte) { expected += printer.add(byte); });
+    heddle::generate(context, loaded.model, ByteTokenizer(), prompt, options,
+                     [&](uint8_t byte) { expected += printer.add(byte); });
     expected += printer.finish() + "\n";
     EXPECT_EQ(text({"--prompt", prompt, "--tokens", std::to_string(options.tokens), "--temperature",
                     fmt::format("{}", options.temperature), "--top-k", std::to_string(options.top_k), "--top-p",

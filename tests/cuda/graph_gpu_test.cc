@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/runtime/graph.h"
+#include "core/runtime/stream.h"
 #include "kernels/dense/elementwise.h"
 #include "kernels/dense/gemm.h"
 #include "tests/cuda/gpu_test.h"
@@ -43,6 +44,26 @@ TEST_F(GraphGpu, ReplayComputesWhatTheWorkComputes) {
     poison(context, y);
     graph.replay();
     EXPECT_EQ(read_values(context, y), read_values(context, double_square(context, x)));
+  }
+}
+
+// Marks for times in a graph are set anew by every replay.
+TEST_F(GraphGpu, TimesAreThoseOfTheLastReplay) {
+  Context context({DeviceType::cuda, 0});
+  const Tensor x = Tensor::zeros(context, {4096, 8192}, DType::bfloat16);
+  double_square(context, x);
+  Event begin(context), middle(context), end(context);
+  Graph graph = capture(context, [&] {
+    begin.record_timing(context.stream());
+    double_square(context, x);
+    middle.record_timing(context.stream());
+    end.record_timing(context.stream());
+  });
+  for (int round = 0; round < 2; ++round) {
+    graph.replay();
+    context.synchronize();
+    EXPECT_GT(begin.milliseconds_to(middle), 0.05);  // 275 GFLOP
+    EXPECT_LT(middle.milliseconds_to(end), begin.milliseconds_to(middle));
   }
 }
 

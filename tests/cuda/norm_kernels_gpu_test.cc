@@ -57,7 +57,7 @@ TEST_F(NormGpu, MoreThanTwoBillionElements) {
 
 // The same rows over and over give the same bits each time, the results of one time worked out alone, and its sums as
 // often.
-void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtype, bool center) {
+void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtype, bool center, DType parameters) {
   Context context({DeviceType::cuda, 0});
   Random random(6, RandomStream::test);
   const auto values = [&](int64_t count) {
@@ -65,7 +65,9 @@ void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtyp
     fill_normal(context, tensor, random, 0, 1);
     return tensor;
   };
-  const Tensor x = values(rows), residual = values(rows), d_y = values(rows), before = values(rows), weight = values(1);
+  const Tensor x = values(rows), residual = values(rows), d_y = values(rows), before = values(rows);
+  const Tensor weight = Tensor::empty(context, {cols}, parameters);
+  fill_normal(context, weight, random, 0, 1);
   const auto repeated = [&](const Tensor& once, int64_t count) {
     const Tensor tensor = Tensor::empty(context, {count * rows, cols}, dtype);
     for (int64_t i = 0; i < count; ++i) copy(context, tensor.slice(0, i * rows, (i + 1) * rows), once);
@@ -88,7 +90,7 @@ void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtyp
       forward.options = options;
       forward.x = rows_view(all_x);
       if (adds) forward.residual = rows_view(all_residual);
-      forward.weight = vector_view(weight.reshape({cols}));
+      forward.weight = vector_view(weight);
       forward.inv_std = vector_view(inv_std);
       if (center) forward.mean = vector_view(mean);
       const Tensor y = Tensor::empty(context, {count * rows, cols}, dtype);
@@ -130,10 +132,22 @@ void compare_many_with_few(int64_t rows, int64_t times, int64_t cols, DType dtyp
     EXPECT_EQ(many[0], many[4]) << adds;
   }
 }
-TEST_F(NormGpu, ManyRowsAreAsFewOfThem) { compare_many_with_few(600, 41, 2048, DType::bfloat16, false); }
-TEST_F(NormGpu, ManyWideRowsAreAsFewOfThem) { compare_many_with_few(300, 9, 4088, DType::float16, true); }
+TEST_F(NormGpu, ManyRowsAreAsFewOfThem) {
+  compare_many_with_few(600, 41, 2048, DType::bfloat16, false, DType::bfloat16);
+}
+TEST_F(NormGpu, ManyWideRowsAreAsFewOfThem) {
+  compare_many_with_few(300, 9, 4088, DType::float16, true, DType::float16);
+}
 // So few that each block takes its own range of them.
-TEST_F(NormGpu, StretchesOfWideRowsAreAsFewOfThem) { compare_many_with_few(61, 9, 4088, DType::float16, true); }
+TEST_F(NormGpu, StretchesOfWideRowsAreAsFewOfThem) {
+  compare_many_with_few(61, 9, 4088, DType::float16, true, DType::float16);
+}
+// Kernels that keep the weight in registers, and in shared memory.
+TEST_F(NormGpu, ManyRowsWithFullPrecisionWeightsAreAsFewOfThem) {
+  compare_many_with_few(600, 41, 2048, DType::bfloat16, true, DType::float32);
+  compare_many_with_few(300, 9, 4088, DType::float16, false, DType::float32);
+  compare_many_with_few(200, 9, 8192, DType::bfloat16, true, DType::float32);
+}
 
 }  // namespace
 }  // namespace heddle::kernels

@@ -15,10 +15,13 @@
 
 #include "core/config/config_load.h"
 #include "core/io/atomic_file.h"
+#include "core/io/mapped_file.h"
 #include "core/io/safetensors.h"
 #include "core/runtime/context.h"
 #include "core/tensor/random.h"
 #include "trainers/data/dataset.h"
+#include "trainers/data/sentencepiece.h"
+#include "trainers/data/tokenize.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/train_config.h"
 
@@ -75,7 +78,13 @@ Reader token_reader(const fs::path& folder) {
   const auto bytes_of = [](const auto& numbers) {
     return std::string(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(numbers[0]));
   };
-  return {"tokens", {bytes_of(header) + bytes_of(tokens), bytes_of(tokens)}, [path](std::string_view bytes) {
+  std::vector<int32_t> wide_header = header;
+  wide_header[0] = 20240801;
+  wide_header[1] = 7;
+  const std::vector<int32_t> wide(tokens.begin(), tokens.end());
+  return {"tokens",
+          {bytes_of(header) + bytes_of(tokens), bytes_of(tokens), bytes_of(wide_header) + bytes_of(wide)},
+          [path](std::string_view bytes) {
             write(path, bytes);
             DatasetOptions options;
             options.data.type = DataType::tokens;
@@ -86,6 +95,17 @@ Reader token_reader(const fs::path& folder) {
             options.vocab_size = 50304;
             const auto data = make_dataset(options);
             data->training_batch(0);
+          }};
+}
+
+// A small vocabulary that is trained on the spot.
+Reader tokenizer_reader() {
+  const MappedFile text(fs::path(HEDDLE_SOURCE_DIR) / "tests/golden/text.txt");
+  return {"tokenizer", {train_vocabulary({text}, 320)}, [](std::string_view bytes) {
+            const auto tokenizer = make_sentencepiece(bytes, "fuzz.model");
+            for (const int32_t id : tokenizer->encode("In the beginning God created the heaven.\n\xc3\xa4  x")) {
+              tokenizer->bytes_of(id);
+            }
           }};
 }
 
@@ -113,7 +133,9 @@ Reader state_reader(const fs::path& folder) {
 }  // namespace
 
 std::vector<Reader> readers(const std::string& folder) {
-  return {safetensors_reader(folder), config_reader(), token_reader(folder), state_reader(folder)};
+  std::vector<Reader> all = {safetensors_reader(folder), config_reader(), token_reader(folder), state_reader(folder)};
+  if (has_sentencepiece()) all.push_back(tokenizer_reader());
+  return all;
 }
 
 std::string mutated(const std::string& seed, unsigned number) {

@@ -1,5 +1,6 @@
-// What reads files that may come from anywhere, as functions of bytes: safetensors, configs, token files and the state
-// of a checkpoint. Shared by mutated_files_test.cc and fuzz_target.cc.
+// What reads files that may come from anywhere, as functions of bytes: safetensors, configs, token files, the state of
+// a checkpoint, and tokenizers where heddle has those of sentencepiece. Shared by mutated_files_test.cc and
+// fuzz_target.cc.
 #pragma once
 
 #include <functional>

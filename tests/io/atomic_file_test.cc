@@ -5,12 +5,14 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <string>
 #include <system_error>
 #include <vector>
 
+#include "core/io/disk_space.h"
 #include "core/runtime/error.h"
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
@@ -68,6 +70,21 @@ TEST_F(AtomicFileTest, TheDigestIsTheCommonCrc32) {
   const FileDigest digest = write_file(folder_ / "file", "123456789");
   EXPECT_EQ(digest.bytes, 9u);
   EXPECT_EQ(digest.crc32, 0xCBF43926u);  // the check value of CRC-32/ISO-HDLC
+}
+
+TEST_F(AtomicFileTest, BytesThatWereWrittenAreReplaced) {
+  const fs::path path = folder_ / "file";
+  AtomicFile file(path);
+  file.write("0123456789", 10);
+  file.overwrite(2, "ab", 2);
+  file.write("end", 3);
+  EXPECT_THROW(file.overwrite(12, "xy", 2), Error) << "one byte behind the end";
+  file.overwrite(0, "", 0);
+  const FileDigest digest = file.commit();
+  EXPECT_EQ(digest, digest_file(path));
+  EXPECT_EQ(read_file(path), "01ab456789end");
+  AtomicFile device("/dev/null");
+  EXPECT_THROW(device.overwrite(0, "", 0), Error);
 }
 
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
@@ -149,20 +166,58 @@ TEST_F(AtomicFileTest, AnyCallMayFail) {
   }
 }
 
-TEST_F(AtomicFileTest, AnAppendThatFailsSaysSo) {
+TEST_F(AtomicFileTest, AnAppendThatFailsSaysSoAndLeavesNothing) {
   const fs::path path = folder_ / "file";
-  for (size_t failing = 0; failing < 5; ++failing) {
+  write_file(path, "before ");
+  for (size_t failing = 0; failing < 6; ++failing) {
     const size_t descriptors = testing::open_descriptors();
     {
       RecordedCalls record(folder_.path());
       record.fails_at = failing;
+      record.most_bytes = 3;
       EXPECT_THAT(message([&] { AppendFile(path).append("text"); }),
                   AllOf(HasSubstr(failing == 1 || failing == 2 ? folder_.path().string() : path.string()),
                         HasSubstr("No space left on device")))
           << failing;
     }
     EXPECT_EQ(testing::open_descriptors(), descriptors) << failing;
+    EXPECT_EQ(read_file(path), "before ") << failing;
   }
+}
+
+// A full disk is told from other failures.
+TEST_F(AtomicFileTest, AFullDiskIsAnErrorOfItsOwn) {
+  for (const int error : {ENOSPC, EDQUOT, EIO, EACCES}) {
+    for (const size_t failing : {0, 1, 2, 3}) {
+      RecordedCalls record(folder_.path());
+      record.fails_at = failing;
+      record.error = error;
+      bool is_no_space = false;
+      try {
+        write_file(folder_ / "file", "contents");
+        ADD_FAILURE() << "no error";
+      } catch (const NoSpace&) {
+        is_no_space = true;
+      } catch (const Error&) {
+      }
+      EXPECT_EQ(is_no_space, error == ENOSPC || error == EDQUOT) << error << " " << failing;
+    }
+  }
+}
+
+TEST_F(AtomicFileTest, RoomIsAskedForWithBothNumbers) {
+  EXPECT_NO_THROW(check_room(folder_.path(), 1, "a number"));
+  EXPECT_THAT(message([&] { check_room(folder_.path(), uint64_t{1} << 62, "all the books"); }),
+              AllOf(HasSubstr("no room for all the books in " + folder_.path().string() +
+                              ": 4611686018427387904 bytes "
+                              "are needed, "),
+                    HasSubstr(" are available")));
+  EXPECT_NO_THROW(check_room(folder_ / "nowhere", uint64_t{1} << 62, "a number"));  // nobody knows
+  EXPECT_NO_THROW(check_room("/proc", uint64_t{1} << 62, "a number"));
+  RecordedCalls record(folder_.path());
+  record.available = 100;
+  EXPECT_NO_THROW(check_room(folder_.path(), 100, "a number"));
+  EXPECT_THROW(check_room(folder_.path(), 101, "a number"), NoSpace);
 }
 
 }  // namespace

@@ -35,20 +35,32 @@ class RecordedCalls {
       return real_.write(descriptor, data, bytes < most_bytes ? bytes : most_bytes);
     };
     calls.fsync = [this](int descriptor) {
-      return record("fsync " + paths_[descriptor]) ? real_.fsync(descriptor) : -1;
+      if (!record("fsync " + paths_[descriptor])) return -1;
+      return really_syncs ? real_.fsync(descriptor) : 0;
     };
     calls.rename = [this](const char* from, const char* to) {
       return record("rename " + name(from) + " to " + name(to)) ? real_.rename(from, to) : -1;
+    };
+    calls.statvfs = [this](const char* path, struct statvfs* found) {
+      const int result = real_.statvfs(path, found);
+      if (available != UINT64_MAX) {
+        found->f_blocks = found->f_frsize = 1;
+        found->f_bavail = available;
+      }
+      return result;
     };
   }
   ~RecordedCalls() { system_calls() = real_; }
   RecordedCalls(const RecordedCalls&) = delete;
   RecordedCalls& operator=(const RecordedCalls&) = delete;
 
-  size_t fails_at = SIZE_MAX;    // the number of the call that fails, from 0
-  int error = ENOSPC;            // its errno
-  size_t most_bytes = SIZE_MAX;  // of one write
-  bool interrupts = false;       // every other write, before it has written anything
+  size_t fails_at = SIZE_MAX;       // the number of the call that fails, from 0
+  bool fails_on = false;            // all calls after it fail, too
+  int error = ENOSPC;               // its errno
+  size_t most_bytes = SIZE_MAX;     // of one write
+  bool interrupts = false;          // every other write, before it has written anything
+  bool really_syncs = true;         // false: tests that save often need not wait for the disk
+  uint64_t available = UINT64_MAX;  // bytes that the disk says it has room for; the largest number: what it really has
 
   size_t made = 0;                 // calls
   std::vector<std::string> calls;  // of several writes to one file in a row the first
@@ -59,7 +71,8 @@ class RecordedCalls {
   }
   bool record(const std::string& call) {
     if (calls.empty() || calls.back() != call || !call.starts_with("write ")) calls.push_back(call);
-    if (made++ != fails_at) return true;
+    const size_t number = made++;
+    if (number != fails_at && !(fails_on && number > fails_at)) return true;
     errno = error;
     return false;
   }

@@ -5,7 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "tests/runtime/fake_backend.h"
@@ -16,14 +20,24 @@ namespace user_program {
 struct ScaleArgs {
   double* value = nullptr;
 };
+// The same, whose calls tell their work.
+struct CountedArgs {
+  double* value = nullptr;
+  int64_t size = 0;
+};
+inline heddle::KernelWork work_of(const CountedArgs& args) {
+  return {.sizes = {args.size}, .operations = 2.0 * static_cast<double>(args.size)};
+}
 
 HEDDLE_KERNEL(scale_everywhere, ScaleArgs);
 HEDDLE_CPU_KERNEL(scale_on_cpu, ScaleArgs);
+HEDDLE_CPU_KERNEL(scale_counted, CountedArgs);
 HEDDLE_CUDA_KERNEL(scale_on_cuda, ScaleArgs);
 
 namespace cpu {
 void scale_everywhere(heddle::Context&, const ScaleArgs& args) { *args.value *= 2.0; }
 void scale_on_cpu(heddle::Context&, const ScaleArgs& args) { *args.value *= 3.0; }
+void scale_counted(heddle::Context&, const CountedArgs& args) { *args.value *= 11.0; }
 }  // namespace cpu
 
 #if defined(HEDDLE_CUDA)
@@ -90,6 +104,36 @@ TEST_F(Dispatch, AKernelOfGpusSaysSoOnTheCpu) {
   scale_on_cuda(cuda_, {&value_});
   EXPECT_EQ(value_, 7.0);
 #endif
+}
+
+// A listener hears of every call before and after it, with the work that the kernel tells.
+TEST_F(Dispatch, AListenerHearsOfEveryCall) {
+  struct Listener : WorkListener {
+    explicit Listener(const double& value) : value(value) {}
+    void mark(std::string_view moment) override { told.push_back("mark " + std::string(moment)); }
+    void begin_kernel(const char* name, const KernelWork& work) override {
+      told.push_back(std::string(name) + " " + std::to_string(work.sizes[0]) + " at " +
+                     std::to_string(static_cast<int>(value)));
+      operations += work.operations;
+    }
+    void end_kernel() override { told.push_back("end at " + std::to_string(static_cast<int>(value))); }
+    const double& value;
+    std::vector<std::string> told;
+    double operations = 0.0;
+  };
+  Listener listener(value_);
+  scale_on_cpu(cpu_, {&value_});
+  cpu_.set_listener(&listener);
+  cpu_.mark("forward");
+  scale_on_cpu(cpu_, {&value_});
+  user_program::scale_counted(cpu_, {&value_, 21});
+  cpu_.set_listener(nullptr);
+  cpu_.mark("later");
+  scale_on_cpu(cpu_, {&value_});
+  EXPECT_THAT(listener.told, testing::ElementsAre("mark forward", "scale_on_cpu 0 at 3", "end at 9",
+                                                  "scale_counted 21 at 9", "end at 99"));
+  EXPECT_EQ(listener.operations, 42.0);
+  EXPECT_EQ(value_, 297.0);
 }
 
 TEST_F(Dispatch, NothingIsComputedOnTheMetaDevice) {

@@ -39,7 +39,7 @@ TEST_P(Mixers, GradientsAreThoseOfFiniteDifferences) {
     for (const Parameter& parameter : model.parameters.all()) {
       tape.replace_leaf(parameter.gradient, variables[index++]);
     }
-    return std::vector<Variable>{model.mixer->forward(tape, variables[0], nullptr)};
+    return std::vector<Variable>{model.mixer->forward(tape, variables[0], nullptr, {})};
   };
   GradcheckOptions options;
   options.projections = 10;
@@ -54,12 +54,12 @@ TEST_P(Mixers, StepsWithTheStateAreTheWhole) {
     MixerModel model(context, GetParam(), {8, 0, 2}, dtype);
     Tape tape(context, Tape::Mode::inference);
     const Variable x = tape.constant(normal(context, {2, 90, 8}, dtype));
-    const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
+    const Tensor whole = model.mixer->forward(tape, x, nullptr, {}).value;
     std::unique_ptr<MixerState> state = model.mixer->make_state();
     for (int64_t begin = 0, end = 70; begin < 90; begin = end++) {
       const Tensor part = Tensor::empty(context, {2, end - begin, 8}, dtype);
       write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
-      const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
+      const Variable y = model.mixer->forward(tape, tape.constant(part), state.get(), {});
       EXPECT_THAT(read_values(context, y.value),
                   Pointwise(DoubleNear(tolerance), read_values(context, whole.slice(1, begin, end))))
           << "from token " << begin << " in " << name(dtype);
@@ -78,7 +78,7 @@ TEST_P(Mixers, MetaCountsTheBytesOfTheCpu) {
       Gradient d_x;
       const Tensor x = normal(context, {2, 70, 8}, dtype), d_y = normal(context, {2, 70, 8}, dtype);
       Tape tape(context);
-      const Variable y = model.mixer->forward(tape, tape.leaf(x, d_x, "x"), nullptr);
+      const Variable y = model.mixer->forward(tape, tape.leaf(x, d_x, "x"), nullptr, {});
       const MemoryStats after_forward = context.allocator().stats();
       tape.backward({{y, d_y}});
       const MemoryStats after_backward = context.allocator().stats();
@@ -162,7 +162,7 @@ TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {
   struct Another : MixerState {
     std::map<std::string, Tensor> save(Context&) const override { return {}; }
   } another;
-  EXPECT_THAT([&] { model.mixer->forward(tape, x, &another); },
+  EXPECT_THAT([&] { model.mixer->forward(tape, x, &another, {}); },
               ThrowsMessage<Error>(HasSubstr("[lightning] the state is that of another mixer")));
   EXPECT_THAT([&] { model.mixer->load_state(context, {}); }, ThrowsMessage<Error>(HasSubstr("needs its position")));
   EXPECT_THAT(
@@ -178,7 +178,7 @@ TEST(MixerStates, SumsOfKeysAreSavedWhereTheyAreKept) {
   const auto saved = [&](const MixerModel& model) {
     const std::unique_ptr<MixerState> state = model.mixer->make_state();
     Tape tape(context, Tape::Mode::inference);
-    model.mixer->forward(tape, tape.constant(normal(context, {1, 3, 8}, DType::float32)), state.get());
+    model.mixer->forward(tape, tape.constant(normal(context, {1, 3, 8}, DType::float32)), state.get(), {});
     return state->save(context);
   };
   const MixerModel with(context, "{type: linear_attention, heads: 2, normalizer: true}", {8, 0, 2}, DType::float32);
@@ -204,7 +204,7 @@ TEST(MixerStates, ACacheGrowsInStepsAndKeepsAWindow) {
     constexpr size_t kBytesAStep = 2 * 256 * 8 * sizeof(float);
     for (int64_t tokens = 1; tokens <= 1200; ++tokens) {
       Tape tape(context, Tape::Mode::inference);
-      model.mixer->forward(tape, tape.constant(normal(context, {1, 1, 8}, DType::float32)), state.get());
+      model.mixer->forward(tape, tape.constant(normal(context, {1, 1, 8}, DType::float32)), state.get(), {});
       const size_t steps = tokens <= 256 ? 1 : window > 0 ? 1 : tokens <= 512 ? 2 : tokens <= 1024 ? 4 : 8;
       ASSERT_EQ(cache(), steps * kBytesAStep) << tokens;
     }
@@ -217,14 +217,14 @@ TEST(MixerStates, AWindowOfACacheIsTheWhole) {
   MixerModel model(context, "{type: softmax_attention, heads: 4, kv_heads: 2, window: 100}", {8, 0, 2}, DType::float64);
   Tape tape(context, Tape::Mode::inference);
   const Variable x = tape.constant(normal(context, {1, 700, 8}, DType::float64));
-  const Tensor whole = model.mixer->forward(tape, x, nullptr).value;
+  const Tensor whole = model.mixer->forward(tape, x, nullptr, {}).value;
   std::unique_ptr<MixerState> state = model.mixer->make_state();
   int piece = 0;
   for (int64_t begin = 0; begin < 700; ++piece) {
     const int64_t end = std::min<int64_t>(700, begin + (piece % 5 == 4 ? 40 : 1 + piece % 3));
     const Tensor part = Tensor::empty(context, {1, end - begin, 8}, DType::float64);
     write_values(context, part, read_values(context, x.value.slice(1, begin, end)));
-    const Variable y = model.mixer->forward(tape, tape.constant(part), state.get());
+    const Variable y = model.mixer->forward(tape, tape.constant(part), state.get(), {});
     ASSERT_THAT(read_values(context, y.value),
                 Pointwise(DoubleNear(1e-12), read_values(context, whole.slice(1, begin, end))))
         << "from token " << begin;

@@ -32,7 +32,12 @@ struct Problem {
   DType dtype = DType::float32;
   int64_t rows = 3, dim = 512;
   NormOptions options = {};
-  Tensors inputs = {};  // x, d_y, and those of residual, gate, weight, bias, d_r that there are
+  Tensors inputs = {};       // x, d_y, and those of residual, gate, weight, bias, d_r that there are
+  DType parameters = dtype;  // of weight, bias and their gradients
+
+  DType dtype_of(const std::string& tensor) const {
+    return tensor.ends_with("weight") || tensor.ends_with("bias") ? parameters : dtype;
+  }
 };
 
 // --- The formulas ---
@@ -154,7 +159,7 @@ inline Tensors operator_results(Context& context, const Problem& problem, const 
   const auto tensor = [&](const std::string& name, const Numbers& numbers) {
     const bool is_vector = name == "weight" || name == "bias";
     const Shape shape = is_vector ? Shape{problem.dim} : Shape{problem.rows, problem.dim};
-    const Tensor result = Tensor::empty(context, shape, problem.dtype);
+    const Tensor result = Tensor::empty(context, shape, problem.dtype_of(name));
     write_values(context, result, numbers);
     return result;
   };
@@ -175,7 +180,10 @@ inline Tensors operator_results(Context& context, const Problem& problem, const 
   std::vector<Tape::Root> roots{{normed.y, tensor("d_y", problem.inputs.at("d_y"))}};
   if (problem.inputs.contains("d_r")) roots.push_back({normed.r, tensor("d_r", problem.inputs.at("d_r"))});
   tape.backward(std::move(roots));
-  for (const auto& [name, gradient] : gradients) results["d_" + name] = read_values(context, gradient.tensor);
+  for (const auto& [name, gradient] : gradients) {
+    EXPECT_EQ(gradient.tensor.dtype(), problem.dtype_of(name)) << name;
+    results["d_" + name] = read_values(context, gradient.tensor);
+  }
   return results;
 }
 
@@ -216,7 +224,7 @@ inline void expect_close(const Numbers& found, const Numbers& expected, const Nu
 inline void expect_results(const Problem& problem, const Tensors& found, const Expected& expected) {
   for (const auto& [name, numbers] : found) {
     expect_close(numbers, expected.values.at(name), expected.sizes.at(name), problem.dim / problem.options.groups,
-                 problem.dtype, name);
+                 problem.dtype_of(name), name);
     if (::testing::Test::HasFatalFailure()) return;
   }
 }

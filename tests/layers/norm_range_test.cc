@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -37,7 +38,8 @@ Numbers normal_rows(const Problem& problem, Random& random, double size, double 
 }
 Numbers normal_vector(const Problem& problem, Random& random, double size) {
   Numbers numbers;
-  for (int64_t i = 0; i < problem.dim; ++i) numbers.push_back(round_to(problem.dtype, random.next_normal() * size));
+  for (int64_t i = 0; i < problem.dim; ++i)
+    numbers.push_back(round_to(problem.parameters, random.next_normal() * size));
   return numbers;
 }
 
@@ -61,11 +63,12 @@ std::vector<Sizes> all_sizes() {
 
 // `kind` counts through the options of the family.
 constexpr int kKinds = 12;
-Problem problem_of(const Sizes& sizes, int64_t dim, int kind) {
+Problem problem_of(const Sizes& sizes, int64_t dim, int kind, std::optional<DType> parameters = {}) {
   Problem problem{.name = fmt::format("{} x {} d_y {} eps {} dim {} kind {}", name(sizes.dtype), sizes.x, sizes.d_y,
                                       sizes.eps, dim, kind),
                   .dtype = sizes.dtype,
                   .dim = dim};
+  problem.parameters = parameters.value_or(sizes.dtype);
   NormOptions& options = problem.options;
   options.eps = sizes.eps;
   options.center = kind % 2 == 1;
@@ -96,6 +99,25 @@ void sizes_are_right(Context& context) {
       expect_right(context, problem_of(sizes, kDims[count++ % 3], kind));
       if (kind % 5 == 3) expect_right(context, problem_of(sizes, kDims[3 + count % 2], kind));
       if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+// Parameters of float32 beside numbers of 16 bits, some of which leave the ordinary range: both parameters, or the bias
+// alone.
+void full_precision_parameters_are_right(Context& context) {
+  for (const Sizes& sizes : all_sizes()) {
+    if (size_of(sizes.dtype) != 2) continue;
+    for (int kind = 3; kind < kKinds; ++kind) {
+      for (const int64_t dim : {6, 16, 512, 4096}) {
+        if (dim > 100 && kind > 6) continue;  // with a gate, all lengths are the same kernel
+        Problem problem = problem_of(sizes, dim, kind, DType::float32);
+        problem.name += " full precision";
+        if (kind == 6) problem.inputs.erase("weight");
+        expect_right(context, problem);
+        expect_added(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
     }
   }
 }
@@ -256,6 +278,7 @@ void means_far_above_the_deviation(Context& context) {
 class NormRange : public OnDevices {};
 
 TEST_P(NormRange, LargeAndSmallNumbers) { sizes_are_right(context()); }
+TEST_P(NormRange, FullPrecisionParameters) { full_precision_parameters_are_right(context()); }
 TEST_P(NormRange, GradientsAreAdded) { gradients_are_added(context()); }
 TEST_P(NormRange, MixedRows) { mixed_rows_are_right(context()); }
 TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }

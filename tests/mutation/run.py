@@ -144,14 +144,18 @@ def main():
     def remember():
         file.write_text(json.dumps(memory, indent=0, sort_keys=True))
 
+    stale = []
     for program in programs:
         version, program.seconds = memory["passed"].get(program.name, (0, {}))
         if version != program.path.stat().st_mtime:
-            failed = program.run(program.tests, 0, RUN_LIMIT_SECONDS)
+            stale.append(program)
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for program, failed in zip(stale, pool.map(lambda program: program.run(program.tests, 0, RUN_LIMIT_SECONDS), stale)):
             if failed is not None:
                 sys.exit(f"mutate: {failed} of {program.name} fails without a fault")
             memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
             remember()
+    for program in programs:
         seconds = sum(program.seconds.values())
         print(f"without a fault: {program.name}, {len(program.tests)} tests, {seconds:.0f} s", flush=True)
 

@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/tensor/random.h"
@@ -106,6 +108,24 @@ TEST(MemoryScopeTest, EndsWhenAnErrorFliesThrough) {
   } catch (const OutOfMemory&) {
   }
   EXPECT_EQ(context.label().scope, 0u);
+}
+
+// Tools that look on are told of layers and phases, not of categories within a layer.
+TEST(MemoryScopeTest, RangesAreNamedForWhoLooksOn) {
+  for (const bool is_watched : {true, false}) {
+    auto owned = std::make_unique<FakeBackend>();
+    FakeBackend& backend = *owned;
+    backend.is_watched = is_watched;
+    Context context(std::move(owned));
+    context.mark("forward");
+    {
+      const MemoryScope layer(context, "layer", MemoryCategory::activation);
+      const MemoryScope scratch(context, MemoryCategory::workspace);
+      const MemoryScope norm(context, "norm");
+    }
+    const std::vector<std::string> expected = {"phase forward", "layer", "layer.norm", "layer", ""};
+    EXPECT_EQ(backend.ranges, is_watched ? expected : std::vector<std::string>{});
+  }
 }
 
 TEST(MemoryScopeTest, MemoryCountsForTheScopeItWasTakenIn) {

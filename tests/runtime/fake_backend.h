@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <map>
 #include <set>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/runtime/backend.h"
@@ -43,6 +45,10 @@ class FakeBackend : public Backend {
   }
   void destroy_event(EventHandle) noexcept override { --events; }
   void record_event(EventHandle, StreamHandle) override {}
+  bool names_ranges() const override { return is_watched; }
+  void name_range(std::string_view name) override { ranges.emplace_back(name); }
+  void name_phase(std::string_view name) override { ranges.push_back("phase " + std::string(name)); }
+
   bool event_done(EventHandle event) override { return done.contains(event); }
   void synchronize_event(EventHandle event) override { done.insert(event); }
 
@@ -51,8 +57,10 @@ class FakeBackend : public Backend {
   std::map<uintptr_t, size_t> segments;  // address -> bytes
   std::vector<StreamHandle> synchronized;
   std::set<EventHandle> done;
-  int events = 0;       // that live
-  bool broken = false;  // something was given back that was never taken, or with another size
+  int events = 0;  // that live
+  bool is_watched = false;
+  std::vector<std::string> ranges;  // that were named
+  bool broken = false;              // something was given back that was never taken, or with another size
 
  private:
   uintptr_t next_ = uintptr_t{1} << 30;

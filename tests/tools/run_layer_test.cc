@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -124,6 +126,27 @@ TEST_F(RunLayerTest, WithoutDtypeNothingIsRoundedSilently) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("tensor 'weight' is float64 and would be rounded to float32"));
   }
+}
+
+// A float32 weight beside x of 16 bits stays what it is, and so does its gradient; --dtype rounds it.
+TEST_F(RunLayerTest, AWeightInFullPrecisionStaysSo) {
+  std::vector<NamedTensor> given = norm_inputs();
+  given.erase(given.begin() + 1);  // the residual, whose sum with x is rounded
+  given.push_back({"d_y", random_tensor(context_, {2, 3, 8}, 4)});
+  for (NamedTensor& input : given) {
+    if (input.name != "weight") input.tensor = cast(context_, input.tensor, DType::bfloat16);
+  }
+  ASSERT_EQ(find(given, "weight").dtype(), DType::float32);
+  const std::vector<NamedTensor> kept = run_layer(context_, rms_norm_, given);
+  const std::vector<NamedTensor> rounded = run_layer(context_, rms_norm_, given, DType::bfloat16);
+  const std::vector<NamedTensor> exact = run_layer(context_, rms_norm_, given, DType::float64);
+  for (const auto& [name, tensor] : kept) {
+    EXPECT_EQ(tensor.dtype(), name == "d_weight" ? DType::float32 : DType::bfloat16) << name;
+    EXPECT_EQ(find(rounded, name).dtype(), DType::bfloat16) << name;
+  }
+  EXPECT_NE(values(kept, "y"), values(rounded, "y"));
+  const std::vector<double> found = values(kept, "y"), wanted = values(exact, "y");
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 0x1.01p-8 * std::abs(wanted[i])) << i;
 }
 
 TEST_F(RunLayerTest, RefusesTensorsThatDoNotFit) {

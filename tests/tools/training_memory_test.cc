@@ -160,7 +160,7 @@ bool runs(TrainConfig config, int64_t batch_size, int64_t length, size_t limit) 
   Context context(Device{DeviceType::cpu}, {.threads = 1, .allocator = {.limit_bytes = limit}});
   try {
     TrainStep train_step(context, config);
-    take_two_steps(train_step, config.trainer);
+    take_two_steps(train_step, config);
   } catch (const OutOfMemory&) {
     return false;
   }

@@ -48,7 +48,8 @@ TrainConfig minimal_config(const Key& key, const Strings& overrides = {}) {
   if (key.section == "trainer.sample" || key.name == "sample") data = "{type: text, path: x}";
   if (key.name == "num_pairs" || key.name == "num_queries") data = "{type: mqar}";
   if (key.name == "length") data = "{type: copy}";
-  const std::string sample = key.section == "trainer.sample" ? ", sample: {}" : "";
+  std::string section = key.section == "trainer.sample" ? ", sample: {}" : "";
+  if (key.section == "trainer.profile") section = ", profile: {steps: [1, 2]}";
   std::string optimizer = "adamw";
   if (key.name == "momentum" || key.name == "nesterov") optimizer = "sgd";
   const bool is_of_muon = key.name == "newton_schulz_steps" || key.name == "scale" || key.name == "adamw";
@@ -61,7 +62,7 @@ TrainConfig minimal_config(const Key& key, const Strings& overrides = {}) {
                   "optimizer: {{type: {}}}\n"
                   "schedule: {{type: {}}}\n"
                   "trainer: {{steps: 7{}}}\n",
-                  data, vocabulary, optimizer, schedule, sample),
+                  data, vocabulary, optimizer, schedule, section),
       "minimal.yaml", overrides));
 }
 

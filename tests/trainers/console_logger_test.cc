@@ -111,7 +111,10 @@ TEST(ConsoleLoggerTest, NansAreShownWithoutTheirSign) {
             "step 1: validation loss nan nats/byte (nan bits/byte)\n");
 }
 
-TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
+TEST(ConsoleLoggerTest, TheEndIsASummaryOrSaysHowToContinue) {
+  StartEvent start = start_event();
+  start.config = "toy";
+  start.program = "heddle 1.2.3";
   EndEvent event;
   event.finished = true;
   event.start = 10;
@@ -123,8 +126,29 @@ TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
   event.peak_bytes = size_t{5} << 20;
   event.evaluation = {.step = 40, .loss = 0.5, .accuracy = 0.875};
   event.checkpoint = "runs/toy/checkpoints/step_40";
-  EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }),
-            "30 steps in 1:40, 4.0 k tokens/s, peak memory 5.0 MiB; validation loss 0.5000, accuracy 87.50 %\n");
+  event.best = EvaluationHistory::Best{.step = 20, .loss = 0.25};
+  const auto end_of = [&] {
+    const std::string text = written([&](ConsoleLogger& logger) {
+      logger.start(start);
+      logger.end(event);
+    });
+    return text.substr(text.find('\n') + 1);
+  };
+  EXPECT_EQ(end_of(),
+            "config      toy (heddle 1.2.3)\n"
+            "device      cpu with 3 threads\n"
+            "model       1234567 parameters, bfloat16\n"
+            "training    steps 11 to 40 of 40, batch 32 x 256, 0.3 M tokens\n"
+            "time        1:40, 1:15 of it in steps: 4.0 k tokens/s\n"
+            "memory      5.0 MiB at the peak\n"
+            "best loss   0.2500 in validation after step 20\n"
+            "last loss   0.5000, accuracy 87.50 % in validation after step 40\n"
+            "run folder  runs/toy\n");
+  start.device = {DeviceType::cuda, 1};
+  start.device_name = "NVIDIA H100";
+  event.evaluation->is_text = true;
+  EXPECT_THAT(end_of(), HasSubstr("device      cuda:1, NVIDIA H100\n"));
+  EXPECT_THAT(end_of(), HasSubstr("best loss   0.2500 nats/byte (0.361 bits/byte) in validation after step 20\n"));
   event.finished = false;
   event.steps = 100;
   EXPECT_EQ(
@@ -134,6 +158,14 @@ TEST(ConsoleLoggerTest, TheEndSumsUpOrSaysHowToContinue) {
   event.finished = true;
   event.evaluation.reset();
   EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.end(event); }), "");
+}
+
+TEST(ConsoleLoggerTest, AProfileIsShown) {
+  EXPECT_EQ(written([](ConsoleLogger& logger) {
+              logger.profile({.step = 3, .tables = "a table\n", .trace = "trace.json"});
+              logger.profile({.step = 3, .tables = "another\n", .trace = {}});
+            }),
+            "a table\n\ntrace written to trace.json\nanother\n\n");
 }
 
 TEST(ConsoleLoggerTest, SamplesOnTheWayAreShown) {

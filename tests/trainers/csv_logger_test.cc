@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -66,6 +67,30 @@ TEST_F(CsvLoggerTest, RowsAreAppended) {
   logger_.step({.step = 2, .total_tokens = 128, .loss = 2.25, .gradient_norm = 0.5, .learning_rate = 0.002});
   logger_.flush();
   EXPECT_EQ(read_file(path_), read_file(folder_ / "copy") + mark + "2,128,2.25,0.5,0.002,,\n");
+}
+
+TEST_F(CsvLoggerTest, OfEveryFewStepsThoseWithAnEvaluationHaveARowToo) {
+  CsvLogger logger(path_, {}, {.every = 4});
+  logger.start({});
+  for (int64_t step = 1; step <= 10; ++step) {
+    logger.step({.step = step, .steps = 10, .total_tokens = 2 * step, .loss = 1.0, .gradient_norm = 1.0});
+    if (step % 3 == 0) logger.evaluation({.step = step, .loss = 2.0});
+    if (step % 5 == 0) logger.flush();
+  }
+  EXPECT_EQ(read_file(path_), kHeader +
+                                  "1,2,1,1,0,,\n3,6,1,1,0,2,\n4,8,1,1,0,,\n6,12,1,1,0,2,\n8,16,1,1,0,,\n"
+                                  "9,18,1,1,0,2,\n10,20,1,1,0,,\n");
+}
+
+// The checkpoint may be of a step between two rows; whether rows are missing is known by how far apart they are.
+TEST_F(CsvLoggerTest, RowsThatAreFarApartAreNotMissing) {
+  const std::string rows = kHeader + "1,,,,,,\n4,,,,,,\n8,,,,,,\n";
+  write_file(path_, rows + "12,,,,,,\n");
+  go_on(11);
+  EXPECT_EQ(read_file(path_), rows);
+  EXPECT_TRUE(notes_.empty());
+  go_on(12);
+  EXPECT_THAT(notes_, ElementsAre(HasSubstr("rows before step 13 are missing or damaged")));
 }
 
 TEST_F(CsvLoggerTest, RowsAfterTheCheckpointAreDropped) {
@@ -143,6 +168,35 @@ TEST_F(CsvLoggerTest, ADamagedFileDoesNotEndARun) {
   write_file(path_, kHeader + "2,,,,,,\n3,,,,,,\n");  // the file was once lost
   go_on(3);
   EXPECT_EQ(read_file(path_), kHeader + "2,,,,,,\n3,,,,,,\n");
+  EXPECT_TRUE(notes_.empty());
+}
+
+TEST_F(CsvLoggerTest, SkippedStepsAreCountedWhereTheyMayBe) {
+  const std::string with =
+      "step,tokens,loss,gradient_norm,learning_rate,validation_loss,validation_accuracy,skipped_steps\n";
+  StartEvent event;
+  event.skip_nonfinite = 1;
+  logger_.start(event);
+  logger_.step({.step = 1, .total_tokens = 64, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.1});
+  logger_.step({.step = 2,
+                .total_tokens = 128,
+                .loss = NAN,
+                .gradient_norm = INFINITY,
+                .learning_rate = 0.1,
+                .skipped_steps = 1});
+  logger_.evaluation({.step = 2, .loss = 2.0});
+  logger_.step(
+      {.step = 3, .total_tokens = 192, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.1, .skipped_steps = 1});
+  logger_.flush();
+  const std::string rows = "1,64,2.5,1,0.1,,,0\n2,128,,inf,0.1,2,,1\n3,192,2.5,1,0.1,,,1\n";
+  EXPECT_EQ(read_file(path_), with + rows);
+  // A run that goes on with another setting brings its rows into the form of its own.
+  go_on(2);
+  EXPECT_EQ(read_file(path_), kHeader + "1,64,2.5,1,0.1,,\n2,128,,inf,0.1,2,\n");
+  event.step = 2;
+  event.checkpoint = folder_ / "checkpoints/step_2";
+  logger_.start(event);
+  EXPECT_EQ(read_file(path_), with + "1,64,2.5,1,0.1,,,0\n2,128,,inf,0.1,2,,0\n");
   EXPECT_TRUE(notes_.empty());
 }
 

@@ -199,7 +199,7 @@ TEST_P(GenerateLrpe, StateEqualsReadingTheWholeTextAgain) {
   LanguageModel model(text_model_config({std::string("model.mixer.lrpe=") + GetParam()}).model);
   model.parameters().materialize(context, DType::float64, 5);
   std::string text = "In the beginning";
-  generate(context, model, text, {.tokens = 20, .temperature = 0.0}, [&](uint8_t byte) {
+  generate(context, model, ByteTokenizer(), text, {.tokens = 20, .temperature = 0.0}, [&](uint8_t byte) {
     std::vector<int32_t> ids;
     for (const char letter : text) ids.push_back(static_cast<uint8_t>(letter));
     std::vector<double> last = last_logits(context, model, ids);
@@ -282,13 +282,13 @@ TEST(GenerateTest, TheSeedDecides) {
   model.parameters().materialize(context, DType::float32, 5);
   const auto text = [&](uint64_t seed) {
     std::string bytes;
-    generate(context, model, "a", {.tokens = 30, .seed = seed},
+    generate(context, model, ByteTokenizer(), "a", {.tokens = 30, .seed = seed},
              [&](uint8_t byte) { bytes += static_cast<char>(byte); });
     return bytes;
   };
   EXPECT_EQ(text(1), text(1));
   EXPECT_NE(text(1), text(2));
-  EXPECT_THROW(generate(context, model, "", {}, [](uint8_t) {}), Error);
+  EXPECT_THROW(generate(context, model, ByteTokenizer(), "", {}, [](uint8_t) {}), Error);
 }
 
 TEST(GenerateTest, WritesWhatStandsBeforeTheStopText) {
@@ -297,7 +297,7 @@ TEST(GenerateTest, WritesWhatStandsBeforeTheStopText) {
   model.parameters().materialize(context, DType::float32, 5);
   const auto text = [&](const std::string& stop, int64_t tokens) {
     std::string bytes;
-    generate(context, model, "a", {.tokens = tokens, .seed = 3, .stop = stop},
+    generate(context, model, ByteTokenizer(), "a", {.tokens = tokens, .seed = 3, .stop = stop},
              [&](uint8_t byte) { bytes += static_cast<char>(byte); });
     return bytes;
   };
@@ -335,7 +335,7 @@ TEST(GenerateTest, MemoryDoesNotGrowWithTheText) {
   model.parameters().materialize(context, DType::float32, 5);
   const auto peak = [&](int64_t tokens, size_t prompt = 1) {
     context.allocator().reset_peaks();
-    generate(context, model, std::string(prompt, 'a'), {.tokens = tokens}, [](uint8_t) {});
+    generate(context, model, ByteTokenizer(), std::string(prompt, 'a'), {.tokens = tokens}, [](uint8_t) {});
     return context.allocator().stats().allocated.peak;
   };
   EXPECT_EQ(peak(3), peak(60));

@@ -263,6 +263,34 @@ TEST_P(OptimizerFormula, AGradientOfZerosOnlyDecays) {
   }
 }
 
+TEST_P(OptimizerFormula, ALossThatIsNotFiniteChangesNothing) {
+  for (const DType dtype : {DType::bfloat16, DType::float64}) {
+    Optimized optimized(context(), dtype, {});
+    const auto step = [&](int64_t number, const Values& losses) {
+      const Tensor on_device =
+          Tensor::empty(context(), {static_cast<int64_t>(losses.size())}, optimized.parameters.master().dtype());
+      write_values(context(), on_device, losses);
+      optimized.optimizer.set_step(number, 0.1, 1.0);
+      optimized.optimizer.apply(on_device);
+      context().synchronize();
+    };
+    optimized.set_gradients(context(), 1);
+    step(1, Values(300, 1.0));
+    EXPECT_TRUE(std::isfinite(optimized.optimizer.gradient_norm()));
+    for (const double bad : {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+                             std::numeric_limits<double>::quiet_NaN()}) {
+      for (const size_t place : {0, 1, 299}) {
+        const auto before = optimized.numbers(context());
+        Values losses(300, 1.0);
+        losses[place] = bad;
+        step(2, losses);
+        EXPECT_FALSE(std::isfinite(optimized.optimizer.gradient_norm()));
+        EXPECT_EQ(optimized.numbers(context()), before) << place;
+      }
+    }
+  }
+}
+
 // Part by part, so that an exchange in both directions is noticed.
 TEST_P(OptimizerFormula, ACheckpointKeepsWhatThereIsUnderItsName) {
   for (const OptimizerConfig& config : configs()) {

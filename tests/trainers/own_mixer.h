@@ -30,7 +30,7 @@ class DenseMixer : public Mixer {
   DenseMixer(const Linear::Options& options, const ModuleBuilder& builder, int64_t dim)
       : linear_(options, builder.child("dense"), dim, dim) {}
 
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override {
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor&) const override {
     if (state != nullptr) dynamic_cast<DenseState&>(*state).tokens += x.shape()[1];
     return linear_.forward(tape, x);
   }

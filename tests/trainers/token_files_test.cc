@@ -57,6 +57,12 @@ std::string llmc(const std::vector<int64_t>& tokens, int64_t magic = 20240520, i
   return raw<int32_t>(header) + raw<uint16_t>(tokens);
 }
 
+// The same with uint32 tokens, as llm.c writes those of Llama 3.
+std::string llmc_wide(const std::vector<int64_t>& tokens, int64_t version = 7) {
+  const std::string header = llmc({}, 20240801, version, static_cast<int64_t>(tokens.size()));
+  return header + raw<uint32_t>(tokens);
+}
+
 class TokenFilesTest : public ::testing::Test {
  protected:
   std::string write(const std::string& name, const std::string& contents) {
@@ -97,6 +103,8 @@ TEST_F(TokenFilesTest, RawIntegersAndTheHeaderOfLlmcAreRead) {
   std::vector<int64_t> large = ids;
   for (int64_t& id : large) id *= 3;  // above 16 bits
   EXPECT_EQ(read({write("d", raw<uint32_t>(large)), tokens(TokenWidth::uint32), 150000}), large);
+  EXPECT_EQ(read({write("g", llmc_wide(large)), tokens(), 150000}), large) << "a header says how wide its tokens are";
+  EXPECT_EQ(read({write("h", llmc(ids)), tokens(TokenWidth::uint32), 50304}), ids);
   // Bytes as uint16, an id that is 0 everywhere, and few ids: none of them looks like another width.
   const std::vector<int64_t> small = {72, 101, 108, 108, 111, 32,  119, 111, 114, 108, 100, 72, 101, 108, 108, 111,
                                       32, 119, 111, 114, 108, 100, 72,  101, 108, 108, 111, 32, 119, 111, 114, 108};
@@ -111,10 +119,12 @@ TEST_F(TokenFilesTest, ShardsFollowEachOther) {
   const auto part = [&](int64_t begin, int64_t end) { return std::vector(ids.begin() + begin, ids.begin() + end); };
   write("shard_0.bin", raw<uint16_t>(part(0, 40)));
   write("shard_1.bin", llmc(part(40, 45)));
-  write("shard_2.bin", raw<uint16_t>(part(45, 100)));
+  write("shard_2.bin", raw<uint16_t>(part(45, 47)));
+  write("shard_3.bin", llmc_wide(part(47, 48)));
+  write("shard_4.bin", raw<uint16_t>(part(48, 100)));
   const TokenFiles files((folder_ / "shard_*.bin").string(), tokens(), 50304);
   ASSERT_EQ(files.size(), 100);
-  EXPECT_EQ(files.files().size(), 3u);
+  EXPECT_EQ(files.files().size(), 5u);
   for (int64_t begin = 0; begin < 100; ++begin) {
     for (const int64_t count : {1, 5, 9, 60}) {
       if (begin + count > 100) continue;
@@ -136,8 +146,6 @@ TEST_F(TokenFilesTest, AnotherWidthIsRecognized) {
               HasSubstr("as uint16 all are, so data.token_width: uint16 may be meant"));
   EXPECT_THAT(refusal(raw<int64_t>(ids)), HasSubstr("as in a file of int64; expected uint16 or uint32"));
   EXPECT_THAT(refusal(raw<int64_t>(ids), tokens(TokenWidth::uint32)), HasSubstr("as in a file of int64"));
-  EXPECT_THAT(refusal(llmc(ids), tokens(TokenWidth::uint32)),
-              HasSubstr("expected data.token_width: uint16, found uint32"));
   EXPECT_THAT(refusal(raw<uint16_t>(ids) + "x"),
               HasSubstr("has 8001 bytes, no whole number of tokens of 2 bytes (data.token_width: uint16)"));
   EXPECT_THAT(refusal(raw<uint16_t>(some_ids(3)), tokens(TokenWidth::uint32)),
@@ -171,8 +179,12 @@ TEST_F(TokenFilesTest, FilesOfAnotherKindAreNamed) {
 TEST_F(TokenFilesTest, HeadersOfLlmcMustFit) {
   const std::vector<int64_t> ids = some_ids(100);
   EXPECT_THAT(refusal(llmc(ids, 20240520, 2)), HasSubstr("a header of llm.c of version 2, expected version 1"));
-  EXPECT_THAT(refusal(llmc(ids, 20240801, 7)),
-              HasSubstr("magic 20240801: the tokens of Llama 3 (uint32); expected magic 20240520"));
+  EXPECT_THAT(refusal(llmc(ids, 20240328, 1)),
+              HasSubstr("magic 20240328: a tokenizer; expected magic 20240520 (uint16 tokens) or 20240801 (uint32)"));
+  EXPECT_THAT(refusal(llmc(ids, 20240801, 7)), HasSubstr("has 1224 bytes, expected 1424: its header of llm.c says 100 "
+                                                         "tokens (uint32)"));
+  EXPECT_THAT(refusal(llmc_wide(ids, 1)), HasSubstr("of version 1, expected version 7 (uint32 tokens)"));
+  EXPECT_THAT(refusal(llmc_wide({50304})), HasSubstr("token 0 is 50304, expected less than model.vocab_size"));
   EXPECT_THAT(refusal(llmc(ids, 20240520, 1, 101)),
               HasSubstr("has 1224 bytes, expected 1226: its header of llm.c says 101 tokens"));
   EXPECT_THAT(refusal(llmc(ids, 20240520, 1, 99)), HasSubstr("has 1224 bytes, expected 1222"));

@@ -18,6 +18,7 @@ namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using testing::BadConfig;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -79,6 +80,8 @@ data:
   type: text
   path: text.txt
   validation_fraction: 0.1
+  tokenizer: bytes
+  pack: false
 model:
   vocab_size: 256
   dim: 16
@@ -125,11 +128,17 @@ trainer:
   keep_checkpoints: 3
   keep_best: true
   stop_after_no_gain: 0
+  skip_nonfinite: 0
   sample:
     prompt: a
     tokens: 20
     temperature: 0.8
     every: 0
+logging:
+  csv: true
+  tensorboard: false
+  jsonl: false
+  every: 1
 )");
 }
 
@@ -141,10 +150,13 @@ TEST(TrainConfigTest, OnlyFieldsWithAMeaningAreWritten) {
   EXPECT_THAT(text({"data={type: mqar, num_pairs: 2}"}),
               HasSubstr("data:\n  type: mqar\n  num_pairs: 2\n  num_queries: 2\nmodel:"));
   EXPECT_THAT(text({"data={type: tokens, path: a}"}),
-              HasSubstr("  path: a\n  validation_fraction: 0.05\n  token_width: uint16\nmodel:"));
+              HasSubstr("  path: a\n  validation_fraction: 0.05\n  pack: false\n  token_width: uint16\nmodel:"));
   EXPECT_THAT(text({"schedule={type: constant}"}),
               HasSubstr("schedule:\n  type: constant\n  warmup_steps: 0\ntrainer:"));
-  EXPECT_THAT(text({}), Not(HasSubstr("sample:")));
+  EXPECT_THAT(text({}), AllOf(Not(HasSubstr("sample:")), Not(HasSubstr("profile:"))));
+  EXPECT_THAT(text({"trainer.profile={steps: [10, 12]}"}), HasSubstr("  profile:\n    steps: [10, 12]\nlogging:"));
+  EXPECT_THAT(text({"trainer.profile={steps: [40, 40], trace: t.json}"}),
+              HasSubstr("  profile:\n    steps: [40, 40]\n    trace: t.json\nlogging:"));
   EXPECT_THAT(text({"model.mixer.lrpe=null"}), Not(HasSubstr("lrpe:")));
 }
 

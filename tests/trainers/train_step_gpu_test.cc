@@ -58,6 +58,35 @@ TEST_F(TrainStepGpu, LossesAreThoseOfTheCpu) {
   }
 }
 
+// In a graph and without one, the profile has the kernels of the step, and the step computes the same.
+TEST_F(TrainStepGpu, AProfileChangesNoBit) {
+  for (const char* graph : {"auto", "off"}) {
+    const TrainConfig config = testing::tiny_train_config({std::string("trainer.cuda_graph=") + graph});
+    const Trained plain = train({DeviceType::cuda}, config, 6);
+    Context context({DeviceType::cuda});
+    TrainStep train_step(context, config);
+    StepProfiler profiler(context);
+    const auto data = make_dataset(dataset_options(config));
+    for (int64_t step = 1; step <= 6; ++step) {
+      if (step == 3) train_step.set_profiler(&profiler);
+      if (step == 5) train_step.set_profiler(nullptr);
+      train_step.step(testing::batches_of_step(*data, config, step), step, learning_rate(step));
+      if (step != 3 && step != 4) continue;
+      EXPECT_EQ(train_step.is_captured(), graph == std::string("auto"));
+      const ProfiledStep result = profiler.result(step);
+      ASSERT_GT(result.kernels.size(), 50u);
+      double before = 0.0;
+      for (const ProfiledKernel& kernel : result.kernels) {
+        EXPECT_GE(kernel.begin, before);
+        EXPECT_GT(kernel.end, kernel.begin);
+        before = kernel.end;
+      }
+      EXPECT_GE(result.milliseconds, before);
+    }
+    EXPECT_EQ(read_values(context, train_step.model().parameters().master()), plain.weights);
+  }
+}
+
 TEST_F(TrainStepGpu, TheGraphChangesNoBit) {
   for (const char* dtype : {"float32", "bfloat16", "float16"}) {
     const std::string set = std::string("trainer.dtype=") + dtype;

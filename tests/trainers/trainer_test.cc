@@ -431,7 +431,7 @@ TEST_F(TrainerTest, StopsBeforeTheUpdateWhenNumbersBlowUp) {
     run("run", config);
     ADD_FAILURE() << "no error";
   } catch (const NonFinite& error) {
-    EXPECT_THAT(error.what(), HasSubstr("first not finite: "));
+    EXPECT_THAT(error.what(), HasSubstr("made the first non-finite number ("));
     EXPECT_THAT(error.what(), HasSubstr("A lower optimizer.lr"));
     EXPECT_THAT(error.what(), HasSubstr("there is no checkpoint yet"));
   }

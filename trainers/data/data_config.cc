@@ -1,10 +1,71 @@
 #include "trainers/data/data_config.h"
 
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "core/config/config_fields.h"
+#include "trainers/data/mixture.h"
+#include "trainers/data/tokenizer.h"
 
 namespace heddle {
 
 namespace {
+
+constexpr const char* kFiles = "it belongs to types text and tokens";
+
+// Each source must get a sequence now and then.
+void check_weights(const ConfigFields& fields, const std::vector<DataSource>& sources) {
+  const std::vector<uint64_t> odds = source_odds(sources);
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (odds[i] > 0 && odds[i] <= kCertain) continue;
+    fields.fail("sources", fmt::format("found weight {} of '{}', which is too little beside the others: expected a "
+                                       "share of at least one sequence in 2^32",
+                                       sources[i].weight, sources[i].path));
+  }
+}
+
+void describe_source(ConfigFields& fields, DataSource& source) {
+  fields.required("path", source.path);
+  if (fields.reads() && source.path.empty()) fields.fail("path", "found an empty path, expected a file");
+  fields.required("weight", source.weight, Range::positive());
+}
+
+// Either one path or several sources.
+void describe_paths(ConfigFields& fields, DataConfig& data) {
+  fields.optional_list<DataSource>("sources", data.sources, describe_source);
+  if (data.sources.empty()) {
+    if (fields.reads() && fields.node().has("sources")) {
+      fields.fail("sources", "found an empty list, expected {path, weight} for each source");
+    }
+    fields.required("path", data.path);
+    if (fields.reads() && data.path.empty()) fields.fail("path", "found an empty path, expected a file");
+    return;
+  }
+  fields.refuse("path", "data.sources names the files; expected one of them, and null takes the other away");
+  if (fields.reads()) check_weights(fields, data.sources);
+}
+
+void describe_packing(ConfigFields& fields, DataConfig& data) {
+  fields.field("pack", data.pack);
+  if (data.pack) {
+    fields.required("separator", data.separator, Range::between(0, Range::count().high));
+  } else {
+    fields.refuse("separator", "documents are told apart where data.pack is true");
+  }
+}
+
+// The tokens of text are bytes unless something else is said; those of a token file have no text.
+void describe_tokenizer(ConfigFields& fields, DataConfig& data) {
+  fields.optional("tokenizer", data.tokenizer);
+  if (!fields.reads()) return;
+  if (data.tokenizer && data.tokenizer->empty()) {
+    fields.fail("tokenizer", "found an empty name, expected bytes or a file of sentencepiece");
+  }
+  if (!data.tokenizer && data.type == DataType::text) data.tokenizer = kByteTokenizer;
+}
 
 // Either a share of the training files or files of their own.
 void describe_validation(ConfigFields& fields, DataConfig& data) {
@@ -19,18 +80,24 @@ void describe_validation(ConfigFields& fields, DataConfig& data) {
 
 }  // namespace
 
+bool is_bytes_of_text(const DataConfig& data) {
+  return data.type == DataType::text && data.tokenizer.value_or(kByteTokenizer) == kByteTokenizer;
+}
+
 void describe(ConfigFields& fields, DataConfig& data) {
   fields.required_choice(
       "type", data.type,
       {{"text", DataType::text}, {"tokens", DataType::tokens}, {"mqar", DataType::mqar}, {"copy", DataType::copy}});
   const bool is_file = data.type == DataType::text || data.type == DataType::tokens;
   if (is_file) {
-    fields.required("path", data.path);
-    if (fields.reads() && data.path.empty()) fields.fail("path", "found an empty path, expected a file");
+    describe_paths(fields, data);
     describe_validation(fields, data);
+    describe_tokenizer(fields, data);
+    describe_packing(fields, data);
   } else {
-    for (const char* key : {"path", "validation_path", "validation_fraction"}) {
-      fields.refuse(key, "it belongs to types text and tokens");
+    for (const char* key :
+         {"path", "sources", "validation_path", "validation_fraction", "tokenizer", "pack", "separator"}) {
+      fields.refuse(key, kFiles);
     }
   }
   if (data.type == DataType::tokens) {

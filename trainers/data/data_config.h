@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/config/config_node.h"
 
@@ -14,17 +15,30 @@ class ConfigFields;
 enum class DataType { text, tokens, mqar, copy };
 enum class TokenWidth { uint16, uint32 };
 
+// Files that share the training with others.
+struct DataSource {
+  std::string path;     // a file or a glob of files
+  double weight = 1.0;  // its share of the sequences is this over the sum of all weights
+};
+
 // Where batches come from. Only the fields of `type` have a meaning.
 struct DataConfig {
   DataType type = DataType::text;
-  std::string path;                             // text, tokens: a file or a glob of files
+  std::string path;                             // text, tokens: a file or a glob of files; empty: `sources`
+  std::vector<DataSource> sources;              // text, tokens: several of them, instead of `path`
   std::optional<std::string> validation_path;   // text, tokens: files for evaluation; none: the end of those of `path`
   double validation_fraction = 0.05;            // text, tokens: how much of the end, where there is no validation_path
+  std::optional<std::string> tokenizer;         // text, tokens: "bytes" or a file of sentencepiece; none: ids alone
+  bool pack = false;                            // text, tokens: documents of a sequence do not see one another
+  std::int64_t separator = 0;                   // with pack: the token that begins a document
   TokenWidth token_width = TokenWidth::uint16;  // tokens: integers of a file that has no header
   std::int64_t num_pairs = 8;                   // mqar: key-value pairs to remember
   std::int64_t num_queries = 8;                 // mqar: keys that are queried again; when it is read, num_pairs
   std::int64_t length = 32;                     // copy: tokens to repeat
 };
+
+// Whether tokens are bytes of text files.
+bool is_bytes_of_text(const DataConfig& data);
 
 // Reads or writes the fields of data.type.
 void describe(ConfigFields& fields, DataConfig& data);

@@ -35,28 +35,33 @@ void extend_by_contents(FileDigest& digest, const MappedFile& file, uint64_t blo
 
 }  // namespace
 
-DataIdentity identify(std::span<const MappedFile> files, std::span<const MappedFile> validation_files,
-                      uint64_t full_digest_bytes) {
+DataIdentity identify(std::span<const std::span<const MappedFile>> groups, uint64_t full_digest_bytes) {
+  while (!groups.empty() && groups.back().empty()) groups = groups.first(groups.size() - 1);
   DataIdentity identity;
-  for (const auto part : {files, validation_files}) {
-    for (const MappedFile& file : part) identity.bytes += file.bytes().size();
-    identity.files += static_cast<int64_t>(part.size());
+  for (const auto group : groups) {
+    for (const MappedFile& file : group) identity.bytes += file.bytes().size();
+    identity.files += static_cast<int64_t>(group.size());
   }
+  if (identity.files == 0) return identity;
   const uint64_t blocks = identity.bytes <= full_digest_bytes
                               ? UINT64_MAX
                               : std::max<uint64_t>(2, kDigestBlocks / static_cast<uint64_t>(identity.files));
   FileDigest digest;
-  const auto extend_by = [&](std::span<const MappedFile> part) {
-    for (const MappedFile& file : part) {
+  for (size_t group = 0; group < groups.size(); ++group) {
+    if (group > 0) extend_by_size(digest, 0);
+    for (const MappedFile& file : groups[group]) {
       extend_by_size(digest, file.bytes().size());
       extend_by_contents(digest, file, blocks);
     }
-  };
-  extend_by(files);
-  if (!validation_files.empty()) extend_by_size(digest, 0);
-  extend_by(validation_files);
+  }
   identity.crc32 = digest.crc32;
   return identity;
+}
+
+DataIdentity identify(std::span<const MappedFile> files, std::span<const MappedFile> validation_files,
+                      uint64_t full_digest_bytes) {
+  const std::array<std::span<const MappedFile>, 2> groups = {files, validation_files};
+  return identify(groups, full_digest_bytes);
 }
 
 std::string to_string(const DataIdentity& identity) {

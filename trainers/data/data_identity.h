@@ -24,7 +24,11 @@ inline constexpr uint64_t kFullDigestBytes = uint64_t{4} << 30;
 inline constexpr uint64_t kDigestBlocks = 4096;
 inline constexpr uint64_t kDigestBlockBytes = uint64_t{64} << 10;
 
-// The identity of the files of data.path and, after a size of 0 in the digest, those of data.validation_path.
+// The identity of groups of files: those of each source, then those of data.validation_path, then the tokenizer's. In
+// the digest there is a size of 0 before each group but the first. Groups without files at the end count for nothing.
+DataIdentity identify(std::span<const std::span<const MappedFile>> groups,
+                      uint64_t full_digest_bytes = kFullDigestBytes);
+// That of one group, and of a second.
 DataIdentity identify(std::span<const MappedFile> files, std::span<const MappedFile> validation_files = {},
                       uint64_t full_digest_bytes = kFullDigestBytes);
 

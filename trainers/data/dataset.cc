@@ -10,6 +10,12 @@
 
 namespace heddle {
 
+Dataset::Sizes Dataset::sizes_of(const DatasetOptions& options) {
+  Sizes sizes{options.batch_size, options.sequence_length, options.eval_sequences, {}};
+  if (options.data.pack) sizes.separator = static_cast<int32_t>(options.data.separator);
+  return sizes;
+}
+
 template <class Sequence>
 Batch Dataset::assemble(int64_t first, int64_t size, const Sequence& sequence) const {
   Batch batch;
@@ -20,6 +26,13 @@ Batch Dataset::assemble(int64_t first, int64_t size, const Sequence& sequence) c
   batch.targets.assign(batch.tokens.size(), kIgnoredTarget);
   for (int64_t row = 0; row < batch.size; ++row) {
     sequence(first + row, batch.tokens.data() + row * batch.length, batch.targets.data() + row * batch.length);
+  }
+  if (!sizes_.separator) return batch;
+  batch.segments.resize(batch.tokens.size());
+  for (int64_t row = 0; row < batch.size; ++row) {
+    number_documents(
+        std::span(batch.tokens).subspan(static_cast<size_t>(row * batch.length), static_cast<size_t>(batch.length)),
+        *sizes_.separator, batch.segments.data() + row * batch.length);
   }
   return batch;
 }
@@ -47,15 +60,27 @@ std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options) {
   return nullptr;
 }
 
-DeviceBatch empty_batch(Context& context, int64_t size, int64_t length) {
+void number_documents(std::span<const int32_t> tokens, int32_t separator, int32_t* segments) {
+  int32_t document = 0;
+  for (const int32_t token : tokens) {
+    if (token == separator) ++document;
+    *segments++ = document;
+  }
+}
+
+DeviceBatch empty_batch(Context& context, const Batch& like) {
   const MemoryScope scope(context, MemoryCategory::data);
-  return {Tensor::empty(context, {size, length}, DType::int32), Tensor::empty(context, {size, length}, DType::int32)};
+  const Shape shape{like.size, like.length};
+  DeviceBatch batch{Tensor::empty(context, shape, DType::int32), Tensor::empty(context, shape, DType::int32), {}};
+  if (!like.segments.empty()) batch.segments = Tensor::empty(context, shape, DType::int32);
+  return batch;
 }
 
 DeviceBatch to_device(Context& context, const Batch& batch) {
-  DeviceBatch on_device = empty_batch(context, batch.size, batch.length);
+  DeviceBatch on_device = empty_batch(context, batch);
   copy_from_host(context, on_device.tokens, batch.tokens.data());
   copy_from_host(context, on_device.targets, batch.targets.data());
+  if (on_device.segments.defined()) copy_from_host(context, on_device.segments, batch.segments.data());
   context.synchronize();
   return on_device;
 }

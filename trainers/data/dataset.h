@@ -7,24 +7,27 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "core/runtime/context.h"
 #include "core/tensor/tensor.h"
 #include "trainers/data/data_config.h"
 #include "trainers/data/data_identity.h"
+#include "trainers/data/tokenizer.h"
 
 namespace heddle {
 
 // This target counts in no loss: after its token nothing is asked for.
 inline constexpr int32_t kIgnoredTarget = -100;
 
-// targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. Both (size, length).
+// targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. All (size, length).
 struct Batch {
   int64_t size = 0;
   int64_t length = 0;
   std::vector<int32_t> tokens;
   std::vector<int32_t> targets;
+  std::vector<int32_t> segments = {};  // with data.pack: number of the document of each token; else empty
 };
 
 // A data set is constant once it is made, so several threads may use it.
@@ -41,7 +44,9 @@ class Dataset {
   virtual int64_t validation_sequences() const = 0;
   // Reads the files that the data are made of, the first time.
   virtual DataIdentity identity() const { return {}; }
-  // Whether tokens are bytes of text, so that a loss can be given in bits per byte and text be generated.
+  // What turns tokens into text, so that a loss can be given in bits per byte; nullptr: they are no text.
+  virtual const Tokenizer* tokenizer() const { return nullptr; }
+  // Whether tokens are bytes of text.
   virtual bool is_text() const { return false; }
   // Whether targets are answers that can be right or wrong, so that an accuracy says something.
   virtual bool has_answers() const { return false; }
@@ -51,10 +56,9 @@ class Dataset {
     int64_t batch = 0;                            // sequences of a batch
     int64_t length = 0;                           // tokens of a sequence
     std::optional<int64_t> validation_sequences;  // at most; none: all
+    std::optional<int32_t> separator;             // with data.pack
   };
-  static Sizes sizes_of(const DatasetOptions& options) {
-    return {options.batch_size, options.sequence_length, options.eval_sequences};
-  }
+  static Sizes sizes_of(const DatasetOptions& options);
   explicit Dataset(const Sizes& sizes) : sizes_(sizes) {}
   const Sizes& sizes() const { return sizes_; }
 
@@ -76,9 +80,13 @@ std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options);
 struct DeviceBatch {
   Tensor tokens;
   Tensor targets;
+  Tensor segments = {};  // undefined when the batch has none
 };
 DeviceBatch to_device(Context& context, const Batch& batch);
-// The tensors of a batch, not yet written.
-DeviceBatch empty_batch(Context& context, int64_t size, int64_t length);
+// The tensors of a batch like this one, not yet written.
+DeviceBatch empty_batch(Context& context, const Batch& like);
+
+// Writes the number of the document of each token of a sequence: the separators up to it, itself included.
+void number_documents(std::span<const int32_t> tokens, int32_t separator, int32_t* segments);
 
 }  // namespace heddle

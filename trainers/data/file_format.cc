@@ -15,8 +15,6 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr int64_t kLlmcHeaderBytes = 256 * 4;
-constexpr int32_t kLlmcMagic = 20240520;
 // Integers that are looked at to guess their width, at most.
 constexpr int64_t kGuessedFrom = int64_t{1} << 20;
 
@@ -97,8 +95,6 @@ bool is_text(std::string_view bytes) {
 // The other headers of llm.c, which begin with a date.
 const char* other_llmc_file(int32_t magic) {
   switch (magic) {
-    case 20240801:
-      return "the tokens of Llama 3 (uint32)";
     case 20240522:
       return "an evaluation of multiple choices";
     case 20240326:
@@ -112,27 +108,37 @@ const char* other_llmc_file(int32_t magic) {
   }
 }
 
-// The format when the file has the header of llm.c.
-std::optional<FileFormat> llmc_format(const MappedFile& file, const DataConfig& data) {
+const LlmcHeader* header_of(int32_t magic) {
+  for (const LlmcHeader& header : kLlmcHeaders) {
+    if (header.magic == magic) return &header;
+  }
+  return nullptr;
+}
+
+// The format when the file has a header of llm.c.
+std::optional<FileFormat> llmc_format(const MappedFile& file) {
   const std::string_view bytes = file.bytes();
   const std::string path = file.path().string();
   const int32_t magic = int32_at(bytes, 0);
   if (const char* other = other_llmc_file(magic)) {
-    fail("{} has a header of llm.c with magic {}: {}; expected magic {}, or integers without a header", path, magic,
-         other, kLlmcMagic);
+    fail(
+        "{} has a header of llm.c with magic {}: {}; expected magic {} (uint16 tokens) or {} (uint32), or integers "
+        "without a header",
+        path, magic, other, kLlmcHeaders[0].magic, kLlmcHeaders[1].magic);
   }
-  if (magic != kLlmcMagic) return std::nullopt;
+  const LlmcHeader* const header = header_of(magic);
+  if (header == nullptr) return std::nullopt;
   const int32_t version = int32_at(bytes, 1);
-  check(version == 1, "{} has a header of llm.c of version {}, expected version 1 (uint16 tokens)", path, version);
+  const char* const type = header->width == 2 ? "uint16" : "uint32";
+  check(version == header->version, "{} has a header of llm.c of version {}, expected version {} ({} tokens)", path,
+        version, header->version, type);
   const auto count = static_cast<uint32_t>(int32_at(bytes, 2));
-  const int64_t expected = kLlmcHeaderBytes + 2 * int64_t{count};
+  const int64_t expected = kLlmcHeaderBytes + header->width * int64_t{count};
   check(static_cast<int64_t>(bytes.size()) == expected,
-        "{} has {} bytes, expected {}: its header of llm.c says {} tokens (uint16)", path, bytes.size(), expected,
-        count);
+        "{} has {} bytes, expected {}: its header of llm.c says {} tokens ({})", path, bytes.size(), expected, count,
+        type);
   check(count > 0, "{} has a header of llm.c that says 0 tokens", path);
-  check(data.token_width == TokenWidth::uint16,
-        "{} has a header of llm.c, whose tokens are uint16; expected data.token_width: uint16, found uint32", path);
-  return FileFormat{kLlmcHeaderBytes, 2};
+  return FileFormat{kLlmcHeaderBytes, header->width};
 }
 
 // Whether integers of this width look like the lower halves of wider ones: every second one is an upper half of an id,
@@ -173,16 +179,22 @@ int32_t read_token(const char* bytes, int64_t width) {
   return static_cast<int32_t>(value);
 }
 
+void write_token(char* bytes, int64_t width, int32_t token) {
+  for (int64_t i = 0; i < width; ++i) bytes[i] = static_cast<char>(static_cast<uint32_t>(token) >> 8 * i & 0xffu);
+}
+
+int64_t token_bytes(int64_t vocab_size) { return vocab_size <= int64_t{1} << 16 ? 2 : 4; }
+
 FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t vocab_size) {
   const std::string path = file.path().string();
   check(!file.bytes().empty(), "{} is empty", path);
   refuse_foreign(file);
   if (data.type == DataType::text) {
-    check(int32_at(file.bytes(), 0) != kLlmcMagic,
+    check(header_of(int32_at(file.bytes(), 0)) == nullptr,
           "{} holds tokens after a header of llm.c, expected text; data.type: tokens reads it", path);
     return {};
   }
-  if (const auto format = llmc_format(file, data)) return *format;
+  if (const auto format = llmc_format(file)) return *format;
   check(!is_text(file.bytes()), "{} is plain text, expected token ids; data.type: text reads it", path);
   const int64_t width = data.token_width == TokenWidth::uint16 ? 2 : 4;
   check(file.bytes().size() % static_cast<size_t>(width) == 0,

@@ -17,11 +17,24 @@ struct FileFormat {
 // The token of this width at `bytes`. A uint32 above the range of int32 comes out negative.
 int32_t read_token(const char* bytes, int64_t width);
 
-// text: bytes as they are. tokens: the header of llm.c (256 int32: magic 20240520, version 1, the number of tokens,
-// then zeros; uint16 tokens follow) or none, then integers of data.token_width. Throws Error that names the file, says
-// what was found and what helps: for an empty file, files of another kind
-// (.npy, gzip, safetensors, other headers of llm.c, ... and text where tokens are expected), a size that does not fit,
-// and integers that look as if they had another width than data.token_width.
+// Writes a token that is not negative as an integer of this width.
+void write_token(char* bytes, int64_t width, int32_t token);
+// The width of the tokens of a vocabulary in a file: 2 up to 65536 ids, else 4.
+int64_t token_bytes(int64_t vocab_size);
+
+// The headers of llm.c: 256 int32, of which the first three are a magic number, a version and the number of tokens
+// (uint32 here, beyond what llm.c writes), the others 0.
+struct LlmcHeader {
+  int32_t magic, version;
+  int64_t width;  // of the tokens
+};
+inline constexpr int64_t kLlmcHeaderBytes = 256 * 4;
+inline constexpr LlmcHeader kLlmcHeaders[] = {{20240520, 1, 2}, {20240801, 7, 4}};
+
+// text: bytes as they are. tokens: one of kLlmcHeaders, which says how wide its tokens are, or none, then integers of
+// data.token_width. Throws Error that names the file, says what was found and what helps: for an empty file, files of
+// another kind (.npy, gzip, safetensors, other headers of llm.c, ... and text where tokens are expected), a size that
+// does not fit, and integers that look as if they had another width than data.token_width.
 FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t vocab_size);
 
 // Whether the integers of `bytes`, which were read as 32 bits wide, are all ids of the vocabulary when they are read as

@@ -42,6 +42,14 @@ std::vector<std::string> matches_of(const std::string& pattern) {
 
 }  // namespace
 
+std::string find_file(const std::string& path) {
+  const std::string name = expand_home(path);
+  std::error_code ignored;
+  if (!std::filesystem::exists(name, ignored)) fail_missing(name);
+  check(!std::filesystem::is_directory(name, ignored), "{} is a folder, expected a file", name);
+  return name;
+}
+
 std::vector<std::string> find_files(const std::string& path_or_pattern) {
   const std::string name = expand_home(path_or_pattern);
   std::error_code ignored;

@@ -36,16 +36,27 @@ int64_t largest(const int32_t* tokens, int64_t count) {
 
 }  // namespace
 
-TokenFiles::TokenFiles(const std::string& path_or_pattern, const DataConfig& data, int64_t vocab_size)
+TokenFiles::TokenFiles(const std::string& path_or_pattern, const DataConfig& data, int64_t vocab_size,
+                       const Tokenizer* tokenizer)
     : vocab_size_(vocab_size) {
+  const bool is_encoded = data.type == DataType::text && !is_bytes_of_text(data);
   uint64_t bytes = 0;
   for (const std::string& path : find_files(path_or_pattern)) {
     const MappedFile& file = files_.emplace_back(path);
     const FileFormat format = format_of(file, data, vocab_size);
-    const int64_t count = (static_cast<int64_t>(file.bytes().size()) - format.header_bytes) / format.width;
-    rows_.push_back({size_, count, format});
-    size_ += count;
     bytes += file.bytes().size();
+    const int64_t count = (static_cast<int64_t>(file.bytes().size()) - format.header_bytes) / format.width;
+    Row row{.count = count, .width = format.width, .tokens = file.bytes().data() + format.header_bytes};
+    if (is_encoded) {
+      check(bytes <= kMostEncodedBytes,
+            "{} has more than {} MiB of text, which would be encoded each time; encode it once by heddle tokenize "
+            "--tokenizer {}, and read it by data.type: tokens",
+            path_or_pattern, kMostEncodedBytes >> 20, *data.tokenizer);
+      row = encode(file.bytes(), *tokenizer);
+    }
+    row.first = size_;
+    size_ += row.count;
+    rows_.push_back(row);
   }
   if (data.type == DataType::text || bytes > kFullDigestBytes) return;
   for (size_t file = 0; file < files_.size(); ++file) check_ids(file);
@@ -59,7 +70,7 @@ void TokenFiles::read(int64_t begin, int64_t count, int32_t* tokens) const {
   while (count > 0) {
     const Row& row = rows_.at(file);
     const int64_t place = begin - row.first, here = std::min(count, row.count - place);
-    convert(bytes_of(file, place), row.format.width, here, tokens);
+    convert(bytes_of(file, place), row.width, here, tokens);
     if (largest(tokens, here) >= vocab_size_) refuse_first_stranger(file, place, {tokens, static_cast<size_t>(here)});
     begin += here;
     count -= here;
@@ -69,8 +80,18 @@ void TokenFiles::read(int64_t begin, int64_t count, int32_t* tokens) const {
 }
 
 const char* TokenFiles::bytes_of(size_t file, int64_t place) const {
-  const FileFormat& format = rows_[file].format;
-  return files_[file].bytes().data() + format.header_bytes + place * format.width;
+  return rows_[file].tokens + place * rows_[file].width;
+}
+
+TokenFiles::Row TokenFiles::encode(std::string_view text, const Tokenizer& tokenizer) {
+  const std::vector<int32_t> ids = encode_text(tokenizer, text);
+  Row row{.count = static_cast<int64_t>(ids.size()), .width = token_bytes(tokenizer.size())};
+  std::vector<char>& bytes = encoded_.emplace_back(ids.size() * static_cast<size_t>(row.width));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    write_token(bytes.data() + i * static_cast<size_t>(row.width), row.width, ids[i]);
+  }
+  row.tokens = bytes.data();
+  return row;
 }
 
 void TokenFiles::check_ids(size_t file) const {
@@ -80,7 +101,7 @@ void TokenFiles::check_ids(size_t file) const {
   for (int64_t begin = 0; begin < row.count; begin += kPart) {
     const int64_t count = std::min(kPart, row.count - begin);
     read(row.first + begin, count, part.data());
-    files_[file].release({bytes_of(file, begin), static_cast<size_t>(count * row.format.width)});
+    files_[file].release({bytes_of(file, begin), static_cast<size_t>(count * row.width)});
   }
 }
 
@@ -88,7 +109,7 @@ void TokenFiles::refuse_first_stranger(size_t file, int64_t place, std::span<con
   const auto stranger = std::find_if(tokens.begin(), tokens.end(), [&](int32_t token) {
     return int64_t{static_cast<uint32_t>(token)} >= vocab_size_;
   });
-  const bool is_wrong_width = rows_[file].format.width == 4 && fits_uint16(files_[file].bytes(), vocab_size_);
+  const bool is_wrong_width = rows_[file].width == 4 && fits_uint16(files_[file].bytes(), vocab_size_);
   fail("{}: token {} is {}, expected less than model.vocab_size ({}){}", files_[file].path().string(),
        place + (stranger - tokens.begin()), static_cast<uint32_t>(*stranger), vocab_size_,
        is_wrong_width ? "; as uint16 all are, so data.token_width: uint16 may be meant" : "");

@@ -34,11 +34,49 @@ double thousands_per_second(int64_t tokens, double seconds) {
   return static_cast<double>(tokens) / std::max(seconds, 1e-9) / 1000.0;
 }
 
+// "1.2201 nats/byte (1.760 bits/byte)"
+std::string describe_loss(double loss, bool is_text) {
+  std::string text = fmt::format("{:.4f}", unsigned_nan(loss));
+  if (is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", unsigned_nan(loss / std::log(2.0)));
+  return text;
+}
+
 std::string describe(const EvaluationEvent& event) {
-  std::string text = fmt::format("validation loss {:.4f}", unsigned_nan(event.loss));
-  if (event.is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", unsigned_nan(event.loss / std::log(2.0)));
+  std::string text = describe_loss(event.loss, event.is_text);
+  if (!event.is_text && !std::isnan(event.bits_per_byte)) {
+    text += fmt::format(" nats/token ({:.3f} bits/byte)", event.bits_per_byte);
+  }
   if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
   return text;
+}
+
+std::string describe_device(const StartEvent& start) {
+  std::string text = to_string(start.device);
+  if (start.device.type == DeviceType::cpu) return text + fmt::format(" with {} threads", start.threads);
+  return start.device_name.empty() ? text : text + ", " + start.device_name;
+}
+
+// What one would write into a lab book about a run.
+std::string summary(const StartEvent& start, const EndEvent& end) {
+  const EvaluationEvent& last = *end.evaluation;
+  std::string text;
+  const auto line = [&](const char* name, const std::string& value) { text += fmt::format("\n{:<12}{}", name, value); };
+  line("config", start.program.empty() ? start.config : fmt::format("{} ({})", start.config, start.program));
+  line("device", describe_device(start));
+  line("model", fmt::format("{} parameters, {}", start.parameters, name(start.dtype)));
+  line("training",
+       fmt::format("steps {} to {} of {}, batch {} x {}, {:.4g} M tokens", end.start + 1, end.step, end.steps,
+                   start.batch_size, start.sequence_length, static_cast<double>(end.tokens) * 1e-6));
+  line("time", fmt::format("{}, {} of it in steps: {:.1f} k tokens/s", format_duration(end.elapsed),
+                           format_duration(end.seconds), thousands_per_second(end.tokens, end.seconds)));
+  line("memory", fmt::format("{} at the peak", format_bytes(end.peak_bytes)));
+  if (end.best) {
+    line("best loss",
+         fmt::format("{} in validation after step {}", describe_loss(end.best->loss, last.is_text), end.best->step));
+  }
+  line("last loss", fmt::format("{} in validation after step {}", describe(last), last.step));
+  line("run folder", start.folder.string());
+  return text.substr(1);
 }
 
 }  // namespace
@@ -57,13 +95,11 @@ void ConsoleLogger::say(const std::string& line) {
 void ConsoleLogger::note(const std::string& line) { say("note: " + line); }
 
 void ConsoleLogger::start(const StartEvent& event) {
-  start_ = event.step;
+  start_ = event;
   if (event.checkpoint) say(fmt::format("resumed from {}", event.checkpoint->string()));
-  const bool is_cpu = event.device.type == DeviceType::cpu;
-  say(fmt::format("{:.2f} M parameters, {}, batch {} x {} on {}{}; run folder {}",
+  say(fmt::format("{:.2f} M parameters, {}, batch {} x {} on {}; run folder {}",
                   static_cast<double>(event.parameters) / 1e6, name(event.dtype), event.batch_size,
-                  event.sequence_length, to_string(event.device),
-                  is_cpu ? fmt::format(" with {} threads", event.threads) : "", event.folder.string()));
+                  event.sequence_length, describe_device(event), event.folder.string()));
   if (event.step < event.steps) return;
   say(fmt::format("nothing left to do: the run is at step {} of {}", event.step, event.steps));
 }
@@ -76,7 +112,7 @@ void ConsoleLogger::step(const StepEvent& event) {
   last_shown_ = now;
   has_shown_ = true;
   const double left =
-      event.elapsed / static_cast<double>(event.step - start_) * static_cast<double>(event.steps - event.step);
+      event.elapsed / static_cast<double>(event.step - start_.step) * static_cast<double>(event.steps - event.step);
   const std::string text = fmt::format(
       "step {}/{}  loss {:.4f}  {:.1f} k tokens/s  ETA {}  peak {}", event.step, event.steps, unsigned_nan(event.loss),
       thousands_per_second(tokens_, event.seconds), format_duration(left), format_bytes(event.peak_bytes));
@@ -93,7 +129,7 @@ void ConsoleLogger::step(const StepEvent& event) {
 }
 
 void ConsoleLogger::evaluation(const EvaluationEvent& event) {
-  say(fmt::format("step {}: {}", event.step, describe(event)));
+  say(fmt::format("step {}: validation loss {}", event.step, describe(event)));
 }
 
 void ConsoleLogger::end(const EndEvent& event) {
@@ -101,10 +137,13 @@ void ConsoleLogger::end(const EndEvent& event) {
     say(fmt::format("stopped after step {} of {}; to go on from {}, train again with the same config and --resume auto",
                     event.step, event.steps, event.checkpoint.string()));
   } else if (event.evaluation) {
-    say(fmt::format("{} steps in {}, {:.1f} k tokens/s, peak memory {}; {}", event.step - event.start,
-                    format_duration(event.elapsed), thousands_per_second(event.tokens, event.seconds),
-                    format_bytes(event.peak_bytes), describe(*event.evaluation)));
+    say(summary(start_, event));
   }
+}
+
+void ConsoleLogger::profile(const ProfileEvent& event) {
+  say(event.tables);
+  if (!event.trace.empty()) say(fmt::format("trace written to {}", event.trace.string()));
 }
 
 void ConsoleLogger::sample(const SampleEvent& event) {

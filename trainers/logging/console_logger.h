@@ -1,5 +1,6 @@
 // Tells people how far a run is. The progress is one line that is rewritten on a terminal, and a plain line every ten
-// seconds elsewhere; what happens between the steps gets a line of its own.
+// seconds elsewhere; what happens between the steps gets a line of its own. A run that is finished ends with a summary
+// for a lab book.
 #pragma once
 
 #include <chrono>
@@ -22,6 +23,7 @@ class ConsoleLogger : public Logger {
   void start(const StartEvent& event) override;
   void step(const StepEvent& event) override;
   void evaluation(const EvaluationEvent& event) override;
+  void profile(const ProfileEvent& event) override;
   void end(const EndEvent& event) override;
   void sample(const SampleEvent& event) override;
   void note(const std::string& line) override;
@@ -34,7 +36,7 @@ class ConsoleLogger : public Logger {
 
   std::FILE* out_;
   bool is_terminal_;
-  int64_t start_ = 0;       // steps that were done before this start
+  StartEvent start_;
   int64_t tokens_ = 0;      // since the start
   bool has_shown_ = false;  // whether the progress of a step was shown, and when
   Clock::time_point last_shown_;

@@ -16,8 +16,6 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kBytes = 256;
-
 std::string escape(std::string_view bytes) {
   std::string text;
   for (char byte : bytes) text += fmt::format("\\x{:02x}", static_cast<uint8_t>(byte));
@@ -95,17 +93,23 @@ void generate_tokens(Context& context, const LanguageModel& model, std::span<con
   }
 }
 
-void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
-              const std::function<void(uint8_t)>& emit) {
-  std::vector<int32_t> tokens;
-  for (char byte : prompt) tokens.push_back(static_cast<uint8_t>(byte));
+void generate(Context& context, const LanguageModel& model, const Tokenizer& tokenizer, std::string_view prompt,
+              const GenerateOptions& options, const std::function<void(uint8_t)>& emit) {
+  std::vector<int32_t> tokens = encode_text(tokenizer, prompt);
+  if (options.end && (tokens.empty() || tokens.front() != *options.end)) tokens.insert(tokens.begin(), *options.end);
+  // A separator behind the tokens of the text, as that of bytes may be, can be drawn with all before it.
+  const int64_t choices = std::max(tokenizer.size(), options.end ? int64_t{*options.end} + 1 : 0);
   StopText stop(options.stop);
-  const auto emit_all = [&](const std::string& bytes) {
+  const auto emit_all = [&](std::string_view bytes) {
     for (char byte : bytes) emit(static_cast<uint8_t>(byte));
   };
-  generate_tokens(context, model, tokens, options, kBytes, [&](int32_t token) {
-    emit_all(stop.add(static_cast<uint8_t>(token)));
-    return !stop.reached();
+  generate_tokens(context, model, tokens, options, choices, [&](int32_t token) {
+    if (token == options.end) return false;
+    for (const char byte : tokenizer.bytes_of(token)) {
+      emit_all(stop.add(static_cast<uint8_t>(byte)));
+      if (stop.reached()) return false;
+    }
+    return true;
   });
   emit_all(stop.rest());
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "core/tensor/random.h"
+#include "trainers/data/tokenizer.h"
 #include "trainers/model/language_model.h"
 
 namespace heddle {
@@ -22,6 +24,9 @@ struct GenerateOptions {
   int64_t top_k = 0;         // only the k likeliest; 0: all
   double top_p = 1.0;        // only the likeliest whose probabilities reach p together
   uint64_t seed = 1;
+  // generate(): the token that ends a document, and so ends the text. A document begins with it, too: it is read before
+  // a prompt that does not begin with it.
+  std::optional<int32_t> end = {};
   std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
   std::function<bool()> stop_requested = {};  // asked after every token; ends when it says yes
 };
@@ -36,9 +41,10 @@ std::vector<double> read_tokens(Context& context, const LanguageModel& model, st
 void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
                      const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit);
 
-// The same with bytes, which are the first 256 tokens of the vocabulary.
-void generate(Context& context, const LanguageModel& model, std::string_view prompt, const GenerateOptions& options,
-              const std::function<void(uint8_t)>& emit);
+// The same with text: calls emit() for each byte of the new tokens, which are drawn from those of the tokenizer and
+// from options.end. The prompt may be empty where there is an end.
+void generate(Context& context, const LanguageModel& model, const Tokenizer& tokenizer, std::string_view prompt,
+              const GenerateOptions& options, const std::function<void(uint8_t)>& emit);
 
 // Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest.
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform);

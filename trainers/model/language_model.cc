@@ -90,16 +90,17 @@ void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& n
 }
 
 // The parts whose values are not kept go through recompute(). Observers see each part once, as it is first computed.
-void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
-                              const Observer& observer, uint64_t dropout_seed) const {
+void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
+                              Recompute recomputed, const Observer& observer, uint64_t dropout_seed) const {
   if (recomputed == Recompute::block) {
-    const std::vector<Variable> outputs = recompute(
-        tape, {stream.x, stream.residual}, block.parameters,
-        [this, &block, observer, dropout_seed, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
-          Stream again{in[0], in[1]};
-          run_block(inner, block, again, nullptr, Recompute::none, calls++ == 0 ? observer : Observer{}, dropout_seed);
-          return std::vector<Variable>{again.x, again.residual};
-        });
+    const std::vector<Variable> outputs = recompute(tape, {stream.x, stream.residual}, block.parameters,
+                                                    [this, &block, segments, observer, dropout_seed, calls = 0](
+                                                        Tape& inner, const std::vector<Variable>& in) mutable {
+                                                      Stream again{in[0], in[1]};
+                                                      run_block(inner, block, again, nullptr, segments, Recompute::none,
+                                                                calls++ == 0 ? observer : Observer{}, dropout_seed);
+                                                      return std::vector<Variable>{again.x, again.residual};
+                                                    });
     stream = {outputs[0], outputs[1]};
     return;
   }
@@ -120,7 +121,9 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
   normalize(tape, block.path + ".mixer_norm", *block.mixer_norm, stream, observer);
   run_layer(
       block.path + ".mixer",
-      [&mixer = *block.mixer, state](Tape& inner, const Variable& x) { return mixer.forward(inner, x, state); },
+      [&mixer = *block.mixer, state, segments](Tape& inner, const Variable& x) {
+        return mixer.forward(inner, x, state, segments);
+      },
       block.mixer_parameters, recomputed == Recompute::mixer);
   normalize(tape, block.path + ".channel_norm", *block.channel_norm, stream, observer);
   run_layer(
@@ -129,14 +132,14 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
       block.channel_parameters, recomputed == Recompute::channel);
 }
 
-Variable LanguageModel::features(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
+Variable LanguageModel::features(Tape& tape, const ModelInput& input, ModelState* state, const Observer& observer,
                                  uint64_t dropout_seed) const {
   const Recompute recomputed = tape.mode() == Tape::Mode::record ? recompute_ : Recompute::none;
   Stream stream;
-  stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, tokens); });
+  stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, input.tokens); });
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, recomputed, observer,
-              derived_seed(dropout_seed, i));
+    run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, input.segments, recomputed,
+              observer, derived_seed(dropout_seed, i));
   }
   normalize(tape, "final_norm", *final_norm_, stream, observer);
   return stream.x;
@@ -144,9 +147,9 @@ Variable LanguageModel::features(Tape& tape, const Tensor& tokens, ModelState* s
 
 Variable LanguageModel::head_weight(Tape& tape) const { return head_ ? head_->weight(tape) : embedding_->weight(tape); }
 
-Variable LanguageModel::forward(Tape& tape, const Tensor& tokens, ModelState* state, const Observer& observer,
+Variable LanguageModel::forward(Tape& tape, const ModelInput& input, ModelState* state, const Observer& observer,
                                 uint64_t dropout_seed) const {
-  const Variable read = features(tape, tokens, state, observer, dropout_seed);
+  const Variable read = features(tape, input, state, observer, dropout_seed);
   return run_part(tape, "head", observer, [&] { return linear(tape, read, head_weight(tape)); });
 }
 

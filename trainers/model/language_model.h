@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "layers/modules/embedding.h"
@@ -22,6 +23,16 @@ namespace heddle {
 
 // What a model keeps of the text that it has read: the state of the mixer of each block.
 using ModelState = std::vector<std::unique_ptr<MixerState>>;
+
+// What a model reads: token ids, int32 (B, N), each in [0, vocab_size), and, where several documents are packed into a
+// sequence, int32 `segments` (B, N), non-decreasing along N. A token then sees tokens of its own segment only.
+struct ModelInput {
+  Tensor tokens;
+  Tensor segments;
+
+  ModelInput(Tensor ids) : tokens(std::move(ids)) {}  // NOLINT(google-explicit-constructor): one document a sequence
+  ModelInput(Tensor ids, Tensor documents) : tokens(std::move(ids)), segments(std::move(documents)) {}
+};
 
 class LanguageModel {
  public:
@@ -38,13 +49,13 @@ class LanguageModel {
   // Is called with the output of each part as it is made: "embedding", "blocks.3.mixer", ...
   using Observer = std::function<void(std::string_view part, const Variable& output)>;
 
-  // tokens: int32 (B, N), each in [0, vocab_size). Returns logits (B, N, vocab_size) of the compute dtype. With
-  // `state`, which initial_state() made, the tokens continue the text that it has seen, and it is advanced; for
-  // inference only. `dropout_seed` is that of the masks of this pass: equal seeds give equal masks.
-  Variable forward(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {},
+  // Returns logits (B, N, vocab_size) of the compute dtype. With `state`, which initial_state() made, the tokens
+  // continue the text that it has seen, and it is advanced; for inference only, and without segments. `dropout_seed` is
+  // that of the masks of this pass: equal seeds give equal masks.
+  Variable forward(Tape& tape, const ModelInput& input, ModelState* state = nullptr, const Observer& observer = {},
                    uint64_t dropout_seed = 0) const;
   // The same without the head: what the head reads, (B, N, dim).
-  Variable features(Tape& tape, const Tensor& tokens, ModelState* state = nullptr, const Observer& observer = {},
+  Variable features(Tape& tape, const ModelInput& input, ModelState* state = nullptr, const Observer& observer = {},
                     uint64_t dropout_seed = 0) const;
   // The mean loss of the predictions from features (..., dim) for targets int32 (...), over those that count: nats, a
   // scalar. With model.loss_chunk the logits of that many tokens exist at a time; without, backward writes their
@@ -65,8 +76,8 @@ class LanguageModel {
   static void normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
                         const Observer& observer);
   Variable head_weight(Tape& tape) const;
-  void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, Recompute recomputed,
-                 const Observer& observer, uint64_t dropout_seed) const;
+  void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
+                 Recompute recomputed, const Observer& observer, uint64_t dropout_seed) const;
 
   ParameterSet parameters_;
   int64_t vocab_size_;

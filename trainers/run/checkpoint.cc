@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/io/atomic_file.h"
+#include "core/io/disk_space.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -112,6 +113,9 @@ Json to_json(const CheckpointState& state) {
   if (const auto& scale = state.loss_scale) {
     json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}, {"left_out", scale->left_out}};
   }
+  if (const SkippedSteps& skipped = state.skipped; skipped.total > 0) {
+    json["skipped"] = {{"total", skipped.total}, {"in_a_row", skipped.in_a_row}};
+  }
   return json;
 }
 
@@ -138,17 +142,36 @@ CheckpointState state_of(const Json& json) {
     state.loss_scale = {scale.at("value").get<double>(), integer<int64_t>(scale, "good_steps"),
                         integer<int64_t>(scale, "left_out")};
   }
+  if (json.contains("skipped")) {
+    const Json& skipped = json["skipped"];
+    state.skipped = {.total = integer<int64_t>(skipped, "total"), .in_a_row = integer<int64_t>(skipped, "in_a_row")};
+  }
   return state;
 }
 
-void write_files(Context& context, const fs::path& folder, const ParameterSet& parameters, const Optimizer& optimizer,
-                 const CheckpointState& state, const WeightAverage* average) {
-  const FileDigest model = write_safetensors(context, folder / kModelFile, masters(parameters));
-  const FileDigest moments = write_safetensors(context, folder / kOptimizerFile, optimizer.state());
+// A file of a checkpoint and what is in it.
+struct TensorFile {
+  const char* name;
+  std::vector<NamedTensor> tensors;
+};
+
+// What a checkpoint takes on the disk, a little more than less: the tensors, their entries in the headers, the state.
+uint64_t bytes_needed(const std::vector<TensorFile>& files, const CheckpointState& state) {
+  constexpr uint64_t kBytesOfEntry = 256, kBytesOfState = 16384;
+  uint64_t bytes = kBytesOfState + 2 * state.config.size();
+  for (const TensorFile& file : files) {
+    for (const auto& [name, tensor] : file.tensors) {
+      bytes += static_cast<uint64_t>(tensor.numel()) * size_of(tensor.dtype()) + kBytesOfEntry + name.size();
+    }
+  }
+  return bytes;
+}
+
+void write_files(Context& context, const fs::path& folder, const std::vector<TensorFile>& files,
+                 const CheckpointState& state) {
   Json json = to_json(state);
-  json["files"] = {{kModelFile, to_json(model)}, {kOptimizerFile, to_json(moments)}};
-  if (average != nullptr) {
-    json["files"][kAverageFile] = to_json(write_safetensors(context, folder / kAverageFile, average->tensors()));
+  for (const TensorFile& file : files) {
+    json["files"][file.name] = to_json(write_safetensors(context, folder / file.name, file.tensors));
   }
   write_file(folder / kStateFile, seal(json));
 }
@@ -163,6 +186,16 @@ void remove_checkpoint(const fs::path& path) {
   fs::remove_all(aside);
 }
 
+// The step of the checkpoint that folder/best leads to; -1 where there is none.
+int64_t linked_best(const fs::path& folder) {
+  std::error_code ignored;
+  const std::string name = fs::read_symlink(folder / kBest, ignored).string();
+  for (const CheckpointFolder& checkpoint : list_checkpoints(folder)) {
+    if (checkpoint.path.filename() == name) return checkpoint.step;
+  }
+  return -1;
+}
+
 // Sets folder/best to the checkpoint of this step, in one go.
 void link_best(const fs::path& folder, int64_t step) {
   const fs::path link = folder / kBest, aside = partial_path(link);
@@ -173,18 +206,17 @@ void link_best(const fs::path& folder, int64_t step) {
   if (!ignored) rename_file(aside, link);  // a file system without links has none
 }
 
-}  // namespace
-
-fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
-                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
-                          const WeightAverage* average) {
+// Writes the folder of the checkpoint.
+fs::path write_folder(Context& context, const fs::path& folder, const std::vector<TensorFile>& files,
+                      const CheckpointState& state) {
   const fs::path path = folder / folder_name(state.step);
   const fs::path partial = partial_path(path);
   if (fs::create_directories(folder)) sync_directory(folder.parent_path());
   fs::remove_all(partial);
+  check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
   try {
     fs::create_directory(partial);
-    write_files(context, partial, parameters, optimizer, state, average);
+    write_files(context, partial, files, state);
     if (fs::exists(path)) remove_checkpoint(path);
     rename_file(partial, path);
   } catch (...) {  // a full disk, most likely: its space is freed
@@ -193,14 +225,38 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
     throw;
   }
   sync_directory(folder);
+  return path;
+}
 
-  const int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
-  if (fs::exists(folder / folder_name(best))) link_best(folder, best);
+// Where the best is missing, since the disk was full when it was found, the best of those that were written is kept.
+void remove_older(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
+  int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
+  if (fs::exists(folder / folder_name(best))) {
+    link_best(folder, best);
+  } else if (kept.best) {
+    best = linked_best(folder);
+  }
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
   for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
     if (all[i].step != best) remove_checkpoint(all[i].path);
   }
-  return path;
+}
+
+}  // namespace
+
+fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
+                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
+                          const WeightAverage* average) {
+  std::vector<TensorFile> files = {{kModelFile, masters(parameters)}, {kOptimizerFile, optimizer.state()}};
+  if (average != nullptr) files.push_back({kAverageFile, average->tensors()});
+  try {
+    const fs::path path = write_folder(context, folder, files, state);
+    remove_older(folder, state, kept);
+    return path;
+  } catch (const fs::filesystem_error& error) {
+    if (is_no_space(error.code())) throw NoSpace(error.what());
+    throw;
+  }
 }
 
 Checkpoint open_checkpoint(const fs::path& path) {

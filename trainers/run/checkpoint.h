@@ -17,6 +17,7 @@
 #include "trainers/logging/note.h"
 #include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
+#include "trainers/skipped_steps.h"
 #include "trainers/weight_average.h"
 
 namespace heddle {
@@ -37,6 +38,7 @@ struct CheckpointState {
   std::optional<DataIdentity> data = {};  // of the data set that it was trained on
   EvaluationHistory evaluations = {};
   std::optional<LossScale> loss_scale = {};
+  SkippedSteps skipped = {};
 };
 
 // A checkpoint whose files are whole.
@@ -54,6 +56,8 @@ struct KeptCheckpoints {
 // Writes `folder`/step_N under a hidden name, syncs it and renames it into place. Then those that are not to
 // be kept are removed, and where the best is, the symbolic link `folder`/best leads to it. `folder` is RUN/checkpoints
 // and is made when it is missing; it must have one writer.
+// Throws NoSpace, before anything is written where that is known, when the disk has not enough room; then, as after any
+// other failure, the checkpoints are those that were there before, or the new one is whole beside them.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
                                        const ParameterSet& parameters, const Optimizer& optimizer,
                                        const CheckpointState& state, const KeptCheckpoints& kept,

@@ -113,18 +113,19 @@ void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A
   }
 }
 
+// Whether all numbers of x are finite: 0 times a finite number is 0, and NaN for others. The sums are Eigen's, in
+// vectors.
+template <class A>
+bool all_finite(const ConstPanel<A>& x) {
+  return (x.array() * A(0)).sum() == A(0);
+}
+
 // x itself when all of its numbers are finite, else a copy in `spare` with 0 in place of those that are not.
 template <class A>
 ConstPanel<A> finite_part(const ConstPanel<A>& x, Panel<A>& spare) {
-  const auto is_finite = [](A value) { return std::abs(value) <= std::numeric_limits<A>::max(); };
-  int others = 0;
+  if (all_finite(x)) return x;
   for (int64_t row = 0; row < x.rows(); ++row) {
-    const A* values = x.row(row).data();
-    for (int64_t i = 0; i < x.cols(); ++i) others |= is_finite(values[i]) ? 0 : 1;
-  }
-  if (others == 0) return x;
-  for (int64_t row = 0; row < x.rows(); ++row) {
-    for (int64_t i = 0; i < x.cols(); ++i) spare(row, i) = is_finite(x(row, i)) ? x(row, i) : A(0);
+    for (int64_t i = 0; i < x.cols(); ++i) spare(row, i) = std::isfinite(x(row, i)) ? x(row, i) : A(0);
   }
   return ConstPanel<A>(spare.data(), x.rows(), x.cols(), Eigen::OuterStride<>(spare.outerStride()));
 }

@@ -85,14 +85,22 @@ inline double inverse_in_1_2(double d) { return 1.0 / d; }
 // halves, so the order of summation depends on the length alone and not on vector width, addresses or threads.
 inline constexpr int kLanes = 32;
 
+// lane[0] (=) the lanes [0, 2 width) put together in halves by combine(a, b). The widths are constants, so that each
+// half is one vector operation.
+template <int width, class A, class Combine>
+inline void combine_halves(A* lane, const Combine& combine) {
+  if constexpr (width > 0) {
+    for (int j = 0; j < width; ++j) lane[j] = combine(lane[j], lane[j + width]);
+    combine_halves<width / 2>(lane, combine);
+  }
+}
+
 // The sum of all lanes, in halves.
 template <class A>
 inline A add_lanes(const A (&lane)[kLanes]) {
   A sums[kLanes];
   for (int j = 0; j < kLanes; ++j) sums[j] = lane[j];
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
-  }
+  combine_halves<kLanes / 2>(sums, [](A a, A b) { return a + b; });
   return sums[0];
 }
 
@@ -186,9 +194,7 @@ inline A maximum_of(int64_t count, const Value& value) {
     const A next = value(i);
     lane[j] = next > lane[j] ? next : lane[j];
   }
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
-  }
+  combine_halves<kLanes / 2>(lane, [](A a, A b) { return b > a ? b : a; });
   return lane[0];
 }
 

@@ -55,7 +55,7 @@ void guarded_divide_backward(Context& context, const GuardedDivideBackwardArgs& 
         store_chunk(d_x + begin, to, count, args.d_x.mode);
       });
       if (!args.d_divisor) return;
-      const A d_divisor = divisor <= eps ? A(0) : -static_cast<A>(sum) / guarded;
+      const A d_divisor = divisor < eps ? A(0) : -static_cast<A>(sum) / guarded;
       store(row<T>(args.d_divisor.view, index) + group, d_divisor, args.d_divisor.mode);
     });
   });

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kGroupThreads) backward_groups(GuardedDivideBa
   });
   sum = group_sum(sum);
   if (!args.d_divisor || threadIdx.x % 32 != 0) return;
-  store_value(row<T>(args.d_divisor.view, group.row) + group.group, divisor <= eps ? A(0) : -sum / guarded,
+  store_value(row<T>(args.d_divisor.view, group.row) + group.group, divisor < eps ? A(0) : -sum / guarded,
               args.d_divisor.mode);
 }
 

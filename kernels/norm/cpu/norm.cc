@@ -69,8 +69,8 @@ class ForwardRow {
       : args_(args),
         size_(args.x.cols / args.options.groups),
         ordinary_(args.options),
-        weight_(args.weight),
-        bias_(args.bias) {}
+        weight_(args.weight, args.x.dtype),
+        bias_(args.bias, args.x.dtype) {}
 
   void run(int64_t index) {
     index_ = index;
@@ -131,7 +131,11 @@ class ForwardRow {
   // Index of the statistics of the group that begins at feature `begin`.
   int64_t place_of(int64_t begin) const { return index_ * args_.options.groups + begin / size_; }
 
-  void wide_group(int64_t begin) { normalize_wide<T>(args_, WideThread{}, {index_, begin, size_, place_of(begin)}); }
+  void wide_group(int64_t begin) {
+    visit_same_or_accumulate<T>(parameter_dtype(args_), args_.x.dtype, [&](auto type) {
+      normalize_wide<T, decltype(type)>(args_, WideThread{}, {index_, begin, size_, place_of(begin)});
+    });
+  }
 
   void store_statistics(const Statistics<A>& statistics, int64_t begin) {
     const int64_t place = place_of(begin);

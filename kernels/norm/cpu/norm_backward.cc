@@ -43,8 +43,8 @@ class BackwardRow {
         scale_(static_cast<A>(args.options.scale)),
         has_pre_gate_(args.gate && args.options.gate_position == GatePosition::pre),
         has_post_gate_(args.gate && args.options.gate_position == GatePosition::post),
-        weights_(args.weight),
-        biases_(args.bias) {}
+        weights_(args.weight, args.x.dtype),
+        biases_(args.bias, args.x.dtype) {}
 
   // The row's terms of d_weight and d_bias (dim elements each) are added (+=) to `d_weight` and `d_bias`, if wanted.
   void run(int64_t index, A* d_weight, A* d_bias) {
@@ -95,11 +95,14 @@ class BackwardRow {
 
   // All gradients of the group that begins at feature `begin`.
   void wide_group(int64_t begin) {
-    differentiate_wide<T>(args_, WideThread{}, {index_, begin, size_, place_of(begin)},
-                          [this](int64_t feature, double d_weight, double d_bias) {
-                            if (d_weight_ != nullptr) d_weight_[feature] += static_cast<A>(d_weight);
-                            if (d_bias_ != nullptr) d_bias_[feature] += static_cast<A>(d_bias);
-                          });
+    const auto add_parameters = [this](int64_t feature, double d_weight, double d_bias) {
+      if (d_weight_ != nullptr) d_weight_[feature] += static_cast<A>(d_weight);
+      if (d_bias_ != nullptr) d_bias_[feature] += static_cast<A>(d_bias);
+    };
+    visit_same_or_accumulate<T>(parameter_dtype(args_), args_.x.dtype, [&](auto type) {
+      differentiate_wide<T, decltype(type)>(args_, WideThread{}, {index_, begin, size_, place_of(begin)},
+                                            add_parameters);
+    });
   }
 
   // Loads a chunk. p_, d_z_ and weight_ are then buffers or the memory itself; gated_ and derivative_ are r (pre gate)

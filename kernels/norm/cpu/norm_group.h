@@ -44,23 +44,31 @@ inline void with_flags(const Run& run, bool flag, Flags... flags) {
   }
 }
 
-// The elements of weight or bias in the type of arithmetic. They are converted once for all rows when a row is one
-// chunk.
+// The elements of weight or bias, stored as T or in full precision, in the type of arithmetic. They are converted once
+// for all rows when a row is one chunk.
 template <class T>
 class ParameterChunk {
  public:
-  explicit ParameterChunk(const VectorView& view) : from_(vector<T>(view)) {}
+  // `same` is the dtype of T.
+  ParameterChunk(const VectorView& view, DType same) : from_(view), same_(same) {}
   // Elements [begin, begin + count), or null when the parameter is not given.
   const accumulate_t<T>* at(int64_t begin, int64_t count) {
-    if (from_ == nullptr) return nullptr;
-    if (begin != loaded_begin_ || count != loaded_count_) values_ = load_chunk(from_ + begin, count, buffer_);
+    if (!from_) return nullptr;
+    if (begin != loaded_begin_ || count != loaded_count_) load(begin, count);
     loaded_begin_ = begin;
     loaded_count_ = count;
     return values_;
   }
 
  private:
-  const T* from_;
+  void load(int64_t begin, int64_t count) {
+    visit_same_or_accumulate<T>(from_.dtype, same_, [&](auto type) {
+      values_ = load_chunk(vector<decltype(type)>(from_) + begin, count, buffer_.data());
+    });
+  }
+
+  const VectorView from_;
+  const DType same_;
   const accumulate_t<T>* values_ = nullptr;
   int64_t loaded_begin_ = -1, loaded_count_ = 0;
   Buffer<accumulate_t<T>> buffer_;

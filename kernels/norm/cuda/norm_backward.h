@@ -8,7 +8,8 @@
 // Writes (=) or adds to (+=), as their modes say, d_x, d_residual, d_gate, d_weight and d_bias. The partial sums of
 // d_weight and d_bias over blocks of rows are written (=) to args.partials.
 // norm_backward_rows takes segments that fit a row group, norm_backward_any all others; norm_reduce_partials then adds
-// up the partial sums. launch_backward is instantiated by one translation unit for each storage type.
+// up the partial sums. launch_backward is instantiated by one translation unit for each storage type; weight and bias
+// in full precision beside 16-bit x are those of norm_backward_full_precision.cu.
 #pragma once
 
 #include <algorithm>
@@ -186,19 +187,23 @@ void choose_backward_shape(int64_t vectors, int64_t rows, int inputs, const Laun
   }
 }
 
+// Whether norm_backward_rows can take these arguments, if a row group holds the segments.
+template <class T>
+bool vectorizes(const NormBackwardArgs& args) {
+  constexpr int kWidth = vector_width<T>;
+  return BackwardTensors::fit(args) && groups_vectorize(args.x, args.options, kWidth) && args.options.groups <= 65535 &&
+         can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.weight, args.bias, args.d_y, args.d_r,
+                           args.d_x.view, args.d_residual.view, args.d_gate.view);
+}
+
 // Chooses an instance of norm_backward_rows and launches it; returns its rows of partial sums, or 0 when no instance
 // takes these arguments.
 template <class T, ParameterSums SUMS, Gate GATE>
 int launch_rows(Context& context, const NormBackwardArgs& args) {
-  constexpr int kWidth = vector_width<T>;
-  if (!BackwardTensors::fit(args) || !groups_vectorize(args.x, args.options, kWidth) || args.options.groups > 65535 ||
-      !can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.weight, args.bias, args.d_y, args.d_r,
-                         args.d_x.view, args.d_residual.view, args.d_gate.view)) {
-    return 0;
-  }
+  if (!vectorizes<T>(args)) return 0;
   const BackwardTensors tensors(args);
   int partials = 0;
-  const int64_t vectors = args.x.cols / args.options.groups / kWidth;
+  const int64_t vectors = args.x.cols / args.options.groups / vector_width<T>;
   choose_backward_shape<SUMS, GATE>(vectors, args.x.rows, tensors.count, [&](auto shape) {
     using Shape = decltype(shape);
     const auto start = [&]<Center CENTER, int MAX_STAGES>() {
@@ -242,16 +247,16 @@ int launch_rows(Context& context, const NormBackwardArgs& args) {
 }
 
 // Launches norm_backward_any; returns its rows of partial sums.
-template <class T>
+template <class T, class P>
 int launch_any(Context& context, const NormBackwardArgs& args) {
   const NormScalars<accumulate_t<T>> scalars(args.x, args.options);
   const bool has_sums = args.d_weight || args.d_bias;
   const int64_t most = has_sums ? args.partials.rows : int64_t{context.properties().multiprocessors} * 16;
   const int64_t blocks = std::min(args.x.rows, most);
   if (scalars.extent <= 512) {
-    HEDDLE_LAUNCH(context, (norm_backward_any<T, 32>), static_cast<unsigned>(blocks), 32, 0, args, scalars);
+    HEDDLE_LAUNCH(context, (norm_backward_any<T, P, 32>), static_cast<unsigned>(blocks), 32, 0, args, scalars);
   } else {
-    HEDDLE_LAUNCH(context, (norm_backward_any<T, 256>), static_cast<unsigned>(blocks), 256, 0, args, scalars);
+    HEDDLE_LAUNCH(context, (norm_backward_any<T, P, 256>), static_cast<unsigned>(blocks), 256, 0, args, scalars);
   }
   return static_cast<int>(blocks);
 }
@@ -261,7 +266,7 @@ void launch_backward(Context& context, const NormBackwardArgs& args) {
   int partials = 0;
   if (args.x.rows > 0) {
     partials = launch_rows<T>(context, args);
-    if (partials == 0) partials = launch_any<T>(context, args);
+    if (partials == 0) partials = launch_any<T, T>(context, args);
   }
   reduce_partials<T>(context, args, partials);
 }

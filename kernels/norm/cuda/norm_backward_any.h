@@ -12,8 +12,8 @@
 
 namespace heddle::kernels::cuda {
 
-// One segment in device memory; c counts its features.
-template <class T>
+// One segment in device memory; c counts its features. P is the storage type of weight and bias.
+template <class T, class P>
 struct SegmentView {
   using A = accumulate_t<T>;
   const NormBackwardArgs& args;
@@ -38,7 +38,7 @@ struct SegmentView {
   }
   __device__ __forceinline__ A d(A r, A act) const { return (pre ? r * act : r) - mean; }
   __device__ __forceinline__ A weight(int64_t c) const {
-    return args.weight ? widen(vector<const T>(args.weight)[first + c]) : A(1);
+    return args.weight ? widen(vector<const P>(args.weight)[first + c]) : A(1);
   }
   // Writes or adds one element. d_x may be the memory of d_r, which the caller has read by then.
   __device__ __forceinline__ void write(const RowsDestination& to, int64_t c, A value) const {
@@ -48,7 +48,7 @@ struct SegmentView {
   }
 };
 
-template <class T, int THREADS>
+template <class T, class P, int THREADS>
 __global__ void __launch_bounds__(THREADS, 1)
     norm_backward_any(const __grid_constant__ NormBackwardArgs args,
                       const __grid_constant__ NormScalars<accumulate_t<T>> scalars) {
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(THREADS, 1)
       const int64_t index = row_index * scalars.groups + group;
       const A mean = args.mean ? vector<const A>(args.mean)[index] : A(0);
       const A inv_std = vector<const A>(args.inv_std)[index];
-      const SegmentView<T> segment{args, pre, row_index, first, mean};
+      const SegmentView<T, P> segment{args, pre, row_index, first, mean};
       A sums[3] = {A(0), A(0), A(0)};
       for (int64_t c = threadIdx.x; c < scalars.extent; c += THREADS) {
         const A act = segment.act(c).value;
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(THREADS, 1)
       const SegmentFactors<A> factors(sums, inv_std, options.center, scalars);
       if (!factors.is_ordinary(sums[0])) {
         const WideTeam<THREADS, 1> team{wide_storage, wide_buffer, 0, static_cast<int>(threadIdx.x)};
-        differentiate_wide<T>(args, team, {row_index, first, scalars.extent, index}, PartialSums<A>{args});
+        differentiate_wide<T, P>(args, team, {row_index, first, scalars.extent, index}, PartialSums<A>{args});
         continue;
       }
       for (int64_t c = threadIdx.x; c < scalars.extent; c += THREADS) {
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(THREADS, 1)
           partials[args.x.cols] += upstream;
         }
         const A d_p = factors.d_p(rounded_product(upstream, weight), d);
-        const A bias = args.bias ? widen(vector<const T>(args.bias)[first + c]) : A(0);
+        const A bias = args.bias ? widen(vector<const P>(args.bias)[first + c]) : A(0);
         const A d_act = pre ? d_p * r : d_y * (scalars.scale * xhat * weight + bias);
         const A d_gate = chain_rule(options.gate_act, d_act, act.derivative);
         A d_r = pre ? d_p * act.value : d_p;

@@ -123,22 +123,27 @@ struct Prefetcher {
 // Without a weight both get ones.
 template <class K>
 __device__ __forceinline__ void load_weight(const NormBackwardArgs& args, const BackwardItems<K>& items, uint4* shared,
-                                            typename K::StorageVec (&loaded)[K::kVectors]) {
-  using T = typename K::T;
-  constexpr int kWidth = K::kWidth;
-  const T one = narrow<T>(typename K::A(1));
-  const T* from = vector<const T>(args.weight) + int64_t{blockIdx.y} * items.extent;
+                                            typename K::ParameterVec (&loaded)[K::kVectors]) {
+  using P = typename K::P;
+  constexpr int kPart = vector_width<P>;  // of one load; a vector takes several where P is wider than T
+  using Part = Vec<P, kPart>;
+  const P one = narrow<P>(typename K::A(1));
+  const P* from = vector<const P>(args.weight) + int64_t{blockIdx.y} * items.extent;
   if constexpr (K::kKeepsElements) {
 #pragma unroll
     for (int v = 0; v < K::kVectors; ++v) {
-      loaded[v] = load_if<kWidth>(args.weight && items.has(v), from + (items.lane + v * K::kThreads) * kWidth, one);
+      const P* part = from + (items.lane + v * K::kThreads) * K::kWidth;
+#pragma unroll
+      for (int i = 0; i < K::kWidth / kPart; ++i) {
+        reinterpret_cast<Part*>(&loaded[v])[i] = load_if<kPart>(args.weight && items.has(v), part + i * kPart, one);
+      }
     }
   } else {
-    auto* to = reinterpret_cast<T*>(shared);
-    typename K::StorageVec ones;
+    auto* to = reinterpret_cast<P*>(shared);
+    Part ones;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) ones[i] = one;
-    for (int at = threadIdx.x * kWidth; at < items.extent; at += K::kBlockThreads * kWidth) {
+    for (int i = 0; i < kPart; ++i) ones[i] = one;
+    for (int at = threadIdx.x * kPart; at < items.extent; at += K::kBlockThreads * kPart) {
       if (args.weight) {
         copy_async(shared_address(to + at), from + at);
       } else {
@@ -150,7 +155,7 @@ __device__ __forceinline__ void load_weight(const NormBackwardArgs& args, const 
 
 // kept = loaded, converted where the weight is kept in the type of arithmetic. This waits for the loads.
 template <class K>
-__device__ __forceinline__ void keep_weight(const typename K::StorageVec (&loaded)[K::kVectors],
+__device__ __forceinline__ void keep_weight(const typename K::ParameterVec (&loaded)[K::kVectors],
                                             typename K::WeightVec (&kept)[K::kVectors]) {
 #pragma unroll
   for (int v = 0; v < K::kVectors; ++v) {
@@ -204,6 +209,22 @@ struct SegmentInputs {
   __device__ __forceinline__ typename K::WideVec d_y(int v) const { return widen_all(vector_at(K::kInputBytes, v)); }
   __device__ __forceinline__ typename K::WideVec gate(int v) const { return widen_all(vector_at(gate_offset, v)); }
 
+  __device__ __forceinline__ typename K::WideVec shared_weight(int v) const {
+    using P = typename K::P;
+    const uint32_t from = weight_address + v * K::kThreads * K::kParameterBytes;
+    if constexpr (sizeof(P) == sizeof(T)) {
+      return widen_all(load_shared<P>(from));
+    } else {
+      typename K::WideVec weight;
+#pragma unroll
+      for (int i = 0; i < K::kParameterBytes / 16; ++i) {
+        const Vec<P, vector_width<P>> part = load_shared<P>(from + i * 16);
+#pragma unroll
+        for (int k = 0; k < vector_width<P>; ++k) weight[i * vector_width<P> + k] = part[k];
+      }
+      return weight;
+    }
+  }
   __device__ __forceinline__ typename K::WideVec weight(int v) const {
     if constexpr (K::kKeepsWideWeight) {
       return kept_weight[v];
@@ -211,9 +232,9 @@ struct SegmentInputs {
       hide_from_compiler(kept_weight[v]);
       return widen_all(kept_weight[v]);
     } else if constexpr (K::kHasSums) {
-      return widen_all(load_shared<T>(weight_address + v * K::kVectorBytes));
+      return shared_weight(v);
     } else {
-      return load_wide<K::kWidth>(vector<const T>(args.weight) + column + v * K::kThreads * K::kWidth);
+      return load_wide<K::kWidth>(vector<const typename K::P>(args.weight) + column + v * K::kThreads * K::kWidth);
     }
   }
 };

@@ -168,7 +168,7 @@ __device__ __forceinline__ void compute_gradients(const SegmentInputs<K>& segmen
   if constexpr (K::kGate == Gate::post) {
     if (segment.args.bias) {
       const auto bias =
-          load_wide<kWidth>(vector<const typename K::T>(segment.args.bias) + segment.column + v * K::kThreads * kWidth);
+          load_wide<kWidth>(vector<const typename K::P>(segment.args.bias) + segment.column + v * K::kThreads * kWidth);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) y[i] += bias[i];
     }

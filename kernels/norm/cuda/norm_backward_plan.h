@@ -30,11 +30,12 @@ struct BackwardPlan {
   EvictionPriority read, written;  // L2 eviction policies
 };
 
-// What one instance of the kernel knows at compile time. THREADS and VECTORS are those of RowGroupShape. Which values
-// registers hold was chosen by measuring; docs/notes/norm.md.
-template <class T_, int THREADS, int VECTORS, ParameterSums SUMS, Gate GATE, Center CENTER>
+// What one instance of the kernel knows at compile time. THREADS and VECTORS are those of RowGroupShape; P is the
+// storage type of weight and bias. Which values registers hold was chosen by measuring; docs/notes/norm.md.
+template <class T_, int THREADS, int VECTORS, ParameterSums SUMS, Gate GATE, Center CENTER, class P_ = T_>
 struct BackwardTraits {
   using T = T_;
+  using P = P_;
   using A = accumulate_t<T>;
   static constexpr int kThreads = THREADS, kVectors = VECTORS, kWidth = vector_width<T>;
   static constexpr Gate kGate = GATE;
@@ -75,6 +76,7 @@ struct BackwardTraits {
 
   // Distances in shared memory: from one vector of a thread to its next, from one input of a stage to the next.
   static constexpr int kVectorBytes = THREADS * 16, kInputBytes = kRowGroups * VECTORS * kVectorBytes;
+  static constexpr int kParameterBytes = kWidth * static_cast<int>(sizeof(P));  // of the weight of one vector
 
   // The weight is kept in the type of arithmetic; otherwise in the storage type, which takes fewer registers.
   static constexpr bool kKeepsWideWeight = kKeepsElements && GATE == Gate::none && VECTORS == 1;
@@ -97,12 +99,13 @@ struct BackwardTraits {
   // Bytes of shared memory that hold the weight of a block: none where registers do, nor without parameter sums, where
   // neighbouring segments may belong to different groups.
   __host__ __device__ static constexpr int64_t weight_bytes(int64_t extent) {
-    return kHasSums && !kKeepsElements ? extent * static_cast<int64_t>(sizeof(T)) : 0;
+    return kHasSums && !kKeepsElements ? extent * static_cast<int64_t>(sizeof(P)) : 0;
   }
 
   using StorageVec = Vec<T, kWidth>;
   using WideVec = Vec<A, kWidth>;
-  using WeightVec = Vec<std::conditional_t<kKeepsWideWeight, A, T>, kWidth>;
+  using ParameterVec = Vec<P, kWidth>;  // as weight and bias are stored
+  using WeightVec = Vec<std::conditional_t<kKeepsWideWeight, A, P>, kWidth>;
   using ParameterSumArray = A[kHasSums ? kSums : 1][VECTORS][kWidth];
   using SumStorage = RowGroupStorage<A, THREADS, kRowGroups, 3>;
   using StatisticsArray = A[kMaxStages][kBlockThreads / kStatisticsThreads][2];

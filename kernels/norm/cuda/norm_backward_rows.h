@@ -88,9 +88,9 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
 
   const BackwardItems<K> items{groups, extent, lane, extent - lane * K::kWidth};
   const uint32_t stage_bytes = tensors.count * K::kInputBytes;
-  const uint32_t weight_address = shared_address(dynamic_shared) + lane * 16;
-  uint32_t stages_address =
-      weight_address + static_cast<uint32_t>(K::weight_bytes(extent)) + row_group * K::kVectors * K::kVectorBytes;
+  const uint32_t weight_address = shared_address(dynamic_shared) + lane * K::kParameterBytes;
+  uint32_t stages_address = shared_address(dynamic_shared) + lane * 16 +
+                            static_cast<uint32_t>(K::weight_bytes(extent)) + row_group * K::kVectors * K::kVectorBytes;
   if constexpr (K::kHoldsAddresses) hide_from_compiler(stages_address);
   const bool center = K::kCenter == Center::run_time ? args.options.center : K::kCenter == Center::yes;
   const bool copies_statistics = center || (K::kKeepsElements && tensors.count == 2);
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
                                  end,  stages_address, stage_bytes, center, copies_statistics};
 
   // The loads of the weight are issued before those of the first items, and awaited after.
-  [[maybe_unused]] typename K::StorageVec loaded_weight[K::kVectors];
+  [[maybe_unused]] typename K::ParameterVec loaded_weight[K::kVectors];
   [[maybe_unused]] typename K::WeightVec kept_weight[K::kVectors];
   if constexpr (K::kHasSums) load_weight<K>(args, items, dynamic_shared, loaded_weight);
   int item = begin + row_group;
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
     write_parameter_sums<K>(args, items, row_group, scalars, dynamic_shared, parameter_sums);
   }
   if (__syncthreads_or(has_wide)) {
-    differentiate_marked<typename K::T, K::kBlockThreads, K::kHasSums>(args, plan, K::kRowGroups);
+    differentiate_marked<typename K::T, typename K::P, K::kBlockThreads, K::kHasSums>(args, plan, K::kRowGroups);
   }
 }
 

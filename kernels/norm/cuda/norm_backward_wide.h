@@ -30,7 +30,7 @@ __device__ __forceinline__ float unmarked(float inv_std) { return fabsf(inv_std)
 // All threads of a block of norm_backward_rows call it together, after the block has written its row of partial sums.
 // Segments are taken in the order of items, so that sums have the same bits every time. The function is not inlined,
 // because it would take registers from its callers.
-template <class T, int BLOCK_THREADS, bool HAS_SUMS>
+template <class T, class P, int BLOCK_THREADS, bool HAS_SUMS>
 __device__ __noinline__ void differentiate_marked(const NormBackwardArgs& args, const BackwardPlan& plan,
                                                   int row_groups) {
   using A = accumulate_t<T>;
@@ -52,9 +52,9 @@ __device__ __noinline__ void differentiate_marked(const NormBackwardArgs& args, 
     if (!is_marked(inv_std)) continue;
     const GroupPlace place{row_index, group * extent, extent, row_index * groups + group};
     if constexpr (HAS_SUMS) {
-      differentiate_wide<T>(args, team, place, PartialSums<A>{args});
+      differentiate_wide<T, P>(args, team, place, PartialSums<A>{args});
     } else {
-      differentiate_wide<T>(args, team, place, [](int64_t, double, double) {});
+      differentiate_wide<T, P>(args, team, place, [](int64_t, double, double) {});
     }
     if (threadIdx.x == 0) inv_std = unmarked(inv_std);  // the sums above made all threads wait for each other
   }

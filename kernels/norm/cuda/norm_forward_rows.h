@@ -41,10 +41,11 @@ struct ForwardShape : RowGroupShape<THREADS, VECTORS> {
 };
 
 // What one instance of the kernel knows at compile time. FULL: segments fill their row group, and nothing checks for
-// their end.
-template <class T_, class Shape_, Gate GATE, bool RESIDUAL, bool FULL, Center CENTER>
+// their end. P is the storage type of weight and bias.
+template <class T_, class Shape_, Gate GATE, bool RESIDUAL, bool FULL, Center CENTER, class P_ = T_>
 struct ForwardTraits {
   using T = T_;
+  using P = P_;
   using A = accumulate_t<T>;
   using Shape = Shape_;
   static constexpr int kThreads = Shape::kThreads, kVectors = Shape::kVectors, kWidth = vector_width<T>;
@@ -54,6 +55,8 @@ struct ForwardTraits {
       sizeof(T) == 4 ? std::clamp(Shape::kMinBlocks, kIsLong ? 2 : 1, 5) : Shape::kMinBlocks;
   static constexpr Gate kGate = GATE;
   static constexpr bool kHasGate = GATE != Gate::none, kHasResidual = RESIDUAL, kFull = FULL;
+  // In full precision, weight and bias are left to the first-level cache.
+  static constexpr bool kSharesParameters = Shape::kSharesParameters && sizeof(P) == sizeof(T);
   static constexpr Center kCenter = CENTER;
 
   using StorageVec = Vec<T, kWidth>;
@@ -226,7 +229,6 @@ template <class K, class Normalized>
 __device__ __forceinline__ void write_y(const NormForwardArgs& args, const ForwardSegment<K>& segment,
                                         const ForwardValues<K>& values, const uint4* shared, bool is_shared,
                                         typename K::T* to, const Normalized& normalized) {
-  using T = typename K::T;
 #pragma unroll
   for (int v = 0; v < K::kVectors; ++v) {
     if (!segment.has(v)) continue;
@@ -234,7 +236,9 @@ __device__ __forceinline__ void write_y(const NormForwardArgs& args, const Forwa
 #pragma unroll
     for (int i = 0; i < K::kWidth; ++i) y[i] = normalized(y[i]);
     const auto parameter = [&](const VectorView& view, const uint4* shared) {
-      if (!is_shared) return load_wide<K::kWidth>(vector<const T>(view) + segment.first + segment.offset(v));
+      if (!is_shared) {
+        return load_wide<K::kWidth>(vector<const typename K::P>(view) + segment.first + segment.offset(v));
+      }
       return widen_all(*reinterpret_cast<const typename K::StorageVec*>(shared + segment.lane + v * K::kThreads));
     };
     if (args.weight) {
@@ -282,7 +286,7 @@ __global__ void __launch_bounds__(K::Shape::kBlockThreads, K::kMinBlocks)
   segment.load(tensors.x, values.r);
   if constexpr (K::kHasGate) segment.load(tensors.gate, gate);
   if constexpr (K::kHasResidual) segment.load(tensors.residual, residual);
-  const bool is_shared = K::Shape::kSharesParameters && groups == 1 && (args.weight || args.bias);
+  const bool is_shared = K::kSharesParameters && groups == 1 && (args.weight || args.bias);
   if (is_shared) copy_parameters<K>(args, vectors, parameters);
   if constexpr (K::kHasResidual) add_residual(segment, active, tensors.r, residual, values.r);
   if constexpr (K::kHasGate) activate_gate(args, gate, values);
@@ -315,8 +319,16 @@ __global__ void __launch_bounds__(K::Shape::kBlockThreads, K::kMinBlocks)
     __shared__ typename Team::Storage wide_storage;
     int wide_buffer = 0;
     const Team team{wide_storage, wide_buffer, row_group, lane, is_wide && active};
-    normalize_wide<typename K::T>(args, team, {row_index, first, extent, index});
+    normalize_wide<typename K::T, typename K::P>(args, team, {row_index, first, extent, index});
   }
+}
+
+// Host: whether norm_forward_rows can take these arguments, if a row group holds the segments.
+template <class T>
+bool vectorizes(const NormForwardArgs& args) {
+  constexpr int kWidth = vector_width<T>;
+  return ForwardTensors::fit(args) && groups_vectorize(args.x, args.options, kWidth) &&
+         can_vectorize_all(kWidth, args.x, args.residual, args.gate, args.y, args.r, args.weight, args.bias);
 }
 
 }  // namespace heddle::kernels::cuda

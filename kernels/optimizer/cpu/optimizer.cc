@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
@@ -22,6 +23,9 @@ void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
   });
   double total = 0.0;
   for (int64_t i = 0; i < gradient_norm_partials(args.gradient.size); ++i) total += static_cast<double>(partials[i]);
+  for (int64_t i = 0; i < args.losses.size; ++i) {
+    if (!std::isfinite(vector<const A>(args.losses)[i])) total = std::numeric_limits<double>::quiet_NaN();
+  }
   vector<A>(args.scalars)[scalar_gradient_norm] = static_cast<A>(std::sqrt(total));
 }
 

@@ -1,9 +1,10 @@
 // Gradient norm and the update of parameters on flat vectors.                          kernels/optimizer/optimizer.h
 //   gradient_norm       partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of
-//                       16384 numbers, then a single block adds up the partial sums in order
+//                       16384 numbers, then a single block adds up the partial sums in order and looks at the losses
 //   update_parameters   m, v, master, the compute copy `value` and the average (=), in one pass over all parts; scalars
 //                       and the table of parts are read from device memory
 //   exchange            two vectors, in one pass
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -35,13 +36,18 @@ __global__ void __launch_bounds__(kThreads) sum_squares(const A* gradient, int64
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-// scalars[scalar_gradient_norm] (=) the root of the sum of all partial sums, added up in double; one block.
+// scalars[scalar_gradient_norm] (=) the root of the sum of all partial sums, added up in double, or NaN when one of the
+// losses is not finite; one block.
 template <class A>
-__global__ void __launch_bounds__(kThreads) finish_norm(const A* partials, int64_t count, A* scalars) {
+__global__ void __launch_bounds__(kThreads)
+    finish_norm(const A* partials, int64_t count, const A* losses, int64_t loss_count, A* scalars) {
   __shared__ ReduceShared<double, kThreads> shared;
   double total = 0.0;
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < count; i += kThreads) total += static_cast<double>(partials[i]);
+  for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) {
+    if (!isfinite(losses[i])) total = static_cast<double>(NAN);
+  }
   total = block_sum<kThreads>(total, shared);
   if (threadIdx.x == 0) scalars[scalar_gradient_norm] = static_cast<A>(sqrt(total));
 }
@@ -56,7 +62,7 @@ void gradient_norm_as(Context& context, const GradientNormArgs& args) {
     });
   }
   HEDDLE_LAUNCH(context, finish_norm<A>, 1, kThreads, 0, vector<const A>(args.partials), chunks,
-                vector<A>(args.scalars));
+                vector<const A>(args.losses), args.losses.size, vector<A>(args.scalars));
 }
 
 template <class A>

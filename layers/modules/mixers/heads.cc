@@ -31,6 +31,11 @@ void check_mixer_input(std::string_view type, const Variable& x, int64_t dim) {
         to_string(x.shape()), dim);
 }
 
+void check_no_state_beside(std::string_view type, const MixerState* state, const Tensor& segments) {
+  check(state == nullptr || !segments.defined(),
+        "[{}] found segments beside a state, expected one of them: a state goes on with one document", type);
+}
+
 Tensor saved_position(Context& context, int64_t position) {
   const Tensor at = Tensor::empty(context, {1}, DType::int32);
   write_values(context, at, {static_cast<double>(position)});

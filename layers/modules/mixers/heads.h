@@ -22,6 +22,9 @@ double out_init_std(const BlockPlace& place, int64_t in);
 // Throws Error unless x is (batch, length, dim). `type` is the name of the mixer.
 void check_mixer_input(std::string_view type, const Variable& x, int64_t dim);
 
+// Throws Error when there are both: segments are of documents that begin in this pass.
+void check_no_state_beside(std::string_view type, const MixerState* state, const Tensor& segments);
+
 // The position of the next token as MixerState::save() gives it: an int32 tensor of one element.
 Tensor saved_position(Context& context, int64_t position);
 

@@ -66,7 +66,7 @@ Variable Lightning::gate_of(Tape& tape, const Variable& x) const {
   return gate_->forward(tape, gate_down_ ? gate_down_->forward(tape, x) : x);
 }
 
-Variable Lightning::forward(Tape& tape, const Variable& x, MixerState* state) const {
+Variable Lightning::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
   check_input(x);
   const int64_t head_dim = dim() / heads();
   const Shape head_shape{x.shape()[0], x.shape()[1], 3 * heads(), head_dim};
@@ -76,11 +76,13 @@ Variable Lightning::forward(Tape& tape, const Variable& x, MixerState* state) co
   Variable q = parts[0], k = parts[1];
   const int64_t offset = position(state);
   if (lrpe_) {
+    lrpe_->check_segments(segments);
     q = lrpe_->forward(tape, q, offset);
     k = lrpe_->forward(tape, k, offset);
   }
-  const Variable o = attend(tape, q, k, parts[2], tape.constant(log_decay_->value),
-                            {.decay = Decay::constant, .scale = 1.0 / std::sqrt(static_cast<double>(head_dim))}, state);
+  const Variable o =
+      attend(tape, q, k, parts[2], tape.constant(log_decay_->value),
+             {.decay = Decay::constant, .scale = 1.0 / std::sqrt(static_cast<double>(head_dim))}, state, segments);
 
   NormOptions norm_options;
   norm_options.groups = heads();

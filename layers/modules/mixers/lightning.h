@@ -39,7 +39,7 @@ class Lightning : public RecurrentMixer {
 
   Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
 
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
 
  private:
   Variable gate_of(Tape& tape, const Variable& x) const;

@@ -62,8 +62,9 @@ Variable LinearAttentionMixer::feature_map(Tape& tape, const Variable& x) const 
   return activation(tape, x, options_.act);
 }
 
-Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
+Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
   check_input(x);
+  if (lrpe_) lrpe_->check_segments(segments);
   const int64_t key_dim = kv_heads_ * head_dim_;
   const std::vector<Variable> parts = split_last(tape, qkv_.forward(tape, x), {dim(), key_dim, key_dim});
   const auto by_head = [&](const Variable& part) {
@@ -77,10 +78,10 @@ Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState
   options.decay = log_decay_ != nullptr ? Decay::constant : Decay::none;
   options.scale = 1.0 / std::sqrt(static_cast<double>(head_dim_));
   const Variable log_decay = log_decay_ != nullptr ? tape.constant(log_decay_->value) : Variable{};
-  const Variable o =
-      reshape(tape, attend(tape, encoded(q), encoded(k), by_head(parts[2]), log_decay, options, state), x.shape());
+  const Variable o = reshape(
+      tape, attend(tape, encoded(q), encoded(k), by_head(parts[2]), log_decay, options, state, segments), x.shape());
   if (options_.normalizer) {
-    const Variable sums = attend_to_ones(tape, q, k, log_decay, options, state);
+    const Variable sums = attend_to_ones(tape, q, k, log_decay, options, state, segments);
     return out_.forward(tape, guarded_divide(tape, o, sums, kNormalizerEps));
   }
   NormOptions norm_options;

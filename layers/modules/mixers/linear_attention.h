@@ -29,7 +29,7 @@ class LinearAttentionMixer : public RecurrentMixer {
   };
 
   LinearAttentionMixer(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
 
  private:
   Variable feature_map(Tape& tape, const Variable& x) const;

@@ -25,11 +25,13 @@ struct RecurrentState : MixerState {
   }
 };
 
-// linear_attention from `state` on, in whose place the state after the last token comes; null: from zeros on.
+// linear_attention from `state` on, in whose place the state after the last token comes; null: from zeros on, in each
+// of the segments.
 Variable attend_from(Tensor* state, Tape& tape, const Variable& q, const Variable& k, const Variable& v,
-                     const Variable& log_decay, LinearAttentionOptions options) {
+                     const Variable& log_decay, LinearAttentionOptions options, const Tensor& segments) {
   LinearAttentionInputs inputs;
   inputs.log_decay = log_decay;
+  inputs.segments = segments;
   if (state != nullptr) inputs.initial_state = tape.constant(*state);
   options.return_final_state = state != nullptr;
   LinearAttention attention = linear_attention(tape, q, k, v, inputs, options);
@@ -77,20 +79,23 @@ int64_t RecurrentMixer::position(const MixerState* state) const {
 }
 
 Variable RecurrentMixer::attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
-                                const Variable& log_decay, const LinearAttentionOptions& options,
-                                MixerState* state) const {
+                                const Variable& log_decay, const LinearAttentionOptions& options, MixerState* state,
+                                const Tensor& segments) const {
+  check_no_state_beside(type_, state, segments);
   auto* const own = dynamic_cast<RecurrentState*>(state);
   if (own != nullptr) own->position += q.shape()[1];
-  return attend_from(own != nullptr ? &own->state : nullptr, tape, q, k, v, log_decay, options);
+  return attend_from(own != nullptr ? &own->state : nullptr, tape, q, k, v, log_decay, options, segments);
 }
 
 Variable RecurrentMixer::attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
-                                        const LinearAttentionOptions& options, MixerState* state) const {
+                                        const LinearAttentionOptions& options, MixerState* state,
+                                        const Tensor& segments) const {
   auto* const own = dynamic_cast<RecurrentState*>(state);
   const Variable zeros =
       tape.constant(Tensor::zeros(tape.context(), {k.shape()[0], k.shape()[1], k.shape()[2], 1}, k.dtype()));
   const Variable ones = activation(tape, zeros, Activation::elu1);  // exp(0)
-  const Variable sums = attend_from(own != nullptr ? &own->key_sums : nullptr, tape, q, k, ones, log_decay, options);
+  const Variable sums =
+      attend_from(own != nullptr ? &own->key_sums : nullptr, tape, q, k, ones, log_decay, options, segments);
   return reshape(tape, sums, q.shape().part(0, 3));
 }
 

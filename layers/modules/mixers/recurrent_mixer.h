@@ -30,13 +30,14 @@ class RecurrentMixer : public Mixer {
   void check_input(const Variable& x) const;
   // The position of the first token of x; `state` may be null. Throws Error when it is a state of another mixer.
   int64_t position(const MixerState* state) const;
-  // linear_attention from the state on, which is moved past these tokens; without a state from zeros on.
+  // linear_attention from the state on, which is moved past these tokens; without a state from zeros on, and with
+  // `segments` from zeros on in each of them.
   Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,
-                  const LinearAttentionOptions& options, MixerState* state) const;
+                  const LinearAttentionOptions& options, MixerState* state, const Tensor& segments) const;
   // What attend() gives where all values are 1, (B, N, H): scale * q_t . z_t, with z the sum of k, decayed as the state
   // is. For mixers that keep the sums of k. It moves those on, but not the position.
   Variable attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
-                          const LinearAttentionOptions& options, MixerState* state) const;
+                          const LinearAttentionOptions& options, MixerState* state, const Tensor& segments) const;
 
  private:
   std::string type_;

@@ -91,7 +91,7 @@ Retention::Retention(const Options& options, const ModuleBuilder& builder, const
                   key_dim_ / options.heads);
 }
 
-Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state) const {
+Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
   check_input(x);
   const int64_t batch = x.shape()[0], length = x.shape()[1];
   const auto by_head = [&](const Variable& all) { return reshape(tape, all, {batch, length, heads(), -1}); };
@@ -107,7 +107,7 @@ Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state) co
   const Variable o =
       attend(tape, q, k, v, log_decay,
              {.decay = decay_ ? Decay::data : Decay::constant, .scale = 1.0 / std::sqrt(static_cast<double>(head_dim))},
-             state);
+             state, segments);
   const Variable y = norm_.forward(tape, o, {}, by_head(gate_.forward(tape, x))).y;
   return out_.forward(tape, reshape(tape, y, {batch, length, value_dim_}));
 }

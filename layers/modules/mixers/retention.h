@@ -38,7 +38,7 @@ class Retention : public RecurrentMixer {
   };
 
   Retention(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
 
  private:
   Options options_;

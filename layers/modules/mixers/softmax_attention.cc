@@ -118,10 +118,12 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
   return loaded;
 }
 
-Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state) const {
+Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state,
+                                        const Tensor& segments) const {
   check_mixer_input("softmax_attention", x, dim_);
   auto* const cache = dynamic_cast<KeyValueCache*>(state);
   check(state == nullptr || cache != nullptr, "[softmax_attention] the state is that of another mixer");
+  check_no_state_beside("softmax_attention", state, segments);
   const Variable qkv = reshape(tape, qkv_.forward(tape, x), {x.shape()[0], x.shape()[1], -1, head_dim_});
   const std::vector<Variable> parts = tape.split(qkv, 2, {options_.heads, kv_heads_, kv_heads_});
   const int64_t offset = cache != nullptr ? cache->position() : 0;
@@ -132,7 +134,8 @@ Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerStat
     k = tape.constant(cache->keys());
     v = tape.constant(cache->values());
   }
-  const Variable o = softmax_attention(tape, q, k, v, {}, {.causal = true, .window = options_.window});
+  const Variable o =
+      softmax_attention(tape, q, k, v, tape.constant(segments), {.causal = true, .window = options_.window});
   return out_.forward(tape, reshape(tape, o, x.shape()));
 }
 

@@ -27,7 +27,7 @@ class SoftmaxAttentionMixer : public Mixer {
   SoftmaxAttentionMixer(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
   // The state holds the keys and values of the tokens before, in memory that grows in steps (category `cache`). With a
   // window it keeps those that a later token may still see.
-  Variable forward(Tape& tape, const Variable& x, MixerState* state) const override;
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
   std::unique_ptr<MixerState> make_state() const override;
   std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
 

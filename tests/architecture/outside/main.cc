@@ -68,13 +68,13 @@ int check_state() {
   fill_normal(context, x, random, 0.0, 1.0);
 
   heddle::Tape tape(context, heddle::Tape::Mode::inference);
-  const std::vector<double> whole = read_values(context, mixer->forward(tape, tape.constant(x), nullptr).value);
+  const std::vector<double> whole = read_values(context, mixer->forward(tape, tape.constant(x), nullptr, {}).value);
   std::vector<double> parts;
   std::unique_ptr<heddle::MixerState> state = mixer->make_state();
   for (const auto& [begin, end] : {std::pair{0, 2}, std::pair{2, 6}}) {
     state = mixer->load_state(context, state->save(context));
     const Tensor part = x.slice(1, begin, end);
-    const auto y = read_values(context, mixer->forward(tape, tape.constant(part), state.get()).value);
+    const auto y = read_values(context, mixer->forward(tape, tape.constant(part), state.get(), {}).value);
     parts.insert(parts.end(), y.begin(), y.end());
   }
   for (size_t i = 0; i < whole.size(); ++i) {

@@ -44,7 +44,8 @@ class Recall : public heddle::Mixer {
         qkv_({}, builder.child("qkv"), dim, 3 * dim),
         out_({}, builder.child("out"), dim, dim) {}
 
-  Variable forward(heddle::Tape& tape, const Variable& x, heddle::MixerState* state) const override {
+  Variable forward(heddle::Tape& tape, const Variable& x, heddle::MixerState* state,
+                   const heddle::Tensor&) const override {
     const int64_t heads = options_.heads, head_dim = dim_ / heads;
     const int64_t batch = x.shape()[0], length = x.shape()[1];
     const std::vector<Variable> qk_and_v = heddle::split_last(tape, qkv_.forward(tape, x), {2 * dim_, dim_});

@@ -1,0 +1,60 @@
+// heddle plot RUN...
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/option.h"
+#include "cli/output_file.h"
+#include "core/io/atomic_file.h"
+#include "tools/run_curves.h"
+
+namespace heddle::cli {
+namespace {
+
+struct Options {
+  std::vector<std::string> runs;
+  std::string out;
+  CurveOptions curves;
+};
+
+int run(const Options& options) {
+  const std::string out = options.out.empty() ? options.curves.metrics.front() + ".svg" : options.out;
+  check_output_file("--out", out);
+  std::vector<RunMetrics> runs;
+  for (const std::string& folder : options.runs) runs.push_back(read_metrics(folder));
+  const std::string svg = curves_svg(runs, options.curves);
+  write_file(out, svg);
+  if (is_written_once(out)) return kDone;  // the chart may be on stdout
+  fmt::print("{}written to {}\n", curves_text(runs, options.curves), out);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_plot(CLI::App& command, const Registry&) {
+  const auto options = std::make_shared<Options>();
+  CurveOptions& curves = options->curves;
+  command.add_option("runs", options->runs, "Run folders, whose metrics.csv is read")
+      ->required()
+      ->option_text("RUN...");
+  command.add_option("--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
+  command
+      .add_option_function<std::string>(
+          "--metric", [&curves](const std::string& text) { curves.metrics = split_at_commas(text); },
+          "Columns of metrics.csv to draw")
+      ->option_text("NAME,... [loss,validation_loss]");
+  add_choice<std::string>(command, "--x", curves.x, "The column to draw over", {{"step", "step"}, {"tokens", "tokens"}})
+      ->option_text("step|tokens [step]");
+  add_number(command, "--smooth", curves.smooth,
+             "Rows in the mean that is drawn over the rows; 1: no mean; 0: a fiftieth of the rows", Range::at_least(0))
+      ->option_text("N [0]");
+  command.add_flag("--log", curves.is_logarithmic, "A logarithmic axis for the metrics");
+  command.footer("Several runs in one chart are told apart by color, their metrics by dashes. See docs/watching.md.");
+  return [options] { return run(*options); };
+}
+
+}  // namespace heddle::cli

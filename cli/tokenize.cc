@@ -1,0 +1,185 @@
+// heddle tokenize INPUT... --out F.bin
+#include "trainers/data/tokenize.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/option.h"
+#include "cli/output_file.h"
+#include "cli/signals.h"
+#include "core/io/atomic_file.h"
+#include "core/runtime/message.h"
+#include "trainers/data/sentencepiece.h"
+
+namespace heddle::cli {
+namespace {
+
+constexpr int64_t kFewestPieces = 260;  // <unk>, <s>, </s> and the bytes, and one that is learned
+constexpr int64_t kNotGiven = -1;
+constexpr int64_t kMostPieces = int64_t{1} << 24;
+
+struct Options {
+  std::vector<std::string> inputs;
+  std::string out;
+  std::string tokenizer = kByteTokenizer;
+  int64_t vocabulary = 0;  // 0: it is not trained
+  Documents documents = Documents::none;
+  int64_t separator = kNotGiven;
+};
+
+// Says how much is done: on a terminal in place and often, else a line now and then.
+class Progress {
+ public:
+  explicit Progress(uint64_t bytes) : bytes_(bytes) {}
+  ~Progress() {
+    if (is_line_open_) print_message(stderr, "\r\033[K");
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void tell(uint64_t done) {
+    const auto now = Clock::now();
+    if (now - last_ < (is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000))) return;
+    last_ = now;
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    const std::string line = fmt::format("{:.1f} of {:.1f} MB, {:.2f} MB/s", static_cast<double>(done) / 1e6,
+                                         static_cast<double>(bytes_) / 1e6, static_cast<double>(done) / 1e6 / seconds);
+    print_message(stderr, is_terminal_ ? "\r\033[K" + line : line + "\n");
+    is_line_open_ = is_terminal_;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  uint64_t bytes_;
+  bool is_terminal_ = isatty(STDERR_FILENO) != 0, is_line_open_ = false;
+  Clock::time_point start_ = Clock::now(), last_ = start_;
+};
+
+// The name of the model beside the tokens.
+std::string model_path(const Options& options) {
+  return std::filesystem::path(options.out).replace_extension(".model").string();
+}
+
+// The token before each document.
+int32_t separator_of(const Options& options, const Tokenizer& tokenizer) {
+  if (options.documents == Documents::none) {
+    if (options.separator != kNotGiven)
+      throw UsageError("--separator: there are no documents; expected it beside --documents");
+    return 0;
+  }
+  if (options.separator == kNotGiven) {
+    if (const auto separator = tokenizer.separator()) return *separator;
+    throw UsageError("--documents: this tokenizer has no token to begin a document with; give one by --separator ID");
+  }
+  const auto separator = static_cast<int32_t>(options.separator);
+  if (tokenizer.bytes_of(separator).empty()) return separator;
+  throw UsageError(fmt::format("--separator: token {} is text ('{}'), which documents may hold; expected another id",
+                               separator, tokenizer.bytes_of(separator)));
+}
+
+void report(const Options& options, const TokenizeResult& result, int64_t width, int64_t vocabulary,
+            int32_t separator) {
+  fmt::print("tokens        {} in {}, {} behind a header of llm.c\n", result.tokens, options.out,
+             width == 2 ? "uint16" : "uint32");
+  if (options.vocabulary > 0) fmt::print("tokenizer     {}\n", model_path(options));
+  fmt::print("vocabulary    {}: model.vocab_size is at least this\n", vocabulary);
+  if (result.documents > 0) {
+    fmt::print("documents     {}, each behind token {}: data.separator\n", result.documents, separator);
+  }
+  fmt::print("bytes         {}, {:.3f} a token\n", result.bytes,
+             static_cast<double>(result.bytes) / static_cast<double>(result.tokens));
+  if (result.changed_pieces == 0) return;
+  print_note(
+      fmt::format("the tokens stand for {} bytes and do not give the text back as it was: the tokenizer "
+                  "normalizes, or the text has characters that it does not know; bits per byte count its bytes",
+                  result.decoded_bytes));
+}
+
+int run(const Options& options) {
+  const Signals& signals = Signals::install("stopping; a second signal stops at once");
+  check_output_file("--out", options.out);
+  const bool is_trained = options.vocabulary > 0;
+  if (is_trained && model_path(options) == options.out) {
+    throw UsageError("--out: the vocabulary is written beside the tokens as NAME.model; expected another name");
+  }
+  if (is_trained) check_output_file("--out", model_path(options));
+  const std::vector<MappedFile> texts = open_texts(options.inputs);
+  uint64_t bytes = 0;
+  for (const MappedFile& text : texts) {
+    bytes += text.bytes().size();
+    std::error_code ignored;
+    if (!std::filesystem::equivalent(text.path(), options.out, ignored)) continue;
+    throw UsageError(fmt::format("--out: {} is one of the texts", options.out));
+  }
+  const std::string model = is_trained ? train_vocabulary(texts, options.vocabulary) : "";
+  const auto tokenizer =
+      is_trained ? make_sentencepiece(model, model_path(options)) : make_tokenizer(options.tokenizer);
+  TokenizeOptions tokenize_options;
+  tokenize_options.documents = options.documents;
+  tokenize_options.separator = separator_of(options, *tokenizer);
+  const int64_t vocabulary = std::max<int64_t>(
+      tokenizer->size(), options.documents == Documents::none ? 0 : int64_t{tokenize_options.separator} + 1);
+  TokenWriter writer(options.out, vocabulary);
+  TokenizeResult result;
+  {
+    Progress progress(bytes);
+    tokenize_options.goes_on = [&](uint64_t done) {
+      progress.tell(done);
+      return !signals.stop_requested();
+    };
+    try {
+      result = tokenize(texts, *tokenizer, tokenize_options, writer);
+    } catch (const Stopped&) {
+      return kInterrupted;
+    }
+  }
+  if (is_trained) write_file(model_path(options), model);
+  writer.commit();
+  report(options, result, writer.width(), vocabulary, tokenize_options.separator);
+  return kDone;
+}
+
+}  // namespace
+
+Run add_tokenize(CLI::App& command, const Registry&) {
+  auto options = std::make_shared<Options>();
+  command
+      .add_option("input", options->inputs, "Text files, or globs of them; they are read as one text, in this order")
+      ->required()
+      ->option_text("INPUT...");
+  command.add_option("--out", options->out, "Token file to write")->required()->option_text("FILE.bin");
+  CLI::Option* const tokenizer =
+      command.add_option("--tokenizer", options->tokenizer, "bytes, or a model file of sentencepiece")
+          ->option_text("bytes|FILE.model [bytes]");
+  add_number(command, "--train-vocab", options->vocabulary,
+             "Train a vocabulary of this many tokens on the text first, and write it beside the tokens as FILE.model",
+             Range::between(kFewestPieces, kMostPieces))
+      ->excludes(tokenizer)
+      ->option_text("V");
+  add_choice(command, "--documents", options->documents,
+             "What a document is; a separator is written before each. none: one text without separators",
+             Choices<Documents>{{"none", Documents::none},
+                                {"file", Documents::file},
+                                {"line", Documents::line},
+                                {"paragraph", Documents::paragraph}})
+      ->option_text("none|file|line|paragraph [none]");
+  add_number(command, "--separator", options->separator,
+             "Id of the separator; when it is not given 256 beside bytes, <s> or </s> of a model file",
+             Range::between(0, Range::count().high))
+      ->option_text("ID");
+  command.footer("See docs/config.md#tokenizers.");
+  return [options] { return run(*options); };
+}
+
+}  // namespace heddle::cli

@@ -1,0 +1,160 @@
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/io/atomic_file.h"
+#include "tests/cli/process.h"
+#include "tests/cli/trained_test.h"
+#include "tests/temp_folder.h"
+#include "trainers/data/sentencepiece.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using testing::Finished;
+using ::testing::HasSubstr;
+using testing::run_heddle;
+
+class TokenizeCommandTest : public testing::TrainedTest {
+ protected:
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  Finished tokenize(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"tokenize", text_});
+    return run_heddle(arguments);
+  }
+  std::string refusal(const std::vector<std::string>& arguments, int code = 2) {
+    const Finished finished = tokenize(arguments);
+    EXPECT_EQ(finished.code, code) << finished.err;
+    return finished.err;
+  }
+};
+
+TEST_F(TokenizeCommandTest, BytesAreTrainedOn) {
+  const Finished finished = tokenize({"--out", path("bytes.bin")});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(finished.out, "tokens        2640 in " + path("bytes.bin") +
+                              ", uint16 behind a header of llm.c\n"
+                              "vocabulary    256: model.vocab_size is at least this\n"
+                              "bytes         2640, 1.000 a token\n");
+  EXPECT_EQ(finished.err, "");
+  // The run on the tokens is the run on the text.
+  const std::vector<std::string> more = {"model.vocab_size=256", "trainer.steps=12"};
+  std::vector<std::string> text = {"data={type: text, path: '" + text_ + "'}"},
+                           tokens = {"data={type: tokens, path: '" + path("bytes.bin") + "', tokenizer: bytes}"};
+  for (auto* overrides : {&text, &tokens}) overrides->insert(overrides->end(), more.begin(), more.end());
+  const Finished of_text = train(path("of_text"), text), of_tokens = train(path("of_tokens"), tokens);
+  EXPECT_THAT(of_tokens.err, HasSubstr(" nats/token ("));
+  EXPECT_EQ(read_file(path("of_text") + "/metrics.csv"), read_file(path("of_tokens") + "/metrics.csv"));
+  const auto bits = [](const std::string& out) {
+    const size_t begin = out.find("bits per byte");
+    return out.substr(begin, out.find('\n', begin) - begin);
+  };
+  const Finished evaluated = run_heddle({"eval", path("of_tokens")});
+  EXPECT_THAT(evaluated.out, AllOf(HasSubstr("nats per token\n"), HasSubstr("bytes             ")));
+  EXPECT_EQ(bits(evaluated.out), bits(run_heddle({"eval", path("of_text")}).out));
+  const std::vector<std::string> prompt = {"--prompt", "the ", "--tokens", "9", "--temperature", "0"};
+  std::vector<std::string> by_text = {"generate", path("of_text")}, by_tokens = {"generate", path("of_tokens")};
+  for (auto* arguments : {&by_text, &by_tokens}) arguments->insert(arguments->end(), prompt.begin(), prompt.end());
+  EXPECT_EQ(run_heddle(by_tokens).out, run_heddle(by_text).out);
+}
+
+TEST_F(TokenizeCommandTest, DocumentsArePackedAndWritten) {
+  const Finished finished = tokenize({"--out", path("lines.bin"), "--documents", "line"});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("vocabulary    257"),
+                                  HasSubstr("documents     60, each behind token 256: data.separator\n")));
+  const Finished trained =
+      train(path("packed"),
+            {"data={type: tokens, path: '" + path("lines.bin") + "', tokenizer: bytes, pack: true, separator: 256}",
+             "model.vocab_size=257", "trainer.sample={prompt: 'the ', tokens: 30}", "trainer.steps=12"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_THAT(trained.out, ::testing::StartsWith("the "));
+  EXPECT_EQ(run_heddle({"eval", path("packed")}).code, 0);
+  EXPECT_EQ(run_heddle({"generate", path("packed"), "--tokens", "5"}).code, 0);
+}
+
+TEST_F(TokenizeCommandTest, AVocabularyIsTrainedAndUsed) {
+  if (!has_sentencepiece()) GTEST_SKIP() << "heddle was built without sentencepiece";
+  const Finished finished = tokenize({"--out", path("fox.bin"), "--train-vocab", "290"});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(finished.err, "");
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("tokenizer     " + path("fox.model")), HasSubstr("vocabulary    290")));
+  const std::string model = read_file(path("fox.model")), tokens = read_file(path("fox.bin"));
+  // Again, and with the model that was written.
+  ASSERT_EQ(tokenize({"--out", path("again.bin"), "--train-vocab", "290"}).code, 0);
+  EXPECT_EQ(read_file(path("again.model")), model);
+  EXPECT_EQ(read_file(path("again.bin")), tokens);
+  ASSERT_EQ(tokenize({"--out", path("fox_2.bin"), "--tokenizer", path("fox.model")}).code, 0);
+  EXPECT_EQ(read_file(path("fox_2.bin")), tokens);
+
+  const std::string section = "path: '" + path("fox.bin") + "', tokenizer: '" + path("fox.model") + "'}";
+  const Finished trained = train(path("pieces"), {"data={type: tokens, " + section, "model.vocab_size=290",
+                                                  "trainer.sample={prompt: 'the quick', tokens: 5}",
+                                                  "trainer.sequence_length=8", "trainer.steps=12"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_THAT(trained.out, ::testing::StartsWith("the quick"));
+  EXPECT_THAT(run_heddle({"eval", path("pieces")}).out, HasSubstr("bits per byte"));
+  EXPECT_THAT(run_heddle({"generate", path("pieces"), "--prompt", "the ", "--tokens", "4"}).out,
+              ::testing::StartsWith("the "));
+  EXPECT_THAT(run_heddle({"generate", path("pieces"), "--prompt-tokens", "4"}).err,
+              HasSubstr("this model reads text, expected --prompt TEXT"));
+  // A run notices another tokenizer.
+  write_file(path("fox.model"), read_file(path("again.model")) + std::string("\x12\x00", 2));
+  EXPECT_NE(train(path("pieces"),
+                  {"data={type: tokens, " + section, "model.vocab_size=290",
+                   "trainer.sample={prompt: 'the quick', tokens: 5}", "trainer.sequence_length=8", "trainer.steps=12"})
+                .code,
+            0);
+  fs::remove(path("fox.model"));
+  const Finished without = run_heddle({"generate", path("pieces")});
+  EXPECT_EQ(without.code, 1);
+  EXPECT_THAT(without.err, HasSubstr("found no file '" + path("fox.model")));
+}
+
+TEST_F(TokenizeCommandTest, WithoutTheLibraryItsPackageIsNamed) {
+  if (has_sentencepiece()) GTEST_SKIP() << "heddle was built with sentencepiece";
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "300"}, 1),
+              HasSubstr("install the Debian package libsentencepiece-dev"));
+}
+
+TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
+  EXPECT_THAT(refusal({}), HasSubstr("--out is required"));
+  EXPECT_THAT(refusal({"--out", path("no/x.bin")}), HasSubstr("is no folder"));
+  EXPECT_THAT(refusal({"--out", text_}), HasSubstr("is one of the texts"));
+  EXPECT_THAT(refusal({"--out", "/dev/null"}, 1), HasSubstr("expected a regular file"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--separator", "256"}), HasSubstr("there are no documents"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "lines"}), HasSubstr("did you mean 'line'"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "97"}),
+              HasSubstr("token 97 is text ('a')"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "-1"}),
+              HasSubstr("--separator: found '-1'"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "255"}), HasSubstr("--train-vocab: found '255'"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "300", "--tokenizer", "bytes"}), HasSubstr("excludes"));
+  EXPECT_THAT(refusal({"--out", path("x.model"), "--train-vocab", "300"}), HasSubstr("expected another name"));
+  EXPECT_THAT(run_heddle({"tokenize", path("none"), "--out", path("x.bin")}).err, HasSubstr("found no file"));
+  EXPECT_FALSE(fs::exists(path("x.bin")));
+  EXPECT_FALSE(fs::exists(path("x.model")));
+}
+
+// What is stopped leaves neither a token file nor a part of one.
+TEST_F(TokenizeCommandTest, ASignalLeavesNothing) {
+  fs::resize_file(text_, uint64_t{4} << 30);
+  testing::Process process({"tokenize", text_, "--out", path("x.bin")});
+  while (process.running() && !fs::exists(partial_path(path("x.bin")))) continue;
+  process.send(SIGTERM);
+  EXPECT_EQ(process.wait(), 130);
+  EXPECT_FALSE(fs::exists(path("x.bin")));
+  EXPECT_FALSE(fs::exists(partial_path(path("x.bin"))));
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,41 @@
+// guarded_divide at its guard, where a table of random cases does not go.
+#include "layers/ops/guarded_divide.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "core/tensor/transfer.h"
+#include "tests/layers/on_devices.h"
+
+namespace heddle::test {
+namespace {
+
+class GuardedDivide : public OnDevices {};
+
+// A divisor that is eps itself has a gradient, as where PyTorch clamps from below; one below it has none.
+TEST_P(GuardedDivide, TakesTheGradientOfADivisorAtTheGuard) {
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    SCOPED_TRACE(name(dtype));
+    const Tensor x = Tensor::empty(context(), {1, 6}, dtype), divisor = Tensor::empty(context(), {1, 3}, dtype);
+    write_values(context(), x, {1.0, 2.0, 3.0, 4.0, 5.0, 6.0});
+    write_values(context(), divisor, {0.5, 0.25, 2.0});
+    Tape tape(context());
+    Gradient d_x, d_divisor;
+    const Variable y = guarded_divide(tape, tape.leaf(x, d_x, "x"), tape.leaf(divisor, d_divisor, "divisor"), 0.5);
+    const Tensor upstream = Tensor::empty(context(), {1, 6}, dtype);
+    write_values(context(), upstream, {1.0, 0.5, 2.0, 1.0, 4.0, 2.0});
+    const std::vector<double> found = read_values(context(), y.value);
+    EXPECT_EQ(found, (std::vector<double>{2.0, 4.0, 6.0, 8.0, 2.5, 3.0}));
+    tape.backward(y, upstream);
+    EXPECT_EQ(read_values(context(), d_x.tensor), (std::vector<double>{2.0, 1.0, 4.0, 2.0, 2.0, 1.0}));
+    // -(1 * 2 + 0.5 * 4) / 0.5, nothing, -(4 * 2.5 + 2 * 3) / 2
+    EXPECT_EQ(read_values(context(), d_divisor.tensor), (std::vector<double>{-8.0, 0.0, -8.0}));
+  }
+}
+
+HEDDLE_ON_DEVICES(GuardedDivide);
+
+}  // namespace
+}  // namespace heddle::test

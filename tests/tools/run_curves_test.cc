@@ -1,0 +1,181 @@
+// `heddle plot` without the command line: what is read of metrics.csv, and what is drawn.
+#include "tools/run_curves.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <regex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "core/io/atomic_file.h"
+#include "core/runtime/error.h"
+#include "tests/temp_folder.h"
+#include "tools/svg.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::IsNan;
+using ::testing::Not;
+using ::testing::StartsWith;
+using ::testing::ThrowsMessage;
+
+class RunCurvesTest : public ::testing::Test {
+ protected:
+  fs::path write(const std::string& run, const std::string& text) const {
+    fs::create_directories(folder_ / run);
+    write_file(folder_ / run / "metrics.csv", text);
+    return folder_ / run;
+  }
+  RunMetrics metrics(const std::string& run, const std::string& text) const { return read_metrics(write(run, text)); }
+
+  testing::TempFolder folder_;
+};
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t found = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+TEST_F(RunCurvesTest, FieldsAreNumbersOrEmpty) {
+  const RunMetrics found = metrics("run", "step,loss,x\n1,2.5,\n3,-1e-3,7\n4,1.0,8");
+  EXPECT_THAT(found.columns, ElementsAre("step", "loss", "x"));
+  ASSERT_EQ(found.rows.size(), 2u) << "a run may be writing the last line";
+  EXPECT_THAT(found.rows[0], ElementsAre(1.0, 2.5, IsNan()));
+  EXPECT_THAT(found.column(1), ElementsAre(2.5, -1e-3));
+  EXPECT_EQ(read_metrics(folder_ / "run/metrics.csv").rows.size(), 2u);
+}
+
+TEST_F(RunCurvesTest, WhatIsNoRunIsRefused) {
+  const auto reading = [](const fs::path& run) { return [run] { read_metrics(run); }; };
+  EXPECT_THAT(reading(folder_ / "none"), ThrowsMessage<UsageError>(EndsWith("none: there is no such run folder")));
+  EXPECT_THAT(reading(folder_.path()),
+              ThrowsMessage<UsageError>(HasSubstr("holds no metrics.csv, expected the folder")));
+  EXPECT_THAT(reading(write("empty", "step,loss\n")), ThrowsMessage<UsageError>(EndsWith("holds no step yet")));
+  EXPECT_THAT(reading(write("nothing", "")), ThrowsMessage<UsageError>(EndsWith("holds no step yet")));
+}
+
+TEST_F(RunCurvesTest, DamageIsNamedByItsLine) {
+  const auto reading = [&](const std::string& text) { return [run = write("run", text)] { read_metrics(run); }; };
+  EXPECT_THAT(reading("a,b\n1,2\n"),
+              ThrowsMessage<Error>(EndsWith("metrics.csv:1: found 'a', expected the name of the first column, step")));
+  EXPECT_THAT(reading("step,b\n1,2\n2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:3: found 1 fields, expected 2")));
+  EXPECT_THAT(reading("step,b\n1,2x\n"),
+              ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '2x', expected a number in column b")));
+  EXPECT_THAT(reading("step,b\n,2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '', expected a step")));
+  EXPECT_THAT(
+      reading("step,b\n2,2\n2,2\n"),
+      ThrowsMessage<Error>(EndsWith("metrics.csv:3: found step 2, expected one after that of the line before")));
+}
+
+TEST_F(RunCurvesTest, AColumnThatIsNotThereIsNamedWithThoseThatAre) {
+  const std::vector<RunMetrics> runs = {metrics("run", "step,loss\n1,2\n")};
+  CurveOptions options;
+  options.metrics = {"los"};
+  EXPECT_THAT(
+      [&] { curves_svg(runs, options); },
+      ThrowsMessage<UsageError>(EndsWith("has no column 'los', expected one of step, loss; did you mean 'loss'?")));
+}
+
+// Points lie where the axes say, a run of its own has a color a metric, and rows without a value are left out.
+TEST_F(RunCurvesTest, AChartOfOneRun) {
+  const std::vector<RunMetrics> runs = {metrics("a<b", "step,tokens,loss,validation_loss\n1,1,4,\n2,3,2,3\n4,5,1,\n")};
+  const std::string svg = curves_svg(runs, {.smooth = 1});
+  EXPECT_THAT(svg, AllOf(StartsWith("<svg "), EndsWith("</svg>\n"), Not(HasSubstr("nan")), Not(HasSubstr("inf"))));
+  EXPECT_THAT(svg, AllOf(HasSubstr(">a&lt;b loss</text>"), HasSubstr(">a&lt;b validation_loss</text>")));
+  // x from 1 to 4 over 490 pixels, y from 1 - 0.12 to 4 + 0.12 over 320.
+  EXPECT_THAT(svg, HasSubstr("<path d='M70.0 51.9L233.3 249.4L560.0 348.1' fill='none'"));
+  EXPECT_EQ(count(svg, "<circle "), 4u);
+  EXPECT_EQ(count(svg, svg_color(0)), 5u);  // the line, its entry in the legend, and three points
+  EXPECT_EQ(count(svg, svg_color(1)), 3u);
+  EXPECT_THAT(svg, AllOf(HasSubstr(">3</text>"), HasSubstr(">1.5</text>")));
+  EXPECT_THAT(curves_svg(runs, {.x = "tokens", .smooth = 1}),
+              HasSubstr("<path d='M70.0 51.9L315.0 249.4L560.0 348.1'"));
+  EXPECT_THAT(curves_svg(runs, {.smooth = 1, .is_logarithmic = true}),
+              HasSubstr("<path d='M70.0 40.0L233.3 200.0L560.0 360.0'"));
+}
+
+TEST_F(RunCurvesTest, RunsAreToldApartByColorAndMetricsByDashes) {
+  const std::string text = "step,tokens,loss,validation_loss\n1,1,4,4\n2,3,2,3\n";
+  const std::vector<RunMetrics> runs = {metrics("a", text), metrics("b", text)};
+  const std::string svg = curves_svg(runs, {.smooth = 1});
+  EXPECT_EQ(count(svg, "stroke-dasharray"), 4u);  // two lines, and their entries in the legend
+  for (const char* label : {">a loss<", ">b loss<", ">a validation_loss<", ">b validation_loss<"}) {
+    EXPECT_THAT(svg, HasSubstr(label));
+  }
+  EXPECT_EQ(count(svg, svg_color(0)), count(svg, svg_color(1)));
+  EXPECT_EQ(count(svg, svg_color(2)), 0u);
+  fs::create_directories(folder_ / "other");
+  const std::vector<RunMetrics> alike = {metrics("x/run", text), metrics("y/run", text)};
+  EXPECT_THAT(curves_text(alike, {}), AllOf(HasSubstr("x/run loss"), HasSubstr("y/run loss")));
+}
+
+// The mean of as many rows before as after; the rows themselves are pale.
+TEST_F(RunCurvesTest, MeansAreDrawnOverTheRows) {
+  const std::vector<RunMetrics> runs = {metrics("a", "step,loss\n1,0\n2,3\n3,0\n4,3\n5,6\n")};
+  const std::string svg = curves_svg(runs, {.metrics = {"loss"}, .smooth = 3});
+  const SvgAxis y{0, 6.24, kSvgBottom, kSvgTop};
+  EXPECT_THAT(
+      svg, HasSubstr(fmt::format("M70.0 {:.1f}L192.5 {:.1f}L315.0 {:.1f}L437.5 {:.1f}L560.0 {:.1f}' fill='none'", y(0),
+                                 y(1), y(2), y(3), y(4.5))));
+  EXPECT_EQ(count(svg, "opacity='0.3'"), 1u);
+  EXPECT_EQ(count(svg, "<circle "), 0u);
+}
+
+// Of a long run the extremes are kept.
+TEST_F(RunCurvesTest, ALongRunIsDrawnByFewPoints) {
+  std::string text = "step,loss\n";
+  for (int step = 1; step <= 100000; ++step) text += fmt::format("{},{}\n", step, step == 54321 ? 50 : step % 2);
+  const std::vector<RunMetrics> runs = {metrics("a", text)};
+  const std::string svg = curves_svg(runs, {.metrics = {"loss"}});
+  EXPECT_LT(svg.size(), 60000u);
+  EXPECT_THAT(svg, HasSubstr(" 52.3L")) << "the one high value, 4 % below the top";
+}
+
+TEST_F(RunCurvesTest, WhereThereIsNothingToDrawItIsSaid) {
+  const std::vector<RunMetrics> runs = {metrics("a", "step,loss,x\n1,-1,\n2,0,\n")};
+  EXPECT_THAT([&] { curves_svg(runs, {.metrics = {"x"}}); },
+              ThrowsMessage<UsageError>(EndsWith("no run has a value of x")));
+  EXPECT_THAT([&] { curves_svg(runs, {.metrics = {"loss"}, .is_logarithmic = true}); },
+              ThrowsMessage<UsageError>(HasSubstr("loss above 0")));
+  for (const char* only : {"0", "-2", "5"}) {  // one value alone makes an axis, too
+    const std::vector<RunMetrics> one = {metrics("a", fmt::format("step,loss\n1,{}\n", only))};
+    EXPECT_THAT(curves_svg(one, {.metrics = {"loss"}}), AllOf(Not(HasSubstr("nan")), Not(HasSubstr("inf")))) << only;
+  }
+}
+
+TEST_F(RunCurvesTest, TheTableHasTheLastAndTheLowest) {
+  const std::vector<RunMetrics> runs = {metrics("a", "step,loss,validation_loss\n1,4,\n20,1.5,3.25\n30,2,\n")};
+  EXPECT_EQ(curves_text(runs, {}),
+            "run                      last   at step      lowest   at step\n"
+            "a loss                      2        30         1.5        20\n"
+            "a validation_loss        3.25        20        3.25        20\n");
+}
+
+TEST(SvgTicksTest, AreRoundNumbers) {
+  EXPECT_THAT(svg_ticks({0, 10, 0, 1}, 5), ElementsAre(0, 2, 4, 6, 8, 10));
+  EXPECT_THAT(svg_ticks({1, 1200, 0, 1}, 6), ElementsAre(200, 400, 600, 800, 1000, 1200));
+  EXPECT_THAT(svg_ticks({2, 30, 0, 1, true}, 5), ElementsAre(2, 5, 10, 20));
+  EXPECT_THAT(svg_ticks({2, 6, 0, 1, true}, 4), ElementsAre(2, 3, 4, 5, 6));
+  EXPECT_THAT(svg_ticks({2, 3000, 0, 1, true}, 5), ElementsAre(10, 100, 1000));
+  EXPECT_EQ(svg_number(0.25), "0.25");
+  EXPECT_EQ(svg_number(1e-17), "0");
+  EXPECT_EQ(svg_number(9999), "9999");
+  EXPECT_EQ(svg_number(20000), "20k");
+  EXPECT_EQ(svg_number(1.5e6), "1.5M");
+  EXPECT_EQ(svg_number(-2e9), "-2G");
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,186 @@
+#include "tools/run_curves.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <utility>
+
+#include "core/runtime/error.h"
+#include "tools/svg.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A line of more points is drawn by the smallest and the largest of each group of neighbours.
+constexpr size_t kMostPoints = 1500;
+// Fewer points than these are drawn as points, too.
+constexpr size_t kFewPoints = 60;
+constexpr size_t kMostLetters = 32;  // of a label in the legend
+constexpr int kMostLabels = 17;
+
+using Points = std::vector<std::pair<double, double>>;
+
+struct Curve {
+  std::string run, metric;
+  size_t run_index = 0, metric_index = 0;
+  Points points;  // those with a value
+};
+
+// The names of their folders, or the paths where two are alike.
+std::vector<std::string> names_of(std::span<const RunMetrics> runs) {
+  std::vector<std::string> names;
+  for (const RunMetrics& run : runs) {
+    const fs::path folder = fs::absolute(run.file).lexically_normal().parent_path();
+    names.push_back(folder.filename().string());
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (std::count(names.begin(), names.end(), names[i]) < 2) continue;
+    const std::string name = names[i];
+    for (size_t k = i; k < names.size(); ++k) {
+      if (names[k] == name) names[k] = runs[k].file.parent_path().string();
+    }
+  }
+  return names;
+}
+
+std::vector<Curve> curves_of(std::span<const RunMetrics> runs, const CurveOptions& options) {
+  const std::vector<std::string> names = names_of(runs);
+  std::vector<Curve> curves;
+  for (size_t metric = 0; metric < options.metrics.size(); ++metric) {
+    for (size_t run = 0; run < runs.size(); ++run) {
+      const std::vector<double> x = runs[run].column(column_of(runs[run], options.x));
+      const std::vector<double> y = runs[run].column(column_of(runs[run], options.metrics[metric]));
+      Curve curve{names[run], options.metrics[metric], run, metric, {}};
+      for (size_t i = 0; i < x.size(); ++i) {
+        const bool can_be_drawn = std::isfinite(y[i]) && (!options.is_logarithmic || y[i] > 0);
+        if (can_be_drawn && std::isfinite(x[i])) curve.points.emplace_back(x[i], y[i]);
+      }
+      if (!curve.points.empty()) curves.push_back(std::move(curve));
+    }
+  }
+  if (curves.empty()) {
+    throw UsageError(fmt::format("no run has a value of {}{}", fmt::join(options.metrics, " or "),
+                                 options.is_logarithmic ? " above 0, as a logarithmic axis needs" : ""));
+  }
+  return curves;
+}
+
+// The mean of `count` neighbours, as many before as after: at the beginning, where curves are steep, fewer on both
+// sides, and at the end fewer after.
+Points smoothed(const Points& points, size_t count) {
+  std::vector<double> sums{0.0};
+  for (const auto& [x, y] : points) sums.push_back(sums.back() + y);
+  Points means;
+  for (size_t i = 0; i < points.size(); ++i) {
+    const size_t reach = std::min(count / 2, i);
+    const size_t begin = i - reach, end = std::min(i + reach + 1, points.size());
+    means.emplace_back(points[i].first, (sums[end] - sums[begin]) / static_cast<double>(end - begin));
+  }
+  return means;
+}
+
+Points thinned(const Points& points) {
+  const size_t group = 2 * points.size() / kMostPoints + 1;
+  if (group == 1) return points;
+  Points kept;
+  for (size_t begin = 0; begin < points.size(); begin += group) {
+    const auto first = points.begin() + static_cast<std::ptrdiff_t>(begin);
+    const auto last = points.begin() + static_cast<std::ptrdiff_t>(std::min(begin + group, points.size()));
+    const auto [low, high] =
+        std::minmax_element(first, last, [](const auto& a, const auto& b) { return a.second < b.second; });
+    kept.push_back(std::min(*low, *high));  // by x
+    if (low != high) kept.push_back(std::max(*low, *high));
+  }
+  return kept;
+}
+
+size_t window_of(const CurveOptions& options, size_t points) {
+  return options.smooth > 0 ? static_cast<size_t>(options.smooth) : std::max<size_t>(points / 50, 1);
+}
+
+std::string path_of(const Points& points, const SvgAxis& x, const SvgAxis& y, const std::string& style) {
+  std::string path;
+  for (const auto& [at, value] : thinned(points)) {
+    path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(at), y(value));
+  }
+  return fmt::format("<path d='{}' fill='none' stroke-linejoin='round' {}/>\n", path, style);
+}
+
+std::string legend(int index, const std::string& label, const std::string& style) {
+  const std::string text = label.size() > kMostLetters ? ".." + label.substr(label.size() - kMostLetters) : label;
+  const int y = 52 + 18 * index;
+  return fmt::format("<path d='M575 {}h20' fill='none' {}/><text x='601' y='{}'>{}</text>\n", y - 4, style, y,
+                     svg_escaped(text));
+}
+
+// The range of all points, a little wider where the axis is linear.
+std::pair<SvgAxis, SvgAxis> axes_of(const std::vector<Curve>& curves, bool is_logarithmic) {
+  SvgAxis x{1e300, -1e300, kSvgLeft, kSvgRight}, y{1e300, -1e300, kSvgBottom, kSvgTop, is_logarithmic};
+  for (const Curve& curve : curves) {
+    for (const auto& [at, value] : curve.points) {
+      x.low = std::min(x.low, at), x.high = std::max(x.high, at);
+      y.low = std::min(y.low, value), y.high = std::max(y.high, value);
+    }
+  }
+  if (x.low == x.high) x.low -= 1, x.high += 1;
+  if (y.low == y.high)
+    y.low *= y.low > 0 ? 0.9 : 1.1, y.high = y.high * (y.high > 0 ? 1.1 : 0.9) + (y.high == 0 ? 1 : 0);
+  const double margin = 0.04 * (y.high - y.low);
+  if (!is_logarithmic) y.high += margin, y.low -= y.low >= 0 ? std::min(margin, y.low) : margin;
+  return {x, y};
+}
+
+}  // namespace
+
+std::string curves_svg(std::span<const RunMetrics> runs, const CurveOptions& options) {
+  const std::vector<Curve> curves = curves_of(runs, options);
+  const auto [x, y] = axes_of(curves, options.is_logarithmic);
+  const std::string title = fmt::format("{}", fmt::join(options.metrics, ", "));
+  std::string svg = svg_begin(title, options.x, "");
+  for (const double tick : svg_ticks(y, 6)) svg += svg_tick(y, tick, svg_number(tick));
+  for (const double tick : svg_ticks(x, 6)) {
+    if (tick == std::round(tick)) svg += svg_x_tick(x, tick, svg_number(tick));  // steps and tokens are whole numbers
+  }
+  int labels = 0;
+  for (const Curve& curve : curves) {
+    // Runs are told apart by their colors; the curves of a single one by theirs.
+    const std::string color =
+        fmt::format("stroke='{}'", svg_color(runs.size() > 1 ? curve.run_index : curve.metric_index));
+    const char* dashes = runs.size() > 1 && curve.metric_index > 0 ? " stroke-dasharray='5 3'" : "";
+    const std::string style = fmt::format("{} stroke-width='1.8'{}", color, dashes);
+    const size_t window = window_of(options, curve.points.size());
+    if (window > 1) svg += path_of(curve.points, x, y, color + " stroke-width='1' opacity='0.3'");
+    svg += path_of(smoothed(curve.points, window), x, y, style);
+    for (const auto& [at, value] : curve.points) {
+      if (curve.points.size() >= kFewPoints || window > 1) break;
+      svg += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='2.5' fill='white' {}/>\n", x(at), y(value), color);
+    }
+    if (labels < kMostLabels) svg += legend(labels++, curve.run + " " + curve.metric, style);
+  }
+  if (curves.size() > kMostLabels)
+    svg += svg_legend(labels, "black", fmt::format("and {} more", curves.size() - kMostLabels));
+  return svg + svg_end();
+}
+
+std::string curves_text(std::span<const RunMetrics> runs, const CurveOptions& options) {
+  const std::vector<Curve> curves = curves_of(runs, options);
+  size_t width = 3;
+  for (const Curve& curve : curves) width = std::max(width, (curve.run + curve.metric).size() + 1);
+  std::string text = fmt::format("{:<{}}{:>12}{:>10}{:>12}{:>10}\n", "run", width, "last", "at " + options.x, "lowest",
+                                 "at " + options.x);
+  for (const Curve& curve : curves) {
+    const auto lowest = std::min_element(curve.points.begin(), curve.points.end(),
+                                         [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto& [last_x, last] = curve.points.back();
+    text += fmt::format("{:<{}}{:>12.6g}{:>10.0f}{:>12.6g}{:>10.0f}\n", curve.run + " " + curve.metric, width, last,
+                        last_x, lowest->second, lowest->first);
+  }
+  return text;
+}
+
+}  // namespace heddle
