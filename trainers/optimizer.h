@@ -30,8 +30,8 @@ class Optimizer {
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
   // Computes the norm of the gradients, then updates what is kept of them, the masters, the compute copies of the
-  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on the
-  // device, (n) of the dtype of the masters, or undefined.
+  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on
+  // the device, (n) of the dtype of the masters, or undefined.
   void apply(const Tensor& losses = {});
   // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
   // apply() changed nothing. NaN on meta.

@@ -128,7 +128,8 @@ void TrainStep::compute_watched() {
 Variable TrainStep::record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer) const {
   const DeviceBatch& batch = staging_.batches[micro_batch];
   const uint64_t dropout_seed = derived_seed(derived_seed(seed_, static_cast<uint64_t>(step_)), micro_batch);
-  return model_.loss(tape, model_.features(tape, {batch.tokens, batch.segments}, nullptr, observer, dropout_seed), batch.targets);
+  return model_.loss(tape, model_.features(tape, {batch.tokens, batch.segments}, nullptr, observer, dropout_seed),
+                     batch.targets);
 }
 
 StepResult TrainStep::step(std::vector<Batch> micro_batches, int64_t step, double learning_rate) {
