@@ -61,7 +61,7 @@ int main() {
   Context context;
   Model model;
   model.parameters.materialize(context, DType::float32, /*seed=*/1);
-  AdamW optimizer(context, model.parameters, {.lr = 1e-2, .weight_decay = 0.01});
+  Optimizer optimizer(context, model.parameters, {.lr = 1e-2, .weight_decay = 0.01});
 
   double loss_value = 0.0;
   for (int64_t step = 1; step <= 60; ++step) {

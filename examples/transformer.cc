@@ -31,7 +31,7 @@ int main() {
   const Norm last_norm(Norm::Options::of(NormType::rms_norm), builder.child("last_norm"), kDim);
   const Linear head({}, builder.child("head"), kDim, kLetters);
   parameters.materialize(context, DType::float32, /*seed=*/1);
-  AdamW optimizer(context, parameters, {});
+  Optimizer optimizer(context, parameters, {});
   Random random(1, RandomStream::data);
   double loss_value = 0.0;
   for (int step = 1; step <= 200; ++step) {

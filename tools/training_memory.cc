@@ -38,6 +38,11 @@ LayerBytes parts_of_flat_buffers(TrainStep& train_step) {
   for (const NamedTensor& moment : train_step.optimizer().state()) {
     add(layer_of(layer_of(moment.name)), MemoryCategory::optimizer, bytes_of(moment.tensor));
   }
+  if (const WeightAverage* average = train_step.average()) {
+    for (const NamedTensor& part : average->tensors()) {
+      add(layer_of(part.name), MemoryCategory::optimizer, bytes_of(part.tensor));
+    }
+  }
   return parts;
 }
 

@@ -1,46 +1,107 @@
 #include "trainers/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <string>
+#include <numeric>
 
-#include "core/config/config_fields.h"
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
+#include "kernels/optimizer/muon.h"
 #include "kernels/optimizer/optimizer.h"
+#include "trainers/muon.h"
 
 namespace heddle {
 
 using kernels::vector_view;
+using kernels::VectorView;
 
-void describe(ConfigFields& fields, OptimizerConfig& optimizer) {
-  fields.choice("type", optimizer.type, {{"adamw", OptimizerType::adamw}});
-  fields.field("lr", optimizer.lr, Range::positive());
-  std::vector<double> betas(optimizer.betas.begin(), optimizer.betas.end());
-  fields.field("betas", betas, Range::from_below(0, 1));
-  if (betas.size() != optimizer.betas.size()) {
-    fields.fail("betas", "found a list of " + std::to_string(betas.size()) + ", expected two numbers");
+namespace {
+
+kernels::UpdateRule update_rule(OptimizerType type) {
+  switch (type) {
+    case OptimizerType::adamw:
+      return kernels::UpdateRule::adamw;
+    case OptimizerType::lion:
+      return kernels::UpdateRule::lion;
+    case OptimizerType::sgd:
+      return kernels::UpdateRule::sgd;
+    case OptimizerType::muon:
+      return kernels::UpdateRule::muon;
   }
-  optimizer.betas = {betas[0], betas[1]};
-  fields.field("eps", optimizer.eps, Range::positive());
-  fields.field("weight_decay", optimizer.weight_decay, Range::at_least(0));
-  fields.field("clip_norm", optimizer.clip_norm, Range::at_least(0));
+  return {};
 }
 
-AdamW::AdamW(Context& context, ParameterSet& parameters, const OptimizerConfig& config)
+// Relative to the learning rate.
+double matrix_scale(MuonScale scale, const Shape& shape) {
+  const double rows = static_cast<double>(shape[0]), cols = static_cast<double>(shape[1]);
+  return scale == MuonScale::original ? std::sqrt(std::max(1.0, rows / cols)) : 0.2 * std::sqrt(std::max(rows, cols));
+}
+
+// The indices of the parameters in the order of the flat buffers.
+std::vector<size_t> flat_order(const ParameterSet& parameters) {
+  std::vector<size_t> order(parameters.all().size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return parameters.offset(a) < parameters.offset(b); });
+  return order;
+}
+
+}  // namespace
+
+Optimizer::Optimizer(Context& context, ParameterSet& parameters, const OptimizerConfig& config,
+                     const WeightAverage* average)
     : context_(context),
       parameters_(parameters),
       config_(config),
+      average_(average),
       staged_(context, 2 * kernels::step_scalars * sizeof(double)) {
+  if (const auto unmatched = find_unmatched_group(parameters, config)) {
+    fail("optimizer.groups.{}.pattern: {}", unmatched->index, unmatched->message);
+  }
   const MemoryScope scope(context, MemoryCategory::optimizer);
   const Tensor& master = parameters.master();
-  m_ = Tensor::zeros(context, master.shape(), master.dtype());
-  v_ = Tensor::zeros(context, master.shape(), master.dtype());
+  if (has_m()) m_ = Tensor::zeros(context, master.shape(), master.dtype());
+  make_parts();
   scalars_ = Tensor::zeros(context, {kernels::step_scalars}, master.dtype());
 }
 
-void AdamW::set_step(int64_t step, double learning_rate, double gradient_scale) {
+// Neighbours in the flat buffers that are updated alike are one part. Second moments lie in v in the order of the
+// parameters that have them.
+void Optimizer::make_parts() {
+  const bool has_v = config_.type == OptimizerType::adamw || config_.type == OptimizerType::muon;
+  const std::vector<size_t> order = flat_order(parameters_);
+  const int64_t size = parameters_.master().numel();
+  std::vector<double> table;
+  std::optional<ParameterRule> previous;
+  int64_t size_of_v = 0;
+  offsets_of_v_.assign(order.size(), -1);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const Parameter& parameter = parameters_.all()[order[i]];
+    const int64_t begin = parameters_.offset(order[i]);
+    const int64_t end = i + 1 < order.size() ? parameters_.offset(order[i + 1]) : size;
+    const ParameterRule rule = rule_of(parameter, config_);
+    const bool is_with_v = has_v && !rule.is_orthogonalized;
+    if (rule.is_orthogonalized) matrices_.push_back({&parameter, begin, rule});
+    if (is_with_v) offsets_of_v_[order[i]] = size_of_v;
+    if (rule != previous) {
+      table.insert(table.end(),
+                   {0.0, is_with_v ? static_cast<double>(size_of_v) : -1.0, rule.lr_scale, rule.weight_decay});
+      previous = rule;
+    }
+    table[table.size() - kernels::part_columns + kernels::part_end] = static_cast<double>(end);
+    if (is_with_v) size_of_v += end - begin;
+  }
+  const DType dtype = parameters_.master().dtype();
+  if (has_v) v_ = Tensor::zeros(context_, {size_of_v}, dtype);
+  const auto parts = static_cast<int64_t>(table.size()) / kernels::part_columns;
+  parts_ = Tensor::empty(context_, {parts, kernels::part_columns}, DType::float64);
+  if (!context_.is_meta()) write_values(context_, parts_, table);
+}
+
+void Optimizer::set_step(int64_t step, double learning_rate, double gradient_scale) {
   gradient_scale_ = gradient_scale;
   const DType dtype = scalars_.dtype();
   const auto put = [&](kernels::StepScalar scalar, double value) {
@@ -52,61 +113,105 @@ void AdamW::set_step(int64_t step, double learning_rate, double gradient_scale) 
   put(kernels::scalar_clip_norm, config_.clip_norm);
   put(kernels::scalar_gradient_scale, gradient_scale);
   put(kernels::scalar_gradient_norm, 0.0);
+  put(kernels::scalar_average_decay, average_ != nullptr ? average_->decay(step) : 0.0);
 }
 
-void AdamW::apply(const Tensor& losses) {
+void Optimizer::apply(const Tensor& losses) {
   const size_t bytes = kernels::step_scalars * size_of(scalars_.dtype());
   Backend& backend = context_.backend();
   backend.copy_from_host(scalars_.raw(), staged_.data(), bytes, context_.stream());
-  {
-    const MemoryScope scope(context_, MemoryCategory::workspace);
-    const Tensor& gradient = parameters_.gradient();
-    const Tensor partials =
-        Tensor::empty(context_, {kernels::gradient_norm_partials(gradient.numel())}, gradient.dtype());
-    kernels::gradient_norm(context_, {.gradient = vector_view(gradient),
-                                      .scalars = vector_view(scalars_),
-                                      .partials = vector_view(partials),
-                                      .losses = vector_view(losses)});
-  }
-  const bool has_copy = parameters_.value().dtype() != parameters_.master().dtype();
-  const auto update_part = [&](int64_t begin, int64_t end, double weight_decay) {
-    if (begin == end) return;
-    const auto part = [&](const Tensor& flat) { return vector_view(flat.slice(0, begin, end)); };
-    kernels::adamw(context_, {.master = part(parameters_.master()),
-                              .gradient = part(parameters_.gradient()),
-                              .m = part(m_),
-                              .v = part(v_),
-                              .value = has_copy ? part(parameters_.value()) : kernels::VectorView{},
-                              .scalars = vector_view(scalars_),
-                              .beta1 = config_.betas[0],
-                              .beta2 = config_.betas[1],
-                              .eps = config_.eps,
-                              .weight_decay = weight_decay});
-  };
-  const int64_t decay_end = parameters_.decay_end();
-  update_part(0, decay_end, config_.weight_decay);
-  update_part(decay_end, parameters_.master().numel(), 0.0);
+  compute_gradient_norm(losses);
+  update_all();
+  for (const Matrix& matrix : matrices_) update_matrix(matrix);
   if (context_.is_meta()) return;
   backend.copy_to_host_async(staged_.as<char>() + bytes, scalars_.raw(), bytes, context_.stream());
 }
 
-double AdamW::gradient_norm() const {
+void Optimizer::compute_gradient_norm(const Tensor& losses) {
+  const MemoryScope scope(context_, MemoryCategory::workspace);
+  const Tensor& gradient = parameters_.gradient();
+  const Tensor partials =
+      Tensor::empty(context_, {kernels::gradient_norm_partials(gradient.numel())}, gradient.dtype());
+  kernels::gradient_norm(context_, {.gradient = vector_view(gradient),
+                                    .scalars = vector_view(scalars_),
+                                    .partials = vector_view(partials),
+                                    .losses = vector_view(losses)});
+}
+
+VectorView Optimizer::compute_copy(int64_t begin, int64_t end) const {
+  const bool has_copy = parameters_.value().dtype() != parameters_.master().dtype();
+  return has_copy ? vector_view(parameters_.value().slice(0, begin, end)) : VectorView{};
+}
+
+// All parameters in one pass, but for the matrices of Muon, of which it updates the momentum.
+void Optimizer::update_all() {
+  kernels::update_parameters(context_, {.rule = update_rule(config_.type),
+                                        .master = vector_view(parameters_.master()),
+                                        .gradient = vector_view(parameters_.gradient()),
+                                        .m = vector_view(m_),
+                                        .v = vector_view(v_),
+                                        .value = compute_copy(0, parameters_.master().numel()),
+                                        .average = average_ != nullptr ? vector_view(average_->flat()) : VectorView{},
+                                        .scalars = vector_view(scalars_),
+                                        .parts = kernels::rows_view(parts_),
+                                        .beta1 = config_.betas[0],
+                                        .beta2 = config_.betas[1],
+                                        .eps = config_.eps,
+                                        .momentum = config_.momentum,
+                                        .nesterov = config_.nesterov});
+}
+
+VectorView Optimizer::part_of(const Tensor& flat, const Matrix& matrix) const {
+  return vector_view(flat.slice(0, matrix.offset, matrix.offset + numel(matrix.parameter->shape)));
+}
+
+// The products are taken in the compute dtype, with bfloat16 for float16: powers of small numbers need its range.
+void Optimizer::update_matrix(const Matrix& matrix) {
+  constexpr double kEps = 1e-7;
+  const MemoryScope scope(context_, MemoryCategory::workspace);
+  const Shape& shape = matrix.parameter->shape;
+  const DType dtype = parameters_.value().dtype() == DType::float16 ? DType::bfloat16 : parameters_.value().dtype();
+  Tensor direction = Tensor::empty(context_, shape, dtype);
+  {
+    const Tensor partials = Tensor::empty(context_, {kernels::gradient_norm_partials(direction.numel())}, m_.dtype());
+    kernels::muon_direction(context_, {.gradient = part_of(parameters_.gradient(), matrix),
+                                       .m = part_of(m_, matrix),
+                                       .scalars = vector_view(scalars_),
+                                       .partials = vector_view(partials),
+                                       .direction = vector_view(direction),
+                                       .momentum = config_.momentum,
+                                       .nesterov = config_.nesterov,
+                                       .eps = kEps});
+  }
+  direction = orthogonalize(context_, std::move(direction), config_.newton_schulz_steps);
+  kernels::muon_apply(context_, {.master = part_of(parameters_.master(), matrix),
+                                 .direction = vector_view(direction),
+                                 .value = compute_copy(matrix.offset, matrix.offset + numel(shape)),
+                                 .average = average_ != nullptr ? part_of(average_->flat(), matrix) : VectorView{},
+                                 .scalars = vector_view(scalars_),
+                                 .lr_scale = matrix.rule.lr_scale,
+                                 .weight_decay = matrix.rule.weight_decay,
+                                 .direction_scale = matrix_scale(config_.scale, shape)});
+}
+
+double Optimizer::gradient_norm() const {
   if (context_.is_meta()) return std::numeric_limits<double>::quiet_NaN();
   const size_t place = kernels::step_scalars + kernels::scalar_gradient_norm;
   const DType dtype = scalars_.dtype();
   return read_number(staged_.as<char>() + place * size_of(dtype), dtype) * gradient_scale_;
 }
 
-std::vector<NamedTensor> AdamW::state() const {
+std::vector<NamedTensor> Optimizer::state() const {
   std::vector<NamedTensor> tensors;
   size_t index = 0;
   for (const Parameter& parameter : parameters_.all()) {
-    const int64_t begin = parameters_.offset(index++);
-    const auto part = [&](const Tensor& flat) {
+    const auto part = [&](const Tensor& flat, int64_t begin) {
       return flat.slice(0, begin, begin + numel(parameter.shape)).reshape(parameter.shape);
     };
-    tensors.push_back({parameter.name + ".m", part(m_)});
-    tensors.push_back({parameter.name + ".v", part(v_)});
+    const int64_t offset = parameters_.offset(index), offset_of_v = offsets_of_v_[index];
+    ++index;
+    if (m_.defined()) tensors.push_back({parameter.name + ".m", part(m_, offset)});
+    if (offset_of_v >= 0) tensors.push_back({parameter.name + ".v", part(v_, offset_of_v)});
   }
   return tensors;
 }

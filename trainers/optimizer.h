@@ -1,60 +1,69 @@
-// AdamW over the flat buffers of a model's parameters.                               docs/training.md#the-step
+// The optimizers, over the flat buffers of a model's parameters.                          docs/training.md#the-step
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "core/autograd/parameter.h"
 #include "core/io/safetensors.h"
 #include "core/runtime/stream.h"
+#include "kernels/common/views.h"
+#include "trainers/optimizer_config.h"
+#include "trainers/weight_average.h"
 
 namespace heddle {
 
-class ConfigFields;
-
-enum class OptimizerType { adamw };
-
-// AdamW with decoupled weight decay.
-struct OptimizerConfig {
-  OptimizerType type = OptimizerType::adamw;
-  double lr = 1e-3;  // the highest learning rate
-  std::array<double, 2> betas = {0.9, 0.95};
-  double eps = 1e-8;
-  double weight_decay = 0.1;
-  double clip_norm = 1.0;  // largest norm of all gradients together; 0: no clipping
-};
-
-// Reads or writes the section `optimizer` of a training config.
-void describe(ConfigFields& fields, OptimizerConfig& optimizer);
-
 // A step is set_step(), then backward, which fills the gradients, then apply(). What changes from step to step is read
 // from pinned memory by the work that apply() gives to the device, so a captured graph of that work can be replayed
-// after the next set_step(). Parameters past ParameterSet::decay_end() get no weight decay.
-class AdamW {
+// after the next set_step().
+class Optimizer {
  public:
-  // The parameters must have their memory. The moments start at zero, counted as optimizer memory.
-  AdamW(Context& context, ParameterSet& parameters, const OptimizerConfig& config);
+  // The parameters must have their memory. What is kept of past gradients starts at zero, counted as optimizer memory.
+  // `average`, of these parameters and alive as long as this, is brought up to date in each step. Throws Error when a
+  // group of the config matches no parameter.
+  Optimizer(Context& context, ParameterSet& parameters, const OptimizerConfig& config,
+            const WeightAverage* average = nullptr);
+
+  const OptimizerConfig& config() const { return config_; }
 
   // Prepares step number `step` (from 1) on the host; the device must be done with the step before. The gradients are
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
-  // Computes the norm of the gradients, then updates the moments, the masters and the compute copies of the parameters.
-  // A norm that is not finite changes none of them, nor does one of `losses`: numbers on the device, (n) of the dtype
-  // of the masters, or undefined.
+  // Computes the norm of the gradients, then updates what is kept of them, the masters, the compute copies of the
+  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on
+  // the device, (n) of the dtype of the masters, or undefined.
   void apply(const Tensor& losses = {});
   // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
   // apply() changed nothing. NaN on meta.
   double gradient_norm() const;
 
-  // The moments by parameter: "NAME.m" and "NAME.v", views of the flat buffers.
+  // What is kept by parameter, views of the flat buffers: "NAME.m", the first moment (adamw, lion) or the momentum
+  // (sgd, unless that is 0; muon), and "NAME.v", the second moment (adamw, and what muon leaves to it).
   std::vector<NamedTensor> state() const;
 
  private:
+  // A matrix that Muon orthogonalizes.
+  struct Matrix {
+    const Parameter* parameter = nullptr;
+    int64_t offset = 0;
+    ParameterRule rule;
+  };
+
+  bool has_m() const { return config_.type != OptimizerType::sgd || config_.momentum > 0.0; }
+  void make_parts();
+  void compute_gradient_norm(const Tensor& losses);
+  void update_all();
+  void update_matrix(const Matrix& matrix);
+  kernels::VectorView part_of(const Tensor& flat, const Matrix& matrix) const;
+  kernels::VectorView compute_copy(int64_t begin, int64_t end) const;
+
   Context& context_;
   ParameterSet& parameters_;
   OptimizerConfig config_;
-  Tensor m_, v_, scalars_;
+  const WeightAverage* average_;
+  std::vector<Matrix> matrices_;
+  std::vector<int64_t> offsets_of_v_;  // by parameter; -1: it has none
+  Tensor m_, v_, parts_, scalars_;
   PinnedBuffer staged_;  // the scalars of the step as the host wrote them, then as the device returned them
   double gradient_scale_ = 1.0;
 };

@@ -11,6 +11,7 @@
 #include "core/runtime/checked.h"
 #include "layers/modules/choices.h"
 #include "trainers/data/tokenizer.h"
+#include "trainers/model/language_model.h"
 
 namespace heddle {
 namespace {
@@ -19,16 +20,36 @@ namespace {
 constexpr std::int64_t kTokensPerPair = 2;
 constexpr std::int64_t kByteValues = 256;
 
+// The decay of wsd: a number of steps, or a share of all.
+void describe_decay(ConfigFields& fields, ScheduleConfig& schedule) {
+  if (schedule.type != ScheduleType::wsd) {
+    for (const char* key : {"decay_steps", "decay_fraction", "decay_shape"}) {
+      fields.refuse(key, "only type wsd has a decay of its own");
+    }
+    return;
+  }
+  fields.optional("decay_steps", schedule.decay_steps, Range::positive());
+  if (schedule.decay_steps) {
+    fields.refuse("decay_fraction", "decay_steps says how long the decay is");
+  } else {
+    fields.field("decay_fraction", schedule.decay_fraction, Range{0, 1, false, true});
+  }
+  fields.choice("decay_shape", schedule.decay_shape, {{"linear", DecayShape::linear}, {"sqrt", DecayShape::sqrt}});
+}
+
 void describe(ConfigFields& fields, ScheduleConfig& schedule) {
-  fields.choice(
-      "type", schedule.type,
-      {{"cosine", ScheduleType::cosine}, {"linear", ScheduleType::linear}, {"constant", ScheduleType::constant}});
+  fields.choice("type", schedule.type,
+                {{"cosine", ScheduleType::cosine},
+                 {"linear", ScheduleType::linear},
+                 {"wsd", ScheduleType::wsd},
+                 {"constant", ScheduleType::constant}});
   fields.field("warmup_steps", schedule.warmup_steps, Range::at_least(0));
   if (schedule.type != ScheduleType::constant) {
     fields.field("min_lr", schedule.min_lr, Range::at_least(0));
   } else {
     fields.refuse("min_lr", "with type constant the rate stays at optimizer.lr");
   }
+  describe_decay(fields, schedule);
 }
 
 void describe(ConfigFields& fields, SampleConfig& sample) {
@@ -71,6 +92,7 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
   fields.field("keep_checkpoints", trainer.keep_checkpoints, Range::positive());
   fields.field("keep_best", trainer.keep_best);
+  fields.optional("ema", trainer.ema, Range::inside(0, 1));
   fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
   fields.field("skip_nonfinite", trainer.skip_nonfinite, Range::at_least(0));
   fields.optional("hours", trainer.hours, Range::positive());
@@ -164,6 +186,25 @@ void cap_warmup(TrainConfig& config) {
   warmup = config.trainer.steps;
 }
 
+// Where the decay of wsd would reach into the warm-up, it begins after it.
+void note_cut_decay(TrainConfig& config) {
+  const ScheduleConfig& schedule = config.schedule;
+  const std::int64_t left = config.trainer.steps - schedule.warmup_steps;
+  if (schedule.type != ScheduleType::wsd || !schedule.decay_steps || *schedule.decay_steps <= left) return;
+  config.notes.push_back(
+      fmt::format("schedule.decay_steps is {}, but after the warm-up there are {} steps: the decay "
+                  "takes all of them",
+                  *schedule.decay_steps, left));
+}
+
+// A pattern of the optimizer's groups must match a parameter of the model.
+void check_groups(const TrainConfig& config) {
+  if (config.optimizer.groups.empty()) return;
+  const auto unmatched = find_unmatched_group(LanguageModel(config.model).parameters(), config.optimizer);
+  if (!unmatched) return;
+  config.node.section("optimizer").list("groups")[unmatched->index].fail("pattern", unmatched->message);
+}
+
 // The rules between sections. The place that is named is that of the key a user would change.
 void check_train_config(const TrainConfig& config) {
   const ConfigNode data = config.node.section("data");
@@ -183,6 +224,7 @@ void check_train_config(const TrainConfig& config) {
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
   check_counts(config, trainer);
+  check_groups(config);
   if (config.trainer.sample && !config.data.tokenizer) {
     trainer.fail("sample",
                  "found a sample, expected none: only data.type text can be written out, and token files "
@@ -200,6 +242,7 @@ TrainConfig read_train_config(const ConfigNode& node, const Registry& registry) 
   node.finish();
   check_train_config(config);
   cap_warmup(config);
+  note_cut_decay(config);
   return config;
 }
 

@@ -16,18 +16,24 @@
 #include "trainers/data/data_config.h"
 #include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
-#include "trainers/optimizer.h"
+#include "trainers/optimizer_config.h"
 #include "trainers/profile/profile_config.h"
 
 namespace heddle {
 
-enum class ScheduleType { cosine, linear, constant };
+enum class ScheduleType { cosine, linear, wsd, constant };
+
+// How wsd falls with p from 0 to 1: `linear` 1 - p, `sqrt` 1 - p^0.5.
+enum class DecayShape { linear, sqrt };
 
 // Linear warm-up to optimizer.lr, then down to min_lr at the last step.
 struct ScheduleConfig {
   ScheduleType type = ScheduleType::cosine;
   std::int64_t warmup_steps = 0;
-  double min_lr = 0;  // cosine, linear
+  double min_lr = 0;                            // not with constant
+  std::optional<std::int64_t> decay_steps;      // wsd: the last steps, in which the rate falls; none: decay_fraction
+  double decay_fraction = 0.2;                  // wsd: the share of all steps in which the rate falls
+  DecayShape decay_shape = DecayShape::linear;  // wsd
 };
 
 // Text generated at the end of training, and on the way.
@@ -51,6 +57,7 @@ struct TrainerConfig {
   std::int64_t checkpoint_every = 200;            // steps; 0: only after the last
   std::int64_t keep_checkpoints = 3;
   bool keep_best = true;                // also keep the checkpoint of the best validation loss
+  std::optional<double> ema;            // decay of the average of the weights; none: there is no average
   std::int64_t stop_after_no_gain = 0;  // evaluations without a better loss, after which the run ends; 0: goes on
   std::int64_t skip_nonfinite = 0;      // steps in a row that may be left out for numbers that are not finite
   std::optional<double> hours;          // after which the run stops with a checkpoint

@@ -29,12 +29,18 @@ LanguageModel build(Context& context, const TrainConfig& config) {
   return model;
 }
 
+std::optional<WeightAverage> average_of(Context& context, ParameterSet& parameters, const TrainerConfig& trainer) {
+  if (!trainer.ema) return std::nullopt;
+  return WeightAverage(context, parameters, *trainer.ema);
+}
+
 }  // namespace
 
 TrainStep::TrainStep(Context& context, const TrainConfig& config)
     : context_(context),
       model_(build(context, config)),
-      optimizer_(context, model_.parameters(), config.optimizer),
+      average_(average_of(context, model_.parameters(), config.trainer)),
+      optimizer_(context, model_.parameters(), config.optimizer, average()),
       seed_(config.seed),
       scale_is_dynamic_(!config.trainer.loss_scale),
       loss_scale_{initial_loss_scale(config.trainer)},

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "trainers/profile/step_profiler.h"
 #include "trainers/skipped_steps.h"
 #include "trainers/train_config.h"
+#include "trainers/weight_average.h"
 
 namespace heddle {
 
@@ -43,7 +45,9 @@ class TrainStep {
   TrainStep& operator=(const TrainStep&) = delete;
 
   LanguageModel& model() { return model_; }
-  AdamW& optimizer() { return optimizer_; }
+  Optimizer& optimizer() { return optimizer_; }
+  // The average of the weights, which trainer.ema asks for; else null.
+  WeightAverage* average() { return average_ ? &*average_ : nullptr; }
   // Which it is now, and which a run that continues had.
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
@@ -87,7 +91,8 @@ class TrainStep {
 
   Context& context_;
   LanguageModel model_;
-  AdamW optimizer_;
+  std::optional<WeightAverage> average_;
+  Optimizer optimizer_;
   uint64_t seed_;
   bool scale_is_dynamic_;
   LossScale loss_scale_;

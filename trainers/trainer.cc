@@ -129,8 +129,10 @@ class Run {
       event.checkpoint = checkpoint->path;
     } else if (!options_.init_from.empty()) {
       const Checkpoint weights = find_checkpoint(options_.init_from, note_);
-      load_parameters(context_, weights, train_step_.model().parameters());
-      note_(fmt::format("the weights are those of {}", weights.path.string()));
+      load_evaluated_parameters(context_, weights, train_step_.model().parameters());
+      if (train_step_.average() != nullptr) train_step_.average()->restart();
+      note_(fmt::format("the weights are {} {}", has_average(weights) ? "the average of" : "those of",
+                        weights.path.string()));
     }
     if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
@@ -158,6 +160,7 @@ class Run {
   void go_on_from(const Checkpoint& checkpoint) {
     load_parameters(context_, checkpoint, train_step_.model().parameters());
     load_optimizer(context_, checkpoint, train_step_.optimizer());
+    if (WeightAverage* average = train_step_.average()) go_on_with(checkpoint, *average);
     const CheckpointState& state = checkpoint.state;
     if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
     train_step_.set_skipped(state.skipped);
@@ -167,6 +170,12 @@ class Run {
     std::error_code ignored;
     const bool is_here = std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
     if (is_here || is_complete(start_)) saved_step_ = start_;
+  }
+
+  void go_on_with(const Checkpoint& checkpoint, WeightAverage& average) {
+    if (has_average(checkpoint)) return load_average(context_, checkpoint, average);
+    average.restart();
+    note_(fmt::format("{} holds no average of the weights: it starts as its weights", checkpoint.path.string()));
   }
 
   // Those of the steps that are left, from the first sequence that was not used on.
@@ -236,7 +245,8 @@ class Run {
     result.evaluation.reset();
     bool is_best = false;
     if (is_due(step, trainer.eval_every, steps())) {
-      result.evaluation = evaluate(context_, train_step_.model(), *data_);
+      result.evaluation =
+          with_averaged_weights(train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_); });
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
@@ -271,7 +281,7 @@ class Run {
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best});
+                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
@@ -338,10 +348,12 @@ class Run {
     if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
     if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
     Utf8Printer printer;
-    std::string text = sample.prompt;
-    generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
-             [&](uint8_t byte) { text += printer.add(byte); });
-    text += printer.finish();
+    const std::string text = with_averaged_weights(train_step_.average(), [&] {
+      std::string written = sample.prompt;
+      generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
+               [&](uint8_t byte) { written += printer.add(byte); });
+      return written + printer.finish();
+    });
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
   }

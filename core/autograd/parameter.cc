@@ -89,7 +89,6 @@ void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t s
       offsets_[i] = total;
       total += (numel(parameters_[i].shape) + kAlignment - 1) / kAlignment * kAlignment;
     }
-    if (decays) decay_end_ = total;
   }
   const DType master_dtype = accumulate_type(compute_dtype);
   {

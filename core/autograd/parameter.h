@@ -82,9 +82,8 @@ class ParameterSet {
   const Tensor& master() const { return master_; }
   const Tensor& value() const { return value_; }
   const Tensor& gradient() const { return gradient_; }
-  // Where parameter i starts in the flat buffers, and where the parameters with weight decay end.
+  // Where parameter i starts in the flat buffers.
   int64_t offset(size_t index) const { return offsets_[index]; }
-  int64_t decay_end() const { return decay_end_; }
 
  private:
   void check_new(const std::string& name, const Shape& shape) const;
@@ -94,7 +93,6 @@ class ParameterSet {
   std::unordered_set<std::string> names_;  // of both
   std::vector<int64_t> offsets_;
   int64_t count_ = 0;
-  int64_t decay_end_ = 0;
   Tensor master_, value_, gradient_;
 };
 

@@ -51,7 +51,6 @@ TEST_F(ParameterTest, FlatBuffersHoldDecayingParametersFirst) {
   EXPECT_EQ(set.count(), 208);
   EXPECT_EQ(set.offset(1), 0);
   EXPECT_EQ(set.offset(2), 256) << "each starts at a multiple of 128 elements";
-  EXPECT_EQ(set.decay_end(), 384);
   EXPECT_EQ(set.offset(0), 384);
   EXPECT_EQ(set.master().shape(), (Shape{512}));
   EXPECT_EQ(set.gradient().shape(), (Shape{512}));

@@ -162,15 +162,18 @@ Results run_step(Context& context, DType value, int64_t size, int64_t shift) {
   const Tensor scalars = Tensor::empty(context, {step_scalars}, master);
   write_values(context, scalars, {0.01, 0.1, 0.05, 1.0, 0.5, 0.0, 0.0, 0.0});
   const Tensor partials = Tensor::empty(context, {gradient_norm_partials(size)}, master);
+  const Tensor parts = Tensor::empty(context, {1, part_columns}, DType::float64);
+  write_values(context, parts, {static_cast<double>(size), 0.0, 1.0, 0.1});
   gradient_norm(
       context, {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
-  adamw(context, {.master = vector_view(weights),
-                  .gradient = vector_view(gradient),
-                  .m = vector_view(m),
-                  .v = vector_view(v),
-                  .value = vector_view(copy),
-                  .scalars = vector_view(scalars),
-                  .weight_decay = 0.1});
+  update_parameters(context, {.master = vector_view(weights),
+                              .gradient = vector_view(gradient),
+                              .m = vector_view(m),
+                              .v = vector_view(v),
+                              .value = vector_view(copy),
+                              .average = {},
+                              .scalars = vector_view(scalars),
+                              .parts = rows_view(parts)});
   Results results;
   for (const Tensor& result : {scalars, weights, m, v, copy}) results.push_back(read_values(context, result));
   return results;

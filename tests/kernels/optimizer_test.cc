@@ -46,6 +46,8 @@ State run(int threads, int steps, const Settings& settings) {
   const Tensor m = vector(kSize, settings.dtype), v = vector(kSize, settings.dtype);
   const Tensor value = vector(kSize, settings.value), scalars = vector(step_scalars, settings.dtype);
   const Tensor partials = vector(gradient_norm_partials(kSize), settings.dtype);
+  const Tensor parts = Tensor::empty(context, {1, part_columns}, DType::float64);
+  write_values(context, parts, {kSize, 0, 1.0, settings.weight_decay});
   poison(context, value);
   poison(context, partials);
   fill_zero(context, m);
@@ -62,16 +64,17 @@ State run(int threads, int steps, const Settings& settings) {
     numbers[scalar_gradient_scale] = settings.gradient_scale;
     write_values(context, scalars, numbers);
     gradient_norm(context, {vector_view(gradient), vector_view(scalars), vector_view(partials)});
-    adamw(context, {.master = vector_view(master),
-                    .gradient = vector_view(gradient),
-                    .m = vector_view(m),
-                    .v = vector_view(v),
-                    .value = settings.copy ? vector_view(value) : VectorView{},
-                    .scalars = vector_view(scalars),
-                    .beta1 = kBeta1,
-                    .beta2 = kBeta2,
-                    .eps = kEps,
-                    .weight_decay = settings.weight_decay});
+    update_parameters(context, {.master = vector_view(master),
+                                .gradient = vector_view(gradient),
+                                .m = vector_view(m),
+                                .v = vector_view(v),
+                                .value = settings.copy ? vector_view(value) : VectorView{},
+                                .average = {},
+                                .scalars = vector_view(scalars),
+                                .parts = rows_view(parts),
+                                .beta1 = kBeta1,
+                                .beta2 = kBeta2,
+                                .eps = kEps});
   }
   return {read_values(context, master), read_values(context, m), read_values(context, v), read_values(context, value),
           read_values(context, scalars)[scalar_gradient_norm]};

@@ -31,6 +31,9 @@ TEST_F(TrainingMemoryGpu, TakesWhatMetaSays) {
       {"trainer.dtype=bfloat16", "trainer.accumulate=2"},
       {"trainer.dtype=float16", "model.tie_embeddings=true", "model.norm={type: layer_norm}"},
       {"model.channel={type: ffn, hidden: 512, act: relu}", "trainer.sequence_length=1000", "trainer.batch_size=3"},
+      {"optimizer={type: lion, lr: 1.0e-3}", "trainer.ema=0.99"},
+      {"optimizer={type: muon}", "trainer.dtype=bfloat16", "trainer.ema=0.99"},
+      {"optimizer={type: sgd, momentum: 0}"},
       {"trainer.dtype=bfloat16", "model.dim=512", "model.layers=8", "model.channel.hidden=1408",
        "model.vocab_size=50304", "trainer.sequence_length=512", "trainer.batch_size=8"},
   };

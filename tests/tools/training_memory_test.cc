@@ -38,6 +38,12 @@ const std::vector<std::vector<std::string>>& changes() {
       {"model.tie_embeddings=true", "model.norm={type: layer_norm}"},
       {"model.channel={type: ffn, hidden: 24, act: relu}", "model.mixer.lrpe=null"},
       {"model.norm={type: rms_norm}", "trainer.batch_size=1", "trainer.sequence_length=200"},
+      {"optimizer={type: lion}", "trainer.ema=0.9"},
+      {"optimizer={type: sgd, momentum: 0}"},
+      {"optimizer={type: sgd}", "trainer.dtype=bfloat16", "trainer.ema=0.9"},
+      {"optimizer={type: muon}"},
+      {"optimizer={type: muon}", "trainer.dtype=bfloat16"},
+      {"optimizer={type: muon}", "trainer.dtype=float16", "trainer.ema=0.9"},
       {"model.layers=5", "model.dim=48", "model.mixer.heads=3", "trainer.sequence_length=33"},
   };
   return changes;

@@ -33,7 +33,7 @@ struct Trained {
     parameters.add("matrix", {4, width}, Initializer::normal(1.0), true);
     parameters.add("vector", {5}, Initializer::normal(1.0), false);
     parameters.materialize(context, dtype, seed);
-    optimizer = std::make_unique<AdamW>(context, parameters, OptimizerConfig{});
+    optimizer = std::make_unique<Optimizer>(context, parameters, OptimizerConfig{});
     Random random(seed, RandomStream::test);
     for (const NamedTensor& named : optimizer->state()) fill_normal(context, named.tensor, random, 0.0, 1.0);
   }
@@ -50,7 +50,7 @@ struct Trained {
   }
 
   ParameterSet parameters;
-  std::unique_ptr<AdamW> optimizer;
+  std::unique_ptr<Optimizer> optimizer;
 };
 
 class CheckpointTest : public ::testing::Test {

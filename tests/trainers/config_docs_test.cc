@@ -50,12 +50,19 @@ TrainConfig minimal_config(const Key& key, const Strings& overrides = {}) {
   if (key.name == "length") data = "{type: copy}";
   std::string section = key.section == "trainer.sample" ? ", sample: {}" : "";
   if (key.section == "trainer.profile") section = ", profile: {steps: [1, 2]}";
+  std::string optimizer = "adamw";
+  if (key.name == "momentum" || key.name == "nesterov") optimizer = "sgd";
+  const bool is_of_muon = key.name == "newton_schulz_steps" || key.name == "scale" || key.name == "adamw";
+  if (is_of_muon || key.section == "optimizer.adamw") optimizer = "muon";
+  const std::string schedule = key.name.starts_with("decay_") ? "wsd" : "cosine";
   return read_train_config(parse_config(
       fmt::format("data: {}\n"
                   "model: {{vocab_size: {}, dim: 1, layers: 1, norm: {{type: rms_norm}}, mixer: {{type: lightning, "
                   "heads: 1}}, channel: {{type: ffn, hidden: 2}}}}\n"
+                  "optimizer: {{type: {}}}\n"
+                  "schedule: {{type: {}}}\n"
                   "trainer: {{steps: 7{}}}\n",
-                  data, vocabulary, section),
+                  data, vocabulary, optimizer, schedule, section),
       "minimal.yaml", overrides));
 }
 

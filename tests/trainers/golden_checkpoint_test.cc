@@ -48,11 +48,11 @@ class GoldenCheckpoint : public ::testing::Test {
     parameters_.materialize(context_, DType::float32, 1);
   }
 
-  fs::path write(const fs::path& folder, const AdamW& optimizer) {
+  fs::path write(const fs::path& folder, const Optimizer& optimizer) {
     return write_checkpoint(context_, folder, parameters_, optimizer, golden_state(), {});
   }
   // All tensors of a checkpoint by the names that they have there, with what is in them.
-  std::vector<std::pair<NamedTensor, Values>> tensors(const AdamW& optimizer) {
+  std::vector<std::pair<NamedTensor, Values>> tensors(const Optimizer& optimizer) {
     std::vector<std::pair<NamedTensor, Values>> all;
     const auto state = optimizer.state();
     int kind = 0;
@@ -76,7 +76,7 @@ class GoldenCheckpoint : public ::testing::Test {
 
 TEST_F(GoldenCheckpoint, IsReadAsItWasMeantAndWrittenAsItWas) {
   SCOPED_TRACE(testing::kGoldenFailure);
-  AdamW optimizer(context_, parameters_, {});
+  Optimizer optimizer(context_, parameters_, {});
   const auto all = tensors(optimizer);
   if (const fs::path folder = testing::new_golden_folder(); !folder.empty()) {
     for (const auto& [named, values] : all) write_values(context_, named.tensor, values);

@@ -72,14 +72,25 @@ Strings common_overrides() {
           "trainer.batch_size=3",
           "trainer.eval_every=6",
           "trainer.eval_batches=3",
-          "optimizer.lr=1.0e-4",
-          "optimizer.betas=[0.83, 0.971]",
-          "optimizer.eps=1.0e-6",
-          "optimizer.weight_decay=0.13",
           "schedule.warmup_steps=5",
           "model.dim=16",
           "model.layers=2",
           "model.channel.hidden=24"};
+}
+
+// Of the runs that name no optimizer.
+Strings adamw_overrides() {
+  return {"optimizer.lr=1.0e-4", "optimizer.betas=[0.83, 0.971]", "optimizer.eps=1.0e-6",
+          "optimizer.weight_decay=0.13"};
+}
+
+// With an average of the weights, which is what the validation losses of the curve are of.
+GoldenRun optimizer_run(const std::string& name, int seed, const std::string& optimizer, const std::string& schedule) {
+  return {
+      name,
+      "toy_copy",
+      {fmt::format("seed={}", seed), "data.length=8", "trainer.sequence_length=18", "model.mixer.heads=2",
+       "model.mixer.gate.rank=4", "trainer.ema=0.9", "optimizer={" + optimizer + "}", "schedule={" + schedule + "}"}};
 }
 
 // On the task with the smallest vocabulary, so that the files are small.
@@ -120,6 +131,15 @@ std::vector<GoldenRun> golden_runs() {
        {"seed=7", "data.length=8", "trainer.sequence_length=18", "optimizer.lr=1.0e-5", "optimizer.clip_norm=95.5",
         "model.norm={type: group_norm, groups: 4, eps: 1.0e-4}", "model.mixer.heads=2", "model.mixer.gate=null",
         "schedule={type: constant, warmup_steps: 5}"}},
+      optimizer_run("lion", 3, "type: lion, lr: 1.0e-4, betas: [0.83, 0.971], weight_decay: 0.13, clip_norm: 47",
+                    "type: wsd, min_lr: 1.0e-5, decay_steps: 8"),
+      optimizer_run("sgd", 3,
+                    "type: sgd, lr: 1.0e-4, momentum: 0.83, nesterov: true, weight_decay: 0.13, clip_norm: 47",
+                    "type: wsd, decay_fraction: 0.4, decay_shape: sqrt"),
+      optimizer_run("muon", 3,
+                    "type: muon, lr: 1.0e-3, weight_decay: 0.13, clip_norm: 47, adamw: {lr: 1.0e-4, betas: [0.83, "
+                    "0.971], eps: 1.0e-6}, groups: [{pattern: '*.mixer.*', lr_scale: 0.5}]",
+                    "type: cosine, min_lr: 1.0e-5"),
       mixer_run("linear_attention", 4, 17.0,
                 "type: linear_attention, heads: 4, kv_heads: 2, lrpe: {type: lrpe_rotate}"),
       mixer_run("retention", 15, 47.0, "type: retention, heads: 2"),
@@ -137,6 +157,11 @@ std::vector<GoldenRun> golden_runs() {
 
 TrainConfig config_of(const GoldenRun& run, const Strings& more = {}) {
   Strings overrides = common_overrides();
+  const bool has_optimizer = std::any_of(run.overrides.begin(), run.overrides.end(),
+                                         [](const std::string& set) { return set.starts_with("optimizer="); });
+  if (const Strings adamw = adamw_overrides(); !has_optimizer) {
+    overrides.insert(overrides.end(), adamw.begin(), adamw.end());
+  }
   overrides.insert(overrides.end(), run.overrides.begin(), run.overrides.end());
   overrides.insert(overrides.end(), more.begin(), more.end());
   return load_train_config(fmt::format("{}/configs/{}.yaml", HEDDLE_SOURCE_DIR, run.config), overrides);
@@ -268,7 +293,8 @@ std::vector<CurveRow> take_steps(Context& context, const TrainConfig& config, Tr
     row.loss = taken.loss;
     row.gradient_norm = taken.gradient_norm;
     if (step % config.trainer.eval_every != 0 && step != config.trainer.steps) continue;
-    const Evaluation evaluation = evaluate(context, train_step.model(), *data);
+    const Evaluation evaluation =
+        with_averaged_weights(train_step.average(), [&] { return evaluate(context, train_step.model(), *data); });
     row.validation_loss = evaluation.loss;
     row.validation_accuracy = evaluation.accuracy;
   }

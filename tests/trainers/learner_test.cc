@@ -1,5 +1,5 @@
 // What a training step does with the gradients of its batches, on both devices: it clears them, adds them up, takes
-// their mean, divides the loss scale out, and makes one step of AdamW with the rate that it is given.
+// their mean, divides the loss scale out, and makes one step of its optimizer with the rate that it is given.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,7 +11,7 @@
 
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
-#include "tests/trainers/reference_adamw.h"
+#include "tests/trainers/reference_optimizer.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/train_step.h"
 
@@ -22,16 +22,18 @@ using Values = std::vector<double>;
 
 // A tiny model with vectors and angles among its parameters. eps is as large as the gradients, so that their size
 // counts in every update and not only their direction.
-TrainConfig config_of(const std::vector<std::string>& more) {
-  std::vector<std::string> overrides = {
-      "model.norm={type: rms_norm}", "model.mixer.lrpe={type: lrpe_rotate, learnable: true, per_head: true}",
-      "optimizer={betas: [0.71, 0.937], eps: 0.03, weight_decay: 0.23, clip_norm: 0}"};
+TrainConfig config_of(const std::vector<std::string>& more,
+                      const std::string& optimizer = "{betas: [0.71, 0.937], eps: 0.03, weight_decay: 0.23}") {
+  std::vector<std::string> overrides = {"model.norm={type: rms_norm}",
+                                        "model.mixer.lrpe={type: lrpe_rotate, learnable: true, per_head: true}",
+                                        "optimizer=" + optimizer, "optimizer.clip_norm=0"};
   overrides.insert(overrides.end(), more.begin(), more.end());
   return testing::tiny_train_config(overrides);
 }
 
 class Learner : public test::OnDevices {
  protected:
+  void expect_steps_of_the_formula(const std::string& dtype, const std::string& optimizer);
   Values masters(TrainStep& train_step) { return read_values(context(), train_step.model().parameters().master()); }
   Values gradients(TrainStep& train_step) { return read_values(context(), train_step.model().parameters().gradient()); }
 };
@@ -55,31 +57,48 @@ double difference(const Values& found, const Values& expected) {
 }
 
 // Another rate, and with it a graph on the GPU that is replayed, in every step; some steps clip and some do not.
+void Learner::expect_steps_of_the_formula(const std::string& dtype, const std::string& optimizer) {
+  const TrainConfig config =
+      config_of({"trainer.dtype=" + dtype, "trainer.accumulate=3", "trainer.batch_size=2", "optimizer.clip_norm=15.5"},
+                optimizer);
+  const double tolerance = config.trainer.dtype == DType::float64 ? 1e-12 : 3e-5;
+  TrainStep train_step(context(), config);
+  const ParameterSet& parameters = train_step.model().parameters();
+  testing::ReferenceOptimizer reference(context(), parameters, config.optimizer);
+  const auto data = make_dataset(dataset_options(config));
+  int clipped = 0;
+  for (int64_t step = 1; step <= 6; ++step) {
+    const double rate = 0.01 * static_cast<double>(1 + step * step % 5);
+    const StepResult taken = train_step.step(testing::batches_of_step(*data, config, step), step, rate);
+    const double norm =
+        reference.step(context(), parameters, step, rate, 1.0 / (3.0 * initial_loss_scale(config.trainer)));
+    EXPECT_NEAR(taken.gradient_norm, norm, 1e-6 * norm) << dtype << ", step " << step;
+    clipped += norm > config.optimizer.clip_norm ? 1 : 0;
+    for (const Parameter& parameter : parameters.all()) {
+      const auto& state = reference.states.at(parameter.name);
+      Values moved = read_values(context(), parameter.master), expected = state.master;
+      for (size_t i = 0; i < moved.size(); ++i) moved[i] -= state.start[i], expected[i] -= state.start[i];
+      EXPECT_LE(difference(moved, expected), tolerance) << dtype << ", step " << step << ", " << parameter.name;
+    }
+  }
+  EXPECT_TRUE(clipped > 0 && clipped < 6) << clipped << " of 6 steps in " << dtype;
+}
+
 TEST_P(Learner, StepsAreThoseOfAdamW) {
   for (const char* dtype : {"float64", "float32", "bfloat16", "float16"}) {
-    const TrainConfig config = config_of({std::string("trainer.dtype=") + dtype, "trainer.accumulate=3",
-                                          "trainer.batch_size=2", "optimizer.clip_norm=15.5"});
-    const double tolerance = config.trainer.dtype == DType::float64 ? 1e-12 : 3e-5;
-    TrainStep train_step(context(), config);
-    const ParameterSet& parameters = train_step.model().parameters();
-    testing::ReferenceAdamW reference(context(), parameters, config.optimizer);
-    const auto data = make_dataset(dataset_options(config));
-    int clipped = 0;
-    for (int64_t step = 1; step <= 6; ++step) {
-      const double rate = 0.01 * static_cast<double>(1 + step * step % 5);
-      const StepResult taken = train_step.step(testing::batches_of_step(*data, config, step), step, rate);
-      const double norm =
-          reference.step(context(), parameters, step, rate, 1.0 / (3.0 * initial_loss_scale(config.trainer)));
-      EXPECT_NEAR(taken.gradient_norm, norm, 1e-6 * norm) << dtype << ", step " << step;
-      clipped += norm > config.optimizer.clip_norm ? 1 : 0;
-      for (const Parameter& parameter : parameters.all()) {
-        const auto& state = reference.states.at(parameter.name);
-        Values moved = read_values(context(), parameter.master), expected = state.master;
-        for (size_t i = 0; i < moved.size(); ++i) moved[i] -= state.start[i], expected[i] -= state.start[i];
-        EXPECT_LE(difference(moved, expected), tolerance) << dtype << ", step " << step << ", " << parameter.name;
-      }
-    }
-    EXPECT_TRUE(clipped > 0 && clipped < 6) << clipped << " of 6 steps in " << dtype;
+    expect_steps_of_the_formula(dtype, "{betas: [0.71, 0.937], eps: 0.03, weight_decay: 0.23}");
+  }
+}
+
+// In float64: the sign of a gradient that is nearly nothing is that of its rounding, and so are the singular vectors of
+// Muon that belong to the smallest singular values.
+TEST_P(Learner, StepsAreThoseOfTheOtherOptimizers) {
+  for (const char* optimizer :
+       {"{type: lion, betas: [0.71, 0.937], weight_decay: 0.23}",
+        "{type: sgd, momentum: 0.8, nesterov: true, weight_decay: 0.023}",
+        "{type: muon, lr: 0.05, adamw: {lr: 0.03, betas: [0.71, 0.937], eps: 0.03}, weight_decay: 0.23}"}) {
+    SCOPED_TRACE(optimizer);
+    expect_steps_of_the_formula("float64", optimizer);
   }
 }
 

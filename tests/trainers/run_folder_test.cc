@@ -31,7 +31,7 @@ class RunFolderTest : public ::testing::Test {
     parameters_.materialize(context_, DType::float32, 1);
   }
   fs::path write(const fs::path& run, int64_t step, const std::string& config = to_yaml(tiny())) {
-    return write_checkpoint(context_, run / "checkpoints", parameters_, AdamW(context_, parameters_, {}),
+    return write_checkpoint(context_, run / "checkpoints", parameters_, Optimizer(context_, parameters_, {}),
                             {step, 1, config, "test"}, {.newest = 100});
   }
   // The step to go on from, 0 for a new start, or the reason why not.
@@ -268,7 +268,7 @@ TEST_F(RunFolderTest, AutoWantsTheSameData) {
   const DataIdentity data{.files = 1, .bytes = 100, .crc32 = 7};
   CheckpointState state{5, 1, to_yaml(tiny()), "test"};
   state.data = data;
-  write_checkpoint(context_, run_ / "checkpoints", parameters_, AdamW(context_, parameters_, {}), state,
+  write_checkpoint(context_, run_ / "checkpoints", parameters_, Optimizer(context_, parameters_, {}), state,
                    {.newest = 100});
   EXPECT_EQ(choice(run_, "auto", tiny(), data), "5");
   const DataIdentity longer{.files = 1, .bytes = 3100, .crc32 = 8};

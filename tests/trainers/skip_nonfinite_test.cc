@@ -29,13 +29,14 @@ constexpr LossScale kOverflowing{.value = 3e38};
 
 class SkipNonfinite : public test::OnDevices {
  protected:
-  // The weights, what layers read of them, and the moments.
+  // The weights, what layers read of them, their average, and what the optimizer keeps.
   std::vector<Values> numbers(TrainStep& train_step) {
     const ParameterSet& parameters = train_step.model().parameters();
     std::vector<Values> all = {read_values(context(), parameters.master()), read_values(context(), parameters.value())};
     for (const NamedTensor& moment : train_step.optimizer().state()) {
       all.push_back(read_values(context(), moment.tensor));
     }
+    if (train_step.average() != nullptr) all.push_back(read_values(context(), train_step.average()->flat()));
     return all;
   }
   // Takes step number `step` on the batches of step number `of`.
@@ -63,9 +64,12 @@ class SkipNonfinite : public test::OnDevices {
 // A gradient in the third step and a loss in the sixth, on a GPU by a graph that is replayed. In between and afterwards
 // the run is the one that never saw these batches.
 TEST_P(SkipNonfinite, AStepThatIsLeftOutChangesNoBit) {
-  for (const std::string graph : {"auto", "off"}) {
-    const TrainConfig config = testing::tiny_train_config(
-        {"trainer.dtype=bfloat16", "trainer.accumulate=2", "trainer.skip_nonfinite=1", "trainer.cuda_graph=" + graph});
+  for (const auto& [type, graph] : std::vector<std::pair<std::string, std::string>>{
+           {"adamw", "auto"}, {"adamw", "off"}, {"lion", "auto"}, {"sgd", "auto"}, {"muon", "auto"}}) {
+    SCOPED_TRACE(type);
+    const TrainConfig config =
+        testing::tiny_train_config({"trainer.dtype=bfloat16", "trainer.accumulate=2", "trainer.skip_nonfinite=1",
+                                    "trainer.ema=0.9", "trainer.cuda_graph=" + graph, "optimizer.type=" + type});
     TrainStep disturbed(context(), config), undisturbed(context(), config);
     Parameter& parameter = disturbed.model().parameters().all()[2];
     int64_t taken = 0;

@@ -22,7 +22,7 @@ class TrainStepGpu : public ::testing::Test {
 };
 
 struct Trained {
-  std::vector<double> losses, weights;
+  std::vector<double> losses, weights, average;
   MemoryStats memory;
 };
 
@@ -40,6 +40,9 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
         train_step.step(testing::batches_of_step(*data, config, step), step, learning_rate(step)).loss);
   }
   if (!context.is_meta()) result.weights = read_values(context, train_step.model().parameters().master());
+  if (!context.is_meta() && train_step.average() != nullptr) {
+    result.average = read_values(context, train_step.average()->flat());
+  }
   result.memory = context.allocator().stats();
   return result;
 }
@@ -92,6 +95,23 @@ TEST_F(TrainStepGpu, TheGraphChangesNoBit) {
     const Trained a = train({DeviceType::cuda}, with, 8), b = train({DeviceType::cuda}, without, 8);
     EXPECT_EQ(a.losses, b.losses) << dtype;
     EXPECT_EQ(a.weights, b.weights) << dtype;
+  }
+}
+
+TEST_F(TrainStepGpu, TheGraphChangesNoBitOfAnyOptimizer) {
+  for (const char* optimizer : {"{type: lion}", "{type: sgd, nesterov: true}",
+                                "{type: muon, groups: [{pattern: "
+                                "'*.mixer.*', lr_scale: 0.5}]}"}) {
+    for (const char* dtype : {"float32", "bfloat16"}) {
+      const auto set = [&](const char* graph) {
+        return testing::tiny_train_config({std::string("optimizer=") + optimizer, std::string("trainer.dtype=") + dtype,
+                                           "trainer.ema=0.9", std::string("trainer.cuda_graph=") + graph});
+      };
+      const Trained a = train({DeviceType::cuda}, set("auto"), 8), b = train({DeviceType::cuda}, set("off"), 8);
+      EXPECT_EQ(a.losses, b.losses) << optimizer << ", " << dtype;
+      EXPECT_EQ(a.weights, b.weights) << optimizer << ", " << dtype;
+      EXPECT_EQ(a.average, b.average) << optimizer << ", " << dtype;
+    }
   }
 }
 

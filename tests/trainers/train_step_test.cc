@@ -96,10 +96,14 @@ TEST(TrainStepTest, TheFirstUpdateIsThatOfAdamW) {
   ASSERT_GT(result.gradient_norm, 0.25);
   const std::vector<double> gradient = read_values(context, parameters.gradient());
   const std::vector<double> after = read_values(context, parameters.master());
-  for (size_t i = 0; i < before.size(); ++i) {
-    const double g = gradient[i] * 0.25 / result.gradient_norm;
-    const double decay = static_cast<int64_t>(i) < parameters.decay_end() ? 0.5 : 0.0;
-    EXPECT_NEAR(after[i], before[i] - 1e-3 * (g / (std::abs(g) + 0.01) + decay * before[i]), 1e-15) << i;
+  size_t index = 0;
+  for (const Parameter& parameter : parameters.all()) {
+    const auto begin = static_cast<size_t>(parameters.offset(index++));
+    const double decay = parameter.weight_decay ? 0.5 : 0.0;
+    for (size_t i = begin; i < begin + static_cast<size_t>(numel(parameter.shape)); ++i) {
+      const double g = gradient[i] * 0.25 / result.gradient_norm;
+      EXPECT_NEAR(after[i], before[i] - 1e-3 * (g / (std::abs(g) + 0.01) + decay * before[i]), 1e-15) << parameter.name;
+    }
   }
 }
 

@@ -14,7 +14,6 @@
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
-#include "kernels/dense/elementwise.h"
 
 namespace heddle {
 namespace {
@@ -37,6 +36,7 @@ T integer(const Json& json, const char* name) {
 constexpr int kFormat = 1;
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kAverageFile = "average.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
@@ -245,10 +245,12 @@ void remove_older(const fs::path& folder, const CheckpointState& state, const Ke
 }  // namespace
 
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
-                          const AdamW& optimizer, const CheckpointState& state, const KeptCheckpoints& kept) {
+                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
+                          const WeightAverage* average) {
+  std::vector<TensorFile> files = {{kModelFile, masters(parameters)}, {kOptimizerFile, optimizer.state()}};
+  if (average != nullptr) files.push_back({kAverageFile, average->tensors()});
   try {
-    const fs::path path =
-        write_folder(context, folder, {{kModelFile, masters(parameters)}, {kOptimizerFile, optimizer.state()}}, state);
+    const fs::path path = write_folder(context, folder, files, state);
     remove_older(folder, state, kept);
     return path;
   } catch (const fs::filesystem_error& error) {
@@ -265,7 +267,9 @@ Checkpoint open_checkpoint(const fs::path& path) {
     const int format = integer<int>(json, "format");
     check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
           json.value("program", "another program"));
-    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, json.at("files").at(name));
+    const Json& files = json.at("files");
+    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, files.at(name));
+    if (files.contains(kAverageFile)) check_file(path / kAverageFile, files[kAverageFile]);
     return {path, state_of(json)};
   } catch (const Json::exception& error) {
     fail("{}: {}", state_file.string(), error.what());
@@ -317,13 +321,37 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
   load(context, checkpoint.path / kModelFile, masters(parameters));
-  if (parameters.value().dtype() == parameters.master().dtype()) return;
-  kernels::accumulate(context, {.from = kernels::rows_view(parameters.master()),
-                                .to = {kernels::rows_view(parameters.value()), GradientMode::overwrite}});
+  write_compute_copies(context, parameters);
 }
 
-void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer) {
-  load(context, checkpoint.path / kOptimizerFile, optimizer.state());
+// Which tensors there are depends on the type of the optimizer, on whether sgd has a momentum, and on the model.
+void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer) {
+  const fs::path path = checkpoint.path / kOptimizerFile;
+  const std::vector<NamedTensor> state = optimizer.state();
+  const auto is_expected = [&](const std::string& name) {
+    return std::any_of(state.begin(), state.end(), [&](const NamedTensor& named) { return named.name == name; });
+  };
+  const SafetensorsReader reader(path);
+  for (const NamedTensor& named : state) {
+    check(reader.find(named.name) != nullptr, "{}: holds no '{}', which {} needs: it was written by another optimizer",
+          path.string(), named.name, name(optimizer.config().type));
+  }
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    check(is_expected(entry.name), "{}: holds '{}', which {} does not keep: it was written by another optimizer",
+          path.string(), entry.name, name(optimizer.config().type));
+  }
+  load(context, path, state);
+}
+
+bool has_average(const Checkpoint& checkpoint) { return fs::exists(checkpoint.path / kAverageFile); }
+
+void load_average(Context& context, const Checkpoint& checkpoint, const WeightAverage& average) {
+  load(context, checkpoint.path / kAverageFile, average.tensors());
+}
+
+void load_evaluated_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
+  load(context, checkpoint.path / (has_average(checkpoint) ? kAverageFile : kModelFile), masters(parameters));
+  write_compute_copies(context, parameters);
 }
 
 std::string data_difference(const DataIdentity& now, const Checkpoint& checkpoint) {

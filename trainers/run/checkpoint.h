@@ -1,6 +1,7 @@
-// Checkpoints: RUN/checkpoints/step_N/{model.safetensors, optimizer.safetensors, state.json}.       docs/training.md
+// Checkpoints: RUN/checkpoints/step_N/{model.safetensors, optimizer.safetensors, state.json}, and average.safetensors
+// where an average of the weights is kept.                                                          docs/training.md
 //
-// A step_N folder is there whole or not at all; state.json holds size and checksum of the other two and a checksum of
+// A step_N folder is there whole or not at all; state.json holds size and checksum of the other files and a checksum of
 // itself, so damage is found before anything is loaded.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
 #include "trainers/skipped_steps.h"
+#include "trainers/weight_average.h"
 
 namespace heddle {
 
@@ -57,8 +59,9 @@ struct KeptCheckpoints {
 // Throws NoSpace, before anything is written where that is known, when the disk has not enough room; then, as after any
 // other failure, the checkpoints are those that were there before, or the new one is whole beside them.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
-                                       const ParameterSet& parameters, const AdamW& optimizer,
-                                       const CheckpointState& state, const KeptCheckpoints& kept);
+                                       const ParameterSet& parameters, const Optimizer& optimizer,
+                                       const CheckpointState& state, const KeptCheckpoints& kept,
+                                       const WeightAverage* average = nullptr);
 
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
@@ -77,9 +80,16 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder,
 // The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
 
-// Throw Error when names or shapes do not fit the model.
+// Throw Error when names or shapes do not fit the model, or what an optimizer keeps is not what this one keeps.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
-void load_optimizer(Context& context, const Checkpoint& checkpoint, const AdamW& optimizer);
+void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer);
+
+// Whether the checkpoint holds an average of the weights.
+bool has_average(const Checkpoint& checkpoint);
+void load_average(Context& context, const Checkpoint& checkpoint, const WeightAverage& average);
+// Loads the average as the parameters where there is one, else what load_parameters() does: the weights that an
+// evaluation of the run was of.
+void load_evaluated_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 
 // Says how the data now differ from those that a checkpoint was trained on; "" when they do not, or when it is not
 // known.

@@ -12,7 +12,11 @@ LoadedModel load_model(Context& context, const std::filesystem::path& run_or_che
   TrainConfig config = read_checkpoint_config(checkpoint, overrides, registry);
   LanguageModel model(config.model);
   model.parameters().materialize(context, config.trainer.dtype, config.seed);
-  load_parameters(context, checkpoint, model.parameters());
+  if (config.trainer.ema) {
+    load_evaluated_parameters(context, checkpoint, model.parameters());
+  } else {
+    load_parameters(context, checkpoint, model.parameters());
+  }
   return {std::move(checkpoint), std::move(config), std::move(model)};
 }
 

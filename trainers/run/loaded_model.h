@@ -18,8 +18,9 @@ struct LoadedModel {
   LanguageModel model;
 };
 
-// `run_or_checkpoint` is what find_checkpoint() takes, `overrides` are those of --set. Throws Error, or ConfigError for
-// the overrides.
+// `run_or_checkpoint` is what find_checkpoint() takes, `overrides` are those of --set. With trainer.ema the weights are
+// the average that the checkpoint holds; the override trainer.ema=null takes the others. Throws Error, or ConfigError
+// for the overrides.
 LoadedModel load_model(Context& context, const std::filesystem::path& run_or_checkpoint,
                        std::span<const std::string> overrides, const Note& note,
                        const Registry& registry = built_in_registry());

@@ -25,6 +25,17 @@ constexpr std::string_view kConfigHeader = "# The resolved config of this run. h
 
 bool is_written_by_a_run(const fs::path& config) { return read_file(config).starts_with(kConfigHeader); }
 
+// What an optimizer of one type keeps of its steps means nothing to another.
+void check_optimizer(const RunSubject& subject, const Checkpoint& checkpoint) {
+  const OptimizerType now = subject.config.optimizer.type;
+  const OptimizerType then = read_checkpoint_config(checkpoint, {}, subject.registry).optimizer.type;
+  if (now == then) return;
+  throw UsageError(fmt::format(
+      "optimizer.type is {}, but {} was trained with {}, whose state {} cannot go on with. Keep {}, or start "
+      "a new run from these weights by --init-from {}",
+      name(now), checkpoint.path.string(), name(then), name(now), name(then), checkpoint.path.string()));
+}
+
 }  // namespace
 
 std::optional<fs::path> run_folder_of(const fs::path& config) {
@@ -108,6 +119,7 @@ Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& s
                                  path_.string(), here.back().step));
   }
   try {
+    check_optimizer(subject, checkpoint);
     const std::string difference = config_difference(subject.config, checkpoint, subject.registry);
     if (!difference.empty()) {
       note(fmt::format("the config is not the one that {} was made with: {}", checkpoint.path.string(), difference));

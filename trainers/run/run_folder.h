@@ -41,7 +41,8 @@ class RunFolder {
   //           continues as if it had never stopped. When there are checkpoints but none is whole, that is an Error.
   //   "none"  The beginning; a UsageError when the folder holds checkpoints already.
   //   PATH    That checkpoint, or the newest of that run folder; config and data may differ, which is noted. A
-  //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder.
+  //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder, or
+  //           when it was trained by another type of optimizer.
   std::optional<Checkpoint> choose(const std::string& resume, const RunSubject& subject, const Note& note) const;
 
   // Writes config.yaml. A file of that name that no run has written is somebody's own, and a UsageError.

@@ -1,20 +1,17 @@
 // The optimizer's kernels on the CPU.
 #include "kernels/optimizer/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
-#include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
+#include "kernels/optimizer/cpu/step.h"
 
 namespace heddle::kernels::cpu {
 namespace {
-
-// Elements of one task, of which gradient_norm makes one partial sum; gradient_norm_partials() counts with the same.
-constexpr int64_t kTaskSize = 16384;
 
 template <class A>
 void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
@@ -33,55 +30,147 @@ void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
 }
 
 // The numbers of one update, in the type of the master. gradient_scale includes clipping; correction1 and correction2
-// are the reciprocals of those in the scalars; decay is what multiplies the master.
+// are the reciprocals of those in the scalars.
 template <class A>
 struct Step {
-  A gradient_scale, beta1, beta2, learning_rate, correction1, correction2, eps, decay;
+  A gradient_scale, beta1, beta2, learning_rate, correction1, correction2, eps, momentum, average_decay;
 };
 
 template <class A>
-Step<A> read_step(const AdamWArgs& args) {
+Step<A> read_step(const UpdateArgs& args) {
   const A* scalar = vector<const A>(args.scalars);
-  A scale = scalar[scalar_gradient_scale];
-  const A clip_norm = scalar[scalar_clip_norm];
-  const A norm = scalar[scalar_gradient_norm] * scale;
-  if (clip_norm > A(0) && norm > clip_norm) scale *= clip_norm / norm;
-  const A learning_rate = scalar[scalar_learning_rate];
-  return {scale,
-          static_cast<A>(args.beta1),
-          static_cast<A>(args.beta2),
-          learning_rate,
-          A(1) / scalar[scalar_correction1],
-          A(1) / scalar[scalar_correction2],
-          static_cast<A>(args.eps),
-          A(1) - learning_rate * static_cast<A>(args.weight_decay)};
+  return {clipped_scale<A>(args.scalars), static_cast<A>(args.beta1),        static_cast<A>(args.beta2),
+          scalar[scalar_learning_rate],   A(1) / scalar[scalar_correction1], A(1) / scalar[scalar_correction2],
+          static_cast<A>(args.eps),       static_cast<A>(args.momentum),     scalar[scalar_average_decay]};
+}
+
+// A part of the flat vectors: the elements begin .. end - 1.
+template <class A>
+struct Part {
+  int64_t begin, end;
+  int64_t begin_v;  // -1: no second moments
+  A learning_rate, weight_decay;
+};
+
+// Calls visit(part, first, last) for the ranges [first, last) into which the parts divide [begin, end).
+template <class A, class Visit>
+void for_each_part(const RowsView& parts, A learning_rate, int64_t begin, int64_t end, const Visit& visit) {
+  int64_t begin_of_part = 0;
+  for (int64_t i = 0; i < parts.rows && begin < end; ++i) {
+    const double* columns = row<const double>(parts, i);
+    const Part<A> part{
+        begin_of_part, static_cast<int64_t>(columns[part_end]), static_cast<int64_t>(columns[part_begin_v]),
+        learning_rate * static_cast<A>(columns[part_lr_scale]), static_cast<A>(columns[part_weight_decay])};
+    begin_of_part = part.end;
+    if (begin >= part.end) continue;
+    const int64_t last = std::min(end, part.end);
+    visit(part, begin, last);
+    begin = last;
+  }
+}
+
+// The rules, for the `count` elements of one part that begin at these addresses.
+template <class A>
+void adamw(const Step<A>& step, const Part<A>& part, int64_t count, const A* __restrict gradient, A* __restrict m,
+           A* __restrict v, A* __restrict master) {
+  const A decay = A(1) - part.learning_rate * part.weight_decay;
+  for (int64_t i = 0; i < count; ++i) {
+    const A g = gradient[i] * step.gradient_scale;
+    m[i] = step.beta1 * m[i] + (A(1) - step.beta1) * g;
+    v[i] = step.beta2 * v[i] + (A(1) - step.beta2) * (g * g);
+    const A direction = m[i] * step.correction1 / (std::sqrt(v[i] * step.correction2) + step.eps);
+    master[i] = decay * master[i] - part.learning_rate * direction;
+  }
 }
 
 template <class A>
-void adamw_as(const Context& context, const AdamWArgs& args) {
-  if (!std::isfinite(vector<const A>(args.scalars)[scalar_gradient_norm])) return;
+void lion(const Step<A>& step, const Part<A>& part, int64_t count, const A* __restrict gradient, A* __restrict m,
+          A* __restrict master) {
+  const A decay = A(1) - part.learning_rate * part.weight_decay;
+  for (int64_t i = 0; i < count; ++i) {
+    const A g = gradient[i] * step.gradient_scale;
+    const A mixed = step.beta1 * m[i] + (A(1) - step.beta1) * g;
+    const A sign = mixed > A(0) ? A(1) : mixed < A(0) ? A(-1) : A(0);
+    m[i] = step.beta2 * m[i] + (A(1) - step.beta2) * g;
+    master[i] = decay * master[i] - part.learning_rate * sign;
+  }
+}
+
+template <class A>
+void sgd(const Step<A>& step, const Part<A>& part, int64_t count, const A* __restrict gradient, A* __restrict master) {
+  for (int64_t i = 0; i < count; ++i) {
+    const A g = gradient[i] * step.gradient_scale + part.weight_decay * master[i];
+    master[i] -= part.learning_rate * g;
+  }
+}
+
+template <class A>
+void sgd_with_momentum(const Step<A>& step, const Part<A>& part, bool nesterov, int64_t count,
+                       const A* __restrict gradient, A* __restrict m, A* __restrict master) {
+  const A of_gradient = nesterov ? A(1) : A(0), of_m = nesterov ? step.momentum : A(1);
+  for (int64_t i = 0; i < count; ++i) {
+    const A g = gradient[i] * step.gradient_scale + part.weight_decay * master[i];
+    m[i] = step.momentum * m[i] + g;
+    master[i] -= part.learning_rate * (of_gradient * g + of_m * m[i]);
+  }
+}
+
+template <class A>
+void add_momentum(const Step<A>& step, int64_t count, const A* __restrict gradient, A* __restrict m) {
+  for (int64_t i = 0; i < count; ++i) {
+    m[i] = step.momentum * m[i] + (A(1) - step.momentum) * (gradient[i] * step.gradient_scale);
+  }
+}
+
+// The elements at .. at + count - 1, all of one part. Returns whether their masters are new.
+template <class A>
+bool update_chunk(const UpdateArgs& args, const Step<A>& step, const Part<A>& part, int64_t at, int64_t count) {
+  const A* gradient = vector<const A>(args.gradient) + at;
+  A* master = vector<A>(args.master) + at;
+  A* m = args.m ? vector<A>(args.m) + at : nullptr;
+  switch (args.rule) {
+    case UpdateRule::lion:
+      lion(step, part, count, gradient, m, master);
+      return true;
+    case UpdateRule::sgd:
+      if (m == nullptr) {
+        sgd(step, part, count, gradient, master);
+      } else {
+        sgd_with_momentum(step, part, args.nesterov, count, gradient, m, master);
+      }
+      return true;
+    case UpdateRule::muon:
+      if (part.begin_v < 0) {
+        add_momentum(step, count, gradient, m);
+        return false;
+      }
+      break;
+    case UpdateRule::adamw:
+      break;
+  }
+  adamw(step, part, count, gradient, m, vector<A>(args.v) + part.begin_v + (at - part.begin), master);
+  return true;
+}
+
+template <class A>
+void update_as(const Context& context, const UpdateArgs& args) {
+  if (!is_finite_step<A>(args.scalars)) return;
   const Step<A> step = read_step<A>(args);
   parallel_ranges(context, args.master.size, kTaskSize, [&](int64_t begin, int64_t end) {
-    A* __restrict master = vector<A>(args.master) + begin;
-    A* __restrict m = vector<A>(args.m) + begin;
-    A* __restrict v = vector<A>(args.v) + begin;
-    const A* __restrict gradient = vector<const A>(args.gradient) + begin;
-    for_each_chunk(end - begin, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) {
-        const A g = gradient[i] * step.gradient_scale;
-        m[i] = step.beta1 * m[i] + (A(1) - step.beta1) * g;
-        v[i] = step.beta2 * v[i] + (A(1) - step.beta2) * (g * g);
-        const A direction = m[i] * step.correction1 / (std::sqrt(v[i] * step.correction2) + step.eps);
-        master[i] = step.decay * master[i] - step.learning_rate * direction;
-      }
-      if (!args.value) return;
-      visit_floating(args.value.dtype, [&](auto type) {
-        using T = decltype(type);
-        if constexpr (std::is_same_v<accumulate_t<T>, A>) {
-          store_chunk(vector<T>(args.value) + begin + first, master + first, count, GradientMode::overwrite);
-        }
+    for_each_part<A>(args.parts, step.learning_rate, begin, end, [&](const Part<A>& part, int64_t first, int64_t last) {
+      for_each_chunk(last - first, [&](int64_t offset, int64_t count) {
+        const int64_t at = first + offset;
+        if (!update_chunk(args, step, part, at, count)) return;
+        store_master<A>(args.value, args.average, step.average_decay, at, count, vector<const A>(args.master) + at);
       });
     });
+  });
+}
+
+template <class A>
+void exchange_as(const Context& context, const ExchangeArgs& args) {
+  parallel_ranges(context, args.a.size, kTaskSize, [&](int64_t begin, int64_t end) {
+    std::swap_ranges(vector<A>(args.a) + begin, vector<A>(args.a) + end, vector<A>(args.b) + begin);
   });
 }
 
@@ -95,11 +184,19 @@ void gradient_norm(Context& context, const GradientNormArgs& args) {
   }
 }
 
-void adamw(Context& context, const AdamWArgs& args) {
+void update_parameters(Context& context, const UpdateArgs& args) {
   if (args.master.dtype == DType::float64) {
-    adamw_as<double>(context, args);
+    update_as<double>(context, args);
   } else {
-    adamw_as<float>(context, args);
+    update_as<float>(context, args);
+  }
+}
+
+void exchange(Context& context, const ExchangeArgs& args) {
+  if (args.a.dtype == DType::float64) {
+    exchange_as<double>(context, args);
+  } else {
+    exchange_as<float>(context, args);
   }
 }
 

@@ -1,20 +1,20 @@
-// Gradient norm and AdamW on flat vectors.                                             kernels/optimizer/optimizer.h
-//   gradient_norm   partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of 16384
-//                   numbers, then a single block adds up the partial sums in order and looks at the losses
-//   adamw           master, m, v and the compute copy `value` (=), in one pass; scalars are read from device memory
+// Gradient norm and the update of parameters on flat vectors.                          kernels/optimizer/optimizer.h
+//   gradient_norm       partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of
+//                       16384 numbers, then a single block adds up the partial sums in order and looks at the losses
+//   update_parameters   m, v, master, the compute copy `value` and the average (=), in one pass over all parts; scalars
+//                       and the table of parts are read from device memory
+//   exchange            two vectors, in one pass
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
-#include "kernels/common/cuda/vec.h"
+#include "kernels/optimizer/cuda/step.h"
 #include "kernels/optimizer/optimizer.h"
 
 namespace heddle::kernels::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kChunk = 16384;  // the same as in gradient_norm_partials()
 
 // partials[block] (=) the sum of squares of one chunk.
 template <class A, int width>
@@ -66,66 +66,164 @@ void gradient_norm_as(Context& context, const GradientNormArgs& args) {
 }
 
 template <class A>
-struct AdamW {
+struct Update {
   A *master, *m, *v;
   const A *gradient, *scalars;
+  const double* parts;
+  int part_count;
   int64_t size;
-  A beta1, beta2, eps, weight_decay;
+  A beta1, beta2, eps, momentum;
+  bool nesterov;
 };
 
-// One AdamW step; `value` may be null. A gradient whose norm is not finite changes nothing.
-template <class A, class T, int width>
-__global__ void __launch_bounds__(kThreads) update(AdamW<A> p, T* value) {
-  A scale = p.scalars[scalar_gradient_scale];
-  const A clip_norm = p.scalars[scalar_clip_norm];
-  const A norm = p.scalars[scalar_gradient_norm] * scale;
-  if (!isfinite(norm)) return;
-  if (clip_norm > A(0) && norm > clip_norm) scale *= clip_norm / norm;
+// A part of the flat vectors. It is looked up anew only when a thread has come to its end.
+template <class A>
+struct Part {
+  int64_t begin, end;
+  int64_t begin_v;  // -1: no second moments
+  A learning_rate, weight_decay;
+};
+
+// The part that element i is in, found by halving the table.
+template <class A>
+__device__ __forceinline__ Part<A> find_part(const Update<A>& p, A learning_rate, int64_t i) {
+  int first = 0, last = p.part_count - 1;
+  while (first < last) {
+    const int middle = (first + last) / 2;
+    if (static_cast<double>(i) < p.parts[middle * part_columns + part_end]) {
+      last = middle;
+    } else {
+      first = middle + 1;
+    }
+  }
+  const double* columns = p.parts + first * part_columns;
+  return {first == 0 ? 0 : static_cast<int64_t>(columns[part_end - part_columns]),
+          static_cast<int64_t>(columns[part_end]), static_cast<int64_t>(columns[part_begin_v]),
+          learning_rate * static_cast<A>(columns[part_lr_scale]), static_cast<A>(columns[part_weight_decay])};
+}
+
+// One step of the rule. m may be null with sgd. A gradient whose norm is not finite changes nothing. The elements of an
+// access are all of one part, since parts begin at multiples of 128. The bound of blocks in double keeps the compiler
+// from taking so few registers that it spills.
+template <UpdateRule rule, class A, class T, int width>
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Update<A> p, MasterCopies<A, T> copies) {
+  if (!is_finite_step(p.scalars)) return;
+  const A scale = clipped_scale(p.scalars);
   const A learning_rate = p.scalars[scalar_learning_rate];
   const A correction1 = A(1) / p.scalars[scalar_correction1];
   const A correction2 = A(1) / p.scalars[scalar_correction2];
-  const A decay = A(1) - learning_rate * p.weight_decay;
+  const A average_decay = p.scalars[scalar_average_decay];
+  Part<A> part = {};
 
   const int64_t stride = gridDim.x * int64_t{kThreads * width};
+#pragma unroll 1
   for (int64_t i = (blockIdx.x * int64_t{kThreads} + threadIdx.x) * width; i < p.size; i += stride) {
+    if (i >= part.end) part = find_part(p, learning_rate, i);
+    const A decay = A(1) - part.learning_rate * part.weight_decay;
     const Vec<A, width> gradient = load<width>(p.gradient + i);
-    Vec<A, width> m = load<width>(p.m + i);
-    Vec<A, width> v = load<width>(p.v + i);
-    Vec<A, width> master = load<width>(p.master + i);
+    Vec<A, width> m = {};
+    if (rule != UpdateRule::sgd || p.m != nullptr) m = load<width>(p.m + i);
+    if (rule == UpdateRule::muon && part.begin_v < 0) {
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
-      const A g = gradient[j] * scale;
-      m[j] = p.beta1 * m[j] + (A(1) - p.beta1) * g;
-      v[j] = p.beta2 * v[j] + (A(1) - p.beta2) * (g * g);
-      const A direction = m[j] * correction1 / (sqrt(v[j] * correction2) + p.eps);
-      master[j] = decay * master[j] - learning_rate * direction;
+      for (int j = 0; j < width; ++j) m[j] = p.momentum * m[j] + (A(1) - p.momentum) * (gradient[j] * scale);
+      store(p.m + i, m);
+      continue;
     }
-    store(p.m + i, m);
-    store(p.v + i, v);
+    Vec<A, width> master = load<width>(p.master + i);
+    if constexpr (rule == UpdateRule::adamw || rule == UpdateRule::muon) {
+      A* const place_of_v = p.v + part.begin_v + (i - part.begin);
+      Vec<A, width> v = load<width>(place_of_v);
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        const A g = gradient[j] * scale;
+        m[j] = p.beta1 * m[j] + (A(1) - p.beta1) * g;
+        v[j] = p.beta2 * v[j] + (A(1) - p.beta2) * (g * g);
+        const A direction = m[j] * correction1 / (sqrt(v[j] * correction2) + p.eps);
+        master[j] = decay * master[j] - part.learning_rate * direction;
+      }
+      store(place_of_v, v);
+    } else if constexpr (rule == UpdateRule::lion) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        const A g = gradient[j] * scale;
+        const A mixed = p.beta1 * m[j] + (A(1) - p.beta1) * g;
+        const A sign = mixed > A(0) ? A(1) : mixed < A(0) ? A(-1) : A(0);
+        m[j] = p.beta2 * m[j] + (A(1) - p.beta2) * g;
+        master[j] = decay * master[j] - part.learning_rate * sign;
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        const A g = gradient[j] * scale + part.weight_decay * master[j];
+        m[j] = p.momentum * m[j] + g;
+        const A direction = p.m == nullptr ? g : p.nesterov ? g + p.momentum * m[j] : m[j];
+        master[j] -= part.learning_rate * direction;
+      }
+    }
+    if (rule != UpdateRule::sgd || p.m != nullptr) store(p.m + i, m);
     store(p.master + i, master);
-    if (value != nullptr) store_narrow(value + i, master);
+    store_copies<width>(copies, i, master, average_decay);
+  }
+}
+
+// Calls visit with the rule as a constant.
+template <class Visit>
+void visit_rule(UpdateRule rule, const Visit& visit) {
+  switch (rule) {
+    case UpdateRule::adamw:
+      return visit(std::integral_constant<UpdateRule, UpdateRule::adamw>{});
+    case UpdateRule::lion:
+      return visit(std::integral_constant<UpdateRule, UpdateRule::lion>{});
+    case UpdateRule::sgd:
+      return visit(std::integral_constant<UpdateRule, UpdateRule::sgd>{});
+    case UpdateRule::muon:
+      return visit(std::integral_constant<UpdateRule, UpdateRule::muon>{});
   }
 }
 
 template <class A, class T>
-void adamw_as(Context& context, const AdamWArgs& args) {
+void update_as(Context& context, const UpdateArgs& args) {
   if (args.master.size == 0) return;
-  const AdamW<A> parameters = {vector<A>(args.master),
-                               vector<A>(args.m),
-                               vector<A>(args.v),
-                               vector<const A>(args.gradient),
-                               vector<const A>(args.scalars),
-                               args.master.size,
-                               static_cast<A>(args.beta1),
-                               static_cast<A>(args.beta2),
-                               static_cast<A>(args.eps),
-                               static_cast<A>(args.weight_decay)};
-  const bool aligned = can_vectorize_all(vector_width<A>, args.master, args.gradient, args.m, args.v, args.value);
+  const Update<A> parameters = {vector<A>(args.master),
+                                vector<A>(args.m),
+                                vector<A>(args.v),
+                                vector<const A>(args.gradient),
+                                vector<const A>(args.scalars),
+                                static_cast<const double*>(args.parts.data),
+                                static_cast<int>(args.parts.rows),
+                                args.master.size,
+                                static_cast<A>(args.beta1),
+                                static_cast<A>(args.beta2),
+                                static_cast<A>(args.eps),
+                                static_cast<A>(args.momentum),
+                                args.nesterov};
+  const MasterCopies<A, T> copies = {vector<T>(args.value), vector<A>(args.average)};
+  const bool aligned =
+      can_vectorize_all(vector_width<A>, args.master, args.gradient, args.m, args.v, args.value, args.average);
   with_width<A>(aligned, [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
-    HEDDLE_LAUNCH(context, (update<A, T, width>), grid_for(context, args.master.size, kThreads * width, 8), kThreads, 0,
-                  parameters, vector<T>(args.value));
+    visit_rule(args.rule, [&](auto rule) {
+      HEDDLE_LAUNCH(context, (update<decltype(rule)::value, A, T, width>),
+                    grid_for(context, args.master.size, kThreads * width, 8), kThreads, 0, parameters, copies);
+    });
   });
+}
+
+template <class A>
+__global__ void __launch_bounds__(kThreads) exchange_elements(A* a, A* b, int64_t size) {
+  const int64_t stride = gridDim.x * int64_t{kThreads};
+  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < size; i += stride) {
+    const A from_a = a[i], from_b = b[i];
+    a[i] = from_b;
+    b[i] = from_a;
+  }
+}
+
+template <class A>
+void exchange_as(Context& context, const ExchangeArgs& args) {
+  if (args.a.size == 0) return;
+  HEDDLE_LAUNCH(context, exchange_elements<A>, grid_for(context, args.a.size, kThreads, 8), kThreads, 0,
+                vector<A>(args.a), vector<A>(args.b), args.a.size);
 }
 
 }  // namespace
@@ -138,12 +236,20 @@ void gradient_norm(Context& context, const GradientNormArgs& args) {
   }
 }
 
-void adamw(Context& context, const AdamWArgs& args) {
+void update_parameters(Context& context, const UpdateArgs& args) {
   const DType value = args.value ? args.value.dtype : args.master.dtype;
   visit_floating(value, [&](auto type) {
     using T = decltype(type);
-    adamw_as<accumulate_t<T>, T>(context, args);
+    update_as<accumulate_t<T>, T>(context, args);
   });
+}
+
+void exchange(Context& context, const ExchangeArgs& args) {
+  if (args.a.dtype == DType::float64) {
+    exchange_as<double>(context, args);
+  } else {
+    exchange_as<float>(context, args);
+  }
 }
 
 }  // namespace heddle::kernels::cuda

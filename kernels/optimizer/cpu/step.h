@@ -1,0 +1,51 @@
+// What the optimizer's kernels on the CPU have in common: the scalars of a step, and what becomes of a new master.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/common/cpu/convert.h"
+#include "kernels/optimizer/optimizer.h"
+
+namespace heddle::kernels::cpu {
+
+// Elements of one task, of which one partial sum is made; gradient_norm_partials() counts with the same.
+inline constexpr int64_t kTaskSize = 16384;
+
+// Whether the step is to be taken at all.
+template <class A>
+bool is_finite_step(const VectorView& scalars) {
+  return std::isfinite(vector<const A>(scalars)[scalar_gradient_norm]);
+}
+
+// What the gradient is multiplied by: gradient_scale, and less where the norm is clipped.
+template <class A>
+A clipped_scale(const VectorView& scalars) {
+  const A* scalar = vector<const A>(scalars);
+  A scale = scalar[scalar_gradient_scale];
+  const A clip_norm = scalar[scalar_clip_norm];
+  const A norm = scalar[scalar_gradient_norm] * scale;
+  if (clip_norm > A(0) && norm > clip_norm) scale *= clip_norm / norm;
+  return scale;
+}
+
+// Writes `count` <= kChunk new masters from element `at` on into the compute copy and into the average, if there are
+// any.
+template <class A>
+void store_master(const VectorView& value, const VectorView& average, A average_decay, int64_t at, int64_t count,
+                  const A* __restrict master) {
+  if (average) {
+    A* __restrict to = vector<A>(average) + at;
+    for (int64_t i = 0; i < count; ++i) to[i] = average_decay * to[i] + (A(1) - average_decay) * master[i];
+  }
+  if (!value) return;
+  visit_floating(value.dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (std::is_same_v<accumulate_t<T>, A>) {
+      store_chunk(vector<T>(value) + at, master, count, GradientMode::overwrite);
+    }
+  });
+}
+
+}  // namespace heddle::kernels::cpu
