@@ -33,6 +33,7 @@ constexpr std::array kCommands = {
     Command{"train", "Train a model from a config", add_train},
     Command{"eval", "Validation loss of a trained model", add_eval},
     Command{"generate", "Write text with a trained model", add_generate},
+    Command{"export", "Write a trained model as a folder for PyTorch", add_export},
     Command{"compare", "Train models on the same tokens: loss, recall, speed and memory in one table", add_compare},
     Command{"gradcheck", "Compare gradients with finite differences", add_gradcheck},
     Command{"memory", "Where the bytes of a training step go, and what fits", add_memory},

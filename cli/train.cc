@@ -105,8 +105,10 @@ Run add_train(CLI::App& command, const Registry& registry) {
                   "auto: go on from the newest whole checkpoint of the run folder, or start; none: start, the folder "
                   "must hold no checkpoints; PATH: go on from that checkpoint or run")
       ->option_text("auto|none|PATH [auto]");
-  command.add_option("--init-from", options->init_from, "Start a new run from the weights of that run or checkpoint")
-      ->option_text("RUN_OR_CHECKPOINT");
+  command
+      .add_option("--init-from", options->init_from,
+                  "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote")
+      ->option_text("RUN_OR_CHECKPOINT_OR_DIR");
   command.add_flag("--dry-run", options->dry_run,
                    "Train nothing and write nothing: print parameters, memory, operations and what would be read");
   add_device_options(command, options->device);

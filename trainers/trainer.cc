@@ -15,6 +15,7 @@
 #include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/run/model_folder.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
@@ -111,9 +112,7 @@ class Run {
       go_on_from(*checkpoint);
       event.checkpoint = checkpoint->path;
     } else if (!options_.init_from.empty()) {
-      const Checkpoint weights = find_checkpoint(options_.init_from, note_);
-      load_parameters(context_, weights, train_step_.model().parameters());
-      note_(fmt::format("the weights are those of {}", weights.path.string()));
+      note_(fmt::format("the weights are those of {}", init_from(options_.init_from).string()));
     }
     if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
@@ -128,6 +127,18 @@ class Run {
     event.threads = context_.threads();
     tell(&Logger::start, event);
     clock_.start();
+  }
+
+  // Loads the weights of a run, a checkpoint or an exported model, and returns where they were.
+  std::filesystem::path init_from(const std::filesystem::path& path) {
+    ParameterSet& parameters = train_step_.model().parameters();
+    if (is_model_folder(path)) {
+      read_weights(context_, path, config_.model, parameters);
+      return path;
+    }
+    const Checkpoint weights = find_checkpoint(path, note_);
+    load_parameters(context_, weights, parameters);
+    return weights.path;
   }
 
   void go_on_from(const Checkpoint& checkpoint) {

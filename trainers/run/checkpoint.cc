@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/io/atomic_file.h"
+#include "core/io/atomic_folder.h"
 #include "core/runtime/error.h"
 #include "kernels/dense/elementwise.h"
 
@@ -39,7 +40,6 @@ constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
-constexpr const char* kRemovedSuffix = ".heddle-removed";
 
 uint32_t checksum(const std::string& text) {
   FileDigest digest;
@@ -74,12 +74,6 @@ void check_file(const fs::path& path, const Json& expected) {
   const FileDigest digest = digest_file(path);
   check(digest.crc32 == crc, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(), digest.crc32,
         crc);
-}
-
-std::vector<NamedTensor> masters(const ParameterSet& parameters) {
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
-  return tensors;
 }
 
 void load(Context& context, const fs::path& path, const std::vector<NamedTensor>& tensors) {
@@ -152,14 +146,6 @@ void write_files(Context& context, const fs::path& folder, const ParameterSet& p
 
 std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
 
-// The folder is renamed first, so that one called step_N is never half-removed.
-void remove_checkpoint(const fs::path& path) {
-  const fs::path aside = path.parent_path() / fmt::format(".{}{}", path.filename().string(), kRemovedSuffix);
-  fs::remove_all(aside);
-  rename_file(path, aside);
-  fs::remove_all(aside);
-}
-
 // Sets folder/best to the checkpoint of this step, in one go.
 void link_best(const fs::path& folder, int64_t step) {
   const fs::path link = folder / kBest, aside = partial_path(link);
@@ -172,29 +158,21 @@ void link_best(const fs::path& folder, int64_t step) {
 
 }  // namespace
 
+std::vector<NamedTensor> masters(const ParameterSet& parameters) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
+  return tensors;
+}
+
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
                           const AdamW& optimizer, const CheckpointState& state, const KeptCheckpoints& kept) {
   const fs::path path = folder / folder_name(state.step);
-  const fs::path partial = partial_path(path);
-  if (fs::create_directories(folder)) sync_directory(folder.parent_path());
-  fs::remove_all(partial);
-  try {
-    fs::create_directory(partial);
-    write_files(context, partial, parameters, optimizer, state);
-    if (fs::exists(path)) remove_checkpoint(path);
-    rename_file(partial, path);
-  } catch (...) {  // a full disk, most likely: its space is freed
-    std::error_code ignored;
-    fs::remove_all(partial, ignored);
-    throw;
-  }
-  sync_directory(folder);
-
+  write_folder(path, [&](const fs::path& partial) { write_files(context, partial, parameters, optimizer, state); });
   const int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
   if (fs::exists(folder / folder_name(best))) link_best(folder, best);
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
   for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
-    if (all[i].step != best) remove_checkpoint(all[i].path);
+    if (all[i].step != best) remove_folder(all[i].path);
   }
   return path;
 }
@@ -259,6 +237,10 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
   load(context, checkpoint.path / kModelFile, masters(parameters));
+  round_masters(context, parameters);
+}
+
+void round_masters(Context& context, const ParameterSet& parameters) {
   if (parameters.value().dtype() == parameters.master().dtype()) return;
   kernels::accumulate(context, {.from = kernels::rows_view(parameters.master()),
                                 .to = {kernels::rows_view(parameters.value()), GradientMode::overwrite}});

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/autograd/parameter.h"
+#include "core/io/safetensors.h"
 #include "trainers/data/dataset.h"
 #include "trainers/evaluation_history.h"
 #include "trainers/logging/note.h"
@@ -72,6 +73,11 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder,
 
 // The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
+
+// The master weights, each under the name of its parameter.
+std::vector<NamedTensor> masters(const ParameterSet& parameters);
+// Gives what forward reads the numbers of the masters, rounded to the compute dtype.
+void round_masters(Context& context, const ParameterSet& parameters);
 
 // Throw Error when names or shapes do not fit the model.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
