@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "tools/export_model.h"
 #include "trainers/run/checkpoint_config.h"
@@ -60,6 +61,18 @@ Run add_export(CLI::App& command, const Registry& registry) {
              Range::at_least(0))
       ->option_text("N [0]");
   add_overrides(command, options->overrides, "model.mixer.eps=1.0e-6");
+  set_manual(
+      command,
+      {.description =
+           "Writes the weights of a trained model as safetensors with a config.json, as Hugging Face lays them out, "
+           "and one "
+           "Python file that loads the model in PyTorch and generates. The folder is there whole or not at all.",
+       .examples = {{"heddle export runs/toy_kjv --out kjv --logits 200",
+                     "then: python3 kjv/modeling_heddle.py kjv --check"},
+                    {"heddle export runs/retnet --format fla --out retnet", "for RetNetForCausalLM.from_pretrained()"},
+                    {"heddle train configs/toy_kjv.yaml --init-from kjv --out runs/again", "reads it back"}},
+       .exit_codes = {},
+       .page = "docs/export.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/signals.h"
 #include "trainers/dry_run.h"
@@ -95,7 +96,8 @@ int run(const Options& options, const Registry& registry) {
 
 Run add_train(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
-  command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with")
+  find_shared_configs(
+      command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with"))
       ->required()
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "trainer.steps=100");
@@ -112,9 +114,22 @@ Run add_train(CLI::App& command, const Registry& registry) {
   command.add_flag("--dry-run", options->dry_run,
                    "Train nothing and write nothing: print parameters, memory, operations and what would be read");
   add_device_options(command, options->device);
-  command.footer(
-      "Ctrl-C, SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
-      "one and goes on.");
+  set_manual(
+      command,
+      {.description =
+           "Trains the model of a config, or goes on with a run: the same command continues from the newest "
+           "checkpoint, bit "
+           "for bit. Progress goes to stderr, the text at the end, if the config asks for one, to stdout.\nCtrl-C, "
+           "SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
+           "one and goes on.",
+       .examples = {{"heddle train configs/toy_kjv.yaml", "trains in the run folder runs/toy_kjv, or goes on there"},
+                    {"heddle train runs/toy_kjv", "goes on with that run"},
+                    {"heddle train configs/toy_kjv.yaml --set optimizer.lr=1.0e-3 --out runs/slow", "changes a value"},
+                    {"heddle train configs/toy_kjv.yaml --init-from runs/toy_kjv --out runs/again",
+                     "starts from weights"},
+                    {"heddle train configs/toy_kjv.yaml --dry-run", "says what it would take, and trains nothing"}},
+       .exit_codes = {{kInterrupted, "interrupted, after writing a checkpoint"}},
+       .page = "docs/training.md, docs/config.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -32,4 +32,13 @@ fs::path shared_file(const fs::path& name) {
   fail("{} is missing, which comes with heddle: looked in {}", name.string(), looked);
 }
 
+fs::path own_or_shared(const fs::path& path) {
+  std::error_code unreadable;
+  if (path.is_absolute() || fs::exists(path, unreadable)) return path;
+  for (const fs::path& folder : share_folders()) {
+    if (fs::is_regular_file(folder / path, unreadable)) return folder / path;
+  }
+  return path;
+}
+
 }  // namespace heddle
