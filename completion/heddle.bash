@@ -85,6 +85,7 @@ _heddle() {
     run-layer) _heddle_files '*.yaml' ;;
     *) _heddle_files ;;
   esac
+  return 0
 }
 
 complete -F _heddle heddle

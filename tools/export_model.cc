@@ -98,6 +98,9 @@ void check_export_folder(const fs::path& folder) {
   const fs::path place = place_of(folder);
   if (!fs::exists(place)) return;
   if (!fs::is_directory(place)) throw UsageError(fmt::format("--out: {} is no folder", folder.string()));
+  if (fs::equivalent(place, fs::current_path())) {  // it is replaced, and who is in it would see an empty folder
+    throw UsageError(fmt::format("--out: {} is the current folder, expected another one", folder.string()));
+  }
   for (const std::string& name : names_in(place)) {
     if (is_exported_file(name)) continue;
     throw UsageError(fmt::format("--out: {} holds {}, which no export has written; expected a new or empty folder",

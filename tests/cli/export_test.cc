@@ -223,6 +223,12 @@ TEST_F(ExportTest, OnlyItsOwnFoldersAreReplaced) {
   EXPECT_THAT(refused.err, HasSubstr("holds notes.txt, which no export has written"));
   EXPECT_TRUE(fs::exists(folder_ / "out/notes.txt"));
   EXPECT_EQ(export_to("tiny.yaml").code, 2);
+  fs::create_directory(folder_ / "here");
+  EXPECT_NE(std::system(("cd '" + (folder_ / "here").string() + "' && '" HEDDLE_PROGRAM "' export '" + run_ +
+                         "' --out . 2> ../err")
+                            .c_str()),
+            0);
+  EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("--out: . is the current folder"));
   EXPECT_EQ(export_to("tiny.yaml/in").code, 1);
   EXPECT_THAT(names_in(folder_.path()), Not(Contains(::testing::EndsWith(".heddle-partial"))));
 }
