@@ -14,6 +14,7 @@
 #include "cli/bench_files.h"
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/signals.h"
 #include "tools/benchmark_report.h"
@@ -120,7 +121,15 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   command
       .add_option("--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
       ->option_text("DIR");
-  command.footer("Ctrl-C ends after the row that is being measured, with exit code 130; the rows before are kept.");
+  set_manual(
+      command,
+      {.description = "Measures speed and memory of suites: names below configs/bench, YAML files, or operators, whose "
+                      "large cases are then "
+                      "measured. Ctrl-C ends after the row that is being measured; the rows before are kept.",
+       .examples = {{"heddle bench rms_norm --n 1024,4096", "two sizes of a suite"},
+                    {"heddle bench linear_attention --quantity memory --json rows.json", "bytes, which need no GPU"}},
+       .exit_codes = {{kInterrupted, "interrupted"}},
+       .page = "docs/performance.md"});
   return [arguments, &registry] { return run(*arguments, registry); };
 }
 

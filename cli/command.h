@@ -29,6 +29,7 @@ Run add_train(CLI::App& command, const Registry& registry);
 Run add_tokenize(CLI::App& command, const Registry& registry);
 Run add_eval(CLI::App& command, const Registry& registry);
 Run add_generate(CLI::App& command, const Registry& registry);
+Run add_export(CLI::App& command, const Registry& registry);
 Run add_compare(CLI::App& command, const Registry& registry);
 Run add_gradcheck(CLI::App& command, const Registry& registry);
 Run add_memory(CLI::App& command, const Registry& registry);

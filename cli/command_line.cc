@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/build_info.h"
 #include "cli/command.h"
 #include "cli/standard_streams.h"
 #include "core/config/config_error.h"
@@ -34,6 +35,7 @@ constexpr std::array kCommands = {
     Command{"tokenize", "Text to token files; trains a vocabulary first where asked", add_tokenize},
     Command{"eval", "Validation loss of a trained model", add_eval},
     Command{"generate", "Write text with a trained model", add_generate},
+    Command{"export", "Write a trained model as a folder for PyTorch", add_export},
     Command{"compare", "Train models on the same tokens: loss, recall, speed and memory in one table", add_compare},
     Command{"gradcheck", "Compare gradients with finite differences", add_gradcheck},
     Command{"memory", "Where the bytes of a training step go, and what fits", add_memory},
@@ -65,12 +67,13 @@ int run(int argc, char** argv, const Registry& registry) {
   }
   CLI::App app("heddle " HEDDLE_VERSION ": a minimal training framework for linear-attention language models",
                "heddle");
-  app.set_version_flag("--version", "heddle " HEDDLE_VERSION);
+  app.set_version_flag("--version", version_text(), "Print the version and how the program was built");
   app.require_subcommand(1);
   app.footer(
+      "`heddle COMMAND --help` is the manual of a command.\n"
       "Exit codes: 0 done, 1 failure at run time, 2 wrong usage or configuration, 3 gradcheck: a gradient is "
-      "undecided, 130 interrupted (training: "
-      "after writing a checkpoint).");
+      "undecided,\n"
+      "130 interrupted (training: after writing a checkpoint).");
   std::map<CLI::App*, Run> runs;
   for (const Command& command : kCommands) {
     CLI::App* subcommand = app.add_subcommand(command.name, command.description);

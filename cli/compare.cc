@@ -7,6 +7,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
 #include "cli/signals.h"
@@ -60,7 +61,8 @@ int run(const Options& options, const Registry& registry) {
 Run add_compare(CLI::App& command, const Registry& registry) {
   const auto options = std::make_shared<Options>();
   CompareOptions& compare = options->compare;
-  command.add_option("configs", options->configs, "YAML files, see docs/config.md, that differ in their models")
+  find_shared_configs(
+      command.add_option("configs", options->configs, "YAML files, see docs/config.md, that differ in their models"))
       ->required()
       ->option_text("CONFIG...");
   add_overrides(command, compare.overrides, "trainer.batch_size=8");
@@ -81,10 +83,19 @@ Run add_compare(CLI::App& command, const Registry& registry) {
   command.add_option("--json", options->json, "Write all numbers as JSON")->option_text("FILE");
   command.add_option("--plot", options->plot, "Write a chart (SVG) of the speeds by length")->option_text("FILE");
   add_device_options(command, options->device);
-  command.footer(
-      "All configs must have the same data, seed, steps and batches, so that the models see the same tokens in the "
-      "same "
-      "order. Ctrl-C ends with exit code 130; the models that were measured are kept. See docs/models.md.");
+  set_manual(
+      command,
+      {.description =
+           "Trains the model of each config on the same tokens and shows loss, associative recall, speed and memory in "
+           "one "
+           "table. All configs must have the same data, seed, steps and batches. Ctrl-C ends after the step under way; "
+           "the models that were measured are kept.",
+       .examples = {{"heddle compare configs/models/transformer_toy.yaml configs/models/linear_toy.yaml --steps 100",
+                     "two models"},
+                    {"heddle compare configs/models/lightning_toy.yaml --seeds 3 --recall-steps 0 --json table.json",
+                     "one, three times"}},
+       .exit_codes = {{kInterrupted, "interrupted"}},
+       .page = "docs/models.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

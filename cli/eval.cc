@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "core/config/config_error.h"
 #include "core/runtime/unsigned_nan.h"
@@ -125,6 +126,17 @@ Run add_eval(CLI::App& command, const Registry& registry) {
       ->option_text("FILE");
   add_overrides(command, options->overrides, "trainer.eval_batches=all");
   add_device_options(command, options->device);
+  set_manual(
+      command,
+      {.description =
+           "The loss of a trained model on the validation data of its run, as many as an evaluation in training reads, "
+           "or on "
+           "all of a file. Beside it perplexity and, of text, bits per byte; of tasks with answers the accuracy.",
+       .examples = {{"heddle eval runs/toy_kjv", "the newest whole checkpoint"},
+                    {"heddle eval runs/toy_kjv --set trainer.eval_batches=all", "all validation data"},
+                    {"heddle eval runs/toy_kjv/checkpoints/best --data book.txt", "all of a file"}},
+       .exit_codes = {},
+       .page = "docs/cli.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -18,6 +18,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/standard_streams.h"
 #include "core/io/atomic_file.h"
@@ -171,6 +172,17 @@ Run add_generate(CLI::App& command, const Registry& registry) {
       ->option_text("P [1]");
   add_number(command, "--seed", generate.seed, "The same seed gives the same text")->option_text("S [1]");
   add_device_options(command, options->device);
+  set_manual(
+      command,
+      {.description =
+           "Goes on from a text, or from token ids where the data of the model are no text. A model with a recurrent "
+           "state "
+           "writes each token at the same cost, however long the text is. The same seed gives the same text.",
+       .examples = {{"heddle generate runs/toy_kjv --prompt 'In the beginning '", "goes on with 200 bytes"},
+                    {"heddle generate runs/toy_kjv --prompt-file - --tokens 500 --temperature 0.7", "reads stdin"},
+                    {"heddle generate runs/toy_mqar --prompt-tokens 1,2,3 --temperature 0", "the likeliest ids"}},
+       .exit_codes = {},
+       .page = "docs/cli.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

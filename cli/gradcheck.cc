@@ -15,6 +15,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
@@ -162,7 +163,8 @@ std::pair<std::string, Shape> shape_of(const std::string& text) {
 
 Run add_gradcheck(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
-  command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators")
+  find_shared_configs(
+      command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators"))
       ->option_text("OPERATOR|CONFIG");
   command
       .add_option("--options", options->own_options,
@@ -183,10 +185,16 @@ Run add_gradcheck(CLI::App& command, const Registry& registry) {
                    "float64: against differences; another: against float64 at the same rounded inputs");
   add_device_options(command, options->device);
   command.add_flag("--list", options->list, "Print the cases of all operators as JSON, and check nothing");
-  command.footer(
-      "Without --device on every device there is. Exit codes: 1 when a gradient is wrong, 3 when none is wrong and "
-      "one\n"
-      "is undecided. docs/gradcheck.md says what the verdicts mean.");
+  set_manual(command,
+             {.description = "Compares the gradients of operators, or of all parameters of a config's model, with "
+                             "derivatives taken from their "
+                             "values: without --device on every device there is.",
+              .examples = {{"heddle gradcheck", "all cases of all operators"},
+                           {"heddle gradcheck rms_norm --options '{eps: 0.1}' --shape x=3x5", "a case of one's own"},
+                           {"heddle gradcheck configs/toy_copy.yaml --set model.dim=16", "the parameters of a model"}},
+              .exit_codes = {{kFailed, "a gradient is wrong, or failure at run time"},
+                             {kUndecided, "none is wrong, and one is undecided"}},
+              .page = "docs/gradcheck.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

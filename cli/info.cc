@@ -1,26 +1,18 @@
 // heddle info
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <string>
 #include <thread>
 
+#include "cli/build_info.h"
 #include "cli/command.h"
+#include "cli/manual.h"
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"
 
 namespace heddle::cli {
 namespace {
-
-std::string instruction_sets() {
-  std::string sets = "baseline";
-#if defined(__AVX2__)
-  sets += ", AVX2";
-#endif
-#if defined(__AVX512F__)
-  sets += ", AVX-512";
-#endif
-  return sets;
-}
 
 void print_gpus() {
 #if defined(HEDDLE_CUDA)
@@ -41,30 +33,32 @@ void print_gpus() {
 #endif
 }
 
-int run() {
+int run(const Registry& registry) {
+  const BuildInfo build = build_info();
   fmt::print("heddle {}\n", HEDDLE_VERSION);
   fmt::print("build\n");
-  fmt::print("  compiler {}\n", __VERSION__);
-#if defined(HEDDLE_STD_THREADS)
-  fmt::print("  threads  std::thread\n");
-#else
-  fmt::print("  threads  OpenMP\n");
-#endif
-  fmt::print("  cpu      {}\n", instruction_sets());
-#if defined(HEDDLE_CUDA)
-  fmt::print("  cuda     yes\n");
-#else
-  fmt::print("  cuda     no\n");
-#endif
+  fmt::print("  compiler {}\n", build.compiler);
+  fmt::print("  threads  {}\n", build.threads);
+  fmt::print("  cpu      {}\n", build.instruction_sets);
+  fmt::print("  cuda     {}\n", build.cuda ? "yes" : "no");
   fmt::print("devices\n");
   fmt::print("  cpu      {} threads\n", std::thread::hardware_concurrency());
   print_gpus();
-  fmt::print("libraries\n  {}\n", HEDDLE_LIBRARY_VERSIONS);
+  fmt::print("libraries\n  {}\n", build.libraries);
+  fmt::print("operators\n{}", wrapped(fmt::format("{}", fmt::join(registry.operator_names(), ", ")), 2));
   return kDone;
 }
 
 }  // namespace
 
-Run add_info(CLI::App&, const Registry&) { return run; }
+Run add_info(CLI::App& command, const Registry& registry) {
+  set_manual(command,
+             {.description = "Prints the version, how the program was built, the devices it finds, its libraries, and "
+                             "the names of all operators.",
+              .examples = {{"heddle info", "to be put into a report of a fault"}, {"heddle --version", "in two lines"}},
+              .exit_codes = {},
+              .page = "docs/cli.md"});
+  return [&registry] { return run(registry); };
+}
 
 }  // namespace heddle::cli

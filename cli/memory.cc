@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
 #include "core/io/atomic_file.h"
@@ -52,7 +53,9 @@ int run(const Options& options, const Registry& registry) {
 
 Run add_memory(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
-  command.add_option("config", options->config, "YAML file, see docs/config.md")->required()->option_text("CONFIG");
+  find_shared_configs(command.add_option("config", options->config, "YAML file, see docs/config.md"))
+      ->required()
+      ->option_text("CONFIG");
   add_overrides(command, options->overrides, "model.dim=512");
   add_numbers(command, "--batch", options->batch_sizes, "Also the peaks with these batch sizes", Range::at_least(1))
       ->option_text("N,...");
@@ -71,9 +74,18 @@ Run add_memory(CLI::App& command, const Registry& registry) {
   command.add_option("--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
       ->option_text("FILE");
   add_device_options(command, options->device, DeviceUse::count);
-  command.footer(
-      "Two steps are taken on the device, without data: on meta, which is the default, at once and without memory. The "
-      "grid and what fits are always counted on meta. See docs/memory.md.");
+  set_manual(
+      command,
+      {.description =
+           "Says where the bytes of a training step go, by category and by layer, and what fits into a memory. Two "
+           "steps are "
+           "taken on the device, without data: on meta, which is the default, at once and without memory. The grid and "
+           "what fits are always counted on meta.",
+       .examples = {{"heddle memory configs/toy_kjv.yaml", "the peak of a step, and what it is made of"},
+                    {"heddle memory configs/bench/train_165m.yaml --fit 80GiB", "the largest batch"},
+                    {"heddle memory configs/toy_kjv.yaml --batch 8,16,32 --length 256,1024", "a grid"}},
+       .exit_codes = {},
+       .page = "docs/memory.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

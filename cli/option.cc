@@ -12,6 +12,7 @@
 
 #include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
+#include "tools/share_folders.h"
 
 namespace heddle::cli {
 namespace {
@@ -89,6 +90,10 @@ CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector
         }
       },
       description);
+}
+
+CLI::Option* find_shared_configs(CLI::Option* option) {
+  return option->transform([](const std::string& path) { return own_or_shared(path).string(); });
 }
 
 std::vector<std::string> split_at_commas(const std::string& text) {

@@ -29,6 +29,9 @@ CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value
 // --set KEY=VALUE, repeatable: overrides of a config, whose example is such an override.
 CLI::Option* add_overrides(CLI::App& command, std::vector<std::string>& overrides, const std::string& example);
 
+// Lets an option, whose values are paths of configs, also find those that came with the program.
+CLI::Option* find_shared_configs(CLI::Option* option);
+
 // The parts of "a,b,c".
 std::vector<std::string> split_at_commas(const std::string& text);
 

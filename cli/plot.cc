@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
 #include "core/io/atomic_file.h"
@@ -53,7 +54,15 @@ Run add_plot(CLI::App& command, const Registry&) {
              "Rows in the mean that is drawn over the rows; 1: no mean; 0: a fiftieth of the rows", Range::at_least(0))
       ->option_text("N [0]");
   command.add_flag("--log", curves.is_logarithmic, "A logarithmic axis for the metrics");
-  command.footer("Several runs in one chart are told apart by color, their metrics by dashes. See docs/watching.md.");
+  set_manual(
+      command,
+      {.description = "Draws curves of one or several runs as a chart, and prints their last and lowest values. "
+                      "Several runs in one "
+                      "chart are told apart by color, their metrics by dashes.",
+       .examples = {{"heddle plot runs/toy_kjv", "draws the losses of a run into loss.svg"},
+                    {"heddle plot runs/a runs/b --metric validation_loss --log --out both.svg", "compares two runs"}},
+       .exit_codes = {},
+       .page = "docs/watching.md"});
   return [options] { return run(*options); };
 }
 

@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "cli/manual.h"
 #include "core/runtime/error.h"
 #include "tools/run_operator.h"
 
@@ -60,7 +61,17 @@ Run add_run_layer(CLI::App& command, const Registry& registry) {
       ->option_text("OUT.safetensors...");
   add_dtype_option(command, options->dtype, "Round the inputs to it and write the results in it");
   add_device_options(command, options->device);
-  command.footer("The tensors of each layer, and how to compare with another framework: docs/run_layer.md.");
+  set_manual(
+      command,
+      {.description = "Runs one operator on given tensors, forward and, where there are upstream gradients, backward. "
+                      "Several specs run "
+                      "one after another; one that fails is reported, and the others run all the same.",
+       .examples = {{"heddle run-layer spec.yaml --inputs in.safetensors --outputs out.safetensors",
+                     "as spec.yaml says"},
+                    {"heddle run-layer spec.yaml --inputs in.safetensors --outputs out.safetensors --dtype bfloat16",
+                     "rounded"}},
+       .exit_codes = {},
+       .page = "docs/run_layer.md, docs/layers.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

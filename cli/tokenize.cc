@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
 #include "cli/signals.h"
@@ -178,7 +179,16 @@ Run add_tokenize(CLI::App& command, const Registry&) {
              "Id of the separator; when it is not given 256 beside bytes, <s> or </s> of a model file",
              Range::between(0, Range::count().high))
       ->option_text("ID");
-  command.footer("See docs/config.md#tokenizers.");
+  set_manual(
+      command,
+      {.description =
+           "Writes text as a token file that data.type tokens reads: by bytes, by a model of sentencepiece, or by "
+           "one that is trained on the text first.",
+       .examples = {{"heddle tokenize books/*.txt --out books.bin", "one token a byte"},
+                    {"heddle tokenize data/kjv.txt --out data/kjv.bin --train-vocab 4096",
+                     "trains a vocabulary, and writes it as data/kjv.model"}},
+       .exit_codes = {},
+       .page = "docs/config.md#tokenizers"});
   return [options] { return run(*options); };
 }
 

@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/signals.h"
 #include "tools/verify_resume.h"
@@ -119,7 +120,8 @@ int run(const Options& options, const Registry& registry) {
 
 Run add_train(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<Options>();
-  command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with")
+  find_shared_configs(
+      command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with"))
       ->required()
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "trainer.steps=100");
@@ -132,8 +134,10 @@ Run add_train(CLI::App& command, const Registry& registry) {
               "auto: go on from the newest whole checkpoint of the run folder, or start; none: start, the folder "
               "must hold no checkpoints; PATH: go on from that checkpoint or run")
           ->option_text("auto|none|PATH [auto]");
-  command.add_option("--init-from", options->init_from, "Start a new run from the weights of that run or checkpoint")
-      ->option_text("RUN_OR_CHECKPOINT");
+  command
+      .add_option("--init-from", options->init_from,
+                  "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote")
+      ->option_text("RUN_OR_CHECKPOINT_OR_DIR");
   CLI::Option* const dry_run =
       command.add_flag("--dry-run", options->dry_run,
                        "Train nothing and write nothing: print parameters, memory, operations and what would be read");
@@ -150,9 +154,24 @@ Run add_train(CLI::App& command, const Registry& registry) {
       ->needs(verify)
       ->option_text("N [20]");
   add_device_options(command, options->device);
-  command.footer(
-      "Ctrl-C, SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
-      "one and goes on. A run that trainer.hours ends has exit code 0.");
+  set_manual(
+      command,
+      {.description =
+           "Trains the model of a config, or goes on with a run: the same command continues from the newest "
+           "checkpoint, bit "
+           "for bit. Progress goes to stderr, the text at the end, if the config asks for one, to stdout.\nCtrl-C, "
+           "SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
+           "one and goes on.",
+       .examples = {{"heddle train configs/toy_kjv.yaml", "trains in the run folder runs/toy_kjv, or goes on there"},
+                    {"heddle train runs/toy_kjv", "goes on with that run"},
+                    {"heddle train configs/toy_kjv.yaml --set optimizer.lr=1.0e-3 --out runs/slow", "changes a value"},
+                    {"heddle train configs/toy_kjv.yaml --init-from runs/toy_kjv --out runs/again",
+                     "starts from weights"},
+                    {"heddle train configs/toy_kjv.yaml --dry-run", "says what it would take, and trains nothing"},
+                    {"heddle train configs/toy_kjv.yaml --verify-resume",
+                     "proves that a run of the config goes on bit for bit"}},
+       .exit_codes = {{kInterrupted, "interrupted, after writing a checkpoint"}},
+       .page = "docs/training.md, docs/config.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -11,6 +11,12 @@ install(TARGETS heddle_yaml_cpp EXPORT heddle_targets)
 install(TARGETS heddle RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/configs" DESTINATION "${CMAKE_INSTALL_DATADIR}/heddle")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/bench/reference" DESTINATION "${CMAKE_INSTALL_DATADIR}/heddle/bench")
+install(FILES "${PROJECT_SOURCE_DIR}/export/modeling_heddle.py" DESTINATION "${CMAKE_INSTALL_DATADIR}/heddle/export")
+install(FILES "${PROJECT_SOURCE_DIR}/completion/heddle.bash" RENAME heddle
+        DESTINATION "${CMAKE_INSTALL_DATADIR}/bash-completion/completions")
+install(DIRECTORY "${PROJECT_SOURCE_DIR}/docs" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+install(FILES "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/CHANGELOG.md" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" RENAME copyright DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 
 install(EXPORT heddle_targets NAMESPACE heddle:: DESTINATION "${package_dir}")
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/heddle-config.cmake.in"

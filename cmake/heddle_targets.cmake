@@ -4,7 +4,7 @@
 # heddle_group(NAME DEPENDS ...)            several of these libraries under one name
 # heddle_link(NAME PUBLIC|PRIVATE ...)      external libraries of heddle_NAME
 # heddle_examples(FOLDER)                   one executable and one test for each source in FOLDER
-# heddle_share(NAME)                        tells heddle_NAME where the configs and published figures lie, seen from the
+# heddle_share(NAME)                        tells heddle_NAME where configs, published figures and export/ lie, seen from the
 #                                           program, and links them into the build folder as an installation has them
 # heddle_include_sources(TARGET)            lets TARGET include from the root of the repository, as our own code does
 # Folders without sources are no error: the library is then an INTERFACE that carries its dependencies.
@@ -139,7 +139,7 @@ function(heddle_share name)
   file(RELATIVE_PATH share "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_DATADIR}/heddle")
   target_compile_definitions(heddle_${name} PRIVATE HEDDLE_SHARE_FROM_PROGRAM="${share}")
   file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/share/heddle")
-  foreach(folder configs bench)
+  foreach(folder configs bench export)
     file(CREATE_LINK "${PROJECT_SOURCE_DIR}/${folder}" "${PROJECT_BINARY_DIR}/share/heddle/${folder}" SYMBOLIC)
   endforeach()
 endfunction()

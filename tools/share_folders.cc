@@ -1,6 +1,11 @@
 #include "tools/share_folders.h"
 
+#include <fmt/format.h>
+
+#include <string>
 #include <system_error>
+
+#include "core/runtime/error.h"
 
 namespace heddle {
 
@@ -15,6 +20,25 @@ std::vector<fs::path> share_folders() {
     folders.push_back((program.parent_path() / share).lexically_normal());
   }
   return folders;
+}
+
+fs::path shared_file(const fs::path& name) {
+  std::string looked;
+  for (const fs::path& folder : share_folders()) {
+    if (folder.empty()) continue;
+    if (fs::is_regular_file(folder / name)) return folder / name;
+    looked += fmt::format("{}{}", looked.empty() ? "" : " and ", folder.string());
+  }
+  fail("{} is missing, which comes with heddle: looked in {}", name.string(), looked);
+}
+
+fs::path own_or_shared(const fs::path& path) {
+  std::error_code unreadable;
+  if (path.is_absolute() || fs::exists(path, unreadable)) return path;
+  for (const fs::path& folder : share_folders()) {
+    if (fs::is_regular_file(folder / path, unreadable)) return folder / path;
+  }
+  return path;
 }
 
 }  // namespace heddle

@@ -18,6 +18,7 @@
 #include "trainers/out_of_memory.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/run/model_folder.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/schedule.h"
 
@@ -128,11 +129,7 @@ class Run {
       go_on_from(*checkpoint);
       event.checkpoint = checkpoint->path;
     } else if (!options_.init_from.empty()) {
-      const Checkpoint weights = find_checkpoint(options_.init_from, note_);
-      load_evaluated_parameters(context_, weights, train_step_.model().parameters());
-      if (train_step_.average() != nullptr) train_step_.average()->restart();
-      note_(fmt::format("the weights are {} {}", has_average(weights) ? "the average of" : "those of",
-                        weights.path.string()));
+      init_from(options_.init_from);
     }
     if (!is_complete(start_)) folder_.write_config(config_text_);
     event.folder = folder_.path();
@@ -155,6 +152,21 @@ class Run {
                         config_.trainer.profile->last));
     }
     clock_.start();
+  }
+
+  // Takes the weights of a run, a checkpoint or an exported model.
+  void init_from(const std::filesystem::path& path) {
+    ParameterSet& parameters = train_step_.model().parameters();
+    std::string weights = fmt::format("those of {}", path.string());
+    if (is_model_folder(path)) {
+      read_weights(context_, path, config_.model, parameters);
+    } else {
+      const Checkpoint checkpoint = find_checkpoint(path, note_);
+      load_evaluated_parameters(context_, checkpoint, parameters);
+      weights = fmt::format("{} {}", has_average(checkpoint) ? "the average of" : "those of", checkpoint.path.string());
+    }
+    if (train_step_.average() != nullptr) train_step_.average()->restart();
+    note_("the weights are " + weights);
   }
 
   void go_on_from(const Checkpoint& checkpoint) {

@@ -17,12 +17,13 @@
 namespace heddle {
 
 struct TrainOptions {
-  std::filesystem::path folder;     // the run folder
-  std::string resume = "auto";      // see RunFolder::choose
-  std::filesystem::path init_from;  // a run or checkpoint whose weights a new run starts from; empty: random ones
-  std::string program = "heddle";   // name and version, kept in checkpoints
-  std::FILE* log = stderr;          // where the ConsoleLogger writes; nullptr: there is none
-  std::vector<Logger*> loggers;     // hear every event, after metrics.csv and the console; must outlive train()
+  std::filesystem::path folder;  // the run folder
+  std::string resume = "auto";   // see RunFolder::choose
+  // A run, a checkpoint or an exported model whose weights a new run starts from; empty: random ones.
+  std::filesystem::path init_from;
+  std::string program = "heddle";  // name and version, kept in checkpoints
+  std::FILE* log = stderr;         // where the ConsoleLogger writes; nullptr: there is none
+  std::vector<Logger*> loggers;    // hear every event, after metrics.csv and the console; must outlive train()
   // Asked before every step. When it says yes, the run writes a checkpoint, if there is none of its last step, and
   // ends. It is also asked while the text at the end is written.
   std::function<bool()> stop_requested = [] { return false; };

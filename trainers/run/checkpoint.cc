@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/io/atomic_file.h"
+#include "core/io/atomic_folder.h"
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
 
@@ -40,7 +41,6 @@ constexpr const char* kAverageFile = "average.safetensors";
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
-constexpr const char* kRemovedSuffix = ".heddle-removed";
 
 uint32_t checksum(const std::string& text) {
   FileDigest digest;
@@ -75,12 +75,6 @@ void check_file(const fs::path& path, const Json& expected) {
   const FileDigest digest = digest_file(path);
   check(digest.crc32 == crc, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(), digest.crc32,
         crc);
-}
-
-std::vector<NamedTensor> masters(const ParameterSet& parameters) {
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
-  return tensors;
 }
 
 void load(Context& context, const fs::path& path, const std::vector<NamedTensor>& tensors) {
@@ -178,14 +172,6 @@ void write_files(Context& context, const fs::path& folder, const std::vector<Ten
 
 std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
 
-// The folder is renamed first, so that one called step_N is never half-removed.
-void remove_checkpoint(const fs::path& path) {
-  const fs::path aside = path.parent_path() / fmt::format(".{}{}", path.filename().string(), kRemovedSuffix);
-  fs::remove_all(aside);
-  rename_file(path, aside);
-  fs::remove_all(aside);
-}
-
 // The step of the checkpoint that folder/best leads to; -1 where there is none.
 int64_t linked_best(const fs::path& folder) {
   std::error_code ignored;
@@ -206,28 +192,6 @@ void link_best(const fs::path& folder, int64_t step) {
   if (!ignored) rename_file(aside, link);  // a file system without links has none
 }
 
-// Writes the folder of the checkpoint.
-fs::path write_folder(Context& context, const fs::path& folder, const std::vector<TensorFile>& files,
-                      const CheckpointState& state) {
-  const fs::path path = folder / folder_name(state.step);
-  const fs::path partial = partial_path(path);
-  if (fs::create_directories(folder)) sync_directory(folder.parent_path());
-  fs::remove_all(partial);
-  check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
-  try {
-    fs::create_directory(partial);
-    write_files(context, partial, files, state);
-    if (fs::exists(path)) remove_checkpoint(path);
-    rename_file(partial, path);
-  } catch (...) {  // a full disk, most likely: its space is freed
-    std::error_code ignored;
-    fs::remove_all(partial, ignored);
-    throw;
-  }
-  sync_directory(folder);
-  return path;
-}
-
 // Where the best is missing, since the disk was full when it was found, the best of those that were written is kept.
 void remove_older(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
   int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
@@ -238,11 +202,17 @@ void remove_older(const fs::path& folder, const CheckpointState& state, const Ke
   }
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
   for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
-    if (all[i].step != best) remove_checkpoint(all[i].path);
+    if (all[i].step != best) remove_folder(all[i].path);
   }
 }
 
 }  // namespace
+
+std::vector<NamedTensor> masters(const ParameterSet& parameters) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
+  return tensors;
+}
 
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
                           const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
@@ -250,7 +220,10 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
   std::vector<TensorFile> files = {{kModelFile, masters(parameters)}, {kOptimizerFile, optimizer.state()}};
   if (average != nullptr) files.push_back({kAverageFile, average->tensors()});
   try {
-    const fs::path path = write_folder(context, folder, files, state);
+    const fs::path path = folder / folder_name(state.step);
+    fs::create_directories(folder);
+    check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
+    write_folder(path, [&](const fs::path& partial) { write_files(context, partial, files, state); });
     remove_older(folder, state, kept);
     return path;
   } catch (const fs::filesystem_error& error) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/autograd/parameter.h"
+#include "core/io/safetensors.h"
 #include "trainers/data/dataset.h"
 #include "trainers/evaluation_history.h"
 #include "trainers/logging/note.h"
@@ -79,6 +80,9 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder,
 
 // The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
+
+// The master weights, each under the name of its parameter.
+std::vector<NamedTensor> masters(const ParameterSet& parameters);
 
 // Throw Error when names or shapes do not fit the model, or what an optimizer keeps is not what this one keeps.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);

@@ -1,0 +1,529 @@
+"""A language model of heddle in PyTorch: loads a folder that `heddle export --format hf` wrote, and generates.
+
+    python modeling_heddle.py DIR --prompt "In the beginning "      (of a model of bytes)
+    python modeling_heddle.py DIR --prompt-tokens 1,2,3             (of a model of token ids)
+    python modeling_heddle.py DIR --check                           (against logits that heddle computed)
+
+    model = HeddleForCausalLM.from_pretrained("DIR")
+    logits = model(tokens)                                          # (batch, length) -> (batch, length, vocab_size)
+    logits, state = model.read(tokens, model.initial_state())       # the same with a state, to go on from
+
+It needs torch and safetensors, nothing else. Modules and parameters have the names of the tensors in the folder,
+options those of docs/config.md; the formulas are those of docs/model.md and docs/layers.md. Dropout is left out: this
+is for inference, though gradients flow. Sums of norms, states and decays are float32 whatever the dtype (float64 in
+float64).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+Options = dict[str, Any]  # a section of config.json
+State = dict[str, Any]  # what a mixer keeps of the tokens that it has read: "position" and tensors
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "elu1": lambda x: torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0))),
+    "relu2": lambda x: F.relu(x) ** 2,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the dtype of sums: float32, or float64 for float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def numbers(count: int) -> Tensor:
+    """0 .. count - 1, for values that are fixed: on the CPU, also while the modules are made without memory."""
+    return torch.arange(count, dtype=torch.float64, device="cpu")
+
+
+def feature_map(x: Tensor, act: str) -> Tensor:
+    """An activation of x (..., features of a head), or the softmax over these features."""
+    return wide(x).softmax(-1).to(x.dtype) if act == "softmax" else ACTIVATIONS[act](x)
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=False)
+
+
+def normalize(x: Tensor, groups: int, eps: float, center: bool = False) -> Tensor:
+    """Each of `groups` equal parts of the last dimension over its deviation (center) or its root mean square."""
+    x = wide(x).unflatten(-1, (groups, -1))
+    if center:
+        x = x - x.mean(-1, keepdim=True)
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)).flatten(-2)
+
+
+class Norm(nn.Module):
+    """layer_norm, rms_norm, srms_norm, and the same in groups."""
+
+    def __init__(self, options: Options, dim: int) -> None:
+        super().__init__()
+        self.groups, self.eps, self.scale = options.get("groups", 1), options["eps"], options["scale"]
+        self.center = options["type"] in ("layer_norm", "group_norm")
+        self.weight = nn.Parameter(torch.ones(dim)) if options["weight"] else None
+        self.bias = nn.Parameter(torch.zeros(dim)) if options["bias"] else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scale * normalize(x, self.groups, self.eps, self.center)
+        if self.weight is not None:
+            y = y * self.weight
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
+
+
+class Lrpe(nn.Module):
+    """Position encodings lrpe_rotate (RoPE) and lrpe_cosine of x (batch, length, heads, features)."""
+
+    def __init__(self, options: Options, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.rotates = options["type"] == "lrpe_rotate"
+        self.act, self.pairing = options["act"], options.get("pairing", "half")
+        self.grid, self.extra_tokens = options.get("shape") or [], options.get("extra_tokens", 0)
+        angles = head_dim // 2 if self.rotates else -(-head_dim // max(1, len(self.grid)))
+        theta = options["base"] ** (-2.0 * numbers(angles) / head_dim)
+        if options["theta_init"] == "low_half":
+            theta[: angles // 2] = 0
+        elif options["theta_init"] == "high_half":
+            theta[angles // 2 :] = 0
+        theta = theta.repeat(heads if options["per_head"] else 1, 1)
+        self.theta = nn.Parameter(theta.float()) if options["learnable"] else None
+        self.fixed_theta = theta
+
+    def places(self, offset: int, length: int, device: torch.device) -> Tensor:
+        """The position of each token on each axis, (axes, length): extra tokens, then a text or a grid row by row."""
+        positions = torch.arange(offset, offset + length, device=device) - self.extra_tokens
+        if not self.grid:
+            return positions.clamp(min=0)[None].double()
+        if offset != 0 or length != self.extra_tokens + math.prod(self.grid):
+            raise ValueError(f"a text on the grid {self.grid} is read in one pass, as a whole")
+        places: list[Tensor] = []
+        rest = positions.clamp(min=0)
+        for extent in reversed(self.grid):
+            places.insert(0, rest % extent)
+            rest = rest // extent
+        return torch.stack(places).double()
+
+    def forward(self, x: Tensor, offset: int) -> Tensor:
+        theta = self.theta if self.theta is not None else self.fixed_theta.to(x.device, wide_dtype(x.dtype))
+        places = self.places(offset, x.shape[1], x.device)
+        phi = places[:, :, None, None] * theta.double()  # (axes, length, heads or 1, angles)
+        phi = torch.cat(tuple(phi), dim=-1)
+        a = wide(feature_map(x, self.act))
+        if not self.rotates:
+            phi = phi[..., : x.shape[-1]]  # the last axis may have fewer features
+            return torch.cat((a * phi.cos().to(a), a * phi.sin().to(a)), dim=-1).to(x.dtype)
+        cos, sin = phi.cos().to(a), phi.sin().to(a)
+        if self.pairing == "half":
+            first, second = a.chunk(2, dim=-1)
+            return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+        first, second = a[..., 0::2], a[..., 1::2]
+        return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+def lrpe_of_layer(options: Options, layer: int, heads: int, head_dim: int) -> Lrpe | None:
+    section = options.get("lrpe")
+    if section is None or layer not in (section.get("layers") or [layer]):
+        return None
+    return Lrpe(section, heads, head_dim)
+
+
+def rotary(base: float, heads: int, head_dim: int) -> Lrpe:
+    options = {"type": "lrpe_rotate", "theta_init": "rope", "base": base, "learnable": False, "per_head": False}
+    return Lrpe(options | {"act": "none"}, heads, head_dim)
+
+
+def linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, scale: float, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """S_t = exp(log_decay_t) S_{t-1} + k_t v_t^T and o_t = scale q_t^T S_t, in chunks of 64 tokens.
+
+    q (B, N, H, D), k (B, N, KV, D), v (B, N, KV, Dv); log_decay None, (H) or (B, N, H); state (B, H, D, Dv) or None,
+    which is zeros. Returns o (B, N, H, Dv) and the state after the last token.
+    """
+    length, heads = q.shape[1:3]
+    q, k, v = (wide(x).repeat_interleave(heads // x.shape[2], dim=2).transpose(1, 2) for x in (q, k, v))
+    if log_decay is None:
+        log_decay = torch.zeros(heads, device=q.device)
+    decay = log_decay.to(q.device, torch.float64)
+    decay = decay[None, :, None].expand(1, heads, length) if decay.dim() == 1 else decay.transpose(1, 2)
+    if state is None:
+        state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    outputs = []
+    for begin in range(0, length, 64):
+        part = slice(begin, begin + 64)
+        q_part, k_part, v_part = q[:, :, part], k[:, :, part], v[:, :, part]
+        sums = decay[..., part].cumsum(-1)
+        between = sums[..., :, None] - sums[..., None, :]
+        seen = torch.ones_like(between, dtype=torch.bool).tril()
+        mask = between.masked_fill(~seen, -math.inf).exp().to(q)
+        o = (q_part @ state) * sums.exp().to(q)[..., None] + (q_part @ k_part.mT * mask) @ v_part
+        outputs.append(scale * o)
+        last = sums[..., -1:]
+        state = last.exp().to(q)[..., None] * state + (k_part * (last - sums).exp().to(q)[..., None]).mT @ v_part
+    return torch.cat(outputs, dim=2).transpose(1, 2), state
+
+
+def lightning_log_decay(heads: int, layer: int, layers: int) -> Tensor:
+    slopes = 2.0 ** (-8.0 * (numbers(heads) + 1) / heads)
+    depth = layer / (layers - 1) if layers > 1 else 0.0
+    return -slopes * (1.0 - depth + 1e-5)
+
+
+class LowRank(nn.Module):
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down, self.up = linear(dim, rank), linear(rank, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x))
+
+
+class Mixer(nn.Module):
+    """What mixes tokens: forward(x, state) gives y; x and y (batch, length, dim). A state, which starts as {"position":
+    0}, is advanced in place; without one the tokens begin a text."""
+
+
+class Lightning(Mixer):
+    """The mixer of TransNormerLLM."""
+
+    def __init__(self, options: Options, dim: int, layer: int, layers: int) -> None:
+        super().__init__()
+        self.heads, self.act, self.gate_options = options["heads"], options["act"], options.get("gate")
+        self.log_decay = lightning_log_decay(self.heads, layer, layers)
+        self.lrpe = lrpe_of_layer(options, layer, self.heads, dim // self.heads)
+        self.qkv, self.out = linear(dim, 3 * dim), linear(dim, dim)
+        if self.gate_options is not None:
+            rank = self.gate_options["rank"]
+            self.gate = LowRank(dim, rank) if rank > 0 else linear(dim, dim)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        u = ACTIVATIONS[self.act](self.qkv(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = u.unbind(2)
+        scale = q.shape[-1] ** -0.5
+        if self.lrpe is not None:
+            q, k = self.lrpe(q, state["position"]), self.lrpe(k, state["position"])
+        log_decay = self.log_decay.to(wide_dtype(x.dtype))
+        o, state["state"] = linear_attention(q, k, v, log_decay, scale, state.get("state"))
+        o = o.flatten(-2)
+        if self.gate_options is None:
+            return self.out(normalize(o, self.heads, 1e-5).to(x.dtype))
+        gate = wide(ACTIVATIONS[self.gate_options["act"]](self.gate(x)))
+        if self.gate_options["position"] == "pre":
+            return self.out(normalize(o * gate, self.heads, 1e-5).to(x.dtype))
+        return self.out((normalize(o, self.heads, 1e-5) * gate).to(x.dtype))
+
+
+class LinearAttention(Mixer):
+    """Linear attention with a feature map, and a norm or the normalizer q . (sum of k)."""
+
+    def __init__(self, options: Options, dim: int, layer: int, layers: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = options["heads"], dim // options["heads"]
+        self.kv_heads = options["kv_heads"] or self.heads
+        self.act, self.normalizer = options["act"], options["normalizer"]
+        self.log_decay = lightning_log_decay(self.heads, layer, layers) if options["decay"] else None
+        self.lrpe = lrpe_of_layer(options, layer, self.heads, self.head_dim)
+        self.qkv, self.out = linear(dim, (self.heads + 2 * self.kv_heads) * self.head_dim), linear(dim, dim)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        q, k = feature_map(q, self.act), feature_map(k, self.act)
+        scale = self.head_dim**-0.5
+        log_decay = None if self.log_decay is None else self.log_decay.to(wide_dtype(x.dtype))
+        encoded_q, encoded_k = q, k
+        if self.lrpe is not None:
+            encoded_q, encoded_k = self.lrpe(q, state["position"]), self.lrpe(k, state["position"])
+        o, state["state"] = linear_attention(encoded_q, encoded_k, v, log_decay, scale, state.get("state"))
+        if self.normalizer:
+            ones = torch.ones_like(k[..., :1])
+            sums, state["key_sums"] = linear_attention(q, k, ones, log_decay, scale, state.get("key_sums"))
+            return self.out((o / sums.clamp(min=1e-6)).flatten(-2).to(x.dtype))
+        return self.out(normalize(o.flatten(-2), self.heads, 1e-5).to(x.dtype))
+
+
+class Retention(Mixer):
+    """The mixers `retention` (RetNet) and `simple_gla`, whose decays depend on the data."""
+
+    def __init__(self, options: Options, dim: int, layer: int, layers: int) -> None:
+        super().__init__()
+        self.heads, self.eps, self.divisor = options["heads"], options["eps"], options.get("divisor")
+        keys, values = round(dim * options["expand_k"]), round(dim * options["expand_v"])
+        self.q_proj, self.k_proj = linear(dim, keys), linear(dim, keys)
+        self.v_proj, self.g_proj = linear(dim, values), linear(dim, values)
+        self.g_norm_swish_gate = nn.ParameterDict({"weight": nn.Parameter(torch.ones(values // self.heads))})
+        self.o_proj = linear(values, dim)
+        if options["type"] == "simple_gla":
+            self.gk_proj = nn.Linear(dim, self.heads)
+        else:
+            self.log_decay = torch.log1p(-(2.0 ** (-5.0 - numbers(self.heads))))
+            self.rotary = rotary(options["base"], self.heads, keys // self.heads)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        q, k, v, g = (
+            p(x).unflatten(-1, (self.heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj, self.g_proj)
+        )
+        if self.divisor is None:
+            log_decay = self.log_decay.to(wide_dtype(x.dtype))
+            q, k = self.rotary(q, state["position"]), self.rotary(k, state["position"])
+        else:
+            log_decay = F.logsigmoid(wide(self.gk_proj(x))) / self.divisor
+        o, state["state"] = linear_attention(q, k, v, log_decay, q.shape[-1] ** -0.5, state.get("state"))
+        y = normalize(o, 1, self.eps) * self.g_norm_swish_gate["weight"] * F.silu(wide(g))
+        return self.o_proj(y.flatten(-2).to(x.dtype))
+
+
+class SoftmaxAttention(Mixer):
+    """The attention of a transformer with rotary positions, within a window if there is one."""
+
+    def __init__(self, options: Options, dim: int, layer: int, layers: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = options["heads"], dim // options["heads"]
+        self.kv_heads, self.window = options["kv_heads"] or self.heads, options["window"]
+        self.rotary = rotary(options["base"], self.heads, self.head_dim)
+        self.qkv, self.out = linear(dim, (self.heads + 2 * self.kv_heads) * self.head_dim), linear(dim, dim)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        position = state["position"]
+        q, k = self.rotary(q, position), self.rotary(k, position)
+        if "keys" in state:
+            k, v = torch.cat((state["keys"], k), dim=1), torch.cat((state["values"], v), dim=1)
+        kept = k.shape[1] if self.window == 0 else min(k.shape[1], self.window - 1)
+        state["keys"], state["values"] = k[:, k.shape[1] - kept :], v[:, v.shape[1] - kept :]
+        end = position + x.shape[1]
+        query_at = torch.arange(position, end, device=x.device)[:, None]
+        key_at = torch.arange(end - k.shape[1], end, device=x.device)
+        seen = key_at <= query_at
+        if self.window > 0:
+            seen &= key_at > query_at - self.window
+        k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=2) for part in (k, v))
+        o = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen)
+        return self.out(o.transpose(1, 2).flatten(-2))
+
+
+class Glu(nn.Module):
+    def __init__(self, options: Options, dim: int) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[options["act"]]
+        self.w12, self.w3 = linear(dim, 2 * options["hidden"]), linear(options["hidden"], dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return self.w3(self.act(a) * b)
+
+
+class Ffn(nn.Module):
+    def __init__(self, options: Options, dim: int) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[options["act"]]
+        self.w1, self.w2 = linear(dim, options["hidden"]), linear(options["hidden"], dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(self.act(self.w1(x)))
+
+
+MIXERS: dict[str, type[Mixer]] = {
+    "lightning": Lightning,
+    "linear_attention": LinearAttention,
+    "retention": Retention,
+    "simple_gla": Retention,
+    "softmax_attention": SoftmaxAttention,
+}
+CHANNELS: dict[str, type[nn.Module]] = {"glu": Glu, "ffn": Ffn}
+
+
+def named(kind: str, name: str, known: dict[str, Any]) -> Any:
+    if name not in known:
+        raise ValueError(f"config.json names the {kind} '{name}', expected one of {', '.join(known)}")
+    return known[name]
+
+
+def mixer_of_layer(section: Options, layer: int) -> Options:
+    """The section {type, ...} itself, or with {pattern, kinds} the kind that the pattern names."""
+    pattern = section.get("pattern")
+    return section["kinds"][pattern[layer % len(pattern)]] if pattern else section
+
+
+class Block(nn.Module):
+    def __init__(self, model: Options, layer: int) -> None:
+        super().__init__()
+        dim, mixer = model["dim"], mixer_of_layer(model["mixer"], layer)
+        self.mixer_norm = Norm(model["norm"], dim)
+        self.mixer = named("mixer", mixer["type"], MIXERS)(mixer, dim, layer, model["layers"])
+        self.channel_norm = Norm(model["norm"], dim)
+        self.channel = named("channel layer", model["channel"]["type"], CHANNELS)(model["channel"], dim)
+
+    def forward(self, x: Tensor, state: State) -> Tensor:
+        x = x + self.mixer(self.mixer_norm(x), state)
+        return x + self.channel(self.channel_norm(x))
+
+
+class HeddleForCausalLM(nn.Module):
+    """The model of config.json, whose section `model` is that of docs/config.md with every default written out."""
+
+    def __init__(self, config: Options) -> None:
+        super().__init__()
+        model = config["model"]
+        self.config = config
+        self.embedding = nn.Embedding(model["vocab_size"], model["dim"])
+        self.blocks = nn.ModuleList(Block(model, layer) for layer in range(model["layers"]))
+        self.final_norm = Norm(model["norm"], model["dim"])
+        self.head = None if model["tie_embeddings"] else linear(model["dim"], model["vocab_size"])
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> HeddleForCausalLM:
+        """Loads a folder; dtype None is that of its tensors. Raises an error that names tensors which do not fit."""
+        folder = Path(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") != "heddle":
+            raise ValueError(f"{folder}/config.json has model_type {config.get('model_type')!r}, expected 'heddle'")
+        with torch.device("meta"):
+            model = cls(config)
+        # A learned theta stays wide: rounded, it would turn far tokens anywhere.
+        tensors = {
+            name: tensor.to(device, dtype if not name.endswith("lrpe.theta") else dtype and wide_dtype(dtype))
+            for name, tensor in read_tensors(folder)
+        }
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
+
+    def initial_state(self) -> list[State]:
+        """The state at the start of a text, of each block."""
+        return [{"position": 0} for _ in self.blocks]
+
+    def read(self, tokens: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """Logits of tokens (batch, length), which continue the text of `state`, and the state after them."""
+        state = [dict(of_block) for of_block in state]
+        x = self.embedding(tokens)
+        for block, of_block in zip(self.blocks, state, strict=True):
+            x = block(x, of_block)
+            of_block["position"] += tokens.shape[1]
+        head = self.embedding if self.head is None else self.head
+        return F.linear(self.final_norm(x), head.weight), state
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (batch, length, vocab_size) of the tokens (batch, length) of whole texts."""
+        return self.read(tokens, self.initial_state())[0]
+
+    @torch.inference_mode()
+    def generate(
+        self, prompt: list[int], tokens: int, temperature: float = 1.0, top_k: int = 0, seed: int = 1
+    ) -> Iterator[int]:
+        """Yields `tokens` ids after the prompt; temperature 0 takes the likeliest, top_k 0 draws from all."""
+        device = self.embedding.weight.device
+        generator = torch.Generator().manual_seed(seed)
+        choices = 256 if self.config["tokens"] == "bytes" else None
+        state, unread = self.initial_state(), prompt
+        for _ in range(tokens):
+            logits, state = self.read(torch.tensor([unread], device=device), state)
+            scores = logits[0, -1, :choices].double().cpu()
+            if temperature == 0:
+                token = int(scores.argmax())
+            else:
+                if 0 < top_k < scores.numel():
+                    scores[scores < scores.topk(top_k).values[-1]] = -math.inf
+                token = int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))
+            yield token
+            unread = [token]
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of model.safetensors, or of the files that model.safetensors.index.json lists."""
+    index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"]
+    if index.exists():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for file in files:
+        with safe_open(folder / file, framework="pt") as reader:
+            for name in reader.keys():
+                yield name, reader.get_tensor(name)
+
+
+def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4) -> bool:
+    """Compares the logits of logits.safetensors, which heddle computed, with ours: of one pass, and with a state."""
+    with safe_open(folder / "logits.safetensors", framework="pt") as reader:
+        tokens, expected = reader.get_tensor("tokens").long(), reader.get_tensor("logits").double()
+    tokens = tokens.to(model.embedding.weight.device)
+    with torch.inference_mode():
+        found = {"one pass": model(tokens)}
+        if not any(isinstance(module, Lrpe) and module.grid for module in model.modules()):
+            state, parts = model.initial_state(), []
+            for part in [*tokens[:, : tokens.shape[1] // 2].split(1, dim=1), tokens[:, tokens.shape[1] // 2 :]]:
+                logits, state = model.read(part, state)
+                parts.append(logits)
+            found["with a state"] = torch.cat(parts, dim=1)
+    largest, good = expected.abs().max(), True
+    for name, logits in found.items():
+        difference = float((logits.double().cpu() - expected).abs().max() / largest)
+        good = good and difference <= tolerance  # false for NaN
+        print(f"{name}: logits differ from heddle's by {difference:.2e} of the largest, {largest:.4g}")
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
+    parser.add_argument("--prompt", default="\n", help="text to go on from, for a model of bytes")
+    parser.add_argument("--prompt-tokens", metavar="IDS", help="token ids to go on from, as in 1,2,3")
+    parser.add_argument("--tokens", type=int, default=200, help="how many to write")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest only; 0: from all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32", "bfloat16", "float16"), help="default: of the tensors"
+    )
+    parser.add_argument("--check", action="store_true", help="compare with DIR/logits.safetensors, then end")
+    arguments = parser.parse_args()
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    try:
+        model = HeddleForCausalLM.from_pretrained(arguments.folder, dtype, arguments.device)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        parser.exit(1, f"error: {error}\n")
+    if arguments.check:
+        return 0 if check_logits(model, arguments.folder) else 1
+    is_text = model.config["tokens"] == "bytes"
+    if not is_text and arguments.prompt_tokens is None:
+        parser.error("the tokens of this model are no text: give --prompt-tokens")
+    if arguments.prompt_tokens is not None:
+        prompt = [int(word) for word in arguments.prompt_tokens.split(",")]
+    else:
+        prompt = list(arguments.prompt.encode())
+    if not prompt or not all(0 <= token < model.embedding.num_embeddings for token in prompt):
+        parser.error(f"expected a prompt of tokens in [0, {model.embedding.num_embeddings})")
+    written = list(prompt)
+    written += model.generate(prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed)
+    print(bytes(written).decode(errors="backslashreplace") if is_text else " ".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+// heddle export, the folder it writes as PyTorch reads it, and train --init-from.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/io/safetensors.h"
+#include "core/runtime/context.h"
+#include "core/tensor/transfer.h"
+#include "tests/cli/process.h"
+#include "tests/cli/trained_test.h"
+#include "tests/trainers/test_config.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using testing::Finished;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::run_heddle;
+using testing::TempFolder;
+using testing::TrainedTest;
+
+bool has_torch() { return std::system("python3 -c 'import torch, safetensors' > /dev/null 2>&1") == 0; }
+
+// The overrides of --set as arguments.
+void append(std::vector<std::string>& arguments, const std::vector<std::string>& overrides) {
+  for (const std::string& text : overrides) arguments.insert(arguments.end(), {"--set", text});
+}
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+nlohmann::json json_of(const fs::path& path) { return nlohmann::json::parse(read_file(path)); }
+
+class ExportTest : public TrainedTest {
+ protected:
+  Finished export_to(const std::string& out, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"export", run_, "--out", (folder_ / out).string()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_heddle(arguments);
+  }
+  // Trains one step of the model of text from weights.
+  Finished train_from(const std::string& weights, const std::string& run,
+                      const std::vector<std::string>& overrides = {}) {
+    std::vector<std::string> all = {"data={type: text, path: \"" + text_ + "\"}", "model.vocab_size=256"};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    return train_one_step(weights, run, all);
+  }
+  Finished train_one_step(const std::string& weights, const std::string& run,
+                          const std::vector<std::string>& overrides) {
+    std::vector<std::string> arguments = {"train",       (folder_ / "tiny.yaml").string(),
+                                          "--out",       (folder_ / run).string(),
+                                          "--init-from", (folder_ / weights).string(),
+                                          "--device",    "cpu",
+                                          "--threads",   "1",
+                                          "--set",       "trainer.steps=1"};
+    append(arguments, overrides);
+    return run_heddle(arguments);
+  }
+  std::string weights_after(const std::string& run) {
+    return read_file(folder_ / run / "checkpoints/step_1/model.safetensors");
+  }
+};
+
+TEST_F(ExportTest, WritesAFolderThatHuggingFaceKnows) {
+  const Finished exported = export_to("hf");
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  EXPECT_THAT(exported.out, AllOf(HasSubstr("model.safetensors"), HasSubstr("of step 40"), HasSubstr("--prompt TEXT")));
+  EXPECT_THAT(names_in(folder_ / "hf"), ElementsAre("config.json", "model.safetensors", "modeling_heddle.py"));
+  const nlohmann::json config = json_of(folder_ / "hf/config.json");
+  EXPECT_EQ(config["model_type"], "heddle");
+  EXPECT_EQ(config["torch_dtype"], "float32");
+  EXPECT_EQ(config["tokens"], "bytes");
+  EXPECT_EQ(config["step"], 40);
+  EXPECT_EQ(config["model"]["vocab_size"], 256);
+  EXPECT_EQ(config["model"]["norm"]["eps"], 1e-6);
+  EXPECT_EQ(config["model"]["tie_embeddings"], false);
+  EXPECT_EQ(config["model"]["mixer"]["lrpe"]["layers"], nlohmann::json({0}));
+  const SafetensorsReader whole(folder_ / "hf/model.safetensors");
+  EXPECT_EQ(whole.metadata().at("format"), "pt");
+  const SafetensorsReader checkpoint(fs::path(run_) / "checkpoints/step_40/model.safetensors");
+  EXPECT_EQ(whole.entries().size(), checkpoint.entries().size());
+  EXPECT_EQ(read_file(folder_ / "hf/modeling_heddle.py"), read_file(HEDDLE_SOURCE_DIR "/export/modeling_heddle.py"));
+}
+
+TEST_F(ExportTest, ShardsHoldEachTensorOnce) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  ASSERT_EQ(export_to("shards", {"--shard-size", "16KB"}).code, 0);
+  const nlohmann::json index = json_of(folder_ / "shards/model.safetensors.index.json");
+  std::map<std::string, std::string> found;
+  uint64_t total = 0;
+  for (const std::string& name : names_in(folder_ / "shards")) {
+    if (!name.ends_with(".safetensors")) continue;
+    const SafetensorsReader shard(folder_ / "shards" / name);
+    uint64_t bytes = 0;
+    for (const SafetensorsEntry& entry : shard.entries()) {
+      EXPECT_TRUE(found.emplace(entry.name, name).second) << entry.name;
+      bytes += entry.end - entry.begin;
+    }
+    EXPECT_TRUE(bytes <= 16000 || shard.entries().size() == 1) << name << " holds " << bytes;
+    total += bytes;
+  }
+  EXPECT_EQ(index["weight_map"].get<decltype(found)>(), found);
+  EXPECT_EQ(index["metadata"]["total_size"], total);
+  EXPECT_EQ(found.size(), SafetensorsReader(folder_ / "hf/model.safetensors").entries().size());
+  EXPECT_THAT(found.begin()->second, ::testing::MatchesRegex("model-0000[0-9]-of-0000[0-9].safetensors"));
+}
+
+// The sums of a step are the same, bit for bit, wherever the weights came from.
+TEST_F(ExportTest, TrainingStartsFromTheFolderAsFromTheCheckpoint) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  ASSERT_EQ(export_to("shards", {"--shard-size", "16KB"}).code, 0);
+  const Finished of_run = train_from("run", "a"), of_folder = train_from("hf", "b");
+  ASSERT_EQ(of_run.code, 0) << of_run.err;
+  ASSERT_EQ(of_folder.code, 0) << of_folder.err;
+  EXPECT_THAT(of_folder.err, HasSubstr("the weights are those of " + (folder_ / "hf").string()));
+  ASSERT_EQ(train_from("shards", "c").code, 0);
+  EXPECT_EQ(weights_after("a"), weights_after("b"));
+  EXPECT_EQ(weights_after("a"), weights_after("c"));
+  const std::vector<std::string> rounded = {"trainer.dtype=bfloat16"};
+  ASSERT_EQ(train_from("run", "d", rounded).code, 0);
+  ASSERT_EQ(train_from("hf", "e", rounded).code, 0);
+  EXPECT_EQ(weights_after("d"), weights_after("e"));
+}
+
+TEST_F(ExportTest, WeightsThatDoNotFitAreNamed) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  const Finished shapes = train_from("hf", "a", {"model.channel.hidden=24"});
+  EXPECT_EQ(shapes.code, 1);
+  EXPECT_THAT(shapes.err,
+              AllOf(HasSubstr("4 of another kind: blocks.0.channel.w12.weight is (32, 16), expected (48, 16)"),
+                    Not(HasSubstr("missing"))));
+  const Finished names = train_from("hf", "b", {"model.mixer.gate.rank=0"});
+  EXPECT_EQ(names.code, 1);
+  EXPECT_THAT(names.err, AllOf(HasSubstr("2 missing: blocks.0.mixer.gate.weight (16, 16), blocks.1"),
+                               HasSubstr("4 unexpected: blocks.0.mixer.gate.down.weight (4, 16), ")));
+  EXPECT_FALSE(fs::exists(folder_ / "b/config.yaml"));
+}
+
+TEST_F(ExportTest, DamagedFoldersAreRefused) {
+  ASSERT_EQ(export_to("shards", {"--shard-size", "16KB"}).code, 0);
+  const fs::path folder = folder_ / "shards";
+  const auto refusal = [&] { return train_from("shards", "a").err; };
+  nlohmann::json index = json_of(folder / "model.safetensors.index.json");
+  const auto write_index = [&] { std::ofstream(folder / "model.safetensors.index.json") << index.dump(); };
+  const std::string last = index["weight_map"]["head.weight"], first = index["weight_map"]["embedding.weight"];
+
+  index["weight_map"]["head.weight"] = "../shards/" + last;
+  write_index();
+  EXPECT_THAT(refusal(),
+              HasSubstr("tensor 'head.weight' is in \"../shards/" + last + "\", expected the name of a file"));
+  index["weight_map"]["head.weight"] = last;
+  index["weight_map"]["other"] = first;
+  write_index();
+  EXPECT_THAT(refusal(), HasSubstr("tensor 'other' is not in " + first));
+  index["weight_map"].erase("other");
+  write_index();
+  fs::copy_file(folder / first, folder / "twice.safetensors");
+  index["weight_map"]["embedding.weight"] = "twice.safetensors";
+  index["weight_map"]["blocks.0.mixer_norm.weight"] = first;
+  write_index();
+  EXPECT_THAT(refusal(), HasSubstr("tensor 'embedding.weight' is in another file, too"));
+  std::ofstream(folder / "model.safetensors.index.json") << "{}";
+  EXPECT_THAT(refusal(), HasSubstr("model.safetensors.index.json: 'weight_map' is missing"));
+  std::ofstream(folder / "config.json") << R"({"model_type": "llama"})";
+  EXPECT_THAT(refusal(), HasSubstr("model_type is \"llama\", expected heddle or retnet"));
+  std::ofstream(folder / "config.json") << "{}";
+  EXPECT_THAT(refusal(), HasSubstr("'model_type' is missing"));
+  std::ofstream(folder / "config.json") << "[";
+  EXPECT_THAT(refusal(), HasSubstr("config.json: not valid JSON"));
+}
+
+TEST_F(ExportTest, TensorsOfOtherFloatingDtypesAreConverted) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  Context context;
+  SafetensorsReader reader(folder_ / "hf/model.safetensors");
+  std::vector<NamedTensor> tensors;
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    const Tensor stored = reader.read(context, entry);
+    const Tensor converted = Tensor::empty(context, entry.shape, DType::float64);
+    write_values(context, converted, read_values(context, stored));
+    tensors.push_back({entry.name, converted});
+  }
+  fs::copy(folder_ / "hf", folder_ / "wide");
+  write_safetensors(context, folder_ / "wide/model.safetensors", tensors);
+  ASSERT_EQ(train_from("hf", "a").code, 0);
+  const Finished of_wide = train_from("wide", "b");
+  ASSERT_EQ(of_wide.code, 0) << of_wide.err;
+  EXPECT_EQ(weights_after("a"), weights_after("b"));
+  tensors[0].tensor = Tensor::zeros(context, tensors[0].tensor.shape(), DType::int32);
+  write_safetensors(context, folder_ / "wide/model.safetensors", tensors);
+  EXPECT_THAT(train_from("wide", "c").err, HasSubstr(tensors[0].name + " is int32, expected a floating dtype"));
+}
+
+TEST_F(ExportTest, OnlyItsOwnFoldersAreReplaced) {
+  ASSERT_EQ(export_to("out", {"--shard-size", "16KB", "--logits", "4"}).code, 0);
+  ASSERT_EQ(export_to("out/").code, 0);  // shards of before would be read with the new ones
+  EXPECT_THAT(names_in(folder_ / "out"), ElementsAre("config.json", "model.safetensors", "modeling_heddle.py"));
+  fs::create_directory_symlink(folder_ / "out", folder_ / "link");
+  ASSERT_EQ(export_to("link").code, 0);
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+  std::ofstream(folder_ / "out/notes.txt") << "mine";
+  const Finished refused = export_to("out");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("holds notes.txt, which no export has written"));
+  EXPECT_TRUE(fs::exists(folder_ / "out/notes.txt"));
+  EXPECT_EQ(export_to("tiny.yaml").code, 2);
+  fs::create_directory(folder_ / "here");
+  EXPECT_NE(std::system(("cd '" + (folder_ / "here").string() + "' && '" HEDDLE_PROGRAM "' export '" + run_ +
+                         "' --out . 2> ../err")
+                            .c_str()),
+            0);
+  EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("--out: . is the current folder"));
+  EXPECT_EQ(export_to("tiny.yaml/in").code, 1);
+  EXPECT_THAT(names_in(folder_.path()), Not(Contains(::testing::EndsWith(".heddle-partial"))));
+}
+
+TEST_F(ExportTest, BadArguments) {
+  const std::string out = (folder_ / "out").string();
+  EXPECT_EQ(run_heddle({"export", run_}).code, 2);
+  EXPECT_EQ(run_heddle({"export", (folder_ / "nothing").string(), "--out", out}).code, 1);
+  EXPECT_THAT(export_to("out", {"--format", "onnx"}).err, HasSubstr("--format: found 'onnx', expected one of hf, fla"));
+  EXPECT_EQ(export_to("out", {"--shard-size", "0"}).code, 2);
+  EXPECT_EQ(export_to("out", {"--logits", "-1"}).code, 2);
+  const Finished other = export_to("out", {"--format", "fla"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.err, HasSubstr("RetNetForCausalLM cannot compute this model: model.mixer is not one retention"));
+  EXPECT_FALSE(fs::exists(out));
+}
+
+// The names and shapes that the state_dict of RetNetForCausalLM has; bench/peers/check_retnet.py compares with the
+// module itself.
+TEST_F(ExportTest, RetentionModelsHaveTheNamesOfRetNetForCausalLM) {
+  const std::vector<std::string> model = {"model.layers=1", "model.norm={type: rms_norm}",
+                                          "model.mixer={type: retention, heads: 2, expand_k: 0.5, expand_v: 1.5}",
+                                          "trainer.steps=1"};
+  run_ = (folder_ / "retnet").string();
+  ASSERT_EQ(train(run_, model).code, 0);
+  const Finished exported = export_to("fla", {"--format", "fla"});
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  EXPECT_THAT(names_in(folder_ / "fla"), ElementsAre("config.json", "model.safetensors"));
+  std::map<std::string, Shape> shapes;
+  const SafetensorsReader reader(folder_ / "fla/model.safetensors");
+  for (const SafetensorsEntry& entry : reader.entries()) shapes[entry.name] = entry.shape;
+  const std::string layer = "model.layers.0.";
+  const std::map<std::string, Shape> expected = {{"model.embeddings.weight", {8, 16}},
+                                                 {layer + "attn_norm.weight", {16}},
+                                                 {layer + "attn.q_proj.weight", {8, 16}},
+                                                 {layer + "attn.k_proj.weight", {8, 16}},
+                                                 {layer + "attn.v_proj.weight", {24, 16}},
+                                                 {layer + "attn.g_proj.weight", {24, 16}},
+                                                 {layer + "attn.g_norm_swish_gate.weight", {12}},
+                                                 {layer + "attn.o_proj.weight", {16, 24}},
+                                                 {layer + "mlp_norm.weight", {16}},
+                                                 {layer + "mlp.gate_proj.weight", {16, 16}},
+                                                 {layer + "mlp.up_proj.weight", {16, 16}},
+                                                 {layer + "mlp.down_proj.weight", {16, 16}},
+                                                 {"model.norm.weight", {16}},
+                                                 {"lm_head.weight", {8, 16}}};
+  EXPECT_EQ(shapes, expected);
+  const nlohmann::json config = json_of(folder_ / "fla/config.json");
+  EXPECT_EQ(config["architectures"], nlohmann::json({"RetNetForCausalLM"}));
+  EXPECT_EQ(config["expand_v"], 1.5);
+  EXPECT_EQ(config["intermediate_size"], 16);
+  EXPECT_EQ(config["norm_eps"], 1e-5);
+
+  // Back again: both halves of w12 are where they were.
+  std::vector<std::string> still = model;
+  still.insert(still.end(), {"schedule={type: constant}", "optimizer.lr=1.0e-20"});
+  const Finished read = train_one_step("fla", "a", still);
+  ASSERT_EQ(read.code, 0) << read.err;
+  SafetensorsReader again(folder_ / "a/checkpoints/step_1/model.safetensors");
+  Context context;
+  SafetensorsReader theirs(folder_ / "fla/model.safetensors");
+  std::vector<double> halves = read_values(context, theirs.read(context, theirs.at(layer + "mlp.gate_proj.weight")));
+  const std::vector<double> up = read_values(context, theirs.read(context, theirs.at(layer + "mlp.up_proj.weight")));
+  halves.insert(halves.end(), up.begin(), up.end());
+  EXPECT_EQ(read_values(context, again.read(context, again.at("blocks.0.channel.w12.weight"))), halves);
+  EXPECT_THAT(train_from("fla", "b").err, HasSubstr("is a RetNetForCausalLM, which the model of the config is not"));
+}
+
+TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  ASSERT_EQ(export_to("hf").code, 0);
+  const Finished ours = run_heddle({"generate", run_, "--prompt", "the ", "--tokens", "40", "--temperature", "0"});
+  const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
+                              (folder_ / "hf").string() + "' --prompt 'the ' --tokens 40 --temperature 0 > '" +
+                              (folder_ / "text").string() + "'";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_EQ(read_file(folder_ / "text"), ours.out);
+}
+
+// Options that no config of configs/models has.
+const std::vector<std::vector<std::string>> kOddModels = {
+    {"model.norm={type: layer_norm, eps: 1.0e-5, scale: 0.5}", "model.tie_embeddings=true", "model.dropout=0.1",
+     "model.mixer={type: lightning, heads: 4, act: elu1, gate: {act: silu, position: pre, rank: 0}, lrpe: {type: "
+     "lrpe_cosine, learnable: true, per_head: true, act: sigmoid, theta_init: low_half, extra_tokens: 3}}",
+     "model.channel={type: ffn, hidden: 50, act: gelu_tanh}"},
+    {"model.norm={type: group_norm, groups: 3}", "model.channel={type: ffn, hidden: 50, act: relu2}",
+     "model.mixer={type: linear_attention, heads: 6, kv_heads: 2, act: softmax, decay: true, normalizer: true, lrpe: "
+     "{type: lrpe_rotate, pairing: interleaved, theta_init: high_half, learnable: true}}"},
+    {"model.norm={type: group_rms_norm, groups: 4, weight: false, bias: true}", "model.layers=1",
+     "model.mixer={type: softmax_attention, heads: 6, kv_heads: 2, window: 5, base: 100}",
+     "model.channel={type: glu, hidden: 20, act: tanh}"},
+    {"model.norm={type: group_srms_norm, groups: 2, weight: true}", "model.layers=5", "trainer.dtype=bfloat16",
+     "model.mixer={pattern: [a, b, c], kinds: {a: {type: retention, heads: 3, expand_k: 0.5, expand_v: 1.5, base: 50}, "
+     "b: {type: simple_gla, heads: 2, expand_k: 0.5, divisor: 4}, c: {type: softmax_attention, heads: 2, window: 1}}}",
+     "model.channel={type: glu, hidden: 20, act: gelu}"},
+    {"model.norm={type: srms_norm}", "trainer.dtype=float64", "model.channel={type: ffn, hidden: 8, act: relu}",
+     "model.mixer={type: linear_attention, heads: 4, act: silu, lrpe: {type: lrpe_cosine, layers: [1]}}"},
+    {"model.mixer={type: lightning, heads: 4, act: none, lrpe: {type: lrpe_cosine, shape: [2, 3, 4], act: softmax}}",
+     "model.channel={type: glu, hidden: 20, act: sigmoid}"}};
+
+// A few steps with a high rate, so that no parameter is as it started.
+std::vector<std::string> few_steps(const std::string& config, const std::string& run, const std::string& length,
+                                   const std::vector<std::string>& overrides) {
+  std::vector<std::string> arguments = {"train", config, "--out", run, "--device", "cpu", "--threads", "1"};
+  append(arguments, {"data.path='" HEDDLE_SOURCE_DIR "/tests/golden/text.txt'", "model.dim=48", "model.layers=2",
+                     "optimizer.lr=0.02", "schedule={type: constant}", "trainer.steps=3", "trainer.batch_size=2",
+                     "trainer.sequence_length=" + length, "trainer.eval_batches=1", "trainer.sample=null"});
+  append(arguments, overrides);
+  return arguments;
+}
+
+// Every mixer, norm, activation and position encoding: logits of one pass, and of tokens read one after the other.
+TEST(ExportParityTest, LogitsAreThoseOfPyTorch) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  const TempFolder folder;
+  std::string folders;
+  const auto add = [&](const std::string& name, const std::string& config, const std::string& length,
+                       const std::vector<std::string>& overrides) {
+    const std::string run = (folder / (name + ".run")).string(), out = (folder / name).string();
+    const Finished trained = run_heddle(few_steps(config, run, length, overrides));
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    const Finished exported = run_heddle({"export", run, "--out", out, "--logits", length});
+    ASSERT_EQ(exported.code, 0) << exported.err;
+    folders += " '" + out + "'";
+  };
+  for (const fs::path& config : testing::model_configs()) {
+    if (config.stem().string().ends_with("_toy")) add(config.stem().string(), config.string(), "150", {});
+  }
+  for (size_t i = 0; i < kOddModels.size(); ++i) {
+    const std::string length = i + 1 == kOddModels.size() ? "24" : "150";  // the last one reads a grid
+    add(fmt::format("odd{}", i), HEDDLE_SOURCE_DIR "/configs/models/linear_toy.yaml", length, kOddModels[i]);
+  }
+  const std::string program =
+      "import sys, pathlib; sys.path.insert(0, \"" HEDDLE_SOURCE_DIR
+      "/export\"); import modeling_heddle as m; "
+      "bad = [d for d in map(pathlib.Path, sys.argv[1:]) if not "
+      "m.check_logits(m.HeddleForCausalLM.from_pretrained(d), d, 1e-4)]; print(*bad); sys.exit(len(bad) > 0)";
+  EXPECT_EQ(std::system(("python3 -B -c '" + program + "'" + folders).c_str()), 0);
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,132 @@
+#include "tools/export_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "core/io/atomic_file.h"
+#include "core/io/atomic_folder.h"
+#include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
+#include "tools/share_folders.h"
+#include "trainers/model/language_model.h"
+#include "trainers/model/retnet_names.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+bool is_exported_file(const std::string& name) {
+  if (name == kModelConfigFile || name == kModelingFile || name == kLogitsFile) return true;
+  return name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+}
+
+// The folder without symbolic links and a slash at its end, so that it is replaced itself.
+fs::path place_of(const fs::path& folder) {
+  const fs::path place = fs::weakly_canonical(folder);
+  return place.has_filename() ? place : place.parent_path();
+}
+
+// The values of a config are numbers, true and false, or names.
+Json to_json(const ConfigValue& value) {
+  Json json;
+  switch (value.kind) {
+    case ConfigValue::Kind::null:
+      return nullptr;
+    case ConfigValue::Kind::scalar:
+      if (!value.quoted) json = Json::parse(value.scalar, nullptr, false);
+      return value.quoted || json.is_discarded() ? Json(value.scalar) : json;
+    case ConfigValue::Kind::sequence:
+      json = Json::array();
+      for (const ConfigTree& item : value.items) json.push_back(to_json(*item));
+      return json;
+    case ConfigValue::Kind::map:
+      json = Json::object();
+      for (const ConfigEntry& entry : value.entries) json[entry.name] = to_json(*entry.value);
+      return json;
+  }
+  return json;
+}
+
+Json config_json(const Checkpoint& checkpoint, const TrainConfig& config, const ExportOptions& options, DType dtype,
+                 const Registry& registry) {
+  Json json;
+  if (options.names == WeightNames::retnet) {
+    json = retnet_config(config.model);
+    json["max_position_embeddings"] = config.trainer.sequence_length;
+  } else {
+    json = {{"architectures", {"HeddleForCausalLM"}}, {"model_type", "heddle"}};
+    json["tokens"] = config.data.type == DataType::text ? "bytes" : "ids";
+    json["model"] = to_json(*to_tree(config, registry).find("model")->value);
+  }
+  json["torch_dtype"] = name(dtype);
+  json["trained_by"] = checkpoint.state.program;
+  json["step"] = checkpoint.state.step;
+  return json;
+}
+
+void write_logits(Context& context, const fs::path& path, const LanguageModel& model, const TrainConfig& config,
+                  int64_t length) {
+  Random random(config.seed, RandomStream::test);
+  std::vector<int32_t> ids(static_cast<size_t>(length));
+  for (int32_t& id : ids) id = static_cast<int32_t>(random.next_below(static_cast<uint64_t>(model.vocab_size())));
+  const Tensor tokens = Tensor::empty(context, {1, length}, DType::int32);
+  copy_from_host(context, tokens, ids.data());
+  Tape tape(context, Tape::Mode::inference);
+  const Variable logits = model.forward(tape, tokens);
+  const std::vector<NamedTensor> tensors = {{"tokens", tokens}, {"logits", logits.value}};
+  write_safetensors(context, path, tensors);
+}
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+void check_export_folder(const fs::path& folder) {
+  const fs::path place = place_of(folder);
+  if (!fs::exists(place)) return;
+  if (!fs::is_directory(place)) throw UsageError(fmt::format("--out: {} is no folder", folder.string()));
+  if (fs::equivalent(place, fs::current_path())) {  // it is replaced, and who is in it would see an empty folder
+    throw UsageError(fmt::format("--out: {} is the current folder, expected another one", folder.string()));
+  }
+  for (const std::string& name : names_in(place)) {
+    if (is_exported_file(name)) continue;
+    throw UsageError(fmt::format("--out: {} holds {}, which no export has written; expected a new or empty folder",
+                                 folder.string(), name));
+  }
+}
+
+std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainConfig& config,
+                                      const ExportOptions& options, const Registry& registry) {
+  check_export_folder(options.folder);
+  const bool is_retnet = options.names == WeightNames::retnet;
+  const std::string obstacle = is_retnet ? retnet_obstacle(config.model) : "";
+  if (!obstacle.empty()) throw UsageError("RetNetForCausalLM cannot compute this model: " + obstacle);
+  const DType dtype = accumulate_type(config.trainer.dtype);
+  Context context;
+  LanguageModel model(config.model);
+  model.parameters().materialize(context, dtype, config.seed);
+  load_evaluated_parameters(context, checkpoint, model.parameters());
+  const fs::path place = place_of(options.folder);
+  write_folder(place, [&](const fs::path& folder) {
+    write_weights(context, folder, exported_weights(model.parameters(), options.names), options.shard_bytes);
+    if (!is_retnet) write_file(folder / kModelingFile, read_file(shared_file(fs::path("export") / kModelingFile)));
+    if (options.logits > 0) write_logits(context, folder / kLogitsFile, model, config, options.logits);
+    write_file(folder / kModelConfigFile, config_json(checkpoint, config, options, dtype, registry).dump(2) + "\n");
+  });
+  return names_in(place);
+}
+
+}  // namespace heddle
