@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
