@@ -29,7 +29,7 @@ struct StepResult {
   double loss = 0.0;           // nats per token, mean over the micro-batches
   double gradient_norm = 0.0;  // before clipping; NaN when the loss is not finite
   bool left_out = false;       // the loss or the gradient is not finite, and nothing was changed but the loss scale
-  std::string reason;  // why a step was left out by trainer.skip_nonfinite: which part made the first such number
+  std::string reason = {};  // why a step was left out by trainer.skip_nonfinite: which part made the first such number
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
