@@ -69,7 +69,8 @@ void describe(ConfigFields& fields, ParameterGroup& group) {
   fields.required("pattern", group.pattern);
   fields.optional("lr_scale", group.lr_scale, Range::at_least(0));
   fields.optional("weight_decay", group.weight_decay, Range::at_least(0));
-  if (fields.reads() && !group.lr_scale && !group.weight_decay) {
+  // A misspelt key is an error of its own.
+  if (fields.reads() && fields.node().keys().size() == 1) {
     fields.fail("pattern",
                 "found a group of parameters without lr_scale and weight_decay, expected one of them or both");
   }

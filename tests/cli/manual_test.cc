@@ -189,7 +189,7 @@ TEST_F(CompletionTest, ConfigsAndOperators) {
   EXPECT_THAT(complete({"train", "--dry-run", "mi"}), ElementsAre("mine.yaml"));  // an option without a value
   EXPECT_THAT(complete({"train", "configs/toy_c"}), ElementsAre("configs/toy_copy.yaml"));
   EXPECT_THAT(complete({"gradcheck", "lrpe_"}), ElementsAre("lrpe_rotate", "lrpe_cosine"));
-  EXPECT_THAT(complete({"bench", "norm_"}), ElementsAre("norm_cpu", "norm_gate"));
+  EXPECT_THAT(complete({"bench", "norm_"}), ElementsAre("norm_cpu", "norm_full_precision", "norm_gate"));
   EXPECT_THAT(complete({"eval", "mine"}), ::testing::UnorderedElementsAre("mine.yaml", "mine.txt"));
 }
 

@@ -221,7 +221,7 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
   if (average != nullptr) files.push_back({kAverageFile, average->tensors()});
   try {
     const fs::path path = folder / folder_name(state.step);
-    fs::create_directories(folder);
+    if (fs::create_directories(folder)) sync_directory(folder.parent_path());
     check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
     write_folder(path, [&](const fs::path& partial) { write_files(context, partial, files, state); });
     remove_older(folder, state, kept);
