@@ -15,17 +15,23 @@ namespace {
 namespace fs = std::filesystem;
 
 // The numbers of the fields in their messages.
-enum EventField { kWallTime = 1, kStep = 2, kFileVersion = 3, kSummary = 5, kSessionLog = 7 };
-enum SummaryField { kValue = 1 };
-enum ValueField { kTag = 1, kSimpleValue = 2, kTensor = 8, kMetadata = 9 };
-enum TensorField { kDtype = 1, kTensorShape = 2, kStringValue = 8 };
-enum MetadataField { kPluginData = 1 };
-enum PluginDataField { kPluginName = 1 };
-enum SessionLogField { kStatus = 1 };
+enum EventField {
+  field_wall_time = 1,
+  field_step = 2,
+  field_file_version = 3,
+  field_summary = 5,
+  field_session_log = 7
+};
+enum SummaryField { field_value = 1 };
+enum ValueField { field_tag = 1, field_simple_value = 2, field_tensor = 8, field_metadata = 9 };
+enum TensorField { field_dtype = 1, field_tensor_shape = 2, field_string_value = 8 };
+enum MetadataField { field_plugin_data = 1 };
+enum PluginDataField { field_plugin_name = 1 };
+enum SessionLogField { field_status = 1 };
 constexpr uint64_t kDtypeString = 7, kStatusStart = 1;
 
 // The types of fields on the wire.
-enum WireType { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+enum WireType { wire_varint = 0, wire_fixed64 = 1, wire_bytes = 2, wire_fixed32 = 5 };
 
 template <class T>
 std::string little_endian(T value) {
@@ -41,15 +47,15 @@ std::string varint(uint64_t value) {
 }
 
 std::string tag(int field, WireType type) { return varint(static_cast<uint64_t>(field << 3 | type)); }
-std::string number(int field, uint64_t value) { return tag(field, kVarint) + varint(value); }
+std::string number(int field, uint64_t value) { return tag(field, wire_varint) + varint(value); }
 std::string number(int field, double value) {
-  return tag(field, kFixed64) + little_endian(std::bit_cast<uint64_t>(value));
+  return tag(field, wire_fixed64) + little_endian(std::bit_cast<uint64_t>(value));
 }
 std::string number(int field, float value) {
-  return tag(field, kFixed32) + little_endian(std::bit_cast<uint32_t>(value));
+  return tag(field, wire_fixed32) + little_endian(std::bit_cast<uint32_t>(value));
 }
 std::string bytes(int field, std::string_view contents) {
-  return tag(field, kBytes) + varint(contents.size()) + std::string(contents);
+  return tag(field, wire_bytes) + varint(contents.size()) + std::string(contents);
 }
 
 constexpr std::array<uint32_t, 256> crc_table() {
@@ -97,28 +103,33 @@ uint32_t crc32c(std::string_view bytes) {
 }
 
 EventFile::EventFile(const fs::path& folder, double time) : path_(new_path(folder, time)) {
-  records_ = record(number(kWallTime, time) + bytes(kFileVersion, "brain.Event:2"));
+  records_ = record(number(field_wall_time, time) + bytes(field_file_version, "brain.Event:2"));
 }
 
 void EventFile::add(double time, int64_t step, std::string_view what) {
-  records_ += record(number(kWallTime, time) + number(kStep, static_cast<uint64_t>(step)) + std::string(what));
+  records_ +=
+      record(number(field_wall_time, time) + number(field_step, static_cast<uint64_t>(step)) + std::string(what));
 }
 
-void EventFile::start(double time, int64_t step) { add(time, step, bytes(kSessionLog, number(kStatus, kStatusStart))); }
+void EventFile::start(double time, int64_t step) {
+  add(time, step, bytes(field_session_log, number(field_status, kStatusStart)));
+}
 
 void EventFile::scalars(double time, int64_t step, std::span<const EventScalar> scalars) {
   std::string summary;
   for (const auto& [name, value] : scalars) {
-    summary += bytes(kValue, bytes(kTag, name) + number(kSimpleValue, static_cast<float>(value)));
+    summary += bytes(field_value, bytes(field_tag, name) + number(field_simple_value, static_cast<float>(value)));
   }
-  add(time, step, bytes(kSummary, summary));
+  add(time, step, bytes(field_summary, summary));
 }
 
 void EventFile::text(double time, int64_t step, std::string_view name, std::string_view text) {
-  const std::string tensor = number(kDtype, kDtypeString) + bytes(kTensorShape, "") + bytes(kStringValue, text);
-  const std::string metadata = bytes(kPluginData, bytes(kPluginName, "text"));
+  const std::string tensor =
+      number(field_dtype, kDtypeString) + bytes(field_tensor_shape, "") + bytes(field_string_value, text);
+  const std::string metadata = bytes(field_plugin_data, bytes(field_plugin_name, "text"));
   add(time, step,
-      bytes(kSummary, bytes(kValue, bytes(kTag, name) + bytes(kTensor, tensor) + bytes(kMetadata, metadata))));
+      bytes(field_summary, bytes(field_value, bytes(field_tag, name) + bytes(field_tensor, tensor) +
+                                                  bytes(field_metadata, metadata))));
 }
 
 void EventFile::write() {
