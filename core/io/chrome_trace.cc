@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-enum Row { process_phases = 1, process_layers = 2, process_kernels = 3 };
+enum Row { row_phases = 1, row_layers = 2, row_kernels = 3 };
 
 std::vector<std::string_view> parts_of(std::string_view path) {
   std::vector<std::string_view> parts;
@@ -27,8 +27,8 @@ std::string event(const Json& json) { return json.dump() + ","; }
 
 ChromeTrace::ChromeTrace(std::string_view process) {
   events_ = event({{"ph", "M"}, {"pid", 1}, {"name", "process_name"}, {"args", {{"name", process}}}});
-  name_row(process_phases, "phases");
-  name_row(process_layers, "layers");
+  name_row(row_phases, "phases");
+  name_row(row_layers, "layers");
 }
 
 void ChromeTrace::name_row(int row, std::string_view name) {
@@ -45,25 +45,24 @@ void ChromeTrace::enter_layer(std::string_view path, double time) {
   const std::vector<std::string_view> parts = parts_of(path);
   size_t common = 0;
   while (common < std::min(parts.size(), open_.size()) && parts[common] == open_[common]) ++common;
-  for (; open_.size() > common; open_.pop_back()) end(process_layers, time);
+  for (; open_.size() > common; open_.pop_back()) end(row_layers, time);
   for (size_t i = common; i < parts.size(); ++i) {
-    begin(process_layers, parts[i], time);
+    begin(row_layers, parts[i], time);
     open_.emplace_back(parts[i]);
   }
 }
 
 void ChromeTrace::enter_phase(std::string_view name, double time) {
   enter_layer("", time);
-  if (in_phase_) end(process_phases, time);
-  if (!name.empty()) begin(process_phases, name, time);
+  if (in_phase_) end(row_phases, time);
+  if (!name.empty()) begin(row_phases, name, time);
   in_phase_ = !name.empty();
 }
 
 void ChromeTrace::kernel(std::string_view name, double from, double to) {
-  if (!has_kernels_) name_row(process_kernels, "kernels");
+  if (!has_kernels_) name_row(row_kernels, "kernels");
   has_kernels_ = true;
-  events_ +=
-      event({{"ph", "X"}, {"pid", 1}, {"tid", process_kernels}, {"ts", from}, {"dur", to - from}, {"name", name}});
+  events_ += event({{"ph", "X"}, {"pid", 1}, {"tid", row_kernels}, {"ts", from}, {"dur", to - from}, {"name", name}});
 }
 
 void ChromeTrace::allocated(const CategoryBytes& bytes, double time) {
