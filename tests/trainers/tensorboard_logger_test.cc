@@ -9,11 +9,13 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/trainer.h"
@@ -23,6 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 // What read_events.py prints of a folder; null when TensorBoard cannot read it.
 json events_of(const fs::path& folder) {
@@ -120,7 +124,30 @@ TEST_F(TensorBoardTest, ARunIsShownWhole) {
   EXPECT_GT(events["scalars"]["memory/parameter"][0][1], 0.0);
 }
 
-// Without Python: which files there are.
+// Without Python: the numbers, which stand behind their names, and which files there are.
+TEST(TensorBoardFilesTest, HoldWhatWasTold) {
+  const testing::TempFolder folder;
+  TensorBoardLogger logger(folder.path(), {.every = 2});
+  StartEvent start;
+  start.step = 2;
+  start.steps = 100;
+  logger.start(start);
+  for (int64_t step = 3; step <= 6; ++step) logger.step(step_event(step));
+  logger.flush();
+  const std::string bytes = read_file(fs::directory_iterator(folder.path())->path());
+  const auto number = [](float value) {
+    std::string text(sizeof value, '\0');
+    std::memcpy(text.data(), &value, sizeof value);
+    return "\x15" + text;
+  };
+  EXPECT_THAT(bytes, HasSubstr("\x10\x03\x3A\x02\x08\x01"));  // from step 3 on all begins anew
+  EXPECT_THAT(bytes, HasSubstr("train/loss" + number(0.25F)));
+  EXPECT_THAT(bytes, Not(HasSubstr("train/loss" + number(0.2F)))) << "step 5 is left out";
+  EXPECT_THAT(bytes, HasSubstr("train/gradient_norm" + number(12.0F)));
+  EXPECT_THAT(bytes, HasSubstr("train/tokens_per_second" + number(128.0F)));  // of steps 5 and 6
+  EXPECT_THAT(bytes, HasSubstr("memory/activation" + number(3.0F)));
+}
+
 TEST(TensorBoardFilesTest, AreWrittenWhenTheyAreAskedFor) {
   const testing::TempFolder folder;
   for (const bool is_on : {false, true}) {
