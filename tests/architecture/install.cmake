@@ -21,3 +21,10 @@ execute_process(COMMAND "${PREFIX}/bin/heddle" bench srms_norm --config plain --
 if(NOT code EQUAL 0 OR NOT rows MATCHES "srms_norm +plain +fwd +memory +8 ")
   message(FATAL_ERROR "the installed program ended with ${code}: ${error}${rows}")
 endif()
+
+# What the program looks for beside itself, and what the shell looks for.
+foreach(file share/heddle/export/modeling_heddle.py share/heddle/configs/toy_copy.yaml share/bash-completion/completions/heddle)
+  if(NOT EXISTS "${PREFIX}/${file}")
+    message(FATAL_ERROR "${file} was not installed")
+  endif()
+endforeach()
