@@ -51,7 +51,7 @@ _heddle_values() {
   local kind
   kind=$(sed -nE "s/^ *$1 ([^ ]+).*/\\1/p" <<<"$2")
   case $kind in
-    '') return 1 ;;
+    '' | *:) return 1 ;;  # nothing, or "Excludes:"
     DEVICE) COMPREPLY=($(compgen -W 'auto cpu cuda cuda:0' -- "$cur")) ;;
     FILE | DIR | *.safetensors* | RUN_OR* | *PATH) _heddle_files ;;
     *\|*) COMPREPLY=($(compgen -W "${kind//|/ }" -- "$cur")) ;;
