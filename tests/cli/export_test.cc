@@ -93,7 +93,7 @@ TEST_F(ExportTest, WritesAFolderThatHuggingFaceKnows) {
   EXPECT_EQ(config["model"]["vocab_size"], 256);
   EXPECT_EQ(config["model"]["norm"]["eps"], 1e-6);
   EXPECT_EQ(config["model"]["tie_embeddings"], false);
-  EXPECT_EQ(config["model"]["mixer"]["lrpe"]["layers"], nlohmann::json({0}));
+  EXPECT_EQ(config["model"]["mixer"]["lrpe"]["layers"], nlohmann::json::array({0}));
   const SafetensorsReader whole(folder_ / "hf/model.safetensors");
   EXPECT_EQ(whole.metadata().at("format"), "pt");
   const SafetensorsReader checkpoint(fs::path(run_) / "checkpoints/step_40/model.safetensors");

@@ -155,7 +155,7 @@ void OptimizerFormula::expect_formula(Optimized& optimized, testing::ReferenceOp
       EXPECT_LE(difference(found.at(parameter + ".v"), state.v), tolerance) << parameter << ".v, " << where;
     }
     const double allowed = state.is_orthogonalized ? matrix_tolerance(dtype) : tolerance;
-    const auto moved = [&](const Values& values) { return minus(values, state.start); };
+    const auto moved = [&start = state.start](const Values& values) { return minus(values, start); };
     EXPECT_LE(difference(moved(found.at(parameter)), moved(state.master)), allowed) << parameter << ", " << where;
     if (average_decay > 0.0) {
       EXPECT_LE(difference(moved(found.at(parameter + ".average")), moved(state.average)), allowed)
