@@ -82,6 +82,7 @@ void TrainStep::stage() {
   char* host = staging_.host->as<char>();
   for (const Batch& batch : batches_) {
     for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
+      if (numbers->empty()) continue;  // without segments, whose data() may be null
       std::memcpy(host, numbers->data(), numbers->size() * sizeof(int32_t));
       host += numbers->size() * sizeof(int32_t);
     }

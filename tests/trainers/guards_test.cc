@@ -36,6 +36,7 @@ struct Explosive : testing::DenseMixer {
     if (tape.mode() != Tape::Mode::record) return y;
     double sum = 0.0;
     for (const double value : read_values(tape.context(), x.value)) sum += value;
+    if (!std::isfinite(sum)) return y;
     const auto digits = static_cast<int64_t>(std::abs(sum) * 1e4);
     if (digits % period == 0) poison(tape.context(), y.value);
     return y;
