@@ -67,6 +67,9 @@ std::unique_ptr<Communicator> make_alone_communicator();
 // when heddle was built without what it needs, and when the other processes cannot be reached.
 std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context);
 
+// The bounds of as equal parts of `extent` elements as there are, the longer ones first.
+std::vector<int64_t> equal_bounds(int64_t extent, int parts);
+
 // True on all processes when `condition` is true on one of them.
 bool any_process(Communicator& communicator, bool condition);
 
