@@ -27,7 +27,8 @@ enum class ReduceOp { sum, max };
 // float32 and float64; what is only moved may have any dtype. NaN arrives as NaN, also through max.
 //
 // `bounds` are size() + 1 ascending places: part r of the tensor, of process r, is [bounds[r], bounds[r + 1]). They
-// begin with 0 and end with the tensor's extent. Parts may be empty and need not be equal, but equal ones may be faster.
+// begin with 0 and end with the tensor's extent. Parts may be empty and need not be equal, but equal ones may be
+// faster.
 class Communicator {
  public:
   virtual ~Communicator() = default;

@@ -67,7 +67,8 @@ class CommunicatorCheck {
       magnitude += std::abs(term);
     }
     const double eps = dtype == DType::float32 ? 1.2e-7 : 2.3e-16;
-    check(std::abs(found - sum) <= eps * size() * magnitude, "{}: element {} is {}, expected {}", call, index, found, sum);
+    check(std::abs(found - sum) <= eps * size() * magnitude, "{}: element {} is {}, expected {}", call, index, found,
+          sum);
   }
 
   // All processes must have the same bits.
@@ -105,8 +106,8 @@ class CommunicatorCheck {
     for (int64_t i = 0; i < extent; ++i) {
       double largest = contribution(0, i);
       for (int r = 1; r < size(); ++r) largest = std::max(largest, contribution(r, i));
-      check(std::abs(maxima[i] - largest) <= 1e-6 * std::abs(largest), "max: element {} is {}, expected {}", i, maxima[i],
-            largest);
+      check(std::abs(maxima[i] - largest) <= 1e-6 * std::abs(largest), "max: element {} is {}, expected {}", i,
+            maxima[i], largest);
     }
   }
 

@@ -109,7 +109,8 @@ int compare(const std::string& a, const std::string& b) {
 int run(const std::vector<std::string>& arguments) {
   const std::string command = arguments.empty() ? "" : arguments[0];
   if (command == "collectives") return collectives();
-  if (command == "train" && arguments.size() > 1) return train_in(arguments[1], {arguments.begin() + 2, arguments.end()});
+  if (command == "train" && arguments.size() > 1)
+    return train_in(arguments[1], {arguments.begin() + 2, arguments.end()});
   if (command == "compare" && arguments.size() == 3) return compare(arguments[1], arguments[2]);
   fail("expected collectives, train FOLDER or compare FOLDER FOLDER");
 }
