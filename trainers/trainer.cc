@@ -20,19 +20,14 @@
 #include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
-#include "trainers/run/model_folder.h"
+#include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/start_event.h"
 #include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
-
-// "toy_kjv" for configs/toy_kjv.yaml and for a run in runs/toy_kjv.
-std::string name_of(const TrainConfig& config) {
-  const std::filesystem::path file = config.node.location().file;
-  return file.stem() == "config" && file.has_parent_path() ? file.parent_path().filename() : file.stem();
-}
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -131,24 +126,6 @@ class Run {
     for (Logger* logger : loggers_) logger->flush();
   }
 
-  // The checkpoint to continue from, as the first process chooses it.
-  std::optional<Checkpoint> choose_checkpoint() {
-    std::optional<Checkpoint> checkpoint = processes_.together([&]() -> std::optional<Checkpoint> {
-      if (!processes_.is_first()) return std::nullopt;
-      folder_.check_config();
-      if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
-        throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
-      }
-      return folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
-    });
-    if (processes_.count() == 1) return checkpoint;
-    const std::string path = processes_.from_first(checkpoint ? checkpoint->path.string() : "");
-    return processes_.together([&] {
-      if (!checkpoint && !path.empty()) checkpoint = open_checkpoint(path);
-      return checkpoint;
-    });
-  }
-
   // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
   // changed before all of it is known to fit.
   void start() {
@@ -159,8 +136,13 @@ class Run {
       check_same_run(processes_,
                      {options_.program, config_text_, to_string(identity), device.substr(0, device.find(':'))});
     }
-    const auto checkpoint = choose_checkpoint();
-    StartEvent event;
+    if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
+      processes_.fail_together();
+      throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
+    }
+    const auto checkpoint =
+        folder_.choose_together(processes_, options_.resume, {config_, registry_, data_->identity()}, note_);
+    StartEvent event = start_event(context_, config_);
     processes_.together([&] {
       if (checkpoint) {
         go_on_from(*checkpoint);
@@ -174,19 +156,10 @@ class Run {
     });
     if (checkpoint && processes_.from_first(is_in_this_folder(*checkpoint) ? "1" : "") == "1") saved_step_ = start_;
     event.folder = folder_.path();
-    event.config = name_of(config_);
     event.program = options_.program;
     event.step = start_;
-    event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
-    event.dtype = config_.trainer.dtype;
-    event.batch_size = sequences_of_step();
-    event.sequence_length = config_.trainer.sequence_length;
-    event.checkpoint_every = config_.trainer.checkpoint_every;
-    event.skip_nonfinite = config_.trainer.skip_nonfinite;
-    event.device = context_.device();
-    event.device_name = context_.properties().name;
-    event.threads = context_.threads();
+    event.processes = processes_.count();
     tell(&Logger::start, event);
     if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
       note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
@@ -195,19 +168,10 @@ class Run {
     clock_.start();
   }
 
-  // Takes the weights of a run, a checkpoint or an exported model.
   void init_from(const std::filesystem::path& path) {
-    ParameterSet& parameters = train_step_.model().parameters();
-    std::string weights = fmt::format("those of {}", path.string());
-    if (is_model_folder(path)) {
-      read_weights(context_, path, config_.model, parameters);
-    } else {
-      const Checkpoint checkpoint = find_checkpoint(path, note_);
-      load_evaluated_parameters(context_, checkpoint, parameters);
-      weights = fmt::format("{} {}", has_average(checkpoint) ? "the average of" : "those of", checkpoint.path.string());
-    }
+    const std::string whose = init_weights(context_, path, config_.model, train_step_.model().parameters(), note_);
     if (train_step_.average() != nullptr) train_step_.average()->restart();
-    note_("the weights are " + weights);
+    note_("the weights are " + whose);
   }
 
   void go_on_from(const Checkpoint& checkpoint) {
