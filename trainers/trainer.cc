@@ -14,7 +14,6 @@
 #include "trainers/data/read_ahead.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
-#include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
 #include "trainers/parallel/requests.h"
 #include "trainers/parallel/same_run.h"
@@ -22,6 +21,7 @@
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/sample_text.h"
 #include "trainers/run/start_event.h"
 #include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
@@ -364,20 +364,10 @@ class Run {
   }
 
   std::string sample(int64_t step, bool is_last) {
-    const SampleConfig& sample = *config_.trainer.sample;
-    GenerateOptions options;
-    options.tokens = sample.tokens;
-    options.temperature = sample.temperature;
-    options.seed = config_.seed;
-    if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
-    if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
-    Utf8Printer printer;
+    const auto stop = [&] { return is_last && (stopped_in_sample_ = options_.stop_requested()); };
     const std::string text = with_averaged_weights(train_step_.average(), [&] {
       if (!processes_.is_first()) return std::string();
-      std::string written = sample.prompt;
-      generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
-               [&](uint8_t byte) { written += printer.add(byte); });
-      return written + printer.finish();
+      return sample_text(context_, train_step_.model(), *data_->tokenizer(), config_, stop);
     });
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
