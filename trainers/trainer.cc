@@ -46,12 +46,9 @@ class Run {
         config_text_(to_yaml(config, registry)),
         opened_folder_(processes.together([&] { return open_folder(options, processes); })),
         folder_(*opened_folder_) {
-    if (!processes.is_first()) return;
-    file_loggers_ = make_file_loggers(config.logging, folder_.path(), note_);
-    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
-    if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
-    if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
-    loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
+    processes.together([&] {
+      if (processes.is_first()) make_loggers();
+    });
   }
 
   // What one process throws alone ends the others, before anything here is destroyed: that may wait for the device,
@@ -60,13 +57,33 @@ class Run {
     if (processes_.count() == 1) return train();
     try {
       return train();
+    } catch (const OutOfMemory& error) {
+      if (!context_.allocator().is_recording() || !processes_.is_first()) end_others(error);
+      try {
+        fail_with_snapshot(context_, folder_.path(), error);
+      } catch (const OutOfMemory& written) {
+        end_others(written);
+      }
     } catch (const std::exception& error) {
-      if (!processes_.failed_together()) processes_.communicator().abort(error.what());
-      throw;
+      end_others(error);
     }
   }
 
  private:
+  // Throws the exception that is being handled.
+  [[noreturn]] void end_others(const std::exception& error) {
+    if (!processes_.failed_together()) processes_.communicator().abort(error.what());
+    throw;
+  }
+
+  void make_loggers() {
+    file_loggers_ = make_file_loggers(config_.logging, folder_.path(), note_);
+    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    if (config_.trainer.profile) profile_.emplace(context_, train_step_, *config_.trainer.profile);
+    if (options_.log != nullptr) loggers_.push_back(&console_.emplace(options_.log));
+    loggers_.insert(loggers_.end(), options_.loggers.begin(), options_.loggers.end());
+  }
+
   TrainResult train() {
     start();
     TrainResult result;
@@ -408,7 +425,7 @@ TrainResult train(Context& context, const TrainConfig& config, const TrainOption
   try {
     return Run(context, config, options, registry, processes).run();
   } catch (const OutOfMemory& error) {
-    if (!context.allocator().is_recording()) throw;
+    if (!context.allocator().is_recording() || processes.count() > 1) throw;
     fail_with_snapshot(context, options.folder, error);
   }
 }
