@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/distributed/launch.h"
+#include "core/distributed/rendezvous.h"
 #include "core/runtime/backend.h"
 #include "core/tensor/tensor.h"
 
@@ -64,8 +65,10 @@ class Communicator {
 std::unique_ptr<Communicator> make_alone_communicator();
 
 // What `launch` asks for. Collective but for Launch::Kind::alone. `context` must outlive the communicator. Throws Error
-// when heddle was built without what it needs, and when the other processes cannot be reached.
-std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context);
+// when heddle was built without what it needs, and when the other processes cannot be reached; `rendezvous` says how long
+// processes with GPUs wait for each other.
+std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context,
+                                                const RendezvousOptions& rendezvous = {});
 
 // The bounds of as equal parts of `extent` elements as there are, the longer ones first.
 std::vector<int64_t> equal_bounds(int64_t extent, int parts);

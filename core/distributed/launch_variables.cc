@@ -107,8 +107,9 @@ Launch by_torchrun(const Variables& variables, DeviceType device) {
   launch.master_addr = reader.text("MASTER_ADDR");
   launch.master_port = read_port(reader);
   if (reader.has("TORCHELASTIC_RUN_ID")) {
-    launch.token = "torchrun " + reader.text("TORCHELASTIC_RUN_ID");
-    if (reader.has("TORCHELASTIC_RESTART_COUNT")) launch.token += " " + reader.text("TORCHELASTIC_RESTART_COUNT");
+    const std::string restarts =
+        reader.has("TORCHELASTIC_RESTART_COUNT") ? reader.text("TORCHELASTIC_RESTART_COUNT") : "0";
+    launch.token = fmt::format("torchrun {} {}", reader.text("TORCHELASTIC_RUN_ID"), restarts);
   }
   return launch;
 }
@@ -124,7 +125,7 @@ Launch by_open_mpi(const Variables& variables, DeviceType device) {
   launch.kind = device == DeviceType::cuda ? Launch::Kind::nccl : Launch::Kind::mpi;
   if (launch.kind == Launch::Kind::mpi) return launch;
   const std::string job = reader.has("PMIX_NAMESPACE") ? reader.text("PMIX_NAMESPACE") : "";
-  if (!job.empty()) launch.token = "mpirun " + job;
+  if (!job.empty()) launch.token = fmt::format("mpirun {}", job);
   const bool is_one_host = launch.local_size == launch.world_size && reader.has("OMPI_COMM_WORLD_LOCAL_SIZE");
   if (is_one_host && !job.empty() && !reader.has("MASTER_ADDR") && !reader.has("MASTER_PORT")) {
     launch.master_addr = "127.0.0.1";

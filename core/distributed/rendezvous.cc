@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <list>
 #include <optional>
 #include <string>
@@ -182,10 +183,11 @@ class Host {
 
   // A process that has come and says something, or ends, before all are there is none of ours any more: it may come again.
   void hear_members() {
-    std::erase_if(meeting_.peers, [](auto& member) {
-      Peer& peer = member.second;
-      return peer.reader.read(peer.socket) != FrameReader::State::open || peer.reader.take();
-    });
+    for (auto member = meeting_.peers.begin(); member != meeting_.peers.end();) {
+      Peer& peer = member->second;
+      const bool is_gone = peer.reader.read(peer.socket) != FrameReader::State::open || peer.reader.take();
+      member = is_gone ? meeting_.peers.erase(member) : std::next(member);
+    }
   }
 
   std::string missing() const {
