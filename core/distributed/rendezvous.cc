@@ -235,7 +235,7 @@ class Guest {
       : launch_(launch), options_(options), begin_(Clock::now()), deadline_(begin_ + options.limit) {}
 
   Meeting run() {
-    auto pause = std::chrono::milliseconds(100);
+    auto pause = std::chrono::milliseconds(20);
     while (!try_once()) {
       if (Clock::now() >= deadline_) {
         fail("rank {} on {} did not reach rank 0 at {}:{} within {:g} s: {}", launch_.rank, host_name(),
