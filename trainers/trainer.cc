@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -16,6 +17,7 @@
 #include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
+#include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/model_folder.h"
@@ -50,29 +52,47 @@ class Stopwatch {
 
 class Run {
  public:
-  Run(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry)
+  Run(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry,
+      Processes& processes)
       : context_(context),
         config_(config),
         options_(options),
         registry_(registry),
-        data_(make_dataset(dataset_options(config))),
-        train_step_(context, config),
+        processes_(processes),
+        data_(processes.together([&] { return make_data(config, processes); })),
+        made_step_(processes.together([&] { return std::make_unique<TrainStep>(context, config, &processes); })),
+        train_step_(*made_step_),
         config_text_(to_yaml(config, registry)),
-        folder_(options.folder),
-        file_loggers_(make_file_loggers(config.logging, folder_.path(), note_)) {
+        opened_folder_(processes.together([&] { return open_folder(options, processes); })),
+        folder_(*opened_folder_) {
+    if (!processes.is_first()) return;
+    file_loggers_ = make_file_loggers(config.logging, folder_.path(), note_);
     for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
     if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
     if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
     loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
   }
 
+  // What one process throws alone ends the others, before anything here is destroyed: that may wait for the device,
+  // which waits for them.
   TrainResult run() {
+    if (processes_.count() == 1) return train();
+    try {
+      return train();
+    } catch (const std::exception& error) {
+      if (!processes_.failed_together()) processes_.communicator().abort(error.what());
+      throw;
+    }
+  }
+
+ private:
+  TrainResult train() {
     start();
     TrainResult result;
     result.step = start_;
     while (!is_complete(result.step)) {
       result.out_of_time = is_out_of_time(result.step);
-      if (result.out_of_time || options_.stop_requested()) {
+      if (result.out_of_time || is_stop_requested()) {
         save_last(result.step);
         end(result);
         return result;
@@ -83,11 +103,20 @@ class Run {
     result.finished = true;
     end(result);
     if (config_.trainer.sample) result.sample = sample(result.step, true);
-    result.finished = !stopped_in_sample_;
+    result.finished = !processes_.any(stopped_in_sample_);
     return result;
   }
 
- private:
+  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const Processes& processes) {
+    check_processes(config, processes.count());
+    return make_dataset(dataset_options(config));
+  }
+
+  static std::unique_ptr<RunFolder> open_folder(const TrainOptions& options, const Processes& processes) {
+    const auto access = processes.is_first() ? RunFolder::Access::write : RunFolder::Access::read;
+    return std::make_unique<RunFolder>(options.folder, access);
+  }
+
   int64_t steps() const { return config_.trainer.steps; }
   int64_t sequences_of_step() const { return config_.trainer.accumulate * config_.trainer.batch_size; }
   int64_t tokens_of_step() const { return sequences_of_step() * config_.trainer.sequence_length; }
@@ -103,8 +132,31 @@ class Run {
 
   // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
   bool is_out_of_time(int64_t step) const {
+    if (processes_.count() > 1) return requests_.out_of_time;
+    return step > start_ && is_time_over();
+  }
+  bool is_time_over() const {
     const auto hours = config_.trainer.hours;
-    return hours && step > start_ && clock_.running_seconds() >= *hours * 3600.0;
+    return hours && clock_.running_seconds() >= *hours * 3600.0;
+  }
+
+  bool is_stop_requested() const { return processes_.count() > 1 ? requests_.stop : options_.stop_requested(); }
+  bool is_checkpoint_requested() const {
+    return processes_.count() > 1 ? requests_.checkpoint : options_.checkpoint_requested();
+  }
+
+  // Collective: what was asked of one process is asked of all. While the device computes a step, the processes tell each
+  // other what has been asked of them; it is done after that step.
+  void exchange_requests() {
+    if (processes_.count() == 1) return;
+    const std::string mine = {options_.stop_requested() ? '1' : '0', options_.checkpoint_requested() ? '1' : '0',
+                              is_time_over() ? '1' : '0'};
+    requests_ = Requests();
+    for (const std::string& asked : processes_.gather(mine)) {
+      requests_.stop |= asked[0] == '1';
+      requests_.checkpoint |= asked[1] == '1';
+      requests_.out_of_time |= asked[2] == '1';
+    }
   }
 
   template <class Event>
@@ -115,23 +167,48 @@ class Run {
     for (Logger* logger : loggers_) logger->flush();
   }
 
+  // The checkpoint to continue from, as the first process chooses it.
+  std::optional<Checkpoint> choose_checkpoint() {
+    std::optional<Checkpoint> checkpoint = processes_.together([&]() -> std::optional<Checkpoint> {
+      if (!processes_.is_first()) return std::nullopt;
+      folder_.check_config();
+      if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
+        throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
+      }
+      return folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
+    });
+    if (processes_.count() == 1) return checkpoint;
+    const std::string path = processes_.from_first(checkpoint ? checkpoint->path.string() : "");
+    return processes_.together([&] {
+      if (!checkpoint && !path.empty()) checkpoint = open_checkpoint(path);
+      return checkpoint;
+    });
+  }
+
   // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
   // changed before all of it is known to fit.
   void start() {
     for (const std::string& line : config_.notes) note_(line);
-    folder_.check_config();
-    if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
-      throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
+    if (processes_.count() > 1) {
+      const DataIdentity identity = processes_.together([&] { return data_->identity(); });
+      const std::string device = heddle::to_string(context_.device());
+      check_same_run(processes_,
+                     {options_.program, config_text_, to_string(identity), device.substr(0, device.find(':'))});
     }
-    const auto checkpoint = folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
+    const auto checkpoint = choose_checkpoint();
     StartEvent event;
-    if (checkpoint) {
-      go_on_from(*checkpoint);
-      event.checkpoint = checkpoint->path;
-    } else if (!options_.init_from.empty()) {
-      init_from(options_.init_from);
-    }
-    if (!is_complete(start_)) folder_.write_config(config_text_);
+    processes_.together([&] {
+      if (checkpoint) {
+        go_on_from(*checkpoint);
+        event.checkpoint = checkpoint->path;
+      } else if (!options_.init_from.empty()) {
+        init_from(options_.init_from);
+      }
+    });
+    processes_.together([&] {
+      if (processes_.is_first() && !is_complete(start_)) folder_.write_config(config_text_);
+    });
+    if (checkpoint && processes_.from_first(is_in_this_folder(*checkpoint) ? "1" : "") == "1") saved_step_ = start_;
     event.folder = folder_.path();
     event.config = name_of(config_);
     event.program = options_.program;
@@ -179,9 +256,12 @@ class Run {
     trained_on_ = trained_on(checkpoint, config_, registry_);
     evaluations_ = state.evaluations;
     start_ = state.step;
+    if (is_complete(start_)) saved_step_ = start_;
+  }
+
+  bool is_in_this_folder(const Checkpoint& checkpoint) const {
     std::error_code ignored;
-    const bool is_here = std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
-    if (is_here || is_complete(start_)) saved_step_ = start_;
+    return std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
   }
 
   void go_on_with(const Checkpoint& checkpoint, WeightAverage& average) {
@@ -195,7 +275,9 @@ class Run {
     return {.first_sequence = trained_on_.sequences,
             .steps = steps() - start_,
             .micro_batches = config_.trainer.accumulate,
-            .batch_size = config_.trainer.batch_size};
+            .batch_size = config_.trainer.batch_size,
+            .rank = processes_.rank(),
+            .processes = processes_.count()};
   }
 
   // Trains on the batches of this step.
@@ -204,7 +286,8 @@ class Run {
         .step = step, .steps = steps(), .tokens = tokens_of_step(), .learning_rate = learning_rate(config_, step)};
     try {
       if (!batches_) batches_.emplace(*data_, batches_left());
-      const StepResult taken = train_step_.step(batches_->next(), step, event.learning_rate);
+      const StepResult taken =
+          train_step_.step(batches_->next(), step, event.learning_rate, [this] { exchange_requests(); });
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
       event.total_tokens = trained_on_.tokens;
@@ -258,11 +341,12 @@ class Run {
     bool is_best = false;
     if (is_due(step, trainer.eval_every, steps())) {
       result.evaluation =
-          with_averaged_weights(train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_); });
+          with_averaged_weights(train_step_.average(),
+                                [&] { return evaluate(context_, train_step_.model(), *data_, processes_); });
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
-    const bool is_asked_for = options_.checkpoint_requested();
+    const bool is_asked_for = is_checkpoint_requested();
     if (is_complete(step)) return;  // run() saves it
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
       go_on_without_space(step, [&] { save(step); });
@@ -284,7 +368,7 @@ class Run {
   // before the checkpoint does.
   void save(int64_t step) {
     if (saved_step_ == step) return;
-    flush_loggers();
+    processes_.together([this] { flush_loggers(); });
     CheckpointState state{step, config_.seed, config_text_, options_.program};
     state.trained_on = trained_on_;
     state.data = data_->identity();
@@ -293,7 +377,8 @@ class Run {
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average());
+                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average(),
+                         train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
@@ -311,6 +396,7 @@ class Run {
     try {
       write();
     } catch (const NoSpace& error) {
+      processes_.go_on();
       note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
                         newest_saved()));
     }
@@ -361,6 +447,7 @@ class Run {
     if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
     Utf8Printer printer;
     const std::string text = with_averaged_weights(train_step_.average(), [&] {
+      if (!processes_.is_first()) return std::string();
       std::string written = sample.prompt;
       generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
                [&](uint8_t byte) { written += printer.add(byte); });
@@ -374,10 +461,13 @@ class Run {
   const TrainConfig& config_;
   const TrainOptions& options_;
   const Registry& registry_;
+  Processes& processes_;
   std::unique_ptr<Dataset> data_;
-  TrainStep train_step_;
+  std::unique_ptr<TrainStep> made_step_;
+  TrainStep& train_step_;
   std::string config_text_;
-  RunFolder folder_;
+  std::unique_ptr<RunFolder> opened_folder_;
+  RunFolder& folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
   std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
@@ -390,14 +480,20 @@ class Run {
   int64_t start_ = 0;        // steps that were done before
   int64_t saved_step_ = -1;  // of the newest checkpoint in the folder
   bool stopped_in_sample_ = false;
+  // Of several processes: what one of them has been asked for, or what has happened to one.
+  struct Requests {
+    bool stop = false, checkpoint = false, out_of_time = false;
+  };
+  Requests requests_;
   std::optional<ReadAhead> batches_;  // from the first step on
 };
 
 }  // namespace
 
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry) {
+  Processes processes(options.communicator);
   try {
-    return Run(context, config, options, registry).run();
+    return Run(context, config, options, registry, processes).run();
   } catch (const OutOfMemory& error) {
     if (!context.allocator().is_recording()) throw;
     fail_with_snapshot(context, options.folder, error);

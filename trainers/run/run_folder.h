@@ -22,11 +22,13 @@ struct RunSubject {
 // The run folder that a config file belongs to: RUN for RUN/config.yaml. Nothing for a config that stands for itself.
 std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& config);
 
-// The folder is made when it is missing, and locked: a second process that opens it gets an Error. What a killed run
-// left half-written is removed.
+// With write access the folder is made when it is missing, and locked: a second process that opens it so gets an Error.
+// What a killed run left half-written is removed. With read access, of further processes of the same run, nothing is
+// changed.
 class RunFolder {
  public:
-  explicit RunFolder(std::filesystem::path path);
+  enum class Access { write, read };
+  explicit RunFolder(std::filesystem::path path, Access access = Access::write);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
