@@ -54,10 +54,10 @@ bool starts_processes(const LaunchOptions& options) {
   if (options.gpus == 0 || std::getenv(kStartedByHeddle) != nullptr) return false;
   const Launch launch = read_launch(DeviceType::cuda);
   if (launch.kind != Launch::Kind::alone) {
-    throw UsageError(
-        fmt::format("--gpus starts all processes of this host by itself, and the environment says that this process was "
-                    "started as rank {} of {}: leave --gpus out",
-                    launch.rank, launch.world_size));
+    throw UsageError(fmt::format(
+        "--gpus starts all processes of this host by itself, and the environment says that this process was "
+        "started as rank {} of {}: leave --gpus out",
+        launch.rank, launch.world_size));
   }
   check_gpus(options.gpus, "--gpus");
   return options.gpus > 1;
@@ -72,7 +72,8 @@ int start_processes(const LaunchOptions& options) {
 Launch launch_on(DeviceOptions& device) {
   const Launch launch = read_launch(device_of(device).type);
   if (launch.kind != Launch::Kind::nccl || (device.device != "auto" && device.device != "cuda")) return launch;
-  check_gpus(launch.local_rank + 1, fmt::format("rank {}, which has the local rank {},", launch.rank, launch.local_rank));
+  check_gpus(launch.local_rank + 1,
+             fmt::format("rank {}, which has the local rank {},", launch.rank, launch.local_rank));
   device.device = fmt::format("cuda:{}", launch.local_rank);
   return launch;
 }

@@ -24,8 +24,8 @@ bool starts_processes(const LaunchOptions& options);
 // code of the run. The caller has no other threads and no open device.
 int start_processes(const LaunchOptions& options);
 
-// How this process was started, on the kind of device that `device` means. The GPU of a process of several is then that of
-// its local rank, where `device` names none.
+// How this process was started, on the kind of device that `device` means. The GPU of a process of several is then that
+// of its local rank, where `device` names none.
 Launch launch_on(DeviceOptions& device);
 
 // How long processes wait for each other; what they wait for is told on stderr.

@@ -46,8 +46,8 @@ int run(const Options& options, const Registry& registry) {
   const Device device = device_of(options.device, DeviceUse::count);
   const CountedProcesses processes = processes_of(options, config);
   if (processes.count > 1 && device.type != DeviceType::meta) {
-    throw UsageError(fmt::format("one of {} processes is counted on meta, found --device {}", processes.count,
-                                 to_string(device)));
+    throw UsageError(
+        fmt::format("one of {} processes is counted on meta, found --device {}", processes.count, to_string(device)));
   }
   TrainingMemory memory = measure_training(device, config, options.device.threads, processes);
   if (!options.batch_sizes.empty() || !options.lengths.empty()) {

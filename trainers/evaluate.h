@@ -21,8 +21,8 @@ struct Evaluation {
 };
 
 // Evaluates on all validation sequences of the data set, batch size many at once. The loss is summed in double and does
-// not depend on the batch size beyond the rounding of a matrix product. Changes nothing. Of several processes each takes
-// a part of every batch, and all get the same result, which is that of one.
+// not depend on the batch size beyond the rounding of a matrix product. Changes nothing. Of several processes each
+// takes a part of every batch, and all get the same result, which is that of one.
 Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data,
                     const Processes& processes = Processes());
 

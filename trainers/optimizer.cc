@@ -97,8 +97,7 @@ void Optimizer::make_parts() {
                    {0.0, is_with_v ? static_cast<double>(size_of_v) : -1.0, rule.lr_scale, rule.weight_decay});
       previous = rule;
     }
-    table[table.size() - kernels::part_columns + kernels::part_end] =
-        static_cast<double>(range.end - range_.begin);
+    table[table.size() - kernels::part_columns + kernels::part_end] = static_cast<double>(range.end - range_.begin);
     if (is_with_v) size_of_v += range.size();
   }
   const DType dtype = parameters_.master().dtype();

@@ -31,9 +31,9 @@ class Optimizer {
   // Prepares step number `step` (from 1) on the host; the device must be done with the step before. The gradients are
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
-  // Collective where the state is shared. Computes the norm of the gradients, then updates what is kept of them, the masters, the compute copies of the
-  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on
-  // the device, (n) of the dtype of the masters, or undefined.
+  // Collective where the state is shared. Computes the norm of the gradients, then updates what is kept of them, the
+  // masters, the compute copies of the parameters and the average. A norm that is not finite changes none of them, nor
+  // does one of `losses`: numbers on the device, (n) of the dtype of the masters, or undefined.
   void apply(const Tensor& losses = {});
   // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
   // apply() changed nothing. NaN on meta.
@@ -72,7 +72,7 @@ class Optimizer {
   std::vector<Matrix> matrices_;
   std::vector<int64_t> offsets_of_v_;  // by parameter; -1: it has none
   Tensor m_, v_, parts_, scalars_;
-  Tensor norms_;     // (processes): of their ranges of the gradient; undefined where this process has all of it
+  Tensor norms_;         // (processes): of their ranges of the gradient; undefined where this process has all of it
   PinnedBuffer staged_;  // the scalars of the step as the host wrote them, then as the device returned them
   double gradient_scale_ = 1.0;
 };

@@ -1,8 +1,8 @@
 #include "trainers/step_memory.h"
 
 #include <cstddef>
-#include <memory>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 

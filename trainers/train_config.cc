@@ -102,7 +102,8 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
       "profile", trainer.profile,
       [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
   fields.optional_section<ParallelConfig>(
-      "parallel", trainer.parallel, [](ConfigFields& section, ParallelConfig& parallel) { describe(section, parallel); });
+      "parallel", trainer.parallel,
+      [](ConfigFields& section, ParallelConfig& parallel) { describe(section, parallel); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {

@@ -240,7 +240,8 @@ std::string TrainStep::describe_non_finite(const StepResult& result) {
   std::string first = find_first_non_finite();
   if (parallel_ != nullptr) {
     const std::vector<std::string> of_all = parallel_->processes().gather(first);
-    const auto found = std::find_if(of_all.begin(), of_all.end(), [](const std::string& text) { return !text.empty(); });
+    const auto found =
+        std::find_if(of_all.begin(), of_all.end(), [](const std::string& text) { return !text.empty(); });
     if (found != of_all.end()) first = fmt::format("on process {}, {}", found - of_all.begin(), *found);
   }
   if (first.empty()) first = "each gradient is finite, but not their norm";

@@ -38,12 +38,12 @@ struct StepResult {
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
-// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask. Of several
-// processes each computes its part of every batch, and all take the same step.
+// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask. Of
+// several processes each computes its part of every batch, and all take the same step.
 class TrainStep {
  public:
-  // Builds the model and its optimizer; the parameters start from config.seed. `processes` must outlive it; nullptr: this
-  // process is alone.
+  // Builds the model and its optimizer; the parameters start from config.seed. `processes` must outlive it; nullptr:
+  // this process is alone.
   TrainStep(Context& context, const TrainConfig& config, Processes* processes = nullptr);
   TrainStep(const TrainStep&) = delete;
   TrainStep& operator=(const TrainStep&) = delete;
@@ -74,8 +74,8 @@ class TrainStep {
   // Of several processes each gives its parts of the batches (Dataset::training_part), and the result is that of all.
   // `meanwhile` is called while the device computes.
   StepResult step(
-      std::vector<Batch> micro_batches, int64_t step, double learning_rate, const std::function<void()>& meanwhile = [] {
-      });
+      std::vector<Batch> micro_batches, int64_t step, double learning_rate,
+      const std::function<void()>& meanwhile = [] {});
 
  private:
   // The batches of a step on the host and on the device: the same memory in every step.

@@ -145,8 +145,8 @@ class Run {
     return processes_.count() > 1 ? requests_.checkpoint : options_.checkpoint_requested();
   }
 
-  // Collective: what was asked of one process is asked of all. While the device computes a step, the processes tell each
-  // other what has been asked of them; it is done after that step.
+  // Collective: what was asked of one process is asked of all. While the device computes a step, the processes tell
+  // each other what has been asked of them; it is done after that step.
   void exchange_requests() {
     if (processes_.count() == 1) return;
     const std::string mine = {options_.stop_requested() ? '1' : '0', options_.checkpoint_requested() ? '1' : '0',
@@ -340,9 +340,8 @@ class Run {
     result.evaluation.reset();
     bool is_best = false;
     if (is_due(step, trainer.eval_every, steps())) {
-      result.evaluation =
-          with_averaged_weights(train_step_.average(),
-                                [&] { return evaluate(context_, train_step_.model(), *data_, processes_); });
+      result.evaluation = with_averaged_weights(
+          train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_, processes_); });
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
@@ -375,10 +374,9 @@ class Run {
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
-    const auto path =
-        write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average(),
-                         train_step_.parallel());
+    const auto path = write_checkpoint(
+        context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(), state,
+        {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }

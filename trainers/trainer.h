@@ -26,8 +26,8 @@ struct TrainOptions {
   std::FILE* log = stderr;         // where the ConsoleLogger writes; nullptr: there is none
   std::vector<Logger*> loggers;    // hear every event, after metrics.csv and the console; must outlive train()
   // The processes that train together, of which this is one; nullptr: it is alone. Then all of them call train() with
-  // the same config, and the first alone writes, to the folder and to loggers. All take part in every stop: it is enough
-  // that one of them is asked.
+  // the same config, and the first alone writes, to the folder and to loggers. All take part in every stop: it is
+  // enough that one of them is asked.
   Communicator* communicator = nullptr;
   // Asked before every step. When it says yes, the run writes a checkpoint, if there is none of its last step, and
   // ends. It is also asked while the text at the end is written.

@@ -50,8 +50,8 @@ void write_compute_copies(Context& context, const ParameterSet& parameters, cons
 
 // Calls work() while the parameters are the averaged ones: for an evaluation or a sample. Then the parameters and the
 // average are as before, bit for bit, also when work() throws. Without an average the parameters are what they are.
-// Where the state is shared this is collective, and after an exception the weights stay averaged: the other processes may
-// be elsewhere.
+// Where the state is shared this is collective, and after an exception the weights stay averaged: the other processes
+// may be elsewhere.
 template <class Work>
 auto with_averaged_weights(WeightAverage* average, const Work& work) {
   if (average == nullptr) return work();

@@ -39,8 +39,8 @@ void end_process(const std::string& failure) {
 
 }  // namespace
 
-// The thread, and what it shares with the thread that uses the channel. mutex_ guards everything below it; connections are
-// the thread's alone.
+// The thread, and what it shares with the thread that uses the channel. mutex_ guards everything below it; connections
+// are the thread's alone.
 class ControlChannel::Watcher {
  public:
   Watcher(Meeting meeting, ControlChannelOptions options)
@@ -65,7 +65,8 @@ class ControlChannel::Watcher {
     std::unique_lock lock(mutex_);
     throw_failure();
     heddle::check(bytes.size() < kLargestPayload / static_cast<size_t>(world_size_),
-                  "all_gather of {} bytes: expected at most 64 MiB of all {} processes together", bytes.size(), world_size_);
+                  "all_gather of {} bytes: expected at most 64 MiB of all {} processes together", bytes.size(),
+                  world_size_);
     own_ = std::string(bytes);
     is_gathering_ = true;
     wake();
@@ -231,9 +232,11 @@ class ControlChannel::Watcher {
 
   // Process 0: takes the part of one process; sends all parts once they are there.
   void collect(int rank, std::string bytes) {
-    if (!parts_.emplace(rank, std::move(bytes)).second) return lose(rank, "it is a collective call ahead of the others");
+    if (!parts_.emplace(rank, std::move(bytes)).second)
+      return lose(rank, "it is a collective call ahead of the others");
     for (const auto& [other, connection] : connections_) {
-      if (connection.has_left && !parts_.contains(other)) return lose(other, "it has ended, and others still wait for it");
+      if (connection.has_left && !parts_.contains(other))
+        return lose(other, "it has ended, and others still wait for it");
     }
     if (static_cast<int>(parts_.size()) < world_size_) return;
     PayloadWriter payload;
@@ -326,8 +329,8 @@ class ControlChannel::Watcher {
     }
   }
 
-  // Sends what is left and a goodbye, and waits until the others have closed: a connection that is closed with something
-  // unread in it would lose what is on its way to the other end.
+  // Sends what is left and a goodbye, and waits until the others have closed: a connection that is closed with
+  // something unread in it would lose what is on its way to the other end.
   void take_leave() {
     const auto deadline = Clock::now() + kFarewell;
     if (failure().empty()) send_to_all(encode(FrameKind::goodbye));

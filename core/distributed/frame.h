@@ -14,7 +14,17 @@
 
 namespace heddle {
 
-enum class FrameKind : uint32_t { hello = 1, accepted, refused, complete, heartbeat, gather, gathered, goodbye, failure };
+enum class FrameKind : uint32_t {
+  hello = 1,
+  accepted,
+  refused,
+  complete,
+  heartbeat,
+  gather,
+  gathered,
+  goodbye,
+  failure
+};
 
 struct Frame {
   FrameKind kind = FrameKind::heartbeat;
@@ -30,8 +40,8 @@ class FrameReader {
   void set_largest_payload(size_t bytes) { largest_payload_ = bytes; }
 
   enum class State { open, closed, malformed };
-  // Reads what is there, without waiting. It says how the connection is afterwards; frames that arrived whole before its
-  // end can still be taken.
+  // Reads what is there, without waiting. It says how the connection is afterwards; frames that arrived whole before
+  // its end can still be taken.
   State read(const Descriptor& socket);
   // The next frame, once it is whole.
   std::optional<Frame> take();

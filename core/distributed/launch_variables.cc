@@ -69,7 +69,8 @@ constexpr std::string_view kBySlurm =
 
 uint16_t read_port(const Reader& reader) { return static_cast<uint16_t>(reader.number("MASTER_PORT", 1, 65535)); }
 
-// A port for all processes of a run that is known by `number`, below the range that systems give to outgoing connections.
+// A port for all processes of a run that is known by `number`, below the range that systems give to outgoing
+// connections.
 uint16_t port_of(uint64_t number) { return static_cast<uint16_t>(15000 + number % 15000); }
 
 uint64_t hash(std::string_view text) {  // FNV-1a
@@ -94,12 +95,14 @@ Launch by_torchrun(const Variables& variables, DeviceType device) {
   const Reader reader(variables, kByTorchrun);
   Launch launch;
   launch.world_size = reader.size("WORLD_SIZE");
-  launch.rank = launch.world_size == 1 && !reader.has("RANK") ? 0 : reader.index("RANK", "WORLD_SIZE", launch.world_size);
+  launch.rank =
+      launch.world_size == 1 && !reader.has("RANK") ? 0 : reader.index("RANK", "WORLD_SIZE", launch.world_size);
   if (launch.world_size == 1) return launch;
   if (device != DeviceType::cuda) {
-    refuse("RANK={} and WORLD_SIZE={} start several processes on the {}, which only mpirun can: `mpirun -n {} heddle "
-           "train ...`; with GPUs see that --device names one",
-           launch.rank, launch.world_size, to_string({device}), launch.world_size);
+    refuse(
+        "RANK={} and WORLD_SIZE={} start several processes on the {}, which only mpirun can: `mpirun -n {} heddle "
+        "train ...`; with GPUs see that --device names one",
+        launch.rank, launch.world_size, to_string({device}), launch.world_size);
   }
   launch.kind = Launch::Kind::nccl;
   launch.local_rank = reader.index("LOCAL_RANK", "WORLD_SIZE", launch.world_size);

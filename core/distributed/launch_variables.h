@@ -1,4 +1,4 @@
-// What the environment says of the processes that train together.                             docs/distributed.md#variables
+// What the environment says of the processes that train together. docs/launching.md#variables
 #pragma once
 
 #include <functional>

@@ -22,8 +22,9 @@ namespace heddle {
 namespace {
 
 bool says_of_processes(std::string_view variable) {
-  constexpr std::array<std::string_view, 8> kNames = {"RANK=",        "WORLD_SIZE=",  "LOCAL_RANK=",   "LOCAL_WORLD_SIZE=",
-                                                      "MASTER_ADDR=", "MASTER_PORT=", "HEDDLE_TOKEN=", "TORCHELASTIC_"};
+  constexpr std::array<std::string_view, 8> kNames = {
+      "RANK=",        "WORLD_SIZE=",  "LOCAL_RANK=",   "LOCAL_WORLD_SIZE=",
+      "MASTER_ADDR=", "MASTER_PORT=", "HEDDLE_TOKEN=", "TORCHELASTIC_"};
   if (variable.starts_with("OMPI_COMM_WORLD_")) return true;
   return std::any_of(kNames.begin(), kNames.end(), [&](std::string_view name) { return variable.starts_with(name); });
 }

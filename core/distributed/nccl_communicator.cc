@@ -57,8 +57,9 @@ std::string bus_id(int device) {
   return id;
 }
 
-// Every call of NCCL is made with mutex_ held: the channel's thread ends NCCL's work when a process is lost. A call that
-// waits for the lost process keeps it from doing so, and is ended with the whole process, when the channel's grace is over.
+// Every call of NCCL is made with mutex_ held: the channel's thread ends NCCL's work when a process is lost. A call
+// that waits for the lost process keeps it from doing so, and is ended with the whole process, when the channel's grace
+// is over.
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(const Launch& launch, Context& context, const RendezvousOptions& options)
@@ -87,26 +88,27 @@ class NcclCommunicator final : public Communicator {
   int size() const override { return channel_->world_size(); }
   bool can_be_captured() const override { return true; }
 
-  void all_reduce(const Tensor& values, ReduceOp op, StreamHandle stream) override {
+  void all_reduce(const Tensor& values, StreamHandle stream) override {
     const std::lock_guard lock(mutex_);
     begin();
+    if (values.numel() == 0) return;
     library_.check(library_.all_reduce(values.raw(), values.raw(), static_cast<size_t>(values.numel()),
-                                       data_type_of(values.dtype()), op_of(op), comm_, stream),
+                                       data_type_of(values.dtype()), ncclSum, comm_, stream),
                    "ncclAllReduce");
   }
 
-  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, ReduceOp op, StreamHandle stream) override {
+  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) override {
     const std::lock_guard lock(mutex_);
     begin();
     const ncclDataType_t type = data_type_of(values.dtype());
     if (const size_t count = equal_parts(bounds); count > 0) {
-      return library_.check(library_.reduce_scatter(values.raw(), place(values, bounds, rank()), count, type, op_of(op),
-                                                    comm_, stream),
-                            "ncclReduceScatter");
+      return library_.check(
+          library_.reduce_scatter(values.raw(), place(values, bounds, rank()), count, type, ncclSum, comm_, stream),
+          "ncclReduceScatter");
     }
     for_each_part(bounds, [&](int part, size_t count) {
       void* data = place(values, bounds, part);
-      library_.check(library_.reduce(data, data, count, type, op_of(op), part, comm_, stream), "ncclReduce");
+      library_.check(library_.reduce(data, data, count, type, ncclSum, part, comm_, stream), "ncclReduce");
     });
   }
 
@@ -115,9 +117,9 @@ class NcclCommunicator final : public Communicator {
     begin();
     const size_t element = size_of(values.dtype());
     if (const size_t count = equal_parts(bounds); count > 0) {
-      return library_.check(library_.all_gather(place(values, bounds, rank()), values.raw(), count * element, ncclInt8,
-                                                comm_, stream),
-                            "ncclAllGather");
+      return library_.check(
+          library_.all_gather(place(values, bounds, rank()), values.raw(), count * element, ncclInt8, comm_, stream),
+          "ncclAllGather");
     }
     for_each_part(bounds, [&](int part, size_t count) {
       void* data = place(values, bounds, part);
@@ -128,6 +130,7 @@ class NcclCommunicator final : public Communicator {
   void broadcast(const Tensor& values, int root, StreamHandle stream) override {
     const std::lock_guard lock(mutex_);
     begin();
+    if (values.numel() == 0) return;
     const size_t bytes = static_cast<size_t>(values.numel()) * size_of(values.dtype());
     library_.check(library_.broadcast(values.raw(), values.raw(), bytes, ncclInt8, root, comm_, stream),
                    "ncclBroadcast");
@@ -151,10 +154,11 @@ class NcclCommunicator final : public Communicator {
       PayloadReader said(all[static_cast<size_t>(other)]);
       const std::string its_version = said.text().value_or(""), host = said.text().value_or("");
       const std::string gpu = said.text().value_or(""), its_id = said.text().value_or("");
-      check(its_version == version, "rank {} on {} has NCCL {}, and rank {} on {} has {}: all need the same", other, host,
-            its_version, rank(), host_name(), version);
+      check(its_version == version, "rank {} on {} has NCCL {}, and rank {} on {} has {}: all need the same", other,
+            host, its_version, rank(), host_name(), version);
       const auto [first, is_new] = rank_of_gpu.emplace(host + " " + gpu, other);
-      check(is_new, "ranks {} and {} on {} both use the GPU {}: each process needs one of its own (LOCAL_RANK, or --device)",
+      check(is_new,
+            "ranks {} and {} on {} both use the GPU {}: each process needs one of its own (LOCAL_RANK, or --device)",
             first->second, other, host, gpu);
       if (other == 0) std::memcpy(id.internal, its_id.data(), std::min(its_id.size(), sizeof(id.internal)));
     }
@@ -184,15 +188,16 @@ class NcclCommunicator final : public Communicator {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock || comm_ == nullptr) return "";
     ncclResult_t found = ncclSuccess;
-    if (library_.comm_get_async_error(comm_, &found) != ncclSuccess || found == ncclSuccess || found == ncclInProgress) {
+    if (library_.comm_get_async_error(comm_, &found) != ncclSuccess || found == ncclSuccess ||
+        found == ncclInProgress) {
       return "";
     }
     return fmt::format("NCCL: {}", library_.get_error_string(found));
   }
 
-  static ncclRedOp_t op_of(ReduceOp op) { return op == ReduceOp::sum ? ncclSum : ncclMax; }
   static void* place(const Tensor& values, std::span<const int64_t> bounds, int part) {
-    return static_cast<char*>(values.raw()) + bounds[static_cast<size_t>(part)] * static_cast<int64_t>(size_of(values.dtype()));
+    return static_cast<char*>(values.raw()) +
+           bounds[static_cast<size_t>(part)] * static_cast<int64_t>(size_of(values.dtype()));
   }
   // Calls work(part, elements) for the parts that are not empty, as one operation.
   template <class Work>

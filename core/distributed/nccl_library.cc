@@ -16,9 +16,11 @@ void* open_library() {
   const std::string path = chosen != nullptr && *chosen != '\0' ? chosen : "libnccl.so.2";
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
-    fail("several GPUs need NCCL, which cannot be opened: {}. Install it (package libnccl2 of NVIDIA, or nvidia-nccl-cu13 of "
-         "Python), and name its folder in LD_LIBRARY_PATH or the file in HEDDLE_NCCL_LIBRARY",
-         ::dlerror());
+    fail(
+        "several GPUs need NCCL, which cannot be opened: {}. Install it (package libnccl2 of NVIDIA, or "
+        "nvidia-nccl-cu13 of "
+        "Python), and name its folder in LD_LIBRARY_PATH or the file in HEDDLE_NCCL_LIBRARY",
+        ::dlerror());
   }
   return library;
 }

@@ -75,10 +75,10 @@ class Host {
       : launch_(launch), options_(options), begin_(Clock::now()), deadline_(begin_ + options.limit) {
     allow_descriptors(launch.world_size);
     if (launch.local_size < launch.world_size && is_hidden_loopback(launch.master_addr)) {
-      throw UsageError(
-          fmt::format("MASTER_ADDR: '{}' is a loopback address on this host, {}, which other hosts do not reach: give its "
-                      "address in the network",
-                      launch.master_addr, host_name()));
+      throw UsageError(fmt::format(
+          "MASTER_ADDR: '{}' is a loopback address on this host, {}, which other hosts do not reach: give its "
+          "address in the network",
+          launch.master_addr, host_name()));
     }
   }
 
@@ -95,7 +95,8 @@ class Host {
     }
     listening_.close();
     strangers_.clear();
-    for (auto& [rank, peer] : meeting_.peers) send_all(peer.socket, encode(FrameKind::complete), Clock::now() + kAnswer);
+    for (auto& [rank, peer] : meeting_.peers)
+      send_all(peer.socket, encode(FrameKind::complete), Clock::now() + kAnswer);
     meeting_.world_size = launch_.world_size;
     return std::move(meeting_);
   }
@@ -181,7 +182,8 @@ class Host {
     return fmt::format("{} (pid {}) is rank {} already", other->second.host, other->second.pid, hello.rank);
   }
 
-  // A process that has come and says something, or ends, before all are there is none of ours any more: it may come again.
+  // A process that has come and says something, or ends, before all are there is none of ours any more: it may come
+  // again.
   void hear_members() {
     for (auto member = meeting_.peers.begin(); member != meeting_.peers.end();) {
       Peer& peer = member->second;
@@ -209,9 +211,10 @@ class Host {
     std::string message = fmt::format("{} did not come to {}:{} within {:g} s", missing(), launch_.master_addr,
                                       launch_.master_port, seconds_of(options_.limit));
     if (turned_away_ > 0) {
-      message += fmt::format("; {} connections without the token of this run were dropped (HEDDLE_TOKEN must be the same "
-                             "on all hosts)",
-                             turned_away_);
+      message += fmt::format(
+          "; {} connections without the token of this run were dropped (HEDDLE_TOKEN must be the same "
+          "on all hosts)",
+          turned_away_);
     }
     const auto deadline = Clock::now() + std::chrono::seconds(1);
     for (auto& [rank, peer] : meeting_.peers) send_all(peer.socket, encode(FrameKind::refused, message), deadline);

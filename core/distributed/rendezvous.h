@@ -1,4 +1,4 @@
-// How the processes of a run find each other over TCP before they have anything else.      docs/distributed.md#rendezvous
+// How the processes of a run find each other over TCP before they have anything else.      docs/launching.md#rendezvous
 //
 // Process 0 listens at the master's address, and at no other, until all others have come: each connects, says hello and
 // keeps its connection, which serves a ControlChannel from then on. A hello is
@@ -6,9 +6,9 @@
 //   version | world size | rank | process id | token | host's name
 //
 // and is accepted when it shows the token of the run (compared in constant time). What is not such a hello, has another
-// token, or does not come whole within some seconds is dropped without an answer, and keeps nobody from coming: one loop
-// serves all connections, and what one of them may send before it is known is bounded. With the right token, a rank that is
-// already there or another world size is refused with a reason.
+// token, or does not come whole within some seconds is dropped without an answer, and keeps nobody from coming: one
+// loop serves all connections, and what one of them may send before it is known is bounded. With the right token, a
+// rank that is already there or another world size is refused with a reason.
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,5 @@
-// TCP sockets: descriptors that close themselves, and the calls that the rendezvous needs. No call waits longer than it says,
-// and no descriptor is handed to a program that is started.
+// TCP sockets: descriptors that close themselves, and the calls that the rendezvous needs. No call waits longer than it
+// says, and no descriptor is handed to a program that is started.
 #pragma once
 
 #include <chrono>
@@ -32,8 +32,8 @@ class Descriptor {
   int number_ = -1;
 };
 
-// A socket that waits for connections to `host`, which must be an address or a name of this host, and to no other address.
-// Port 0 takes any that is free. Throws Error that says why there is none.
+// A socket that waits for connections to `host`, which must be an address or a name of this host, and to no other
+// address. Port 0 takes any that is free. Throws Error that says why there is none.
 Descriptor listen_on(const std::string& host, uint16_t port);
 uint16_t port_of(const Descriptor& socket);
 // The next connection that waits at `listening`; none when there is none. It does not block.

@@ -78,8 +78,8 @@ std::vector<char*> pointers_to(const std::vector<std::string>& texts) {
   return pointers;
 }
 
-// What the new process does until it becomes the program. Only async-signal-safe calls. `output`: where stdout and stderr
-// go, or -1.
+// What the new process does until it becomes the program. Only async-signal-safe calls. `output`: where stdout and
+// stderr go, or -1.
 [[noreturn]] void become(char* const* arguments, char* const* environment, int output, const sigset_t& signals,
                          pid_t parent, int failed) {
   ::setpgid(0, 0);
@@ -304,8 +304,8 @@ int supervise(const std::vector<SupervisedCommand>& commands, const SupervisorOp
 
 bool tells_of_error(const std::string& line) {
   constexpr std::array<std::string_view, 8> kSigns = {
-      "error: ",           "terminate called", "  what():",           "AddressSanitizer",
-      "ThreadSanitizer", "runtime error:",   "NCCL WARN",         "Assertion"};
+      "error: ",         "terminate called", "  what():", "AddressSanitizer",
+      "ThreadSanitizer", "runtime error:",   "NCCL WARN", "Assertion"};
   return std::any_of(kSigns.begin(), kSigns.end(),
                      [&](std::string_view sign) { return line.find(sign) != std::string::npos; });
 }

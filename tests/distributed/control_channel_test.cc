@@ -236,7 +236,8 @@ TEST(ControlChannelProcesses, AStoppedOneIsNoticed) {
   for (const size_t rank : {size_t{0}, size_t{2}}) {
     ASSERT_TRUE(processes[rank]->wait_for(seconds(30))) << rank;
     EXPECT_EQ(processes[rank]->code(), 1);
-    EXPECT_THAT(processes[rank]->err(), AllOf(HasSubstr("error: rank 1 on"), HasSubstr("nothing was heard of it for 2 s")));
+    EXPECT_THAT(processes[rank]->err(),
+                AllOf(HasSubstr("error: rank 1 on"), HasSubstr("nothing was heard of it for 2 s")));
   }
 }
 

@@ -46,7 +46,8 @@ Launch launch_of(int rank, int world_size, uint16_t port, const std::string& tok
 // One process of a run, on a thread.
 class Member {
  public:
-  explicit Member(const Launch& launch, RendezvousOptions options = {}) : launch_(launch), options_(std::move(options)) {
+  explicit Member(const Launch& launch, RendezvousOptions options = {})
+      : launch_(launch), options_(std::move(options)) {
     options_.stop_requested = [this] { return stop_.load(); };
     thread_ = std::thread([this] {
       try {
@@ -239,7 +240,8 @@ TEST(RendezvousThreaded, WhoCannotTakePartIsToldWhy) {
   EXPECT_THAT(refusal(1, 4, 2), HasSubstr("it was told of 4 processes, and process 0 of 3"));
   EXPECT_THAT(refusal(2, 3, 2), HasSubstr("another version of heddle"));
   Member twin(launch_of(1, 3, port));
-  EXPECT_THAT(twin.error(), AllOf(HasSubstr("rank 1 on"), HasSubstr("cannot take part"), HasSubstr("is rank 1 already")));
+  EXPECT_THAT(twin.error(),
+              AllOf(HasSubstr("rank 1 on"), HasSubstr("cannot take part"), HasSubstr("is rank 1 already")));
   EXPECT_FALSE(master.is_done());
   Member last(launch_of(2, 3, port));
   EXPECT_EQ(last.error(), "");
@@ -266,10 +268,12 @@ TEST(RendezvousThreaded, TheErrorNamesTheMissing) {
   const uint16_t port = free_port();
   RendezvousOptions options;
   options.limit = milliseconds(1500);
-  Member master(launch_of(0, 6, port), options), one(launch_of(1, 6, port), options), four(launch_of(4, 6, port), options);
+  Member master(launch_of(0, 6, port), options), one(launch_of(1, 6, port), options),
+      four(launch_of(4, 6, port), options);
   knock(port, hello(1, 6, 2, "another"));
-  EXPECT_THAT(master.error(), AllOf(HasSubstr("ranks 2, 3, 5 of 6 did not come to 127.0.0.1:"), HasSubstr("within 1.5 s"),
-                                    HasSubstr("1 connections without the token of this run were dropped")));
+  EXPECT_THAT(master.error(),
+              AllOf(HasSubstr("ranks 2, 3, 5 of 6 did not come to 127.0.0.1:"), HasSubstr("within 1.5 s"),
+                    HasSubstr("1 connections without the token of this run were dropped")));
   EXPECT_THAT(one.error(), HasSubstr("ranks 2, 3, 5 of 6 did not come"));
   EXPECT_THAT(four.error(), HasSubstr("ranks 2, 3, 5 of 6 did not come"));
 }
@@ -299,7 +303,8 @@ TEST(RendezvousThreaded, AnAddressOfAnotherHostIsNamed) {
   RendezvousOptions options;
   options.limit = milliseconds(1);
   Member master(launch, options);
-  EXPECT_THAT(master.error(), AllOf(HasSubstr("cannot listen on 192.0.2.1:"), HasSubstr("it is no address of this host")));
+  EXPECT_THAT(master.error(),
+              AllOf(HasSubstr("cannot listen on 192.0.2.1:"), HasSubstr("it is no address of this host")));
   launch.master_addr = "no.such.host.invalid";
   Member other(launch, options);
   EXPECT_THAT(other.error(), HasSubstr("cannot listen on no.such.host.invalid:"));

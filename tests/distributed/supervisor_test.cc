@@ -79,9 +79,10 @@ class SupervisorTest : public ::testing::Test {
 };
 
 TEST_F(SupervisorTest, TheStreamsOfTheFirstAreOurs) {
-  EXPECT_EQ(supervise_all({"echo result; echo progress >&2; cat; echo \"$RANK_OF_TEST\"",
-                           "echo result; echo progress >&2; echo 'error: a thing' >&2; printf 'note: x\\nerror: no end'"}),
-            0);
+  EXPECT_EQ(
+      supervise_all({"echo result; echo progress >&2; cat; echo \"$RANK_OF_TEST\"",
+                     "echo result; echo progress >&2; echo 'error: a thing' >&2; printf 'note: x\\nerror: no end'"}),
+      0);
   EXPECT_EQ(file("out"), "result\n1\n");
   EXPECT_THAT(err_, HasSubstr("progress\n"));
   EXPECT_THAT(err_, AllOf(HasSubstr("rank 1: error: a thing\n"), HasSubstr("rank 1: error: no end\n")));
@@ -120,7 +121,8 @@ TEST_F(SupervisorTest, WhoHangsAfterTheFirstHasEndedIsEnded) {
 TEST_F(SupervisorTest, RequestsGoToTheFirstAlone) {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     start({"trap 'echo stop > $D/stopped; exit 130' INT TERM HUP; echo > $D/ready0; while :; do sleep 0.05; done",
-           "trap 'echo wrong > $D/wrong' INT TERM HUP; echo > $D/ready1; while [ ! -s $D/stopped ]; do sleep 0.05; done; exit 130"});
+           "trap 'echo wrong > $D/wrong' INT TERM HUP; echo > $D/ready1; while [ ! -s $D/stopped ]; do sleep 0.05; "
+           "done; exit 130"});
     await_file("ready0");
     await_file("ready1");
     process_->send(signal);
@@ -187,8 +189,9 @@ TEST_F(SupervisorTest, AProgramThatIsNotThereIsNamed) {
 }
 
 TEST(SupervisorLines, Errors) {
-  for (const char* line : {"error: x", "terminate called after throwing", "  what():  x", "==1==ERROR: AddressSanitizer: x",
-                           "a.cc:1: runtime error: overflow", "host:1:2 [0] NCCL WARN x"}) {
+  for (const char* line :
+       {"error: x", "terminate called after throwing", "  what():  x", "==1==ERROR: AddressSanitizer: x",
+        "a.cc:1: runtime error: overflow", "host:1:2 [0] NCCL WARN x"}) {
     EXPECT_TRUE(tells_of_error(line)) << line;
   }
   for (const char* line : {"note: x", "step 1/2", "an error", ""}) EXPECT_FALSE(tells_of_error(line)) << line;

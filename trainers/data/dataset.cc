@@ -48,9 +48,8 @@ Batch Dataset::training_part(int64_t first_sequence, int rank, int processes) co
   check(sizes_.batch % processes == 0, "a batch of {} sequences for {} processes, expected a multiple", sizes_.batch,
         processes);
   const int64_t rows = sizes_.batch / processes;
-  Batch batch = assemble(first_sequence + rank * rows, rows, [&](int64_t i, int32_t* tokens, int32_t* targets) {
-    training_sequence(i, tokens, targets);
-  });
+  Batch batch = assemble(first_sequence + rank * rows, rows,
+                         [&](int64_t i, int32_t* tokens, int32_t* targets) { training_sequence(i, tokens, targets); });
   batch.first_row = rank * rows;
   for (int64_t i = 0; i < sizes_.batch; ++i) batch.counted_by_all += counted_in_training_sequence(first_sequence + i);
   return batch;

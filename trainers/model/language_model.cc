@@ -93,14 +93,14 @@ void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& n
 void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
                               Recompute recomputed, const Observer& observer, const DropoutMasks& masks) const {
   if (recomputed == Recompute::block) {
-    const std::vector<Variable> outputs = recompute(tape, {stream.x, stream.residual}, block.parameters,
-                                                    [this, &block, segments, observer, masks, calls = 0](
-                                                        Tape& inner, const std::vector<Variable>& in) mutable {
-                                                      Stream again{in[0], in[1]};
-                                                      run_block(inner, block, again, nullptr, segments, Recompute::none,
-                                                                calls++ == 0 ? observer : Observer{}, masks);
-                                                      return std::vector<Variable>{again.x, again.residual};
-                                                    });
+    const std::vector<Variable> outputs = recompute(
+        tape, {stream.x, stream.residual}, block.parameters,
+        [this, &block, segments, observer, masks, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
+          Stream again{in[0], in[1]};
+          run_block(inner, block, again, nullptr, segments, Recompute::none, calls++ == 0 ? observer : Observer{},
+                    masks);
+          return std::vector<Variable>{again.x, again.residual};
+        });
     stream = {outputs[0], outputs[1]};
     return;
   }

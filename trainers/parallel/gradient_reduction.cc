@@ -19,9 +19,9 @@ GradientReduction::GradientReduction(Context& context, ParameterSet& parameters,
   make_buckets(options);
 }
 
-// Backward reaches the parameters of the last layers first. Those without weight decay lie behind all others in the flat
-// buffer, of the first layers as of the last; they are few, and get buckets of their own, so that they keep no other
-// bucket waiting.
+// Backward reaches the parameters of the last layers first. Those without weight decay lie behind all others in the
+// flat buffer, of the first layers as of the last; they are few, and get buckets of their own, so that they keep no
+// other bucket waiting.
 void GradientReduction::make_buckets(const GradientReductionOptions& options) {
   const Tensor& gradient = parameters_.gradient();
   const auto element = static_cast<int64_t>(size_of(gradient.dtype()));
@@ -37,7 +37,8 @@ void GradientReduction::make_buckets(const GradientReductionOptions& options) {
   for (const size_t index : order) {
     Parameter& parameter = parameters_.all()[index];
     const bool is_full = !buckets_.empty() && buckets_.back().range.size() * element >= bytes;
-    if (buckets_.empty() || is_full || parameter.weight_decay != decays) buckets_.push_back({.range = {end, end}, .bounds = {}});
+    if (buckets_.empty() || is_full || parameter.weight_decay != decays)
+      buckets_.push_back({.range = {end, end}, .bounds = {}});
     decays = parameter.weight_decay;
     Bucket& bucket = buckets_.back();
     end = bucket.range.begin = parameters_.offset(index);
@@ -64,16 +65,16 @@ void GradientReduction::reduce(const Bucket& bucket) {
   ready_.block(stream_.handle());
   const Tensor values = parameters_.gradient().slice(0, bucket.range.begin, bucket.range.end);
   if (bucket.bounds.empty()) {
-    communicator_.all_reduce(values, ReduceOp::sum, stream_.handle());
+    communicator_.all_reduce(values, stream_.handle());
   } else {
-    communicator_.reduce_scatter(values, bucket.bounds, ReduceOp::sum, stream_.handle());
+    communicator_.reduce_scatter(values, bucket.bounds, stream_.handle());
   }
   ++reduced_;
 }
 
 void GradientReduction::finish() {
-  check(reduced_ == buckets_.size(), "the gradients of {} of {} buckets are final, expected all after backward", reduced_,
-        buckets_.size());
+  check(reduced_ == buckets_.size(), "the gradients of {} of {} buckets are final, expected all after backward",
+        reduced_, buckets_.size());
   done_.record(stream_.handle());
   done_.block(context_.stream());
 }

@@ -19,9 +19,10 @@ void check_processes(const TrainConfig& config, int processes) {
         .fail("data", fmt::format("found {}, but the number of processes is {}", *parallel->data, processes));
   }
   if (config.trainer.batch_size % processes == 0) return;
-  trainer.fail("batch_size", fmt::format("found {}, expected a multiple of {}, the number of processes: it is the batch "
-                                         "of all of them",
-                                         config.trainer.batch_size, processes));
+  trainer.fail("batch_size",
+               fmt::format("found {}, expected a multiple of {}, the number of processes: it is the batch "
+                           "of all of them",
+                           config.trainer.batch_size, processes));
 }
 
 }  // namespace heddle

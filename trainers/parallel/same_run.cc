@@ -38,8 +38,7 @@ std::string difference_of(const Json& here, const Json& first) {
 
 void check_same_run(Processes& processes, const RunIdentity& mine) {
   if (processes.count() == 1) return;
-  const Json json = {
-      {"version", mine.program}, {"config", mine.config}, {"data", mine.data}, {"device", mine.device}};
+  const Json json = {{"version", mine.program}, {"config", mine.config}, {"data", mine.data}, {"device", mine.device}};
   const std::vector<std::string> all = processes.gather(json.dump());
   processes.together([&] {
     for (size_t rank = 1; rank < all.size(); ++rank) {

@@ -165,8 +165,7 @@ uint64_t bytes_needed(const std::vector<TensorFile>& files, const CheckpointStat
   uint64_t bytes = kBytesOfState + 2 * state.config.size();
   for (const TensorFile& file : files) {
     for (const ShardedTensor& tensor : file.tensors) {
-      bytes +=
-          static_cast<uint64_t>(numel(tensor.shape)) * size_of(tensor.dtype) + kBytesOfEntry + tensor.name.size();
+      bytes += static_cast<uint64_t>(numel(tensor.shape)) * size_of(tensor.dtype) + kBytesOfEntry + tensor.name.size();
     }
   }
   return bytes;
