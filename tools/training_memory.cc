@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/io/memory_snapshot.h"
 #include "core/distributed/unconnected.h"
+#include "core/io/memory_snapshot.h"
 #include "core/runtime/error.h"
 
 namespace heddle {

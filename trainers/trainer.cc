@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -17,11 +16,13 @@
 #include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
+#include "trainers/parallel/requests.h"
 #include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/model_folder.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
@@ -34,21 +35,6 @@ std::string name_of(const TrainConfig& config) {
 }
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
-
-// Adds up the time between start() and stop().
-class Stopwatch {
- public:
-  void start() { started_ = Clock::now(); }
-  void stop() { seconds_ += std::chrono::duration<double>(Clock::now() - started_).count(); }
-  double seconds() const { return seconds_; }
-  // The seconds since start(), while it runs.
-  double running_seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point started_;
-  double seconds_ = 0.0;
-};
 
 class Run {
  public:
@@ -92,7 +78,7 @@ class Run {
     result.step = start_;
     while (!is_complete(result.step)) {
       result.out_of_time = is_out_of_time(result.step);
-      if (result.out_of_time || is_stop_requested()) {
+      if (result.out_of_time || requests_.stop()) {
         save_last(result.step);
         end(result);
         return result;
@@ -131,32 +117,10 @@ class Run {
   }
 
   // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
-  bool is_out_of_time(int64_t step) const {
-    if (processes_.count() > 1) return requests_.out_of_time;
-    return step > start_ && is_time_over();
-  }
+  bool is_out_of_time(int64_t step) const { return step > start_ && requests_.is_time_over(); }
   bool is_time_over() const {
     const auto hours = config_.trainer.hours;
     return hours && clock_.running_seconds() >= *hours * 3600.0;
-  }
-
-  bool is_stop_requested() const { return processes_.count() > 1 ? requests_.stop : options_.stop_requested(); }
-  bool is_checkpoint_requested() const {
-    return processes_.count() > 1 ? requests_.checkpoint : options_.checkpoint_requested();
-  }
-
-  // Collective: what was asked of one process is asked of all. While the device computes a step, the processes tell
-  // each other what has been asked of them; it is done after that step.
-  void exchange_requests() {
-    if (processes_.count() == 1) return;
-    const std::string mine = {options_.stop_requested() ? '1' : '0', options_.checkpoint_requested() ? '1' : '0',
-                              is_time_over() ? '1' : '0'};
-    requests_ = Requests();
-    for (const std::string& asked : processes_.gather(mine)) {
-      requests_.stop |= asked[0] == '1';
-      requests_.checkpoint |= asked[1] == '1';
-      requests_.out_of_time |= asked[2] == '1';
-    }
   }
 
   template <class Event>
@@ -287,7 +251,7 @@ class Run {
     try {
       if (!batches_) batches_.emplace(*data_, batches_left());
       const StepResult taken =
-          train_step_.step(batches_->next(), step, event.learning_rate, [this] { exchange_requests(); });
+          train_step_.step(batches_->next(), step, event.learning_rate, [this] { requests_.exchange(); });
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
       event.total_tokens = trained_on_.tokens;
@@ -345,7 +309,7 @@ class Run {
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
-    const bool is_asked_for = is_checkpoint_requested();
+    const bool is_asked_for = requests_.checkpoint();
     if (is_complete(step)) return;  // run() saves it
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
       go_on_without_space(step, [&] { save(step); });
@@ -472,17 +436,14 @@ class Run {
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start
+  Requests requests_{processes_, options_.stop_requested, options_.checkpoint_requested,
+                     [this] { return is_time_over(); }};
   std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
   EvaluationHistory evaluations_;
   int64_t start_ = 0;        // steps that were done before
   int64_t saved_step_ = -1;  // of the newest checkpoint in the folder
   bool stopped_in_sample_ = false;
-  // Of several processes: what one of them has been asked for, or what has happened to one.
-  struct Requests {
-    bool stop = false, checkpoint = false, out_of_time = false;
-  };
-  Requests requests_;
   std::optional<ReadAhead> batches_;  // from the first step on
 };
 

@@ -264,7 +264,8 @@ void SafetensorsReader::read_part(Context& context, const SafetensorsEntry& entr
 
 FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> tensors,
                              const SafetensorsMetadata& metadata) {
-  return write_safetensors(path, tensors, [&](size_t i) { return tensors[i].data; }, metadata);
+  return write_safetensors(
+      path, tensors, [&](size_t i) { return tensors[i].data; }, metadata);
 }
 
 FileDigest write_safetensors(Context& context, const std::filesystem::path& path, std::span<const NamedTensor> tensors,

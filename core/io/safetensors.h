@@ -76,8 +76,8 @@ FileDigest write_safetensors(const std::filesystem::path& path, std::span<const 
                              const SafetensorsMetadata& metadata = {});
 FileDigest write_safetensors(Context& context, const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                              const SafetensorsMetadata& metadata = {});
-// `data_of(i)` gives the data of tensor i, valid until the next call, in place of HostTensor::data. It is called once for
-// each, in the order of the tensors when they have one dtype.
+// `data_of(i)` gives the data of tensor i, valid until the next call, in place of HostTensor::data. It is called once
+// for each, in the order of the tensors when they have one dtype.
 FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> tensors,
                              const std::function<const void*(size_t)>& data_of,
                              const SafetensorsMetadata& metadata = {});

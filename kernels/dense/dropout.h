@@ -1,9 +1,8 @@
 // Dropout with a mask that is never stored.   y (=|+=) x / (1 - p) where an element is kept, 0 where it is dropped
-// Element i, counted row by row, is dropped where word first_element + i of Philox (seed, RandomStream::dropout) is below
-// p 2^32. So
-// the gradient of x is the same function of that of y. What is dropped is 0 also where x is infinite or NaN. Source:
-// Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: a simple way to prevent neural networks from
-// overfitting", JMLR 15 (2014).
+// Element i, counted row by row, is dropped where word first_element + i of Philox (seed, RandomStream::dropout) is
+// below p 2^32. So the gradient of x is the same function of that of y. What is dropped is 0 also where x is infinite
+// or NaN. Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: a simple way to prevent neural
+// networks from overfitting", JMLR 15 (2014).
 #pragma once
 
 #include <cmath>

@@ -82,10 +82,12 @@ class ParallelRunThreaded : public ::testing::Test {
   std::string file(const std::string& path) { return read_file(folder_ / path); }
   std::vector<double> losses(const std::string& name) { return column(file(name + "/metrics.csv"), "loss"); }
   double difference(const std::string& a, const std::string& b, const std::string& quantity) {
-    const std::vector<double> x = column(file(a + "/metrics.csv"), quantity), y = column(file(b + "/metrics.csv"), quantity);
+    const std::vector<double> x = column(file(a + "/metrics.csv"), quantity),
+                              y = column(file(b + "/metrics.csv"), quantity);
     EXPECT_EQ(x.size(), y.size());
     double largest = 0.0;
-    for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) largest = std::max(largest, std::abs(x[i] - y[i]) / std::abs(y[i]));
+    for (size_t i = 0; i < std::min(x.size(), y.size()); ++i)
+      largest = std::max(largest, std::abs(x[i] - y[i]) / std::abs(y[i]));
     return largest;
   }
   std::set<std::string> files(const std::string& name) {
@@ -213,16 +215,19 @@ TEST_F(ParallelRunThreaded, AnErrorOfOneEndsAll) {
   };
   for (const int failing : {0, 1}) {
     const std::string name = "failed" + std::to_string(failing);
-    const std::vector<std::string> errors = run(name, tiny_train_config(), {.processes = 2, .change = throw_at(failing)});
+    const std::vector<std::string> errors =
+        run(name, tiny_train_config(), {.processes = 2, .change = throw_at(failing)});
     EXPECT_THAT(errors, Each(HasSubstr("the disk is on fire")));
     EXPECT_THAT(errors[static_cast<size_t>(1 - failing)], HasSubstr("process " + std::to_string(failing)));
   }
   // What cannot be read by one cannot be trained by the others.
   const auto unreadable = [&](TrainConfig config, int rank) {
-    if (rank == 1) config.data = tiny_train_config({"data={type: text, path: /not/there}", "model.vocab_size=256"}).data;
+    if (rank == 1)
+      config.data = tiny_train_config({"data={type: text, path: /not/there}", "model.vocab_size=256"}).data;
     return config;
   };
-  EXPECT_THAT(run("failed", tiny_train_config(), {.processes = 2, .config_of = unreadable}), Each(HasSubstr("/not/there")));
+  EXPECT_THAT(run("failed", tiny_train_config(), {.processes = 2, .config_of = unreadable}),
+              Each(HasSubstr("/not/there")));
 }
 
 TEST_F(ParallelRunThreaded, ASampleIsThatOfTheFirstProcess) {

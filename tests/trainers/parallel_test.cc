@@ -34,7 +34,8 @@ struct Trained {
   double validation = 0.0;
 };
 
-std::vector<Batch> parts_of_step(const Dataset& data, const TrainConfig& config, int64_t step, int rank, int processes) {
+std::vector<Batch> parts_of_step(const Dataset& data, const TrainConfig& config, int64_t step, int rank,
+                                 int processes) {
   std::vector<Batch> parts;
   for (int64_t i = 0; i < config.trainer.accumulate; ++i) {
     const int64_t batch = (step - 1) * config.trainer.accumulate + i;
@@ -163,8 +164,8 @@ TEST(ParallelStepThreaded, AHundredSteps) {
 
 TEST(ParallelStepThreaded, MoreProcessesThanTheModelHasParts) {
   for (const char* type : {"adamw", "muon"}) {
-    const TrainConfig config = tiny_train_config(
-        {"model.layers=1", "trainer.batch_size=8", "trainer.dtype=float64", std::string("optimizer={type: ") + type + "}"});
+    const TrainConfig config = tiny_train_config({"model.layers=1", "trainer.batch_size=8", "trainer.dtype=float64",
+                                                  std::string("optimizer={type: ") + type + "}"});
     const Trained alone = train_one(config, 5, nullptr), together = train_together(config, 5, 8);
     EXPECT_LE(difference(together.losses, alone.losses), 1e-11) << type;
     EXPECT_LE(difference(together.masters, alone.masters), 1e-10) << type;
@@ -254,7 +255,8 @@ TEST(ParallelStepThreaded, NotFiniteOnOneProcess) {
         check(processes.failed_together(), "not all know of it");
         reason = error.what();
       }
-      check(reason.find("on process 1, parameter head.weight was not finite before") != std::string::npos, "{}", reason);
+      check(reason.find("on process 1, parameter head.weight was not finite before") != std::string::npos, "{}",
+            reason);
       if (skip == 0) return;
       if (communicator.rank() == 1) write_values(context, head.value, kept);
       check(read_values(context, parameters.master()) == before, "the step that was left out changed a weight");

@@ -40,9 +40,8 @@ TEST(ShardsTest, EqualPartsAndWholeMatrices) {
   OptimizerConfig muon;
   muon.type = OptimizerType::muon;
   EXPECT_THAT(shard_bounds(parameters, muon, 4), ElementsAre(0, 5 * 128, 6 * 128, 9 * 128, 12 * 128));
-  EXPECT_THAT(shard_bounds(parameters, muon, 12),
-              ElementsAre(0, 0, 0, 5 * 128, 5 * 128, 5 * 128, 6 * 128, 7 * 128, 8 * 128, 9 * 128, 10 * 128, 11 * 128,
-                          12 * 128));
+  EXPECT_THAT(shard_bounds(parameters, muon, 12), ElementsAre(0, 0, 0, 5 * 128, 5 * 128, 5 * 128, 6 * 128, 7 * 128,
+                                                              8 * 128, 9 * 128, 10 * 128, 11 * 128, 12 * 128));
 }
 
 TEST(ShardsTest, BoundsWithinARange) {
@@ -113,11 +112,13 @@ void check_reduction(Communicator& communicator, int64_t bucket_bytes, bool is_s
 TEST(GradientReductionThreaded, BucketsHoldTheSum) {
   constexpr int64_t kOne = 256 * 8;
   for (const bool is_sharded : {false, true}) {
-    for (const auto& [bytes, buckets] : {std::pair(kOne, int64_t{3}), std::pair(kOne + 1, int64_t{2}), std::pair(4 * kOne, int64_t{1})}) {
+    for (const auto& [bytes, buckets] :
+         {std::pair(kOne, int64_t{3}), std::pair(kOne + 1, int64_t{2}), std::pair(4 * kOne, int64_t{1})}) {
       for (const int count : {2, 3, 5}) {
-        const auto errors = testing::run_together(count, [&, bytes = bytes, buckets = buckets](Communicator& communicator) {
-          check_reduction(communicator, bytes, is_sharded, buckets);
-        });
+        const auto errors =
+            testing::run_together(count, [&, bytes = bytes, buckets = buckets](Communicator& communicator) {
+              check_reduction(communicator, bytes, is_sharded, buckets);
+            });
         EXPECT_THAT(errors, Each("")) << bytes << " bytes, " << count << " processes";
       }
     }
