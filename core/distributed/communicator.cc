@@ -3,18 +3,24 @@
 #include <algorithm>
 
 #include "core/distributed/mpi.h"
+#include "core/distributed/nccl.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
 
-std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context) {
+std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context,
+                                                [[maybe_unused]] const RendezvousOptions& rendezvous) {
   switch (launch.kind) {
     case Launch::Kind::alone:
       break;
     case Launch::Kind::mpi:
       return make_mpi_communicator(context);
     case Launch::Kind::nccl:
-      fail("heddle was built without NCCL");
+#if defined(HEDDLE_NCCL)
+      return make_nccl_communicator(launch, context, rendezvous);
+#else
+      fail("several GPUs need NCCL, and this heddle was built without it (HEDDLE_NCCL)");
+#endif
   }
   return make_alone_communicator();
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/distributed/launch.h"
+#include "core/distributed/rendezvous.h"
 #include "core/runtime/backend.h"
 #include "core/tensor/tensor.h"
 
@@ -20,11 +21,9 @@ namespace heddle {
 
 class Context;
 
-enum class ReduceOp { sum, max };
-
 // Tensors are dense, of one dimension, on the device of the context that the communicator was made with. The work is
-// ordered in `stream`, of that context's backend; on the CPU it is done when the call returns. Sums and maxima are of
-// float32 and float64; what is only moved may have any dtype. NaN arrives as NaN, also through max.
+// ordered in `stream`, of that context's backend; on the CPU it is done when the call returns. Sums are of float32 and
+// float64; what is only moved may have any dtype. NaN arrives as NaN.
 //
 // `bounds` are size() + 1 ascending places: part r of the tensor, of process r, is [bounds[r], bounds[r + 1]). They
 // begin with 0 and end with the tensor's extent. Parts may be empty and need not be equal, but equal ones may be
@@ -38,11 +37,10 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // In place: each element becomes that of all processes.
-  virtual void all_reduce(const Tensor& values, ReduceOp op, StreamHandle stream) = 0;
-  // In place: part rank() becomes that of all processes; the other parts are undefined afterwards.
-  virtual void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, ReduceOp op,
-                              StreamHandle stream) = 0;
+  // In place: each element becomes the sum of those of all processes.
+  virtual void all_reduce(const Tensor& values, StreamHandle stream) = 0;
+  // In place: part rank() becomes the sum of those of all processes; the other parts are undefined afterwards.
+  virtual void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) = 0;
   // In place: part r becomes that of process r.
   virtual void all_gather(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) = 0;
   // The tensor becomes that of process `root`.
@@ -65,8 +63,10 @@ class Communicator {
 std::unique_ptr<Communicator> make_alone_communicator();
 
 // What `launch` asks for. Collective but for Launch::Kind::alone. `context` must outlive the communicator. Throws Error
-// when heddle was built without what it needs, and when the other processes cannot be reached.
-std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context);
+// when heddle was built without what it needs, and when the other processes cannot be reached; `rendezvous` says how
+// long processes with GPUs wait for each other.
+std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context,
+                                                const RendezvousOptions& rendezvous = {});
 
 // The bounds of as equal parts of `extent` elements as there are, the longer ones first.
 std::vector<int64_t> equal_bounds(int64_t extent, int parts);

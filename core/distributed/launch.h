@@ -15,6 +15,7 @@ struct Launch {
   int local_size = 1;
   std::string master_addr;   // where process 0 listens: what NCCL needs to begin with
   uint16_t master_port = 0;  // 0: none
+  std::string token;         // what the processes of this run show each other, and no others
 };
 
 }  // namespace heddle

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <type_traits>
@@ -55,17 +54,10 @@ class Mpi {
   bool owns_ = false;
 };
 
-// acc = op(acc, values), where NaN stays NaN.
+// sums += values.
 template <class T>
-void reduce(ReduceOp op, int64_t count, const T* __restrict values, double* __restrict acc) {
-  if (op == ReduceOp::sum) {
-    for (int64_t i = 0; i < count; ++i) acc[i] += static_cast<double>(values[i]);
-    return;
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const double value = static_cast<double>(values[i]);
-    if (value > acc[i] || std::isnan(value)) acc[i] = value;
-  }
+void add(int64_t count, const T* __restrict values, double* __restrict sums) {
+  for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(values[i]);
 }
 
 class MpiCommunicator final : public Communicator {
@@ -86,17 +78,16 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce(const Tensor& values, ReduceOp op, StreamHandle stream) override {
+  void all_reduce(const Tensor& values, StreamHandle stream) override {
     const std::vector<int64_t> bounds = equal_bounds(values.numel(), size_);
     on_host(values, stream, [&](char* data) {
-      reduce_parts(values.dtype(), data, bounds, op);
+      reduce_parts(values.dtype(), data, bounds);
       gather_parts(data, static_cast<int64_t>(size_of(values.dtype())), bounds);
     });
   }
 
-  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, ReduceOp op,
-                      StreamHandle stream) override {
-    on_host(values, stream, [&](char* data) { reduce_parts(values.dtype(), data, bounds, op); });
+  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) override {
+    on_host(values, stream, [&](char* data) { reduce_parts(values.dtype(), data, bounds); });
   }
 
   void all_gather(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) override {
@@ -151,16 +142,16 @@ class MpiCommunicator final : public Communicator {
     context_.backend().synchronize(stream);
   }
 
-  void reduce_parts(DType dtype, char* data, std::span<const int64_t> bounds, ReduceOp op) {
-    if (dtype == DType::float64) return reduce_parts(reinterpret_cast<double*>(data), bounds, op);
+  void reduce_parts(DType dtype, char* data, std::span<const int64_t> bounds) {
+    if (dtype == DType::float64) return reduce_parts(reinterpret_cast<double*>(data), bounds);
     check(dtype == DType::float32, "[communicator] found {}, expected float32 or float64", heddle::name(dtype));
-    reduce_parts(reinterpret_cast<float*>(data), bounds, op);
+    reduce_parts(reinterpret_cast<float*>(data), bounds);
   }
 
   // Every process sends each part to the one it belongs to, which takes them in the order of the ranks. They are added
   // in double, so that a sum of floats is rounded once.
   template <class T>
-  void reduce_parts(T* data, std::span<const int64_t> bounds, ReduceOp op) {
+  void reduce_parts(T* data, std::span<const int64_t> bounds) {
     constexpr int64_t kCount = kMessageBytes / static_cast<int64_t>(sizeof(T));
     int64_t longest = 0;
     for (int r = 0; r < size_; ++r) longest = std::max(longest, bounds[r + 1] - bounds[r]);
@@ -183,7 +174,7 @@ class MpiCommunicator final : public Communicator {
         if (r == 0) {
           std::copy_n(of_rank, mine, sums_.begin());
         } else {
-          reduce(op, mine, of_rank, sums_.data());
+          add(mine, of_rank, sums_.data());
         }
       }
       std::transform(sums_.begin(), sums_.begin() + mine, part, [](double sum) { return static_cast<T>(sum); });

@@ -15,8 +15,8 @@ class Unconnected final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce(const Tensor&, ReduceOp, StreamHandle) override {}
-  void reduce_scatter(const Tensor&, std::span<const int64_t>, ReduceOp, StreamHandle) override {}
+  void all_reduce(const Tensor&, StreamHandle) override {}
+  void reduce_scatter(const Tensor&, std::span<const int64_t>, StreamHandle) override {}
   void all_gather(const Tensor&, std::span<const int64_t>, StreamHandle) override {}
   void broadcast(const Tensor&, int, StreamHandle) override {}
   bool can_be_captured() const override { return true; }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -56,14 +55,14 @@ class ThreadsCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return meeting_.size; }
 
-  void all_reduce(const Tensor& values, ReduceOp op, StreamHandle stream) override {
+  void all_reduce(const Tensor& values, StreamHandle stream) override {
     const std::vector<int64_t> bounds = equal_bounds(values.numel(), size());
-    reduce_scatter(values, bounds, op, stream);
+    reduce_scatter(values, bounds, stream);
     all_gather(values, bounds, stream);
   }
-  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, ReduceOp op, StreamHandle) override {
-    if (values.dtype() == DType::float64) return reduce_scatter<double>(values, bounds, op);
-    reduce_scatter<float>(values, bounds, op);
+  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, StreamHandle) override {
+    if (values.dtype() == DType::float64) return reduce_scatter<double>(values, bounds);
+    reduce_scatter<float>(values, bounds);
   }
   void all_gather(const Tensor& values, std::span<const int64_t> bounds, StreamHandle) override {
     exchange(values, [&] {
@@ -106,18 +105,13 @@ class ThreadsCommunicator final : public Communicator {
     std::copy(source + begin, source + end, static_cast<char*>(values.raw()) + begin);
   }
   template <class T>
-  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, ReduceOp op) {
+  void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds) {
     std::vector<double> reduced;
     exchange(values, [&] {
       for (int64_t i = bounds[rank_]; i < bounds[rank_ + 1]; ++i) {
         double result = static_cast<double>(meeting_.tensors[0].template data<T>()[i]);
         for (int r = 1; r < size(); ++r) {
-          const double value = static_cast<double>(meeting_.tensors[static_cast<size_t>(r)].template data<T>()[i]);
-          if (op == ReduceOp::sum) {
-            result += value;
-          } else if (value > result || std::isnan(value)) {
-            result = value;
-          }
+          result += static_cast<double>(meeting_.tensors[static_cast<size_t>(r)].template data<T>()[i]);
         }
         reduced.push_back(result);
       }

@@ -65,9 +65,9 @@ void GradientReduction::reduce(const Bucket& bucket) {
   ready_.block(stream_.handle());
   const Tensor values = parameters_.gradient().slice(0, bucket.range.begin, bucket.range.end);
   if (bucket.bounds.empty()) {
-    communicator_.all_reduce(values, ReduceOp::sum, stream_.handle());
+    communicator_.all_reduce(values, stream_.handle());
   } else {
-    communicator_.reduce_scatter(values, bucket.bounds, ReduceOp::sum, stream_.handle());
+    communicator_.reduce_scatter(values, bucket.bounds, stream_.handle());
   }
   ++reduced_;
 }
