@@ -115,7 +115,7 @@ const std::vector<Case>& cases() {
       {"DropoutRecomputed", {"model.dropout=0.3", "model.recompute=block", "trainer.sequence_length=15"}},
       {"TiedAndNorms", {"model.tie_embeddings=true", "model.norm={type: layer_norm}"}},
       {"Lion", {"optimizer={type: lion, lr: 1.0e-3}"}},
-      {"Sgd", {"optimizer={type: sgd, lr: 0.1, momentum: 0.9}"}},
+      {"Sgd", {"optimizer={type: sgd, lr: 1.0e-3, momentum: 0.9}"}},
       {"Muon", {"optimizer={type: muon, lr: 3.0e-3}"}},
       {"MuonAverage", {"optimizer={type: muon, lr: 3.0e-3}", "trainer.ema=0.9"}},
       {"Recall", {"data={type: mqar, num_pairs: 2, num_queries: 2}", "model.vocab_size=16"}},
@@ -140,7 +140,7 @@ TEST_P(ParallelThreaded, TheCurveDoesNotDependOnTheNumberOfProcesses) {
   for (const int count : {2, 3}) {
     const Trained together = train_together(config, 12, count);
     EXPECT_LE(difference(together.losses, alone.losses), 1e-9) << count;
-    EXPECT_LE(difference(together.norms, alone.norms), 1e-9) << count;
+    EXPECT_LE(difference(together.norms, alone.norms), 1e-8) << count;
     EXPECT_LE(difference({together.validation}, {alone.validation}), 1e-9) << count;
     EXPECT_LE(difference(together.weights, alone.weights), 1e-8) << count;
   }
@@ -256,10 +256,14 @@ TEST(ParallelStepThreaded, NotFiniteOnOneProcess) {
       };
       take(1);
       const std::vector<double> before = read_values(context, parameters.master());
-      const Tensor decays = parameters.buffers().front().value;
-      const std::vector<double> kept = read_values(context, decays);
+      // A value of the model that no process gives to the others.
+      const auto angles = std::find_if(parameters.buffers().begin(), parameters.buffers().end(),
+                                       [](const Buffer& buffer) { return buffer.name.ends_with("theta"); });
+      check(angles != parameters.buffers().end(), "no angles");
+      const Tensor theta = angles->value;
+      const std::vector<double> kept = read_values(context, theta);
       if (communicator.rank() == 1) {
-        write_values(context, decays, std::vector<double>(kept.size(), std::numeric_limits<double>::quiet_NaN()));
+        write_values(context, theta, std::vector<double>(kept.size(), std::numeric_limits<double>::quiet_NaN()));
       }
       std::string reason;
       try {
@@ -272,7 +276,7 @@ TEST(ParallelStepThreaded, NotFiniteOnOneProcess) {
       }
       check(reason.find("at step 2: on process 1, blocks.0.mixer") != std::string::npos, "{}", reason);
       if (skip == 0) return;
-      if (communicator.rank() == 1) write_values(context, decays, kept);
+      if (communicator.rank() == 1) write_values(context, theta, kept);
       check(read_values(context, parameters.master()) == before, "the step that was left out changed a weight");
       check(!take(3).left_out, "step 3 was left out");
     });
