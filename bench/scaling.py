@@ -6,6 +6,7 @@ Prints the tables of docs/scaling.md. What is assumed stands at the top, and may
     python3 bench/scaling.py --nvlink 360e9 --network 320e9
 """
 import argparse
+import math
 
 MODELS = (  # name, layers, width, parameters; a block has 12 width^2, vocabulary 50304, tied to nothing
     ("165 M", 12, 768, 165e6),
@@ -27,8 +28,8 @@ def arguments():
     parser.add_argument("--network", type=float, default=320e9, help="the same between hosts with a card for each GPU")
     parser.add_argument("--nvlink-latency", type=float, default=2e-6, help="seconds from one GPU to the next in a host")
     parser.add_argument("--network-latency", type=float, default=8e-6, help="seconds from one host to the next")
-    parser.add_argument("--buckets", type=int, default=8)
     parser.add_argument("--activations", type=float, default=34.0, help="bytes a token, layer and unit of width")
+    parser.add_argument("--recomputed", type=float, default=2.0, help="the same with model.recompute: block")
     return parser.parse_args()
 
 
@@ -48,25 +49,35 @@ def ring_seconds(bytes_, gpus, calls, given):
     return bytes_ * (gpus - 1) / gpus / bandwidth + calls * hops
 
 
+def fits(bytes_, given):
+    return f"{bytes_ / 1e9:.0f}" + ("" if bytes_ <= given.memory else " (too much)")
+
+
+def buckets(parameters):
+    """An eighth of the gradients, from 1 MiB to 32 MiB (trainers/parallel/gradient_reduction.h)."""
+    return math.ceil(4 * parameters / min(max(parameters / 2, 2**20), 2**25))
+
+
 def row(model, gpus, given):
     name, layers, width, parameters = model
     compute = 6 * parameters * given.tokens / (given.peak * given.utilization)
-    reduce = ring_seconds(4 * parameters, gpus, given.buckets, given)  # float32 gradients
+    reduce = ring_seconds(4 * parameters, gpus, buckets(parameters), given)  # float32 gradients
     gather = ring_seconds(2 * parameters, gpus, 1, given)  # bfloat16 values
     hidden = min(reduce, compute * 2 / 3)  # beside the backward pass
     step = compute + reduce - hidden + gather
-    memory = state_bytes(parameters, gpus) + given.activations * given.tokens * layers * width
-    return (f"| {name} | {gpus} | {state_bytes(parameters, gpus) / 1e9:.1f} | {memory / 1e9:.0f}"
-            f"{'' if memory <= given.memory else ' (too much)'} | {6 * parameters * (gpus - 1) / gpus / 1e9:.2f} | "
+    states = state_bytes(parameters, gpus)
+    block = given.activations * given.tokens * width
+    kept, recomputed = states + layers * block, states + block + given.recomputed * given.tokens * layers * width
+    return (f"| {name} | {gpus} | {states / 1e9:.1f} | {fits(kept, given)} | {fits(recomputed, given)} | {6 * parameters * (gpus - 1) / gpus / 1e9:.2f} | "
             f"{compute * 1e3:.0f} | {reduce * 1e3:.1f} + {gather * 1e3:.1f} | {compute / step:.2f} | "
             f"{given.tokens * gpus / 1e6:.2f} M | {gpus * given.tokens / step / 1e6:.2f} M |")
 
 
 def main():
     given = arguments()
-    print("| parameters | GPUs | states, GB | with activations, GB | moved a step, GB | compute, ms | reduce + gather, ms | "
+    print("| parameters | GPUs | states, GB | + activations, GB | recomputed, GB | moved a step, GB | compute, ms | reduce + gather, ms | "
           "efficiency | tokens a step | tokens a second |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for model in MODELS:
         for gpus in GPUS:
             print(row(model, gpus, given))
