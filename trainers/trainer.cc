@@ -14,25 +14,20 @@
 #include "trainers/data/read_ahead.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
-#include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
 #include "trainers/parallel/requests.h"
 #include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
-#include "trainers/run/model_folder.h"
+#include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/sample_text.h"
+#include "trainers/run/start_event.h"
 #include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
-
-// "toy_kjv" for configs/toy_kjv.yaml and for a run in runs/toy_kjv.
-std::string name_of(const TrainConfig& config) {
-  const std::filesystem::path file = config.node.location().file;
-  return file.stem() == "config" && file.has_parent_path() ? file.parent_path().filename() : file.stem();
-}
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -51,12 +46,9 @@ class Run {
         config_text_(to_yaml(config, registry)),
         opened_folder_(processes.together([&] { return open_folder(options, processes); })),
         folder_(*opened_folder_) {
-    if (!processes.is_first()) return;
-    file_loggers_ = make_file_loggers(config.logging, folder_.path(), note_);
-    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
-    if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
-    if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
-    loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
+    processes.together([&] {
+      if (processes.is_first()) make_loggers();
+    });
   }
 
   // What one process throws alone ends the others, before anything here is destroyed: that may wait for the device,
@@ -65,13 +57,33 @@ class Run {
     if (processes_.count() == 1) return train();
     try {
       return train();
+    } catch (const OutOfMemory& error) {
+      if (!context_.allocator().is_recording() || !processes_.is_first()) end_others(error);
+      try {
+        fail_with_snapshot(context_, folder_.path(), error);
+      } catch (const OutOfMemory& written) {
+        end_others(written);
+      }
     } catch (const std::exception& error) {
-      if (!processes_.failed_together()) processes_.communicator().abort(error.what());
-      throw;
+      end_others(error);
     }
   }
 
  private:
+  // Throws the exception that is being handled.
+  [[noreturn]] void end_others(const std::exception& error) {
+    if (!processes_.failed_together()) processes_.communicator().abort(error.what());
+    throw;
+  }
+
+  void make_loggers() {
+    file_loggers_ = make_file_loggers(config_.logging, folder_.path(), note_);
+    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    if (config_.trainer.profile) profile_.emplace(context_, train_step_, *config_.trainer.profile);
+    if (options_.log != nullptr) loggers_.push_back(&console_.emplace(options_.log));
+    loggers_.insert(loggers_.end(), options_.loggers.begin(), options_.loggers.end());
+  }
+
   TrainResult train() {
     start();
     TrainResult result;
@@ -131,24 +143,6 @@ class Run {
     for (Logger* logger : loggers_) logger->flush();
   }
 
-  // The checkpoint to continue from, as the first process chooses it.
-  std::optional<Checkpoint> choose_checkpoint() {
-    std::optional<Checkpoint> checkpoint = processes_.together([&]() -> std::optional<Checkpoint> {
-      if (!processes_.is_first()) return std::nullopt;
-      folder_.check_config();
-      if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
-        throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
-      }
-      return folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
-    });
-    if (processes_.count() == 1) return checkpoint;
-    const std::string path = processes_.from_first(checkpoint ? checkpoint->path.string() : "");
-    return processes_.together([&] {
-      if (!checkpoint && !path.empty()) checkpoint = open_checkpoint(path);
-      return checkpoint;
-    });
-  }
-
   // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
   // changed before all of it is known to fit.
   void start() {
@@ -159,8 +153,13 @@ class Run {
       check_same_run(processes_,
                      {options_.program, config_text_, to_string(identity), device.substr(0, device.find(':'))});
     }
-    const auto checkpoint = choose_checkpoint();
-    StartEvent event;
+    if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
+      processes_.fail_together();
+      throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
+    }
+    const auto checkpoint =
+        folder_.choose_together(processes_, options_.resume, {config_, registry_, data_->identity()}, note_);
+    StartEvent event = start_event(context_, config_);
     processes_.together([&] {
       if (checkpoint) {
         go_on_from(*checkpoint);
@@ -174,19 +173,10 @@ class Run {
     });
     if (checkpoint && processes_.from_first(is_in_this_folder(*checkpoint) ? "1" : "") == "1") saved_step_ = start_;
     event.folder = folder_.path();
-    event.config = name_of(config_);
     event.program = options_.program;
     event.step = start_;
-    event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
-    event.dtype = config_.trainer.dtype;
-    event.batch_size = sequences_of_step();
-    event.sequence_length = config_.trainer.sequence_length;
-    event.checkpoint_every = config_.trainer.checkpoint_every;
-    event.skip_nonfinite = config_.trainer.skip_nonfinite;
-    event.device = context_.device();
-    event.device_name = context_.properties().name;
-    event.threads = context_.threads();
+    event.processes = processes_.count();
     tell(&Logger::start, event);
     if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
       note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
@@ -195,19 +185,10 @@ class Run {
     clock_.start();
   }
 
-  // Takes the weights of a run, a checkpoint or an exported model.
   void init_from(const std::filesystem::path& path) {
-    ParameterSet& parameters = train_step_.model().parameters();
-    std::string weights = fmt::format("those of {}", path.string());
-    if (is_model_folder(path)) {
-      read_weights(context_, path, config_.model, parameters);
-    } else {
-      const Checkpoint checkpoint = find_checkpoint(path, note_);
-      load_evaluated_parameters(context_, checkpoint, parameters);
-      weights = fmt::format("{} {}", has_average(checkpoint) ? "the average of" : "those of", checkpoint.path.string());
-    }
+    const std::string whose = init_weights(context_, path, config_.model, train_step_.model().parameters(), note_);
     if (train_step_.average() != nullptr) train_step_.average()->restart();
-    note_("the weights are " + weights);
+    note_("the weights are " + whose);
   }
 
   void go_on_from(const Checkpoint& checkpoint) {
@@ -400,20 +381,10 @@ class Run {
   }
 
   std::string sample(int64_t step, bool is_last) {
-    const SampleConfig& sample = *config_.trainer.sample;
-    GenerateOptions options;
-    options.tokens = sample.tokens;
-    options.temperature = sample.temperature;
-    options.seed = config_.seed;
-    if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
-    if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
-    Utf8Printer printer;
+    const auto stop = [&] { return is_last && (stopped_in_sample_ = options_.stop_requested()); };
     const std::string text = with_averaged_weights(train_step_.average(), [&] {
       if (!processes_.is_first()) return std::string();
-      std::string written = sample.prompt;
-      generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
-               [&](uint8_t byte) { written += printer.add(byte); });
-      return written + printer.finish();
+      return sample_text(context_, train_step_.model(), *data_->tokenizer(), config_, stop);
     });
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
@@ -454,7 +425,7 @@ TrainResult train(Context& context, const TrainConfig& config, const TrainOption
   try {
     return Run(context, config, options, registry, processes).run();
   } catch (const OutOfMemory& error) {
-    if (!context.allocator().is_recording()) throw;
+    if (!context.allocator().is_recording() || processes.count() > 1) throw;
     fail_with_snapshot(context, options.folder, error);
   }
 }

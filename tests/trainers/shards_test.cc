@@ -14,6 +14,7 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear.h"
 #include "tests/distributed/threads.h"
+#include "trainers/parallel/collect.h"
 #include "trainers/parallel/data_parallel.h"
 
 namespace heddle {
@@ -74,6 +75,39 @@ TEST(ShardsTest, PartsOfAParameter) {
     check(total > 0, "nothing for process {}", communicator.rank());
   });
   EXPECT_THAT(errors, Each(""));
+}
+
+// Process 0 gets all tensors whole, in order, in pieces that lie in one part or in several.
+TEST(TensorCollectorThreaded, TheFirstProcessGetsAll) {
+  for (const int64_t piece : {int64_t{100}, int64_t{1000}, TensorCollector::kPiece}) {
+    const auto errors = testing::run_together(3, [&](Communicator& communicator) {
+      Context context(Device{}, {.threads = 1});
+      ParameterSet parameters;
+      add_parameters(parameters);
+      parameters.materialize(context, DType::float32, 1, 3);
+      Processes processes(&communicator);
+      DataParallel parallel(context, parameters, {}, processes, true);
+      const FlatRange range = updated_range(&parallel, parameters);
+      // What another process updates is not what this one has.
+      Tensor mine = clone(context, parameters.master());
+      fill_zero(context, mine);
+      copy(context, mine.slice(0, range.begin, range.end), parameters.master().slice(0, range.begin, range.end));
+      std::vector<ShardedTensor> tensors;
+      for (size_t index = 0; index < parameters.all().size(); ++index) {
+        const int64_t begin = std::max(parameters.offset(index), range.begin);
+        tensors.push_back(part_of_parameter(&parallel, parameters, index, "x", mine, begin));
+      }
+      TensorCollector collector(context, processes, tensors, piece);
+      for (const Parameter& parameter : parameters.all()) {
+        const auto* found = static_cast<const float*>(collector.next());
+        check((found != nullptr) == processes.is_first(), "on another process");
+        if (found == nullptr) continue;
+        const std::vector<double> expected = read_values(context, parameter.master);
+        check(std::equal(expected.begin(), expected.end(), found), "{} is not the same", parameter.name);
+      }
+    });
+    EXPECT_THAT(errors, Each("")) << piece;
+  }
 }
 
 // The loss is a sum of linear layers one after the other, in which process r has r + 1 as its upstream gradient.

@@ -6,12 +6,6 @@
 #include "core/tensor/transfer.h"
 
 namespace heddle {
-namespace {
-
-// Elements that are collected at once: 16 MiB of float32.
-constexpr int64_t kAtOnce = int64_t{1} << 22;
-
-}  // namespace
 
 const void* TensorCollector::next() {
   const ShardedTensor& tensor = tensors_[next_++];
@@ -32,8 +26,8 @@ void TensorCollector::collect(const ShardedTensor& tensor) {
   const MemoryScope scope(context_, MemoryCategory::workspace);
   const int64_t size = numel(tensor.shape);
   const FlatRange mine{tensor.begin, tensor.begin + (tensor.part.defined() ? tensor.part.numel() : 0)};
-  for (int64_t begin = 0; begin < size; begin += kAtOnce) {
-    const FlatRange range{begin, std::min(size, begin + kAtOnce)};
+  for (int64_t begin = 0; begin < size; begin += piece_) {
+    const FlatRange range{begin, std::min(size, begin + piece_)};
     const Tensor values = Tensor::empty(context_, {range.size()}, tensor.dtype);
     if (const FlatRange here = intersection(mine, range); here.size() > 0) {
       copy(context_, values.slice(0, here.begin - range.begin, here.end - range.begin),

@@ -87,6 +87,21 @@ std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const Run
                   path_.string(), here.back().step));
 }
 
+std::optional<Checkpoint> RunFolder::choose_together(Processes& processes, const std::string& resume,
+                                                     const RunSubject& subject, const Note& note) const {
+  std::optional<Checkpoint> checkpoint = processes.together([&]() -> std::optional<Checkpoint> {
+    if (!processes.is_first()) return std::nullopt;
+    check_config();
+    return choose(resume, subject, note);
+  });
+  if (processes.count() == 1) return checkpoint;
+  const std::string path = processes.from_first(checkpoint ? checkpoint->path.string() : "");
+  return processes.together([&] {
+    if (!checkpoint && !path.empty()) checkpoint = open_checkpoint(path);
+    return checkpoint;
+  });
+}
+
 std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, const Note& note) const {
   const auto checkpoint = newest_checkpoint(checkpoints(), note);
   if (!checkpoint) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "trainers/logging/note.h"
+#include "trainers/parallel/processes.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/train_config.h"
 
@@ -46,6 +47,10 @@ class RunFolder {
   //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder, or
   //           when it was trained by another type of optimizer.
   std::optional<Checkpoint> choose(const std::string& resume, const RunSubject& subject, const Note& note) const;
+
+  // Collective: what check_config() and choose() say to the first process.
+  std::optional<Checkpoint> choose_together(Processes& processes, const std::string& resume, const RunSubject& subject,
+                                            const Note& note) const;
 
   // Writes config.yaml. A file of that name that no run has written is somebody's own, and a UsageError.
   void write_config(const std::string& yaml) const;
