@@ -35,7 +35,11 @@ ShardedTensor part_of_parameter(const DataParallel* parallel, const ParameterSet
   const Shape& shape = parameters.all()[index].shape;
   const FlatRange range{parameters.offset(index), parameters.offset(index) + numel(shape)};
   const FlatRange mine = intersection(range, updated_range(parallel, parameters));
-  ShardedTensor tensor{.name = name, .shape = shape, .dtype = flat.dtype(), .begin = mine.begin - range.begin};
+  ShardedTensor tensor;
+  tensor.name = name;
+  tensor.shape = shape;
+  tensor.dtype = flat.dtype();
+  tensor.begin = mine.begin - range.begin;
   if (parallel != nullptr && parallel->is_sharded()) tensor.bounds = bounds_within(parallel->bounds(), range);
   if (mine.size() > 0 || tensor.is_whole()) tensor.part = flat.slice(0, begin_in_flat, begin_in_flat + mine.size());
   return tensor;
