@@ -14,7 +14,6 @@ MODELS = (  # name, layers, width, parameters; a block has 12 width^2, vocabular
     ("1.3 B", 24, 2048, 1.41e9),
     ("7 B", 32, 4096, 6.9e9),
 )
-GPUS = (1, 8, 64, 1024)
 
 
 def arguments():
@@ -30,6 +29,9 @@ def arguments():
     parser.add_argument("--network-latency", type=float, default=8e-6, help="seconds from one host to the next")
     parser.add_argument("--activations", type=float, default=34.0, help="bytes a token, layer and unit of width")
     parser.add_argument("--recomputed", type=float, default=2.0, help="the same with model.recompute: block")
+    parser.add_argument("--vocabulary", type=float, default=2 * 50304, help="bytes a token of the logits")
+    parser.add_argument("--model", help="only this one, e.g. '165 M'")
+    parser.add_argument("--gpus", default="1,8,64,1024")
     return parser.parse_args()
 
 
@@ -66,8 +68,9 @@ def row(model, gpus, given):
     hidden = min(reduce, compute * 2 / 3)  # beside the backward pass
     step = compute + reduce - hidden + gather
     states = state_bytes(parameters, gpus)
-    block = given.activations * given.tokens * width
-    kept, recomputed = states + layers * block, states + block + given.recomputed * given.tokens * layers * width
+    block, logits = given.activations * given.tokens * width, given.vocabulary * given.tokens
+    kept = states + layers * block + logits
+    recomputed = states + max(block, logits) + given.recomputed * given.tokens * layers * width
     return (f"| {name} | {gpus} | {states / 1e9:.1f} | {fits(kept, given)} | {fits(recomputed, given)} | {6 * parameters * (gpus - 1) / gpus / 1e9:.2f} | "
             f"{compute * 1e3:.0f} | {reduce * 1e3:.1f} + {gather * 1e3:.1f} | {compute / step:.2f} | "
             f"{given.tokens * gpus / 1e6:.2f} M | {gpus * given.tokens / step / 1e6:.2f} M |")
@@ -79,8 +82,9 @@ def main():
           "efficiency | tokens a step | tokens a second |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for model in MODELS:
-        for gpus in GPUS:
-            print(row(model, gpus, given))
+        for gpus in map(int, given.gpus.split(",")):
+            if given.model in (None, model[0]):
+                print(row(model, gpus, given))
 
 
 if __name__ == "__main__":
