@@ -3,7 +3,7 @@
 
 Prints the tables of docs/scaling.md. What is assumed stands at the top, and may be changed by arguments:
 
-    python3 bench/scaling.py --nvlink 360e9 --network 320e9
+    python3 bench/scaling.py --nvlink 240e9 --network 40e9
 """
 import argparse
 import math
@@ -23,11 +23,11 @@ def arguments():
     parser.add_argument("--utilization", type=float, default=0.45, help="part of the peak that one GPU reaches alone")
     parser.add_argument("--memory", type=float, default=141e9, help="bytes of a GPU")
     parser.add_argument("--host", type=int, default=8, help="GPUs of a host")
-    parser.add_argument("--nvlink", type=float, default=360e9, help="bytes a second of a reduce-scatter within a host")
-    parser.add_argument("--network", type=float, default=320e9, help="the same between hosts with a card for each GPU")
+    parser.add_argument("--nvlink", type=float, default=240e9, help="bytes a second of a reduce-scatter within a host")
+    parser.add_argument("--network", type=float, default=240e9, help="the same between hosts with a card for each GPU")
     parser.add_argument("--nvlink-latency", type=float, default=2e-6, help="seconds from one GPU to the next in a host")
     parser.add_argument("--network-latency", type=float, default=8e-6, help="seconds from one host to the next")
-    parser.add_argument("--activations", type=float, default=34.0, help="bytes a token, layer and unit of width")
+    parser.add_argument("--activations", type=float, default=42.4, help="bytes a token, layer and unit of width")
     parser.add_argument("--recomputed", type=float, default=2.0, help="the same with model.recompute: block")
     parser.add_argument("--vocabulary", type=float, default=2 * 50304, help="bytes a token of the logits")
     parser.add_argument("--model", help="only this one, e.g. '165 M'")
