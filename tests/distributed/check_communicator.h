@@ -25,8 +25,9 @@ class CommunicatorCheck {
 
   void run() {
     for (const DType dtype : {DType::float32, DType::float64}) {
-      for (const int64_t size : {0, 1, 2, 7, 1000, 300000}) reduce(size, dtype);
+      for (const int64_t size : {0, 1, 2, 7, 1000}) reduce(size, dtype);
     }
+    reduce(300000, DType::float32);  // more than a message of MPI holds
     move();
     not_finite();
     texts();
