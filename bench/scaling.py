@@ -3,9 +3,10 @@
 
 Prints the tables of docs/scaling.md. What is assumed stands at the top, and may be changed by arguments:
 
-    python3 bench/scaling.py --nvlink 360e9 --network 320e9
+    python3 bench/scaling.py --nvlink 240e9 --network 40e9
 """
 import argparse
+import math
 
 MODELS = (  # name, layers, width, parameters; a block has 12 width^2, vocabulary 50304, tied to nothing
     ("165 M", 12, 768, 165e6),
@@ -13,7 +14,6 @@ MODELS = (  # name, layers, width, parameters; a block has 12 width^2, vocabular
     ("1.3 B", 24, 2048, 1.41e9),
     ("7 B", 32, 4096, 6.9e9),
 )
-GPUS = (1, 8, 64, 1024)
 
 
 def arguments():
@@ -23,12 +23,15 @@ def arguments():
     parser.add_argument("--utilization", type=float, default=0.45, help="part of the peak that one GPU reaches alone")
     parser.add_argument("--memory", type=float, default=141e9, help="bytes of a GPU")
     parser.add_argument("--host", type=int, default=8, help="GPUs of a host")
-    parser.add_argument("--nvlink", type=float, default=360e9, help="bytes a second of a reduce-scatter within a host")
-    parser.add_argument("--network", type=float, default=320e9, help="the same between hosts with a card for each GPU")
+    parser.add_argument("--nvlink", type=float, default=240e9, help="bytes a second of a reduce-scatter within a host")
+    parser.add_argument("--network", type=float, default=240e9, help="the same between hosts with a card for each GPU")
     parser.add_argument("--nvlink-latency", type=float, default=2e-6, help="seconds from one GPU to the next in a host")
     parser.add_argument("--network-latency", type=float, default=8e-6, help="seconds from one host to the next")
-    parser.add_argument("--buckets", type=int, default=8)
-    parser.add_argument("--activations", type=float, default=34.0, help="bytes a token, layer and unit of width")
+    parser.add_argument("--activations", type=float, default=42.4, help="bytes a token, layer and unit of width")
+    parser.add_argument("--recomputed", type=float, default=2.0, help="the same with model.recompute: block")
+    parser.add_argument("--vocabulary", type=float, default=2 * 50304, help="bytes a token of the logits")
+    parser.add_argument("--model", help="only this one, e.g. '165 M'")
+    parser.add_argument("--gpus", default="1,8,64,1024")
     return parser.parse_args()
 
 
@@ -48,28 +51,40 @@ def ring_seconds(bytes_, gpus, calls, given):
     return bytes_ * (gpus - 1) / gpus / bandwidth + calls * hops
 
 
+def fits(bytes_, given):
+    return f"{bytes_ / 1e9:.0f}" + ("" if bytes_ <= given.memory else " (too much)")
+
+
+def buckets(parameters):
+    """An eighth of the gradients, from 1 MiB to 32 MiB (trainers/parallel/gradient_reduction.h)."""
+    return math.ceil(4 * parameters / min(max(parameters / 2, 2**20), 2**25))
+
+
 def row(model, gpus, given):
     name, layers, width, parameters = model
     compute = 6 * parameters * given.tokens / (given.peak * given.utilization)
-    reduce = ring_seconds(4 * parameters, gpus, given.buckets, given)  # float32 gradients
+    reduce = ring_seconds(4 * parameters, gpus, buckets(parameters), given)  # float32 gradients
     gather = ring_seconds(2 * parameters, gpus, 1, given)  # bfloat16 values
     hidden = min(reduce, compute * 2 / 3)  # beside the backward pass
     step = compute + reduce - hidden + gather
-    memory = state_bytes(parameters, gpus) + given.activations * given.tokens * layers * width
-    return (f"| {name} | {gpus} | {state_bytes(parameters, gpus) / 1e9:.1f} | {memory / 1e9:.0f}"
-            f"{'' if memory <= given.memory else ' (too much)'} | {6 * parameters * (gpus - 1) / gpus / 1e9:.2f} | "
+    states = state_bytes(parameters, gpus)
+    block, logits = given.activations * given.tokens * width, given.vocabulary * given.tokens
+    kept = states + layers * block + logits
+    recomputed = states + max(block, logits) + given.recomputed * given.tokens * layers * width
+    return (f"| {name} | {gpus} | {states / 1e9:.1f} | {fits(kept, given)} | {fits(recomputed, given)} | {6 * parameters * (gpus - 1) / gpus / 1e9:.2f} | "
             f"{compute * 1e3:.0f} | {reduce * 1e3:.1f} + {gather * 1e3:.1f} | {compute / step:.2f} | "
             f"{given.tokens * gpus / 1e6:.2f} M | {gpus * given.tokens / step / 1e6:.2f} M |")
 
 
 def main():
     given = arguments()
-    print("| parameters | GPUs | states, GB | with activations, GB | moved a step, GB | compute, ms | reduce + gather, ms | "
+    print("| parameters | GPUs | states, GB | + activations, GB | recomputed, GB | moved a step, GB | compute, ms | reduce + gather, ms | "
           "efficiency | tokens a step | tokens a second |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for model in MODELS:
-        for gpus in GPUS:
-            print(row(model, gpus, given))
+        for gpus in map(int, given.gpus.split(",")):
+            if given.model in (None, model[0]):
+                print(row(model, gpus, given))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
 #include "trainers/data/read_ahead.h"
+#include "trainers/gemm_cache.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
 #include "trainers/out_of_memory.h"
@@ -49,6 +50,9 @@ class Run {
     processes.together([&] {
       if (processes.is_first()) make_loggers();
     });
+    if (config.trainer.search_gemm && context.device().type == DeviceType::cuda) {
+      gemm_cache_.emplace(context, gemm_cache_file(), note_);
+    }
   }
 
   // What one process throws alone ends the others, before anything here is destroyed: that may wait for the device,
@@ -233,6 +237,7 @@ class Run {
       if (!batches_) batches_.emplace(*data_, batches_left());
       const StepResult taken =
           train_step_.step(batches_->next(), step, event.learning_rate, [this] { requests_.exchange(); });
+      if (gemm_cache_) gemm_cache_->save();
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
       event.total_tokens = trained_on_.tokens;
@@ -409,6 +414,7 @@ class Run {
   Stopwatch clock_;      // of everything since the start
   Requests requests_{processes_, options_.stop_requested, options_.checkpoint_requested,
                      [this] { return is_time_over(); }};
+  std::optional<GemmCache> gemm_cache_;
   std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
   EvaluationHistory evaluations_;

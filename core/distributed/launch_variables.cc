@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
@@ -10,6 +11,8 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "core/distributed/node_list.h"
 #include "core/runtime/error.h"
@@ -158,9 +161,10 @@ Launch by_slurm(const Variables& variables, DeviceType device) {
   const uint64_t most = std::numeric_limits<uint64_t>::max();
   const uint64_t job = reader.number("SLURM_JOB_ID", 0, most), step = reader.number("SLURM_STEP_ID", 0, most);
   launch.token = fmt::format("slurm {}.{}", job, step);
-  const std::string nodes = reader.has("SLURM_STEP_NODELIST") ? "SLURM_STEP_NODELIST" : "SLURM_JOB_NODELIST";
-  launch.master_addr =
-      reader.has("MASTER_ADDR") ? reader.text("MASTER_ADDR") : expand_node_list(reader.text(nodes)).front();
+  const std::string list = reader.has("SLURM_STEP_NODELIST") ? "SLURM_STEP_NODELIST" : "SLURM_JOB_NODELIST";
+  const std::vector<std::string> nodes = expand_node_list(reader.text(list));
+  if (nodes.size() == 1) launch.local_size = launch.world_size;
+  launch.master_addr = reader.has("MASTER_ADDR") ? reader.text("MASTER_ADDR") : nodes.front();
   launch.master_port = reader.has("MASTER_PORT") ? read_port(reader) : port_of(job + 7 * step);
   return launch;
 }

@@ -111,6 +111,8 @@ TEST(LaunchVariables, Slurm) {
   EXPECT_EQ(launch.token, "slurm 4711.3");
   const Launch other = read(with(kSlurm, {{"MASTER_PORT", "1234"}, {"SLURM_STEP_NODELIST", "gpu11"}}));
   EXPECT_EQ(other.master_addr, "gpu11");
+  EXPECT_EQ(other.local_size, 16);
+  EXPECT_EQ(launch.local_size, 2);  // at least
   EXPECT_EQ(other.master_port, 1234);
   EXPECT_EQ(read(with(kSlurm, {{"MASTER_ADDR", "10.1.1.1"}})).master_addr, "10.1.1.1");
   EXPECT_EQ(read(kSlurm, DeviceType::cpu).kind, Launch::Kind::mpi);
