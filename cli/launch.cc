@@ -69,6 +69,12 @@ int start_processes(const LaunchOptions& options) {
                    {.interrupted = kInterrupted});
 }
 
+int counted_processes(const TrainConfig& config, int64_t asked) {
+  if (asked > 0) return static_cast<int>(asked);
+  const auto& parallel = config.trainer.parallel;
+  return parallel ? static_cast<int>(parallel->data.value_or(1)) : 1;
+}
+
 Launch launch_on(DeviceOptions& device) {
   const Launch launch = read_launch(device_of(device).type);
   if (launch.kind != Launch::Kind::nccl || (device.device != "auto" && device.device != "cuda")) return launch;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 
 #include "cli/device.h"
 #include "core/distributed/launch.h"
 #include "core/distributed/rendezvous.h"
+#include "trainers/train_config.h"
 
 namespace heddle::cli {
 
@@ -23,6 +25,9 @@ bool starts_processes(const LaunchOptions& options);
 // Starts this program again once for each of the GPUs, which must be there, waits for all of them, and returns the exit
 // code of the run. The caller has no other threads and no open device.
 int start_processes(const LaunchOptions& options);
+
+// For how many processes a command that trains nothing counts: `asked`, or where that is 0 what the config says.
+int counted_processes(const TrainConfig& config, int64_t asked);
 
 // How this process was started, on the kind of device that `device` means. The GPU of a process of several is then that
 // of its local rank, where `device` names none.

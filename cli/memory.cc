@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
@@ -32,11 +32,6 @@ struct Options {
   DeviceOptions device;
 };
 
-CountedProcesses processes_of(const Options& options, const TrainConfig& config) {
-  const std::optional<int64_t> asked = config.trainer.parallel ? config.trainer.parallel->data : std::nullopt;
-  return {static_cast<int>(options.processes > 0 ? options.processes : asked.value_or(1))};
-}
-
 int run(const Options& options, const Registry& registry) {
   check_output_file("--json", options.json);
   check_output_file("--snapshot", options.snapshot);
@@ -44,7 +39,7 @@ int run(const Options& options, const Registry& registry) {
   check_output_file("--plot", options.plot);
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
   const Device device = device_of(options.device, DeviceUse::count);
-  const CountedProcesses processes = processes_of(options, config);
+  const CountedProcesses processes{counted_processes(config, options.processes)};
   if (processes.count > 1 && device.type != DeviceType::meta) {
     throw UsageError(
         fmt::format("one of {} processes is counted on meta, found --device {}", processes.count, to_string(device)));

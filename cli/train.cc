@@ -60,11 +60,12 @@ std::string run_folder_line(const std::filesystem::path& folder) {
   return fmt::format("{}, from step {}", folder.string(), checkpoints.back().step);
 }
 
-int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder) {
-  const DryRun run = dry_run(config);
+int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder, int processes) {
+  const DryRun run = dry_run(config, processes);
   const double steps = static_cast<double>(config.trainer.steps);
   fmt::print("parameters   {} ({:.2f} M)\n", run.parameters, static_cast<double>(run.parameters) / 1e6);
-  fmt::print("memory       {} at the peak of a step\n", format_bytes(run.peak_bytes));
+  fmt::print("memory       {} at the peak of a step{}\n", format_bytes(run.peak_bytes),
+             processes > 1 ? fmt::format(", in each of {} processes", processes) : "");
   for (int i = 0; i < kMemoryCategories; ++i) {
     if (run.category_peaks[i] == 0) continue;
     fmt::print("  {:<11}{}\n", name(static_cast<MemoryCategory>(i)), format_bytes(run.category_peaks[i]));
@@ -131,7 +132,9 @@ int run(const Options& options, const Registry& registry) {
                                                                                          // starts threads
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
-  if (options.dry_run) return show_dry_run(config, subject.folder);
+  if (options.dry_run) {
+    return show_dry_run(config, subject.folder, counted_processes(config, options.launch.gpus));
+  }
   if (options.verify_resume) return verify(options, config, signals, registry);
   try {
     return train_here(options, config, subject.folder, signals, registry);
