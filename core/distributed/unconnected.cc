@@ -2,6 +2,13 @@
 // there were others.
 #include "core/distributed/unconnected.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "core/runtime/error.h"
 
 namespace heddle {

@@ -3,6 +3,7 @@
 // refused with a reason. dtypes: F64 F32 BF16 F16 I32 I64. All functions throw Error naming the file.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>

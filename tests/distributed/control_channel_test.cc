@@ -8,6 +8,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
 #include <future>
 #include <memory>
 #include <stdexcept>

@@ -1,5 +1,7 @@
 #include "trainers/parallel/data_parallel.h"
 
+#include <cstddef>
+
 #include "core/tensor/transfer.h"
 
 namespace heddle {

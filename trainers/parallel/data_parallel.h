@@ -1,6 +1,7 @@
 // Training of one model by several processes, each on a part of every batch.                      docs/distributed.md
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
