@@ -51,7 +51,7 @@ TEST(LocalLaunch, EachProcessIsToldWhichItIs) {
     const SupervisedCommand& command = commands[static_cast<size_t>(rank)];
     EXPECT_THAT(command.arguments, ElementsAre("/bin/heddle", "train", "a.yaml"));
     EXPECT_THAT(command.environment, Contains("NCCL_DEBUG=WARN"));
-    EXPECT_THAT(command.environment, Contains(std::string(kStartedByHeddle) + "=1"));
+    EXPECT_THAT(command.environment, Contains("HEDDLE_STARTED_BY_HEDDLE=1"));
     const Launch launch = launch_in(command.environment);
     EXPECT_EQ(launch.kind, Launch::Kind::nccl);
     EXPECT_EQ(launch.rank, rank);
