@@ -18,7 +18,7 @@ fail() {
 on() {
   local count=$1
   shift
-  timeout 120 "${mpirun[@]}" "$count" "$program" "$@" >"$folder/log" 2>&1
+  timeout 300 "${mpirun[@]}" "$count" "$program" "$@" >"$folder/log" 2>&1
 }
 same_bits() {
   cmp "$folder/$1/checkpoints/step_40/$3" "$folder/$2/checkpoints/step_40/$3" || fail "$3 of $1 and $2 differ"
