@@ -216,6 +216,9 @@ dim3 grid_of(const HeadsView& tokens, int64_t dim) {
 
 template <class T>
 void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  if constexpr (sizeof(T) == 2) {
+    if (forward_on_hopper<T>(context, args)) return;
+  }
   if constexpr (sizeof(T) <= 4) {
     if (forward_on_tensor_cores<T>(context, args)) return;
   }

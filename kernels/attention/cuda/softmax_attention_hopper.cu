@@ -1,0 +1,9 @@
+// Softmax attention on the tensor cores of sm_90a.
+#include "kernels/attention/cuda/softmax_attention_hopper_forward.h"
+
+namespace heddle::kernels::cuda::softmax {
+
+template bool forward_on_hopper<bf16>(Context& context, const SoftmaxAttentionForwardArgs& args);
+template bool forward_on_hopper<fp16>(Context& context, const SoftmaxAttentionForwardArgs& args);
+
+}  // namespace heddle::kernels::cuda::softmax

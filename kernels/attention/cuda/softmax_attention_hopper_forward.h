@@ -1,0 +1,387 @@
+// Softmax attention on the tensor cores of sm_90a, forward: o (=), lse (=), for heads of DIM = 64 or 128 features.
+// A block has kGroups warpgroups of 64 queries each, and one more whose first warp copies tiles of q, k and v into
+// shared memory, ahead of their use. A group starts the scores of the next keys, and o += P v of these, then computes P
+// of the next keys while v is multiplied. The groups take turns, so that one computes exponentials while the other's
+// products run. P is one number of T, relative to the largest score m of its row so far, and the sums are of
+// the float it is rounded from. Source: Shah et al., "FlashAttention-3", arXiv:2407.08608.
+//
+// A key that some query of the tile does not see has P = 0 there, and what is not finite in its value would make that
+// NaN. So the other warps of the last warpgroup put 0 in its place, and it is added in the end to the rows that see it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention/cuda/softmax_attention.h"
+#include "kernels/attention/cuda/softmax_attention_hopper.h"
+
+namespace heddle::kernels::cuda::softmax {
+
+struct HopperForwardLaunch {
+  CUtensorMap q, k, v;
+  SoftmaxAttentionForwardArgs args;
+  TileOrder order;
+};
+
+template <class T, int DIM>
+struct HopperForward {
+  static constexpr int kGroups = DIM == 64 ? 3 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
+  static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
+  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 240, kOtherRegisters = DIM == 64 ? 32 : 24;
+
+  struct Shared {
+    SwizzledMatrix<T, kQueries, DIM> q;
+    SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
+    // Full: copied. Free: read by all groups. Checked: v has been looked through.
+    SharedBarrier q_full, q_free, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
+    TileColumns columns;  // of the tile of q
+    int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
+  };
+
+  // What one tile is.
+  struct Place {
+    int batch, head, first;  // the first query
+  };
+
+  const HopperForwardLaunch& launch;
+  Shared& shared;
+
+  __device__ __forceinline__ Place place_of(int index) const {
+    const TileOrder::Tile tile = launch.order.at(index);
+    const int heads = static_cast<int>(launch.args.inputs.q.heads);
+    return {tile.head / heads, tile.head % heads, tile.row_tile * kQueries};
+  }
+  __device__ __forceinline__ int key_head_of(const Place& place) const {
+    const SoftmaxAttentionInputs& inputs = launch.args.inputs;
+    return place.head / (static_cast<int>(inputs.q.heads) / static_cast<int>(inputs.k.heads));
+  }
+  // Rows after the last query do as the last one does.
+  __device__ __forceinline__ Range keys_of_row(const Place& place, int row) const {
+    const int last = static_cast<int>(launch.args.inputs.q.length) - 1;
+    return keys_of(launch.args.inputs, place.batch, min(place.first + row, last));
+  }
+  __device__ __forceinline__ static int steps_of(const TileColumns& columns) {
+    return blocks_of(columns.all.end - columns.all.begin, kKeys);
+  }
+  // The first key of a step: from the last keys to the first.
+  __device__ __forceinline__ static int column_of(const TileColumns& columns, int steps, int step) {
+    return columns.all.begin + (steps - 1 - step) * kKeys;
+  }
+
+  __device__ __forceinline__ void init() const {
+    if (threadIdx.x == 0) {
+      shared.q_full.init(1);
+      shared.q_free.init(4 * kGroups + 3);
+      for (int s = 0; s < kStages; ++s) {
+        shared.k_full[s].init(1);
+        shared.v_full[s].init(1);
+        shared.k_free[s].init(4 * kGroups);
+        shared.v_free[s].init(4 * kGroups);
+        shared.checked[s].init(3);
+      }
+      shared.found[0] = shared.found[1] = 0;
+      SharedBarrier::fence_init();
+    }
+    __syncthreads();
+  }
+
+  // --- Copies, by one thread ---
+
+  __device__ __forceinline__ void copy() const {
+    Ring<kStages> ring;
+    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
+      const Place place = place_of(index);
+      const int kv_head = key_head_of(place);
+      const Range top = keys_of_row(place, 0), bottom = keys_of_row(place, kQueries - 1);
+      const TileColumns columns{{top.begin, bottom.end}, {bottom.begin, top.end}};
+      const int steps = steps_of(columns);
+      for (int step = 0; step < steps; ++step, ring.advance()) {
+        const int column = column_of(columns, steps, step);
+        shared.k_free[ring.stage].wait(ring.parity ^ 1u);
+        shared.k_full[ring.stage].arrive_and_expect(shared.k[0].kBytes);
+        copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, kv_head, column);
+        if (step == 0) {
+          shared.q_free.wait(round % 2 ^ 1);
+          shared.columns = columns;
+          shared.q_full.arrive_and_expect(shared.q.kBytes);
+          copy_tile(shared.q, launch.q, shared.q_full, place.batch, place.head, place.first);
+        }
+        shared.v_free[ring.stage].wait(ring.parity ^ 1u);
+        shared.v_full[ring.stage].arrive_and_expect(shared.v[0].kBytes);
+        copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, kv_head, column);
+      }
+    }
+  }
+
+  // --- Values that are not finite ---
+
+  __device__ __forceinline__ void check_values() const {
+    const int thread = static_cast<int>(threadIdx.x) % 128 - 32;
+    Ring<kStages> ring;
+    for (int round = 0; TileOrder::of_round(round) < launch.order.count(); ++round) {
+      shared.q_full.wait(round % 2);
+      const TileColumns columns = shared.columns;
+      __syncwarp();
+      if (thread % 32 == 0) shared.q_free.arrive();
+      const int steps = steps_of(columns);
+      for (int step = 0; step < steps; ++step, ring.advance()) {
+        if (!columns.are_whole(column_of(columns, steps, step), kKeys)) {
+          shared.v_full[ring.stage].wait(ring.parity);
+          if (drop_not_finite<kCheckers>(shared.v[ring.stage], thread)) {
+            shared.found[round % 2] = round + 1;
+            fence_async_proxy();
+          }
+        }
+        __syncwarp();
+        if (thread % 32 == 0) shared.checked[ring.stage].arrive();
+      }
+    }
+  }
+
+  // Adds to the group's rows of o the values that are not finite, of keys in steps that not all rows of the tile see.
+  __device__ __noinline__ static void add_not_finite(const SoftmaxAttentionForwardArgs& args, const Place& place,
+                                                     int kv_head, const TileColumns& columns, int steps, int thread,
+                                                     int first_row) {
+    const int last = static_cast<int>(args.inputs.q.length);
+    for (int row = first_row + thread / 32; row < first_row + 64 && place.first + row < last; row += 4) {
+      const Range keys = keys_of(args.inputs, place.batch, place.first + row);
+      T* o = head<T>(args.o, place.batch, place.first + row, place.head);
+      for (int step = 0; step < steps; ++step) {
+        const int column = column_of(columns, steps, step);
+        if (columns.are_whole(column, kKeys)) continue;
+        for (int key = max(column, keys.begin); key < min(column + kKeys, keys.end); ++key) {
+          const T* v = head<const T>(args.inputs.v, place.batch, key, kv_head);
+          for (int c = thread % 32; c < DIM; c += 32) {
+            const float value = widen(v[c]);
+            if (!(fabsf(value) < infinity<float>())) o[c] = narrow<T>(widen(o[c]) + value);
+          }
+        }
+      }
+    }
+  }
+
+  // --- Products ---
+
+  // Of the thread's two rows: the largest score so far, and the sum of the thread's columns.
+  struct Rows {
+    Range keys[2];
+    Range whole;  // the keys that all rows of the warp see
+    float largest[2] = {-infinity<float>(), -infinity<float>()};
+    float sum[2] = {0.0f, 0.0f};
+  };
+
+  // From scores q k^T to P; factor: what sums so far are to be multiplied with.
+  __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int column, Rows& rows,
+                                               float (&factor)[2]) const {
+    if (rows.whole.begin > column || rows.whole.end < column + kKeys) {
+      for_each_value(scores, [&](float& score, int half, int col) {
+        if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
+      });
+    }
+    const float scale = static_cast<float>(launch.args.inputs.scale) * kLog2E;
+    float largest[2] = {rows.largest[0], rows.largest[1]}, shift[2], sum[2] = {0.0f, 0.0f};
+    for_each_value(scores, [&](float& score, int half, int) { largest[half] = fmaxf(largest[half], score); });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      largest[half] = group_max<4>(largest[half]);
+      shift[half] = largest[half] == -infinity<float>() ? 0.0f : rounded_product(largest[half], scale);
+      factor[half] = fast_exp2(rounded_product(rows.largest[half], scale) - shift[half]);
+      rows.largest[half] = largest[half];
+    }
+    // A fused product is exact, which may differ from its rounded largest by more than exp2 can take.
+    if (__any_sync(0xffffffffu, fmaxf(fabsf(shift[0]), fabsf(shift[1])) > 0x1p20f)) {
+      for_each_value(scores, [&](float& score, int half, int) { score = rounded_product(score, scale) - shift[half]; });
+    } else {
+      for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, scale, -shift[half]); });
+    }
+    for_each_value(scores, [&](float& score, int half, int) {
+      score = fast_exp2(score);
+      sum[half] += score;
+    });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rows.sum[half] = fmaf(rows.sum[half], factor[half], sum[half]);
+  }
+
+  __device__ __forceinline__ void start_scores(FragmentC (&scores)[kKeys / 8], int group, int stage) const {
+#pragma unroll
+    for (int d = 0; d < DIM; d += 16) {
+      wgmma<T, Stored::by_rows, Stored::by_rows>(scores, shared.q.by_rows(group * 64, d), shared.k[stage].by_rows(0, d),
+                                                 d > 0);
+    }
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void start_output(FragmentC (&out)[DIM / 8], const FragmentA (&p)[kKeys / 16], int stage,
+                                               bool add) const {
+#pragma unroll
+    for (int key = 0; key < kKeys; key += 16) {
+      wgmma<T, Stored::by_depth>(out, p[key / 16], shared.v[stage].by_depth(key, 0), add || key > 0);
+    }
+    wgmma_commit();
+  }
+  __device__ __forceinline__ static void round_weights(FragmentA (&p)[kKeys / 16],
+                                                       const FragmentC (&scores)[kKeys / 8]) {
+#pragma unroll
+    for (int d = 0; d < kKeys / 16; ++d) p[d] = as_a<T>(scores[2 * d], scores[2 * d + 1]);
+  }
+  __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring, bool whole) const {
+    shared.v_full[ring.stage].wait(ring.parity);
+    if (!whole) shared.checked[ring.stage].wait(ring.parity);
+  }
+  __device__ __forceinline__ static void arrive(SharedBarrier& barrier) {
+    if (threadIdx.x % 32 == 0) barrier.arrive();
+  }
+  // The groups take turns at starting products.
+  __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
+  __device__ __forceinline__ static void end_turn(int group) { barrier_arrive(1 + (group + 1) % kGroups, 256); }
+
+  __device__ __forceinline__ void compute(int group) const {
+    const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+    if (group == kGroups - 1) end_turn(group);
+    Ring<kStages> ring;  // of the keys
+    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
+      const Place place = place_of(index);
+      Rows rows;
+      rows.keys[0] = keys_of_row(place, own);
+      rows.keys[1] = keys_of_row(place, own + 8);
+      rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
+      shared.q_full.wait(round % 2);
+      const TileColumns columns = shared.columns;
+      const int steps = steps_of(columns);
+
+      FragmentC out[DIM / 8], scores[kKeys / 8];
+      FragmentA p[kKeys / 16];
+      float factor[2];
+      int column = column_of(columns, steps, 0);
+      shared.k_full[ring.stage].wait(ring.parity);
+      take_turn(group);
+      wgmma_fence();
+      start_scores(scores, group, ring.stage);
+      end_turn(group);
+      wgmma_wait<0>();
+      hold(scores);
+      arrive(shared.k_free[ring.stage]);
+      if (steps == 1) arrive(shared.q_free);
+      exponentiate(scores, column, rows, factor);
+      round_weights(p, scores);
+#pragma unroll 1
+      for (int step = 1; step < steps; ++step) {
+        const Ring<kStages> values = ring;
+        const bool whole = columns.are_whole(column, kKeys);
+        ring.advance();
+        column -= kKeys;
+        shared.k_full[ring.stage].wait(ring.parity);
+        take_turn(group);
+        hold(scores);
+        hold(out);
+        wgmma_fence();
+        start_scores(scores, group, ring.stage);
+        wait_for_values(values, whole);
+        start_output(out, p, values.stage, step > 1);
+        end_turn(group);
+        wgmma_wait<1>();
+        hold(scores);
+        arrive(shared.k_free[ring.stage]);
+        if (step == steps - 1) arrive(shared.q_free);
+        exponentiate(scores, column, rows, factor);
+        wgmma_wait<0>();
+        hold(out);
+        arrive(shared.v_free[values.stage]);
+        for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
+        round_weights(p, scores);
+      }
+      wait_for_values(ring, columns.are_whole(column, kKeys));
+      hold(out);
+      wgmma_fence();
+      start_output(out, p, ring.stage, steps > 1);
+      const bool found = shared.found[round % 2] == round + 1;
+      wgmma_wait<0>();
+      hold(out);
+      arrive(shared.v_free[ring.stage]);
+      ring.advance();
+      finish(out, rows, place, own);
+      if (found) {
+        barrier_sync(8 + group, 128);
+        add_not_finite(launch.args, place, key_head_of(place), columns, steps, static_cast<int>(threadIdx.x) % 128,
+                       group * 64);
+      }
+    }
+  }
+
+  // Divides by the sums, and stores.
+  __device__ __forceinline__ void finish(FragmentC (&out)[DIM / 8], const Rows& rows, const Place& place,
+                                         int own) const {
+    const SoftmaxAttentionForwardArgs& args = launch.args;
+    const float scale = static_cast<float>(args.inputs.scale);
+    float inverse[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = group_sum<4>(rows.sum[half]);
+      inverse[half] = 1.0f / sum;
+      const int query = place.first + own + half * 8;
+      if (args.lse && query < static_cast<int>(args.inputs.q.length) && threadIdx.x % 4 == 0) {
+        vector<float>(args.lse)[row_index(args.inputs.q, place.batch, place.head, query)] =
+            rounded_product(rows.largest[half], scale) + logf(sum);
+      }
+    }
+    for_each_value(out, [&](float& value, int half, int) { value *= inverse[half]; });
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int query = place.first + own + half * 8;
+      const bool stored = query < static_cast<int>(args.inputs.q.length);
+      store_row(head<T>(args.o, place.batch, query, place.head), out, half, stored, false);
+    }
+  }
+};
+
+template <class T, int DIM>
+__global__ void __launch_bounds__(HopperForward<T, DIM>::kThreads, 1)
+    forward_hopper(const __grid_constant__ HopperForwardLaunch launch) {
+#ifdef HEDDLE_WGMMA
+  using Forward = HopperForward<T, DIM>;
+  extern __shared__ __align__(1024) unsigned char raw[];
+  const Forward forward{launch, *reinterpret_cast<typename Forward::Shared*>(raw)};
+  forward.init();
+  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+  if (group < Forward::kGroups) {
+    take_registers<Forward::kGroupRegisters>();
+    forward.compute(group);
+  } else {
+    give_registers<Forward::kOtherRegisters>();
+    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
+    if (warp > 0) {
+      forward.check_values();
+    } else if (threadIdx.x % 32 == 0) {
+      forward.copy();
+    }
+  }
+#endif
+}
+
+template <class T, int DIM>
+void launch_hopper_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  using Forward = HopperForward<T, DIM>;
+  const SoftmaxAttentionInputs& inputs = args.inputs;
+  const HopperForwardLaunch launch{
+      tensor_map(inputs.q, Forward::kQueries), tensor_map(inputs.k, Forward::kKeys), tensor_map(inputs.v, Forward::kKeys),
+      args, tile_order(context, inputs.q, Forward::kQueries, inputs.k.length * DIM * 4, inputs.causal)};
+  const int64_t tiles = int64_t{launch.order.heads} * launch.order.row_tiles;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles, context.properties().multiprocessors));
+  HEDDLE_LAUNCH(context, (forward_hopper<T, DIM>), blocks, Forward::kThreads, sizeof(typename Forward::Shared), launch);
+}
+
+// Returns false where there is no kernel for these sizes.
+template <class T>
+bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  const SoftmaxAttentionInputs& inputs = args.inputs;
+  const int64_t tiles = inputs.q.batch * inputs.q.heads * ceil_div(inputs.q.length, 64);
+  if (!kHasWgmma || context.properties().compute_capability != 90 || inputs.q.dim != inputs.v.dim || !(inputs.scale > 0) ||
+      tiles > int64_t{1} << 30 || !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) ||
+      !can_vectorize(args.o, 8)) {
+    return false;
+  }
+  if (inputs.q.dim == 64) launch_hopper_forward<T, 64>(context, args);
+  if (inputs.q.dim == 128) launch_hopper_forward<T, 128>(context, args);
+  return inputs.q.dim == 64 || inputs.q.dim == 128;
+}
+
+}  // namespace heddle::kernels::cuda::softmax
