@@ -70,10 +70,68 @@ struct TileColumns {
   }
 };
 
-// Puts 0 in place of what is not finite in the thread's part of a matrix, with COUNT threads, and returns whether there
-// was such a number.
-template <int COUNT, class T, int ROWS, int COLS>
-__device__ __forceinline__ bool drop_not_finite(SwizzledMatrix<T, ROWS, COLS>& matrix, int thread) {
+// The columns that rows meet of which the first meets `top`, the last `bottom`.
+__device__ __forceinline__ TileColumns columns_between(Range top, Range bottom) {
+  return {{top.begin, bottom.end}, {bottom.begin, top.end}};
+}
+
+// Tiles of queries, which meet keys KEYS at a time, from the last to the first.
+template <int QUERIES, int KEYS>
+struct QueryTiles {
+  struct Place {
+    int batch, head, kv_head, first;  // first: of the queries
+  };
+
+  __device__ __forceinline__ static Place place_of(const SoftmaxAttentionInputs& inputs, TileOrder::Tile tile) {
+    const int heads = static_cast<int>(inputs.q.heads), group = heads / static_cast<int>(inputs.k.heads);
+    const int head_index = tile.head % heads;
+    return {tile.head / heads, head_index, head_index / group, tile.row_tile * QUERIES};
+  }
+  // Rows after the last query do as the last one does.
+  __device__ __forceinline__ static Range keys_of_row(const SoftmaxAttentionInputs& inputs, const Place& place,
+                                                      int row) {
+    return keys_of(inputs, place.batch, min(place.first + row, static_cast<int>(inputs.q.length) - 1));
+  }
+  __device__ __forceinline__ static TileColumns columns_of(const SoftmaxAttentionInputs& inputs, const Place& place) {
+    return columns_between(keys_of_row(inputs, place, 0), keys_of_row(inputs, place, QUERIES - 1));
+  }
+  __device__ __forceinline__ static int steps_of(const TileColumns& columns) {
+    return blocks_of(columns.all.end - columns.all.begin, KEYS);
+  }
+  __device__ __forceinline__ static int column_of(const TileColumns& columns, int steps, int step) {
+    return columns.all.begin + (steps - 1 - step) * KEYS;
+  }
+
+  // Calls visit(query, key) for the pairs that see each other, of 64 queries from row `first_row` on and the steps that
+  // not all queries of the tile see; the warps of the group, of which `warp` is one, share the queries.
+  template <class Visit>
+  __device__ __forceinline__ static void for_pairs_not_whole(const SoftmaxAttentionInputs& inputs, const Place& place,
+                                                             int first_row, int warp, const Visit& visit) {
+    const TileColumns columns = columns_of(inputs, place);
+    const int end = min(place.first + first_row + 64, static_cast<int>(inputs.q.length)), steps = steps_of(columns);
+    for (int query = place.first + first_row + warp; query < end; query += 4) {
+      const Range keys = keys_of(inputs, place.batch, query);
+      for (int step = 0; step < steps; ++step) {
+        const int column = column_of(columns, steps, step);
+        if (columns.are_whole(column, KEYS)) continue;
+        for (int key = max(column, keys.begin); key < min(column + KEYS, keys.end); ++key) visit(query, key);
+      }
+    }
+  }
+};
+
+// What is not finite in the features of one row, times `factor`, is added to another row, by the lanes of a warp.
+template <class T>
+__device__ __forceinline__ void add_what_is_not_finite(T* to, const T* from, int dim, float factor) {
+  for (int c = static_cast<int>(threadIdx.x) % 32; c < dim; c += 32) {
+    const float value = widen(from[c]);
+    if (!(fabsf(value) < infinity<float>())) to[c] = narrow<T>(widen(to[c]) + value * factor);
+  }
+}
+
+// Whether a number of the thread's part of a matrix, one of COUNT, is not finite. With DROP, puts 0 in its place.
+template <int COUNT, bool DROP, class T, int ROWS, int COLS>
+__device__ __forceinline__ bool find_not_finite(SwizzledMatrix<T, ROWS, COLS>& matrix, int thread) {
   constexpr int kUnits = ROWS * COLS / 8;
   const uint32_t data = shared_address(matrix.data);
   bool found = false;
@@ -85,11 +143,61 @@ __device__ __forceinline__ bool drop_not_finite(SwizzledMatrix<T, ROWS, COLS>& m
     for (int w = 0; w < 4; ++w) add_zero_times<T>(reinterpret_cast<const unsigned*>(&values)[w], zeros);
     if ((zeros & 0x7fff7fffu) == 0) continue;
     found = true;
-    for (int e = 0; e < 8; ++e) {
+    for (int e = 0; DROP && e < 8; ++e) {
       if (!(fabsf(widen(values[e])) < infinity<float>())) matrix.data[i * 8 + e] = narrow<T>(0.0f);
     }
   }
   return found;
+}
+
+// One arrival for each warp.
+__device__ __forceinline__ void arrive_warp(SharedBarrier& barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier.arrive();
+}
+
+// Weights, rounded to T, as operand A.
+template <class T, int TILES>
+__device__ __forceinline__ void round_weights(FragmentA (&a)[TILES / 2], const FragmentC (&weights)[TILES]) {
+#pragma unroll
+  for (int d = 0; d < TILES / 2; ++d) a[d] = as_a<T>(weights[2 * d], weights[2 * d + 1]);
+}
+
+// Above this lse, float32 knows it too coarsely to take exponents as fused products.
+inline constexpr float kLargeLse = 0x1p15f;
+
+// From scores q k^T to exp(scale scores - lse), with the thread's two rows' lse.
+template <int TILES>
+__device__ __forceinline__ void probabilities(FragmentC (&scores)[TILES], float scale, const float (&lse)[2],
+                                              bool large) {
+  if (large) {  // rounded as lse is, so that a row's only key has the probability 1
+    for_each_value(scores, [&](float& score, int half, int) {
+      score = (rounded_product(score, scale) - lse[half]) * kLog2E;
+    });
+  } else {
+    const float factor = scale * kLog2E, shift[2] = {lse[0] * kLog2E, lse[1] * kLog2E};
+    for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, factor, -shift[half]); });
+  }
+  for_each_value(scores, [&](float& score, int, int) { score = fast_exp2(score); });
+}
+
+// Starts c (=) a b^T, 64 rows of a from `row` on, and all rows of b.
+template <class T, int TILES, int ROWS, int COLS>
+__device__ __forceinline__ void start_scores(FragmentC (&c)[TILES], const SwizzledMatrix<T, ROWS, COLS>& a, int row,
+                                             const SwizzledMatrix<T, TILES * 8, COLS>& b) {
+#pragma unroll
+  for (int d = 0; d < COLS; d += 16) {
+    wgmma<T, Stored::by_rows, Stored::by_rows>(c, a.by_rows(row, d), b.by_rows(0, d), d > 0);
+  }
+  wgmma_commit();
+}
+// Starts c (=) weights b, or c (+=) weights b where `add`.
+template <class T, int TILES, int DEPTHS>
+__device__ __forceinline__ void start_sum(FragmentC (&c)[TILES], const FragmentA (&weights)[DEPTHS],
+                                          const SwizzledMatrix<T, DEPTHS * 16, TILES * 8>& b, bool add) {
+#pragma unroll
+  for (int d = 0; d < DEPTHS; ++d) wgmma<T, Stored::by_depth>(c, weights[d], b.by_depth(d * 16, 0), add || d > 0);
+  wgmma_commit();
 }
 
 // Writes (=) or adds (+=) the thread's row of a fragment of C, lane / 4 + 8 half of the warp's. Four lanes exchange what

@@ -38,35 +38,11 @@ struct HopperForward {
     int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
   };
 
-  // What one tile is.
-  struct Place {
-    int batch, head, first;  // the first query
-  };
+  using Tiles = QueryTiles<kQueries, kKeys>;
+  using Place = typename Tiles::Place;
 
   const HopperForwardLaunch& launch;
   Shared& shared;
-
-  __device__ __forceinline__ Place place_of(int index) const {
-    const TileOrder::Tile tile = launch.order.at(index);
-    const int heads = static_cast<int>(launch.args.inputs.q.heads);
-    return {tile.head / heads, tile.head % heads, tile.row_tile * kQueries};
-  }
-  __device__ __forceinline__ int key_head_of(const Place& place) const {
-    const SoftmaxAttentionInputs& inputs = launch.args.inputs;
-    return place.head / (static_cast<int>(inputs.q.heads) / static_cast<int>(inputs.k.heads));
-  }
-  // Rows after the last query do as the last one does.
-  __device__ __forceinline__ Range keys_of_row(const Place& place, int row) const {
-    const int last = static_cast<int>(launch.args.inputs.q.length) - 1;
-    return keys_of(launch.args.inputs, place.batch, min(place.first + row, last));
-  }
-  __device__ __forceinline__ static int steps_of(const TileColumns& columns) {
-    return blocks_of(columns.all.end - columns.all.begin, kKeys);
-  }
-  // The first key of a step: from the last keys to the first.
-  __device__ __forceinline__ static int column_of(const TileColumns& columns, int steps, int step) {
-    return columns.all.begin + (steps - 1 - step) * kKeys;
-  }
 
   __device__ __forceinline__ void init() const {
     if (threadIdx.x == 0) {
@@ -76,7 +52,7 @@ struct HopperForward {
         shared.k_full[s].init(1);
         shared.v_full[s].init(1);
         shared.k_free[s].init(4 * kGroups);
-        shared.v_free[s].init(4 * kGroups);
+        shared.v_free[s].init(4 * kGroups + 3);
         shared.checked[s].init(3);
       }
       shared.found[0] = shared.found[1] = 0;
@@ -90,16 +66,14 @@ struct HopperForward {
   __device__ __forceinline__ void copy() const {
     Ring<kStages> ring;
     for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = place_of(index);
-      const int kv_head = key_head_of(place);
-      const Range top = keys_of_row(place, 0), bottom = keys_of_row(place, kQueries - 1);
-      const TileColumns columns{{top.begin, bottom.end}, {bottom.begin, top.end}};
-      const int steps = steps_of(columns);
+      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
+      const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
+      const int steps = Tiles::steps_of(columns);
       for (int step = 0; step < steps; ++step, ring.advance()) {
-        const int column = column_of(columns, steps, step);
+        const int column = Tiles::column_of(columns, steps, step);
         shared.k_free[ring.stage].wait(ring.parity ^ 1u);
         shared.k_full[ring.stage].arrive_and_expect(shared.k[0].kBytes);
-        copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, kv_head, column);
+        copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, place.kv_head, column);
         if (step == 0) {
           shared.q_free.wait(round % 2 ^ 1);
           shared.columns = columns;
@@ -108,7 +82,7 @@ struct HopperForward {
         }
         shared.v_free[ring.stage].wait(ring.parity ^ 1u);
         shared.v_full[ring.stage].arrive_and_expect(shared.v[0].kBytes);
-        copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, kv_head, column);
+        copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, place.kv_head, column);
       }
     }
   }
@@ -121,43 +95,28 @@ struct HopperForward {
     for (int round = 0; TileOrder::of_round(round) < launch.order.count(); ++round) {
       shared.q_full.wait(round % 2);
       const TileColumns columns = shared.columns;
-      __syncwarp();
-      if (thread % 32 == 0) shared.q_free.arrive();
-      const int steps = steps_of(columns);
+      arrive_warp(shared.q_free);
+      const int steps = Tiles::steps_of(columns);
       for (int step = 0; step < steps; ++step, ring.advance()) {
-        if (!columns.are_whole(column_of(columns, steps, step), kKeys)) {
-          shared.v_full[ring.stage].wait(ring.parity);
-          if (drop_not_finite<kCheckers>(shared.v[ring.stage], thread)) {
-            shared.found[round % 2] = round + 1;
-            fence_async_proxy();
-          }
+        shared.v_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
+        if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys) &&
+            find_not_finite<kCheckers, true>(shared.v[ring.stage], thread)) {
+          shared.found[round % 2] = round + 1;
+          fence_async_proxy();
         }
-        __syncwarp();
-        if (thread % 32 == 0) shared.checked[ring.stage].arrive();
+        arrive_warp(shared.checked[ring.stage]);
+        arrive_warp(shared.v_free[ring.stage]);
       }
     }
   }
 
   // Adds to the group's rows of o the values that are not finite, of keys in steps that not all rows of the tile see.
-  __device__ __noinline__ static void add_not_finite(const SoftmaxAttentionForwardArgs& args, const Place& place,
-                                                     int kv_head, const TileColumns& columns, int steps, int thread,
-                                                     int first_row) {
-    const int last = static_cast<int>(args.inputs.q.length);
-    for (int row = first_row + thread / 32; row < first_row + 64 && place.first + row < last; row += 4) {
-      const Range keys = keys_of(args.inputs, place.batch, place.first + row);
-      T* o = head<T>(args.o, place.batch, place.first + row, place.head);
-      for (int step = 0; step < steps; ++step) {
-        const int column = column_of(columns, steps, step);
-        if (columns.are_whole(column, kKeys)) continue;
-        for (int key = max(column, keys.begin); key < min(column + kKeys, keys.end); ++key) {
-          const T* v = head<const T>(args.inputs.v, place.batch, key, kv_head);
-          for (int c = thread % 32; c < DIM; c += 32) {
-            const float value = widen(v[c]);
-            if (!(fabsf(value) < infinity<float>())) o[c] = narrow<T>(widen(o[c]) + value);
-          }
-        }
-      }
-    }
+  __device__ __noinline__ static void add_values(const SoftmaxAttentionForwardArgs& args, const Place& place,
+                                                 int first_row, int warp) {
+    Tiles::for_pairs_not_whole(args.inputs, place, first_row, warp, [&](int query, int key) {
+      add_what_is_not_finite(head<T>(args.o, place.batch, query, place.head),
+                             head<const T>(args.inputs.v, place.batch, key, place.kv_head), DIM, 1.0f);
+    });
   }
 
   // --- Products ---
@@ -202,33 +161,9 @@ struct HopperForward {
     for (int half = 0; half < 2; ++half) rows.sum[half] = fmaf(rows.sum[half], factor[half], sum[half]);
   }
 
-  __device__ __forceinline__ void start_scores(FragmentC (&scores)[kKeys / 8], int group, int stage) const {
-#pragma unroll
-    for (int d = 0; d < DIM; d += 16) {
-      wgmma<T, Stored::by_rows, Stored::by_rows>(scores, shared.q.by_rows(group * 64, d), shared.k[stage].by_rows(0, d),
-                                                 d > 0);
-    }
-    wgmma_commit();
-  }
-  __device__ __forceinline__ void start_output(FragmentC (&out)[DIM / 8], const FragmentA (&p)[kKeys / 16], int stage,
-                                               bool add) const {
-#pragma unroll
-    for (int key = 0; key < kKeys; key += 16) {
-      wgmma<T, Stored::by_depth>(out, p[key / 16], shared.v[stage].by_depth(key, 0), add || key > 0);
-    }
-    wgmma_commit();
-  }
-  __device__ __forceinline__ static void round_weights(FragmentA (&p)[kKeys / 16],
-                                                       const FragmentC (&scores)[kKeys / 8]) {
-#pragma unroll
-    for (int d = 0; d < kKeys / 16; ++d) p[d] = as_a<T>(scores[2 * d], scores[2 * d + 1]);
-  }
   __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring, bool whole) const {
     shared.v_full[ring.stage].wait(ring.parity);
     if (!whole) shared.checked[ring.stage].wait(ring.parity);
-  }
-  __device__ __forceinline__ static void arrive(SharedBarrier& barrier) {
-    if (threadIdx.x % 32 == 0) barrier.arrive();
   }
   // The groups take turns at starting products.
   __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
@@ -239,30 +174,30 @@ struct HopperForward {
     if (group == kGroups - 1) end_turn(group);
     Ring<kStages> ring;  // of the keys
     for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = place_of(index);
+      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       Rows rows;
-      rows.keys[0] = keys_of_row(place, own);
-      rows.keys[1] = keys_of_row(place, own + 8);
+      rows.keys[0] = Tiles::keys_of_row(launch.args.inputs, place, own);
+      rows.keys[1] = Tiles::keys_of_row(launch.args.inputs, place, own + 8);
       rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
       shared.q_full.wait(round % 2);
       const TileColumns columns = shared.columns;
-      const int steps = steps_of(columns);
+      const int steps = Tiles::steps_of(columns);
 
       FragmentC out[DIM / 8], scores[kKeys / 8];
       FragmentA p[kKeys / 16];
       float factor[2];
-      int column = column_of(columns, steps, 0);
+      int column = Tiles::column_of(columns, steps, 0);
       shared.k_full[ring.stage].wait(ring.parity);
       take_turn(group);
       wgmma_fence();
-      start_scores(scores, group, ring.stage);
+      start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
       end_turn(group);
       wgmma_wait<0>();
       hold(scores);
-      arrive(shared.k_free[ring.stage]);
-      if (steps == 1) arrive(shared.q_free);
+      arrive_warp(shared.k_free[ring.stage]);
+      if (steps == 1) arrive_warp(shared.q_free);
       exponentiate(scores, column, rows, factor);
-      round_weights(p, scores);
+      round_weights<T>(p, scores);
 #pragma unroll 1
       for (int step = 1; step < steps; ++step) {
         const Ring<kStages> values = ring;
@@ -274,35 +209,34 @@ struct HopperForward {
         hold(scores);
         hold(out);
         wgmma_fence();
-        start_scores(scores, group, ring.stage);
+        start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
         wait_for_values(values, whole);
-        start_output(out, p, values.stage, step > 1);
+        start_sum(out, p, shared.v[values.stage], step > 1);
         end_turn(group);
         wgmma_wait<1>();
         hold(scores);
-        arrive(shared.k_free[ring.stage]);
-        if (step == steps - 1) arrive(shared.q_free);
+        arrive_warp(shared.k_free[ring.stage]);
+        if (step == steps - 1) arrive_warp(shared.q_free);
         exponentiate(scores, column, rows, factor);
         wgmma_wait<0>();
         hold(out);
-        arrive(shared.v_free[values.stage]);
+        arrive_warp(shared.v_free[values.stage]);
         for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
-        round_weights(p, scores);
+        round_weights<T>(p, scores);
       }
       wait_for_values(ring, columns.are_whole(column, kKeys));
       hold(out);
       wgmma_fence();
-      start_output(out, p, ring.stage, steps > 1);
+      start_sum(out, p, shared.v[ring.stage], steps > 1);
       const bool found = shared.found[round % 2] == round + 1;
       wgmma_wait<0>();
       hold(out);
-      arrive(shared.v_free[ring.stage]);
+      arrive_warp(shared.v_free[ring.stage]);
       ring.advance();
       finish(out, rows, place, own);
       if (found) {
         barrier_sync(8 + group, 128);
-        add_not_finite(launch.args, place, key_head_of(place), columns, steps, static_cast<int>(threadIdx.x) % 128,
-                       group * 64);
+        add_values(launch.args, place, group * 64, static_cast<int>(threadIdx.x) % 128 / 32);
       }
     }
   }
