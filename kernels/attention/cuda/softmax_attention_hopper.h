@@ -14,12 +14,13 @@ namespace heddle::kernels::cuda::softmax {
 
 // The order of the tiles: heads in sections whose other tokens fit into L2 together; within a section the first or the
 // last rows of all heads, then their neighbours, so that where causal the longest tiles come first and the shortest fill
-// the gaps at the end.
+// the gaps at the end. Which block takes a tile does not change its numbers.
 struct TileOrder {
-  int heads;       // batch times heads
-  int row_tiles;   // of a head
-  int section;     // heads of a section
+  int heads;        // batch times heads
+  int row_tiles;    // of a head
+  int section;      // heads of a section
   bool last_first;  // whether the last rows of a head come first
+  unsigned* taken;  // how many tiles blocks have taken after their first, 0 at the start; or null: a fixed order
 
   struct Tile {
     int head, row_tile;  // the head counts over the batch, too
@@ -31,20 +32,28 @@ struct TileOrder {
     const int row = rest / width;
     return {first_head + rest % width, last_first ? row_tiles - 1 - row : row};
   }
-  // The block's tile of a round: forth and back, so that all blocks get about as much work.
-  __device__ __forceinline__ static int of_round(int round) {
+  // The tile that the block takes in a round, count() or more where none is left; one thread of the block asks. The fixed
+  // order goes forth and back, so that blocks get about as much work.
+  __device__ __forceinline__ int take(int round) const {
     const int blocks = static_cast<int>(gridDim.x), own = static_cast<int>(blockIdx.x);
+    if (round > 0 && taken != nullptr) return blocks + static_cast<int>(atomicAdd(taken, 1u));
     return round * blocks + (round % 2 == 0 ? own : blocks - 1 - own);
   }
 };
 
 // `bytes`: what a tile of a head meets, as keys and values of the head.
-inline TileOrder tile_order(const Context& context, const HeadsView& rows, int tile_rows, int64_t bytes,
-                            bool last_first) {
-  const int64_t heads = rows.batch * rows.heads;
+inline TileOrder tile_order(const Context& context, const HeadsView& rows, int tile_rows, int64_t bytes, bool last_first,
+                            unsigned* taken) {
+  const int64_t heads = rows.batch * rows.heads, row_tiles = ceil_div(rows.length, tile_rows);
   const auto fitting = static_cast<int64_t>(context.properties().l2_bytes) * 2 / 3 / std::max<int64_t>(bytes, 1);
-  return {static_cast<int>(heads), static_cast<int>(ceil_div(rows.length, tile_rows)),
-          static_cast<int>(std::clamp<int64_t>(fitting, 1, heads)), last_first};
+  const int64_t sections = ceil_div(heads, std::clamp<int64_t>(fitting, 1, heads));
+  return {static_cast<int>(heads), static_cast<int>(row_tiles), static_cast<int>(ceil_div(heads, sections)), last_first,
+          taken};
+}
+// The blocks of a kernel that goes over the tiles.
+inline unsigned blocks_for(const Context& context, const TileOrder& order) {
+  return static_cast<unsigned>(
+      std::min<int64_t>(int64_t{order.heads} * order.row_tiles, context.properties().multiprocessors));
 }
 
 // Position in a ring of STAGES buffers. Its parity is that of the phase in which the buffer is filled.
@@ -163,22 +172,15 @@ __device__ __forceinline__ void round_weights(FragmentA (&a)[TILES / 2], const F
   for (int d = 0; d < TILES / 2; ++d) a[d] = as_a<T>(weights[2 * d], weights[2 * d + 1]);
 }
 
-// Above this lse, float32 knows it too coarsely to take exponents as fused products.
-inline constexpr float kLargeLse = 0x1p15f;
-
-// From scores q k^T to exp(scale scores - lse), with the thread's two rows' lse.
-template <int TILES>
-__device__ __forceinline__ void probabilities(FragmentC (&scores)[TILES], float scale, const float (&lse)[2],
-                                              bool large) {
-  if (large) {  // rounded as lse is, so that a row's only key has the probability 1
-    for_each_value(scores, [&](float& score, int half, int) {
-      score = (rounded_product(score, scale) - lse[half]) * kLog2E;
-    });
-  } else {
-    const float factor = scale * kLog2E, shift[2] = {lse[0] * kLog2E, lse[1] * kLog2E};
-    for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, factor, -shift[half]); });
-  }
-  for_each_value(scores, [&](float& score, int, int) { score = fast_exp2(score); });
+// The binary logarithm of exp(scale score - lse). Float32 knows a large lse too coarsely for a fused product, and there
+// the product is rounded as lse was, so that the only key of a row has the probability 1.
+__device__ __forceinline__ bool is_large(float lse) { return fabsf(lse) > 0x1p15f; }
+__device__ __forceinline__ float exponent_of(float score, float scale, float lse) {
+  return is_large(lse) ? (rounded_product(score, scale) - lse) * kLog2E
+                       : fmaf(score, scale * kLog2E, -(lse * kLog2E));
+}
+__device__ __forceinline__ float small_exponent_of(float score, float scale, float lse) {
+  return fmaf(score, scale * kLog2E, -(lse * kLog2E));
 }
 
 // Starts c (=) a b^T, 64 rows of a from `row` on, and all rows of b.

@@ -15,9 +15,10 @@ namespace heddle::kernels::cuda::softmax {
 
 // --- Row products ---
 
-// A group of DIM / 8 lanes a row; heads are the fastest index, as they mostly are in memory.
+// `taken`: the counts of tiles of the two kernels that follow (=) 0. A group of DIM / 8 lanes a row; heads are the fastest index, as they mostly are in memory.
 template <class T, int DIM>
-__global__ void __launch_bounds__(256) row_products_hopper(const __grid_constant__ SoftmaxAttentionBackwardArgs args) {
+__global__ void __launch_bounds__(256) row_products_hopper(const __grid_constant__ SoftmaxAttentionBackwardArgs args, unsigned* taken) {
+  if (blockIdx.x == 0 && threadIdx.x < 2) taken[threadIdx.x] = 0;
   constexpr int kLanes = DIM / 8;
   const int64_t heads = args.o.heads, rows = args.o.batch * args.o.length * heads;
   const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kLanes;
@@ -55,7 +56,8 @@ struct HopperQueries {
     // Full: copied. Free: read by all groups. Checked: k has been looked through. `rows`: q and d_o.
     SharedBarrier rows_full, rows_free;
     SharedBarrier k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    TileColumns columns;  // of the tile of q
+    int tile;             // the tile of q, -1 after the last
+    TileColumns columns;  // of the tile
     int found[kStages];   // the number of the step + 1 where k holds what is not finite; steps count over all tiles
   };
   using Tiles = QueryTiles<kQueries, kKeys>;
@@ -84,7 +86,9 @@ struct HopperQueries {
   // Copies, by one thread.
   __device__ __forceinline__ void copy() const {
     Ring<kStages> ring;
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
+    int round = 0;
+    for (int index = launch.order.take(0); index < launch.order.count(); ++round) {
+      const int next = launch.order.take(round + 1);
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
@@ -95,6 +99,7 @@ struct HopperQueries {
         copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, place.kv_head, column);
         if (step == 0) {
           shared.rows_free.wait(round % 2 ^ 1);
+          shared.tile = index;
           shared.columns = columns;
           shared.rows_full.arrive_and_expect(shared.q.kBytes + shared.d_o.kBytes);
           copy_tile(shared.q, launch.q, shared.rows_full, place.batch, place.head, place.first);
@@ -104,7 +109,11 @@ struct HopperQueries {
         shared.v_full[ring.stage].arrive_and_expect(shared.v[0].kBytes);
         copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, place.kv_head, column);
       }
+      index = next;
     }
+    shared.rows_free.wait(round % 2 ^ 1);
+    shared.tile = -1;
+    shared.rows_full.arrive();
   }
 
   // Looks for what is not finite in keys that not all queries of the tile see.
@@ -112,8 +121,9 @@ struct HopperQueries {
     const int thread = static_cast<int>(threadIdx.x) % 128 - 32;
     Ring<kStages> ring;
     int count = 0;  // steps of all tiles
-    for (int round = 0; TileOrder::of_round(round) < launch.order.count(); ++round) {
+    for (int round = 0;; ++round) {
       shared.rows_full.wait(round % 2);
+      if (shared.tile < 0) break;
       const TileColumns columns = shared.columns;
       arrive_warp(shared.rows_free);
       const int steps = Tiles::steps_of(columns);
@@ -144,7 +154,7 @@ struct HopperQueries {
     Range keys[2];
     Range whole;  // the keys that all rows of the warp see
     float lse[2], product[2];
-    bool large;  // a row of the warp has an lse that float32 knows too coarsely for fused products
+    bool large;  // whether a row of the warp has a large lse
   };
   __device__ __forceinline__ Rows rows_of(const Place& place, int own) const {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
@@ -158,7 +168,7 @@ struct HopperQueries {
       rows.product[half] = vector<const float>(args.row_products)[index];
     }
     rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
-    rows.large = __any_sync(0xffffffffu, fmaxf(fabsf(rows.lse[0]), fabsf(rows.lse[1])) > kLargeLse);
+    rows.large = __any_sync(0xffffffffu, is_large(rows.lse[0]) || is_large(rows.lse[1]));
     return rows;
   }
 
@@ -168,10 +178,11 @@ struct HopperQueries {
     const float scale = static_cast<float>(inputs.scale);
     Ring<kStages> ring;
     int count = 0;  // steps of all tiles
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = Tiles::place_of(inputs, launch.order.at(index));
-      const Rows rows = rows_of(place, own);
+    for (int round = 0;; ++round) {
       shared.rows_full.wait(round % 2);
+      if (shared.tile < 0) break;
+      const Place place = Tiles::place_of(inputs, launch.order.at(shared.tile));
+      const Rows rows = rows_of(place, own);
       const TileColumns columns = shared.columns;
       const int steps = Tiles::steps_of(columns);
 
@@ -201,7 +212,14 @@ struct HopperQueries {
             if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
           });
         }
-        probabilities(p, scale, rows.lse, rows.large);
+        if (rows.large) {
+          for_each_value(p, [&](float& score, int half, int) { score = exponent_of(score, scale, rows.lse[half]); });
+        } else {
+          for_each_value(p, [&](float& score, int half, int) {
+            score = small_exponent_of(score, scale, rows.lse[half]);
+          });
+        }
+        for_each_value(p, [&](float& score, int, int) { score = fast_exp2(score); });
         wgmma_wait<0>();
         hold(d_p);
         arrive_warp(shared.v_free[ring.stage]);

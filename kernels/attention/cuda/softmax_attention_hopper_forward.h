@@ -14,6 +14,7 @@
 
 #include "kernels/attention/cuda/softmax_attention.h"
 #include "kernels/attention/cuda/softmax_attention_hopper.h"
+#include "kernels/common/cuda/scratch.h"
 
 namespace heddle::kernels::cuda::softmax {
 
@@ -34,7 +35,8 @@ struct HopperForward {
     SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
     // Full: copied. Free: read by all groups. Checked: v has been looked through.
     SharedBarrier q_full, q_free, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    TileColumns columns;  // of the tile of q
+    int tile;             // the tile of q, -1 after the last
+    TileColumns columns;  // of the tile
     int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
   };
 
@@ -65,7 +67,9 @@ struct HopperForward {
 
   __device__ __forceinline__ void copy() const {
     Ring<kStages> ring;
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
+    int round = 0;
+    for (int index = launch.order.take(0); index < launch.order.count(); ++round) {
+      const int next = launch.order.take(round + 1);
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
@@ -76,6 +80,7 @@ struct HopperForward {
         copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, place.kv_head, column);
         if (step == 0) {
           shared.q_free.wait(round % 2 ^ 1);
+          shared.tile = index;
           shared.columns = columns;
           shared.q_full.arrive_and_expect(shared.q.kBytes);
           copy_tile(shared.q, launch.q, shared.q_full, place.batch, place.head, place.first);
@@ -84,7 +89,11 @@ struct HopperForward {
         shared.v_full[ring.stage].arrive_and_expect(shared.v[0].kBytes);
         copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, place.kv_head, column);
       }
+      index = next;
     }
+    shared.q_free.wait(round % 2 ^ 1);
+    shared.tile = -1;
+    shared.q_full.arrive();
   }
 
   // --- Values that are not finite ---
@@ -92,8 +101,9 @@ struct HopperForward {
   __device__ __forceinline__ void check_values() const {
     const int thread = static_cast<int>(threadIdx.x) % 128 - 32;
     Ring<kStages> ring;
-    for (int round = 0; TileOrder::of_round(round) < launch.order.count(); ++round) {
+    for (int round = 0;; ++round) {
       shared.q_full.wait(round % 2);
+      if (shared.tile < 0) break;
       const TileColumns columns = shared.columns;
       arrive_warp(shared.q_free);
       const int steps = Tiles::steps_of(columns);
@@ -147,9 +157,12 @@ struct HopperForward {
       factor[half] = fast_exp2(rounded_product(rows.largest[half], scale) - shift[half]);
       rows.largest[half] = largest[half];
     }
-    // A fused product is exact, which may differ from its rounded largest by more than exp2 can take.
-    if (__any_sync(0xffffffffu, fmaxf(fabsf(shift[0]), fabsf(shift[1])) > 0x1p20f)) {
-      for_each_value(scores, [&](float& score, int half, int) { score = rounded_product(score, scale) - shift[half]; });
+    // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
+    const bool large[2] = {fabsf(shift[0]) > 0x1p20f, fabsf(shift[1]) > 0x1p20f};
+    if (__any_sync(0xffffffffu, large[0] || large[1])) {
+      for_each_value(scores, [&](float& score, int half, int) {
+        score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);
+      });
     } else {
       for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, scale, -shift[half]); });
     }
@@ -173,13 +186,14 @@ struct HopperForward {
     const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
     if (group == kGroups - 1) end_turn(group);
     Ring<kStages> ring;  // of the keys
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
+    for (int round = 0;; ++round) {
+      shared.q_full.wait(round % 2);
+      if (shared.tile < 0) break;
+      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(shared.tile));
       Rows rows;
       rows.keys[0] = Tiles::keys_of_row(launch.args.inputs, place, own);
       rows.keys[1] = Tiles::keys_of_row(launch.args.inputs, place, own + 8);
       rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
-      shared.q_full.wait(round % 2);
       const TileColumns columns = shared.columns;
       const int steps = Tiles::steps_of(columns);
 
@@ -295,11 +309,14 @@ template <class T, int DIM>
 void launch_hopper_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
   using Forward = HopperForward<T, DIM>;
   const SoftmaxAttentionInputs& inputs = args.inputs;
-  const HopperForwardLaunch launch{
-      tensor_map(inputs.q, Forward::kQueries), tensor_map(inputs.k, Forward::kKeys), tensor_map(inputs.v, Forward::kKeys),
-      args, tile_order(context, inputs.q, Forward::kQueries, inputs.k.length * DIM * 4, inputs.causal)};
-  const int64_t tiles = int64_t{launch.order.heads} * launch.order.row_tiles;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles, context.properties().multiprocessors));
+  HopperForwardLaunch launch{tensor_map(inputs.q, Forward::kQueries), tensor_map(inputs.k, Forward::kKeys),
+                             tensor_map(inputs.v, Forward::kKeys), args, {}};
+  launch.order = tile_order(context, inputs.q, Forward::kQueries, inputs.k.length * DIM * 4, inputs.causal, nullptr);
+  const unsigned blocks = blocks_for(context, launch.order);
+  if (launch.order.heads * int64_t{launch.order.row_tiles} > 4 * int64_t{blocks}) {  // else the fixed order is as good
+    launch.order.taken = static_cast<unsigned*>(scratch(context));
+    HEDDLE_CUDA_CHECK(cudaMemsetAsync(launch.order.taken, 0, sizeof(unsigned), context.stream()));
+  }
   HEDDLE_LAUNCH(context, (forward_hopper<T, DIM>), blocks, Forward::kThreads, sizeof(typename Forward::Shared), launch);
 }
 

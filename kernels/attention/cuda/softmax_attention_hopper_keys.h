@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/attention/cuda/softmax_attention_hopper_backward.h"
+#include "kernels/common/cuda/scratch.h"
 
 namespace heddle::kernels::cuda::softmax {
 
@@ -25,7 +26,9 @@ struct HopperKeys {
     float lse[kStages][kQueries], product[kStages][kQueries];
     // Full: copied. Free: read by all groups. Checked: q and d_o have been looked through. `rows`: k and v.
     SharedBarrier rows_full, rows_free, full[kStages], free[kStages], checked[kStages];
-    int found[kStages], large[kStages];  // as in HopperQueries; with an lse above kLargeLse
+    SharedBarrier tile_full[2], tile_free[2];
+    int tile[2];  // the tile of k, by parity of the round; -1 after the last
+    int found[kStages], large[kStages];  // as in HopperQueries; with a large lse
   };
 
   // One tile of keys.
@@ -68,6 +71,10 @@ struct HopperKeys {
     if (threadIdx.x == 0) {
       shared.rows_full.init(1);
       shared.rows_free.init(4 * kGroups);
+      for (int i = 0; i < 2; ++i) {
+        shared.tile_full[i].init(1);
+        shared.tile_free[i].init(4 * kGroups + 3);
+      }
       for (int s = 0; s < kStages; ++s) {
         shared.full[s].init(2);
         shared.free[s].init(4 * kGroups + 2);
@@ -79,33 +86,60 @@ struct HopperKeys {
     __syncthreads();
   }
 
-  // Calls visit(place, step, ring) for all steps of the block's tiles, begin(place, round) before those of each.
-  template <class Begin, class Visit>
-  __device__ __forceinline__ void for_steps(const Begin& begin, const Visit& visit) const {
+  // Waits for the tile of a round; -1 after the last.
+  __device__ __forceinline__ int tile_of(int round) const {
+    shared.tile_full[round % 2].wait(round / 2 % 2);
+    const int tile = shared.tile[round % 2];
+    arrive_warp(shared.tile_free[round % 2]);
+    return tile;
+  }
+  // Calls visit(place, step, ring) for all steps of the block's tiles.
+  template <class Visit>
+  __device__ __forceinline__ void for_steps(const Visit& visit) const {
     Ring<kStages> ring;
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = place_of(index);
-      begin(place, round);
+    int tile;
+    for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
+      const Place place = place_of(tile);
       for (int step = 0; step < group_size() * place.steps; ++step, ring.advance()) visit(place, step, ring);
     }
   }
 
-  // Copies, by one thread.
+  // Copies, by one thread. Those of k and v wait for the tile before, and those of the first queries do not.
   __device__ __forceinline__ void copy() const {
-    const auto begin = [&](const Place& place, int round) {
-      shared.rows_free.wait(round % 2 ^ 1);
-      shared.rows_full.arrive_and_expect(shared.k.kBytes + shared.v.kBytes);
-      copy_tile(shared.k, launch.k, shared.rows_full, place.batch, place.head, place.first);
-      copy_tile(shared.v, launch.v, shared.rows_full, place.batch, place.head, place.first);
-    };
-    for_steps(begin, [&](const Place& place, int step, const Ring<kStages>& ring) {
-      const int column = column_of(place, step), query_head = query_head_of(place, step);
-      SharedBarrier& full = shared.full[ring.stage];
-      shared.free[ring.stage].wait(ring.parity ^ 1u);
-      full.arrive_and_expect(shared.q[0].kBytes + shared.d_o[0].kBytes);
-      copy_tile(shared.q[ring.stage], launch.q, full, place.batch, query_head, column);
-      copy_tile(shared.d_o[ring.stage], launch.d_o, full, place.batch, query_head, column);
-    });
+    Ring<kStages> ring;
+    int index = launch.order.take(0);
+    for (int round = 0;; ++round) {
+      const bool exists = index < launch.order.count();
+      shared.tile_free[round % 2].wait(round / 2 % 2 ^ 1);
+      shared.tile[round % 2] = exists ? index : -1;
+      shared.tile_full[round % 2].arrive();
+      if (!exists) break;
+      const int next = launch.order.take(round + 1);
+      const Place place = place_of(index);
+      const int steps = group_size() * place.steps;
+      for (int step = 0; step < steps || step < 1; ++step) {
+        if (steps > 0) {
+          copy_queries(place, step, ring);
+          ring.advance();
+        }
+        if (step == min(1, max(steps, 1) - 1)) copy_keys(place, round);
+      }
+      index = next;
+    }
+  }
+  __device__ __forceinline__ void copy_keys(const Place& place, int round) const {
+    shared.rows_free.wait(round % 2 ^ 1);
+    shared.rows_full.arrive_and_expect(shared.k.kBytes + shared.v.kBytes);
+    copy_tile(shared.k, launch.k, shared.rows_full, place.batch, place.head, place.first);
+    copy_tile(shared.v, launch.v, shared.rows_full, place.batch, place.head, place.first);
+  }
+  __device__ __forceinline__ void copy_queries(const Place& place, int step, const Ring<kStages>& ring) const {
+    const int column = column_of(place, step), query_head = query_head_of(place, step);
+    SharedBarrier& full = shared.full[ring.stage];
+    shared.free[ring.stage].wait(ring.parity ^ 1u);
+    full.arrive_and_expect(shared.q[0].kBytes + shared.d_o[0].kBytes);
+    copy_tile(shared.q[ring.stage], launch.q, full, place.batch, query_head, column);
+    copy_tile(shared.d_o[ring.stage], launch.d_o, full, place.batch, query_head, column);
   }
 
   // Copies lse and D, by one warp.
@@ -113,7 +147,7 @@ struct HopperKeys {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int count = 0;
-    for_steps([](const Place&, int) {}, [&](const Place& place, int step, const Ring<kStages>& ring) {
+    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
       ++count;
       const int column = column_of(place, step);
       const int64_t index = row_index(args.inputs.q, place.batch, query_head_of(place, step), column);
@@ -130,7 +164,7 @@ struct HopperKeys {
       for (int i = 0; i < kQueries / 32; ++i) {
         shared.lse[ring.stage][i * 32 + lane] = lse[i];
         shared.product[ring.stage][i * 32 + lane] = product[i];
-        if (fabsf(lse[i]) > kLargeLse) shared.large[ring.stage] = count;
+        if (is_large(lse[i])) shared.large[ring.stage] = count;
       }
       arrive_warp(shared.full[ring.stage]);
     });
@@ -139,7 +173,7 @@ struct HopperKeys {
   __device__ __forceinline__ void check_queries() const {
     const int thread = static_cast<int>(threadIdx.x) % 128 - 64;
     int count = 0;
-    for_steps([](const Place&, int) {}, [&](const Place& place, int step, const Ring<kStages>& ring) {
+    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
       ++count;
       shared.full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
       if (!place.columns.are_whole(column_of(place, step), kQueries)) {
@@ -171,36 +205,40 @@ struct HopperKeys {
   }
 
   // From transposed scores to P^T.
-  __device__ __forceinline__ void transposed_probabilities(FragmentC (&scores)[kQueries / 8], float scale, int stage,
-                                                           bool large) const {
-    const float* lse = shared.lse[stage];
+  __device__ __forceinline__ void probabilities(FragmentC (&scores)[kQueries / 8], float scale, int stage,
+                                                bool large) const {
+    const auto exponentiate = [&](const auto& exponent) {
+      for_each_column(scores, shared.lse[stage],
+                      [&](float& score, float lse) { score = fast_exp2(exponent(score, scale, lse)); });
+    };
     if (large) {
-      for_each_value(scores, [&](float& score, int, int col) {
-        score = (rounded_product(score, scale) - lse[col]) * kLog2E;
-      });
+      exponentiate([](float score, float scale, float lse) { return exponent_of(score, scale, lse); });
     } else {
-      const float factor = scale * kLog2E;
-      const int t2 = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-      for (int n = 0; n < kQueries / 8; ++n) {
-        const float2 two = *reinterpret_cast<const float2*>(lse + n * 8 + t2);
-        const float shift[2] = {two.x * kLog2E, two.y * kLog2E};
-#pragma unroll
-        for (int e = 0; e < 4; ++e) scores[n].values[e] = fmaf(scores[n].values[e], factor, -shift[e % 2]);
-      }
+      exponentiate([](float score, float scale, float lse) { return small_exponent_of(score, scale, lse); });
     }
-    for_each_value(scores, [&](float& score, int, int) { score = fast_exp2(score); });
+  }
+  // Calls visit(value, number of its column).
+  template <class Visit>
+  __device__ __forceinline__ static void for_each_column(FragmentC (&values)[kQueries / 8], const float* numbers,
+                                                         const Visit& visit) {
+    const int t2 = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kQueries / 8; ++n) {
+      const float2 two = *reinterpret_cast<const float2*>(numbers + n * 8 + t2);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) visit(values[n].values[e], e % 2 == 0 ? two.x : two.y);
+    }
   }
 
   __device__ __forceinline__ void compute(int group) const {
     const SoftmaxAttentionInputs& inputs = launch.args.inputs;
     const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
     const float scale = static_cast<float>(inputs.scale);
-    const int t2 = static_cast<int>(threadIdx.x) % 4 * 2;
     Ring<kStages> ring;
     int count = 0;  // steps of all tiles
-    for (int round = 0, index; (index = TileOrder::of_round(round)) < launch.order.count(); ++round) {
-      const Place place = place_of(index);
+    int tile;
+    for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
+      const Place place = place_of(tile);
       const Range queries[2] = {queries_of_row(inputs, place.batch, place.first, own),
                                 queries_of_row(inputs, place.batch, place.first, own + 8)};
       const Range all_rows = {__shfl_sync(0xffffffffu, queries[1].begin, 31),
@@ -232,7 +270,7 @@ struct HopperKeys {
         wgmma_wait<1>();
         hold(p);
         const bool whole = all_rows.begin <= column && all_rows.end >= column + kQueries;
-        transposed_probabilities(p, scale, ring.stage, shared.large[ring.stage] == count);
+        probabilities(p, scale, ring.stage, shared.large[ring.stage] == count);
         if (!whole) {
           for_each_value(p, [&](float& value, int half, int col) {
             if (!queries[half].contains(column + col)) value = 0.0f;
@@ -240,15 +278,8 @@ struct HopperKeys {
         }
         wgmma_wait<0>();
         hold(d_p);
-        const float* product = shared.product[ring.stage];
-#pragma unroll
-        for (int n = 0; n < kQueries / 8; ++n) {
-          const float2 two = *reinterpret_cast<const float2*>(product + n * 8 + t2);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            d_p[n].values[e] = p[n].values[e] * (d_p[n].values[e] - (e % 2 == 0 ? two.x : two.y));
-          }
-        }
+        for_each_column(d_p, shared.product[ring.stage], [](float& value, float product) { value -= product; });
+        for_each_pair(p, d_p, [](float weight, float& value, int, int) { value *= weight; });
         if (!whole) {
           for_each_value(d_p, [&](float& value, int half, int col) {
             if (!queries[half].contains(column + col)) value = 0.0f;
@@ -324,27 +355,24 @@ void launch_hopper_backward(Context& context, const SoftmaxAttentionBackwardArgs
   using Keys = HopperKeys<T, DIM>;
   const SoftmaxAttentionInputs& inputs = args.inputs;
   const int64_t rows = inputs.q.batch * inputs.q.heads * inputs.q.length;
+  auto* const taken = static_cast<unsigned*>(scratch(context));
   HEDDLE_LAUNCH(context, (row_products_hopper<T, DIM>), static_cast<unsigned>(ceil_div(rows * (DIM / 8), 256)), 256, 0,
-                args);
+                args, taken);
   const auto maps = [&](int query_rows, int key_rows) {
     return HopperBackwardLaunch{tensor_map(inputs.q, query_rows), tensor_map(inputs.k, key_rows),
                                 tensor_map(inputs.v, key_rows), tensor_map(args.d_o, query_rows), args, {}};
   };
-  const auto blocks = [&](const TileOrder& order) {
-    return static_cast<unsigned>(
-        std::min<int64_t>(int64_t{order.heads} * order.row_tiles, context.properties().multiprocessors));
-  };
-  HopperBackwardLaunch queries = maps(Queries::kQueries, Queries::kKeys);
-  queries.order = tile_order(context, inputs.q, Queries::kQueries, inputs.k.length * DIM * 4, inputs.causal);
   if (args.d_q) {
-    HEDDLE_LAUNCH(context, (backward_queries_hopper<T, DIM>), blocks(queries.order), Queries::kThreads,
-                  sizeof(typename Queries::Shared), queries);
+    HopperBackwardLaunch launch = maps(Queries::kQueries, Queries::kKeys);
+    launch.order = tile_order(context, inputs.q, Queries::kQueries, inputs.k.length * DIM * 4, inputs.causal, taken);
+    HEDDLE_LAUNCH(context, (backward_queries_hopper<T, DIM>), blocks_for(context, launch.order), Queries::kThreads,
+                  sizeof(typename Queries::Shared), launch);
   }
-  HopperBackwardLaunch keys = maps(Keys::kQueries, Keys::kKeys);
-  keys.order = tile_order(context, inputs.k, Keys::kKeys,
-                          inputs.q.length * DIM * 4 * (inputs.q.heads / inputs.k.heads), false);
-  HEDDLE_LAUNCH(context, (backward_keys_hopper<T, DIM>), blocks(keys.order), Keys::kThreads,
-                sizeof(typename Keys::Shared), keys);
+  HopperBackwardLaunch launch = maps(Keys::kQueries, Keys::kKeys);
+  const int64_t bytes = inputs.q.length * DIM * 4 * (inputs.q.heads / inputs.k.heads);
+  launch.order = tile_order(context, inputs.k, Keys::kKeys, bytes, false, taken + 1);
+  HEDDLE_LAUNCH(context, (backward_keys_hopper<T, DIM>), blocks_for(context, launch.order), Keys::kThreads,
+                sizeof(typename Keys::Shared), launch);
 }
 
 // Returns false where there is no kernel for these sizes.
