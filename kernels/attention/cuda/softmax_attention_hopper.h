@@ -129,6 +129,29 @@ struct QueryTiles {
   }
 };
 
+// Sets the ranges of the warp's 16 rows from `first` on. Only the warp reads them, so no barrier of the block is needed.
+template <int ROWS, class RangeOf>
+__device__ __forceinline__ void set_ranges(RowRanges<ROWS>& ranges, int first, const RangeOf& range_of) {
+  const int row = first + static_cast<int>(threadIdx.x) % 32;
+  __syncwarp();
+  if (threadIdx.x % 32 < 16) {
+    const Range range = range_of(row);
+    ranges.begin[row] = range.begin;
+    ranges.end[row] = range.end;
+  }
+  __syncwarp();
+}
+
+// Puts `otherwise` in place of the weights of the pairs that do not meet.
+template <int TILES, int ROWS>
+__device__ __forceinline__ void mask(FragmentC (&c)[TILES], const RowRanges<ROWS>& ranges, int row, int column,
+                                     float otherwise) {
+  const Range own[2] = {ranges.of(row), ranges.of(row + 8)};
+  for_each_value(c, [&](float& value, int half, int col) {
+    if (!own[half].contains(column + col)) value = otherwise;
+  });
+}
+
 // What is not finite in the features of one row, times `factor`, is added to another row, by the lanes of a warp.
 template <class T>
 __device__ __forceinline__ void add_what_is_not_finite(T* to, const T* from, int dim, float factor) {
@@ -224,8 +247,10 @@ __device__ __forceinline__ void store_row(T* row, const FragmentC (&c)[TILES], i
         if (i & distance) continue;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float got = __shfl_xor_sync(0xffffffffu, upper ? moved[i][e] : moved[i + distance][e], distance);
-          (upper ? moved[i] : moved[i + distance])[e] = got;
+          const float low = moved[i][e], high = moved[i + distance][e];
+          const float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, distance);
+          moved[i][e] = upper ? got : low;
+          moved[i + distance][e] = upper ? high : got;
         }
       }
     }

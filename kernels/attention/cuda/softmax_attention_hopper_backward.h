@@ -56,6 +56,8 @@ struct HopperQueries {
     // Full: copied. Free: read by all groups. Checked: k has been looked through. `rows`: q and d_o.
     SharedBarrier rows_full, rows_free;
     SharedBarrier k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
+    RowRanges<kQueries> keys;
+    float lse[kQueries], product[kQueries];
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[kStages];   // the number of the step + 1 where k holds what is not finite; steps count over all tiles
@@ -92,6 +94,7 @@ struct HopperQueries {
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
+#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         const int column = Tiles::column_of(columns, steps, step);
         shared.k_free[ring.stage].wait(ring.parity ^ 1u);
@@ -127,6 +130,7 @@ struct HopperQueries {
       const TileColumns columns = shared.columns;
       arrive_warp(shared.rows_free);
       const int steps = Tiles::steps_of(columns);
+#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         ++count;
         shared.k_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
@@ -149,27 +153,28 @@ struct HopperQueries {
     });
   }
 
-  // What the thread's two rows need.
-  struct Rows {
-    Range keys[2];
-    Range whole;  // the keys that all rows of the warp see
-    float lse[2], product[2];
-    bool large;  // whether a row of the warp has a large lse
-  };
-  __device__ __forceinline__ Rows rows_of(const Place& place, int own) const {
+  // What the warp's 16 rows from `first` on need; only the warp reads it.
+  __device__ __forceinline__ void set_rows(const Place& place, int first) const {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
-    Rows rows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rows.keys[half] = Tiles::keys_of_row(args.inputs, place, own + half * 8);
-      const int query = min(place.first + own + half * 8, static_cast<int>(args.inputs.q.length) - 1);
+    set_ranges(shared.keys, first, [&](int row) {
+      const int query = min(place.first + row, static_cast<int>(args.inputs.q.length) - 1);
       const int64_t index = row_index(args.inputs.q, place.batch, place.head, query);
-      rows.lse[half] = vector<const float>(args.lse)[index];
-      rows.product[half] = vector<const float>(args.row_products)[index];
+      shared.lse[row] = vector<const float>(args.lse)[index];
+      shared.product[row] = vector<const float>(args.row_products)[index];
+      return Tiles::keys_of_row(args.inputs, place, row);
+    });
+  }
+
+  // From scores to P.
+  __device__ __forceinline__ void probabilities(FragmentC (&scores)[kKeys / 8], float scale, int own) const {
+    const float lse[2] = {shared.lse[own], shared.lse[own + 8]};
+    if (__any_sync(0xffffffffu, is_large(lse[0]) || is_large(lse[1]))) {
+      hold(scores);  // so that the compiler does not compute both ways
+      for_each_value(scores, [&](float& score, int half, int) { score = exponent_of(score, scale, lse[half]); });
+    } else {
+      for_each_value(scores, [&](float& score, int half, int) { score = small_exponent_of(score, scale, lse[half]); });
     }
-    rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
-    rows.large = __any_sync(0xffffffffu, is_large(rows.lse[0]) || is_large(rows.lse[1]));
-    return rows;
+    for_each_value(scores, [&](float& score, int, int) { score = fast_exp2(score); });
   }
 
   __device__ __forceinline__ void compute(int group) const {
@@ -182,7 +187,7 @@ struct HopperQueries {
       shared.rows_full.wait(round % 2);
       if (shared.tile < 0) break;
       const Place place = Tiles::place_of(inputs, launch.order.at(shared.tile));
-      const Rows rows = rows_of(place, own);
+      set_rows(place, own / 16 * 16);
       const TileColumns columns = shared.columns;
       const int steps = Tiles::steps_of(columns);
 
@@ -206,31 +211,17 @@ struct HopperQueries {
         start_scores(d_p, shared.d_o, group * 64, shared.v[ring.stage]);
         wgmma_wait<1>();
         hold(p);
-        const bool whole = rows.whole.begin <= column && rows.whole.end >= column + kKeys;
-        if (!whole) {
-          for_each_value(p, [&](float& score, int half, int col) {
-            if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
-          });
-        }
-        if (rows.large) {
-          for_each_value(p, [&](float& score, int half, int) { score = exponent_of(score, scale, rows.lse[half]); });
-        } else {
-          for_each_value(p, [&](float& score, int half, int) {
-            score = small_exponent_of(score, scale, rows.lse[half]);
-          });
-        }
-        for_each_value(p, [&](float& score, int, int) { score = fast_exp2(score); });
+        const bool whole = shared.keys.are_whole(own / 16 * 16, column, kKeys);
+        if (!whole) mask(p, shared.keys, own, column, -infinity<float>());
+        probabilities(p, scale, own);
         wgmma_wait<0>();
         hold(d_p);
         arrive_warp(shared.v_free[ring.stage]);
         if (step == steps - 1) arrive_warp(shared.rows_free);
-        if (!whole) {
-          for_each_value(d_p, [&](float& value, int half, int col) {
-            if (!rows.keys[half].contains(column + col)) value = 0.0f;
-          });
-        }
+        if (!whole) mask(d_p, shared.keys, own, column, 0.0f);
+        const float product[2] = {shared.product[own], shared.product[own + 8]};
         for_each_pair(p, d_p, [&](float weight, float& value, int half, int) {
-          value = weight * (value - rows.product[half]);
+          value = weight * (value - product[half]);
         });
         round_weights<T>(d_s, d_p);
         if (!columns.are_whole(column, kKeys)) {

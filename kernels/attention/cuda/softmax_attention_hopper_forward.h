@@ -35,6 +35,7 @@ struct HopperForward {
     SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
     // Full: copied. Free: read by all groups. Checked: v has been looked through.
     SharedBarrier q_full, q_free, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
+    RowRanges<kQueries> keys;
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
@@ -73,6 +74,7 @@ struct HopperForward {
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
+#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         const int column = Tiles::column_of(columns, steps, step);
         shared.k_free[ring.stage].wait(ring.parity ^ 1u);
@@ -107,6 +109,7 @@ struct HopperForward {
       const TileColumns columns = shared.columns;
       arrive_warp(shared.q_free);
       const int steps = Tiles::steps_of(columns);
+#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         shared.v_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
         if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys) &&
@@ -133,20 +136,14 @@ struct HopperForward {
 
   // Of the thread's two rows: the largest score so far, and the sum of the thread's columns.
   struct Rows {
-    Range keys[2];
-    Range whole;  // the keys that all rows of the warp see
     float largest[2] = {-infinity<float>(), -infinity<float>()};
     float sum[2] = {0.0f, 0.0f};
   };
 
   // From scores q k^T to P; factor: what sums so far are to be multiplied with.
-  __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int column, Rows& rows,
+  __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int own, int column, Rows& rows,
                                                float (&factor)[2]) const {
-    if (rows.whole.begin > column || rows.whole.end < column + kKeys) {
-      for_each_value(scores, [&](float& score, int half, int col) {
-        if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
-      });
-    }
+    if (!shared.keys.are_whole(own / 16 * 16, column, kKeys)) mask(scores, shared.keys, own, column, -infinity<float>());
     const float scale = static_cast<float>(launch.args.inputs.scale) * kLog2E;
     float largest[2] = {rows.largest[0], rows.largest[1]}, shift[2], sum[2] = {0.0f, 0.0f};
     for_each_value(scores, [&](float& score, int half, int) { largest[half] = fmaxf(largest[half], score); });
@@ -160,6 +157,7 @@ struct HopperForward {
     // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
     const bool large[2] = {fabsf(shift[0]) > 0x1p20f, fabsf(shift[1]) > 0x1p20f};
     if (__any_sync(0xffffffffu, large[0] || large[1])) {
+      hold(scores);  // so that the compiler does not compute both ways
       for_each_value(scores, [&](float& score, int half, int) {
         score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);
       });
@@ -191,9 +189,8 @@ struct HopperForward {
       if (shared.tile < 0) break;
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(shared.tile));
       Rows rows;
-      rows.keys[0] = Tiles::keys_of_row(launch.args.inputs, place, own);
-      rows.keys[1] = Tiles::keys_of_row(launch.args.inputs, place, own + 8);
-      rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
+      set_ranges(shared.keys, own / 16 * 16,
+                 [&](int row) { return Tiles::keys_of_row(launch.args.inputs, place, row); });
       const TileColumns columns = shared.columns;
       const int steps = Tiles::steps_of(columns);
 
@@ -210,7 +207,7 @@ struct HopperForward {
       hold(scores);
       arrive_warp(shared.k_free[ring.stage]);
       if (steps == 1) arrive_warp(shared.q_free);
-      exponentiate(scores, column, rows, factor);
+      exponentiate(scores, own, column, rows, factor);
       round_weights<T>(p, scores);
 #pragma unroll 1
       for (int step = 1; step < steps; ++step) {
@@ -231,7 +228,7 @@ struct HopperForward {
         hold(scores);
         arrive_warp(shared.k_free[ring.stage]);
         if (step == steps - 1) arrive_warp(shared.q_free);
-        exponentiate(scores, column, rows, factor);
+        exponentiate(scores, own, column, rows, factor);
         wgmma_wait<0>();
         hold(out);
         arrive_warp(shared.v_free[values.stage]);
