@@ -13,8 +13,11 @@ bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs
 template <class T>
 bool backward_on_tensor_cores(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
-// The same for T bf16 or fp16, on the tensor cores of sm_90a.
+// The same on the tensor cores of sm_90a, where P and dS are one number of T. Forward is for bf16 and fp16, backward for
+// bf16: dS may leave the range of fp16.
 template <class T>
 bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args);
+template <class T>
+bool backward_on_hopper(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
 }  // namespace heddle::kernels::cuda::softmax

@@ -12,9 +12,18 @@
 
 namespace heddle::kernels::cuda::softmax {
 
+// Whether kernels whose code is for sm_90a alone can run: the build has that code, and the GPU takes it.
+inline bool can_use_hopper(const Context& context) {
+#ifdef HEDDLE_SM90A
+  return context.properties().compute_capability == 90;
+#else
+  return static_cast<void>(context), false;
+#endif
+}
+
 // The order of the tiles: heads in sections whose other tokens fit into L2 together; within a section the first or the
-// last rows of all heads, then their neighbours, so that where causal the longest tiles come first and the shortest fill
-// the gaps at the end. Which block takes a tile does not change its numbers.
+// last rows of all heads, then their neighbours, so that where causal the longest tiles come first and the shortest
+// fill the gaps at the end. Which block takes a tile does not change its numbers.
 struct TileOrder {
   int heads;        // batch times heads
   int row_tiles;    // of a head
@@ -32,8 +41,8 @@ struct TileOrder {
     const int row = rest / width;
     return {first_head + rest % width, last_first ? row_tiles - 1 - row : row};
   }
-  // The tile that the block takes in a round, count() or more where none is left; one thread of the block asks. The fixed
-  // order goes forth and back, so that blocks get about as much work.
+  // The tile that the block takes in a round, count() or more where none is left; one thread of the block asks. The
+  // fixed order goes forth and back, so that blocks get about as much work.
   __device__ __forceinline__ int take(int round) const {
     const int blocks = static_cast<int>(gridDim.x), own = static_cast<int>(blockIdx.x);
     if (round > 0 && taken != nullptr) return blocks + static_cast<int>(atomicAdd(taken, 1u));
@@ -42,8 +51,8 @@ struct TileOrder {
 };
 
 // `bytes`: what a tile of a head meets, as keys and values of the head.
-inline TileOrder tile_order(const Context& context, const HeadsView& rows, int tile_rows, int64_t bytes, bool last_first,
-                            unsigned* taken) {
+inline TileOrder tile_order(const Context& context, const HeadsView& rows, int tile_rows, int64_t bytes,
+                            bool last_first, unsigned* taken) {
   const int64_t heads = rows.batch * rows.heads, row_tiles = ceil_div(rows.length, tile_rows);
   const auto fitting = static_cast<int64_t>(context.properties().l2_bytes) * 2 / 3 / std::max<int64_t>(bytes, 1);
   const int64_t sections = ceil_div(heads, std::clamp<int64_t>(fitting, 1, heads));
@@ -70,7 +79,8 @@ struct Ring {
   }
 };
 
-// Which columns a tile meets: from `begin` to `end`, and those that all its rows meet, from `whole.begin` to `whole.end`.
+// Which columns a tile meets: from `begin` to `end`, and those that all its rows meet, from `whole.begin` to
+// `whole.end`.
 struct TileColumns {
   Range all, whole;
 
@@ -129,7 +139,8 @@ struct QueryTiles {
   }
 };
 
-// Sets the ranges of the warp's 16 rows from `first` on. Only the warp reads them, so no barrier of the block is needed.
+// Sets the ranges of the warp's 16 rows from `first` on. Only the warp reads them, so no barrier of the block is
+// needed.
 template <int ROWS, class RangeOf>
 __device__ __forceinline__ void set_ranges(RowRanges<ROWS>& ranges, int first, const RangeOf& range_of) {
   const int row = first + static_cast<int>(threadIdx.x) % 32;
@@ -195,15 +206,13 @@ __device__ __forceinline__ void round_weights(FragmentA (&a)[TILES / 2], const F
   for (int d = 0; d < TILES / 2; ++d) a[d] = as_a<T>(weights[2 * d], weights[2 * d + 1]);
 }
 
-// The binary logarithm of exp(scale score - lse). Float32 knows a large lse too coarsely for a fused product, and there
-// the product is rounded as lse was, so that the only key of a row has the probability 1.
-__device__ __forceinline__ bool is_large(float lse) { return fabsf(lse) > 0x1p15f; }
-__device__ __forceinline__ float exponent_of(float score, float scale, float lse) {
-  return is_large(lse) ? (rounded_product(score, scale) - lse) * kLog2E
-                       : fmaf(score, scale * kLog2E, -(lse * kLog2E));
-}
-__device__ __forceinline__ float small_exponent_of(float score, float scale, float lse) {
-  return fmaf(score, scale * kLog2E, -(lse * kLog2E));
+// Exponents are scale score - shift, as fused products. Those are exact, and shifts are rounded, which is too coarse
+// where a shift is large. Then the score is replaced by a relative one, (scale score - shift) / scale, of a product
+// that is rounded as the shift was: the only key of a row has the probability 1, and a fused product adds a bias of 0.
+__device__ __forceinline__ bool is_large(float shift) { return fabsf(shift) > 0x1p15f; }
+__device__ __forceinline__ float bias_of(float shift) { return is_large(shift) ? 0.0f : -shift; }
+__device__ __forceinline__ float relative_score(float score, float scale, float shift) {
+  return (rounded_product(score, scale) - shift) * fast_reciprocal(scale);
 }
 
 // Starts c (=) a b^T, 64 rows of a from `row` on, and all rows of b.
@@ -225,8 +234,8 @@ __device__ __forceinline__ void start_sum(FragmentC (&c)[TILES], const FragmentA
   wgmma_commit();
 }
 
-// Writes (=) or adds (+=) the thread's row of a fragment of C, lane / 4 + 8 half of the warp's. Four lanes exchange what
-// they hold, so that each writes 16 bytes at a time.
+// Writes (=) or adds (+=) the thread's row of a fragment of C, lane / 4 + 8 half of the warp's. Four lanes exchange
+// what they hold, so that each writes 16 bytes at a time.
 template <class T, int TILES>
 __device__ __forceinline__ void store_row(T* row, const FragmentC (&c)[TILES], int half, bool stored, bool add) {
   const int lane = threadIdx.x % 4;

@@ -1,8 +1,8 @@
 // Softmax attention on the tensor cores of sm_90a, backward of heads of DIM = 64 or 128 features: row products and d_q.
 //   row_products_hopper      row_products (=) D = d_o . o for each query and head
 //   backward_queries_hopper  d_q (=|+=) scale dS k,   dS = P .* (d_o v^T - D),   P = exp(scores - lse)
-// The latter is built as the forward pass is (softmax_attention_hopper_forward.h): warpgroups of 64 queries, copies by a
-// warp of their own, keys from the last to the first. P and dS are one number of T where they enter a product.
+// The latter is built as the forward pass is (softmax_attention_hopper_forward.h): warpgroups of 64 queries, copies by
+// a warp of their own, keys from the last to the first. P and dS are one number of T where they enter a product.
 #pragma once
 
 #include <cstddef>
@@ -15,9 +15,11 @@ namespace heddle::kernels::cuda::softmax {
 
 // --- Row products ---
 
-// `taken`: the counts of tiles of the two kernels that follow (=) 0. A group of DIM / 8 lanes a row; heads are the fastest index, as they mostly are in memory.
+// `taken`: the counts of tiles of the two kernels that follow (=) 0. A group of DIM / 8 lanes a row; heads are the
+// fastest index, as they mostly are in memory.
 template <class T, int DIM>
-__global__ void __launch_bounds__(256) row_products_hopper(const __grid_constant__ SoftmaxAttentionBackwardArgs args, unsigned* taken) {
+__global__ void __launch_bounds__(256)
+    row_products_hopper(const __grid_constant__ SoftmaxAttentionBackwardArgs args, unsigned* taken) {
   if (blockIdx.x == 0 && threadIdx.x < 2) taken[threadIdx.x] = 0;
   constexpr int kLanes = DIM / 8;
   const int64_t heads = args.o.heads, rows = args.o.batch * args.o.length * heads;
@@ -57,7 +59,7 @@ struct HopperQueries {
     SharedBarrier rows_full, rows_free;
     SharedBarrier k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
     RowRanges<kQueries> keys;
-    float lse[kQueries], product[kQueries];
+    float lse[kQueries], bias[kQueries], product[kQueries];
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[kStages];   // the number of the step + 1 where k holds what is not finite; steps count over all tiles
@@ -160,6 +162,7 @@ struct HopperQueries {
       const int query = min(place.first + row, static_cast<int>(args.inputs.q.length) - 1);
       const int64_t index = row_index(args.inputs.q, place.batch, place.head, query);
       shared.lse[row] = vector<const float>(args.lse)[index];
+      shared.bias[row] = bias_of(shared.lse[row]) * kLog2E;
       shared.product[row] = vector<const float>(args.row_products)[index];
       return Tiles::keys_of_row(args.inputs, place, row);
     });
@@ -167,14 +170,14 @@ struct HopperQueries {
 
   // From scores to P.
   __device__ __forceinline__ void probabilities(FragmentC (&scores)[kKeys / 8], float scale, int own) const {
-    const float lse[2] = {shared.lse[own], shared.lse[own + 8]};
-    if (__any_sync(0xffffffffu, is_large(lse[0]) || is_large(lse[1]))) {
-      hold(scores);  // so that the compiler does not compute both ways
-      for_each_value(scores, [&](float& score, int half, int) { score = exponent_of(score, scale, lse[half]); });
-    } else {
-      for_each_value(scores, [&](float& score, int half, int) { score = small_exponent_of(score, scale, lse[half]); });
+    const float bias[2] = {shared.bias[own], shared.bias[own + 8]}, factor = scale * kLog2E;
+    if (__any_sync(0xffffffffu, bias[0] == 0.0f || bias[1] == 0.0f)) {
+      const float lse[2] = {shared.lse[own], shared.lse[own + 8]};
+      for_each_value(scores, [&](float& score, int half, int) {
+        if (is_large(lse[half])) score = relative_score(score, scale, lse[half]);
+      });
     }
-    for_each_value(scores, [&](float& score, int, int) { score = fast_exp2(score); });
+    for_each_value(scores, [&](float& score, int half, int) { score = fast_exp2(fmaf(score, factor, bias[half])); });
   }
 
   __device__ __forceinline__ void compute(int group) const {
@@ -188,15 +191,14 @@ struct HopperQueries {
       if (shared.tile < 0) break;
       const Place place = Tiles::place_of(inputs, launch.order.at(shared.tile));
       set_rows(place, own / 16 * 16);
-      const TileColumns columns = shared.columns;
-      const int steps = Tiles::steps_of(columns);
+      const int steps = Tiles::steps_of(shared.columns);
+      int column = Tiles::column_of(shared.columns, steps, 0);
 
       FragmentC d_q[DIM / 8], p[kKeys / 8], d_p[kKeys / 8];
       FragmentA d_s[kKeys / 16];
       bool found = false;
 #pragma unroll 1
-      for (int step = 0; step < steps; ++step) {
-        const int column = Tiles::column_of(columns, steps, step);
+      for (int step = 0; step < steps; ++step, column -= kKeys) {
         ++count;
         shared.k_full[ring.stage].wait(ring.parity);
         hold(p);
@@ -220,16 +222,13 @@ struct HopperQueries {
         if (step == steps - 1) arrive_warp(shared.rows_free);
         if (!whole) mask(d_p, shared.keys, own, column, 0.0f);
         const float product[2] = {shared.product[own], shared.product[own + 8]};
-        for_each_pair(p, d_p, [&](float weight, float& value, int half, int) {
-          value = weight * (value - product[half]);
-        });
+        for_each_pair(p, d_p,
+                      [&](float weight, float& value, int half, int) { value = weight * (value - product[half]); });
         round_weights<T>(d_s, d_p);
-        if (!columns.are_whole(column, kKeys)) {
-          shared.checked[ring.stage].wait(ring.parity);
-          if (shared.found[ring.stage] == count) {
-            found = true;
-            drop_keys(ring.stage);
-          }
+        shared.checked[ring.stage].wait(ring.parity);
+        if (shared.found[ring.stage] == count) {
+          found = true;
+          drop_keys(ring.stage);
         }
         hold(d_q);
         wgmma_fence();
@@ -262,8 +261,8 @@ struct HopperQueries {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int query = place.first + own + half * 8;
-      store_row(head<T>(to.view, place.batch, query, place.head), d_q, half,
-                query < static_cast<int>(to.view.length), to.mode == GradientMode::accumulate);
+      store_row(head<T>(to.view, place.batch, query, place.head), d_q, half, query < static_cast<int>(to.view.length),
+                to.mode == GradientMode::accumulate);
     }
   }
 };
@@ -278,10 +277,10 @@ __global__ void __launch_bounds__(HopperQueries<T, DIM>::kThreads, 1)
   queries.init();
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   if (group < Queries::kGroups) {
-    take_registers<240>();
+    take_registers<232>();
     queries.compute(group);
   } else {
-    give_registers<24>();
+    give_registers<40>();
     const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (warp > 0) {
       queries.check_keys();

@@ -28,7 +28,7 @@ template <class T, int DIM>
 struct HopperForward {
   static constexpr int kGroups = DIM == 64 ? 3 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
   static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
-  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 240, kOtherRegisters = DIM == 64 ? 32 : 24;
+  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 232, kOtherRegisters = DIM == 64 ? 32 : 40;
 
   struct Shared {
     SwizzledMatrix<T, kQueries, DIM> q;
@@ -143,7 +143,8 @@ struct HopperForward {
   // From scores q k^T to P; factor: what sums so far are to be multiplied with.
   __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int own, int column, Rows& rows,
                                                float (&factor)[2]) const {
-    if (!shared.keys.are_whole(own / 16 * 16, column, kKeys)) mask(scores, shared.keys, own, column, -infinity<float>());
+    if (!shared.keys.are_whole(own / 16 * 16, column, kKeys))
+      mask(scores, shared.keys, own, column, -infinity<float>());
     const float scale = static_cast<float>(launch.args.inputs.scale) * kLog2E;
     float largest[2] = {rows.largest[0], rows.largest[1]}, shift[2], sum[2] = {0.0f, 0.0f};
     for_each_value(scores, [&](float& score, int half, int) { largest[half] = fmaxf(largest[half], score); });
@@ -154,27 +155,24 @@ struct HopperForward {
       factor[half] = fast_exp2(rounded_product(rows.largest[half], scale) - shift[half]);
       rows.largest[half] = largest[half];
     }
-    // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
-    const bool large[2] = {fabsf(shift[0]) > 0x1p20f, fabsf(shift[1]) > 0x1p20f};
+    const bool large[2] = {is_large(shift[0]), is_large(shift[1])};
     if (__any_sync(0xffffffffu, large[0] || large[1])) {
-      hold(scores);  // so that the compiler does not compute both ways
       for_each_value(scores, [&](float& score, int half, int) {
-        score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);
+        if (large[half]) score = relative_score(score, scale, shift[half]);
       });
-    } else {
-      for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, scale, -shift[half]); });
     }
+    const float bias[2] = {bias_of(shift[0]), bias_of(shift[1])};
     for_each_value(scores, [&](float& score, int half, int) {
-      score = fast_exp2(score);
+      score = fast_exp2(fmaf(score, scale, bias[half]));
       sum[half] += score;
     });
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.sum[half] = fmaf(rows.sum[half], factor[half], sum[half]);
   }
 
-  __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring, bool whole) const {
+  __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring) const {
     shared.v_full[ring.stage].wait(ring.parity);
-    if (!whole) shared.checked[ring.stage].wait(ring.parity);
+    shared.checked[ring.stage].wait(ring.parity);
   }
   // The groups take turns at starting products.
   __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
@@ -186,18 +184,18 @@ struct HopperForward {
     Ring<kStages> ring;  // of the keys
     for (int round = 0;; ++round) {
       shared.q_full.wait(round % 2);
-      if (shared.tile < 0) break;
-      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(shared.tile));
+      int tile = shared.tile;
+      if (tile < 0) break;
+      set_ranges(shared.keys, own / 16 * 16, [&](int row) {
+        return Tiles::keys_of_row(launch.args.inputs, Tiles::place_of(launch.args.inputs, launch.order.at(tile)), row);
+      });
       Rows rows;
-      set_ranges(shared.keys, own / 16 * 16,
-                 [&](int row) { return Tiles::keys_of_row(launch.args.inputs, place, row); });
-      const TileColumns columns = shared.columns;
-      const int steps = Tiles::steps_of(columns);
+      const int steps = Tiles::steps_of(shared.columns);
 
       FragmentC out[DIM / 8], scores[kKeys / 8];
       FragmentA p[kKeys / 16];
       float factor[2];
-      int column = Tiles::column_of(columns, steps, 0);
+      int column = Tiles::column_of(shared.columns, steps, 0);
       shared.k_full[ring.stage].wait(ring.parity);
       take_turn(group);
       wgmma_fence();
@@ -212,7 +210,6 @@ struct HopperForward {
 #pragma unroll 1
       for (int step = 1; step < steps; ++step) {
         const Ring<kStages> values = ring;
-        const bool whole = columns.are_whole(column, kKeys);
         ring.advance();
         column -= kKeys;
         shared.k_full[ring.stage].wait(ring.parity);
@@ -221,7 +218,7 @@ struct HopperForward {
         hold(out);
         wgmma_fence();
         start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
-        wait_for_values(values, whole);
+        wait_for_values(values);
         start_sum(out, p, shared.v[values.stage], step > 1);
         end_turn(group);
         wgmma_wait<1>();
@@ -235,7 +232,7 @@ struct HopperForward {
         for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
         round_weights<T>(p, scores);
       }
-      wait_for_values(ring, columns.are_whole(column, kKeys));
+      wait_for_values(ring);
       hold(out);
       wgmma_fence();
       start_sum(out, p, shared.v[ring.stage], steps > 1);
@@ -244,6 +241,8 @@ struct HopperForward {
       hold(out);
       arrive_warp(shared.v_free[ring.stage]);
       ring.advance();
+      hide_from_compiler(tile);  // it keeps this one register, and not those of the place
+      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(tile));
       finish(out, rows, place, own);
       if (found) {
         barrier_sync(8 + group, 128);
@@ -306,8 +305,11 @@ template <class T, int DIM>
 void launch_hopper_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
   using Forward = HopperForward<T, DIM>;
   const SoftmaxAttentionInputs& inputs = args.inputs;
-  HopperForwardLaunch launch{tensor_map(inputs.q, Forward::kQueries), tensor_map(inputs.k, Forward::kKeys),
-                             tensor_map(inputs.v, Forward::kKeys), args, {}};
+  HopperForwardLaunch launch{tensor_map(inputs.q, Forward::kQueries),
+                             tensor_map(inputs.k, Forward::kKeys),
+                             tensor_map(inputs.v, Forward::kKeys),
+                             args,
+                             {}};
   launch.order = tile_order(context, inputs.q, Forward::kQueries, inputs.k.length * DIM * 4, inputs.causal, nullptr);
   const unsigned blocks = blocks_for(context, launch.order);
   if (launch.order.heads * int64_t{launch.order.row_tiles} > 4 * int64_t{blocks}) {  // else the fixed order is as good
@@ -322,9 +324,8 @@ template <class T>
 bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args) {
   const SoftmaxAttentionInputs& inputs = args.inputs;
   const int64_t tiles = inputs.q.batch * inputs.q.heads * ceil_div(inputs.q.length, 64);
-  if (!kHasWgmma || context.properties().compute_capability != 90 || inputs.q.dim != inputs.v.dim || !(inputs.scale > 0) ||
-      tiles > int64_t{1} << 30 || !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) ||
-      !can_vectorize(args.o, 8)) {
+  if (!can_use_hopper(context) || inputs.q.dim != inputs.v.dim || !(inputs.scale > 0) || tiles > int64_t{1} << 30 ||
+      !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) || !can_vectorize(args.o, 8)) {
     return false;
   }
   if (inputs.q.dim == 64) launch_hopper_forward<T, 64>(context, args);

@@ -23,12 +23,12 @@ struct HopperKeys {
   struct Shared {
     SwizzledMatrix<T, kKeys, DIM> k, v;
     SwizzledMatrix<T, kQueries, DIM> q[kStages], d_o[kStages];
-    float lse[kStages][kQueries], product[kStages][kQueries];
+    float lse[kStages][kQueries], bias[kStages][kQueries], product[kStages][kQueries];
     // Full: copied. Free: read by all groups. Checked: q and d_o have been looked through. `rows`: k and v.
     SharedBarrier rows_full, rows_free, full[kStages], free[kStages], checked[kStages];
     RowRanges<kKeys> queries;
     SharedBarrier tile_full[2], tile_free[2];
-    int tile[2];  // the tile of k, by parity of the round; -1 after the last
+    int tile[2];                         // the tile of k, by parity of the round; -1 after the last
     int found[kStages], large[kStages];  // as in HopperQueries; with a large lse
   };
 
@@ -174,6 +174,7 @@ struct HopperKeys {
 #pragma unroll
       for (int i = 0; i < kQueries / 32; ++i) {
         shared.lse[ring.stage][i * 32 + lane] = lse[i];
+        shared.bias[ring.stage][i * 32 + lane] = bias_of(lse[i]) * kLog2E;
         shared.product[ring.stage][i * 32 + lane] = product[i];
         if (is_large(lse[i])) shared.large[ring.stage] = count;
       }
@@ -217,16 +218,14 @@ struct HopperKeys {
   // From transposed scores to P^T.
   __device__ __forceinline__ void probabilities(FragmentC (&scores)[kQueries / 8], float scale, int stage,
                                                 bool large) const {
-    const auto exponentiate = [&](const auto& exponent) {
-      for_each_column(scores, shared.lse[stage],
-                      [&](float& score, float lse) { score = fast_exp2(exponent(score, scale, lse)); });
-    };
     if (large) {
-      hold(scores);  // so that the compiler does not compute both ways
-      exponentiate([](float score, float scale, float lse) { return exponent_of(score, scale, lse); });
-    } else {
-      exponentiate([](float score, float scale, float lse) { return small_exponent_of(score, scale, lse); });
+      for_each_column(scores, shared.lse[stage], [&](float& score, float lse) {
+        if (is_large(lse)) score = relative_score(score, scale, lse);
+      });
     }
+    const float factor = scale * kLog2E;
+    for_each_column(scores, shared.bias[stage],
+                    [&](float& score, float bias) { score = fast_exp2(fmaf(score, factor, bias)); });
   }
   // Calls visit(value, number of its column).
   template <class Visit>
@@ -265,10 +264,8 @@ struct HopperKeys {
         const int column = column_of(place, place.steps - left--);
         ++count;
         shared.full[ring.stage].wait(ring.parity);
-        if (!place.columns.are_whole(column, kQueries)) {
-          shared.checked[ring.stage].wait(ring.parity);
-          found = found || shared.found[ring.stage] == count;
-        }
+        shared.checked[ring.stage].wait(ring.parity);
+        found = found || shared.found[ring.stage] == count;
         hold(p);
         hold(d_p);
         wgmma_fence();
@@ -318,8 +315,8 @@ struct HopperKeys {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = place.first + own + half * 8;
-      store_row(head<T>(to.view, place.batch, key, place.head), values, half,
-                key < static_cast<int>(to.view.length), to.mode == GradientMode::accumulate);
+      store_row(head<T>(to.view, place.batch, key, place.head), values, half, key < static_cast<int>(to.view.length),
+                to.mode == GradientMode::accumulate);
     }
   }
 };
@@ -334,10 +331,10 @@ __global__ void __launch_bounds__(HopperKeys<T, DIM>::kThreads, 1)
   keys.init();
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   if (group < Keys::kGroups) {
-    take_registers<240>();
+    take_registers<232>();
     keys.compute(group);
   } else {
-    give_registers<24>();
+    give_registers<40>();
     const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (warp == 0) {
       if (threadIdx.x % 32 == 0) keys.copy();
@@ -362,8 +359,12 @@ void launch_hopper_backward(Context& context, const SoftmaxAttentionBackwardArgs
   HEDDLE_LAUNCH(context, (row_products_hopper<T, DIM>), static_cast<unsigned>(ceil_div(rows * (DIM / 8), 256)), 256, 0,
                 args, taken);
   const auto maps = [&](int query_rows, int key_rows) {
-    return HopperBackwardLaunch{tensor_map(inputs.q, query_rows), tensor_map(inputs.k, key_rows),
-                                tensor_map(inputs.v, key_rows), tensor_map(args.d_o, query_rows), args, {}};
+    return HopperBackwardLaunch{tensor_map(inputs.q, query_rows),
+                                tensor_map(inputs.k, key_rows),
+                                tensor_map(inputs.v, key_rows),
+                                tensor_map(args.d_o, query_rows),
+                                args,
+                                {}};
   };
   if (args.d_q) {
     HopperBackwardLaunch launch = maps(Queries::kQueries, Queries::kKeys);
@@ -383,9 +384,8 @@ template <class T>
 bool backward_on_hopper(Context& context, const SoftmaxAttentionBackwardArgs& args) {
   const SoftmaxAttentionInputs& inputs = args.inputs;
   const int64_t tiles = inputs.q.batch * inputs.q.heads * ceil_div(std::max(inputs.q.length, inputs.k.length), 64);
-  if (!kHasWgmma || context.properties().compute_capability != 90 || inputs.q.dim != inputs.v.dim ||
-      !(inputs.scale > 0) || tiles > int64_t{1} << 30 || !can_map(inputs.q) || !can_map(inputs.k) ||
-      !can_map(inputs.v) || !can_map(args.d_o) || !args.d_k || !args.d_v ||
+  if (!can_use_hopper(context) || inputs.q.dim != inputs.v.dim || !(inputs.scale > 0) || tiles > int64_t{1} << 30 ||
+      !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) || !can_map(args.d_o) || !args.d_k || !args.d_v ||
       !can_vectorize_all(8, args.o, args.d_q.view, args.d_k.view, args.d_v.view)) {
     return false;
   }

@@ -17,13 +17,6 @@
 
 namespace heddle::kernels::cuda {
 
-// Host: whether the build has code for sm_90a, without which the bodies of such kernels are empty.
-#ifdef HEDDLE_SM90A
-inline constexpr bool kHasWgmma = true;
-#else
-inline constexpr bool kHasWgmma = false;
-#endif
-
 // --- Order ---
 
 // Registers and shared memory that the thread wrote come before the products that follow.
