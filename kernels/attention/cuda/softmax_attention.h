@@ -1,5 +1,5 @@
-// The kernels of softmax attention on GPUs: on the tensor cores of sm_90a for 16-bit heads of 64 or 128 features, on
-// those of any GPU for heads of up to 256, each dtype in a file of its own, and for any dtype and size without them.
+// The kernels of softmax attention on GPUs: on the tensor cores of sm_90a for bfloat16 heads of 64 or 128 features,
+// on those of any GPU for heads of up to 256, each dtype in a file of its own, and for any dtype and size without them.
 #pragma once
 
 #include "kernels/attention/softmax_attention.h"
@@ -13,8 +13,7 @@ bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs
 template <class T>
 bool backward_on_tensor_cores(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
-// The same on the tensor cores of sm_90a, where P and dS are one number of T. Forward is for bf16 and fp16, backward for
-// bf16: dS may leave the range of fp16.
+// The same for T bf16 on the tensor cores of sm_90a, where P and dS are one number of T each.
 template <class T>
 bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args);
 template <class T>

@@ -13,11 +13,11 @@
 namespace heddle::kernels::cuda::softmax {
 
 // Whether kernels whose code is for sm_90a alone can run: the build has that code, and the GPU takes it.
-inline bool can_use_hopper(const Context& context) {
+inline bool can_use_hopper([[maybe_unused]] const Context& context) {
 #ifdef HEDDLE_SM90A
   return context.properties().compute_capability == 90;
 #else
-  return static_cast<void>(context), false;
+  return false;
 #endif
 }
 
@@ -139,30 +139,6 @@ struct QueryTiles {
   }
 };
 
-// Sets the ranges of the warp's 16 rows from `first` on. Only the warp reads them, so no barrier of the block is
-// needed.
-template <int ROWS, class RangeOf>
-__device__ __forceinline__ void set_ranges(RowRanges<ROWS>& ranges, int first, const RangeOf& range_of) {
-  const int row = first + static_cast<int>(threadIdx.x) % 32;
-  __syncwarp();
-  if (threadIdx.x % 32 < 16) {
-    const Range range = range_of(row);
-    ranges.begin[row] = range.begin;
-    ranges.end[row] = range.end;
-  }
-  __syncwarp();
-}
-
-// Puts `otherwise` in place of the weights of the pairs that do not meet.
-template <int TILES, int ROWS>
-__device__ __forceinline__ void mask(FragmentC (&c)[TILES], const RowRanges<ROWS>& ranges, int row, int column,
-                                     float otherwise) {
-  const Range own[2] = {ranges.of(row), ranges.of(row + 8)};
-  for_each_value(c, [&](float& value, int half, int col) {
-    if (!own[half].contains(column + col)) value = otherwise;
-  });
-}
-
 // What is not finite in the features of one row, times `factor`, is added to another row, by the lanes of a warp.
 template <class T>
 __device__ __forceinline__ void add_what_is_not_finite(T* to, const T* from, int dim, float factor) {
@@ -206,13 +182,14 @@ __device__ __forceinline__ void round_weights(FragmentA (&a)[TILES / 2], const F
   for (int d = 0; d < TILES / 2; ++d) a[d] = as_a<T>(weights[2 * d], weights[2 * d + 1]);
 }
 
-// Exponents are scale score - shift, as fused products. Those are exact, and shifts are rounded, which is too coarse
-// where a shift is large. Then the score is replaced by a relative one, (scale score - shift) / scale, of a product
-// that is rounded as the shift was: the only key of a row has the probability 1, and a fused product adds a bias of 0.
-__device__ __forceinline__ bool is_large(float shift) { return fabsf(shift) > 0x1p15f; }
-__device__ __forceinline__ float bias_of(float shift) { return is_large(shift) ? 0.0f : -shift; }
-__device__ __forceinline__ float relative_score(float score, float scale, float shift) {
-  return (rounded_product(score, scale) - shift) * fast_reciprocal(scale);
+// The binary logarithm of exp(scale score - lse). Float32 knows a large lse too coarsely for a fused product, and there
+// the product is rounded as lse was, so that the only key of a row has the probability 1.
+__device__ __forceinline__ bool is_large(float lse) { return fabsf(lse) > 0x1p15f; }
+__device__ __forceinline__ float exponent_of(float score, float scale, float lse) {
+  return is_large(lse) ? (rounded_product(score, scale) - lse) * kLog2E : fmaf(score, scale * kLog2E, -(lse * kLog2E));
+}
+__device__ __forceinline__ float small_exponent_of(float score, float scale, float lse) {
+  return fmaf(score, scale * kLog2E, -(lse * kLog2E));
 }
 
 // Starts c (=) a b^T, 64 rows of a from `row` on, and all rows of b.
@@ -256,10 +233,8 @@ __device__ __forceinline__ void store_row(T* row, const FragmentC (&c)[TILES], i
         if (i & distance) continue;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float low = moved[i][e], high = moved[i + distance][e];
-          const float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, distance);
-          moved[i][e] = upper ? got : low;
-          moved[i + distance][e] = upper ? high : got;
+          const float got = __shfl_xor_sync(0xffffffffu, upper ? moved[i][e] : moved[i + distance][e], distance);
+          (upper ? moved[i] : moved[i + distance])[e] = got;
         }
       }
     }

@@ -58,8 +58,6 @@ struct HopperQueries {
     // Full: copied. Free: read by all groups. Checked: k has been looked through. `rows`: q and d_o.
     SharedBarrier rows_full, rows_free;
     SharedBarrier k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    RowRanges<kQueries> keys;
-    float lse[kQueries], bias[kQueries], product[kQueries];
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[kStages];   // the number of the step + 1 where k holds what is not finite; steps count over all tiles
@@ -96,7 +94,6 @@ struct HopperQueries {
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
-#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         const int column = Tiles::column_of(columns, steps, step);
         shared.k_free[ring.stage].wait(ring.parity ^ 1u);
@@ -132,7 +129,6 @@ struct HopperQueries {
       const TileColumns columns = shared.columns;
       arrive_warp(shared.rows_free);
       const int steps = Tiles::steps_of(columns);
-#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         ++count;
         shared.k_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
@@ -155,29 +151,27 @@ struct HopperQueries {
     });
   }
 
-  // What the warp's 16 rows from `first` on need; only the warp reads it.
-  __device__ __forceinline__ void set_rows(const Place& place, int first) const {
+  // What the thread's two rows need.
+  struct Rows {
+    Range keys[2];
+    Range whole;  // the keys that all rows of the warp see
+    float lse[2], product[2];
+    bool large;  // whether a row of the warp has a large lse
+  };
+  __device__ __forceinline__ Rows rows_of(const Place& place, int own) const {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
-    set_ranges(shared.keys, first, [&](int row) {
-      const int query = min(place.first + row, static_cast<int>(args.inputs.q.length) - 1);
+    Rows rows;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows.keys[half] = Tiles::keys_of_row(args.inputs, place, own + half * 8);
+      const int query = min(place.first + own + half * 8, static_cast<int>(args.inputs.q.length) - 1);
       const int64_t index = row_index(args.inputs.q, place.batch, place.head, query);
-      shared.lse[row] = vector<const float>(args.lse)[index];
-      shared.bias[row] = bias_of(shared.lse[row]) * kLog2E;
-      shared.product[row] = vector<const float>(args.row_products)[index];
-      return Tiles::keys_of_row(args.inputs, place, row);
-    });
-  }
-
-  // From scores to P.
-  __device__ __forceinline__ void probabilities(FragmentC (&scores)[kKeys / 8], float scale, int own) const {
-    const float bias[2] = {shared.bias[own], shared.bias[own + 8]}, factor = scale * kLog2E;
-    if (__any_sync(0xffffffffu, bias[0] == 0.0f || bias[1] == 0.0f)) {
-      const float lse[2] = {shared.lse[own], shared.lse[own + 8]};
-      for_each_value(scores, [&](float& score, int half, int) {
-        if (is_large(lse[half])) score = relative_score(score, scale, lse[half]);
-      });
+      rows.lse[half] = vector<const float>(args.lse)[index];
+      rows.product[half] = vector<const float>(args.row_products)[index];
     }
-    for_each_value(scores, [&](float& score, int half, int) { score = fast_exp2(fmaf(score, factor, bias[half])); });
+    rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
+    rows.large = __any_sync(0xffffffffu, is_large(rows.lse[0]) || is_large(rows.lse[1]));
+    return rows;
   }
 
   __device__ __forceinline__ void compute(int group) const {
@@ -190,15 +184,16 @@ struct HopperQueries {
       shared.rows_full.wait(round % 2);
       if (shared.tile < 0) break;
       const Place place = Tiles::place_of(inputs, launch.order.at(shared.tile));
-      set_rows(place, own / 16 * 16);
-      const int steps = Tiles::steps_of(shared.columns);
-      int column = Tiles::column_of(shared.columns, steps, 0);
+      const Rows rows = rows_of(place, own);
+      const TileColumns columns = shared.columns;
+      const int steps = Tiles::steps_of(columns);
 
       FragmentC d_q[DIM / 8], p[kKeys / 8], d_p[kKeys / 8];
       FragmentA d_s[kKeys / 16];
       bool found = false;
 #pragma unroll 1
-      for (int step = 0; step < steps; ++step, column -= kKeys) {
+      for (int step = 0; step < steps; ++step) {
+        const int column = Tiles::column_of(columns, steps, step);
         ++count;
         shared.k_full[ring.stage].wait(ring.parity);
         hold(p);
@@ -213,22 +208,37 @@ struct HopperQueries {
         start_scores(d_p, shared.d_o, group * 64, shared.v[ring.stage]);
         wgmma_wait<1>();
         hold(p);
-        const bool whole = shared.keys.are_whole(own / 16 * 16, column, kKeys);
-        if (!whole) mask(p, shared.keys, own, column, -infinity<float>());
-        probabilities(p, scale, own);
+        const bool whole = rows.whole.begin <= column && rows.whole.end >= column + kKeys;
+        if (!whole) {
+          for_each_value(p, [&](float& score, int half, int col) {
+            if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
+          });
+        }
+        if (rows.large) {
+          for_each_value(p, [&](float& score, int half, int) { score = exponent_of(score, scale, rows.lse[half]); });
+        } else {
+          for_each_value(p,
+                         [&](float& score, int half, int) { score = small_exponent_of(score, scale, rows.lse[half]); });
+        }
+        for_each_value(p, [&](float& score, int, int) { score = fast_exp2(score); });
         wgmma_wait<0>();
         hold(d_p);
         arrive_warp(shared.v_free[ring.stage]);
         if (step == steps - 1) arrive_warp(shared.rows_free);
-        if (!whole) mask(d_p, shared.keys, own, column, 0.0f);
-        const float product[2] = {shared.product[own], shared.product[own + 8]};
-        for_each_pair(p, d_p,
-                      [&](float weight, float& value, int half, int) { value = weight * (value - product[half]); });
+        if (!whole) {
+          for_each_value(d_p, [&](float& value, int half, int col) {
+            if (!rows.keys[half].contains(column + col)) value = 0.0f;
+          });
+        }
+        for_each_pair(
+            p, d_p, [&](float weight, float& value, int half, int) { value = weight * (value - rows.product[half]); });
         round_weights<T>(d_s, d_p);
-        shared.checked[ring.stage].wait(ring.parity);
-        if (shared.found[ring.stage] == count) {
-          found = true;
-          drop_keys(ring.stage);
+        if (!columns.are_whole(column, kKeys)) {
+          shared.checked[ring.stage].wait(ring.parity);
+          if (shared.found[ring.stage] == count) {
+            found = true;
+            drop_keys(ring.stage);
+          }
         }
         hold(d_q);
         wgmma_fence();
@@ -277,10 +287,10 @@ __global__ void __launch_bounds__(HopperQueries<T, DIM>::kThreads, 1)
   queries.init();
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   if (group < Queries::kGroups) {
-    take_registers<232>();
+    take_registers<240>();
     queries.compute(group);
   } else {
-    give_registers<40>();
+    give_registers<24>();
     const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (warp > 0) {
       queries.check_keys();

@@ -28,14 +28,13 @@ template <class T, int DIM>
 struct HopperForward {
   static constexpr int kGroups = DIM == 64 ? 3 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
   static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
-  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 232, kOtherRegisters = DIM == 64 ? 32 : 40;
+  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 240, kOtherRegisters = DIM == 64 ? 32 : 24;
 
   struct Shared {
     SwizzledMatrix<T, kQueries, DIM> q;
     SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
     // Full: copied. Free: read by all groups. Checked: v has been looked through.
     SharedBarrier q_full, q_free, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    RowRanges<kQueries> keys;
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
@@ -74,7 +73,6 @@ struct HopperForward {
       const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
       const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
       const int steps = Tiles::steps_of(columns);
-#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         const int column = Tiles::column_of(columns, steps, step);
         shared.k_free[ring.stage].wait(ring.parity ^ 1u);
@@ -109,7 +107,6 @@ struct HopperForward {
       const TileColumns columns = shared.columns;
       arrive_warp(shared.q_free);
       const int steps = Tiles::steps_of(columns);
-#pragma unroll 1
       for (int step = 0; step < steps; ++step, ring.advance()) {
         shared.v_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
         if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys) &&
@@ -136,15 +133,20 @@ struct HopperForward {
 
   // Of the thread's two rows: the largest score so far, and the sum of the thread's columns.
   struct Rows {
+    Range keys[2];
+    Range whole;  // the keys that all rows of the warp see
     float largest[2] = {-infinity<float>(), -infinity<float>()};
     float sum[2] = {0.0f, 0.0f};
   };
 
   // From scores q k^T to P; factor: what sums so far are to be multiplied with.
-  __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int own, int column, Rows& rows,
+  __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int column, Rows& rows,
                                                float (&factor)[2]) const {
-    if (!shared.keys.are_whole(own / 16 * 16, column, kKeys))
-      mask(scores, shared.keys, own, column, -infinity<float>());
+    if (rows.whole.begin > column || rows.whole.end < column + kKeys) {
+      for_each_value(scores, [&](float& score, int half, int col) {
+        if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
+      });
+    }
     const float scale = static_cast<float>(launch.args.inputs.scale) * kLog2E;
     float largest[2] = {rows.largest[0], rows.largest[1]}, shift[2], sum[2] = {0.0f, 0.0f};
     for_each_value(scores, [&](float& score, int half, int) { largest[half] = fmaxf(largest[half], score); });
@@ -155,24 +157,26 @@ struct HopperForward {
       factor[half] = fast_exp2(rounded_product(rows.largest[half], scale) - shift[half]);
       rows.largest[half] = largest[half];
     }
-    const bool large[2] = {is_large(shift[0]), is_large(shift[1])};
+    // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
+    const bool large[2] = {fabsf(shift[0]) > 0x1p20f, fabsf(shift[1]) > 0x1p20f};
     if (__any_sync(0xffffffffu, large[0] || large[1])) {
       for_each_value(scores, [&](float& score, int half, int) {
-        if (large[half]) score = relative_score(score, scale, shift[half]);
+        score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);
       });
+    } else {
+      for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, scale, -shift[half]); });
     }
-    const float bias[2] = {bias_of(shift[0]), bias_of(shift[1])};
     for_each_value(scores, [&](float& score, int half, int) {
-      score = fast_exp2(fmaf(score, scale, bias[half]));
+      score = fast_exp2(score);
       sum[half] += score;
     });
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.sum[half] = fmaf(rows.sum[half], factor[half], sum[half]);
   }
 
-  __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring) const {
+  __device__ __forceinline__ void wait_for_values(const Ring<kStages>& ring, bool whole) const {
     shared.v_full[ring.stage].wait(ring.parity);
-    shared.checked[ring.stage].wait(ring.parity);
+    if (!whole) shared.checked[ring.stage].wait(ring.parity);
   }
   // The groups take turns at starting products.
   __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
@@ -184,18 +188,19 @@ struct HopperForward {
     Ring<kStages> ring;  // of the keys
     for (int round = 0;; ++round) {
       shared.q_full.wait(round % 2);
-      int tile = shared.tile;
-      if (tile < 0) break;
-      set_ranges(shared.keys, own / 16 * 16, [&](int row) {
-        return Tiles::keys_of_row(launch.args.inputs, Tiles::place_of(launch.args.inputs, launch.order.at(tile)), row);
-      });
+      if (shared.tile < 0) break;
+      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(shared.tile));
       Rows rows;
-      const int steps = Tiles::steps_of(shared.columns);
+      rows.keys[0] = Tiles::keys_of_row(launch.args.inputs, place, own);
+      rows.keys[1] = Tiles::keys_of_row(launch.args.inputs, place, own + 8);
+      rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
+      const TileColumns columns = shared.columns;
+      const int steps = Tiles::steps_of(columns);
 
       FragmentC out[DIM / 8], scores[kKeys / 8];
       FragmentA p[kKeys / 16];
       float factor[2];
-      int column = Tiles::column_of(shared.columns, steps, 0);
+      int column = Tiles::column_of(columns, steps, 0);
       shared.k_full[ring.stage].wait(ring.parity);
       take_turn(group);
       wgmma_fence();
@@ -205,11 +210,12 @@ struct HopperForward {
       hold(scores);
       arrive_warp(shared.k_free[ring.stage]);
       if (steps == 1) arrive_warp(shared.q_free);
-      exponentiate(scores, own, column, rows, factor);
+      exponentiate(scores, column, rows, factor);
       round_weights<T>(p, scores);
 #pragma unroll 1
       for (int step = 1; step < steps; ++step) {
         const Ring<kStages> values = ring;
+        const bool whole = columns.are_whole(column, kKeys);
         ring.advance();
         column -= kKeys;
         shared.k_full[ring.stage].wait(ring.parity);
@@ -218,21 +224,21 @@ struct HopperForward {
         hold(out);
         wgmma_fence();
         start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
-        wait_for_values(values);
+        wait_for_values(values, whole);
         start_sum(out, p, shared.v[values.stage], step > 1);
         end_turn(group);
         wgmma_wait<1>();
         hold(scores);
         arrive_warp(shared.k_free[ring.stage]);
         if (step == steps - 1) arrive_warp(shared.q_free);
-        exponentiate(scores, own, column, rows, factor);
+        exponentiate(scores, column, rows, factor);
         wgmma_wait<0>();
         hold(out);
         arrive_warp(shared.v_free[values.stage]);
         for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
         round_weights<T>(p, scores);
       }
-      wait_for_values(ring);
+      wait_for_values(ring, columns.are_whole(column, kKeys));
       hold(out);
       wgmma_fence();
       start_sum(out, p, shared.v[ring.stage], steps > 1);
@@ -241,8 +247,6 @@ struct HopperForward {
       hold(out);
       arrive_warp(shared.v_free[ring.stage]);
       ring.advance();
-      hide_from_compiler(tile);  // it keeps this one register, and not those of the place
-      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(tile));
       finish(out, rows, place, own);
       if (found) {
         barrier_sync(8 + group, 128);

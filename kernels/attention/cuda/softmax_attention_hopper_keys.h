@@ -23,10 +23,9 @@ struct HopperKeys {
   struct Shared {
     SwizzledMatrix<T, kKeys, DIM> k, v;
     SwizzledMatrix<T, kQueries, DIM> q[kStages], d_o[kStages];
-    float lse[kStages][kQueries], bias[kStages][kQueries], product[kStages][kQueries];
+    float lse[kStages][kQueries], product[kStages][kQueries];
     // Full: copied. Free: read by all groups. Checked: q and d_o have been looked through. `rows`: k and v.
     SharedBarrier rows_full, rows_free, full[kStages], free[kStages], checked[kStages];
-    RowRanges<kKeys> queries;
     SharedBarrier tile_full[2], tile_free[2];
     int tile[2];                         // the tile of k, by parity of the round; -1 after the last
     int found[kStages], large[kStages];  // as in HopperQueries; with a large lse
@@ -60,9 +59,12 @@ struct HopperKeys {
     place.steps = blocks_of(max(place.columns.all.end - place.columns.all.begin, 0), kQueries);
     return place;
   }
-  // The first query of a step of one head of q: from the last queries to the first.
+  // Of the steps of all heads of q, from the last queries to the first.
   __device__ __forceinline__ static int column_of(const Place& place, int step) {
-    return place.columns.all.begin + (place.steps - 1 - step) * kQueries;
+    return place.columns.all.begin + (place.steps - 1 - step % place.steps) * kQueries;
+  }
+  __device__ __forceinline__ int query_head_of(const Place& place, int step) const {
+    return place.head * group_size() + step / place.steps;
   }
 
   __device__ __forceinline__ void init() const {
@@ -91,28 +93,14 @@ struct HopperKeys {
     arrive_warp(shared.tile_free[round % 2]);
     return tile;
   }
-  // Calls visit(query head, first query) for the steps of a tile.
+  // Calls visit(place, step, ring) for all steps of the block's tiles.
   template <class Visit>
-  __device__ __forceinline__ void for_steps(const Place& place, const Visit& visit) const {
-    const int first = place.head * group_size();
-#pragma unroll 1
-    for (int query_head = first; query_head < first + group_size(); ++query_head) {
-#pragma unroll 1
-      for (int step = 0; step < place.steps; ++step) visit(query_head, column_of(place, step));
-    }
-  }
-  // Calls visit(place, query head, first query, ring) for the steps of all tiles of the block.
-  template <class Visit>
-  __device__ __forceinline__ void for_all_steps(const Visit& visit) const {
+  __device__ __forceinline__ void for_steps(const Visit& visit) const {
     Ring<kStages> ring;
     int tile;
-#pragma unroll 1
     for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
       const Place place = place_of(tile);
-      for_steps(place, [&](int query_head, int column) {
-        visit(place, query_head, column, ring);
-        ring.advance();
-      });
+      for (int step = 0; step < group_size() * place.steps; ++step, ring.advance()) visit(place, step, ring);
     }
   }
 
@@ -120,7 +108,6 @@ struct HopperKeys {
   __device__ __forceinline__ void copy() const {
     Ring<kStages> ring;
     int index = launch.order.take(0);
-#pragma unroll 1
     for (int round = 0;; ++round) {
       const bool exists = index < launch.order.count();
       shared.tile_free[round % 2].wait(round / 2 % 2 ^ 1);
@@ -129,13 +116,14 @@ struct HopperKeys {
       if (!exists) break;
       const int next = launch.order.take(round + 1);
       const Place place = place_of(index);
-      int left = min(group_size() * place.steps, 2);  // queries before the keys
-      if (left == 0) copy_keys(place, round);
-      for_steps(place, [&](int query_head, int column) {
-        copy_queries(place, query_head, column, ring);
-        ring.advance();
-        if (--left == 0) copy_keys(place, round);
-      });
+      const int steps = group_size() * place.steps;
+      for (int step = 0; step < steps || step < 1; ++step) {
+        if (steps > 0) {
+          copy_queries(place, step, ring);
+          ring.advance();
+        }
+        if (step == min(1, max(steps, 1) - 1)) copy_keys(place, round);
+      }
       index = next;
     }
   }
@@ -145,8 +133,8 @@ struct HopperKeys {
     copy_tile(shared.k, launch.k, shared.rows_full, place.batch, place.head, place.first);
     copy_tile(shared.v, launch.v, shared.rows_full, place.batch, place.head, place.first);
   }
-  __device__ __forceinline__ void copy_queries(const Place& place, int query_head, int column,
-                                               const Ring<kStages>& ring) const {
+  __device__ __forceinline__ void copy_queries(const Place& place, int step, const Ring<kStages>& ring) const {
+    const int column = column_of(place, step), query_head = query_head_of(place, step);
     SharedBarrier& full = shared.full[ring.stage];
     shared.free[ring.stage].wait(ring.parity ^ 1u);
     full.arrive_and_expect(shared.q[0].kBytes + shared.d_o[0].kBytes);
@@ -159,9 +147,10 @@ struct HopperKeys {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int count = 0;
-    for_all_steps([&](const Place& place, int query_head, int column, const Ring<kStages>& ring) {
+    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
       ++count;
-      const int64_t index = row_index(args.inputs.q, place.batch, query_head, column);
+      const int column = column_of(place, step);
+      const int64_t index = row_index(args.inputs.q, place.batch, query_head_of(place, step), column);
       float lse[kQueries / 32], product[kQueries / 32];
 #pragma unroll
       for (int i = 0; i < kQueries / 32; ++i) {
@@ -174,7 +163,6 @@ struct HopperKeys {
 #pragma unroll
       for (int i = 0; i < kQueries / 32; ++i) {
         shared.lse[ring.stage][i * 32 + lane] = lse[i];
-        shared.bias[ring.stage][i * 32 + lane] = bias_of(lse[i]) * kLog2E;
         shared.product[ring.stage][i * 32 + lane] = product[i];
         if (is_large(lse[i])) shared.large[ring.stage] = count;
       }
@@ -185,10 +173,10 @@ struct HopperKeys {
   __device__ __forceinline__ void check_queries() const {
     const int thread = static_cast<int>(threadIdx.x) % 128 - 64;
     int count = 0;
-    for_all_steps([&](const Place& place, int, int column, const Ring<kStages>& ring) {
+    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
       ++count;
       shared.full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
-      if (!place.columns.are_whole(column, kQueries)) {
+      if (!place.columns.are_whole(column_of(place, step), kQueries)) {
         const bool in_q = find_not_finite<kCheckers, true>(shared.q[ring.stage], thread);
         const bool in_d_o = find_not_finite<kCheckers, true>(shared.d_o[ring.stage], thread);
         if (in_d_o) shared.found[ring.stage] = count;
@@ -205,27 +193,29 @@ struct HopperKeys {
     const int end = min(place.first + first_row + 64, static_cast<int>(args.inputs.k.length));
     for (int key = place.first + first_row + warp; key < end; key += 4) {
       const Range queries = queries_of(args.inputs, place.batch, key);
-      for_steps(place, [&](int query_head, int column) {
-        if (place.columns.are_whole(column, kQueries)) return;
+      for (int step = 0; step < group_size() * place.steps; ++step) {
+        const int column = column_of(place, step);
+        if (place.columns.are_whole(column, kQueries)) continue;
         for (int query = max(column, queries.begin); query < min(column + kQueries, queries.end); ++query) {
           add_what_is_not_finite(head<T>(args.d_v.view, place.batch, key, place.head),
-                                 head<const T>(args.d_o, place.batch, query, query_head), DIM, 1.0f);
+                                 head<const T>(args.d_o, place.batch, query, query_head_of(place, step)), DIM, 1.0f);
         }
-      });
+      }
     }
   }
 
   // From transposed scores to P^T.
   __device__ __forceinline__ void probabilities(FragmentC (&scores)[kQueries / 8], float scale, int stage,
                                                 bool large) const {
+    const auto exponentiate = [&](const auto& exponent) {
+      for_each_column(scores, shared.lse[stage],
+                      [&](float& score, float lse) { score = fast_exp2(exponent(score, scale, lse)); });
+    };
     if (large) {
-      for_each_column(scores, shared.lse[stage], [&](float& score, float lse) {
-        if (is_large(lse)) score = relative_score(score, scale, lse);
-      });
+      exponentiate([](float score, float scale, float lse) { return exponent_of(score, scale, lse); });
+    } else {
+      exponentiate([](float score, float scale, float lse) { return small_exponent_of(score, scale, lse); });
     }
-    const float factor = scale * kLog2E;
-    for_each_column(scores, shared.bias[stage],
-                    [&](float& score, float bias) { score = fast_exp2(fmaf(score, factor, bias)); });
   }
   // Calls visit(value, number of its column).
   template <class Visit>
@@ -249,23 +239,25 @@ struct HopperKeys {
     int tile;
     for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
       const Place place = place_of(tile);
-      set_ranges(shared.queries, own / 16 * 16,
-                 [&](int row) { return queries_of_row(inputs, place.batch, place.first, row); });
+      const Range queries[2] = {queries_of_row(inputs, place.batch, place.first, own),
+                                queries_of_row(inputs, place.batch, place.first, own + 8)};
+      const Range all_rows = {__shfl_sync(0xffffffffu, queries[1].begin, 31),
+                              __shfl_sync(0xffffffffu, queries[0].end, 0)};
       const int steps = group_size() * place.steps;
       shared.rows_full.wait(round % 2);
 
       FragmentC d_k[DIM / 8], d_v[DIM / 8], p[kQueries / 8], d_p[kQueries / 8];
       FragmentA weights[kQueries / 16], d_s[kQueries / 16];
       bool found = false;
-      int left = place.steps;  // steps of the head of q
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
-        if (left == 0) left = place.steps;
-        const int column = column_of(place, place.steps - left--);
+        const int column = column_of(place, step);
         ++count;
         shared.full[ring.stage].wait(ring.parity);
-        shared.checked[ring.stage].wait(ring.parity);
-        found = found || shared.found[ring.stage] == count;
+        if (!place.columns.are_whole(column, kQueries)) {
+          shared.checked[ring.stage].wait(ring.parity);
+          found = found || shared.found[ring.stage] == count;
+        }
         hold(p);
         hold(d_p);
         wgmma_fence();
@@ -277,14 +269,22 @@ struct HopperKeys {
         start_scores(d_p, shared.v, group * 64, shared.d_o[ring.stage]);
         wgmma_wait<1>();
         hold(p);
-        const bool whole = shared.queries.are_whole(own / 16 * 16, column, kQueries);
+        const bool whole = all_rows.begin <= column && all_rows.end >= column + kQueries;
         probabilities(p, scale, ring.stage, shared.large[ring.stage] == count);
-        if (!whole) mask(p, shared.queries, own, column, 0.0f);
+        if (!whole) {
+          for_each_value(p, [&](float& value, int half, int col) {
+            if (!queries[half].contains(column + col)) value = 0.0f;
+          });
+        }
         wgmma_wait<0>();
         hold(d_p);
         for_each_column(d_p, shared.product[ring.stage], [](float& value, float product) { value -= product; });
         for_each_pair(p, d_p, [](float weight, float& value, int, int) { value *= weight; });
-        if (!whole) mask(d_p, shared.queries, own, column, 0.0f);
+        if (!whole) {
+          for_each_value(d_p, [&](float& value, int half, int col) {
+            if (!queries[half].contains(column + col)) value = 0.0f;
+          });
+        }
         round_weights<T>(weights, p);
         round_weights<T>(d_s, d_p);
         hold(d_k);
@@ -331,10 +331,10 @@ __global__ void __launch_bounds__(HopperKeys<T, DIM>::kThreads, 1)
   keys.init();
   const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   if (group < Keys::kGroups) {
-    take_registers<232>();
+    take_registers<240>();
     keys.compute(group);
   } else {
-    give_registers<40>();
+    give_registers<24>();
     const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (warp == 0) {
       if (threadIdx.x % 32 == 0) keys.copy();
