@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/runtime/host_device.h"
 #include "kernels/attention/cuda/scan.h"
@@ -28,7 +29,7 @@ struct WarpgroupShape {
   static constexpr int kKeys = KEYS, kGroups = GROUPS, kValues = 64 * GROUPS, kRows = 64, kStages = 3;
   static constexpr int kThreads = 128 * (GROUPS + 1), kBlocks = GROUPS == 1 ? 2 : 1;
   // Of a thread. They sum up to what a multiprocessor has.
-  static constexpr int kProducerRegisters = GROUPS == 1 ? 72 : 88, kConsumerRegisters = GROUPS == 1 ? 184 : 208;
+  static constexpr int kProducerRegisters = GROUPS == 1 ? 80 : 104, kConsumerRegisters = GROUPS == 1 ? 176 : 200;
 
   struct Rows {
     SwizzledMatrix<bf16, kRows, KEYS> query, key;
@@ -80,8 +81,8 @@ class SwizzledCopier {
   __device__ __forceinline__ SwizzledCopier(const HeadsView& view, int64_t batch, int64_t head_index, int64_t offset,
                                             bool from_end)
       : step_(view.length_stride) {
-    const int thread = static_cast<int>(threadIdx.x) % 128, col = thread % kUnits * 8;
-    row_ = thread / kUnits;
+    const int col = threadIdx.x % kUnits * 8;
+    row_ = threadIdx.x % 128u / kUnits;
     from_ = head<const bf16>(view, batch, 0, head_index) + offset + col;
     if (from_end) step_ = -step_;
     is_there_ = offset + col < view.dim;
@@ -93,13 +94,13 @@ class SwizzledCopier {
     const bf16* from = from_ + token * (step_ < 0 ? -step_ : step_) + row_ * step_;
     const uint32_t to = shared_address(matrix.data) + to_;
 #pragma unroll
-    for (int r = 0; r < 64; r += kRowsAtOnce, from += kRowsAtOnce * step_) {
+    for (int r = 0; r < 64; r += kRowsAtOnce, from += int64_t{kRowsAtOnce} * step_) {
       copy_async_if(is_there_ && row_ + r < rows, to + r * 128, from);
     }
   }
 
  private:
-  static constexpr int kUnits = COLS / 8, kRowsAtOnce = 128 / kUnits;
+  static constexpr unsigned kUnits = COLS / 8, kRowsAtOnce = 128 / kUnits;
   static_assert(kRowsAtOnce % 8 == 0);
 
   const bf16* from_;
@@ -253,32 +254,49 @@ class ScanProducer {
     wgmma_commit();
     wgmma_wait<0>();
     hold(scores);
-    const int lane = thread_ % 32, first_row = thread_ / 32 * 16, t2 = lane % 4 * 2;
+    const unsigned thread = threadIdx.x;
+    const int lane = thread % 32, first_row = thread / 32 * 16, t2 = thread % 4 * 2;
+    constexpr int kPiece = sizeof(to.pieces[0]);
+    const uint32_t place = shared_address(to.pieces[0].data) + (first_row + lane % 16) * 128;
     const float2* const sums = shared_.chunks[stage].sums;
     const float2 own[2] = {sums[first_row + lane / 4], sums[first_row + lane / 4 + 8]};
+    // Those of row tile n and the warp's rows; all rows SEE all columns, or each those up to itself.
+    const auto put = [&](int n, [[maybe_unused]] auto sees_all) {
+      unsigned words[2][4];  // of each piece, in the order of the matrices that are stored below
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const int col = w / 2 * 8 + t2, row = lane / 4 + w % 2 * 8;
+        float* const score = scores[n + w / 2].values + w % 2 * 2;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float2 exponent = difference(own[w % 2], sums[n * 8 + col + e]);
+          const float weighted = score[e] * (args_.inner * fast_exp2(exponent.x + exponent.y));
+          score[e] = decltype(sees_all)::value || row >= col + e ? weighted : 0.0f;
+        }
+        unsigned pair[2];
+        split(score[0], score[1], pair);
+        words[0][w] = pair[0];
+        words[1][w] = pair[1];
+      }
+#pragma unroll
+      for (int p = 0; p < 2; ++p) store_matrices<false>(place + p * kPiece + unit(n, lane), words[p]);
+    };
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
-      unsigned words[2][4] = {};  // of each piece, in the order of the matrices that are stored below
-      if (n * 8 < first_row + 16) {
+      if (n * 8 < first_row) {
+        put(n, std::true_type{});
+      } else if (n * 8 == first_row) {
+        put(n, std::false_type{});
+      } else {
+        const unsigned zeros[4] = {};
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          const int col = (n + w / 2) * 8 + t2, row = first_row + lane / 4 + w % 2 * 8;
-          float* const score = scores[n + w / 2].values + w % 2 * 2;
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const float2 exponent = difference(own[w % 2], sums[col + e]);
-            score[e] = row >= col + e ? score[e] * (args_.inner * fast_exp2(exponent.x + exponent.y)) : 0.0f;
-          }
-          unsigned pair[2];
-          split(score[0], score[1], pair);
-          words[0][w] = pair[0];
-          words[1][w] = pair[1];
-        }
+        for (int p = 0; p < 2; ++p) store_matrices<false>(place + p * kPiece + unit(n, lane), zeros);
       }
-      const int row = first_row + lane % 16, col = n * 8 + lane / 16 * 8;
-#pragma unroll
-      for (int p = 0; p < 2; ++p) store_matrices<false>(shared_address(to.pieces[p].unit(row, col)), words[p]);
     }
+  }
+  // From a row of scores that a lane gives the address of to its unit in the columns 8 n to 8 n + 15, in bytes.
+  static __device__ __forceinline__ uint32_t unit(int n, int lane) {
+    return (static_cast<unsigned>(n + lane / 16) ^ lane % 8) * 16;
   }
 
   const ScanArgs<float>& args_;
@@ -301,7 +319,11 @@ class ScanConsumer {
   using Chunk = typename Shape::Chunk;
 
   __device__ __forceinline__ ScanConsumer(const ScanArgs<float>& args, Shared& shared)
-      : args_(args), shared_(shared), place_(args) {}
+      : args_(args), shared_(shared), place_(args) {
+    const int64_t feature = place_.first_value + group_ * 64 + thread_ % 8 * 8;
+    has_out_ = feature < args.value.dim;
+    if constexpr (OUT) out_ = head<bf16>(args.out.view, place_.batch, 0, place_.head) + feature;
+  }
 
   __device__ __forceinline__ void run() {
     if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
@@ -384,7 +406,7 @@ class ScanConsumer {
   }
 
   // Of 8 elements in a SwizzledMatrix of 64 rows, in bytes.
-  static __device__ __forceinline__ uint32_t offset(int row, int col) {
+  static __device__ __forceinline__ uint32_t offset(unsigned row, unsigned col) {
     return col / 64 * (64 * 128) + row * 128 + ((col % 64 / 8) ^ (row % 8)) * 16;
   }
   __device__ __forceinline__ void clear_state() {
@@ -398,7 +420,7 @@ class ScanConsumer {
     for (int n = 0; n < Shape::kKeys / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int64_t key = n * 8 + t2_ + e % 2, value = place_.first_value + column_ + g_ + e / 2 * 8;
+        const int64_t key = n * 8 + static_cast<int>(t2_) + e % 2, value = place_.first_value + column_ + g_ + e / 2 * 8;
         if (key < args_.query.dim && value < args_.value.dim) visit(key, value, state_[n].values[e]);
       }
     }
@@ -458,11 +480,6 @@ class ScanConsumer {
   template <int FIRST>
   __device__ __forceinline__ void move_on(const Chunk& chunk, FragmentC (&added)[8]) {
     hold(added);
-    if (chunk.is_forgotten) {
-#pragma unroll
-      for (int n = 0; n < 8; ++n) state_[FIRST + n] = FragmentC{};
-      return;
-    }
     const float whole = chunk.whole;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
@@ -472,7 +489,14 @@ class ScanConsumer {
         s = fmaf(s, whole, added[n].values[e]);
       }
     }
+    if (chunk.is_forgotten) {
+      stay_branch();
+#pragma unroll
+      for (int n = 0; n < 8; ++n) state_[FIRST + n] = FragmentC{};
+    }
   }
+  // Keeps the compiler from computing what follows in a rarely taken branch in any case.
+  static __device__ __forceinline__ void stay_branch() { asm volatile("" ::: "memory"); }
 
   // The pieces of the rows times their weights in the state.
   __device__ __forceinline__ void weigh(const Chunk& chunk, const FragmentA& values, int j, FragmentA& high,
@@ -498,6 +522,7 @@ class ScanConsumer {
     for (int w = 0; w < 16; ++w) add_zero_times<bf16>(values[w / 4].words[w % 4], zeros);
     const bool is_finite = __all_sync(0xffffffffu, (zeros & 0x7fff7fffu) == 0);
     if (!is_finite) {
+      stay_branch();
 #pragma unroll
       for (int w = 0; w < 16; ++w) {
         unsigned& word = values[w / 4].words[w % 4];
@@ -509,12 +534,12 @@ class ScanConsumer {
   // What those values give in the rows of out that see them.
   __device__ __forceinline__ void add_not_finite(Rows& rows, const typename Shape::Scores& scores,
                                                  FragmentC (&out)[8]) const {
-    const int g = opaque(g_), t2 = opaque(t2_);  // so that no address is computed before it is known to be needed
+    const int g = opaque(static_cast<int>(g_)), t2 = opaque(static_cast<int>(t2_));  // so that no address is computed before it is known to be needed
 #pragma unroll 1
     for (int j = 0; j < Shape::kRows; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int col = column_ + g + half * 8;
+        const int col = static_cast<int>(column_) + g + half * 8;
         const float value = widen(rows.value.unit(j, col / 8 * 8)[col % 8]);
         if (isfinite(value)) continue;
 #pragma unroll
@@ -558,14 +583,11 @@ class ScanConsumer {
   class OutRows {
    public:
     __device__ __forceinline__ OutRows(const ScanConsumer& consumer, const Chunk& chunk)
-        : row_(consumer.thread_ / 8) {
-      const ScanArgs<float>& args = consumer.args_;
-      const HeadsView& view = args.out.view;
-      const int64_t feature = consumer.place_.first_value + consumer.group_ * 64 + consumer.thread_ % 8 * 8;
-      const int64_t token = args.from_end ? chunk.begin + chunk.rows - 1 - row_ : chunk.begin + row_;
-      rows_ = feature < view.dim ? chunk.rows : 0;
-      first_ = head<bf16>(view, consumer.place_.batch, token, consumer.place_.head) + feature;
-      step_ = (args.from_end ? -16 : 16) * view.length_stride;
+        : rows_(consumer.rows_of(chunk)), step_(consumer.args_.out.view.length_stride) {
+      const auto row = static_cast<int>(consumer.thread_ / 8);
+      const bool from_end = consumer.args_.from_end;
+      first_ = consumer.out_ + (from_end ? chunk.begin + chunk.rows - 1 - row : chunk.begin + row) * step_;
+      step_ *= from_end ? -16 : 16;
     }
     // Calls visit(number of the unit, its address in global memory).
     template <class Visit>
@@ -573,15 +595,18 @@ class ScanConsumer {
       bf16* at = first_;
 #pragma unroll
       for (int i = 0; i < kOutUnits; ++i, at += step_) {
-        if (row_ + i * 16 < rows_) visit(i, at);
+        if (i * 16 < rows_) visit(i, at);
       }
     }
 
    private:
-    int row_, rows_;
+    int rows_;  // from the thread's first row on
     bf16* first_;
     int64_t step_;
   };
+  __device__ __forceinline__ int rows_of(const Chunk& chunk) const {
+    return has_out_ ? chunk.rows - static_cast<int>(thread_ / 8) : 0;
+  }
 
   __device__ __forceinline__ void stage_out(uint32_t own_values, const FragmentC (&out)[8]) const {
     const float outer = args_.outer;
@@ -605,12 +630,14 @@ class ScanConsumer {
   const ScanArgs<float>& args_;
   Shared& shared_;
   WarpgroupPlace<Shape> place_;
-  int thread_ = static_cast<int>(threadIdx.x) % 128, group_ = static_cast<int>(threadIdx.x) / 128 - 1;
-  int lane_ = thread_ % 32, g_ = lane_ / 4, t2_ = lane_ % 4 * 2;
-  int column_ = group_ * 64 + thread_ / 32 * 16;  // the warp's first value feature of the tile
+  unsigned thread_ = threadIdx.x % 128, group_ = threadIdx.x / 128 - 1;
+  unsigned lane_ = threadIdx.x % 32, g_ = lane_ / 4, t2_ = lane_ % 4 * 2;
+  unsigned column_ = group_ * 64 + thread_ / 32 * 16;  // the warp's first value feature of the tile
   // In the matrix of values: of the row that the lane gives to load_transposed(), and of the thread's first unit of out.
   uint32_t value_offset_ = offset(lane_ % 8 + lane_ / 16 * 8, column_ + lane_ / 8 % 2 * 8);
   uint32_t out_offset_ = offset(thread_ / 8, group_ * 64 + thread_ % 8 * 8);
+  bf16* out_ = nullptr;  // the thread's unit of the first token
+  bool has_out_;         // and whether its features are there
   FragmentC state_[Shape::kKeys / 8];
 };
 
@@ -655,6 +682,10 @@ int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
   }
   return tiles;
 }
+
+extern template int64_t launch_warpgroups<64, 1>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<64, 2>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<128, 2>(Context&, const ScanArgs<float>&);
 
 }  // namespace detail
 
