@@ -96,7 +96,7 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
           if (documents) set_documents(sizes, x);
           const Tensors found = run(sizes, x, dtype, decay, DecayGradient::unwanted);
           const Tensors exact = run(sizes, x, DType::float64, decay, DecayGradient::unwanted);
-          const std::string where = name(dtype) + (documents ? " with documents, D = " : ", D = ") +
+          const std::string where = std::string(name(dtype)) + (documents ? " with documents, D = " : ", D = ") +
                                     std::to_string(sizes.dim) + ", Dv = " + std::to_string(sizes.value_dim);
           for (const char* what : {"o", "d_q", "d_k", "d_v"}) {
             EXPECT_LE(error(found.at(what), exact.at(what)), 1.25 * error_of_rounding(exact.at(what), dtype))
