@@ -49,16 +49,18 @@ class LinearAttentionLong : public LinearAttentionNumbers {
 };
 
 TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
-  const auto count = [](int64_t heads, int64_t length) { return kernels::scan_spans(heads, length).count; };
+  const auto count = [](int64_t heads, int64_t length) { return kernels::scan_spans(heads, length, 128, 128).count; };
   EXPECT_EQ(count(16, 32768), 8);
   EXPECT_EQ(count(16, 512), 1);
   EXPECT_EQ(count(67, 32768), 1);
   EXPECT_EQ(count(128, 32768), 1);
   EXPECT_EQ(count(0, 32768), 1);
+  EXPECT_EQ(kernels::scan_spans(32, 32768, 128, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(64, 32768, 256, 64).count, 1);
   EXPECT_EQ(count(1, 0), 1);
   for (const int64_t heads : {1, 2, 16, 60}) {
     for (int64_t length = 1; length < 5000; length += 37) {
-      const auto spans = kernels::scan_spans(heads, length);
+      const auto spans = kernels::scan_spans(heads, length, 64, 64);
       ASSERT_LT((spans.count - 1) * spans.length, length) << "an empty span";
       ASSERT_GE(spans.count * spans.length, length);
       ASSERT_EQ(spans.length % kernels::kWindow, 0);
@@ -68,7 +70,7 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
 
 TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
   const Sizes sizes{1, 1100, 2, 1, 5, 3};
-  ASSERT_GT(kernels::scan_spans(sizes.heads, sizes.length).count, 2);
+  ASSERT_GT(kernels::scan_spans(sizes.heads, sizes.length, sizes.dim, sizes.value_dim).count, 2);
   for (const bool documents : {false, true}) {
     Tensors x = draw(sizes);
     draw_weak_decays(x);

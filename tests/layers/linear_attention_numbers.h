@@ -1,5 +1,5 @@
-// Linear attention with a decay for each token, documents and heads that share keys: the operator, its recurrence token by
-// token in double, and inputs for both.
+// Linear attention with a decay for each token, documents and heads that share keys: the operator, its recurrence token
+// by token in double, and inputs for both.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -160,7 +160,7 @@ template <class A, class Args>
 ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWorkspace& workspace) {
   ScanArgs<A> result;
   result.heads = args.q.heads;
-  const ScanSpans spans = scan_spans(args.q.batch * args.q.heads, args.q.length);
+  const ScanSpans spans = scan_spans(args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
   result.spans = spans.count;
   result.span_length = spans.length;
   // A step of generation has no sums and no chunks to find.

@@ -1,6 +1,6 @@
-#include "kernels/attention/cuda/scan_warpgroup.h"
-
 #include <cstdint>
+
+#include "kernels/attention/cuda/scan_warpgroup.h"
 
 namespace heddle::kernels::cuda {
 
@@ -11,7 +11,8 @@ int64_t scan_on_warpgroups(Context& context, const ScanArgs<float>& args) {
   if (args.token_gradients != nullptr || !can_vectorize_all(8, args.query, args.key, args.value)) return 0;
   if (args.out && (args.out.view.dtype != DType::bfloat16 || !can_vectorize(args.out.view, 8))) return 0;
   if (keys > 64) return detail::launch_warpgroups<128, 2>(context, args);
-  return values > 64 ? detail::launch_warpgroups<64, 2>(context, args) : detail::launch_warpgroups<64, 1>(context, args);
+  return values > 64 ? detail::launch_warpgroups<64, 2>(context, args)
+                     : detail::launch_warpgroups<64, 1>(context, args);
 }
 
 }  // namespace heddle::kernels::cuda

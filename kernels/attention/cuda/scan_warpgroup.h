@@ -1,19 +1,18 @@
-// The scan on the matrix instructions of warpgroups (sm_90a), for bfloat16 heads of up to 128 features of query and key.
-// A block has a warpgroup that loads the chunks, one that computes their scores, and one or two consumers. A consumer
-// holds the state of 64 value features, transposed, in registers, and computes with it
+// The scan on the matrix instructions of warpgroups (sm_90a), for bfloat16 heads of up to 128 features of query and
+// key. A block has one warpgroup that loads the chunks and computes their scores, the producer, and one or two
+// consumers. A consumer holds the state of 64 value features, transposed, in registers, and computes with it
 //   out^T = in (S^T query^T) + value^T scores^T;   S^T = whole S^T + (to value^T) key
-// so that all it computes is operand A, in registers, and operands B lie in shared memory. in, to and whole are the
-// weights of scan.h. The first product is one in tf32, which cuts the state to 11 bits: against the rounding of out to 8
-// bits that is nothing. Scores and weighted values are sums of two bfloat16 numbers, see pieces.h. Consumers do not wait
-// for each other: while one scales and splits numbers, the tensor cores work for the other.
+// so that all it computes is operand A, in registers, and operands B lie in shared memory as they were loaded. in, to
+// and whole are the weights of scan.h. State, scores and weighted values are sums of two bfloat16 numbers, see
+// pieces.h. Consumers do not wait for each other: while one splits and scales numbers, the tensor cores work for the
+// other.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "kernels/attention/cuda/scan_warpgroup_consumer.h"
-#include "kernels/attention/cuda/scan_warpgroup_loader.h"
-#include "kernels/attention/cuda/scan_warpgroup_scorer.h"
+#include "kernels/attention/cuda/scan_warpgroup_producer.h"
 #include "kernels/attention/cuda/scan_warpgroup_shape.h"
 #include "kernels/common/cuda/launch.h"
 
@@ -21,27 +20,22 @@ namespace heddle::kernels::cuda {
 namespace detail {
 
 template <class Shape, bool OUT, bool ADDS>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     scan_warpgroup(const __grid_constant__ ScanArgs<float> args) {
 #ifdef HEDDLE_WGMMA
   extern __shared__ __align__(1024) unsigned char aligned_raw[];
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(aligned_raw);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Shape::kStages; ++stage) {
-      shared.loaded[stage].init(ScanLoader<Shape, OUT>::kArrivals);
       shared.ready[stage].init(128);
       shared.free[stage].init(4 * Shape::kGroups);
     }
-    for (SharedBarrier& barrier : shared.query_free) barrier.init(128);
     SharedBarrier::fence_init();
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    give_registers<Shape::kLoaderRegisters>();
-    if (threadIdx.x < 32) ScanLoader<Shape, OUT>(args, shared).run();
-  } else if (threadIdx.x < 256) {
-    give_registers<Shape::kScorerRegisters>();
-    ScanScorer<Shape, OUT>(args, shared).run();
+    give_registers<Shape::kProducerRegisters>();
+    ScanProducer<Shape, OUT>(args, shared).run();
   } else {
     take_registers<Shape::kConsumerRegisters>();
     ScanConsumer<Shape, OUT, ADDS>(args, shared).run();

@@ -5,6 +5,7 @@
 
 #include "kernels/attention/cuda/scan_warpgroup_shape.h"
 #include "kernels/common/cuda/pieces.h"
+#include "kernels/common/cuda/vec.h"
 
 namespace heddle::kernels::cuda {
 namespace detail {
@@ -16,20 +17,17 @@ class ScanConsumer {
   using Shared = typename Shape::Shared;
   using Rows = typename Shape::Rows;
   using Chunk = typename Shape::Chunk;
-  using Scores = typename Shape::Scores;
-  using Place = WarpgroupPlace<Shape>;
 
   __device__ __forceinline__ ScanConsumer(const ScanArgs<float>& args, Shared& shared)
-      : args_(args), shared_(shared) {
-    const Place place(args);
-    const int64_t feature = place.first_value + group_ * 64 + thread_ % 8 * 8;
+      : args_(args), shared_(shared), place_(args) {
+    const int64_t feature = place_.first_value + group_ * 64 + thread_ % 8 * 8;
     has_out_ = feature < args.value.dim;
-    if constexpr (OUT) out_ = head<bf16>(args.out.view, place.batch, 0, place.head) + feature;
+    if constexpr (OUT) out_ = head<bf16>(args.out.view, place_.batch, 0, place_.head) + feature;
   }
 
   __device__ __forceinline__ void run() {
     if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
-      for_each_number([&](int64_t head, int64_t key, int64_t value, float& s) { s = state_in.at(head, key, value); });
+      for_each_number([&](int64_t key, int64_t value, float& s) { s = state_in.at(place_.state_head, key, value); });
     }
     shared_.ready[0].wait(0);
     if (shared_.chunks[0].starts_anew && !args_.from_end) clear_state();
@@ -39,7 +37,6 @@ class ScanConsumer {
       shared_.ready[stage].wait(parity);
       const Chunk& chunk = shared_.chunks[stage];
       if (chunk.rows == 0) break;
-      fence_async_proxy();
       advance(chunk, shared_.rows[stage], shared_.scores[t % 2]);
       __syncwarp();
       if (lane_ == 0) shared_.free[stage].arrive();
@@ -49,22 +46,25 @@ class ScanConsumer {
     const ScanSpan<float> span = args_.span();
     if (span.state_out.data == nullptr) return;
     for_each_number(
-        [&](int64_t head, int64_t key, int64_t value, float& s) { put_state(args_, span, head, key, value, s); });
+        [&](int64_t key, int64_t value, float& s) { put_state(args_, span, place_.state_head, key, value, s); });
   }
 
  private:
-  static constexpr int kKeys = Shape::kKeys, kSixteenRows = 16 * 128;  // the latter in bytes
+  static constexpr int kKeyTiles = Shape::kKeys / 16, kSixteenRows = 16 * 128;  // bytes in a matrix of 64 columns
 
-  __device__ __forceinline__ void advance(const Chunk& chunk, Rows& rows, const Scores& scores) {
-    FragmentC out[8], added[8];
-    if constexpr (OUT) apply_state(scores, out);
+  __device__ __forceinline__ void advance(const Chunk& chunk, Rows& rows, const typename Shape::Scores& scores) {
+    FragmentC out[8];
+    if constexpr (OUT) {
+      apply_state<0, kKeyTiles / 2>(rows, out);
+      apply_state<kKeyTiles / 2, kKeyTiles>(rows, out);
+    }
     FragmentA values[4], weighted[2][4];
     const uint32_t own_values = shared_address(rows.value.data) + value_offset_;
+    if constexpr (OUT) wgmma_wait<1>();
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      load_transposed(own_values + j * kSixteenRows, values[j].words);
-      weigh(chunk, values[j], j, weighted[0][j], weighted[1][j]);
-    }
+    for (int j = 0; j < 4; ++j) load_transposed(own_values + j * kSixteenRows, values[j].words);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) weigh(chunk, values[j], j, weighted[0][j], weighted[1][j]);
     bool is_finite = true;
     if constexpr (OUT) {
       is_finite = drop_not_finite(values);
@@ -72,66 +72,81 @@ class ScanConsumer {
       hold(out);
       scale(chunk, out);
       apply_scores(scores, values, out);
-      wgmma_wait<0>();  // the registers of the values are needed for what follows
-      hold(out);
     }
+    FragmentC added[8], added_too[8];
     add_keys(rows, weighted, 0, added);
     if constexpr (OUT) {
       const OutRows to(*this, chunk);
       const uint32_t staged = shared_address(rows.value.data) + out_offset_;
       uint4 before[kOutUnits];
       if constexpr (ADDS) to.each([&](int i, bf16* at) { before[i] = *reinterpret_cast<const uint4*>(at); });
+      wgmma_wait<1>();
+      hold(out);
       if (!is_finite) add_not_finite(rows, scores, out);
       if constexpr (ADDS) {
         barrier_sync(2 + group_, 128);  // all warps have read their values
-        to.each([&](int i, bf16*) { store_unit(staged + i * kSixteenRows, before[i]); });
+        to.each([&](int i, bf16*) { store_shared(staged + i * kSixteenRows, before[i]); });
         barrier_sync(2 + group_, 128);
       }
       stage_out(own_values, out);
       barrier_sync(2 + group_, 128);
-      to.each([&](int i, bf16* at) { *reinterpret_cast<uint4*>(at) = load_unit(staged + i * kSixteenRows); });
+      to.each([&](int i, bf16* at) { copy_unit(staged + i * kSixteenRows, at); });
     }
-    wgmma_wait<0>();
-    move_on<0>(chunk, added);
-    if constexpr (kKeys == 128) {
-      add_keys(rows, weighted, 64, added);
+    if constexpr (kKeyTiles == 8) {
+      add_keys(rows, weighted, 64, added_too);
+      wgmma_wait<1>();
+      move_on<0>(chunk, added);
       wgmma_wait<0>();
-      move_on<8>(chunk, added);
+      move_on<8>(chunk, added_too);
+    } else {
+      wgmma_wait<0>();
+      move_on<0>(chunk, added);
     }
   }
 
+  // Of 8 elements in a SwizzledMatrix of 64 rows, in bytes.
+  static __device__ __forceinline__ uint32_t offset(unsigned row, unsigned col) {
+    return col / 64 * (64 * 128) + row * 128 + ((col % 64 / 8) ^ (row % 8)) * 16;
+  }
   __device__ __forceinline__ void clear_state() {
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) state_[n] = FragmentC{};
+    for (int n = 0; n < Shape::kKeys / 8; ++n) state_[n] = FragmentC{};
   }
-  // Calls visit(head, key feature, value feature, number) for the thread's numbers of the state that are no padding.
+  // Calls visit(key feature, value feature, number) for the thread's numbers of the state that are no padding.
   template <class Visit>
   __device__ __forceinline__ void for_each_number(const Visit& visit) {
-    const Place place(args_);
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
+    for (int n = 0; n < Shape::kKeys / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int64_t key = n * 8 + static_cast<int>(t2_) + e % 2, value = place.first_value + column_ + g_ + e / 2 * 8;
-        if (key < args_.query.dim && value < args_.value.dim) visit(place.state_head, key, value, state_[n].values[e]);
+        const int64_t key = n * 8 + static_cast<int>(t2_) + e % 2,
+                      value = place_.first_value + column_ + g_ + e / 2 * 8;
+        if (key < args_.query.dim && value < args_.value.dim) visit(key, value, state_[n].values[e]);
       }
     }
   }
 
-  // out = S^T query^T, as a group of products.
-  __device__ __forceinline__ void apply_state(const Scores& scores, FragmentC (&out)[8]) const {
-    // A descriptor as of 16-bit numbers: the bytes are the same.
-    const uint64_t query = reinterpret_cast<const SwizzledMatrix<bf16, 64, 64>&>(scores.query).by_rows(0, 0);
+  // out (= for the first, +=) S^T query^T for the key features 16 BEGIN to 16 END - 1, as a group of products.
+  template <int BEGIN, int END>
+  __device__ __forceinline__ void apply_state(const Rows& rows, FragmentC (&out)[8]) const {
+    PiecesA<2> state[END - BEGIN];
+#pragma unroll
+    for (int d = BEGIN; d < END; ++d) state[d - BEGIN] = pieces_of<2, true>(state_[2 * d], state_[2 * d + 1]);
+    const uint64_t query = rows.query.by_rows(0, 0);
     wgmma_fence();
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-      wgmma_floats(out, state_[n], further(query, n / 4 * (64 * 128) + n % 4 * 32), n > 0);
+    for (int d = BEGIN; d < END; ++d) {
+#pragma unroll
+      for (int p = 0; p < 2; ++p) {
+        wgmma<bf16, cuda::Stored::by_rows>(out, state[d - BEGIN].parts[p], further(query, col_bytes(d * 16)),
+                                           d > 0 || p > 0);
+      }
     }
     wgmma_commit();
   }
 
   // out += value^T scores^T, as a group of products.
-  __device__ __forceinline__ void apply_scores(const Scores& scores, const FragmentA (&values)[4],
+  __device__ __forceinline__ void apply_scores(const typename Shape::Scores& scores, const FragmentA (&values)[4],
                                                FragmentC (&out)[8]) const {
     const uint64_t pieces = scores.pieces[0].by_rows(0, 0);
     wgmma_fence();
@@ -161,7 +176,8 @@ class ScanConsumer {
     }
     wgmma_commit();
   }
-  // S^T = whole S^T + added, or 0 where it is forgotten, for the key features 8 FIRST to 8 FIRST + 63. Tensor cores would cut what they add here.
+  // S^T = whole S^T + added, or 0 where it is forgotten, for the key features 8 FIRST to 8 FIRST + 63. Added here,
+  // since tensor cores cut what they add to a sum.
   template <int FIRST>
   __device__ __forceinline__ void move_on(const Chunk& chunk, FragmentC (&added)[8]) {
     hold(added);
@@ -217,9 +233,10 @@ class ScanConsumer {
     return is_finite;
   }
   // What those values give in the rows of out that see them.
-  __device__ __forceinline__ void add_not_finite(Rows& rows, const Scores& scores,
+  __device__ __forceinline__ void add_not_finite(Rows& rows, const typename Shape::Scores& scores,
                                                  FragmentC (&out)[8]) const {
-    const int g = opaque(static_cast<int>(g_)), t2 = opaque(static_cast<int>(t2_));  // so that no address is computed before it is known to be needed
+    // Opaque, so that no address is computed before it is known to be needed.
+    const int g = opaque(static_cast<int>(g_)), t2 = opaque(static_cast<int>(t2_));
 #pragma unroll 1
     for (int j = 0; j < Shape::kRows; ++j) {
 #pragma unroll
@@ -242,7 +259,7 @@ class ScanConsumer {
     asm volatile("" : "+r"(number));
     return number;
   }
-  static __device__ __forceinline__ float score(const Scores& scores, int row, int col) {
+  static __device__ __forceinline__ float score(const typename Shape::Scores& scores, int row, int col) {
     return widen(*element(scores.pieces[0], row, col)) + widen(*element(scores.pieces[1], row, col));
   }
   static __device__ __forceinline__ const bf16* element(const SwizzledMatrix<bf16, 64, 64>& matrix, int row, int col) {
@@ -314,15 +331,17 @@ class ScanConsumer {
 
   const ScanArgs<float>& args_;
   Shared& shared_;
-  unsigned thread_ = threadIdx.x % 128, group_ = threadIdx.x / 128 - 2;
+  WarpgroupPlace<Shape> place_;
+  unsigned thread_ = threadIdx.x % 128, group_ = threadIdx.x / 128 - 1;
   unsigned lane_ = threadIdx.x % 32, g_ = lane_ / 4, t2_ = lane_ % 4 * 2;
   unsigned column_ = group_ * 64 + thread_ / 32 * 16;  // the warp's first value feature of the tile
-  // In the matrix of values: of the row that the lane gives to load_transposed(), and of the thread's first unit of out.
-  uint32_t value_offset_ = unit_offset(lane_ % 8 + lane_ / 16 * 8, column_ + lane_ / 8 % 2 * 8);
-  uint32_t out_offset_ = unit_offset(thread_ / 8, group_ * 64 + thread_ % 8 * 8);
+  // In the matrix of values: of the row that the lane gives to load_transposed(), and of the thread's first unit of
+  // out.
+  uint32_t value_offset_ = offset(lane_ % 8 + lane_ / 16 * 8, column_ + lane_ / 8 % 2 * 8);
+  uint32_t out_offset_ = offset(thread_ / 8, group_ * 64 + thread_ % 8 * 8);
   bf16* out_ = nullptr;  // the thread's unit of the first token
   bool has_out_;         // and whether its features are there
-  FragmentC state_[kKeys / 8];
+  FragmentC state_[Shape::kKeys / 8];
 };
 
 }  // namespace detail
