@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "kernels/dense/gemm.h"
@@ -106,7 +107,7 @@ void expect_exact_but_for_rounding(const Case& c) {
       const auto [value, magnitude] = exact(c, values, i, j);
       // The error of sums in float grows with the square root of the number of terms, within a factor of a few.
       const double of_the_sum = std::ldexp(magnitude, -24) * (2.0 + std::sqrt(static_cast<double>(c.k)));
-      const double of_the_store = c.wide_output ? 0.0 : std::ldexp(std::abs(value) + of_the_sum, -9);
+      const double of_the_store = c.wide_output ? 0.0 : std::ldexp(std::abs(value) + of_the_sum, -8);
       ASSERT_NEAR(found[i * c.n + j], value, of_the_sum + of_the_store) << "element " << i << ", " << j;
     }
   }

@@ -160,7 +160,8 @@ template <class C>
 bool compute_block_of_bfloat16(Bfloat16Products& products, const Block& size, const GemmOperand<bfloat16>& a,
                                const GemmOperand<bfloat16>& b, const bfloat16* bias, C* c, int64_t c_stride,
                                GradientMode mode) {
-  constexpr int64_t most_depth = 1024;  // what is packed of a and b at once
+  // What is packed of a and b for more terms leaves the nearest caches.
+  const int64_t most_depth = size.depth <= 768 ? 768 : 512;
   if (size.depth == 0) return false;
   if (bias == nullptr && (c_stride == size.cols || size.rows == 1) && size.depth <= most_depth) {
     return products.multiply(size, a, b, c, mode);
@@ -190,23 +191,25 @@ bool compute_block_of_bfloat16(Bfloat16Products& products, const Block& size, co
 template <class C, class A, class T>
 void add_splits(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
   const RowsView& c = to.view;
-  const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
-  parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
+  constexpr int64_t together = 2048;  // sums, of several rows where these are short
+  parallel_ranges(context, c.rows, std::max<int64_t>(1, together / c.cols), [&](int64_t begin, int64_t end) {
     Buffer<double> total;
     Buffer<A> sums;
-    for (int64_t row = begin; row < end; ++row) {
-      for_each_chunk(c.cols, [&](int64_t col, int64_t count) {
-        const A* part = partials + row * c.cols + col;
-        for (int64_t j = 0; j < count; ++j) {
-          total[j] = bias != nullptr ? static_cast<double>(static_cast<A>(bias[col + j])) : 0.0;
-        }
-        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
-          for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
-        }
-        for (int64_t j = 0; j < count; ++j) sums[j] = static_cast<A>(total[j]);
-        store_chunk(kernels::row<C>(c, row) + col, sums.data(), count, to.mode);
-      });
-    }
+    for_each_chunk((end - begin) * c.cols, [&](int64_t first, int64_t count) {
+      const A* part = partials + begin * c.cols + first;
+      for (int64_t j = 0; j < count; ++j) {
+        total[j] = bias != nullptr ? static_cast<double>(static_cast<A>(bias[(first + j) % c.cols])) : 0.0;
+      }
+      for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
+        for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
+      }
+      for (int64_t j = 0; j < count; ++j) sums[j] = static_cast<A>(total[j]);
+      for (int64_t j = 0, size = 0; j < count; j += size) {
+        const int64_t row = begin + (first + j) / c.cols, col = (first + j) % c.cols;
+        size = std::min(c.cols - col, count - j);
+        store_chunk(kernels::row<C>(c, row) + col, sums.data() + j, size, to.mode);
+      }
+    });
   });
 }
 

@@ -16,7 +16,7 @@ struct Block {
 // Largest number of splits of the sum over k.
 inline constexpr int64_t kMaxSplits = 16;
 // Partial sums of a product whose sum over k is split, at most.
-inline constexpr int64_t kMaxPartialSums = int64_t{1} << 20;
+inline constexpr int64_t kMaxPartialSums = int64_t{1} << 19;
 // Elements of c in a block that was made by halving a larger one.
 inline constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
 
@@ -44,17 +44,18 @@ inline Block choose_blocks(int64_t m, int64_t n, int64_t k) {
 // memory, in a, b and c, and need no copy.
 inline Block choose_bfloat16_blocks(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t smallest_work = int64_t{1} << 23;  // operations
-  constexpr int64_t smallest_rows = 64, most_cols = 1024, smallest_cols = 128, smallest_depth = 256;
+  constexpr int64_t smallest_rows = 128, most_cols = 1024, smallest_cols = 128, smallest_depth = 512;
   Block block{m, ceil_div(n, ceil_div(n, most_cols)), k};
   int64_t blocks = ceil_div(n, block.cols), splits = 1;
   const auto few = [&](int64_t wanted) {
     return blocks < wanted && block.rows * block.cols * block.depth >= smallest_work;
   };
-  for (; few(kMaxSplits) && block.depth >= 2 * smallest_depth && 2 * splits * m * n <= kMaxPartialSums; splits *= 2) {
+  const int64_t most_splits = m * n <= kLargestTile / 2 ? std::min(kMaxSplits, kMaxPartialSums / (m * n)) : 1;
+  for (; few(kMaxSplits) && block.depth >= 2 * smallest_depth && 2 * splits <= most_splits; splits *= 2) {
     block.depth = ceil_div(block.depth, 2);
     blocks *= 2;
   }
-  const int64_t wanted = splits > 1 ? 8 : 32;
+  const int64_t wanted = splits > 1 ? 4 : 16;
   for (; block.rows * block.cols > kLargestTile / 2 || (few(wanted) && block.rows >= 2 * smallest_rows); blocks *= 2) {
     block.rows = ceil_div(block.rows, 2);
   }
