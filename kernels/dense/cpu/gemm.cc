@@ -1,5 +1,5 @@
 // Matrix products and column sums on the CPU. A product is divided into blocks, one task each, of which a library
-// computes the product on one thread (gemm_tile.h).                     docs/performance.md#cpu-matrix-products
+// computes the product on one thread (gemm_tile.h).                     docs/notes/dense.md#cpu-matrix-products
 #include "kernels/dense/gemm.h"
 
 #include <algorithm>
