@@ -52,6 +52,7 @@ struct TrainerConfig {
   DType dtype = DType::float32;            // of activations; parameters keep a float32 master
   std::optional<double> loss_scale = 1.0;  // of the loss in backward; when it is read, larger in float16. None: dynamic
   bool cuda_graph = true;                  // replay the step as a CUDA graph, where there is a GPU
+  bool search_gemm = false;                // on a GPU, time the algorithms of matrix products and take the fastest
   std::int64_t eval_every = 200;           // steps; 0: only after the last
   std::optional<std::int64_t> eval_batches = 20;  // of the size of a step, in one evaluation; none: all
   std::int64_t checkpoint_every = 200;            // steps; 0: only after the last

@@ -12,6 +12,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
 #include "trainers/data/read_ahead.h"
+#include "trainers/gemm_cache.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
 #include "trainers/model/generate.h"
@@ -64,6 +65,9 @@ class Run {
     if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
     if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
     loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
+    if (config.trainer.search_gemm && context.device().type == DeviceType::cuda) {
+      gemm_cache_.emplace(context, gemm_cache_file(), note_);
+    }
   }
 
   TrainResult run() {
@@ -205,6 +209,7 @@ class Run {
     try {
       if (!batches_) batches_.emplace(*data_, batches_left());
       const StepResult taken = train_step_.step(batches_->next(), step, event.learning_rate);
+      if (gemm_cache_) gemm_cache_->save();
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
       event.total_tokens = trained_on_.tokens;
@@ -384,6 +389,7 @@ class Run {
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start
+  std::optional<GemmCache> gemm_cache_;
   std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
   EvaluationHistory evaluations_;
