@@ -148,6 +148,7 @@ TEST(Bfloat16Gemm, OddAndEmptyExtents) {
 TEST(Bfloat16Gemm, ManyPanelsAndLongSums) {
   expect_exact_but_for_rounding({700, 530, 65, Transpose::no, Transpose::yes, GradientMode::accumulate, false, true});
   expect_exact_but_for_rounding({300, 270, 2100, Transpose::yes, Transpose::no, GradientMode::overwrite, true, true});
+  expect_exact_but_for_rounding({140, 1030, 1300, Transpose::no, Transpose::no, GradientMode::accumulate, false});
   expect_exact_but_for_rounding({40, 24, 9001, Transpose::yes, Transpose::no, GradientMode::accumulate, true, true, 1});
 }
 
@@ -195,12 +196,16 @@ TEST(Bfloat16Gemm, AResultBeyondTheLargestNumberIsInfinite) {
 TEST(Bfloat16Gemm, StridedRowsGiveTheBitsOfDenseOnes) {
   for (Transpose a : kBoth) {
     for (Transpose b : kBoth) {
-      Case c{130, 75, 200, a, b, GradientMode::overwrite, true};
-      const Values values = random_values(c);
-      const auto dense = product(c, values);
-      for (int64_t gap : {1, 7, 56, 312}) {
-        c.gap = gap;
-        EXPECT_EQ(product(c, values), dense) << gap;
+      for (GradientMode mode : kModes) {
+        for (bool wide : {false, true}) {
+          Case c{130, 75, 200, a, b, mode, wide};
+          const Values values = random_values(c);
+          const auto dense = product(c, values);
+          for (int64_t gap : {1, 7, 56, 312}) {
+            c.gap = gap;
+            EXPECT_EQ(product(c, values), dense) << gap;
+          }
+        }
       }
     }
   }

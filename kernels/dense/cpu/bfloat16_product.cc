@@ -39,8 +39,8 @@ memory::desc dense(int64_t rows, int64_t cols, Transpose transpose) {
   return {{rows, cols}, memory::data_type::bf16, order};
 }
 
-// The code of one shape, ready to be called: to make what oneDNN's call needs takes a fifth of the time of a product. All
-// matrices are dense: for others oneDNN has slower code, with other sums.
+// The code of one shape, ready to be called: to make what oneDNN's call needs takes a fifth of the time of a product.
+// All matrices are dense: for others oneDNN has slower code, with other sums.
 class Product {
  public:
   Product(const dnnl::engine& engine, const ProductShape& shape) : stream_(engine) {

@@ -22,9 +22,9 @@ class Bfloat16Products {
   // Whether heddle was built with oneDNN and the CPU has the instructions.
   bool available() const { return generated_ != nullptr; }
 
-  // c (=|+=) op(a) op(b), all extents > 0, for rows of c that lie side by side; C is bfloat16 or float. Returns whether it
-  // could: oneDNN refuses when it cannot allocate, and then c is as it was. Sums are kept in float and rounded once, and
-  // their order depends on the extents alone. Numbers below the smallest normal one (1.2e-38) count as 0, as these
+  // c (=|+=) op(a) op(b), all extents > 0, for rows of c that lie side by side; C is bfloat16 or float. Returns whether
+  // it could: oneDNN refuses when it cannot allocate, and then c is as it was. Sums are kept in float and rounded once,
+  // and their order depends on the extents alone. Numbers below the smallest normal one (1.2e-38) count as 0, as these
   // instructions have it.
   template <class C>
   bool multiply(const Block& size, const GemmOperand<bfloat16>& a, const GemmOperand<bfloat16>& b, C* c,

@@ -22,8 +22,8 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-// Memory for the partial sums of a product whose sum is split. Its size is bounded, so it belongs to the context, as the
-// workspace of a GPU library does.
+// Memory for the partial sums of a product whose sum is split. Its size is bounded, so it belongs to the context, as
+// the workspace of a GPU library does.
 template <class A>
 class SplitSums {
  public:
@@ -154,8 +154,8 @@ requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand
   }
 }
 
-// One block of c (=|+=) op(a) op(b) + bias by the instructions of the CPU for bfloat16. Returns false, with c as it was,
-// where oneDNN refuses.
+// One block of c (=|+=) op(a) op(b) + bias by the instructions of the CPU for bfloat16. Returns false, with c as it
+// was, where oneDNN refuses.
 template <class C>
 bool compute_block_of_bfloat16(Bfloat16Products& products, const Block& size, const GemmOperand<bfloat16>& a,
                                const GemmOperand<bfloat16>& b, const bfloat16* bias, C* c, int64_t c_stride,

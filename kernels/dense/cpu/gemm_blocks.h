@@ -1,4 +1,5 @@
-// How a matrix product is cut into blocks, one task each, from its extents alone.     docs/notes/dense.md#cpu-matrix-products
+// How a matrix product is cut into blocks, one task each, from its extents alone.
+// docs/notes/dense.md#cpu-matrix-products
 #pragma once
 
 #include <algorithm>
