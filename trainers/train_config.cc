@@ -87,6 +87,7 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.choice("dtype", trainer.dtype, dtype_choices());
   describe_loss_scale(fields, trainer);
   fields.choice("cuda_graph", trainer.cuda_graph, {{"auto", true}, {"off", false}});
+  fields.field("search_gemm", trainer.search_gemm);
   fields.field("eval_every", trainer.eval_every, Range::at_least(0));
   fields.number_or_word("eval_batches", trainer.eval_batches, "all", Range::positive());
   fields.field("checkpoint_every", trainer.checkpoint_every, Range::at_least(0));
@@ -101,6 +102,9 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.optional_section<ProfileConfig>(
       "profile", trainer.profile,
       [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
+  fields.optional_section<ParallelConfig>(
+      "parallel", trainer.parallel,
+      [](ConfigFields& section, ParallelConfig& parallel) { describe(section, parallel); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {

@@ -17,6 +17,7 @@
 #include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
 #include "trainers/optimizer_config.h"
+#include "trainers/parallel/parallel_config.h"
 #include "trainers/profile/profile_config.h"
 
 namespace heddle {
@@ -46,12 +47,13 @@ struct SampleConfig {
 
 struct TrainerConfig {
   std::int64_t steps = 0;        // optimizer steps
-  std::int64_t batch_size = 16;  // sequences of one forward pass
+  std::int64_t batch_size = 16;  // sequences of one forward pass, of all processes together
   std::int64_t sequence_length = 256;
   std::int64_t accumulate = 1;             // forward passes of one optimizer step
   DType dtype = DType::float32;            // of activations; parameters keep a float32 master
   std::optional<double> loss_scale = 1.0;  // of the loss in backward; when it is read, larger in float16. None: dynamic
   bool cuda_graph = true;                  // replay the step as a CUDA graph, where there is a GPU
+  bool search_gemm = false;                // on a GPU, time the algorithms of matrix products and take the fastest
   std::int64_t eval_every = 200;           // steps; 0: only after the last
   std::optional<std::int64_t> eval_batches = 20;  // of the size of a step, in one evaluation; none: all
   std::int64_t checkpoint_every = 200;            // steps; 0: only after the last
@@ -63,6 +65,7 @@ struct TrainerConfig {
   std::optional<double> hours;          // after which the run stops with a checkpoint
   std::optional<SampleConfig> sample;
   std::optional<ProfileConfig> profile;
+  std::optional<ParallelConfig> parallel;
 };
 
 struct TrainConfig {

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/dense/dropout.h"
 #include "kernels/dense/elementwise.h"
 #include "kernels/dense/gemm.h"
+#include "kernels/dense/gemm_algorithms.h"
 #include "kernels/dense/log_sigmoid.h"
 #include "tests/cuda/gpu_test.h"
 
@@ -86,6 +88,44 @@ TEST_F(GemmGpu, LongSums) {
   for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
     const GemmCase c = {64, 96, 8192, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true};
     expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+  }
+}
+
+// The fastest of the algorithms computes the same product, is found once, and gives the same bits where it is known.
+TEST_F(GemmGpu, SearchedAlgorithms) {
+  const GemmCase large = {1024, 1024, 1024, Transpose::no, Transpose::yes, true};
+  GemmCase adding = large;
+  adding.mode = GradientMode::accumulate;
+  expect_same_as_cpu(DType::bfloat16, [&](Context& context, DType type) {
+    context.resource<GemmAlgorithms>().search = true;
+    return run_gemm(context, type, large);
+  });
+
+  Context first({DeviceType::cuda, 0});
+  auto& found = first.resource<GemmAlgorithms>();
+  found.search = true;
+  run_gemm(first, DType::bfloat16, {64, 48, 96});
+  run_gemm(first, DType::bfloat16, adding);
+  EXPECT_TRUE(found.known.empty()) << "small products and those that add are not timed";
+  const Results result = run_gemm(first, DType::bfloat16, large);
+  ASSERT_EQ(found.known.size(), 1u);
+  const auto [problem, algorithm] = *found.known.begin();
+  EXPECT_EQ(problem.find(' '), std::string::npos);
+  run_gemm(first, DType::bfloat16, large);
+  EXPECT_EQ(found.known.size(), 1u);
+
+  for (const std::string& known : {algorithm, std::string("not an algorithm"), std::string(algorithm.size(), 'f')}) {
+    Context second({DeviceType::cuda, 0});
+    auto& algorithms = second.resource<GemmAlgorithms>();
+    algorithms.search = true;
+    algorithms.known[problem] = known;
+    const Results again = run_gemm(second, DType::bfloat16, large);
+    if (known == algorithm) {
+      EXPECT_EQ(again, result);
+      EXPECT_EQ(algorithms.known.at(problem), algorithm);
+    } else {
+      EXPECT_NE(algorithms.known.at(problem), known) << "what is no algorithm of the library is found anew";
+    }
   }
 }
 

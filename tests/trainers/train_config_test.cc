@@ -122,6 +122,7 @@ trainer:
   accumulate: 1
   dtype: float32
   cuda_graph: auto
+  search_gemm: false
   eval_every: 200
   eval_batches: 20
   checkpoint_every: 200
