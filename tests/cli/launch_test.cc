@@ -86,7 +86,7 @@ TEST_F(LaunchTest, WhatExcludesGpusIsTold) {
 }
 
 TEST_F(LaunchTest, IncompleteVariablesAreAnError) {
-  const Environment environment({{"RANK", "0"}});
+  const Environment environment(std::vector<std::pair<std::string, std::string>>{{"RANK", "0"}});
   const Finished result = train({"--device", "cpu"});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("error: WORLD_SIZE is not set: several processes need all of RANK"));
