@@ -114,8 +114,9 @@ struct QueryTiles {
   __device__ __forceinline__ static TileColumns columns_of(const SoftmaxAttentionInputs& inputs, const Place& place) {
     return columns_between(keys_of_row(inputs, place, 0), keys_of_row(inputs, place, QUERIES - 1));
   }
+  // At least one, also for segments that decrease, which are an error: all warps wait for the copies of a first step.
   __device__ __forceinline__ static int steps_of(const TileColumns& columns) {
-    return blocks_of(columns.all.end - columns.all.begin, KEYS);
+    return max(1, blocks_of(columns.all.end - columns.all.begin, KEYS));
   }
   __device__ __forceinline__ static int column_of(const TileColumns& columns, int steps, int step) {
     return columns.all.begin + (steps - 1 - step) * KEYS;
