@@ -9,10 +9,12 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
 #include "core/io/atomic_file.h"
+#include "core/runtime/error.h"
 #include "tools/memory_tables.h"
 #include "tools/memory_timeline.h"
 #include "tools/training_memory.h"
@@ -25,6 +27,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::vector<int64_t> batch_sizes, lengths;
   size_t fit_bytes = 0;
+  int64_t processes = 0;  // 0: as many as the config asks for
   std::string json, snapshot, trace, plot;
   DeviceOptions device;
 };
@@ -36,11 +39,16 @@ int run(const Options& options, const Registry& registry) {
   check_output_file("--plot", options.plot);
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
   const Device device = device_of(options.device, DeviceUse::count);
-  TrainingMemory memory = measure_training(device, config, options.device.threads);
-  if (!options.batch_sizes.empty() || !options.lengths.empty()) {
-    memory.grid = peak_grid(config, options.batch_sizes, options.lengths);
+  const CountedProcesses processes{counted_processes(config, options.processes)};
+  if (processes.count > 1 && device.type != DeviceType::meta) {
+    throw UsageError(
+        fmt::format("one of {} processes is counted on meta, found --device {}", processes.count, to_string(device)));
   }
-  if (options.fit_bytes > 0) memory.fit = find_fit(config, options.fit_bytes);
+  TrainingMemory memory = measure_training(device, config, options.device.threads, processes);
+  if (!options.batch_sizes.empty() || !options.lengths.empty()) {
+    memory.grid = peak_grid(config, options.batch_sizes, options.lengths, processes);
+  }
+  if (options.fit_bytes > 0) memory.fit = find_fit(config, options.fit_bytes, processes);
   fmt::print("{}", to_text(memory));
   if (!options.json.empty()) write_file(options.json, to_json(memory));
   if (!options.snapshot.empty()) write_file(options.snapshot, memory.snapshot);
@@ -64,6 +72,9 @@ Run add_memory(CLI::App& command, const Registry& registry) {
   add_bytes(command, "--fit", options->fit_bytes,
             "Search the largest batch size and sequence length that fit into this much memory, as 80GiB")
       ->option_text("SIZE");
+  add_number(command, "--gpus", options->processes,
+             "Count for one of as many processes that train together, each on a GPU", Range::between(1, 65536))
+      ->option_text("N [trainer.parallel.data, or 1]");
   command.add_option("--json", options->json, "Write everything as JSON")->option_text("FILE");
   command.add_option("--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
       ->option_text("FILE");
@@ -83,6 +94,7 @@ Run add_memory(CLI::App& command, const Registry& registry) {
            "what fits are always counted on meta.",
        .examples = {{"heddle memory configs/toy_kjv.yaml", "the peak of a step, and what it is made of"},
                     {"heddle memory configs/bench/train_165m.yaml --fit 80GiB", "the largest batch"},
+                    {"heddle memory configs/bench/train_165m.yaml --gpus 8", "what each of 8 GPUs needs"},
                     {"heddle memory configs/toy_kjv.yaml --batch 8,16,32 --length 256,1024", "a grid"}},
        .exit_codes = {},
        .page = "docs/memory.md"});

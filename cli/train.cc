@@ -10,9 +10,11 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/signals.h"
+#include "core/distributed/communicator.h"
 #include "tools/verify_resume.h"
 #include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
@@ -35,6 +37,7 @@ struct Options {
   bool verify_resume = false;
   int64_t verified_steps = 20;
   DeviceOptions device;
+  LaunchOptions launch;
 };
 
 // The config and the run folder that the arguments name. A run folder, or the config.yaml in it, means to go on with
@@ -57,11 +60,12 @@ std::string run_folder_line(const std::filesystem::path& folder) {
   return fmt::format("{}, from step {}", folder.string(), checkpoints.back().step);
 }
 
-int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder) {
-  const DryRun run = dry_run(config);
+int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder, int processes) {
+  const DryRun run = dry_run(config, processes);
   const double steps = static_cast<double>(config.trainer.steps);
   fmt::print("parameters   {} ({:.2f} M)\n", run.parameters, static_cast<double>(run.parameters) / 1e6);
-  fmt::print("memory       {} at the peak of a step\n", format_bytes(run.peak_bytes));
+  fmt::print("memory       {} at the peak of a step{}\n", format_bytes(run.peak_bytes),
+             processes > 1 ? fmt::format(", in each of {} processes", processes) : "");
   for (int i = 0; i < kMemoryCategories; ++i) {
     if (run.category_peaks[i] == 0) continue;
     fmt::print("  {:<11}{}\n", name(static_cast<MemoryCategory>(i)), format_bytes(run.category_peaks[i]));
@@ -95,25 +99,48 @@ int verify(const Options& options, const TrainConfig& config, const Signals& sig
   return kDone;
 }
 
-int run(const Options& options, const Registry& registry) {
-  Signals& signals = Signals::install(
-      "stopping after this step; a second signal stops at once, without a checkpoint");  // before the device, which
-                                                                                         // starts threads
-  const Subject subject = subject_of(options);
-  const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
-  if (options.dry_run) return show_dry_run(config, subject.folder);
-  if (options.verify_resume) return verify(options, config, signals, registry);
-  const auto context = open_device(options.device, DeviceUse::compute, {.trace_capacity = kTracedEvents});
+// Trains, as one process or as one of several.
+int train_here(const Options& options, const TrainConfig& config, const std::filesystem::path& folder, Signals& signals,
+               const Registry& registry) {
+  DeviceOptions device = options.device;
+  const Launch launch = launch_on(device);
+  const auto context = open_device(device, DeviceUse::compute, {.trace_capacity = kTracedEvents});
+  RendezvousOptions rendezvous = rendezvous_options(options.launch);
+  rendezvous.stop_requested = [&] { return signals.stop_requested(); };
+  std::unique_ptr<Communicator> communicator;
+  if (launch.kind != Launch::Kind::alone) communicator = make_communicator(launch, *context, rendezvous);
   TrainOptions train_options;
-  train_options.folder = subject.folder;
+  train_options.folder = folder;
   train_options.resume = options.resume;
   train_options.init_from = options.init_from;
   train_options.program = "heddle " HEDDLE_VERSION;
+  train_options.communicator = communicator.get();
   train_options.stop_requested = [&] { return signals.stop_requested(); };
   train_options.checkpoint_requested = [&] { return signals.take_checkpoint_request(); };
   const TrainResult result = train(*context, config, train_options, registry);
   if (!result.sample.empty()) fmt::print("{}\n", result.sample);
   return result.finished || result.out_of_time ? kDone : kInterrupted;
+}
+
+int run(const Options& options, const Registry& registry) {
+  if (!options.dry_run && starts_processes(options.launch)) {
+    load_train_config(subject_of(options).config.string(), options.overrides, registry);  // what is wrong is told once
+    return start_processes(options.launch);
+  }
+  Signals& signals = Signals::install(
+      "stopping after this step; a second signal stops at once, without a checkpoint");  // before the device, which
+                                                                                         // starts threads
+  const Subject subject = subject_of(options);
+  const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
+  if (options.dry_run) {
+    return show_dry_run(config, subject.folder, counted_processes(config, options.launch.gpus));
+  }
+  if (options.verify_resume) return verify(options, config, signals, registry);
+  try {
+    return train_here(options, config, subject.folder, signals, registry);
+  } catch (const RendezvousStopped&) {
+    return kInterrupted;
+  }
 }
 
 }  // namespace
@@ -154,6 +181,7 @@ Run add_train(CLI::App& command, const Registry& registry) {
       ->needs(verify)
       ->option_text("N [20]");
   add_device_options(command, options->device);
+  add_launch_options(command, options->launch)->excludes(verify)->excludes("--device");
   set_manual(
       command,
       {.description =
@@ -161,17 +189,19 @@ Run add_train(CLI::App& command, const Registry& registry) {
            "checkpoint, bit "
            "for bit. Progress goes to stderr, the text at the end, if the config asks for one, to stdout.\nCtrl-C, "
            "SIGTERM and SIGHUP write a checkpoint after the current step and end with exit code 130; SIGUSR1 writes "
-           "one and goes on.",
+           "one and goes on.\nSeveral processes train one model: those that --gpus starts on this host, or those that "
+           "torchrun, srun or mpirun started.",
        .examples = {{"heddle train configs/toy_kjv.yaml", "trains in the run folder runs/toy_kjv, or goes on there"},
                     {"heddle train runs/toy_kjv", "goes on with that run"},
                     {"heddle train configs/toy_kjv.yaml --set optimizer.lr=1.0e-3 --out runs/slow", "changes a value"},
                     {"heddle train configs/toy_kjv.yaml --init-from runs/toy_kjv --out runs/again",
                      "starts from weights"},
+                    {"heddle train configs/toy_kjv.yaml --gpus 8", "trains on 8 GPUs of this host"},
                     {"heddle train configs/toy_kjv.yaml --dry-run", "says what it would take, and trains nothing"},
                     {"heddle train configs/toy_kjv.yaml --verify-resume",
                      "proves that a run of the config goes on bit for bit"}},
        .exit_codes = {{kInterrupted, "interrupted, after writing a checkpoint"}},
-       .page = "docs/training.md, docs/config.md"});
+       .page = "docs/training.md, docs/launching.md, docs/config.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 

@@ -10,6 +10,12 @@ set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
 set(HEDDLE_SENTENCEPIECE AUTO CACHE STRING
     "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")
 set_property(CACHE HEDDLE_SENTENCEPIECE PROPERTY STRINGS AUTO ON OFF)
+set(HEDDLE_MPI AUTO CACHE STRING
+    "Several processes on CPUs through MPI (AUTO: where it is found); without it one process, or GPUs")
+set_property(CACHE HEDDLE_MPI PROPERTY STRINGS AUTO ON OFF)
+set(HEDDLE_NCCL AUTO CACHE STRING
+    "Several GPUs through NCCL, whose library is opened when it is needed (AUTO: with CUDA, where nccl.h is found)")
+set_property(CACHE HEDDLE_NCCL PROPERTY STRINGS AUTO ON OFF)
 option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
 option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})

@@ -159,7 +159,7 @@ std::string phases_text(const MemoryReport& report) {
 }
 
 std::string kept_text(const TrainingMemory& memory) {
-  const int64_t tokens = memory.batch_size * memory.sequence_length;
+  const int64_t tokens = memory.batch_size / memory.processes * memory.sequence_length;
   const LayerTree tree = layer_tree(memory.kept);
   std::string text = fmt::format("\nkept for backward: {:.0f} bytes a token\n",
                                  static_cast<double>(total(tree.bytes)) / static_cast<double>(tokens));
@@ -277,8 +277,10 @@ std::string to_text(const MemoryReport& report) {
 }
 
 std::string to_text(const TrainingMemory& memory) {
-  std::string text = fmt::format("{} parameters, batch {} x {} tokens, {}\n{}", memory.parameters, memory.batch_size,
-                                 memory.sequence_length, name(memory.dtype), to_text(memory.report));
+  const std::string processes =
+      memory.processes > 1 ? fmt::format(", the first of {} processes", memory.processes) : "";
+  std::string text = fmt::format("{} parameters, batch {} x {} tokens, {}{}\n{}", memory.parameters, memory.batch_size,
+                                 memory.sequence_length, name(memory.dtype), processes, to_text(memory.report));
   text += kept_text(memory);
   if (!memory.grid.empty()) text += grid_text(memory.grid);
   if (memory.fit) text += fit_text(memory);
@@ -300,12 +302,13 @@ std::string to_json(const TrainingMemory& memory) {
             {"peak_layer", report.peak_layer},
             {"categories", json_of(sum(report.layers))},
             {"layers", json_of(report.layers)}};
+  if (memory.processes > 1) json["processes"] = memory.processes;
   for (const MemoryPhase& phase : report.phases) {
     json["phases"].push_back(
         {{"phase", phase_name(phase)}, {"at_end", json_of(phase.at_end)}, {"at_peak", json_of(phase.at_peak)}});
   }
   for (const auto& [layer, bytes] : memory.kept) {
-    const double tokens = static_cast<double>(memory.batch_size * memory.sequence_length);
+    const double tokens = static_cast<double>(memory.batch_size / memory.processes * memory.sequence_length);
     json["kept_for_backward"].push_back(
         {{"layer", layer}, {"bytes", total(bytes)}, {"bytes_per_token", static_cast<double>(total(bytes)) / tokens}});
   }

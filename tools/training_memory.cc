@@ -5,11 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/distributed/unconnected.h"
 #include "core/io/memory_snapshot.h"
 #include "core/runtime/error.h"
 
@@ -35,12 +37,15 @@ LayerBytes parts_of_flat_buffers(TrainStep& train_step) {
     }
     add(layer, MemoryCategory::gradient, bytes_of(parameter.gradient.tensor));
   }
-  for (const NamedTensor& moment : train_step.optimizer().state()) {
-    add(layer_of(layer_of(moment.name)), MemoryCategory::optimizer, bytes_of(moment.tensor));
+  for (const ShardedTensor& moment : train_step.optimizer().parts_of_state()) {
+    if (!moment.part.defined()) continue;
+    add(layer_of(layer_of(moment.name)), MemoryCategory::optimizer, bytes_of(moment.part));
   }
   if (const WeightAverage* average = train_step.average()) {
-    for (const NamedTensor& part : average->tensors()) {
-      add(layer_of(part.name), MemoryCategory::optimizer, bytes_of(part.tensor));
+    for (const ShardedTensor& average_of : average->parts()) {
+      if (average_of.part.defined()) {
+        add(layer_of(average_of.name), MemoryCategory::optimizer, bytes_of(average_of.part));
+      }
     }
   }
   return parts;
@@ -56,39 +61,48 @@ void move_to_layers(LayerBytes& layers, const LayerBytes& parts) {
   }
 }
 
-// The largest value of `setting` (at least 1) with which the step fits. Doubles until it does not fit, then halves the
-// interval between what fits and what does not.
-LargestFit find_largest(TrainConfig config, int64_t& (*setting)(TrainConfig&), size_t limit_bytes) {
+int64_t& batch_size(TrainConfig& config) { return config.trainer.batch_size; }
+int64_t& sequence_length(TrainConfig& config) { return config.trainer.sequence_length; }
+
+// A number of the config that is searched for. It is a multiple of `unit`.
+struct Setting {
+  int64_t& (*of)(TrainConfig&);
+  int64_t unit;
+};
+Setting batch_size_for(const CountedProcesses& processes) { return {batch_size, processes.count}; }
+constexpr Setting kSequenceLength = {sequence_length, 1};
+
+// The largest value of `setting` with which the step fits. Doubles until it does not fit, then halves the interval
+// between what fits and what does not.
+LargestFit find_largest(TrainConfig config, const Setting& setting, size_t limit_bytes,
+                        const CountedProcesses& processes) {
   LargestFit largest;
   const auto fits = [&](int64_t value) {
-    setting(config) = value;
-    const std::optional<StepPeak> peak = step_peak(config, limit_bytes);
+    setting.of(config) = value;
+    const std::optional<StepPeak> peak = step_peak(config, limit_bytes, processes.count);
     if (peak) largest.value = value, largest.peak = *peak;
     return peak.has_value();
   };
-  int64_t too_large = 1;
+  int64_t too_large = setting.unit;
   while (fits(too_large)) too_large *= 2;
-  while (too_large - largest.value > 1) {
-    const int64_t middle = largest.value + (too_large - largest.value) / 2;
+  while (too_large - largest.value > setting.unit) {
+    const int64_t middle = largest.value + (too_large - largest.value) / setting.unit / 2 * setting.unit;
     if (!fits(middle)) too_large = middle;
   }
-  setting(config) = too_large;
-  largest.above = step_peak(config).value();
+  setting.of(config) = too_large;
+  largest.above = step_peak(config, 0, processes.count).value();
   return largest;
 }
 
 // None when the layers of the config refuse other values.
-std::optional<LargestFit> try_find_largest(const TrainConfig& config, int64_t& (*setting)(TrainConfig&),
-                                           size_t limit_bytes) {
+std::optional<LargestFit> try_find_largest(const TrainConfig& config, const Setting& setting, size_t limit_bytes,
+                                           const CountedProcesses& processes) {
   try {
-    return find_largest(config, setting, limit_bytes);
+    return find_largest(config, setting, limit_bytes, processes);
   } catch (const Error&) {
     return {};
   }
 }
-
-int64_t& batch_size(TrainConfig& config) { return config.trainer.batch_size; }
-int64_t& sequence_length(TrainConfig& config) { return config.trainer.sequence_length; }
 
 // The changes that save memory. A new way to do so is a row here.
 std::vector<std::pair<std::string, TrainConfig>> changes_of(const TrainConfig& config) {
@@ -144,14 +158,19 @@ LayerBytes kept_for_backward(const MemoryReport& report) {
 
 }  // namespace
 
-TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads) {
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads,
+                                const CountedProcesses& processes) {
+  check_processes(config, processes.count);
   TrainingMemory memory;
   memory.dtype = config.trainer.dtype;
   memory.batch_size = config.trainer.batch_size;
   memory.sequence_length = config.trainer.sequence_length;
   Context context(device, recording_options(threads));
-  TrainStep train_step(context, config);
+  const std::unique_ptr<Communicator> communicator = make_pretended_communicator(0, processes.count);
+  Processes pretended(communicator.get());
+  TrainStep train_step(context, config, &pretended);
   take_two_steps(train_step, config);
+  memory.processes = processes.count;
   memory.parameters = train_step.model().parameters().count();
   memory.report = report_memory(context);
   move_to_layers(memory.report.layers, parts_of_flat_buffers(train_step));
@@ -161,7 +180,7 @@ TrainingMemory measure_training(const Device& device, const TrainConfig& config,
 }
 
 std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
-                                const std::vector<int64_t>& lengths) {
+                                const std::vector<int64_t>& lengths, const CountedProcesses& processes) {
   TrainConfig changed = config;
   const auto or_own = [](const std::vector<int64_t>& values, int64_t own) {
     return values.empty() ? std::vector<int64_t>{own} : values;
@@ -171,20 +190,23 @@ std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int
     for (const int64_t length : or_own(lengths, config.trainer.sequence_length)) {
       batch_size(changed) = batch;
       sequence_length(changed) = length;
-      grid.push_back({batch, length, step_peak(changed).value()});
+      check_processes(changed, processes.count);
+      grid.push_back({batch, length, step_peak(changed, 0, processes.count).value()});
     }
   }
   return grid;
 }
 
-MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes) {
+MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes, const CountedProcesses& processes) {
+  const Setting batch = batch_size_for(processes);
   MemoryFit fit;
   fit.limit_bytes = limit_bytes;
-  fit.batch_size = find_largest(config, batch_size, limit_bytes);
-  fit.sequence_length = try_find_largest(config, sequence_length, limit_bytes);
+  fit.batch_size = find_largest(config, batch, limit_bytes, processes);
+  fit.sequence_length = try_find_largest(config, kSequenceLength, limit_bytes, processes);
   for (auto& [change, changed] : changes_of(config)) {
-    const std::optional<LargestFit> largest = try_find_largest(changed, batch_size, limit_bytes);
-    if (largest) fit.savings.push_back({change, step_peak(changed).value().allocated, *largest});
+    const std::optional<LargestFit> largest = try_find_largest(changed, batch, limit_bytes, processes);
+    if (!largest || changed.trainer.batch_size % processes.count != 0) continue;
+    fit.savings.push_back({change, step_peak(changed, 0, processes.count).value().allocated, *largest});
   }
   return fit;
 }

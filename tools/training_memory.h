@@ -43,7 +43,8 @@ struct TrainingMemory {
   MemoryReport report;  // of two steps; parameters, gradients and moments are counted for the layers they belong to
   DType dtype = DType::float32;
   int64_t parameters = 0;  // numbers
-  int64_t batch_size = 0;
+  int processes = 1;       // that train together: all bytes are those of the first one
+  int64_t batch_size = 0;  // of all of them
   int64_t sequence_length = 0;
   LayerBytes kept;       // what each layer keeps from its forward pass until its backward pass
   std::string snapshot;  // after the steps: core/io/memory_snapshot.h
@@ -51,14 +52,20 @@ struct TrainingMemory {
   std::optional<MemoryFit> fit;
 };
 
+// How many processes train the config together. Several are counted on meta: the first of them, without the others.
+struct CountedProcesses {
+  int count = 1;
+};
+
 // Takes two steps of the config on the device, without data. `grid` and `fit` stay empty.
-TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0);
+TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0,
+                                const CountedProcesses& processes = {});
 
 // For every batch size with every length; an empty list stands for the config's own value.
 std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
-                                const std::vector<int64_t>& lengths);
+                                const std::vector<int64_t>& lengths, const CountedProcesses& processes = {});
 
 // What fits when the allocator may take `limit_bytes` from the device. Each answer is a step on meta with this limit.
-MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes);
+MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes, const CountedProcesses& processes = {});
 
 }  // namespace heddle

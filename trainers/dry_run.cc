@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "core/distributed/unconnected.h"
 #include "trainers/step_memory.h"
 #include "trainers/train_step.h"
 
@@ -19,11 +20,14 @@ double operations_per_token(const ParameterSet& parameters, bool embedding_is_he
 
 }  // namespace
 
-DryRun dry_run(const TrainConfig& config) {
+DryRun dry_run(const TrainConfig& config, int processes) {
+  check_processes(config, processes);
   const TrainerConfig& trainer = config.trainer;
   const std::unique_ptr<Dataset> data = make_dataset(dataset_options(config));
   Context context(Device{DeviceType::meta});
-  TrainStep train_step(context, config);
+  const std::unique_ptr<Communicator> communicator = make_pretended_communicator(0, processes);
+  Processes pretended(communicator.get());
+  TrainStep train_step(context, config, &pretended);
   data->training_batch(0);
   take_two_steps(train_step, config);
   const MemoryStats stats = context.allocator().stats();

@@ -12,7 +12,8 @@ namespace heddle {
 
 struct DryRun {
   int64_t parameters = 0;
-  size_t peak_bytes = 0;                                   // allocated on the device at the peak of a step: exact
+  size_t peak_bytes = 0;                                   // allocated on the device at the peak of a step: exact; of
+                                                           // several processes that of the first
   std::array<size_t, kMemoryCategories> category_peaks{};  // the peak of each category alone
   // Floating-point operations of the matrix products of a step: 6 for each number of a weight matrix and each token, 2
   // forward and 4 backward. Rows of the embedding are looked up and cost none. Source: Kaplan et al., "Scaling laws for
@@ -26,6 +27,6 @@ struct DryRun {
 
 // Takes two steps on device meta, which counts memory and computes nothing, and opens the data. Throws what training
 // would throw before its first step.
-DryRun dry_run(const TrainConfig& config);
+DryRun dry_run(const TrainConfig& config, int processes = 1);
 
 }  // namespace heddle

@@ -6,6 +6,7 @@
 #include "core/autograd/tape.h"
 #include "trainers/data/dataset.h"
 #include "trainers/model/language_model.h"
+#include "trainers/parallel/processes.h"
 
 namespace heddle {
 
@@ -20,7 +21,9 @@ struct Evaluation {
 };
 
 // Evaluates on all validation sequences of the data set, batch size many at once. The loss is summed in double and does
-// not depend on the batch size beyond the rounding of a matrix product. Changes nothing.
-Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data);
+// not depend on the batch size beyond the rounding of a matrix product. Changes nothing. Of several processes each
+// takes a part of every batch, and all get the same result, which is that of one.
+Evaluation evaluate(Context& context, const LanguageModel& model, const Dataset& data,
+                    const Processes& processes = Processes());
 
 }  // namespace heddle

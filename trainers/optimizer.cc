@@ -54,24 +54,27 @@ std::vector<size_t> flat_order(const ParameterSet& parameters) {
 }  // namespace
 
 Optimizer::Optimizer(Context& context, ParameterSet& parameters, const OptimizerConfig& config,
-                     const WeightAverage* average)
+                     const WeightAverage* average, DataParallel* parallel)
     : context_(context),
       parameters_(parameters),
       config_(config),
       average_(average),
+      parallel_(parallel),
+      range_(updated_range(parallel, parameters)),
       staged_(context, 2 * kernels::step_scalars * sizeof(double)) {
   if (const auto unmatched = find_unmatched_group(parameters, config)) {
     fail("optimizer.groups.{}.pattern: {}", unmatched->index, unmatched->message);
   }
   const MemoryScope scope(context, MemoryCategory::optimizer);
-  const Tensor& master = parameters.master();
-  if (has_m()) m_ = Tensor::zeros(context, master.shape(), master.dtype());
+  const DType dtype = parameters.master().dtype();
+  if (has_m()) m_ = Tensor::zeros(context, {range_.size()}, dtype);
   make_parts();
-  scalars_ = Tensor::zeros(context, {kernels::step_scalars}, master.dtype());
+  scalars_ = Tensor::zeros(context, {kernels::step_scalars}, dtype);
+  if (parallel != nullptr && parallel->is_sharded()) norms_ = Tensor::zeros(context, {parallel->count()}, dtype);
 }
 
-// Neighbours in the flat buffers that are updated alike are one part. Second moments lie in v in the order of the
-// parameters that have them.
+// Neighbours in the updated range that are updated alike are one part. Second moments lie in v in the order of the
+// parameters that have them. Of a parameter that begins or ends in another range there is only what lies in this one.
 void Optimizer::make_parts() {
   const bool has_v = config_.type == OptimizerType::adamw || config_.type == OptimizerType::muon;
   const std::vector<size_t> order = flat_order(parameters_);
@@ -82,19 +85,20 @@ void Optimizer::make_parts() {
   offsets_of_v_.assign(order.size(), -1);
   for (size_t i = 0; i < order.size(); ++i) {
     const Parameter& parameter = parameters_.all()[order[i]];
-    const int64_t begin = parameters_.offset(order[i]);
-    const int64_t end = i + 1 < order.size() ? parameters_.offset(order[i + 1]) : size;
+    const int64_t next = i + 1 < order.size() ? parameters_.offset(order[i + 1]) : size;
+    const FlatRange range = intersection({parameters_.offset(order[i]), next}, range_);
+    if (range.size() == 0) continue;
     const ParameterRule rule = rule_of(parameter, config_);
     const bool is_with_v = has_v && !rule.is_orthogonalized;
-    if (rule.is_orthogonalized) matrices_.push_back({&parameter, begin, rule});
+    if (rule.is_orthogonalized) matrices_.push_back({&parameter, range.begin, rule});
     if (is_with_v) offsets_of_v_[order[i]] = size_of_v;
     if (rule != previous) {
       table.insert(table.end(),
                    {0.0, is_with_v ? static_cast<double>(size_of_v) : -1.0, rule.lr_scale, rule.weight_decay});
       previous = rule;
     }
-    table[table.size() - kernels::part_columns + kernels::part_end] = static_cast<double>(end);
-    if (is_with_v) size_of_v += end - begin;
+    table[table.size() - kernels::part_columns + kernels::part_end] = static_cast<double>(range.end - range_.begin);
+    if (is_with_v) size_of_v += range.size();
   }
   const DType dtype = parameters_.master().dtype();
   if (has_v) v_ = Tensor::zeros(context_, {size_of_v}, dtype);
@@ -123,36 +127,47 @@ void Optimizer::apply(const Tensor& losses) {
   Backend& backend = context_.backend();
   backend.copy_from_host(scalars_.raw(), staged_.data(), bytes, context_.stream());
   compute_gradient_norm(losses);
-  update_all();
+  if (range_.size() > 0) update_all();
   for (const Matrix& matrix : matrices_) update_matrix(matrix);
+  if (parallel_ != nullptr) parallel_->gather_values();
   if (context_.is_meta()) return;
   backend.copy_to_host_async(staged_.as<char>() + bytes, scalars_.raw(), bytes, context_.stream());
 }
 
+// The norm of the gradient is the norm of the norms of its ranges.
 void Optimizer::compute_gradient_norm(const Tensor& losses) {
+  if (!norms_.defined()) return compute_norm_of(parameters_.gradient(), losses);
+  if (range_.size() > 0) {
+    compute_norm_of(updated(parameters_.gradient()), {});
+    copy(context_, norms_.select(0, parallel_->rank()), scalars_.select(0, kernels::scalar_gradient_norm));
+  }
+  parallel_->gather_rows(norms_);
+  compute_norm_of(norms_, losses);
+}
+
+// Writes scalars[scalar_gradient_norm].
+void Optimizer::compute_norm_of(const Tensor& numbers, const Tensor& losses) {
   const MemoryScope scope(context_, MemoryCategory::workspace);
-  const Tensor& gradient = parameters_.gradient();
-  const Tensor partials =
-      Tensor::empty(context_, {kernels::gradient_norm_partials(gradient.numel())}, gradient.dtype());
-  kernels::gradient_norm(context_, {.gradient = vector_view(gradient),
+  const Tensor partials = Tensor::empty(context_, {kernels::gradient_norm_partials(numbers.numel())}, numbers.dtype());
+  kernels::gradient_norm(context_, {.gradient = vector_view(numbers),
                                     .scalars = vector_view(scalars_),
                                     .partials = vector_view(partials),
                                     .losses = vector_view(losses)});
 }
 
-VectorView Optimizer::compute_copy(int64_t begin, int64_t end) const {
+VectorView Optimizer::compute_copy(const FlatRange& range) const {
   const bool has_copy = parameters_.value().dtype() != parameters_.master().dtype();
-  return has_copy ? vector_view(parameters_.value().slice(0, begin, end)) : VectorView{};
+  return has_copy ? vector_view(parameters_.value().slice(0, range.begin, range.end)) : VectorView{};
 }
 
 // All parameters in one pass, but for the matrices of Muon, of which it updates the momentum.
 void Optimizer::update_all() {
   kernels::update_parameters(context_, {.rule = update_rule(config_.type),
-                                        .master = vector_view(parameters_.master()),
-                                        .gradient = vector_view(parameters_.gradient()),
+                                        .master = vector_view(updated(parameters_.master())),
+                                        .gradient = vector_view(updated(parameters_.gradient())),
                                         .m = vector_view(m_),
                                         .v = vector_view(v_),
-                                        .value = compute_copy(0, parameters_.master().numel()),
+                                        .value = compute_copy(range_),
                                         .average = average_ != nullptr ? vector_view(average_->flat()) : VectorView{},
                                         .scalars = vector_view(scalars_),
                                         .parts = kernels::rows_view(parts_),
@@ -163,8 +178,9 @@ void Optimizer::update_all() {
                                         .nesterov = config_.nesterov});
 }
 
-VectorView Optimizer::part_of(const Tensor& flat, const Matrix& matrix) const {
-  return vector_view(flat.slice(0, matrix.offset, matrix.offset + numel(matrix.parameter->shape)));
+VectorView Optimizer::part_of(const Tensor& updated, const Matrix& matrix) const {
+  const int64_t begin = matrix.offset - range_.begin;
+  return vector_view(updated.slice(0, begin, begin + numel(matrix.parameter->shape)));
 }
 
 // The products are taken in the compute dtype, with bfloat16 for float16: powers of small numbers need its range.
@@ -176,7 +192,7 @@ void Optimizer::update_matrix(const Matrix& matrix) {
   Tensor direction = Tensor::empty(context_, shape, dtype);
   {
     const Tensor partials = Tensor::empty(context_, {kernels::gradient_norm_partials(direction.numel())}, m_.dtype());
-    kernels::muon_direction(context_, {.gradient = part_of(parameters_.gradient(), matrix),
+    kernels::muon_direction(context_, {.gradient = part_of(updated(parameters_.gradient()), matrix),
                                        .m = part_of(m_, matrix),
                                        .scalars = vector_view(scalars_),
                                        .partials = vector_view(partials),
@@ -186,9 +202,9 @@ void Optimizer::update_matrix(const Matrix& matrix) {
                                        .eps = kEps});
   }
   direction = orthogonalize(context_, std::move(direction), config_.newton_schulz_steps);
-  kernels::muon_apply(context_, {.master = part_of(parameters_.master(), matrix),
+  kernels::muon_apply(context_, {.master = part_of(updated(parameters_.master()), matrix),
                                  .direction = vector_view(direction),
-                                 .value = compute_copy(matrix.offset, matrix.offset + numel(shape)),
+                                 .value = compute_copy({matrix.offset, matrix.offset + numel(shape)}),
                                  .average = average_ != nullptr ? part_of(average_->flat(), matrix) : VectorView{},
                                  .scalars = vector_view(scalars_),
                                  .lr_scale = matrix.rule.lr_scale,
@@ -203,19 +219,21 @@ double Optimizer::gradient_norm() const {
   return read_number(staged_.as<char>() + place * size_of(dtype), dtype) * gradient_scale_;
 }
 
-std::vector<NamedTensor> Optimizer::state() const {
-  std::vector<NamedTensor> tensors;
-  size_t index = 0;
-  for (const Parameter& parameter : parameters_.all()) {
-    const auto part = [&](const Tensor& flat, int64_t begin) {
-      return flat.slice(0, begin, begin + numel(parameter.shape)).reshape(parameter.shape);
+std::vector<ShardedTensor> Optimizer::parts_of_state() const {
+  std::vector<ShardedTensor> tensors;
+  for (size_t index = 0; index < parameters_.all().size(); ++index) {
+    const Parameter& parameter = parameters_.all()[index];
+    const bool has_v = v_.defined() && !rule_of(parameter, config_).is_orthogonalized;
+    const auto part = [&](const char* suffix, const Tensor& flat, int64_t begin) {
+      tensors.push_back(part_of_parameter(parallel_, parameters_, index, parameter.name + suffix, flat, begin));
     };
-    const int64_t offset = parameters_.offset(index), offset_of_v = offsets_of_v_[index];
-    ++index;
-    if (m_.defined()) tensors.push_back({parameter.name + ".m", part(m_, offset)});
-    if (offset_of_v >= 0) tensors.push_back({parameter.name + ".v", part(v_, offset_of_v)});
+    const int64_t begin = std::max(parameters_.offset(index), range_.begin) - range_.begin;
+    if (m_.defined()) part(".m", m_, begin);
+    if (has_v) part(".v", v_, offsets_of_v_[index]);
   }
   return tensors;
 }
+
+std::vector<NamedTensor> Optimizer::state() const { return whole_tensors(parts_of_state()); }
 
 }  // namespace heddle

@@ -9,6 +9,7 @@
 #include "core/runtime/stream.h"
 #include "kernels/common/views.h"
 #include "trainers/optimizer_config.h"
+#include "trainers/parallel/data_parallel.h"
 #include "trainers/weight_average.h"
 
 namespace heddle {
@@ -19,19 +20,20 @@ namespace heddle {
 class Optimizer {
  public:
   // The parameters must have their memory. What is kept of past gradients starts at zero, counted as optimizer memory.
-  // `average`, of these parameters and alive as long as this, is brought up to date in each step. Throws Error when a
-  // group of the config matches no parameter.
+  // `average`, of these parameters and alive as long as this, is brought up to date in each step. Where several
+  // processes share the state, `parallel` says which part is that of this one; the average is shared likewise. Throws
+  // Error when a group of the config matches no parameter.
   Optimizer(Context& context, ParameterSet& parameters, const OptimizerConfig& config,
-            const WeightAverage* average = nullptr);
+            const WeightAverage* average = nullptr, DataParallel* parallel = nullptr);
 
   const OptimizerConfig& config() const { return config_; }
 
   // Prepares step number `step` (from 1) on the host; the device must be done with the step before. The gradients are
   // multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
-  // Computes the norm of the gradients, then updates what is kept of them, the masters, the compute copies of the
-  // parameters and the average. A norm that is not finite changes none of them, nor does one of `losses`: numbers on
-  // the device, (n) of the dtype of the masters, or undefined.
+  // Collective where the state is shared. Computes the norm of the gradients, then updates what is kept of them, the
+  // masters, the compute copies of the parameters and the average. A norm that is not finite changes none of them, nor
+  // does one of `losses`: numbers on the device, (n) of the dtype of the masters, or undefined.
   void apply(const Tensor& losses = {});
   // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
   // apply() changed nothing. NaN on meta.
@@ -39,31 +41,38 @@ class Optimizer {
 
   // What is kept by parameter, views of the flat buffers: "NAME.m", the first moment (adamw, lion) or the momentum
   // (sgd, unless that is 0; muon), and "NAME.v", the second moment (adamw, and what muon leaves to it).
+  std::vector<ShardedTensor> parts_of_state() const;
+  // The same of a process that keeps all of it.
   std::vector<NamedTensor> state() const;
 
  private:
   // A matrix that Muon orthogonalizes.
   struct Matrix {
     const Parameter* parameter = nullptr;
-    int64_t offset = 0;
+    int64_t offset = 0;  // in the flat buffers
     ParameterRule rule;
   };
 
   bool has_m() const { return config_.type != OptimizerType::sgd || config_.momentum > 0.0; }
   void make_parts();
   void compute_gradient_norm(const Tensor& losses);
+  void compute_norm_of(const Tensor& numbers, const Tensor& losses);
+  Tensor updated(const Tensor& flat) const { return flat.slice(0, range_.begin, range_.end); }
   void update_all();
   void update_matrix(const Matrix& matrix);
-  kernels::VectorView part_of(const Tensor& flat, const Matrix& matrix) const;
-  kernels::VectorView compute_copy(int64_t begin, int64_t end) const;
+  kernels::VectorView part_of(const Tensor& updated, const Matrix& matrix) const;
+  kernels::VectorView compute_copy(const FlatRange& range) const;
 
   Context& context_;
   ParameterSet& parameters_;
   OptimizerConfig config_;
   const WeightAverage* average_;
+  DataParallel* parallel_;
+  FlatRange range_;  // of the flat buffers that this process updates; m and the average begin where it does
   std::vector<Matrix> matrices_;
   std::vector<int64_t> offsets_of_v_;  // by parameter; -1: it has none
   Tensor m_, v_, parts_, scalars_;
+  Tensor norms_;         // (processes): of their ranges of the gradient; undefined where this process has all of it
   PinnedBuffer staged_;  // the scalars of the step as the host wrote them, then as the device returned them
   double gradient_scale_ = 1.0;
 };

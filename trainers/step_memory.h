@@ -19,8 +19,8 @@ struct StepPeak {
   size_t reserved = 0;
 };
 
-// Counted on device meta with `limit_bytes` of memory (0: without a limit); none when that is not enough. Throws what
-// building the model throws.
-std::optional<StepPeak> step_peak(const TrainConfig& config, size_t limit_bytes = 0);
+// Of the first of `processes` processes, counted on device meta with `limit_bytes` of memory (0: without a limit); none
+// when that is not enough. Throws what building the model throws.
+std::optional<StepPeak> step_peak(const TrainConfig& config, size_t limit_bytes = 0, int processes = 1);
 
 }  // namespace heddle

@@ -102,6 +102,9 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.optional_section<ProfileConfig>(
       "profile", trainer.profile,
       [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
+  fields.optional_section<ParallelConfig>(
+      "parallel", trainer.parallel,
+      [](ConfigFields& section, ParallelConfig& parallel) { describe(section, parallel); });
 }
 
 void describe(ConfigFields& fields, TrainConfig& config, const Registry& registry) {

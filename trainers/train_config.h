@@ -17,6 +17,7 @@
 #include "trainers/logging/logging_config.h"
 #include "trainers/model/model_config.h"
 #include "trainers/optimizer_config.h"
+#include "trainers/parallel/parallel_config.h"
 #include "trainers/profile/profile_config.h"
 
 namespace heddle {
@@ -46,7 +47,7 @@ struct SampleConfig {
 
 struct TrainerConfig {
   std::int64_t steps = 0;        // optimizer steps
-  std::int64_t batch_size = 16;  // sequences of one forward pass
+  std::int64_t batch_size = 16;  // sequences of one forward pass, of all processes together
   std::int64_t sequence_length = 256;
   std::int64_t accumulate = 1;             // forward passes of one optimizer step
   DType dtype = DType::float32;            // of activations; parameters keep a float32 master
@@ -64,6 +65,7 @@ struct TrainerConfig {
   std::optional<double> hours;          // after which the run stops with a checkpoint
   std::optional<SampleConfig> sample;
   std::optional<ProfileConfig> profile;
+  std::optional<ParallelConfig> parallel;
 };
 
 struct TrainConfig {

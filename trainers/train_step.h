@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "trainers/loss_scale.h"
 #include "trainers/model/language_model.h"
 #include "trainers/optimizer.h"
+#include "trainers/parallel/data_parallel.h"
 #include "trainers/profile/step_profiler.h"
 #include "trainers/skipped_steps.h"
 #include "trainers/train_config.h"
@@ -36,11 +38,13 @@ struct StepResult {
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
-// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask.
+// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask. Of
+// several processes each computes its part of every batch, and all take the same step.
 class TrainStep {
  public:
-  // Builds the model and its optimizer; the parameters start from config.seed.
-  TrainStep(Context& context, const TrainConfig& config);
+  // Builds the model and its optimizer; the parameters start from config.seed. `processes` must outlive it; nullptr:
+  // this process is alone.
+  TrainStep(Context& context, const TrainConfig& config, Processes* processes = nullptr);
   TrainStep(const TrainStep&) = delete;
   TrainStep& operator=(const TrainStep&) = delete;
 
@@ -48,6 +52,8 @@ class TrainStep {
   Optimizer& optimizer() { return optimizer_; }
   // The average of the weights, which trainer.ema asks for; else null.
   WeightAverage* average() { return average_ ? &*average_ : nullptr; }
+  // What the processes share; null where this one is alone.
+  DataParallel* parallel() { return parallel_.get(); }
   // Which it is now, and which a run that continues had.
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& loss_scale) { loss_scale_ = loss_scale; }
@@ -64,16 +70,22 @@ class TrainStep {
   // A loss or gradient that is not finite changes no weight and no moment. With a dynamic loss scale such a gradient
   // leaves the step out; otherwise trainer.skip_nonfinite steps in a row are left out, then NonFinite is thrown, which
   // names the step and what made the first number that is not finite.
-  StepResult step(std::vector<Batch> micro_batches, int64_t step, double learning_rate);
+  //
+  // Of several processes each gives its parts of the batches (Dataset::training_part), and the result is that of all.
+  // `meanwhile` is called while the device computes.
+  StepResult step(
+      std::vector<Batch> micro_batches, int64_t step, double learning_rate,
+      const std::function<void()>& meanwhile = [] {});
 
  private:
   // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
-    Tensor upstream;                     // the loss scale
-    Tensor losses;                       // of the batches
-    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, the loss scale, the losses
-    size_t upstream_offset = 0, loss_offset = 0;
+    Tensor upstream;  // the loss scale; of several processes, for each batch that times this one's share of its targets
+    Tensor losses;    // of the batches
+    Tensor numbers;   // the losses; of several processes (processes, 2, batches): upstream and losses of each
+    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, upstream, numbers
+    size_t upstream_offset = 0, numbers_offset = 0;
   };
 
   bool fits_staging() const;
@@ -86,11 +98,14 @@ class TrainStep {
   // The same, which the profiler records if there is one.
   void compute_watched();
   double staged_loss() const;
+  Tensor upstream_of(size_t micro_batch) const;
+  double upstream_on_host(size_t micro_batch) const;
   std::string describe_non_finite(const StepResult& result);
   std::string find_first_non_finite();
 
   Context& context_;
   LanguageModel model_;
+  std::unique_ptr<DataParallel> parallel_;
   std::optional<WeightAverage> average_;
   Optimizer optimizer_;
   uint64_t seed_;

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -15,68 +15,86 @@
 #include "trainers/gemm_cache.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
-#include "trainers/model/generate.h"
 #include "trainers/out_of_memory.h"
+#include "trainers/parallel/requests.h"
+#include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
-#include "trainers/run/model_folder.h"
+#include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/sample_text.h"
+#include "trainers/run/start_event.h"
+#include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
 
 namespace heddle {
 namespace {
 
-// "toy_kjv" for configs/toy_kjv.yaml and for a run in runs/toy_kjv.
-std::string name_of(const TrainConfig& config) {
-  const std::filesystem::path file = config.node.location().file;
-  return file.stem() == "config" && file.has_parent_path() ? file.parent_path().filename() : file.stem();
-}
-
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
-
-// Adds up the time between start() and stop().
-class Stopwatch {
- public:
-  void start() { started_ = Clock::now(); }
-  void stop() { seconds_ += std::chrono::duration<double>(Clock::now() - started_).count(); }
-  double seconds() const { return seconds_; }
-  // The seconds since start(), while it runs.
-  double running_seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point started_;
-  double seconds_ = 0.0;
-};
 
 class Run {
  public:
-  Run(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry)
+  Run(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry,
+      Processes& processes)
       : context_(context),
         config_(config),
         options_(options),
         registry_(registry),
-        data_(make_dataset(dataset_options(config))),
-        train_step_(context, config),
+        processes_(processes),
+        data_(processes.together([&] { return make_data(config, processes); })),
+        made_step_(processes.together([&] { return std::make_unique<TrainStep>(context, config, &processes); })),
+        train_step_(*made_step_),
         config_text_(to_yaml(config, registry)),
-        folder_(options.folder),
-        file_loggers_(make_file_loggers(config.logging, folder_.path(), note_)) {
-    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
-    if (config.trainer.profile) profile_.emplace(context, train_step_, *config.trainer.profile);
-    if (options.log != nullptr) loggers_.push_back(&console_.emplace(options.log));
-    loggers_.insert(loggers_.end(), options.loggers.begin(), options.loggers.end());
+        opened_folder_(processes.together([&] { return open_folder(options, processes); })),
+        folder_(*opened_folder_) {
+    processes.together([&] {
+      if (processes.is_first()) make_loggers();
+    });
     if (config.trainer.search_gemm && context.device().type == DeviceType::cuda) {
       gemm_cache_.emplace(context, gemm_cache_file(), note_);
     }
   }
 
+  // What one process throws alone ends the others, before anything here is destroyed: that may wait for the device,
+  // which waits for them.
   TrainResult run() {
+    if (processes_.count() == 1) return train();
+    try {
+      return train();
+    } catch (const OutOfMemory& error) {
+      if (!context_.allocator().is_recording() || !processes_.is_first()) end_others(error);
+      try {
+        fail_with_snapshot(context_, folder_.path(), error);
+      } catch (const OutOfMemory& written) {
+        end_others(written);
+      }
+    } catch (const std::exception& error) {
+      end_others(error);
+    }
+  }
+
+ private:
+  // Throws the exception that is being handled.
+  [[noreturn]] void end_others(const std::exception& error) {
+    if (!processes_.failed_together()) processes_.communicator().abort(error.what());
+    throw;
+  }
+
+  void make_loggers() {
+    file_loggers_ = make_file_loggers(config_.logging, folder_.path(), note_);
+    for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    if (config_.trainer.profile) profile_.emplace(context_, train_step_, *config_.trainer.profile);
+    if (options_.log != nullptr) loggers_.push_back(&console_.emplace(options_.log));
+    loggers_.insert(loggers_.end(), options_.loggers.begin(), options_.loggers.end());
+  }
+
+  TrainResult train() {
     start();
     TrainResult result;
     result.step = start_;
     while (!is_complete(result.step)) {
       result.out_of_time = is_out_of_time(result.step);
-      if (result.out_of_time || options_.stop_requested()) {
+      if (result.out_of_time || requests_.stop()) {
         save_last(result.step);
         end(result);
         return result;
@@ -87,11 +105,20 @@ class Run {
     result.finished = true;
     end(result);
     if (config_.trainer.sample) result.sample = sample(result.step, true);
-    result.finished = !stopped_in_sample_;
+    result.finished = !processes_.any(stopped_in_sample_);
     return result;
   }
 
- private:
+  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const Processes& processes) {
+    check_processes(config, processes.count());
+    return make_dataset(dataset_options(config));
+  }
+
+  static std::unique_ptr<RunFolder> open_folder(const TrainOptions& options, const Processes& processes) {
+    const auto access = processes.is_first() ? RunFolder::Access::write : RunFolder::Access::read;
+    return std::make_unique<RunFolder>(options.folder, access);
+  }
+
   int64_t steps() const { return config_.trainer.steps; }
   int64_t sequences_of_step() const { return config_.trainer.accumulate * config_.trainer.batch_size; }
   int64_t tokens_of_step() const { return sequences_of_step() * config_.trainer.sequence_length; }
@@ -106,9 +133,10 @@ class Run {
   }
 
   // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
-  bool is_out_of_time(int64_t step) const {
+  bool is_out_of_time(int64_t step) const { return step > start_ && requests_.is_time_over(); }
+  bool is_time_over() const {
     const auto hours = config_.trainer.hours;
-    return hours && step > start_ && clock_.running_seconds() >= *hours * 3600.0;
+    return hours && clock_.running_seconds() >= *hours * 3600.0;
   }
 
   template <class Event>
@@ -123,33 +151,36 @@ class Run {
   // changed before all of it is known to fit.
   void start() {
     for (const std::string& line : config_.notes) note_(line);
-    folder_.check_config();
+    if (processes_.count() > 1) {
+      const DataIdentity identity = processes_.together([&] { return data_->identity(); });
+      const std::string device = heddle::to_string(context_.device());
+      check_same_run(processes_,
+                     {options_.program, config_text_, to_string(identity), device.substr(0, device.find(':'))});
+    }
     if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
+      processes_.fail_together();
       throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
     }
-    const auto checkpoint = folder_.choose(options_.resume, {config_, registry_, data_->identity()}, note_);
-    StartEvent event;
-    if (checkpoint) {
-      go_on_from(*checkpoint);
-      event.checkpoint = checkpoint->path;
-    } else if (!options_.init_from.empty()) {
-      init_from(options_.init_from);
-    }
-    if (!is_complete(start_)) folder_.write_config(config_text_);
+    const auto checkpoint =
+        folder_.choose_together(processes_, options_.resume, {config_, registry_, data_->identity()}, note_);
+    StartEvent event = start_event(context_, config_);
+    processes_.together([&] {
+      if (checkpoint) {
+        go_on_from(*checkpoint);
+        event.checkpoint = checkpoint->path;
+      } else if (!options_.init_from.empty()) {
+        init_from(options_.init_from);
+      }
+    });
+    processes_.together([&] {
+      if (processes_.is_first() && !is_complete(start_)) folder_.write_config(config_text_);
+    });
+    if (checkpoint && processes_.from_first(is_in_this_folder(*checkpoint) ? "1" : "") == "1") saved_step_ = start_;
     event.folder = folder_.path();
-    event.config = name_of(config_);
     event.program = options_.program;
     event.step = start_;
-    event.steps = steps();
     event.parameters = train_step_.model().parameters().count();
-    event.dtype = config_.trainer.dtype;
-    event.batch_size = sequences_of_step();
-    event.sequence_length = config_.trainer.sequence_length;
-    event.checkpoint_every = config_.trainer.checkpoint_every;
-    event.skip_nonfinite = config_.trainer.skip_nonfinite;
-    event.device = context_.device();
-    event.device_name = context_.properties().name;
-    event.threads = context_.threads();
+    event.processes = processes_.count();
     tell(&Logger::start, event);
     if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
       note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
@@ -158,19 +189,10 @@ class Run {
     clock_.start();
   }
 
-  // Takes the weights of a run, a checkpoint or an exported model.
   void init_from(const std::filesystem::path& path) {
-    ParameterSet& parameters = train_step_.model().parameters();
-    std::string weights = fmt::format("those of {}", path.string());
-    if (is_model_folder(path)) {
-      read_weights(context_, path, config_.model, parameters);
-    } else {
-      const Checkpoint checkpoint = find_checkpoint(path, note_);
-      load_evaluated_parameters(context_, checkpoint, parameters);
-      weights = fmt::format("{} {}", has_average(checkpoint) ? "the average of" : "those of", checkpoint.path.string());
-    }
+    const std::string whose = init_weights(context_, path, config_.model, train_step_.model().parameters(), note_);
     if (train_step_.average() != nullptr) train_step_.average()->restart();
-    note_("the weights are " + weights);
+    note_("the weights are " + whose);
   }
 
   void go_on_from(const Checkpoint& checkpoint) {
@@ -183,9 +205,12 @@ class Run {
     trained_on_ = trained_on(checkpoint, config_, registry_);
     evaluations_ = state.evaluations;
     start_ = state.step;
+    if (is_complete(start_)) saved_step_ = start_;
+  }
+
+  bool is_in_this_folder(const Checkpoint& checkpoint) const {
     std::error_code ignored;
-    const bool is_here = std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
-    if (is_here || is_complete(start_)) saved_step_ = start_;
+    return std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
   }
 
   void go_on_with(const Checkpoint& checkpoint, WeightAverage& average) {
@@ -199,7 +224,9 @@ class Run {
     return {.first_sequence = trained_on_.sequences,
             .steps = steps() - start_,
             .micro_batches = config_.trainer.accumulate,
-            .batch_size = config_.trainer.batch_size};
+            .batch_size = config_.trainer.batch_size,
+            .rank = processes_.rank(),
+            .processes = processes_.count()};
   }
 
   // Trains on the batches of this step.
@@ -208,7 +235,8 @@ class Run {
         .step = step, .steps = steps(), .tokens = tokens_of_step(), .learning_rate = learning_rate(config_, step)};
     try {
       if (!batches_) batches_.emplace(*data_, batches_left());
-      const StepResult taken = train_step_.step(batches_->next(), step, event.learning_rate);
+      const StepResult taken =
+          train_step_.step(batches_->next(), step, event.learning_rate, [this] { requests_.exchange(); });
       if (gemm_cache_) gemm_cache_->save();
       trained_on_.sequences += sequences_of_step();
       trained_on_.tokens += tokens_of_step();
@@ -262,12 +290,12 @@ class Run {
     result.evaluation.reset();
     bool is_best = false;
     if (is_due(step, trainer.eval_every, steps())) {
-      result.evaluation =
-          with_averaged_weights(train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_); });
+      result.evaluation = with_averaged_weights(
+          train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_, processes_); });
       tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
       is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
     }
-    const bool is_asked_for = options_.checkpoint_requested();
+    const bool is_asked_for = requests_.checkpoint();
     if (is_complete(step)) return;  // run() saves it
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
       go_on_without_space(step, [&] { save(step); });
@@ -289,16 +317,16 @@ class Run {
   // before the checkpoint does.
   void save(int64_t step) {
     if (saved_step_ == step) return;
-    flush_loggers();
+    processes_.together([this] { flush_loggers(); });
     CheckpointState state{step, config_.seed, config_text_, options_.program};
     state.trained_on = trained_on_;
     state.data = data_->identity();
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
-    const auto path =
-        write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average());
+    const auto path = write_checkpoint(
+        context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(), state,
+        {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
@@ -316,6 +344,7 @@ class Run {
     try {
       write();
     } catch (const NoSpace& error) {
+      processes_.go_on();
       note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
                         newest_saved()));
     }
@@ -357,19 +386,10 @@ class Run {
   }
 
   std::string sample(int64_t step, bool is_last) {
-    const SampleConfig& sample = *config_.trainer.sample;
-    GenerateOptions options;
-    options.tokens = sample.tokens;
-    options.temperature = sample.temperature;
-    options.seed = config_.seed;
-    if (is_last) options.stop_requested = [this] { return stopped_in_sample_ = options_.stop_requested(); };
-    if (config_.data.pack) options.end = static_cast<int32_t>(config_.data.separator);
-    Utf8Printer printer;
+    const auto stop = [&] { return is_last && (stopped_in_sample_ = options_.stop_requested()); };
     const std::string text = with_averaged_weights(train_step_.average(), [&] {
-      std::string written = sample.prompt;
-      generate(context_, train_step_.model(), *data_->tokenizer(), sample.prompt, options,
-               [&](uint8_t byte) { written += printer.add(byte); });
-      return written + printer.finish();
+      if (!processes_.is_first()) return std::string();
+      return sample_text(context_, train_step_.model(), *data_->tokenizer(), config_, stop);
     });
     tell(&Logger::sample, {.step = step, .text = text, .is_last = is_last});
     return text;
@@ -379,16 +399,21 @@ class Run {
   const TrainConfig& config_;
   const TrainOptions& options_;
   const Registry& registry_;
+  Processes& processes_;
   std::unique_ptr<Dataset> data_;
-  TrainStep train_step_;
+  std::unique_ptr<TrainStep> made_step_;
+  TrainStep& train_step_;
   std::string config_text_;
-  RunFolder folder_;
+  std::unique_ptr<RunFolder> opened_folder_;
+  RunFolder& folder_;
   const Note note_ = [this](const std::string& line) { tell(&Logger::note, line); };
   std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
   Stopwatch stopwatch_;  // of the steps alone
   Stopwatch clock_;      // of everything since the start
+  Requests requests_{processes_, options_.stop_requested, options_.checkpoint_requested,
+                     [this] { return is_time_over(); }};
   std::optional<GemmCache> gemm_cache_;
   std::optional<RunProfile> profile_;
   TrainedOn trained_on_;
@@ -402,10 +427,11 @@ class Run {
 }  // namespace
 
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry) {
+  Processes processes(options.communicator);
   try {
-    return Run(context, config, options, registry).run();
+    return Run(context, config, options, registry, processes).run();
   } catch (const OutOfMemory& error) {
-    if (!context.allocator().is_recording()) throw;
+    if (!context.allocator().is_recording() || processes.count() > 1) throw;
     fail_with_snapshot(context, options.folder, error);
   }
 }

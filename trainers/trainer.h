@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/distributed/communicator.h"
 #include "trainers/evaluate.h"
 #include "trainers/logging/logger.h"
 #include "trainers/train_step.h"
@@ -24,6 +25,10 @@ struct TrainOptions {
   std::string program = "heddle";  // name and version, kept in checkpoints
   std::FILE* log = stderr;         // where the ConsoleLogger writes; nullptr: there is none
   std::vector<Logger*> loggers;    // hear every event, after metrics.csv and the console; must outlive train()
+  // The processes that train together, of which this is one; nullptr: it is alone. Then all of them call train() with
+  // the same config, and the first alone writes, to the folder and to loggers. All take part in every stop: it is
+  // enough that one of them is asked.
+  Communicator* communicator = nullptr;
   // Asked before every step. When it says yes, the run writes a checkpoint, if there is none of its last step, and
   // ends. It is also asked while the text at the end is written.
   std::function<bool()> stop_requested = [] { return false; };
@@ -41,7 +46,8 @@ struct TrainResult {
 
 // Trains to the last step of the config, or continues to it. A run that was stopped or killed and continues ends with
 // the same bytes in model.safetensors and metrics.csv as one that was not. `registry` knows the layers of the config.
-// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way. A full disk ends a run only when the
+// Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way; what fails on one of several processes
+// ends all of them. A full disk ends a run only when the
 // last checkpoint cannot be written: NoSpace. When the memory of a context that
 // records (AllocatorOptions::trace_capacity) runs out, out_of_memory.pickle in the run folder shows what it was taken
 // by.

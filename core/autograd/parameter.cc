@@ -15,7 +15,7 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kAlignment = 128;                 // elements: 512 bytes of float32, 256 of bfloat16
+constexpr int64_t kAlignment = ParameterSet::kAlignment;
 constexpr int64_t kMostNumbers = int64_t{1} << 60;  // of one set: their bytes can be counted
 
 Tensor part(const Tensor& flat, int64_t offset, const Shape& shape) {
@@ -79,17 +79,19 @@ Buffer& ParameterSet::add_buffer(std::string name, const Shape& shape, std::vect
   return buffers_.emplace_back(Buffer{std::move(name), shape, std::move(values), {}});
 }
 
-void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t seed) {
+void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t seed, int parts) {
   check(!master_.defined(), "the parameters have their memory already");
+  const auto round_up = [](int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; };
   int64_t total = 0;
   offsets_.resize(parameters_.size());
   for (const bool decays : {true, false}) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       if (parameters_[i].weight_decay != decays) continue;
       offsets_[i] = total;
-      total += (numel(parameters_[i].shape) + kAlignment - 1) / kAlignment * kAlignment;
+      total += round_up(numel(parameters_[i].shape), kAlignment);
     }
   }
+  total = round_up(total, parts * kAlignment);
   const DType master_dtype = accumulate_type(compute_dtype);
   {
     const MemoryScope scope(context, MemoryCategory::parameter);

@@ -62,8 +62,9 @@ class ParameterSet {
   // Allocates the flat buffers, first the parameters with weight decay, then those without (each starts at a multiple
   // of 128 elements, gaps are zero) and initializes the masters: parameter i draws from its own substream, so its start
   // does not depend on the others. Then the buffers get their values, each in memory of its own, in the order in which
-  // they were added.
-  void materialize(Context& context, DType compute_dtype, uint64_t seed);
+  // they were added. The flat buffers are a multiple of `parts` times 128 elements long, so that as many equal parts
+  // have the alignment of parameters.
+  void materialize(Context& context, DType compute_dtype, uint64_t seed, int parts = 1);
 
   // The parameter as a leaf of this tape.
   static Variable on(Tape& tape, Parameter& parameter);
@@ -82,7 +83,8 @@ class ParameterSet {
   const Tensor& master() const { return master_; }
   const Tensor& value() const { return value_; }
   const Tensor& gradient() const { return gradient_; }
-  // Where parameter i starts in the flat buffers.
+  static constexpr int64_t kAlignment = 128;  // elements: 512 bytes of float32, 256 of bfloat16
+  // Where parameter i starts in the flat buffers: a multiple of kAlignment.
   int64_t offset(size_t index) const { return offsets_[index]; }
 
  private:

@@ -119,9 +119,10 @@ SafetensorsEntry parse_entry(const std::string& name, const Json& json, const st
   return entry;
 }
 
-// Writes header and data; `data_of(i)` gives the bytes of item i, valid until the next call.
-FileDigest write_items(const std::filesystem::path& path, const std::vector<HostTensor>& items,
-                       const SafetensorsMetadata& metadata, const std::function<const void*(size_t)>& data_of) {
+}  // namespace
+
+FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> items,
+                             const std::function<const void*(size_t)>& data_of, const SafetensorsMetadata& metadata) {
   std::vector<size_t> order(items.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   // Wide elements first: every tensor is then aligned to its element size.
@@ -153,8 +154,6 @@ FileDigest write_items(const std::filesystem::path& path, const std::vector<Host
   for (size_t i : order) file.write(data_of(i), bytes[i]);
   return file.commit();
 }
-
-}  // namespace
 
 SafetensorsReader::SafetensorsReader(std::filesystem::path path) : path_(std::move(path)) {
   check(!std::filesystem::is_directory(path_), "cannot read {}: it is a folder", path_.string());
@@ -226,9 +225,13 @@ const SafetensorsEntry& SafetensorsReader::at(std::string_view name) const {
 }
 
 void SafetensorsReader::read(const SafetensorsEntry& entry, void* host) {
+  read_bytes(entry, 0, entry.end - entry.begin, host);
+}
+
+void SafetensorsReader::read_bytes(const SafetensorsEntry& entry, uint64_t begin, uint64_t bytes, void* host) {
   file_.clear();
-  file_.seekg(static_cast<std::streamoff>(data_start_ + entry.begin));
-  file_.read(static_cast<char*>(host), static_cast<std::streamsize>(entry.end - entry.begin));
+  file_.seekg(static_cast<std::streamoff>(data_start_ + entry.begin + begin));
+  file_.read(static_cast<char*>(host), static_cast<std::streamsize>(bytes));
   check(!file_.fail(), "cannot read tensor '{}' of {}", entry.name, path_.string());
 }
 
@@ -248,10 +251,21 @@ void SafetensorsReader::read(Context& context, const SafetensorsEntry& entry, co
   context.synchronize();
 }
 
+void SafetensorsReader::read_part(Context& context, const SafetensorsEntry& entry, int64_t first, const Tensor& part) {
+  check(entry.dtype == part.dtype() && first >= 0 && first + part.numel() <= numel(entry.shape),
+        "{}: tensor '{}' is {} {}, expected {} with the elements {} to {}", path_.string(), entry.name,
+        heddle::name(entry.dtype), to_string(entry.shape), heddle::name(part.dtype()), first, first + part.numel());
+  const uint64_t element = size_of(entry.dtype);
+  std::vector<char> host(static_cast<size_t>(part.numel()) * element);
+  read_bytes(entry, static_cast<uint64_t>(first) * element, host.size(), host.data());
+  copy_from_host(context, part, host.data());
+  context.synchronize();
+}
+
 FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> tensors,
                              const SafetensorsMetadata& metadata) {
-  const std::vector<HostTensor> items(tensors.begin(), tensors.end());
-  return write_items(path, items, metadata, [&](size_t i) { return items[i].data; });
+  return write_safetensors(
+      path, tensors, [&](size_t i) { return tensors[i].data; }, metadata);
 }
 
 FileDigest write_safetensors(Context& context, const std::filesystem::path& path, std::span<const NamedTensor> tensors,
@@ -261,12 +275,13 @@ FileDigest write_safetensors(Context& context, const std::filesystem::path& path
     items.push_back({named.name, named.tensor.dtype(), named.tensor.shape(), nullptr});
   }
   std::vector<char> host;
-  return write_items(path, items, metadata, [&](size_t i) {
+  const auto data_of = [&](size_t i) {
     const Tensor& tensor = tensors[i].tensor;
     host.resize(static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype()));
     copy_to_host(context, tensor, host.data());
     return host.data();
-  });
+  };
+  return write_safetensors(path, items, data_of, metadata);
 }
 
 }  // namespace heddle

@@ -3,9 +3,11 @@
 // refused with a reason. dtypes: F64 F32 BF16 F16 I32 I64. All functions throw Error naming the file.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -43,8 +45,11 @@ class SafetensorsReader {
   Tensor read(Context& context, const SafetensorsEntry& entry);
   // Into a contiguous tensor of the same dtype and shape.
   void read(Context& context, const SafetensorsEntry& entry, const Tensor& tensor);
+  // The elements from number `first` on, row-major, into a contiguous tensor of the same dtype that has as many.
+  void read_part(Context& context, const SafetensorsEntry& entry, int64_t first, const Tensor& part);
 
  private:
+  void read_bytes(const SafetensorsEntry& entry, uint64_t begin, uint64_t bytes, void* host);
   void read_header();
   void check_layout(uint64_t data_bytes);
 
@@ -71,6 +76,11 @@ struct NamedTensor {
 FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> tensors,
                              const SafetensorsMetadata& metadata = {});
 FileDigest write_safetensors(Context& context, const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+                             const SafetensorsMetadata& metadata = {});
+// `data_of(i)` gives the data of tensor i, valid until the next call, in place of HostTensor::data. It is called once
+// for each, in the order of the tensors when they have one dtype.
+FileDigest write_safetensors(const std::filesystem::path& path, std::span<const HostTensor> tensors,
+                             const std::function<const void*(size_t)>& data_of,
                              const SafetensorsMetadata& metadata = {});
 
 }  // namespace heddle

@@ -18,7 +18,7 @@ struct DropoutNode {
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
     const kernels::RowsDestination d_x =
         in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(tape.destination(x));
-    kernels::dropout(tape.context(), {rows_view(d_y), d_x, options.p, options.seed});
+    kernels::dropout(tape.context(), {rows_view(d_y), d_x, options.p, options.seed, options.first_element});
     if (in_place) pass_gradient(tape, x, d_y);
   }
 };
@@ -31,7 +31,8 @@ Variable dropout(Tape& tape, const Variable& x, const DropoutOptions& options) {
   if (options.p == 0.0 || tape.mode() == Tape::Mode::inference) return x;
   const bool recorded = tape.records({&x});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
-  kernels::dropout(tape.context(), {rows_view(x.value), {rows_view(y.value)}, options.p, options.seed});
+  kernels::dropout(tape.context(),
+                   {rows_view(x.value), {rows_view(y.value)}, options.p, options.seed, options.first_element});
   if (!recorded) return y;
 
   tape.record(DropoutNode{.options = options, .x = x.slot, .y = y.slot}, {x}, {y});

@@ -12,6 +12,8 @@ namespace heddle {
 struct DropoutOptions {
   double p = 0.0;     // from 0 to 1: the probability that an element is dropped
   uint64_t seed = 0;  // of the mask: one for each place and step
+  // Where x is a part of a larger tensor that has one mask: the number of elements that come before it there.
+  int64_t first_element = 0;
 };
 
 // On a tape for inference, and where p is 0, the result is x itself. Throws Error for a p outside [0, 1], and on a GPU.

@@ -30,6 +30,7 @@ bool is_own_project(const std::string& path) {
 
 bool may_include_cuda(const std::string& path) {
   if (is_own_project(path)) return true;
+  if (path.starts_with("core/distributed/nccl_")) return true;
   return device_folder(path) == "cuda" || path == "core/runtime/cuda_device.cc" || path == "core/runtime/cuda_check.h";
 }
 
@@ -80,7 +81,7 @@ std::string IncludeDag::folder_of(const std::string& path) const {
 
 std::string IncludeDag::violation(const std::string& path, const std::string& include, bool quoted) const {
   if (is_cuda_header(include) && !may_include_cuda(path)) {
-    return "CUDA headers belong under kernels/FAMILY/cuda and in core/runtime/cuda_device.cc";
+    return "CUDA headers belong under kernels/FAMILY/cuda, in core/runtime/cuda_device.cc and core/distributed/nccl_*";
   }
   if (!quoted) return "";
   const std::string from = folder_of(path);

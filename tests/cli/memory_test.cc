@@ -45,6 +45,16 @@ class MemoryCommand : public ::testing::Test {
   TempFolder folder_;
 };
 
+TEST_F(MemoryCommand, OneOfSeveralProcesses) {
+  const Finished finished = memory({"--gpus", "2", "--json", path("m.json")});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.out, HasSubstr("float32, the first of 2 processes\n"));
+  EXPECT_EQ(nlohmann::json::parse(read_file(path("m.json")))["processes"], 2);
+  EXPECT_THAT(memory({"--set", "trainer.parallel={data: 4}"}).out, HasSubstr("the first of 4 processes"));
+  EXPECT_THAT(refusal({"--gpus", "3"}), HasSubstr("found 4, expected a multiple of 3, the number of processes"));
+  EXPECT_THAT(refusal({"--gpus", "2", "--device", "cpu"}), HasSubstr("one of 2 processes is counted on meta"));
+}
+
 TEST_F(MemoryCommand, PrintsAndWritesAllOfIt) {
   const Finished finished =
       memory({"--batch", "4,8", "--length", "16", "--fit", "64MiB", "--json", path("m.json"), "--snapshot",

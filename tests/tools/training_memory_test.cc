@@ -191,6 +191,29 @@ TEST(TrainingMemoryTest, WhatFitsFitsAndTheNextDoesNot) {
   }
 }
 
+// One of several processes has its rows of the batch, its part of the moments, and whole parameters and gradients.
+TEST(TrainingMemoryTest, OneOfSeveralProcesses) {
+  const TrainConfig config = tiny_train_config({"model.dim=64", "model.channel.hidden=128", "trainer.batch_size=8"});
+  TrainConfig part = config;
+  part.trainer.batch_size = 2;
+  const TrainingMemory alone = measure_training({DeviceType::meta}, part);
+  const TrainingMemory one_of_four = measure_training({DeviceType::meta}, config, 0, {4});
+  EXPECT_EQ(one_of_four.processes, 4);
+  EXPECT_EQ(total(sum(one_of_four.report.layers)), one_of_four.report.stats.allocated.peak);
+  EXPECT_EQ(one_of_four.kept, alone.kept);
+  const CategoryBytes now = sum(one_of_four.report.layers), then = sum(alone.report.layers);
+  const auto ratio = [&](size_t category) {
+    return static_cast<double>(now[category]) / static_cast<double>(then[category]);
+  };
+  EXPECT_NEAR(ratio(kParameter), 1.0, 0.02);
+  EXPECT_NEAR(ratio(kGradient), 1.0, 0.02);
+  EXPECT_NEAR(ratio(kOptimizer), 0.25, 0.02);
+  const size_t limit = size_t{8} << 20;
+  const LargestFit fit = find_fit(config, limit, {4}).batch_size;
+  EXPECT_EQ(fit.value % 4, 0);
+  EXPECT_GT(fit.value, find_fit(config, limit).batch_size.value);
+}
+
 TEST(TrainingMemoryTest, WhereNothingFits) {
   const MemoryFit fit = find_fit(tiny_train_config(), 1000);
   EXPECT_EQ(fit.batch_size.value, 0);

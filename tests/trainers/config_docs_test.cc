@@ -50,6 +50,7 @@ TrainConfig minimal_config(const Key& key, const Strings& overrides = {}) {
   if (key.name == "length") data = "{type: copy}";
   std::string section = key.section == "trainer.sample" ? ", sample: {}" : "";
   if (key.section == "trainer.profile") section = ", profile: {steps: [1, 2]}";
+  if (key.section == "trainer.parallel") section = ", parallel: {}";
   std::string optimizer = "adamw";
   if (key.name == "momentum" || key.name == "nesterov") optimizer = "sgd";
   const bool is_of_muon = key.name == "newton_schulz_steps" || key.name == "scale" || key.name == "adamw";

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/runtime/error.h"
 #include "core/runtime/host_memory.h"
 #include "core/tensor/transfer.h"
 #include "trainers/data/generated_data.h"
@@ -42,9 +43,39 @@ Batch Dataset::training_batch(int64_t first_sequence) const {
                   [&](int64_t i, int32_t* tokens, int32_t* targets) { training_sequence(i, tokens, targets); });
 }
 
+Batch Dataset::training_part(int64_t first_sequence, int rank, int processes) const {
+  if (processes == 1) return training_batch(first_sequence);
+  check(sizes_.batch % processes == 0, "a batch of {} sequences for {} processes, expected a multiple", sizes_.batch,
+        processes);
+  const int64_t rows = sizes_.batch / processes;
+  Batch batch = assemble(first_sequence + rank * rows, rows,
+                         [&](int64_t i, int32_t* tokens, int32_t* targets) { training_sequence(i, tokens, targets); });
+  batch.first_row = rank * rows;
+  for (int64_t i = 0; i < sizes_.batch; ++i) batch.counted_by_all += counted_in_training_sequence(first_sequence + i);
+  return batch;
+}
+
+int64_t Dataset::counted_in_training_sequence(int64_t index) const {
+  const auto length = static_cast<size_t>(sizes_.length);
+  std::vector<int32_t> tokens(length, 0), targets(length, kIgnoredTarget);
+  training_sequence(index, tokens.data(), targets.data());
+  return sizes_.length - std::count(targets.begin(), targets.end(), kIgnoredTarget);
+}
+
 Batch Dataset::validation_batch(int64_t first_sequence) const {
-  return assemble(first_sequence, std::min(sizes_.batch, validation_sequences() - first_sequence),
+  return validation_part(first_sequence, 0, sizes_.batch);
+}
+
+Batch Dataset::validation_part(int64_t first_sequence, int64_t first_row, int64_t rows) const {
+  const int64_t first = first_sequence + first_row;
+  const int64_t count = std::clamp<int64_t>(validation_sequences() - first, 0, rows);
+  return assemble(first, count,
                   [&](int64_t i, int32_t* tokens, int32_t* targets) { validation_sequence(i, tokens, targets); });
+}
+
+int64_t counted_targets(const Batch& batch) {
+  return static_cast<int64_t>(batch.targets.size()) -
+         std::count(batch.targets.begin(), batch.targets.end(), kIgnoredTarget);
 }
 
 std::unique_ptr<Dataset> make_dataset(const DatasetOptions& options) {

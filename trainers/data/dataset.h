@@ -28,7 +28,13 @@ struct Batch {
   std::vector<int32_t> tokens;
   std::vector<int32_t> targets;
   std::vector<int32_t> segments = {};  // with data.pack: number of the document of each token; else empty
+  // Where this is the part of one process: where it begins in the batch of all, and how many targets count in that one.
+  int64_t first_row = 0;
+  int64_t counted_by_all = 0;  // 0: this is a whole batch
 };
+
+// Number of targets that count in a loss.
+int64_t counted_targets(const Batch& batch);
 
 // A data set is constant once it is made, so several threads may use it.
 class Dataset {
@@ -37,9 +43,15 @@ class Dataset {
 
   // The sequences first_sequence .. first_sequence + batch size - 1, in this order; first_sequence >= 0.
   Batch training_batch(int64_t first_sequence) const;
+  // The part of that batch that process `rank` of `processes` trains on: as many of its sequences, in their order, as
+  // each other process has. The number of processes divides the batch size.
+  Batch training_part(int64_t first_sequence, int rank, int processes) const;
   // Of the validation sequences, which are the same at every evaluation, batch size many from `first_sequence` on, or
   // those that are left. 0 <= first_sequence < validation_sequences().
   Batch validation_batch(int64_t first_sequence) const;
+  // The sequences of that batch from `first_row` on, at most `rows`; none where it ends before.
+  Batch validation_part(int64_t first_sequence, int64_t first_row, int64_t rows) const;
+  int64_t batch_size() const { return sizes_.batch; }
   // How many an evaluation reads.
   virtual int64_t validation_sequences() const = 0;
   // Reads the files that the data are made of, the first time.
@@ -65,6 +77,8 @@ class Dataset {
   // Writes sizes().length tokens and as many targets. Before the call all tokens are 0 and all targets kIgnoredTarget.
   virtual void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
   virtual void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const = 0;
+  // Number of targets that count in a training sequence. Unless it is overridden, the sequence is made and counted.
+  virtual int64_t counted_in_training_sequence(int64_t index) const;
 
  private:
   template <class Sequence>

@@ -38,6 +38,7 @@ class RecallData : public GeneratedData {
 
  protected:
   void generate(Random& random, int32_t* tokens, int32_t* targets) const override;
+  int64_t counted_in_training_sequence(int64_t) const override { return queries_; }
 
  private:
   int64_t pairs_, queries_, vocabulary_;
@@ -50,6 +51,7 @@ class CopyData : public GeneratedData {
 
  protected:
   void generate(Random& random, int32_t* tokens, int32_t* targets) const override;
+  int64_t counted_in_training_sequence(int64_t) const override { return copied_; }
 
  private:
   int64_t copied_, vocabulary_;

@@ -40,7 +40,8 @@ std::vector<Batch> ReadAhead::make(int64_t step) const {
   std::vector<Batch> batches;
   for (int64_t micro = 0; micro < options_.micro_batches; ++micro) {
     const int64_t batch = step * options_.micro_batches + micro;
-    batches.push_back(data_.training_batch(options_.first_sequence + batch * options_.batch_size));
+    batches.push_back(
+        data_.training_part(options_.first_sequence + batch * options_.batch_size, options_.rank, options_.processes));
   }
   return batches;
 }

@@ -15,16 +15,18 @@
 namespace heddle {
 
 // Which batches: those of `steps` steps, each of `micro_batches` batches of `batch_size` sequences, from the training
-// sequence `first_sequence` on.
+// sequence `first_sequence` on; of each batch the part of process `rank`.
 struct ReadAheadOptions {
   int64_t first_sequence = 0;
   int64_t steps = 0;
   int64_t micro_batches = 1;
   int64_t batch_size = 1;
+  int rank = 0;
+  int processes = 1;
   size_t depth = 2;  // steps whose batches wait, at most
 };
 
-// The batches are those that training_batch() gives, in order, whatever the threads do. next() is for one thread. The
+// The batches are those that training_part() gives, in order, whatever the threads do. next() is for one thread. The
 // own thread takes no signals; it ends with the last step, after an error, and when this is destroyed, which waits for
 // the batch that is being made.
 class ReadAhead {

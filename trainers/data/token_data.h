@@ -35,6 +35,7 @@ class TokenData : public Dataset {
 
  protected:
   void training_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
+  int64_t counted_in_training_sequence(int64_t) const override { return sizes().length; }
   void validation_sequence(int64_t index, int32_t* tokens, int32_t* targets) const override;
 
  private:

@@ -62,7 +62,9 @@ std::string summary(const StartEvent& start, const EndEvent& end) {
   std::string text;
   const auto line = [&](const char* name, const std::string& value) { text += fmt::format("\n{:<12}{}", name, value); };
   line("config", start.program.empty() ? start.config : fmt::format("{} ({})", start.config, start.program));
-  line("device", describe_device(start));
+  line("device", start.processes > 1
+                     ? fmt::format("{} processes, the first on {}", start.processes, describe_device(start))
+                     : describe_device(start));
   line("model", fmt::format("{} parameters, {}", start.parameters, name(start.dtype)));
   line("training",
        fmt::format("steps {} to {} of {}, batch {} x {}, {:.4g} M tokens", end.start + 1, end.step, end.steps,

@@ -32,6 +32,7 @@ struct StartEvent {
   Device device;
   std::string device_name;  // of a GPU, as its driver has it
   int threads = 1;          // on a CPU
+  int processes = 1;        // that train together
 };
 
 // An optimizer step was taken, or left out because its numbers were not finite.

@@ -91,16 +91,16 @@ void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& n
 
 // The parts whose values are not kept go through recompute(). Observers see each part once, as it is first computed.
 void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
-                              Recompute recomputed, const Observer& observer, uint64_t dropout_seed) const {
+                              Recompute recomputed, const Observer& observer, const DropoutMasks& masks) const {
   if (recomputed == Recompute::block) {
-    const std::vector<Variable> outputs = recompute(tape, {stream.x, stream.residual}, block.parameters,
-                                                    [this, &block, segments, observer, dropout_seed, calls = 0](
-                                                        Tape& inner, const std::vector<Variable>& in) mutable {
-                                                      Stream again{in[0], in[1]};
-                                                      run_block(inner, block, again, nullptr, segments, Recompute::none,
-                                                                calls++ == 0 ? observer : Observer{}, dropout_seed);
-                                                      return std::vector<Variable>{again.x, again.residual};
-                                                    });
+    const std::vector<Variable> outputs = recompute(
+        tape, {stream.x, stream.residual}, block.parameters,
+        [this, &block, segments, observer, masks, calls = 0](Tape& inner, const std::vector<Variable>& in) mutable {
+          Stream again{in[0], in[1]};
+          run_block(inner, block, again, nullptr, segments, Recompute::none, calls++ == 0 ? observer : Observer{},
+                    masks);
+          return std::vector<Variable>{again.x, again.residual};
+        });
     stream = {outputs[0], outputs[1]};
     return;
   }
@@ -113,9 +113,11 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
   uint64_t place = 0;  // in the block: the mixer, then the channel layer
   const auto run_layer = [&](const std::string& part, const auto& layer, const std::vector<Parameter*>& parameters,
                              bool is_recomputed) {
-    const uint64_t seed = derived_seed(dropout_seed, place++);
+    const uint64_t seed = derived_seed(masks.seed, place++);
     stream.x = run_part(tape, part, observer, [&] {
-      return dropout(tape, apply(layer, parameters, is_recomputed), {.p = dropout_, .seed = seed});
+      const Variable y = apply(layer, parameters, is_recomputed);
+      const int64_t before = masks.first_sequence * y.shape()[1] * y.shape()[2];
+      return dropout(tape, y, {.p = dropout_, .seed = seed, .first_element = before});
     });
   };
   normalize(tape, block.path + ".mixer_norm", *block.mixer_norm, stream, observer);
@@ -133,13 +135,13 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
 }
 
 Variable LanguageModel::features(Tape& tape, const ModelInput& input, ModelState* state, const Observer& observer,
-                                 uint64_t dropout_seed) const {
+                                 const DropoutMasks& masks) const {
   const Recompute recomputed = tape.mode() == Tape::Mode::record ? recompute_ : Recompute::none;
   Stream stream;
   stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, input.tokens); });
   for (size_t i = 0; i < blocks_.size(); ++i) {
     run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, input.segments, recomputed,
-              observer, derived_seed(dropout_seed, i));
+              observer, {derived_seed(masks.seed, i), masks.first_sequence});
   }
   normalize(tape, "final_norm", *final_norm_, stream, observer);
   return stream.x;
@@ -148,8 +150,8 @@ Variable LanguageModel::features(Tape& tape, const ModelInput& input, ModelState
 Variable LanguageModel::head_weight(Tape& tape) const { return head_ ? head_->weight(tape) : embedding_->weight(tape); }
 
 Variable LanguageModel::forward(Tape& tape, const ModelInput& input, ModelState* state, const Observer& observer,
-                                uint64_t dropout_seed) const {
-  const Variable read = features(tape, input, state, observer, dropout_seed);
+                                const DropoutMasks& masks) const {
+  const Variable read = features(tape, input, state, observer, masks);
   return run_part(tape, "head", observer, [&] { return linear(tape, read, head_weight(tape)); });
 }
 

@@ -34,6 +34,13 @@ struct ModelInput {
   ModelInput(Tensor ids, Tensor documents) : tokens(std::move(ids)), segments(std::move(documents)) {}
 };
 
+// The masks of dropout in one pass: equal seeds give equal masks, which are those of a batch of which this one is a
+// part, from its sequence `first_sequence` on.
+struct DropoutMasks {
+  uint64_t seed = 0;
+  int64_t first_sequence = 0;
+};
+
 class LanguageModel {
  public:
   // Builds the layers; the parameters have no memory yet.
@@ -50,13 +57,12 @@ class LanguageModel {
   using Observer = std::function<void(std::string_view part, const Variable& output)>;
 
   // Returns logits (B, N, vocab_size) of the compute dtype. With `state`, which initial_state() made, the tokens
-  // continue the text that it has seen, and it is advanced; for inference only, and without segments. `dropout_seed` is
-  // that of the masks of this pass: equal seeds give equal masks.
+  // continue the text that it has seen, and it is advanced; for inference only, and without segments.
   Variable forward(Tape& tape, const ModelInput& input, ModelState* state = nullptr, const Observer& observer = {},
-                   uint64_t dropout_seed = 0) const;
+                   const DropoutMasks& masks = {}) const;
   // The same without the head: what the head reads, (B, N, dim).
   Variable features(Tape& tape, const ModelInput& input, ModelState* state = nullptr, const Observer& observer = {},
-                    uint64_t dropout_seed = 0) const;
+                    const DropoutMasks& masks = {}) const;
   // The mean loss of the predictions from features (..., dim) for targets int32 (...), over those that count: nats, a
   // scalar. With model.loss_chunk the logits of that many tokens exist at a time; without, backward writes their
   // gradient over the logits.
@@ -77,7 +83,7 @@ class LanguageModel {
                         const Observer& observer);
   Variable head_weight(Tape& tape) const;
   void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
-                 Recompute recomputed, const Observer& observer, uint64_t dropout_seed) const;
+                 Recompute recomputed, const Observer& observer, const DropoutMasks& masks) const;
 
   ParameterSet parameters_;
   int64_t vocab_size_;

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
@@ -15,6 +17,7 @@
 #include "core/io/atomic_folder.h"
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
+#include "trainers/parallel/collect.h"
 
 namespace heddle {
 namespace {
@@ -77,13 +80,20 @@ void check_file(const fs::path& path, const Json& expected) {
         crc);
 }
 
-void load(Context& context, const fs::path& path, const std::vector<NamedTensor>& tensors) {
+// Reads the part that this process has of each tensor.
+void load(Context& context, const fs::path& path, const std::vector<ShardedTensor>& tensors) {
   SafetensorsReader reader(path);
-  for (const NamedTensor& named : tensors) reader.read(context, reader.at(named.name), named.tensor);
+  for (const ShardedTensor& tensor : tensors) {
+    const SafetensorsEntry& entry = reader.at(tensor.name);
+    check(entry.dtype == tensor.dtype && entry.shape == tensor.shape, "{}: tensor '{}' is {} {}, expected {} {}",
+          path.string(), tensor.name, name(entry.dtype), to_string(entry.shape), name(tensor.dtype),
+          to_string(tensor.shape));
+    if (tensor.part.defined()) reader.read_part(context, entry, tensor.begin, tensor.part);
+  }
   if (reader.entries().size() == tensors.size()) return;
   for (const SafetensorsEntry& entry : reader.entries()) {
-    const bool known =
-        std::any_of(tensors.begin(), tensors.end(), [&](const NamedTensor& named) { return named.name == entry.name; });
+    const bool known = std::any_of(tensors.begin(), tensors.end(),
+                                   [&](const ShardedTensor& tensor) { return tensor.name == entry.name; });
     check(known, "{}: tensor '{}' is no parameter of the model", path.string(), entry.name);
   }
 }
@@ -146,7 +156,7 @@ CheckpointState state_of(const Json& json) {
 // A file of a checkpoint and what is in it.
 struct TensorFile {
   const char* name;
-  std::vector<NamedTensor> tensors;
+  std::vector<ShardedTensor> tensors;
 };
 
 // What a checkpoint takes on the disk, a little more than less: the tensors, their entries in the headers, the state.
@@ -154,18 +164,22 @@ uint64_t bytes_needed(const std::vector<TensorFile>& files, const CheckpointStat
   constexpr uint64_t kBytesOfEntry = 256, kBytesOfState = 16384;
   uint64_t bytes = kBytesOfState + 2 * state.config.size();
   for (const TensorFile& file : files) {
-    for (const auto& [name, tensor] : file.tensors) {
-      bytes += static_cast<uint64_t>(tensor.numel()) * size_of(tensor.dtype()) + kBytesOfEntry + name.size();
+    for (const ShardedTensor& tensor : file.tensors) {
+      bytes += static_cast<uint64_t>(numel(tensor.shape)) * size_of(tensor.dtype) + kBytesOfEntry + tensor.name.size();
     }
   }
   return bytes;
 }
 
-void write_files(Context& context, const fs::path& folder, const std::vector<TensorFile>& files,
+// The collectors, one for each file, give the data.
+void write_files(const fs::path& folder, const std::vector<TensorFile>& files, std::deque<TensorCollector>& collectors,
                  const CheckpointState& state) {
   Json json = to_json(state);
-  for (const TensorFile& file : files) {
-    json["files"][file.name] = to_json(write_safetensors(context, folder / file.name, file.tensors));
+  for (size_t i = 0; i < files.size(); ++i) {
+    std::vector<HostTensor> described;
+    for (const ShardedTensor& tensor : files[i].tensors) described.push_back({tensor.name, tensor.dtype, tensor.shape});
+    const auto data_of = [&](size_t) { return collectors[i].next(); };
+    json["files"][files[i].name] = to_json(write_safetensors(folder / files[i].name, described, data_of));
   }
   write_file(folder / kStateFile, seal(json));
 }
@@ -206,30 +220,63 @@ void remove_older(const fs::path& folder, const CheckpointState& state, const Ke
   }
 }
 
-}  // namespace
-
-std::vector<NamedTensor> masters(const ParameterSet& parameters) {
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
+// The masters with the parts that this process updates.
+std::vector<ShardedTensor> parts_of_masters(const ParameterSet& parameters, const DataParallel* parallel) {
+  std::vector<ShardedTensor> tensors;
+  const FlatRange range = updated_range(parallel, parameters);
+  for (size_t index = 0; index < parameters.all().size(); ++index) {
+    const int64_t begin = std::max(parameters.offset(index), range.begin);
+    const std::string& name = parameters.all()[index].name;
+    tensors.push_back(part_of_parameter(parallel, parameters, index, name, parameters.master(), begin));
+  }
   return tensors;
 }
 
-fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
-                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
-                          const WeightAverage* average) {
-  std::vector<TensorFile> files = {{kModelFile, masters(parameters)}, {kOptimizerFile, optimizer.state()}};
-  if (average != nullptr) files.push_back({kAverageFile, average->tensors()});
+// The part of the process that writes.
+fs::path write(const fs::path& folder, const std::vector<TensorFile>& files, std::deque<TensorCollector>& collectors,
+               const CheckpointState& state, const KeptCheckpoints& kept) {
   try {
     const fs::path path = folder / folder_name(state.step);
     if (fs::create_directories(folder)) sync_directory(folder.parent_path());
     check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
-    write_folder(path, [&](const fs::path& partial) { write_files(context, partial, files, state); });
+    write_folder(path, [&](const fs::path& partial) { write_files(partial, files, collectors, state); });
     remove_older(folder, state, kept);
     return path;
   } catch (const fs::filesystem_error& error) {
     if (is_no_space(error.code())) throw NoSpace(error.what());
     throw;
   }
+}
+
+}  // namespace
+
+fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
+                          const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,
+                          const WeightAverage* average, DataParallel* parallel) {
+  std::vector<TensorFile> files = {{kModelFile, parts_of_masters(parameters, parallel)},
+                                   {kOptimizerFile, optimizer.parts_of_state()}};
+  if (average != nullptr) files.push_back({kAverageFile, average->parts()});
+  Processes alone;
+  Processes& processes = parallel != nullptr ? parallel->processes() : alone;
+  std::deque<TensorCollector> collectors;
+  for (const TensorFile& file : files) collectors.emplace_back(context, processes, file.tensors);
+  return processes.together([&] {
+    std::exception_ptr error;
+    try {
+      if (processes.is_first()) write(folder, files, collectors, state, kept);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    for (TensorCollector& collector : collectors) collector.finish();  // the others wait for what was not written
+    if (error) std::rethrow_exception(error);
+    return folder / folder_name(state.step);
+  });
+}
+
+std::vector<NamedTensor> masters(const ParameterSet& parameters) {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& parameter : parameters.all()) tensors.push_back({parameter.name, parameter.master});
+  return tensors;
 }
 
 Checkpoint open_checkpoint(const fs::path& path) {
@@ -293,21 +340,21 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
 }
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
-  load(context, checkpoint.path / kModelFile, masters(parameters));
+  load(context, checkpoint.path / kModelFile, parts_of_masters(parameters, nullptr));
   write_compute_copies(context, parameters);
 }
 
 // Which tensors there are depends on the type of the optimizer, on whether sgd has a momentum, and on the model.
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer) {
   const fs::path path = checkpoint.path / kOptimizerFile;
-  const std::vector<NamedTensor> state = optimizer.state();
+  const std::vector<ShardedTensor> state = optimizer.parts_of_state();
   const auto is_expected = [&](const std::string& name) {
-    return std::any_of(state.begin(), state.end(), [&](const NamedTensor& named) { return named.name == name; });
+    return std::any_of(state.begin(), state.end(), [&](const ShardedTensor& tensor) { return tensor.name == name; });
   };
   const SafetensorsReader reader(path);
-  for (const NamedTensor& named : state) {
-    check(reader.find(named.name) != nullptr, "{}: holds no '{}', which {} needs: it was written by another optimizer",
-          path.string(), named.name, name(optimizer.config().type));
+  for (const ShardedTensor& tensor : state) {
+    check(reader.find(tensor.name) != nullptr, "{}: holds no '{}', which {} needs: it was written by another optimizer",
+          path.string(), tensor.name, name(optimizer.config().type));
   }
   for (const SafetensorsEntry& entry : reader.entries()) {
     check(is_expected(entry.name), "{}: holds '{}', which {} does not keep: it was written by another optimizer",
@@ -319,11 +366,12 @@ void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimi
 bool has_average(const Checkpoint& checkpoint) { return fs::exists(checkpoint.path / kAverageFile); }
 
 void load_average(Context& context, const Checkpoint& checkpoint, const WeightAverage& average) {
-  load(context, checkpoint.path / kAverageFile, average.tensors());
+  load(context, checkpoint.path / kAverageFile, average.parts());
 }
 
 void load_evaluated_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
-  load(context, checkpoint.path / (has_average(checkpoint) ? kAverageFile : kModelFile), masters(parameters));
+  load(context, checkpoint.path / (has_average(checkpoint) ? kAverageFile : kModelFile),
+       parts_of_masters(parameters, nullptr));
   write_compute_copies(context, parameters);
 }
 

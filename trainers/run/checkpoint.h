@@ -18,6 +18,7 @@
 #include "trainers/logging/note.h"
 #include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
+#include "trainers/parallel/data_parallel.h"
 #include "trainers/skipped_steps.h"
 #include "trainers/weight_average.h"
 
@@ -59,10 +60,13 @@ struct KeptCheckpoints {
 // and is made when it is missing; it must have one writer.
 // Throws NoSpace, before anything is written where that is known, when the disk has not enough room; then, as after any
 // other failure, the checkpoints are those that were there before, or the new one is whole beside them.
+//
+// With `parallel` all processes call it, and the first one writes. What is written does not depend on their number.
+// When writing fails, the call throws on all of them.
 std::filesystem::path write_checkpoint(Context& context, const std::filesystem::path& folder,
                                        const ParameterSet& parameters, const Optimizer& optimizer,
                                        const CheckpointState& state, const KeptCheckpoints& kept,
-                                       const WeightAverage* average = nullptr);
+                                       const WeightAverage* average = nullptr, DataParallel* parallel = nullptr);
 
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);

@@ -50,9 +50,10 @@ TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, co
 
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry) {
   TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
-  // What is written about a run does not change the run.
+  // What is written about a run, and by how many processes it is computed, does not change the run.
   then.logging = config.logging;
   then.trainer.profile = config.trainer.profile;
+  then.trainer.parallel = config.trainer.parallel;
   std::string text;
   for (const ConfigDifference& difference : config_differences(to_tree(config, registry), to_tree(then, registry))) {
     if (difference.path == "trainer.hours") continue;  // when a run stops changes none of its numbers

@@ -45,7 +45,8 @@ std::optional<fs::path> run_folder_of(const fs::path& config) {
   return is_run ? std::optional(folder) : std::nullopt;
 }
 
-RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
+RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
+  if (access == Access::read) return;
   check(!fs::exists(path_) || fs::is_directory(path_), "{} is a file, expected a run folder", path_.string());
   fs::create_directories(path_);
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -84,6 +85,21 @@ std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const Run
       fmt::format("{} holds checkpoints up to step {}: go on with --resume auto, or start anew in another "
                   "folder with --out DIR",
                   path_.string(), here.back().step));
+}
+
+std::optional<Checkpoint> RunFolder::choose_together(Processes& processes, const std::string& resume,
+                                                     const RunSubject& subject, const Note& note) const {
+  std::optional<Checkpoint> checkpoint = processes.together([&]() -> std::optional<Checkpoint> {
+    if (!processes.is_first()) return std::nullopt;
+    check_config();
+    return choose(resume, subject, note);
+  });
+  if (processes.count() == 1) return checkpoint;
+  const std::string path = processes.from_first(checkpoint ? checkpoint->path.string() : "");
+  return processes.together([&] {
+    if (!checkpoint && !path.empty()) checkpoint = open_checkpoint(path);
+    return checkpoint;
+  });
 }
 
 std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, const Note& note) const {

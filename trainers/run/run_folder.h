@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "trainers/logging/note.h"
+#include "trainers/parallel/processes.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/train_config.h"
 
@@ -22,11 +23,13 @@ struct RunSubject {
 // The run folder that a config file belongs to: RUN for RUN/config.yaml. Nothing for a config that stands for itself.
 std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& config);
 
-// The folder is made when it is missing, and locked: a second process that opens it gets an Error. What a killed run
-// left half-written is removed.
+// With write access the folder is made when it is missing, and locked: a second process that opens it so gets an Error.
+// What a killed run left half-written is removed. With read access, of further processes of the same run, nothing is
+// changed.
 class RunFolder {
  public:
-  explicit RunFolder(std::filesystem::path path);
+  enum class Access { write, read };
+  explicit RunFolder(std::filesystem::path path, Access access = Access::write);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -44,6 +47,10 @@ class RunFolder {
   //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder, or
   //           when it was trained by another type of optimizer.
   std::optional<Checkpoint> choose(const std::string& resume, const RunSubject& subject, const Note& note) const;
+
+  // Collective: what check_config() and choose() say to the first process.
+  std::optional<Checkpoint> choose_together(Processes& processes, const std::string& resume, const RunSubject& subject,
+                                            const Note& note) const;
 
   // Writes config.yaml. A file of that name that no run has written is somebody's own, and a UsageError.
   void write_config(const std::string& yaml) const;

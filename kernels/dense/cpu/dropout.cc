@@ -42,7 +42,7 @@ void dropout_as(const Context& context, const DropoutArgs& args) {
     Buffer<A> x_buffer, y_buffer;
     for (int64_t i = first; i < last; ++i) {
       for_each_chunk(cols, [&](int64_t begin, int64_t count) {
-        const uint32_t* word = words.draw(rule, i * cols + begin, count);
+        const uint32_t* word = words.draw(rule, args.first_element + i * cols + begin, count);
         const A* x = load_chunk(row<const T>(args.x, i) + begin, count, x_buffer.data());
         T* to = row<T>(args.y.view, i) + begin;
         A* y = target_chunk(to, args.y.mode, y_buffer.data());

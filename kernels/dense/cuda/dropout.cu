@@ -1,6 +1,7 @@
 // Dropout, as an operation of map() in map_vectors.h.                                          kernels/dense/dropout.h
 //   y (=|+=)
-// Philox gives the words of four elements at once. A vector of four elements or more begins where such a block does.
+// Philox gives the words of four elements at once. A vector of four elements or more begins where such a block does,
+// unless the mask begins elsewhere: then each element draws its own block.
 #include <cstdint>
 
 #include "core/tensor/random.h"
@@ -17,10 +18,11 @@ __device__ __forceinline__ uint32_t word_at(const PhiloxBlock& block, unsigned p
   return place < 2 ? low : high;
 }
 
-// in: x; out: y
-template <class A>
+// in: x; out: y. is_aligned: first_element is a multiple of 4.
+template <class A, bool is_aligned>
 struct Dropout {
   DropoutRule rule;
+  int64_t first_element;
   template <int width>
   __device__ __forceinline__ void operator()(int64_t first, const Vec<A, width> (&in)[1],
                                              Vec<A, width> (&out)[1]) const {
@@ -28,8 +30,9 @@ struct Dropout {
     PhiloxBlock block;
 #pragma unroll
     for (int j = 0; j < width; ++j) {
-      if (j % 4 == 0) block = rule.words((first + j) / 4);
-      const uint32_t word = word_at(block, width % 4 == 0 ? j % 4 : static_cast<unsigned>(first + j) % 4);
+      const int64_t place = first_element + first + j;
+      if (!is_aligned || j % 4 == 0) block = rule.words(place / 4);
+      const uint32_t word = word_at(block, is_aligned && width % 4 == 0 ? j % 4 : static_cast<unsigned>(place) % 4);
       out[0][j] = word < rule.dropped_below ? A(0) : rounded_product(in[0][j], scale);
     }
   }
@@ -39,7 +42,12 @@ struct Dropout {
 
 void dropout(Context& context, const DropoutArgs& args) {
   visit_floating(args.x.dtype, [&]<class T>(T) {
-    map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>>{DropoutRule(args.p, args.seed)});
+    const DropoutRule rule(args.p, args.seed);
+    if (args.first_element % 4 == 0) {
+      map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>, true>{rule, args.first_element});
+    } else {
+      map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>, false>{rule, args.first_element});
+    }
   });
 }
 

@@ -1,0 +1,18 @@
+// The weights that a new run starts from.                                                        docs/training.md
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "trainers/logging/note.h"
+#include "trainers/run/checkpoint.h"
+#include "trainers/train_config.h"
+
+namespace heddle {
+
+// Loads the weights of a run, a checkpoint or an exported model, and says whose they are: "the average of runs/a".
+// Throws Error when they do not fit the model.
+std::string init_weights(Context& context, const std::filesystem::path& path, const ModelConfig& model,
+                         ParameterSet& parameters, const Note& note);
+
+}  // namespace heddle
