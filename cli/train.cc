@@ -201,7 +201,7 @@ Run add_train(CLI::App& command, const Registry& registry) {
                     {"heddle train configs/toy_kjv.yaml --verify-resume",
                      "proves that a run of the config goes on bit for bit"}},
        .exit_codes = {{kInterrupted, "interrupted, after writing a checkpoint"}},
-       .page = "docs/training.md, docs/distributed.md, docs/config.md"});
+       .page = "docs/training.md, docs/launching.md, docs/config.md"});
   return [options, &registry] { return run(*options, registry); };
 }
 
