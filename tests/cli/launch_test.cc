@@ -45,7 +45,8 @@ class LaunchTest : public ::testing::Test {
   LaunchTest() { std::ofstream(folder_ / "tiny.yaml") << testing::tiny_config(); }
 
   Finished train(const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments = {"train", (folder_ / "tiny.yaml").string(), "--out", (folder_ / "run").string()};
+    std::vector<std::string> arguments = {"train", (folder_ / "tiny.yaml").string(), "--out",
+                                          (folder_ / "run").string()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_heddle(arguments);
   }

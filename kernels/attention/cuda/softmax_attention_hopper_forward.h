@@ -158,7 +158,7 @@ struct HopperForward {
       rows.largest[half] = largest[half];
     }
     // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
-    const bool large[2] = {fabsf(shift[0]) > 0x1p20f, fabsf(shift[1]) > 0x1p20f};
+    const bool large[2] = {is_large(shift[0]), is_large(shift[1])};
     if (__any_sync(0xffffffffu, large[0] || large[1])) {
       for_each_value(scores, [&](float& score, int half, int) {
         score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);

@@ -7,6 +7,7 @@
 // themselves, and what d_o lost is added in the end to the keys that its query sees.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 

@@ -1,8 +1,8 @@
 // Asynchronous matrix products of a warpgroup, four consecutive warps (wgmma, sm_90a), their operands in shared memory
 // and the order between threads and hardware.
 //   C (64, N) = [C +] A (64, 16) B (16, N), N a multiple of 64
-// in float, A and B of a 16-bit type. Warp w of the group holds rows 16 w to 16 w + 15 of C and of an A in registers, in
-// the fragments of mma.h. Only kernels whose body stands within #ifdef HEDDLE_WGMMA may call what is here.
+// in float, A and B of a 16-bit type. Warp w of the group holds rows 16 w to 16 w + 15 of C and of an A in registers,
+// in the fragments of mma.h. Only kernels whose body stands within #ifdef HEDDLE_WGMMA may call what is here.
 #pragma once
 
 #include <cstdint>
@@ -97,8 +97,8 @@ class SharedBarrier {
 
 // --- Operands in shared memory ---
 
-// A matrix (ROWS, COLS) of 16-bit numbers as panels (ROWS, 64): rows of 128 bytes, in whose units of 16 bytes the unit u
-// of row r is at u ^ (r % 8). That is the hardware's swizzle of 128 bytes. ROWS is a multiple of 8, COLS of 64.
+// A matrix (ROWS, COLS) of 16-bit numbers as panels (ROWS, 64): rows of 128 bytes, in whose units of 16 bytes the unit
+// u of row r is at u ^ (r % 8). That is the hardware's swizzle of 128 bytes. ROWS is a multiple of 8, COLS of 64.
 template <class T, int ROWS, int COLS>
 struct alignas(1024) SwizzledMatrix {
   static constexpr int kRows = ROWS, kCols = COLS, kBytes = ROWS * COLS * 2, kPanelBytes = ROWS * 128;
@@ -134,12 +134,11 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
 
 #define HEDDLE_FRAGMENTS_1(c, n) \
   "+f"((c)[n].values[0]), "+f"((c)[n].values[1]), "+f"((c)[n].values[2]), "+f"((c)[n].values[3])
-#define HEDDLE_FRAGMENTS_4(c, n)                                                                   \
-  HEDDLE_FRAGMENTS_1(c, n), HEDDLE_FRAGMENTS_1(c, n + 1), HEDDLE_FRAGMENTS_1(c, n + 2), \
-      HEDDLE_FRAGMENTS_1(c, n + 3)
+#define HEDDLE_FRAGMENTS_4(c, n) \
+  HEDDLE_FRAGMENTS_1(c, n), HEDDLE_FRAGMENTS_1(c, n + 1), HEDDLE_FRAGMENTS_1(c, n + 2), HEDDLE_FRAGMENTS_1(c, n + 3)
 #define HEDDLE_FRAGMENTS_8(c) HEDDLE_FRAGMENTS_4(c, 0), HEDDLE_FRAGMENTS_4(c, 4)
 #define HEDDLE_FRAGMENTS_16(c) HEDDLE_FRAGMENTS_8(c), HEDDLE_FRAGMENTS_4(c, 8), HEDDLE_FRAGMENTS_4(c, 12)
-#define HEDDLE_REGISTERS_32                                                                            \
+#define HEDDLE_REGISTERS_32                                                                              \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define HEDDLE_REGISTERS_64                                                                                \
@@ -148,19 +147,19 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
   "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // The instruction for each N and type. The numbers after the registers of C are those of the operands that follow them.
-#define HEDDLE_WGMMA_SHARED(n, type, registers, fragments, a_, b_, add_, store_a_, store_b_)                      \
-  asm volatile("{\n\t.reg .pred sum;\n\tsetp.ne.b32 sum, %" #add_                                                 \
-               ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n "k16.f32." #type "." #type " {" registers "}, %" #a_ \
-               ", %" #b_ ", sum, 1, 1, %" #store_a_ ", %" #store_b_ ";\n\t}"                                      \
-               : fragments                                                                                        \
-               : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(STORED_A)),                     \
+#define HEDDLE_WGMMA_SHARED(n, type, registers, fragments, a_, b_, add_, store_a_, store_b_)                     \
+  asm volatile("{\n\t.reg .pred sum;\n\tsetp.ne.b32 sum, %" #add_ ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n \
+               "k16.f32." #type "." #type " {" registers "}, %" #a_ ", %" #b_ ", sum, 1, 1, %" #store_a_         \
+               ", %" #store_b_ ";\n\t}"                                                                          \
+               : fragments                                                                                       \
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(STORED_A)),                    \
                  "n"(static_cast<int>(STORED_B)))
-#define HEDDLE_WGMMA_REGISTERS(n, type, registers, fragments, a0_, a1_, a2_, a3_, b_, add_, store_b_)           \
-  asm volatile("{\n\t.reg .pred sum;\n\tsetp.ne.b32 sum, %" #add_                                               \
-               ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n "k16.f32." #type "." #type " {" registers "}, {%" \
-               #a0_ ", %" #a1_ ", %" #a2_ ", %" #a3_ "}, %" #b_ ", sum, 1, 1, %" #store_b_ ";\n\t}"             \
-               : fragments                                                                                      \
-               : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "l"(b),                    \
+#define HEDDLE_WGMMA_REGISTERS(n, type, registers, fragments, a0_, a1_, a2_, a3_, b_, add_, store_b_)             \
+  asm volatile("{\n\t.reg .pred sum;\n\tsetp.ne.b32 sum, %" #add_ ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n  \
+               "k16.f32." #type "." #type " {" registers "}, {%" #a0_ ", %" #a1_ ", %" #a2_ ", %" #a3_ "}, %" #b_ \
+               ", sum, 1, 1, %" #store_b_ ";\n\t}"                                                                \
+               : fragments                                                                                        \
+               : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "l"(b),                      \
                  "r"(static_cast<int>(add)), "n"(static_cast<int>(STORED_B)))
 
 // c (=) a b, or c (+=) a b where `add`: starts the product. A and B are given by descriptors.
