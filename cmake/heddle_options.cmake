@@ -5,7 +5,7 @@ option(HEDDLE_NATIVE "Compile for the CPU of this machine (-march=native)" ON)
 option(HEDDLE_WERROR "Warnings are errors" OFF)
 option(HEDDLE_OPENMP "CPU kernels run on OpenMP threads; OFF: on std::thread, which ThreadSanitizer can see" ON)
 set(HEDDLE_ONEDNN AUTO CACHE STRING
-    "float32 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
+    "float32 and bfloat16 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
 set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
 set(HEDDLE_SENTENCEPIECE AUTO CACHE STRING
     "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")

@@ -15,7 +15,6 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kAlignment = ParameterSet::kAlignment;
 constexpr int64_t kMostNumbers = int64_t{1} << 60;  // of one set: their bytes can be counted
 
 Tensor part(const Tensor& flat, int64_t offset, const Shape& shape) {

@@ -40,16 +40,35 @@ inline int scan_chunk(DType dtype, int64_t dim, int64_t value_dim) {
   return chunk;
 }
 
+// How a GPU cuts a sequence: spans of `length` tokens, a multiple of kWindow, the last one may be shorter.
+struct ScanSpans {
+  int64_t count = 1, length = 0;
+};
+
+// More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
+// of more than 128 features take more than one multiprocessor each. A GPU is taken to have 132 of them, so that results
+// depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and the kernels
+// around them about that of 6 windows.
+inline ScanSpans scan_spans(int64_t heads, int64_t length, int64_t dim, int64_t value_dim) {
+  constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
+  const int64_t windows = parts_of(length, kWindow), blocks = heads * parts_of(std::max(dim, value_dim), kFeatures);
+  const int64_t most = blocks > 0 ? std::min(kMultiprocessors / blocks, windows / 2) : 0;
+  if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
+  const int64_t span = parts_of(windows, most);
+  return {parts_of(windows, span), span * kWindow};
+}
+
 // Where the parts lie: offsets in bytes, and their sum. A part that is not wanted has no bytes.
 struct LinearAttentionWorkspace {
   int64_t sums = 0, starts = 0;              // of log decays and of tokens at which the state starts anew
+  int64_t span_states = 0;                   // before the spans
   int64_t token_gradients = 0, history = 0;  // for the gradient of log decays
   int64_t d_k = 0, d_v = 0;                  // sums over the heads of q that share a head of k
   int64_t bytes = 0;
 
-  explicit LinearAttentionWorkspace(const LinearAttentionForwardArgs& args) { add_decays(args); }
+  explicit LinearAttentionWorkspace(const LinearAttentionForwardArgs& args) { add_scan(args); }
   explicit LinearAttentionWorkspace(const LinearAttentionBackwardArgs& args) {
-    add_decays(args);
+    add_scan(args);
     const int64_t number = static_cast<int64_t>(size_of(accumulate_type(args.q.dtype)));
     const int64_t heads = args.q.batch * args.q.heads;
     if (args.d_log_decay) {
@@ -66,8 +85,10 @@ struct LinearAttentionWorkspace {
 
  private:
   template <class Args>
-  void add_decays(const Args& args) {
+  void add_scan(const Args& args) {
     const int64_t heads = args.q.batch * args.q.heads;
+    const int64_t states = (scan_spans(heads, args.q.length, args.q.dim, args.v.dim).count - 1) * heads;
+    span_states = add(states * args.q.dim * args.v.dim * static_cast<int64_t>(size_of(accumulate_type(args.q.dtype))));
     const bool per_token = args.log_decay && args.decay_per_token;
     if (per_token) sums = add(heads * args.q.length * 8);
     if (per_token || args.segments) starts = add(heads * parts_of(args.q.length, kWindow) * 8);

@@ -30,6 +30,7 @@ struct SoftmaxAttentionForwardArgs {
 
 struct SoftmaxAttentionBackwardArgs {
   SoftmaxAttentionInputs inputs;
+  HeadsView o;  // what forward wrote; kernels that round P anyway take D = d_o . o from it
   VectorView lse;
   HeadsView d_o;
   HeadsDestination d_q, d_k, d_v;

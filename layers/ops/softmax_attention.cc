@@ -66,7 +66,7 @@ kernels::SoftmaxAttentionInputs kernel_inputs(const Tensor& q, const Tensor& k, 
 struct SoftmaxAttentionNode {
   SoftmaxAttentionOptions options;
   Slot q, k, v, o;
-  Tensor saved_q, saved_k, saved_v, segments, lse;
+  Tensor saved_q, saved_k, saved_v, segments, saved_o, lse;
 
   void backward(Tape& tape) {
     Context& context = tape.context();
@@ -81,6 +81,7 @@ struct SoftmaxAttentionNode {
     const Tensor inverse_sums = workspace(), row_products = workspace();
     kernels::SoftmaxAttentionBackwardArgs args;
     args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
+    args.o = heads_view(saved_o);
     args.lse = vector_view(lse);
     args.d_o = heads_view(d_o);
     args.d_q = destination(q);
@@ -120,6 +121,7 @@ Variable softmax_attention(Tape& tape, const Variable& q, const Variable& k, con
                                    .saved_k = k.value,
                                    .saved_v = v.value,
                                    .segments = segments.value,
+                                   .saved_o = o.value,
                                    .lse = lse},
               {q, k, v}, {o});
   return o;

@@ -45,7 +45,8 @@ class LaunchTest : public ::testing::Test {
   LaunchTest() { std::ofstream(folder_ / "tiny.yaml") << testing::tiny_config(); }
 
   Finished train(const std::vector<std::string>& more) const {
-    std::vector<std::string> arguments = {"train", (folder_ / "tiny.yaml").string(), "--out", (folder_ / "run").string()};
+    std::vector<std::string> arguments = {"train", (folder_ / "tiny.yaml").string(), "--out",
+                                          (folder_ / "run").string()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_heddle(arguments);
   }
@@ -86,7 +87,7 @@ TEST_F(LaunchTest, WhatExcludesGpusIsTold) {
 }
 
 TEST_F(LaunchTest, IncompleteVariablesAreAnError) {
-  const Environment environment({{"RANK", "0"}});
+  const Environment environment(std::vector<std::pair<std::string, std::string>>{{"RANK", "0"}});
   const Finished result = train({"--device", "cpu"});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("error: WORLD_SIZE is not set: several processes need all of RANK"));

@@ -168,7 +168,7 @@ TEST_F(CompletionTest, Commands) {
 }
 
 TEST_F(CompletionTest, OptionsAreThoseOfTheCommand) {
-  EXPECT_THAT(complete({"train", "--re"}), ElementsAre("--resume"));
+  EXPECT_THAT(complete({"train", "--res"}), ElementsAre("--resume"));
   EXPECT_THAT(complete({"export", "runs/a", "--"}), IsSupersetOf({"--out", "--format", "--shard-size", "--help"}));
   EXPECT_THAT(complete({"eval", "--"}), Not(Contains("--resume")));
 }

@@ -183,6 +183,7 @@ TEST(RendezvousThreaded, StrangersAreDroppedWithoutAWord) {
       encode(FrameKind::complete),
       encode(FrameKind::gather, "x"),
       hello(1, 2, 1, "Token"),
+      hello(1, 2, 1, "tokeN"),
       hello(1, 2, 1, "toke"),
       hello(1, 2, 1, "tokens"),
       hello(1, 2, 1, ""),
@@ -194,7 +195,7 @@ TEST(RendezvousThreaded, StrangersAreDroppedWithoutAWord) {
     const Descriptor socket = knock(port, strangers[i]);
     if (i < 5) ::shutdown(socket.get(), SHUT_WR);
     const auto answered = answer(socket);
-    if (i == 17) continue;  // another version, refused with a reason
+    if (i + 1 == strangers.size()) continue;  // another version, refused with a reason
     ASSERT_TRUE(answered.has_value()) << i << ": still open";
     EXPECT_EQ(*answered, "") << i;
   }

@@ -109,7 +109,7 @@ TEST_F(LanguageModelTest, EachPlaceHasAMaskOfItsOwn) {
       masks.emplace_back();
       for (const double value : read_values(context_, output.value)) masks.back().push_back(value == 0.0);
     };
-    model.forward(tape, on_device(context_, kTokens), nullptr, observe, seed);
+    model.forward(tape, on_device(context_, kTokens), nullptr, observe, {.seed = seed});
     return masks;
   };
   const auto masks = masks_of(1, Tape::Mode::record), others = masks_of(2, Tape::Mode::record);

@@ -10,6 +10,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <ios>
 #include <numeric>
 #include <span>
 #include <string>
@@ -66,7 +67,7 @@ std::string llmc_wide(const std::vector<int64_t>& tokens, int64_t version = 7) {
 class TokenFilesTest : public ::testing::Test {
  protected:
   std::string write(const std::string& name, const std::string& contents) {
-    std::ofstream(folder_ / name, std::ios::binary) << contents;  // thousands of them: they need not last
+    std::ofstream(folder_ / name, std::ofstream::binary) << contents;  // thousands of them: they need not last
     return (folder_ / name).string();
   }
   static DataConfig tokens(TokenWidth width = TokenWidth::uint16) {

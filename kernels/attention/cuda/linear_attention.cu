@@ -2,9 +2,11 @@
 // how
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_any.h"
+#include "kernels/attention/cuda/scan_spans.h"
 #include "kernels/attention/linear_attention.h"
 #include "kernels/attention/linear_attention_workspace.h"
 #include "kernels/common/cuda/launch.h"
@@ -94,11 +96,24 @@ __global__ void put_rows(const accumulate_t<T>* from, HeadsDestination to) {
 
 bool is_empty(const HeadsView& view) { return view.batch * view.heads * view.dim == 0; }
 
+template <class A, class Args>
+A* part(const Args& args, int64_t offset) {
+  return reinterpret_cast<A*>(static_cast<char*>(args.workspace.data) + offset);
+}
+
 // `states` (batch * heads, dim, value_dim) row-major; transposed: seen by a scan whose keys have value_dim features.
 template <class A>
 StateView<A> state_view(const VectorView& states, int64_t dim, int64_t value_dim, bool transposed) {
   if (!states) return {};
   return {vector<A>(states), dim * value_dim, transposed ? 1 : value_dim, transposed ? value_dim : 1};
+}
+
+// Those before the spans, in the workspace.
+template <class A, class Args>
+StateView<A> span_states(const Args& args, const LinearAttentionWorkspace& workspace, bool transposed) {
+  const int64_t dim = args.q.dim, value_dim = args.v.dim;
+  return {part<A>(args, workspace.span_states), dim * value_dim, transposed ? 1 : value_dim,
+          transposed ? value_dim : 1};
 }
 
 // The heads index, index + step, ... of a view.
@@ -110,19 +125,34 @@ HeadsView every(HeadsView view, int64_t index, int64_t step) {
   return view;
 }
 
+// Whether a scan has nothing to write.
+template <class A>
+bool is_idle(const ScanArgs<A>& args) {
+  return !args.is_for_span_states && !args.out && args.state_out.data == nullptr && args.token_gradients == nullptr;
+}
+
 // Returns the number of tiles of value features.
 template <class T>
 int64_t scan(Context& context, const ScanArgs<accumulate_t<T>>& args) {
-  if (!args.out && args.state_out.data == nullptr && args.token_gradients == nullptr) return 0;
+  if (is_idle(args)) return 0;
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (const int64_t tiles = scan_on_warpgroups(context, args); tiles > 0) return tiles;
+  }
   if constexpr (sizeof(T) < sizeof(double)) {
     if (const int64_t tiles = scan_on_tensor_cores<T>(context, args); tiles > 0) return tiles;
   }
   return scan_without_tensor_cores<T>(context, args);
 }
 
-template <class A, class Args>
-A* part(const Args& args, int64_t offset) {
-  return reinterpret_cast<A*>(static_cast<char*>(args.workspace.data) + offset);
+// Finds the states before the spans.
+template <class T>
+void find_span_states(Context& context, ScanArgs<accumulate_t<T>> args) {
+  if (args.spans == 1 || is_idle(args)) return;
+  args.is_for_span_states = true;
+  args.out = {};
+  args.token_gradients = nullptr;
+  scan<T>(context, args);
+  combine_span_states(context, args);
 }
 
 // The decays of a scan; finds the chunks first, where they do not follow from the length alone.
@@ -130,6 +160,9 @@ template <class A, class Args>
 ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWorkspace& workspace) {
   ScanArgs<A> result;
   result.heads = args.q.heads;
+  const ScanSpans spans = scan_spans(args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
+  result.spans = spans.count;
+  result.span_length = spans.length;
   // A step of generation has no sums and no chunks to find.
   const bool per_token = args.log_decay && args.decay_per_token && args.q.length != 1;
   if (!per_token) {
@@ -153,7 +186,8 @@ ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWo
 template <class T>
 void launch_forward(Context& context, const LinearAttentionForwardArgs& args) {
   using A = accumulate_t<T>;
-  ScanArgs<A> scan_args = prepared<A>(context, args, LinearAttentionWorkspace(args));
+  const LinearAttentionWorkspace workspace(args);
+  ScanArgs<A> scan_args = prepared<A>(context, args, workspace);
   scan_args.query = args.q;
   scan_args.key = args.k;
   scan_args.value = args.v;
@@ -161,7 +195,9 @@ void launch_forward(Context& context, const LinearAttentionForwardArgs& args) {
   scan_args.out = {args.o, GradientMode::overwrite};
   scan_args.state_in = state_view<A>(args.initial_state, args.q.dim, args.v.dim, false);
   scan_args.state_out = state_view<A>(args.final_state, args.q.dim, args.v.dim, false);
+  scan_args.span_states = span_states<A>(args, workspace, false);
   scan_args.outer = static_cast<A>(args.scale);
+  find_span_states<T>(context, scan_args);
   scan<T>(context, scan_args);
 }
 
@@ -185,8 +221,7 @@ class Backward {
     }
     for (int64_t i = 0; i < group_; ++i) {
       if (group_ > 1) d_k.mode = d_v.mode = i == 0 ? GradientMode::overwrite : GradientMode::accumulate;
-      scan_for_d_k(i, d_k);
-      scan_for_d_v(i, d_v);
+      scan_for_d_k_and_d_v(i, d_k, d_v);
     }
     if (group_ > 1) {
       put_sums(d_k.view, args_.d_k);
@@ -204,32 +239,35 @@ class Backward {
     scan_args.group = group_;
     scan_args.out = args_.d_q;
     scan_args.state_in = state_view<A>(args_.initial_state, dim_, value_dim_, true);
+    scan_args.span_states = span_states<A>(args_, workspace_, true);
     scan_args.outer = static_cast<A>(args_.scale);
     want_decay_gradient(scan_args, args_.q);
+    find_span_states<T>(context_, scan_args);
     return scan<T>(context_, scan_args);
   }
 
-  void scan_for_d_k(int64_t i, const HeadsDestination& d_k) {
-    ScanArgs<A> scan_args = from_end(i);
-    scan_args.query = args_.v;
-    scan_args.key = every(args_.d_o, i, group_);
-    scan_args.value = every(args_.q, i, group_);
-    scan_args.out = d_k;
-    scan_args.state_in = state_view<A>(args_.d_final_state, dim_, value_dim_, true);
-    want_decay_gradient(scan_args, args_.k);
-    scan<T>(context_, scan_args);
-  }
-
-  void scan_for_d_v(int64_t i, const HeadsDestination& d_v) {
-    ScanArgs<A> scan_args = from_end(i);
-    scan_args.query = args_.k;
-    scan_args.key = every(args_.q, i, group_);
-    scan_args.value = every(args_.d_o, i, group_);
-    scan_args.out = d_v;
-    scan_args.state_in = state_view<A>(args_.d_final_state, dim_, value_dim_, false);
-    scan_args.state_out = state_view<A>(args_.d_initial_state.view, dim_, value_dim_, false);
-    scan_args.state_out_mode = args_.d_initial_state.mode;
-    scan<T>(context_, scan_args);
+  // The two scans have the same states before the spans, but for the order of the features.
+  void scan_for_d_k_and_d_v(int64_t i, const HeadsDestination& d_k, const HeadsDestination& d_v) {
+    ScanArgs<A> for_d_k = from_end(i);
+    for_d_k.query = args_.v;
+    for_d_k.key = every(args_.d_o, i, group_);
+    for_d_k.value = every(args_.q, i, group_);
+    for_d_k.out = d_k;
+    for_d_k.state_in = state_view<A>(args_.d_final_state, dim_, value_dim_, true);
+    for_d_k.span_states = span_states<A>(args_, workspace_, true);
+    want_decay_gradient(for_d_k, args_.k);
+    ScanArgs<A> for_d_v = from_end(i);
+    for_d_v.query = args_.k;
+    for_d_v.key = every(args_.q, i, group_);
+    for_d_v.value = every(args_.d_o, i, group_);
+    for_d_v.out = d_v;
+    for_d_v.state_in = state_view<A>(args_.d_final_state, dim_, value_dim_, false);
+    for_d_v.state_out = state_view<A>(args_.d_initial_state.view, dim_, value_dim_, false);
+    for_d_v.state_out_mode = args_.d_initial_state.mode;
+    for_d_v.span_states = span_states<A>(args_, workspace_, false);
+    find_span_states<T>(context_, is_idle(for_d_v) ? for_d_k : for_d_v);
+    scan<T>(context_, for_d_k);
+    scan<T>(context_, for_d_v);
   }
 
   ScanArgs<A> from_end(int64_t i) const {

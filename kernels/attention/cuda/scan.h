@@ -14,6 +14,10 @@
 // and one from the end the same with exp(L_i) and exp(L_last - L_j) exchanged and exp(L_j - L_i) for the pairs: its S
 // is the gradient of the state after the chunk, then of that before it. Exponents are never positive.
 //
+// Where there are few heads the sequence is cut into spans, each with blocks of its own. A scan first leaves what every
+// span but the last adds to the state, from keys and values alone; combine_spans() makes of it the states before the
+// spans; then the scan itself starts from them.
+//
 // The gradient of the log decay of token t is, within its chunk and with M_ij = exp(L_i - L_j),
 //   sum over j < t <= i of P_ij + sum over i >= t of X_i + sum over j < t of c_j + exp(L_last) <S, dS>
 //   P_ij = scale M_ij (q_i . k_j) (d_o_i . v_j);  X_i = q_i . (the part of d_q_i that comes from S);  c_j likewise of
@@ -55,6 +59,10 @@ struct StateView {
   __device__ __forceinline__ A& at(int64_t head, int64_t key, int64_t value) const {
     return data[head * size + key * key_stride + value * value_stride];
   }
+  // The view of states that lie `states` states further on.
+  __device__ __forceinline__ StateView after(int64_t states) const {
+    return {data + states * size, size, key_stride, value_stride};
+  }
 };
 
 // A chunk [begin, begin + rows) of tokens, and whether the state starts anew at its first one.
@@ -62,6 +70,13 @@ struct ScanChunk {
   int64_t begin = 0;
   int rows = 0;
   bool starts_anew = false;
+};
+
+// A block's part of the sequence, tokens [begin, end), and the states before and after it; either may have no data.
+template <class A>
+struct ScanSpan {
+  int64_t begin = 0, end = 0;
+  StateView<A> state_in, state_out;
 };
 
 template <class A>
@@ -81,6 +96,13 @@ struct ScanArgs {
   bool from_end = false;
   A inner = A(1), outer = A(1);
 
+  // Spans of span_length tokens, a multiple of kWindow. span_states has, for each of them but the first in the order of
+  // the scan, the states before it, (spans - 1, batch, heads, keys, values). A scan for the spans' states writes (=)
+  // there what each span but the last adds to a state, and nothing else.
+  int64_t spans = 1, span_length = 0;
+  StateView<A> span_states;
+  bool is_for_span_states = false;
+
   // For the gradient of log decays, where `token_gradients` is given:
   HeadsView partner;             // q in the scan of d_q, k in that of d_k
   A* token_gradients = nullptr;  // (tiles, batch, heads, length): the scan of d_q writes, that of d_k adds
@@ -89,29 +111,44 @@ struct ScanArgs {
   __device__ __forceinline__ int64_t state_head(int64_t batch, int64_t head) const {
     return batch * heads + first_head + head * head_step;
   }
+  // The span of blockIdx.z, in the order of the scan.
+  __device__ __forceinline__ ScanSpan<A> span() const {
+    const int64_t place = blockIdx.z, index = from_end ? spans - 1 - place : place, states = query.batch * heads;
+    ScanSpan<A> result;
+    result.begin = index * span_length;
+    result.end = min(query.length, result.begin + span_length);
+    if (is_for_span_states) {
+      result.state_out = span_states.after(place * states);
+    } else {
+      result.state_in = place > 0 ? span_states.after((place - 1) * states) : state_in;
+      if (place == spans - 1) result.state_out = state_out;
+    }
+    return result;
+  }
   // The token of row r of a chunk, in the order of the scan.
   __device__ __forceinline__ int64_t token(const ScanChunk& chunk, int r) const {
     return from_end ? chunk.begin + chunk.rows - 1 - r : chunk.begin + r;
   }
 };
 
-// The chunks of one head of one sequence, of at most `size` tokens, a power of two, in the order of the scan.
+// The chunks of one head of one span, of at most `size` tokens, a power of two, in the order of the scan.
 template <class A>
 class ChunkWalk {
  public:
-  __device__ __forceinline__ ChunkWalk(const ScanArgs<A>& args, int64_t state_head, int size)
+  __device__ __forceinline__ ChunkWalk(const ScanArgs<A>& args, const ScanSpan<A>& span, int64_t state_head, int size)
       : length_(args.query.length), size_(size), from_end_(args.from_end) {
     const bool forgets = args.log_decay != nullptr && args.log_decay[state_head % args.decays] == -infinity<A>();
     always_ = forgets ? ~uint64_t{0} : uint64_t{0};
     if (args.starts != nullptr) starts_ = args.starts + state_head * parts_of(length_, kWindow);
-    place_ = from_end_ ? length_ : 0;
-    if (length_ > 0) next_word_ = word(from_end_ ? (length_ - 1) / kWindow : 0);
+    place_ = from_end_ ? span.end : span.begin;
+    last_ = from_end_ ? span.begin : span.end;
+    if (place_ != last_) next_word_ = word((from_end_ ? place_ - 1 : place_) / kWindow);
   }
 
   // The next chunk; one of 0 rows after the last.
   __device__ __forceinline__ ScanChunk next() {
     ScanChunk chunk;
-    if (from_end_ ? place_ == 0 : place_ == length_) return chunk;
+    if (place_ == last_) return chunk;
     const int64_t first = from_end_ ? place_ - 1 : place_;  // the first token of the chunk in the order of the scan
     const int64_t window = first / kWindow;
     const int local = static_cast<int>(first % kWindow);
@@ -145,7 +182,7 @@ class ChunkWalk {
 
   const uint64_t* starts_ = nullptr;
   uint64_t always_ = 0, word_ = 0, next_word_ = 0;
-  int64_t length_, place_ = 0, window_ = -1;
+  int64_t length_, place_ = 0, last_ = 0, window_ = -1;
   int size_;
   bool from_end_;
 };
@@ -214,13 +251,22 @@ struct RowDecay {
 };
 
 template <class A>
-__device__ __forceinline__ void put_state(const ScanArgs<A>& args, int64_t head, int64_t key, int64_t value, A state) {
-  A& to = args.state_out.at(head, key, value);
-  to = args.state_out_mode == GradientMode::accumulate ? to + state : state;
+__device__ __forceinline__ void put_state(const ScanArgs<A>& args, const ScanSpan<A>& span, int64_t head, int64_t key,
+                                          int64_t value, A state) {
+  A& to = span.state_out.at(head, key, value);
+  const bool adds = args.state_out_mode == GradientMode::accumulate && !args.is_for_span_states;
+  to = adds ? to + state : state;
 }
 
-// Runs a scan of numbers of T and returns the number of tiles of value features. The first launches nothing and returns
-// 0 where tensor cores are not for these sizes.
+// Blocks along z.
+template <class A>
+unsigned span_blocks(const ScanArgs<A>& args) {
+  return static_cast<unsigned>(args.is_for_span_states ? args.spans - 1 : args.spans);
+}
+
+// Runs a scan of numbers of T and returns the number of tiles of value features. The first two launch nothing and
+// return 0 where they are not for this GPU, these sizes or these addresses. The first is for bfloat16 alone.
+int64_t scan_on_warpgroups(Context& context, const ScanArgs<float>& args);
 template <class T>
 int64_t scan_on_tensor_cores(Context& context, const ScanArgs<accumulate_t<T>>& args);
 template <class T>

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kAnyThreads)
   const AnyShared<A> shared(raw, chunk_size, keys);
   const int64_t head_index = blockIdx.x % args.query.heads, batch = blockIdx.x / args.query.heads;
   const int64_t state_head = args.state_head(batch, head_index);
+  const ScanSpan<A> span = args.span();
   const int64_t first_value = int64_t{blockIdx.y} * kScanTile;
   const int tile = static_cast<int>(min(int64_t{kScanTile}, args.value.dim - first_value));
   const bool from_end = args.from_end, wants_decay = args.token_gradients != nullptr;
@@ -80,10 +81,10 @@ __global__ void __launch_bounds__(kAnyThreads)
 
   each(keys, kScanTile, [&](int d, int c) {
     shared.state[d * kScanTile + c] =
-        args.state_in.data != nullptr && c < tile ? args.state_in.at(state_head, d, first_value + c) : A(0);
+        span.state_in.data != nullptr && c < tile ? span.state_in.at(state_head, d, first_value + c) : A(0);
   });
   const HeadDecay<A> head_decay(args, state_head);
-  ChunkWalk<A> walk(args, state_head, chunk_size);
+  ChunkWalk<A> walk(args, span, state_head, chunk_size);
   for (ScanChunk chunk = walk.next(); chunk.rows > 0; chunk = walk.next()) {
     const int rows = chunk.rows;
     const auto row_of = [&](const HeadsView& view, int r, int64_t head_of_view) {
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     if (keeps_history && !chunk.starts_anew) {
       each(keys, tile, [&](int d, int c) { history(chunk, d, c) = shared.state[d * kScanTile + c]; });
     }
-    each(rows, rows, [&](int i, int j) {
+    each(args.is_for_span_states ? 0 : rows, rows, [&](int i, int j) {
       A sum = A(0), pair = A(0);
       if (i >= j) {
         for (int d = 0; d < keys; ++d) sum += shared.query[i * keys + d] * shared.key[j * keys + d];
@@ -142,7 +143,7 @@ __global__ void __launch_bounds__(kAnyThreads)
         shared.rows[r] = !from_end && chunk.starts_anew ? A(0) : product * shared.in[r] * args.outer;
       });
     }
-    each(rows, tile, [&](int i, int c) {
+    each(args.is_for_span_states ? 0 : rows, tile, [&](int i, int c) {
       A sum = A(0);
       for (int d = 0; d < keys; ++d) sum += shared.query[i * keys + d] * shared.state[d * kScanTile + c];
       sum *= shared.in[i];
@@ -196,10 +197,10 @@ __global__ void __launch_bounds__(kAnyThreads)
       state = static_cast<A>(whole * static_cast<double>(state) + static_cast<double>(sum));
     });
   }
-  if (args.state_out.data == nullptr) return;
+  if (span.state_out.data == nullptr) return;
   __syncthreads();
   each(keys, tile,
-       [&](int d, int c) { put_state(args, state_head, d, first_value + c, shared.state[d * kScanTile + c]); });
+       [&](int d, int c) { put_state(args, span, state_head, d, first_value + c, shared.state[d * kScanTile + c]); });
 }
 
 }  // namespace detail
@@ -215,7 +216,8 @@ int64_t scan_without_tensor_cores(Context& context, const ScanArgs<accumulate_t<
   check(bytes(chunk) <= available, "[linear_attention] head dim {} is too large for the shared memory of this GPU",
         keys);
   const int64_t tiles = parts_of(args.value.dim, kScanTile);
-  const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles));
+  const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles),
+                  span_blocks(args));
   HEDDLE_LAUNCH(context, detail::scan_any<T>, grid, detail::kAnyThreads, static_cast<size_t>(bytes(chunk)), args,
                 chunk);
   return tiles;

@@ -83,15 +83,15 @@ class TensorScan {
         key_(args.key, batch_, head_ / args.group, 0, args.from_end),
         value_(args.value, batch_, head_ / args.group, first_value_, args.from_end),
         decay_(args, state_head_),
-        walk_(args, state_head_, Shape::kRows) {}
+        walk_(args, args.span(), state_head_, Shape::kRows) {}
 
   __device__ __forceinline__ void run() {
     ScanChunk chunk = walk_.next();
     fetch_pairs(chunk, 0);
     fetch_query(chunk);
     put_decays(chunk, 0);
-    if (args_.state_in.data != nullptr) {
-      for_each_number([&](int64_t d, int64_t c, float& s) { s = args_.state_in.at(state_head_, d, c); });
+    if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
+      for_each_number([&](int64_t d, int64_t c, float& s) { s = state_in.at(state_head_, d, c); });
     }
     share_state();
     for (int stage = 0; chunk.rows > 0; stage ^= 1) {
@@ -106,8 +106,10 @@ class TensorScan {
         load_partner(chunk);
         __syncthreads();
       }
-      compute_out(chunk, decays, key, value);
-      __syncthreads();  // all warps have read query
+      if (!args_.is_for_span_states) {
+        compute_out(chunk, decays, key, value);
+        __syncthreads();  // all warps have read query
+      }
       fetch_query(next);
       if constexpr (Shape::kDecay) note_crossing(chunk, decays);
       if (owns_state_) advance_state(chunk, decays, key, value);
@@ -119,8 +121,9 @@ class TensorScan {
       chunk = next;
     }
     __pipeline_wait_prior(0);
-    if (args_.state_out.data == nullptr) return;
-    for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args_, state_head_, d, c, s); });
+    const ScanSpan<float> span = args_.span();
+    if (span.state_out.data == nullptr) return;
+    for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args_, span, state_head_, d, c, s); });
   }
 
  private:
@@ -140,7 +143,7 @@ class TensorScan {
   }
   __device__ __forceinline__ void fetch_query(const ScanChunk& chunk) {
     if (chunk.rows == 0) return;
-    query_.copy(args_.token(chunk, 0), chunk.rows, vectorized_, shared_.query);
+    if (!args_.is_for_span_states) query_.copy(args_.token(chunk, 0), chunk.rows, vectorized_, shared_.query);
     __pipeline_commit();
   }
 
@@ -478,7 +481,8 @@ int64_t launch_tensor(Context& context, const ScanArgs<float>& args) {
   const bool vectorized =
       can_vectorize_all(kWidth, args.query, args.key, args.value) && can_vectorize(args.out.view, 2);
   const int64_t tiles = parts_of(args.value.dim, Shape::kValues);
-  const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles));
+  const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles),
+                  span_blocks(args));
   HEDDLE_LAUNCH(context, scan_tensor<Shape>, grid, Shape::kThreads, kBytes, args, vectorized);
   return tiles;
 }

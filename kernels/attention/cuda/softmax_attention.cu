@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/attention/cuda/softmax_attention.h"
 #include "kernels/attention/cuda/softmax_attention_visibility.h"
@@ -216,6 +217,9 @@ dim3 grid_of(const HeadsView& tokens, int64_t dim) {
 
 template <class T>
 void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (forward_on_hopper<T>(context, args)) return;
+  }
   if constexpr (sizeof(T) <= 4) {
     if (forward_on_tensor_cores<T>(context, args)) return;
   }
@@ -224,6 +228,9 @@ void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
 
 template <class T>
 void backward(Context& context, const SoftmaxAttentionBackwardArgs& args) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (backward_on_hopper<T>(context, args)) return;
+  }
   if constexpr (sizeof(T) <= 4) {
     if (backward_on_tensor_cores<T>(context, args)) return;
   }

@@ -1,5 +1,5 @@
-// The kernels of softmax attention on GPUs: on tensor cores for heads of up to 256 features, each dtype in a file of
-// its own, and for any dtype and size without them.
+// The kernels of softmax attention on GPUs: on the tensor cores of sm_90a for bfloat16 heads of 64 or 128 features,
+// on those of any GPU for heads of up to 256, each dtype in a file of its own, and for any dtype and size without them.
 #pragma once
 
 #include "kernels/attention/softmax_attention.h"
@@ -12,5 +12,11 @@ template <class T>
 bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs& args);
 template <class T>
 bool backward_on_tensor_cores(Context& context, const SoftmaxAttentionBackwardArgs& args);
+
+// The same for T bf16 on the tensor cores of sm_90a, where P and dS are one number of T each.
+template <class T>
+bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args);
+template <class T>
+bool backward_on_hopper(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
 }  // namespace heddle::kernels::cuda::softmax

@@ -106,6 +106,7 @@ __device__ __forceinline__ unsigned pack(float first, float second) {
 }
 template <class T>
 __device__ __forceinline__ float2 unpack(unsigned word) {
+  if constexpr (std::is_same_v<T, bf16>) return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
   T pair[2];
   memcpy(pair, &word, 4);
   return {widen(pair[0]), widen(pair[1])};

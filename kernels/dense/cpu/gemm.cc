@@ -1,5 +1,5 @@
 // Matrix products and column sums on the CPU. A product is divided into blocks, one task each, of which a library
-// computes the product on one thread (gemm_tile.h).                     docs/performance.md#cpu-matrix-products
+// computes the product on one thread (gemm_tile.h).                     docs/notes/dense.md#cpu-matrix-products
 #include "kernels/dense/gemm.h"
 
 #include <algorithm>
@@ -7,57 +7,29 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/parallel.h"
 #include "kernels/common/cpu/types.h"
+#include "kernels/dense/cpu/bfloat16_product.h"
+#include "kernels/dense/cpu/gemm_blocks.h"
 #include "kernels/dense/cpu/gemm_tile.h"
 #include "kernels/dense/cpu/vector_product.h"
 
 namespace heddle::kernels::cpu {
 namespace {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The extents of a block of a product: rows and columns of c, and the length of its part of the sum over k.
-struct Block {
-  int64_t rows, cols, depth;
-};
-
-// Largest number of splits of the sum over k.
-constexpr int64_t kMaxSplits = 16;
-// Elements of c in a block that was made by halving a larger one.
-constexpr int64_t kSmallestTile = 16384, kLargestTile = 262144;
-
-// The size of the blocks of a product, chosen from its extents alone. Blocks are halved until there are enough of them
-// to keep many threads busy, but not so far that packing the operands would take most of the time. Where c is small the
-// sum over k is split.
-Block choose_blocks(int64_t m, int64_t n, int64_t k) {
-  constexpr int64_t smallest_work = int64_t{1} << 22;  // operations
-  Block block{m, n, k};
-  for (int64_t blocks = 1;; blocks *= 2) {
-    const int64_t tile = block.rows * block.cols;
-    const bool enough = blocks >= 32 || 2 * tile * block.depth <= smallest_work;
-    if (tile > kLargestTile || (!enough && tile >= 2 * kSmallestTile)) {
-      int64_t& longer = block.rows >= block.cols ? block.rows : block.cols;
-      longer = ceil_div(longer, 2);
-    } else if (!enough && blocks < kMaxSplits && block.depth >= 512) {
-      block.depth = ceil_div(block.depth, 2);
-    } else {
-      return block;
-    }
-  }
-}
-
-// Memory for the partial sums of a product whose sum is split. choose_blocks() bounds its size, so it belongs to the
-// context, as the workspace of a GPU library does.
+// Memory for the partial sums of a product whose sum is split. Its size is bounded, so it belongs to the context, as
+// the workspace of a GPU library does.
 template <class A>
 class SplitSums {
  public:
-  static constexpr int64_t kSize = kMaxSplits * 2 * kSmallestTile;
-  explicit SplitSums(Context& context) : sums_(new A[kSize]) { context.add_library_bytes(kSize * sizeof(A)); }
+  explicit SplitSums(Context& context) : sums_(new A[kMaxPartialSums]) {
+    context.add_library_bytes(kMaxPartialSums * sizeof(A));
+  }
   A* data() { return sums_.get(); }
 
  private:
@@ -182,28 +154,62 @@ requires(sizeof(T) == 2) void compute_block(const Block& size, const GemmOperand
   }
 }
 
+// One block of c (=|+=) op(a) op(b) + bias by the instructions of the CPU for bfloat16. Returns false, with c as it
+// was, where oneDNN refuses.
+template <class C>
+bool compute_block_of_bfloat16(Bfloat16Products& products, const Block& size, const GemmOperand<bfloat16>& a,
+                               const GemmOperand<bfloat16>& b, const bfloat16* bias, C* c, int64_t c_stride,
+                               GradientMode mode) {
+  // What is packed of a and b for more terms leaves the nearest caches.
+  const int64_t most_depth = size.depth <= 768 ? 768 : 512;
+  if (size.depth == 0) return false;
+  if (bias == nullptr && (c_stride == size.cols || size.rows == 1) && size.depth <= most_depth) {
+    return products.multiply(size, a, b, c, mode);
+  }
+  static thread_local std::vector<float> sums;
+  static thread_local std::vector<double> total;
+  const int64_t count = size.rows * size.cols;
+  sums.resize(std::max<size_t>(sums.size(), count));
+  const bool is_long = size.depth > kLongestSum;
+  if (is_long) total.resize(std::max<size_t>(total.size(), count));
+  for (int64_t begin = 0; begin < size.depth; begin += most_depth) {
+    const int64_t end = std::min(begin + most_depth, size.depth);
+    const auto part = begin == 0 ? GradientMode::overwrite : GradientMode::accumulate;
+    if (!products.multiply({size.rows, size.cols, end - begin}, a.at(0, begin), b.at(begin, 0), sums.data(), part)) {
+      return false;
+    }
+    if (is_long && (end % kLongestSum == 0 || end == size.depth)) {
+      add_to_total(sums.data(), count, end <= kLongestSum, end < size.depth, total.data());
+    }
+  }
+  finish_tile(sums.data(), size.rows, size.cols, bias, c, c_stride, mode);
+  return true;
+}
+
 // c (=|+=) bias + the partial sums of all splits, added in their order. Those of one split are a dense matrix of c's
 // shape, and the splits follow each other in memory.
 template <class C, class A, class T>
 void add_splits(const Context& context, const A* partials, int64_t splits, const T* bias, const RowsDestination& to) {
   const RowsView& c = to.view;
-  const int64_t grain = std::max<int64_t>(1, 4096 / c.cols);
-  parallel_ranges(context, c.rows, grain, [&](int64_t begin, int64_t end) {
+  constexpr int64_t together = 2048;  // sums, of several rows where these are short
+  parallel_ranges(context, c.rows, std::max<int64_t>(1, together / c.cols), [&](int64_t begin, int64_t end) {
     Buffer<double> total;
     Buffer<A> sums;
-    for (int64_t row = begin; row < end; ++row) {
-      for_each_chunk(c.cols, [&](int64_t col, int64_t count) {
-        const A* part = partials + row * c.cols + col;
-        for (int64_t j = 0; j < count; ++j) {
-          total[j] = bias != nullptr ? static_cast<double>(static_cast<A>(bias[col + j])) : 0.0;
-        }
-        for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
-          for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
-        }
-        for (int64_t j = 0; j < count; ++j) sums[j] = static_cast<A>(total[j]);
-        store_chunk(kernels::row<C>(c, row) + col, sums.data(), count, to.mode);
-      });
-    }
+    for_each_chunk((end - begin) * c.cols, [&](int64_t first, int64_t count) {
+      const A* part = partials + begin * c.cols + first;
+      for (int64_t j = 0; j < count; ++j) {
+        total[j] = bias != nullptr ? static_cast<double>(static_cast<A>(bias[(first + j) % c.cols])) : 0.0;
+      }
+      for (int64_t split = 0; split < splits; ++split, part += c.rows * c.cols) {
+        for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
+      }
+      for (int64_t j = 0; j < count; ++j) sums[j] = static_cast<A>(total[j]);
+      for (int64_t j = 0, size = 0; j < count; j += size) {
+        const int64_t row = begin + (first + j) / c.cols, col = (first + j) % c.cols;
+        size = std::min(c.cols - col, count - j);
+        store_chunk(kernels::row<C>(c, row) + col, sums.data() + j, size, to.mode);
+      }
+    });
   });
 }
 
@@ -236,6 +242,16 @@ bool multiply_vector(const Context& context, const GemmArgs& args, int64_t terms
   return true;
 }
 
+// The products by instructions of the CPU for T, or null where it has none.
+template <class T>
+Bfloat16Products* instructions_for([[maybe_unused]] Context& context) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    auto& products = context.resource<Bfloat16Products>();
+    if (products.available()) return &products;
+  }
+  return nullptr;
+}
+
 template <class T, class C>
 void gemm_as(Context& context, const GemmArgs& args) {
   using A = accumulate_t<T>;
@@ -245,7 +261,8 @@ void gemm_as(Context& context, const GemmArgs& args) {
   const auto a = operand<T>(args.a, args.transpose_a);
   const auto b = operand<T>(args.b, args.transpose_b);
   const T* bias = vector<const T>(args.bias);
-  const Block block = choose_blocks(m, n, k);
+  Bfloat16Products* const products = instructions_for<T>(context);
+  const Block block = products != nullptr ? choose_bfloat16_blocks(m, n, k) : choose_blocks(m, n, k);
   const int64_t down = ceil_div(m, block.rows), across = ceil_div(n, block.cols);
   const int64_t splits = k > 0 ? ceil_div(k, block.depth) : 1;
   A* partials = splits > 1 ? context.resource<SplitSums<A>>().data() : nullptr;
@@ -255,12 +272,19 @@ void gemm_as(Context& context, const GemmArgs& args) {
     const Block size{std::min(block.rows, m - row), std::min(block.cols, n - col), std::min(block.depth, k - begin)};
     const auto left = a.at(row, begin);
     const auto right = b.at(begin, col);
+    const auto compute = [&](const T* block_bias, auto* to, int64_t stride, GradientMode mode) {
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        if (products != nullptr &&
+            compute_block_of_bfloat16(*products, size, left, right, block_bias, to, stride, mode)) {
+          return;
+        }
+      }
+      compute_block(size, left, right, block_bias, to, stride, mode);
+    };
     if (splits > 1) {
-      compute_block(size, left, right, static_cast<const T*>(nullptr), partials + split * m * n + row * n + col, n,
-                    GradientMode::overwrite);
+      compute(nullptr, partials + split * m * n + row * n + col, n, GradientMode::overwrite);
     } else {
-      compute_block(size, left, right, bias != nullptr ? bias + col : nullptr, kernels::row<C>(c, row) + col,
-                    c.row_stride, args.c.mode);
+      compute(bias != nullptr ? bias + col : nullptr, kernels::row<C>(c, row) + col, c.row_stride, args.c.mode);
     }
   });
   if (splits > 1) add_splits<C>(context, partials, splits, bias, args.c);

@@ -8,9 +8,8 @@
 
 #if defined(HEDDLE_ONEDNN)
 #include <dnnl.h>
-#include <omp.h>
 
-#include "core/runtime/block_signals.h"
+#include "kernels/dense/cpu/one_thread.h"
 #endif
 
 namespace heddle::kernels::cpu {
@@ -58,26 +57,11 @@ void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const
 }
 
 #if defined(HEDDLE_ONEDNN)
-// Keeps oneDNN on one thread while it lives. oneDNN would use more where it is called outside of a parallel region and
-// OpenMP offers them.
-class OneThread {
- public:
-  OneThread() { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(outer_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int outer_ = omp_get_max_threads();
-};
-
 // Computes c = op(a) op(b) and returns whether oneDNN could: it refuses when it cannot allocate. It is only asked to
-// overwrite c, because the order in which it adds to c depends on addresses. Its generated code (version 2.6) points
-// the stack register into the heap, where a signal handler would write: meanwhile no handler runs on this thread.
+// overwrite c, because the order in which it adds to c depends on addresses.
 bool multiply_by_onednn(int64_t m, int64_t n, int64_t k, const GemmOperand<float>& a, const GemmOperand<float>& b,
                         float* c, int64_t c_stride) {
   const OneThread one_thread;
-  const BlockSignals no_handlers;
   const auto letter = [](Transpose transpose) { return transpose == Transpose::no ? 'N' : 'T'; };
   return dnnl_sgemm(letter(a.transpose), letter(b.transpose), m, n, k, 1.0f, a.data, a.stride, b.data, b.stride, 0.0f,
                     c, c_stride) == dnnl_success;

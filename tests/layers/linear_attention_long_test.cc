@@ -1,0 +1,189 @@
+// Linear attention over sequences that a GPU cuts into spans, and of heads for which it has kernels of their own.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/tensor/transfer.h"
+#include "kernels/attention/linear_attention_workspace.h"
+#include "layers/ops/linear_attention.h"
+#include "tests/layers/linear_attention_numbers.h"
+#include "tests/layers/on_devices.h"
+
+namespace heddle::test {
+namespace {
+
+using Sizes = LinearAttentionSizes;
+
+class LinearAttentionLong : public LinearAttentionNumbers {
+ protected:
+  // Weak decays, so that much of a state outlasts a span.
+  void draw_weak_decays(Tensors& x) {
+    for (double& value : x["log_decay"]) value = -4e-3 * random_.next_uniform();
+  }
+  // Three documents, one of which begins within a window and one at its border.
+  static void set_documents(const Sizes& sizes, Tensors& x) {
+    for (int64_t i = 0; i < sizes.batch * sizes.length; ++i) {
+      const int64_t t = i % sizes.length;
+      x["segments"][i] = t < sizes.length / 2 + 5 ? 0.0 : t < sizes.length * 3 / 4 / 64 * 64 ? 1.0 : 2.0;
+    }
+  }
+  // The norm of the error over the norm of `exact`.
+  static double error(const std::vector<double>& found, const std::vector<double>& exact) {
+    double error = 0.0, norm = 0.0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      error += std::pow(found[i] - exact[i], 2);
+      norm += std::pow(exact[i], 2);
+    }
+    return std::sqrt(error / norm);
+  }
+  double error_of_rounding(const std::vector<double>& exact, DType dtype) {
+    const Tensor rounded = Tensor::empty(context(), {static_cast<int64_t>(exact.size())}, dtype);
+    write_values(context(), rounded, exact);
+    return error(read_values(context(), rounded), exact);
+  }
+};
+
+TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
+  const auto count = [](int64_t heads, int64_t length) { return kernels::scan_spans(heads, length, 128, 128).count; };
+  EXPECT_EQ(count(16, 32768), 8);
+  EXPECT_EQ(count(16, 512), 1);
+  EXPECT_EQ(count(67, 32768), 1);
+  EXPECT_EQ(count(128, 32768), 1);
+  EXPECT_EQ(count(0, 32768), 1);
+  EXPECT_EQ(kernels::scan_spans(32, 32768, 128, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(64, 32768, 256, 64).count, 1);
+  EXPECT_EQ(count(1, 0), 1);
+  for (const int64_t heads : {1, 2, 16, 60}) {
+    for (int64_t length = 1; length < 5000; length += 37) {
+      const auto spans = kernels::scan_spans(heads, length, 64, 64);
+      ASSERT_LT((spans.count - 1) * spans.length, length) << "an empty span";
+      ASSERT_GE(spans.count * spans.length, length);
+      ASSERT_EQ(spans.length % kernels::kWindow, 0);
+    }
+  }
+}
+
+TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
+  const Sizes sizes{1, 1100, 2, 1, 5, 3};
+  ASSERT_GT(kernels::scan_spans(sizes.heads, sizes.length, sizes.dim, sizes.value_dim).count, 2);
+  for (const bool documents : {false, true}) {
+    Tensors x = draw(sizes);
+    draw_weak_decays(x);
+    if (documents) set_documents(sizes, x);
+    const Tensors exact = run(sizes, x, DType::float64);
+    expect_near(exact, recurrence(sizes, x), 1e-11);
+    const Tensors single = run(sizes, x, DType::float32);
+    expect_near(single, recurrence(sizes, x), 1e-4);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// In 16 bits the error is hardly more than that of rounding the exact result, with one decay a head or a token, with
+// documents, and where gradients are added to.
+TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
+  for (const Sizes& sizes : {Sizes{1, 1100, 2, 1, 64, 64}, Sizes{1, 1100, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
+                             Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 2, 2, 128, 256}, Sizes{1, 64, 1, 1, 8, 8}}) {
+    for (const Decay decay : {Decay::constant, Decay::data}) {
+      for (const bool documents : {false, true}) {
+        for (const DType dtype : {DType::bfloat16, DType::float16}) {
+          if (!on_gpu() && sizes.length > 200) continue;  // the CPU has one kernel for all sizes
+          Tensors x = draw(sizes);
+          draw_weak_decays(x);
+          if (decay == Decay::constant) x["log_decay"].assign(static_cast<size_t>(sizes.heads), -0.003);
+          if (documents) set_documents(sizes, x);
+          const Tensors found = run(sizes, x, dtype, decay, DecayGradient::unwanted);
+          const Tensors exact = run(sizes, x, DType::float64, decay, DecayGradient::unwanted);
+          const std::string where = std::string(name(dtype)) + (documents ? " with documents, D = " : ", D = ") +
+                                    std::to_string(sizes.dim) + ", Dv = " + std::to_string(sizes.value_dim);
+          for (const char* what : {"o", "d_q", "d_k", "d_v"}) {
+            EXPECT_LE(error(found.at(what), exact.at(what)), 1.25 * error_of_rounding(exact.at(what), dtype))
+                << what << ", " << where;
+          }
+          for (const char* what : {"final_state", "d_initial_state"}) {
+            EXPECT_LE(error(found.at(what), exact.at(what)), 1e-4) << what << ", " << where;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The second of two gradients is added to the first; their sum is rounded once.
+TEST_P(LinearAttentionLong, GradientsAddUp) {
+  for (const Sizes& sizes : {Sizes{1, 150, 2, 2, 64, 64}, Sizes{1, 200, 2, 1, 128, 128}}) {
+    Tensors x = draw(sizes);
+    const auto stored = [&](const std::string& name) {
+      const Tensor tensor = Tensor::empty(context(), sizes.shape(name), DType::bfloat16);
+      write_values(context(), tensor, x.at(name));
+      return tensor;
+    };
+    Tape tape(context());
+    std::vector<Gradient> gradients(3);
+    const Variable q = tape.leaf(stored("q"), gradients[0], "q"), k = tape.leaf(stored("k"), gradients[1], "k");
+    const Variable v = tape.leaf(stored("v"), gradients[2], "v");
+    const LinearAttentionOptions options{.decay = Decay::none, .scale = sizes.scale, .return_final_state = false};
+    const LinearAttention first = linear_attention(tape, q, k, v, {}, options);
+    const LinearAttention second = linear_attention(tape, q, k, v, {}, options);
+    tape.backward({{first.o, stored("d_o")}, {second.o, stored("d_o")}});
+    for (double& value : x["d_final_state"]) value = 0.0;
+    for (double& value : x["initial_state"]) value = 0.0;
+    for (const char* what : {"q", "k", "v", "d_o"}) x[what] = read_values(context(), stored(what));
+    const Tensors exact = run(sizes, x, DType::float64);
+    const char* const names[] = {"d_q", "d_k", "d_v"};
+    for (size_t i = 0; i < 3; ++i) {
+      std::vector<double> twice = exact.at(names[i]);
+      for (double& value : twice) value *= 2.0;
+      EXPECT_LE(error(read_values(context(), gradients[i].tensor), twice),
+                1.25 * error_of_rounding(twice, DType::bfloat16))
+          << names[i] << ", D = " << sizes.dim;
+    }
+  }
+}
+
+// An infinity or NaN in a token changes, bit for bit, no output before it, none of another document, and no gradient
+// that does not depend on it.
+TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
+  if (!on_gpu()) GTEST_SKIP() << "the CPU has one kernel for all sizes";
+  for (const Sizes& sizes : {Sizes{1, 1100, 1, 1, 64, 64}, Sizes{1, 140, 1, 1, 128, 128}}) {
+    Tensors clean = draw(sizes);
+    draw_weak_decays(clean);
+    set_documents(sizes, clean);
+    const Tensors wanted = run(sizes, clean, DType::bfloat16, Decay::data, DecayGradient::unwanted);
+    for (const int64_t token : {int64_t{0}, int64_t{1}, int64_t{63}, int64_t{64}, int64_t{127}, sizes.length / 2 + 4,
+                                sizes.length / 2 + 5, sizes.length - 70, sizes.length - 1}) {
+      for (const std::string poisoned : {"q", "k", "v", "d_o"}) {
+        Tensors x = clean;
+        const int64_t width = static_cast<int64_t>(x[poisoned].size()) / sizes.length;
+        x[poisoned][token * width + 11] = token % 2 == 0 ? kInfinity : std::nan("");
+        const Tensors found = run(sizes, x, DType::bfloat16, Decay::data, DecayGradient::unwanted);
+        for (const std::string name : {"o", "d_q", "d_k", "d_v"}) {
+          const std::vector<double>& numbers = found.at(name);
+          const auto count = static_cast<int64_t>(numbers.size()) / sizes.length;
+          int64_t changed = 0;
+          for (int64_t i = 0; i < static_cast<int64_t>(numbers.size()); ++i) {
+            const int64_t at = i / count;
+            const bool same_document = clean["segments"][at] == clean["segments"][token];
+            const bool is_later = (name == "o" || name == "d_q") && at >= token;
+            const bool is_earlier = (name == "d_k" || name == "d_v") && at <= token;
+            changed += numbers[i] != wanted.at(name)[i];
+            if (same_document && (is_later || is_earlier)) continue;
+            ASSERT_EQ(numbers[i], wanted.at(name)[i])
+                << poisoned << " of token " << token << " changes " << name << " of token " << at;
+          }
+          const bool sees = poisoned != (name == "o" ? "d_o" : name.substr(2));
+          EXPECT_EQ(changed > 0, sees) << poisoned << " of token " << token << ", " << name;
+        }
+      }
+    }
+  }
+}
+
+HEDDLE_ON_DEVICES(LinearAttentionLong);
+
+}  // namespace
+}  // namespace heddle::test
