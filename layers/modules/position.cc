@@ -111,11 +111,13 @@ void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& so
   if (chosen == kSoftmax) {
     if (softmax == Softmax::none) softmax = Softmax::feature;
     fields.choice("act_dim", softmax, {{"feature", Softmax::feature}, {"sequence", Softmax::sequence}});
-    act = Activation::none;
+    if (fields.reads()) act = Activation::none;
     return;
   }
-  act = static_cast<Activation>(chosen);
-  softmax = Softmax::none;
+  if (fields.reads()) {  // options that are written may be in use elsewhere
+    act = static_cast<Activation>(chosen);
+    softmax = Softmax::none;
+  }
   fields.refuse("act_dim", "it belongs to act softmax, which is normalized over a dimension");
 }
 
