@@ -43,7 +43,7 @@ void end_process(const std::string& failure) {
 // are the thread's alone.
 class ControlChannel::Watcher {
  public:
-  Watcher(Meeting meeting, ControlChannelOptions options)
+  Watcher(Meeting&& meeting, ControlChannelOptions options)
       : options_(std::move(options)), rank_(meeting.rank), world_size_(meeting.world_size) {
     const auto now = Clock::now();
     for (auto& [rank, peer] : meeting.peers) {

@@ -75,7 +75,7 @@ void expand(std::string_view list, const std::string& prefix, std::string_view n
   const size_t close = name.find(']', open);
   if (close == std::string_view::npos) refuse(list, "has a bracket that is not closed");
   for (const std::string& number : numbers_of(list, name.substr(open + 1, close - open - 1))) {
-    expand(list, prefix + std::string(name.substr(0, open)) + number, name.substr(close + 1), hosts);
+    expand(list, fmt::format("{}{}{}", prefix, name.substr(0, open), number), name.substr(close + 1), hosts);
   }
 }
 
