@@ -308,7 +308,8 @@ std::string to_json(const TrainingMemory& memory) {
         {{"phase", phase_name(phase)}, {"at_end", json_of(phase.at_end)}, {"at_peak", json_of(phase.at_peak)}});
   }
   for (const auto& [layer, bytes] : memory.kept) {
-    const double tokens = static_cast<double>(memory.batch_size / memory.processes * memory.sequence_length);
+    const int64_t sequences = memory.batch_size / memory.processes;
+    const auto tokens = static_cast<double>(sequences * memory.sequence_length);
     json["kept_for_backward"].push_back(
         {{"layer", layer}, {"bytes", total(bytes)}, {"bytes_per_token", static_cast<double>(total(bytes)) / tokens}});
   }
