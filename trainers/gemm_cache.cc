@@ -87,7 +87,7 @@ void GemmCache::save() {
     Entries entries = read_entries(file_);
     entries.insert(known(context_).begin(), known(context_).end());
     std::string text;
-    for (const auto& [problem, algorithm] : entries) text += problem + ' ' + algorithm + '\n';
+    for (const auto& [problem, algorithm] : entries) text += fmt::format("{} {}\n", problem, algorithm);
     write_file(file_, text);
   } catch (const std::exception& error) {
     note_(fmt::format("the algorithms of matrix products are not kept: {}", error.what()));
