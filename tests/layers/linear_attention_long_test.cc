@@ -78,7 +78,7 @@ TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
     const Tensors exact = run(sizes, x, DType::float64);
     expect_near(exact, recurrence(sizes, x), 1e-11);
     const Tensors single = run(sizes, x, DType::float32);
-    expect_near(single, recurrence(sizes, x), 1e-4);
+    expect_near(single, recurrence(sizes, x), 5e-4);  // gradients of decays are sums whose terms cancel
     if (HasFatalFailure()) return;
   }
 }
