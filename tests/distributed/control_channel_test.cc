@@ -23,6 +23,7 @@
 #include "core/distributed/rendezvous.h"
 #include "core/distributed/socket.h"
 #include "core/runtime/error.h"
+#include "tests/distributed/launch_of.h"
 #include "tests/distributed/own_processes.h"
 
 namespace heddle {
@@ -34,17 +35,7 @@ using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-Launch launch_of(int rank, int world_size, uint16_t port) {
-  Launch launch;
-  launch.kind = Launch::Kind::nccl;
-  launch.rank = launch.local_rank = rank;
-  launch.world_size = launch.local_size = world_size;
-  launch.master_addr = "127.0.0.1";
-  launch.master_port = port;
-  launch.token = "token";
-  return launch;
-}
+using testing::launch_of;
 
 ControlChannelOptions quick() {
   ControlChannelOptions options;

@@ -20,6 +20,7 @@
 #include "core/runtime/graph.h"
 #include "core/tensor/transfer.h"
 #include "tests/distributed/check_communicator.h"
+#include "tests/distributed/launch_of.h"
 #include "tests/distributed/own_processes.h"
 
 namespace heddle {
@@ -42,15 +43,8 @@ Processes start(int count, const Body& body) {
   Processes processes;
   for (int rank = 0; rank < count; ++rank) {
     processes.push_back(std::make_unique<testing::OwnProcess>([=] {
-      Launch launch;
-      launch.kind = Launch::Kind::nccl;
-      launch.rank = launch.local_rank = rank;
-      launch.world_size = launch.local_size = count;
-      launch.master_addr = "127.0.0.1";
-      launch.master_port = port;
-      launch.token = "token";
       Context context({DeviceType::cuda, rank});
-      const auto communicator = make_communicator(launch, context);
+      const auto communicator = make_communicator(testing::launch_of(rank, count, port), context);
       body(context, *communicator);
     }));
   }

@@ -23,6 +23,7 @@
 #include "core/distributed/frame.h"
 #include "core/distributed/socket.h"
 #include "core/runtime/error.h"
+#include "tests/distributed/launch_of.h"
 
 namespace heddle {
 namespace {
@@ -31,20 +32,10 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using testing::launch_of;
 
 // A port that was free a moment ago.
 uint16_t free_port() { return port_of(listen_on("127.0.0.1", 0)); }
-
-Launch launch_of(int rank, int world_size, uint16_t port, const std::string& token = "token") {
-  Launch launch;
-  launch.kind = Launch::Kind::nccl;
-  launch.rank = launch.local_rank = rank;
-  launch.world_size = launch.local_size = world_size;
-  launch.master_addr = "127.0.0.1";
-  launch.master_port = port;
-  launch.token = token;
-  return launch;
-}
 
 // One process of a run, on a thread.
 class Member {
