@@ -259,13 +259,13 @@ double measure_memory(Context& context, Subject& subject, BenchmarkPass pass) {
 }
 
 BenchmarkRow measure(Context& context, Subject& subject, BenchmarkPass pass, BenchmarkQuantity quantity,
-                     const BenchmarkOptions& options, double copy_rate) {
+                     const BenchmarkOptions& options, double copy_rate, int64_t flops) {
   subject.forward();
   BenchmarkRow row;
   row.pass = pass;
   row.quantity = quantity;
   row.device = to_string(context.device());
-  row.bytes = subject.bytes(pass == BenchmarkPass::fwd ? "fwd" : "bwd", pass == BenchmarkPass::bwd);
+  row.bytes = subject.bytes(direction_of(pass), pass == BenchmarkPass::bwd);
   if (pass != BenchmarkPass::fwd) subject.make_upstream();
   if (quantity == BenchmarkQuantity::memory) {
     row.value = measure_memory(context, subject, pass);
@@ -275,6 +275,7 @@ BenchmarkRow measure(Context& context, Subject& subject, BenchmarkPass pass, Ben
   row.value = measure_speed(subject, stopwatch, pass, options);
   row.gbps = static_cast<double>(row.bytes) / row.value * 1e-6;
   row.copy_fraction = copy_rate > 0.0 ? row.gbps * 1e9 / copy_rate : 0.0;
+  row.tflops = static_cast<double>(flops) / row.value * 1e-9;
   return row;
 }
 
@@ -289,6 +290,7 @@ void check_sizes(const BenchmarkConfig& config, const std::vector<int64_t>& size
     try {
       config.options_at(n);
       for (const auto& [name, extents] : config.inputs) numel(config.shape_of(extents, n));
+      for (const auto& [pass, text] : config.flops) evaluate_extent(text, n);
     } catch (const Error& error) {
       throw UsageError(fmt::format("{} at n = {}: {}", config.name, n, error.what()));
     }
@@ -296,11 +298,6 @@ void check_sizes(const BenchmarkConfig& config, const std::vector<int64_t>& size
 }
 
 }  // namespace
-
-std::string_view name(BenchmarkPass pass) {
-  constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first"};
-  return names[static_cast<int>(pass)];
-}
 
 std::string_view name(BenchmarkQuantity quantity) { return quantity == BenchmarkQuantity::speed ? "speed" : "memory"; }
 
@@ -330,12 +327,16 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
   }
   std::vector<std::string> names, suite_names;
   std::set<int64_t> sizes, chosen;
+  bool has_pass = options.passes.empty();
   for (const BenchmarkSuite& suite : suites) {
     suite_names.push_back(suite.name);
     for (const BenchmarkConfig& config : suite.configs) {
       names.push_back(config.name);
       const std::vector<int64_t> here = chosen_sizes(config, options);
       chosen.insert(here.begin(), here.end());
+      has_pass = has_pass || here.empty() ||
+                 std::any_of(options.passes.begin(), options.passes.end(),
+                             [&](BenchmarkPass pass) { return contains(config.passes, pass); });
       sizes.insert(config.sizes.begin(), config.sizes.end());
       check_sizes(config, here);
     }
@@ -345,6 +346,7 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
     throw UsageError(fmt::format("found no config '{}' in {}, expected one of {}{}", name, join_names(suite_names),
                                  join_names(names), did_you_mean(name, names)));
   }
+  if (!has_pass) throw UsageError(fmt::format("{} has no such pass", join_names(suite_names)));
   for (const int64_t n : options.sizes) {
     if (chosen.contains(n)) continue;
     throw UsageError(fmt::format("found no case of size n = {} in {}, whose shapes are fixed, expected one of {}", n,
@@ -359,9 +361,12 @@ bool run_benchmark(Context& context, const BenchmarkSuite& suite, const Benchmar
       for (const BenchmarkQuantity quantity : options.quantities) {
         if (quantity == BenchmarkQuantity::speed && context.is_meta()) continue;
         for (const BenchmarkPass pass : options.passes) {
+          if (!contains(config.passes, pass)) continue;
           if (options.stop_requested()) return false;
           Subject subject(context, registry, config, n);
-          BenchmarkRow row = measure(context, subject, pass, quantity, options, copy_rate);
+          const auto flops = config.flops.find(direction_of(pass));
+          BenchmarkRow row = measure(context, subject, pass, quantity, options, copy_rate,
+                                     flops != config.flops.end() ? evaluate_extent(flops->second, n) : 0);
           row.suite = suite.name;
           row.config = config.name;
           row.n = n;

@@ -19,11 +19,8 @@
 
 namespace heddle {
 
-// fwd · bwd: adds to gradients that exist · bwd_first: writes fresh ones.
-enum class BenchmarkPass { fwd, bwd, bwd_first };
 enum class BenchmarkQuantity { speed, memory };
 
-std::string_view name(BenchmarkPass pass);
 std::string_view name(BenchmarkQuantity quantity);
 
 struct BenchmarkRow {
@@ -37,13 +34,14 @@ struct BenchmarkRow {
   int64_t bytes = 0;           // that must move
   double gbps = 0.0;           // 10^9 bytes a second; 0 for memory
   double copy_fraction = 0.0;  // of the copy rate; 0 for memory
+  double tflops = 0.0;         // 10^12 operations a second; 0 for memory, and where the suite does not say how many
 };
 
 struct BenchmarkOptions {
   // Instead of the suite's, and of configs whose shapes are fixed only those that are among these; empty: the suite's.
   std::vector<int64_t> sizes;
   std::vector<std::string> configs;  // only these; empty: all
-  std::vector<BenchmarkPass> passes = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
+  std::vector<BenchmarkPass> passes = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};  // of these
   std::vector<BenchmarkQuantity> quantities = {BenchmarkQuantity::speed, BenchmarkQuantity::memory};
   double warmup_ms = 25.0;
   double repeat_ms = 100.0;
@@ -55,7 +53,7 @@ struct BenchmarkOptions {
 std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const BenchmarkOptions& options);
 
 // Throws UsageError when a config or a size that the options name is in none of the suites, when a chosen size cannot
-// be counted, and when `device` can measure nothing of what is asked for.
+// be counted, when no chosen config has one of the passes, and when `device` can measure nothing of what is asked for.
 void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device);
 
 // Bytes a second of a device-to-device copy, read and write counted, on `bytes` bytes (4 GiB on a GPU).

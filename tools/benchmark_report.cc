@@ -32,7 +32,8 @@ nlohmann::ordered_json json_of(const BenchmarkRow& row) {
           {"unit", unit_of(row)},
           {"bytes", row.bytes},
           {"gbps", row.gbps},
-          {"copy_fraction", row.copy_fraction}};
+          {"copy_fraction", row.copy_fraction},
+          {"tflops", row.tflops}};
 }
 
 }  // namespace
@@ -70,8 +71,8 @@ const PublishedFigure* best_published(std::span<const PublishedFigure> figures, 
 }
 
 std::string table_header() {
-  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6}  {}", "suite", "config", "pass", "what",
-                     "n", "value", "", "GB/s", "copy", "best published, measured elsewhere");
+  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6} {:>7}  {}", "suite", "config", "pass",
+                     "what", "n", "value", "", "GB/s", "copy", "TFLOP/s", "best published, measured elsewhere");
 }
 
 std::string table_line(const BenchmarkRow& row, const PublishedFigure* published) {
@@ -79,6 +80,7 @@ std::string table_line(const BenchmarkRow& row, const PublishedFigure* published
                                  name(row.pass), name(row.quantity), row.n, unsigned_nan(row.value), unit_of(row));
   line += row.gbps > 0.0 ? fmt::format(" {:>8.0f}", row.gbps) : std::string(9, ' ');
   line += row.copy_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.copy_fraction) : std::string(7, ' ');
+  line += row.tflops > 0.0 ? fmt::format(" {:>7.1f}", row.tflops) : std::string(8, ' ');
   if (published != nullptr) {
     line += fmt::format("  {:.4f} {} ({}, {})", published->value, unit_of(row), published->provider, published->gpu);
   }
@@ -92,11 +94,11 @@ std::string to_json(std::span<const BenchmarkRow> rows) {
 }
 
 std::string to_csv(std::span<const BenchmarkRow> rows) {
-  std::string text = "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction\n";
+  std::string text = "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction,tflops\n";
   for (const BenchmarkRow& row : rows) {
-    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{}\n", row.suite, row.config, name(row.pass),
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.suite, row.config, name(row.pass),
                         name(row.quantity), row.n, name(row.dtype), row.device, unsigned_nan(row.value), unit_of(row),
-                        row.bytes, unsigned_nan(row.gbps), unsigned_nan(row.copy_fraction));
+                        row.bytes, unsigned_nan(row.gbps), unsigned_nan(row.copy_fraction), unsigned_nan(row.tflops));
   }
   return text;
 }

@@ -30,11 +30,37 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-int64_t evaluate_factor(const std::string& text, int64_t n) {
+int64_t evaluate_number(const std::string& text, int64_t n) {
   if (text == "n") return n;
   const std::optional<int64_t> value = number_of<int64_t>(text);
   check(value && *value >= 0, "found extent '{}', expected a number >= 0 or n", text);
   return *value;
+}
+
+// A number, or a quotient of two without a rest.
+int64_t evaluate_factor(const std::string& text, int64_t n) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos) return evaluate_number(text, n);
+  const int64_t dividend = evaluate_number(text.substr(0, slash), n);
+  const int64_t divisor = evaluate_number(text.substr(slash + 1), n);
+  check(divisor > 0 && dividend % divisor == 0, "extent '{}' with n = {} is no whole number", text, n);
+  return dividend / divisor;
+}
+
+constexpr BenchmarkPass kPasses[] = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
+
+std::vector<BenchmarkPass> read_passes(const ConfigNode& node) {
+  std::vector<std::string> names;
+  for (const BenchmarkPass pass : kPasses) names.emplace_back(name(pass));
+  std::vector<BenchmarkPass> passes;
+  for (const std::string& text : node.get<std::vector<std::string>>("passes", names)) {
+    const auto found = std::find(names.begin(), names.end(), text);
+    if (found == names.end()) {
+      node.fail("passes", fmt::format("found '{}', expected one of {}", text, join_names(names)));
+    }
+    passes.push_back(kPasses[found - names.begin()]);
+  }
+  return passes;
 }
 
 BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode& node, const ConfigNode& suite) {
@@ -78,8 +104,20 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
     check_is_input(bounds, input);
     config.index_bounds[input] = bounds.require<int64_t>(input, Range::count());
   }
-  const ConfigNode moved = node.require_section("moved");
-  for (const char* pass : {"fwd", "bwd"}) config.moved[pass] = moved.require<std::vector<std::string>>(pass);
+  config.passes = read_passes(node);
+  const ConfigNode moved = node.require_section("moved"), flops = node.section("flops");
+  for (const char* pass : {"fwd", "bwd"}) {
+    const auto belongs = [pass](BenchmarkPass wanted) { return direction_of(wanted) == pass; };
+    if (std::none_of(config.passes.begin(), config.passes.end(), belongs)) continue;
+    config.moved[pass] = moved.require<std::vector<std::string>>(pass);
+    if (!flops.has(pass)) continue;
+    config.flops[pass] = flops.require<std::string>(pass);
+    try {
+      evaluate_extent(config.flops[pass], config.sizes.front());
+    } catch (const Error& error) {
+      flops.fail(pass, error.what());
+    }
+  }
   return config;
 }
 
@@ -122,6 +160,13 @@ std::vector<std::string> suite_names() {
 
 }  // namespace
 
+std::string_view name(BenchmarkPass pass) {
+  constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first"};
+  return names[static_cast<int>(pass)];
+}
+
+std::string direction_of(BenchmarkPass pass) { return pass == BenchmarkPass::fwd ? "fwd" : "bwd"; }
+
 int64_t evaluate_extent(const std::string& text, int64_t n) {
   int64_t sum = 0;
   for (const std::string& term : split(text, '+')) {
@@ -138,7 +183,7 @@ int64_t evaluate_extent(const std::string& text, int64_t n) {
 ConfigNode BenchmarkConfig::options_at(int64_t n) const {
   return options.with_scalars([n](const std::string& text) {
     const bool is_extent =
-        text.find('n') != std::string::npos && text.find_first_not_of("n0123456789*+") == std::string::npos;
+        text.find('n') != std::string::npos && text.find_first_not_of("n0123456789*/+") == std::string::npos;
     return is_extent ? std::to_string(evaluate_extent(text, n)) : text;
   });
 }

@@ -7,16 +7,20 @@
 //     residual:
 //       operator: rms_norm
 //       options: {return_residual: false}                     # a number in it may be an extent: shape: [n, n]
-//       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # an extent: n, a number, n*n, n*n+10
+//       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # extents: n, a number, n*n+10, 4096/n
 //       index_bounds: {targets: 50304}                        # index inputs are drawn from [0, bound)
 //       moved: {fwd: [x, residual, y], bwd: [x, residual, d_y, d_x, d_residual]}
+//       flops: {fwd: 2*n*2048, bwd: 4*n*2048}                 # extents, too; not needed
+//       passes: [fwd]                                         # those that make sense; not given: all
 //
-// `moved` names what must be read or written once: an input, an output, or the gradient of one.
+// `moved` names what must be read or written once: an input, an output, or the gradient of one. `flops` says how many
+// floating-point operations a pass takes at least, a multiplication and an addition being two.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,6 +30,12 @@
 #include "layers/registry.h"
 
 namespace heddle {
+
+// fwd · bwd: adds to gradients that exist · bwd_first: writes fresh ones.
+enum class BenchmarkPass { fwd, bwd, bwd_first };
+std::string_view name(BenchmarkPass pass);
+// "fwd" or "bwd": what `moved` and `flops` call it.
+std::string direction_of(BenchmarkPass pass);
 
 struct BenchmarkConfig {
   std::string name;
@@ -37,10 +47,13 @@ struct BenchmarkConfig {
   std::map<std::string, DType> input_dtypes;                             // where it is not that of the config
   std::map<std::string, int64_t> index_bounds;                           // of index inputs: drawn from [0, bound)
   std::map<std::string, std::vector<std::string>> moved;  // "fwd", "bwd"; not there: all that the pass reads or writes
+  std::map<std::string, std::string> flops;               // "fwd", "bwd", as written; not there: not known
+  std::vector<BenchmarkPass> passes = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
 
-  // The options at one size. Throws Error for an extent that is no sum of products, or beyond an int64.
+  // The options at one size. Throws Error for an extent that is no sum of products and quotients, or beyond an int64.
   ConfigNode options_at(int64_t n) const;
-  // The shape of an input at one size. Throws Error for an extent that is no sum of products, or beyond an int64.
+  // The shape of an input at one size. Throws Error for an extent that is no sum of products and quotients, or beyond
+  // an int64.
   Shape shape_of(const std::vector<std::string>& extents, int64_t n) const;
   // Whether a shape holds n: else another size would change nothing but the name of the row.
   bool depends_on_n() const;
@@ -60,7 +73,7 @@ BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Regis
 // The large cases of an operator, or all where none is large, with n the number of elements of the first input.
 BenchmarkSuite suite_of_cases(const Operator& op);
 
-// "n*n+10" with n = 4 is 26. Throws Error, also when an int64 cannot hold it.
+// "n*n+8/n" with n = 4 is 18. Throws Error, also for a quotient that leaves a rest, and when an int64 cannot hold it.
 int64_t evaluate_extent(const std::string& text, int64_t n);
 
 }  // namespace heddle

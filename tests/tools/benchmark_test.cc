@@ -40,12 +40,14 @@ std::vector<BenchmarkRow> memory_rows(Device device, const BenchmarkSuite& suite
   return rows;
 }
 
-TEST(BenchmarkSuiteTest, ExtentsAreSumsOfProducts) {
+TEST(BenchmarkSuiteTest, ExtentsAreSumsOfProductsAndQuotients) {
   EXPECT_EQ(evaluate_extent("2048", 4), 2048);
   EXPECT_EQ(evaluate_extent("n", 4), 4);
   EXPECT_EQ(evaluate_extent("n*n*n+10", 4), 74);
   EXPECT_EQ(evaluate_extent("n*n*0", int64_t{1} << 62), 0);
-  for (const char* bad : {"m", "-4", "", "n*", "1e3"}) EXPECT_THROW(evaluate_extent(bad, 4), Error) << bad;
+  EXPECT_EQ(evaluate_extent("64/n*3+n/2", 4), 50);
+  for (const char* bad : {"m", "-4", "", "n*", "1e3", "n/3", "n/0", "/n", "8/n/2"})
+    EXPECT_THROW(evaluate_extent(bad, 4), Error) << bad;
   for (const char* large : {"n*4", "n*2", "n+n", "n*n*n"}) {
     EXPECT_THROW(evaluate_extent(large, int64_t{1} << 62), Error) << large;
   }
@@ -102,6 +104,43 @@ TEST(BenchmarkSuiteTest, OptionsHoldSizes) {
             "bhnd");  // text stays, whatever its letters
 }
 
+// A suite says which passes make sense, and how many operations they take.
+TEST(BenchmarkSuiteTest, PassesAndOperations) {
+  const testing::TempFolder folder;
+  const auto load = [&](const std::string& more) {
+    write_file(folder / "suite.yaml", "operator: srms_norm\nn: [4]\nconfigs:\n  a:\n    inputs: {x: [n, 64]}\n" + more);
+    return load_benchmark_suite((folder / "suite.yaml").string());
+  };
+  const BenchmarkSuite suite = load("    moved: {fwd: [x, y]}\n    passes: [fwd]\n    flops: {fwd: 3*n*64}\n");
+  Context context(Device{}, {.threads = 1});
+  BenchmarkOptions options;
+  options.warmup_ms = options.repeat_ms = 0.1;
+  options.quantities = {BenchmarkQuantity::speed};
+  std::vector<BenchmarkRow> rows;
+  run_benchmark(context, suite, options, 0.0, [&](const BenchmarkRow& row) { rows.push_back(row); });
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].pass, BenchmarkPass::fwd);
+  EXPECT_DOUBLE_EQ(rows[0].tflops, 3 * 4 * 64 / (rows[0].value * 1e9));
+  options.passes = {BenchmarkPass::bwd};
+  EXPECT_THROW(check_choice(std::span(&suite, 1), options, Device{}), UsageError);
+  EXPECT_THROW(load("    moved: {fwd: [x, y]}\n"), ConfigError) << "bwd is missing";
+  EXPECT_THROW(load("    moved: {fwd: [x], bwd: [d_x]}\n    passes: [forward]\n"), ConfigError);
+  EXPECT_THROW(load("    moved: {fwd: [x], bwd: [d_x]}\n    flops: {fwd: m}\n"), ConfigError);
+  EXPECT_THROW(load("    moved: {fwd: [x], bwd: [d_x]}\n    passes: [fwd]\n"), ConfigError) << "nobody reads bwd";
+}
+
+// Every suite can be measured: its inputs are those of the operator, at all its sizes.
+TEST(BenchmarkSuiteTest, SuitesOfLossesAndOfOneTokenAreMeasured) {
+  for (const char* name : {"cross_entropy", "decode", "linear_attention", "softmax_attention"}) {
+    const BenchmarkSuite suite = load_benchmark_suite(kSuites + name + ".yaml");
+    size_t expected = 0;
+    for (const BenchmarkConfig& config : suite.configs) expected += config.sizes.size() * config.passes.size();
+    const std::vector<BenchmarkRow> rows = memory_rows({DeviceType::meta}, suite);
+    EXPECT_EQ(rows.size(), expected) << name;
+    for (const BenchmarkRow& row : rows) EXPECT_GT(row.bytes, 0) << name << " " << row.config;
+  }
+}
+
 TEST(BenchmarkSuiteTest, MistakesAreConfigErrors) {
   try {
     load_benchmark_suite(kSuites + "no_such_suite.yaml");
@@ -124,7 +163,7 @@ TEST(BenchmarkSuiteTest, AnOperatorBringsItsCases) {
   EXPECT_EQ(rows[0].bytes, 3 * 11000);
   EXPECT_DOUBLE_EQ(rows[2].value, 5 * tensor + tensor);  // a, b, y, d_y, d_a, d_b
   EXPECT_EQ(rows[2].bytes, 5 * 11000);
-  for (const char* name : {"embedding", "cross_entropy", "linear_cross_entropy", "log_sigmoid"}) {
+  for (const char* name : {"embedding", "linear_cross_entropy", "log_sigmoid"}) {
     const BenchmarkSuite cases = load_benchmark_suite(name);
     EXPECT_EQ(memory_rows({DeviceType::cpu}, cases).size(), 3 * cases.configs.size()) << name;
   }
