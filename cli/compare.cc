@@ -17,7 +17,7 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct CompareArguments {
   std::vector<std::string> configs;
   CompareOptions compare;
   std::string json, plot;
@@ -25,7 +25,7 @@ struct Options {
 };
 
 // What is no regular file (/dev/stdout, a pipe) is written once, at the end.
-void write_files(const Options& options, const Comparison& comparison, bool at_end) {
+void write_files(const CompareArguments& options, const Comparison& comparison, bool at_end) {
   const auto write = [&](const std::string& path, const auto& contents) {
     if (!path.empty() && is_written_once(path) == at_end) write_file(path, contents(comparison));
   };
@@ -33,7 +33,7 @@ void write_files(const Options& options, const Comparison& comparison, bool at_e
   write(options.plot, [](const Comparison& all) { return to_svg(all); });
 }
 
-int run(const Options& options, const Registry& registry) {
+int run(const CompareArguments& options, const Registry& registry) {
   // Before the device, which starts threads.
   const Signals& signals =
       Signals::install("stopping, without the model that is being measured; a second signal stops at once");
@@ -59,7 +59,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_compare(CLI::App& command, const Registry& registry) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<CompareArguments>();
   CompareOptions& compare = options->compare;
   find_shared_configs(
       command.add_option("configs", options->configs, "YAML files, see docs/config.md, that differ in their models"))

@@ -21,7 +21,7 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct EvalArguments {
   std::string path;
   std::optional<std::string> data;
   std::vector<std::string> overrides;
@@ -77,7 +77,7 @@ std::string name_of(const DataConfig& data) {
 
 // Files that the user names are evaluated as a whole, unless the model was trained on them; else the data are those of
 // the evaluations in training.
-Evaluated evaluated_data(const Options& options, const TrainConfig& config, const TrainConfig& trained,
+Evaluated evaluated_data(const EvalArguments& options, const TrainConfig& config, const TrainConfig& trained,
                          const Checkpoint& checkpoint) {
   if (options.data) return files_of_option(config, trained, *options.data);
   if (config.data.validation_path != trained.data.validation_path) return whole_files(config, trained);
@@ -93,7 +93,7 @@ Evaluated evaluated_data(const Options& options, const TrainConfig& config, cons
   return same;
 }
 
-int run(const Options& options, const Registry& registry) {
+int run(const EvalArguments& options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded =
       load_model(*context, options.path, with_validation_files_alone(options.overrides), print_note, registry);
@@ -118,7 +118,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_eval(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalArguments>();
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");

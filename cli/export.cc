@@ -16,14 +16,14 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct ExportArguments {
   std::string path;
   std::vector<std::string> overrides;
   size_t shard_bytes = ExportOptions{}.shard_bytes;
   ExportOptions exported;
 };
 
-int run(const Options& options, const Registry& registry) {
+int run(const ExportArguments& options, const Registry& registry) {
   ExportOptions exported = options.exported;
   exported.shard_bytes = options.shard_bytes;
   check_export_folder(exported.folder);
@@ -42,7 +42,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_export(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExportArguments>();
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");

@@ -27,7 +27,7 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct GenerateArguments {
   std::string path;
   std::optional<std::string> prompt, prompt_file, prompt_tokens;  // at most one of them
   int64_t samples = 1;
@@ -55,7 +55,7 @@ std::string read_prompt_file(const std::string& path) {
   }
 }
 
-std::optional<Prompt> read_prompt(const Options& options) {
+std::optional<Prompt> read_prompt(const GenerateArguments& options) {
   std::optional<Prompt> prompt;
   if (options.prompt) prompt = {"--prompt", *options.prompt};
   if (options.prompt_file) prompt = {"--prompt-file", read_prompt_file(*options.prompt_file)};
@@ -86,7 +86,7 @@ std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
 // Writes one sample with these options.
 using Sampler = std::function<void(const GenerateOptions&)>;
 
-Sampler text_sampler(Context& context, const LanguageModel& model, const Options& options,
+Sampler text_sampler(Context& context, const LanguageModel& model, const GenerateArguments& options,
                      std::shared_ptr<const Tokenizer> tokenizer) {
   if (options.prompt_tokens) {
     const char* const what = tokenizer->file() ? "text" : "bytes of text";
@@ -102,7 +102,7 @@ Sampler text_sampler(Context& context, const LanguageModel& model, const Options
   };
 }
 
-Sampler id_sampler(Context& context, const LanguageModel& model, const Options& options) {
+Sampler id_sampler(Context& context, const LanguageModel& model, const GenerateArguments& options) {
   const std::optional<Prompt> given = read_prompt(options);
   if (!given)
     throw UsageError("the tokens of this model are no text: expected ids to go on from, --prompt-tokens 1,2,3");
@@ -118,7 +118,7 @@ Sampler id_sampler(Context& context, const LanguageModel& model, const Options& 
   };
 }
 
-int run(Options options, const Registry& registry) {
+int run(GenerateArguments options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
   const DataConfig& data = loaded.config.data;
@@ -134,7 +134,7 @@ int run(Options options, const Registry& registry) {
   return kDone;
 }
 
-void add_prompt_options(CLI::App& command, Options& options) {
+void add_prompt_options(CLI::App& command, GenerateArguments& options) {
   CLI::Option* const text =
       command.add_option("--prompt", options.prompt, "Text to go on from")->option_text("TEXT [newline]");
   CLI::Option* const file =
@@ -149,7 +149,7 @@ void add_prompt_options(CLI::App& command, Options& options) {
 }  // namespace
 
 Run add_generate(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateArguments>();
   GenerateOptions& generate = options->generate;
   const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? "the text is empty" : ""; },
                                  "TEXT");

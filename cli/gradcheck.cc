@@ -28,7 +28,7 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct GradcheckArguments {
   std::string subject;  // "": all operators
   std::optional<DType> dtype;
   std::vector<std::string> overrides;  // of the config
@@ -73,7 +73,8 @@ std::string title_of(const OperatorCase& operator_case, Context& context) {
   return fmt::format("{} {}  {}  {}", operator_case.op, operator_case.options, shapes, to_string(context.device()));
 }
 
-void check_operators(Context& context, const Registry& registry, const Options& options, DType dtype, Tally& tally) {
+void check_operators(Context& context, const Registry& registry, const GradcheckArguments& options, DType dtype,
+                     Tally& tally) {
   for (const Operator& op : registry.operators()) {
     if (!options.subject.empty() && op.name != options.subject) continue;
     std::vector<OperatorCase> cases;
@@ -108,7 +109,7 @@ std::vector<std::unique_ptr<Context>> open_devices(DeviceOptions options) {
   return contexts;
 }
 
-int run(const Options& options, const Registry& registry) {
+int run(const GradcheckArguments& options, const Registry& registry) {
   if (options.list) {
     fmt::print("{}\n", cases_as_json(registry));
     return kDone;
@@ -162,7 +163,7 @@ std::pair<std::string, Shape> shape_of(const std::string& text) {
 }  // namespace
 
 Run add_gradcheck(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GradcheckArguments>();
   find_shared_configs(
       command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators"))
       ->option_text("OPERATOR|CONFIG");

@@ -22,7 +22,7 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct MemoryArguments {
   std::string config;
   std::vector<std::string> overrides;
   std::vector<int64_t> batch_sizes, lengths;
@@ -32,7 +32,7 @@ struct Options {
   DeviceOptions device;
 };
 
-int run(const Options& options, const Registry& registry) {
+int run(const MemoryArguments& options, const Registry& registry) {
   check_output_file("--json", options.json);
   check_output_file("--snapshot", options.snapshot);
   check_output_file("--trace", options.trace);
@@ -60,7 +60,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_memory(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<MemoryArguments>();
   find_shared_configs(command.add_option("config", options->config, "YAML file, see docs/config.md"))
       ->required()
       ->option_text("CONFIG");

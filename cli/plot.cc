@@ -16,13 +16,13 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct PlotArguments {
   std::vector<std::string> runs;
   std::string out;
   CurveOptions curves;
 };
 
-int run(const Options& options) {
+int run(const PlotArguments& options) {
   const std::string out = options.out.empty() ? options.curves.metrics.front() + ".svg" : options.out;
   check_output_file("--out", out);
   std::vector<RunMetrics> runs;
@@ -37,7 +37,7 @@ int run(const Options& options) {
 }  // namespace
 
 Run add_plot(CLI::App& command, const Registry&) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<PlotArguments>();
   CurveOptions& curves = options->curves;
   command.add_option("runs", options->runs, "Run folders, whose metrics.csv is read")
       ->required()

@@ -19,14 +19,14 @@
 namespace heddle::cli {
 namespace {
 
-struct Options {
+struct RunLayerArguments {
   std::vector<std::string> specs, inputs, outputs;  // one each a case
   std::optional<DType> dtype;
   DeviceOptions device;
 };
 
 // The cases one after another. One that fails is reported, and the others run all the same.
-int run(const Options& options, const Registry& registry) {
+int run(const RunLayerArguments& options, const Registry& registry) {
   const size_t cases = options.specs.size();
   for (const auto& [name, files] : {std::pair{"--inputs", &options.inputs}, std::pair{"--outputs", &options.outputs}}) {
     if (files->size() == cases) continue;
@@ -49,7 +49,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_run_layer(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunLayerArguments>();
   command.add_option("spec", options->specs, "YAML files: layer: NAME, options: {...}")
       ->required()
       ->option_text("SPEC.yaml...");

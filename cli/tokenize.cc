@@ -30,7 +30,7 @@ constexpr int64_t kFewestPieces = 260;  // <unk>, <s>, </s> and the bytes, and o
 constexpr int64_t kNotGiven = -1;
 constexpr int64_t kMostPieces = int64_t{1} << 24;
 
-struct Options {
+struct TokenizeArguments {
   std::vector<std::string> inputs;
   std::string out;
   std::string tokenizer = kByteTokenizer;
@@ -68,12 +68,12 @@ class Progress {
 };
 
 // The name of the model beside the tokens.
-std::string model_path(const Options& options) {
+std::string model_path(const TokenizeArguments& options) {
   return std::filesystem::path(options.out).replace_extension(".model").string();
 }
 
 // The token before each document.
-int32_t separator_of(const Options& options, const Tokenizer& tokenizer) {
+int32_t separator_of(const TokenizeArguments& options, const Tokenizer& tokenizer) {
   if (options.documents == Documents::none) {
     if (options.separator != kNotGiven)
       throw UsageError("--separator: there are no documents; expected it beside --documents");
@@ -89,7 +89,7 @@ int32_t separator_of(const Options& options, const Tokenizer& tokenizer) {
                                separator, tokenizer.bytes_of(separator)));
 }
 
-void report(const Options& options, const TokenizeResult& result, int64_t width, int64_t vocabulary,
+void report(const TokenizeArguments& options, const TokenizeResult& result, int64_t width, int64_t vocabulary,
             int32_t separator) {
   fmt::print("tokens        {} in {}, {} behind a header of llm.c\n", result.tokens, options.out,
              width == 2 ? "uint16" : "uint32");
@@ -107,7 +107,7 @@ void report(const Options& options, const TokenizeResult& result, int64_t width,
                   result.decoded_bytes));
 }
 
-int run(const Options& options) {
+int run(const TokenizeArguments& options) {
   const Signals& signals = Signals::install("stopping; a second signal stops at once");
   check_output_file("--out", options.out);
   const bool is_trained = options.vocabulary > 0;
@@ -154,7 +154,7 @@ int run(const Options& options) {
 }  // namespace
 
 Run add_tokenize(CLI::App& command, const Registry&) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeArguments>();
   command
       .add_option("input", options->inputs, "Text files, or globs of them; they are read as one text, in this order")
       ->required()

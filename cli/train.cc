@@ -27,7 +27,7 @@ namespace {
 // The last events of the allocator that the snapshot shows when the memory ran out.
 constexpr size_t kTracedEvents = 1 << 16;
 
-struct Options {
+struct TrainArguments {
   std::string config;
   std::vector<std::string> overrides;
   std::string out;
@@ -45,7 +45,7 @@ struct Options {
 struct Subject {
   std::filesystem::path config, folder;
 };
-Subject subject_of(const Options& options) {
+Subject subject_of(const TrainArguments& options) {
   Subject subject{options.config, options.out};
   if (std::filesystem::is_directory(subject.config)) subject.config /= "config.yaml";
   if (options.out.empty()) {
@@ -80,7 +80,7 @@ int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder,
   return kDone;
 }
 
-int verify(const Options& options, const TrainConfig& config, const Signals& signals, const Registry& registry) {
+int verify(const TrainArguments& options, const TrainConfig& config, const Signals& signals, const Registry& registry) {
   VerifyResumeOptions verify_options;
   verify_options.steps = options.verified_steps;
   verify_options.open = [&] { return open_device(options.device, DeviceUse::compute); };
@@ -100,8 +100,8 @@ int verify(const Options& options, const TrainConfig& config, const Signals& sig
 }
 
 // Trains, as one process or as one of several.
-int train_here(const Options& options, const TrainConfig& config, const std::filesystem::path& folder, Signals& signals,
-               const Registry& registry) {
+int train_here(const TrainArguments& options, const TrainConfig& config, const std::filesystem::path& folder,
+               Signals& signals, const Registry& registry) {
   DeviceOptions device = options.device;
   const Launch launch = launch_on(device);
   const auto context = open_device(device, DeviceUse::compute, {.trace_capacity = kTracedEvents});
@@ -122,7 +122,7 @@ int train_here(const Options& options, const TrainConfig& config, const std::fil
   return result.finished || result.out_of_time ? kDone : kInterrupted;
 }
 
-int run(const Options& options, const Registry& registry) {
+int run(const TrainArguments& options, const Registry& registry) {
   if (!options.dry_run && starts_processes(options.launch)) {
     load_train_config(subject_of(options).config.string(), options.overrides, registry);  // what is wrong is told once
     return start_processes(options.launch);
@@ -146,7 +146,7 @@ int run(const Options& options, const Registry& registry) {
 }  // namespace
 
 Run add_train(CLI::App& command, const Registry& registry) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainArguments>();
   find_shared_configs(
       command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder to go on with"))
       ->required()

@@ -116,10 +116,10 @@ std::string to_text(const Comparison& comparison) {
 }
 
 std::string to_json(const Comparison& comparison) {
-  using Json = nlohmann::ordered_json;
-  Json models = Json::array();
+  using OrderedJson = nlohmann::ordered_json;
+  OrderedJson models = OrderedJson::array();
   for (const ComparedModel& model : comparison.models) {
-    Json training = Json::array(), generation = Json::array();
+    OrderedJson training = OrderedJson::array(), generation = OrderedJson::array();
     for (const TrainingSpeed& speed : model.training) {
       training.push_back(
           {{"length", speed.length}, {"batch_size", speed.batch_size}, {"tokens_per_second", speed.tokens_per_second}});
@@ -137,15 +137,15 @@ std::string to_json(const Comparison& comparison) {
                       {"generation", generation},
                       {"peak_bytes", model.peak_bytes}});
   }
-  const Json json{{"device", to_string(comparison.device)},
-                  {"threads", comparison.threads},
-                  {"seed", comparison.seed},
-                  {"seeds", comparison.seeds},
-                  {"steps", comparison.steps},
-                  {"step_tokens", comparison.step_tokens},
-                  {"recall_steps", comparison.recall_steps},
-                  {"loss_unit", loss_unit(comparison)},
-                  {"models", models}};
+  const OrderedJson json{{"device", to_string(comparison.device)},
+                         {"threads", comparison.threads},
+                         {"seed", comparison.seed},
+                         {"seeds", comparison.seeds},
+                         {"steps", comparison.steps},
+                         {"step_tokens", comparison.step_tokens},
+                         {"recall_steps", comparison.recall_steps},
+                         {"loss_unit", loss_unit(comparison)},
+                         {"models", models}};
   return json.dump(1) + "\n";
 }
 

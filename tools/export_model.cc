@@ -19,7 +19,7 @@ namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 bool is_exported_file(const std::string& name) {
   if (name == kModelConfigFile || name == kModelingFile || name == kLogitsFile) return true;
@@ -33,29 +33,29 @@ fs::path place_of(const fs::path& folder) {
 }
 
 // The values of a config are numbers, true and false, or names.
-Json to_json(const ConfigValue& value) {
-  Json json;
+OrderedJson to_json(const ConfigValue& value) {
+  OrderedJson json;
   switch (value.kind) {
     case ConfigValue::Kind::null:
       return nullptr;
     case ConfigValue::Kind::scalar:
-      if (!value.quoted) json = Json::parse(value.scalar, nullptr, false);
-      return value.quoted || json.is_discarded() ? Json(value.scalar) : json;
+      if (!value.quoted) json = OrderedJson::parse(value.scalar, nullptr, false);
+      return value.quoted || json.is_discarded() ? OrderedJson(value.scalar) : json;
     case ConfigValue::Kind::sequence:
-      json = Json::array();
+      json = OrderedJson::array();
       for (const ConfigTree& item : value.items) json.push_back(to_json(*item));
       return json;
     case ConfigValue::Kind::map:
-      json = Json::object();
+      json = OrderedJson::object();
       for (const ConfigEntry& entry : value.entries) json[entry.name] = to_json(*entry.value);
       return json;
   }
   return json;
 }
 
-Json config_json(const Checkpoint& checkpoint, const TrainConfig& config, const ExportOptions& options, DType dtype,
-                 const Registry& registry) {
-  Json json;
+OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config, const ExportOptions& options,
+                        DType dtype, const Registry& registry) {
+  OrderedJson json;
   if (options.names == WeightNames::retnet) {
     json = retnet_config(config.model);
     json["max_position_embeddings"] = config.trainer.sequence_length;

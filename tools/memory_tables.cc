@@ -212,32 +212,34 @@ std::string fit_text(const TrainingMemory& memory) {
 
 // --- JSON
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-Json json_of(const CategoryBytes& bytes) {
-  Json json = Json::object();
+OrderedJson json_of(const CategoryBytes& bytes) {
+  OrderedJson json = OrderedJson::object();
   for (size_t i = 0; i < bytes.size(); ++i) json[std::string(name(static_cast<MemoryCategory>(i)))] = bytes[i];
   return json;
 }
 
-Json json_of(const StepPeak& peak) { return {{"peak_bytes", peak.allocated}, {"reserved_bytes", peak.reserved}}; }
+OrderedJson json_of(const StepPeak& peak) {
+  return {{"peak_bytes", peak.allocated}, {"reserved_bytes", peak.reserved}};
+}
 
-Json json_of(const LargestFit& fit) {
+OrderedJson json_of(const LargestFit& fit) {
   return {{"largest", fit.value}, {"with_it", json_of(fit.peak)}, {"with_the_next", json_of(fit.above)}};
 }
 
-Json json_of(const LayerBytes& layers) {
-  Json json = Json::array();
+OrderedJson json_of(const LayerBytes& layers) {
+  OrderedJson json = OrderedJson::array();
   for (const auto& [layer, bytes] : layers) {
     json.push_back({{"layer", layer}, {"bytes", total(bytes)}, {"categories", json_of(bytes)}});
   }
   return json;
 }
 
-Json json_of(const MemoryFit& fit) {
-  Json json{{"limit_bytes", fit.limit_bytes}, {"batch_size", json_of(fit.batch_size)}};
+OrderedJson json_of(const MemoryFit& fit) {
+  OrderedJson json{{"limit_bytes", fit.limit_bytes}, {"batch_size", json_of(fit.batch_size)}};
   if (fit.sequence_length) json["sequence_length"] = json_of(*fit.sequence_length);
-  json["savings"] = Json::array();
+  json["savings"] = OrderedJson::array();
   for (const MemorySaving& saving : fit.savings) {
     json["savings"].push_back(
         {{"change", saving.change}, {"peak_bytes", saving.peak_bytes}, {"batch_size", json_of(saving.batch_size)}});
@@ -289,19 +291,19 @@ std::string to_text(const TrainingMemory& memory) {
 
 std::string to_json(const TrainingMemory& memory) {
   const MemoryReport& report = memory.report;
-  Json json{{"device", to_string(report.device)},
-            {"dtype", name(memory.dtype)},
-            {"parameters", memory.parameters},
-            {"batch_size", memory.batch_size},
-            {"sequence_length", memory.sequence_length},
-            {"peak_bytes", report.stats.allocated.peak},
-            {"allocated_bytes", report.stats.allocated.current},
-            {"reserved_peak_bytes", report.stats.reserved.peak},
-            {"reserved_bytes", report.stats.reserved.current},
-            {"peak_phase", phase_name(report.phases[report.peak_phase])},
-            {"peak_layer", report.peak_layer},
-            {"categories", json_of(sum(report.layers))},
-            {"layers", json_of(report.layers)}};
+  OrderedJson json{{"device", to_string(report.device)},
+                   {"dtype", name(memory.dtype)},
+                   {"parameters", memory.parameters},
+                   {"batch_size", memory.batch_size},
+                   {"sequence_length", memory.sequence_length},
+                   {"peak_bytes", report.stats.allocated.peak},
+                   {"allocated_bytes", report.stats.allocated.current},
+                   {"reserved_peak_bytes", report.stats.reserved.peak},
+                   {"reserved_bytes", report.stats.reserved.current},
+                   {"peak_phase", phase_name(report.phases[report.peak_phase])},
+                   {"peak_layer", report.peak_layer},
+                   {"categories", json_of(sum(report.layers))},
+                   {"layers", json_of(report.layers)}};
   if (memory.processes > 1) json["processes"] = memory.processes;
   for (const MemoryPhase& phase : report.phases) {
     json["phases"].push_back(
@@ -314,7 +316,7 @@ std::string to_json(const TrainingMemory& memory) {
         {{"layer", layer}, {"bytes", total(bytes)}, {"bytes_per_token", static_cast<double>(total(bytes)) / tokens}});
   }
   for (const GridPeak& cell : memory.grid) {
-    Json row{{"batch_size", cell.batch_size}, {"sequence_length", cell.sequence_length}};
+    OrderedJson row{{"batch_size", cell.batch_size}, {"sequence_length", cell.sequence_length}};
     row.update(json_of(cell.peak));
     json["grid"].push_back(row);
   }

@@ -15,7 +15,7 @@ namespace heddle {
 namespace {
 
 // A curve of so many points is drawn as it is; of a longer one the largest of each group of neighbours.
-constexpr size_t kMostPoints = 2000;
+constexpr size_t kMostTimelinePoints = 2000;
 
 struct Point {
   double time;
@@ -23,7 +23,7 @@ struct Point {
 };
 
 std::vector<Point> thinned(const std::vector<Point>& points) {
-  const size_t group = points.size() / kMostPoints + 1;
+  const size_t group = points.size() / kMostTimelinePoints + 1;
   std::vector<Point> kept;
   for (size_t i = 0; i < points.size(); ++i) {
     if (i % group == 0) {

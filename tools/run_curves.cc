@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // A line of more points is drawn by the smallest and the largest of each group of neighbours.
-constexpr size_t kMostPoints = 1500;
+constexpr size_t kMostCurvePoints = 1500;
 // Fewer points than these are drawn as points, too.
 constexpr size_t kFewPoints = 60;
 constexpr size_t kMostLetters = 32;  // of a label in the legend
@@ -85,7 +85,7 @@ Points smoothed(const Points& points, size_t count) {
 }
 
 Points thinned(const Points& points) {
-  const size_t group = 2 * points.size() / kMostPoints + 1;
+  const size_t group = 2 * points.size() / kMostCurvePoints + 1;
   if (group == 1) return points;
   Points kept;
   for (size_t begin = 0; begin < points.size(); begin += group) {

@@ -24,7 +24,7 @@ constexpr int kMostProcesses = 1 << 20;
 constexpr size_t kLongestToken = 256;
 
 template <class... Args>
-[[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
+[[noreturn]] void refuse_variables(fmt::format_string<Args...> format, Args&&... args) {
   throw UsageError(fmt::format(format, std::forward<Args>(args)...));
 }
 
@@ -36,7 +36,7 @@ class Reader {
   bool has(const std::string& name) const { return variables_(name).has_value(); }
   std::string text(const std::string& name) const {
     const auto value = variables_(name);
-    if (!value) refuse("{} is not set: {}", name, launcher_);
+    if (!value) refuse_variables("{} is not set: {}", name, launcher_);
     return *value;
   }
   uint64_t number(const std::string& name, uint64_t least, uint64_t most) const {
@@ -45,14 +45,15 @@ class Reader {
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     const bool is_number = error == std::errc() && end == value.data() + value.size();
     if (is_number && number >= least && number <= most) return number;
-    if (most == std::numeric_limits<uint64_t>::max()) refuse("{}: found '{}', expected an integer", name, value);
-    refuse("{}: found '{}', expected an integer from {} to {}", name, value, least, most);
+    if (most == std::numeric_limits<uint64_t>::max())
+      refuse_variables("{}: found '{}', expected an integer", name, value);
+    refuse_variables("{}: found '{}', expected an integer from {} to {}", name, value, least, most);
   }
   // A count of processes, and the number of one of them, which must be below the count that `of` holds.
   int size(const std::string& name) const { return static_cast<int>(number(name, 1, kMostProcesses)); }
   int index(const std::string& name, const std::string& of, int size) const {
     const auto found = static_cast<int>(number(name, 0, kMostProcesses));
-    if (found >= size) refuse("{}: found {}, expected a number below {}, which is {}", name, found, of, size);
+    if (found >= size) refuse_variables("{}: found {}, expected a number below {}, which is {}", name, found, of, size);
     return found;
   }
 
@@ -86,11 +87,12 @@ uint64_t hash(std::string_view text) {  // FNV-1a
 void read_local_size(const Reader& reader, const std::string& name, const std::string& of, Launch& launch) {
   launch.local_size = reader.has(name) ? reader.size(name) : launch.local_rank + 1;
   if (launch.local_rank >= launch.local_size) {
-    refuse("{}: found {}, expected a number below {}, which is {}", of, launch.local_rank, name, launch.local_size);
+    refuse_variables("{}: found {}, expected a number below {}, which is {}", of, launch.local_rank, name,
+                     launch.local_size);
   }
   if (launch.local_size > launch.world_size) {
-    refuse("{}: {} processes on this host, which is more than all, {}", reader.has(name) ? name : of, launch.local_size,
-           launch.world_size);
+    refuse_variables("{}: {} processes on this host, which is more than all, {}", reader.has(name) ? name : of,
+                     launch.local_size, launch.world_size);
   }
 }
 
@@ -102,7 +104,7 @@ Launch by_torchrun(const Variables& variables, DeviceType device) {
       launch.world_size == 1 && !reader.has("RANK") ? 0 : reader.index("RANK", "WORLD_SIZE", launch.world_size);
   if (launch.world_size == 1) return launch;
   if (device != DeviceType::cuda) {
-    refuse(
+    refuse_variables(
         "RANK={} and WORLD_SIZE={} start several processes on the {}, which only mpirun can: `mpirun -n {} heddle "
         "train ...`; with GPUs see that --device names one",
         launch.rank, launch.world_size, to_string({device}), launch.world_size);
@@ -179,8 +181,8 @@ void check_agreement(const Variables& variables, const Launch& open_mpi) {
   const Reader reader(variables, kByTorchrun);
   const auto check_number = [&](const std::string& name, const std::string& other, int expected) {
     if (!reader.has(name) || reader.number(name, 0, kMostProcesses) == static_cast<uint64_t>(expected)) return;
-    refuse("{}={} contradicts {}={}: unset RANK and WORLD_SIZE where mpirun starts the processes", name,
-           reader.text(name), other, expected);
+    refuse_variables("{}={} contradicts {}={}: unset RANK and WORLD_SIZE where mpirun starts the processes", name,
+                     reader.text(name), other, expected);
   };
   check_number("RANK", "OMPI_COMM_WORLD_RANK", open_mpi.rank);
   check_number("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", open_mpi.world_size);
@@ -211,7 +213,7 @@ Launch read_launch(DeviceType device, const Variables& variables) {
   if (const auto token = variables("HEDDLE_TOKEN")) launch.token = *token;
   if (launch.token.empty()) launch.token = fmt::format("{}:{}", launch.master_addr, launch.master_port);
   if (launch.token.size() > kLongestToken) {
-    refuse("HEDDLE_TOKEN: found {} bytes, expected at most {}", launch.token.size(), kLongestToken);
+    refuse_variables("HEDDLE_TOKEN: found {} bytes, expected at most {}", launch.token.size(), kLongestToken);
   }
   return launch;
 }

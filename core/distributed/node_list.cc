@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kMostHosts = 65536;
 
-[[noreturn]] void refuse(std::string_view list, std::string_view why) {
+[[noreturn]] void refuse_list(std::string_view list, std::string_view why) {
   throw UsageError(fmt::format("the list of hosts '{}' {}: expected names such as node[01-03,7],login", list, why));
 }
 
@@ -41,7 +41,8 @@ std::vector<std::string_view> split_outside_brackets(std::string_view text) {
 uint64_t number_in(std::string_view list, std::string_view digits) {
   uint64_t number = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  if (error != std::errc() || end != digits.data() + digits.size()) refuse(list, "has no number where one is expected");
+  if (error != std::errc() || end != digits.data() + digits.size())
+    refuse_list(list, "has no number where one is expected");
   return number;
 }
 
@@ -53,8 +54,8 @@ std::vector<std::string> numbers_of(std::string_view list, std::string_view rang
     const std::string_view first = range.substr(0, dash);
     const std::string_view last = dash == std::string_view::npos ? first : range.substr(dash + 1);
     const uint64_t begin = number_in(list, first), end = number_in(list, last);
-    if (begin > end) refuse(list, "has a range that runs backwards");
-    if (end - begin >= kMostHosts - numbers.size()) refuse(list, "names too many hosts");
+    if (begin > end) refuse_list(list, "has a range that runs backwards");
+    if (end - begin >= kMostHosts - numbers.size()) refuse_list(list, "names too many hosts");
     for (uint64_t number = begin; number <= end; ++number) {
       numbers.push_back(fmt::format("{:0{}}", number, first.size()));
     }
@@ -66,14 +67,14 @@ std::vector<std::string> numbers_of(std::string_view list, std::string_view rang
 void expand(std::string_view list, const std::string& prefix, std::string_view name, std::vector<std::string>& hosts) {
   const size_t open = name.find('[');
   if (open == std::string_view::npos) {
-    if (name.find(']') != std::string_view::npos) refuse(list, "has a bracket that is not opened");
-    if (prefix.empty() && name.empty()) refuse(list, "has an empty name");
-    if (hosts.size() == kMostHosts) refuse(list, "names too many hosts");
+    if (name.find(']') != std::string_view::npos) refuse_list(list, "has a bracket that is not opened");
+    if (prefix.empty() && name.empty()) refuse_list(list, "has an empty name");
+    if (hosts.size() == kMostHosts) refuse_list(list, "names too many hosts");
     hosts.push_back(prefix + std::string(name));
     return;
   }
   const size_t close = name.find(']', open);
-  if (close == std::string_view::npos) refuse(list, "has a bracket that is not closed");
+  if (close == std::string_view::npos) refuse_list(list, "has a bracket that is not closed");
   for (const std::string& number : numbers_of(list, name.substr(open + 1, close - open - 1))) {
     expand(list, fmt::format("{}{}{}", prefix, name.substr(0, open), number), name.substr(close + 1), hosts);
   }

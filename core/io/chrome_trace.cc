@@ -7,7 +7,7 @@
 namespace heddle {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 enum Row { row_phases = 1, row_layers = 2, row_kernels = 3 };
 
@@ -21,7 +21,7 @@ std::vector<std::string_view> parts_of(std::string_view path) {
   return parts;
 }
 
-std::string event(const Json& json) { return json.dump() + ","; }
+std::string event(const OrderedJson& json) { return json.dump() + ","; }
 
 }  // namespace
 
@@ -66,7 +66,7 @@ void ChromeTrace::kernel(std::string_view name, double from, double to) {
 }
 
 void ChromeTrace::allocated(const CategoryBytes& bytes, double time) {
-  Json values = Json::object();
+  OrderedJson values = OrderedJson::object();
   for (size_t i = 0; i < kMemoryCategories; ++i) {
     values[std::string(name(static_cast<MemoryCategory>(i)))] = bytes[i];
   }

@@ -21,6 +21,22 @@ inline void check_rows(std::string_view layer, std::string_view what, const Vari
   }
 }
 
+// Real numbers (batch, length, heads, dim), at least one feature.
+inline void check_heads(std::string_view layer, std::string_view what, const Variable& x) {
+  check(x.defined(), "[{}] {} is missing", layer, what);
+  check(is_floating(x.dtype()) && x.value.rank() == 4,
+        "[{}] {} is {} {}, expected real numbers (batch, length, heads, dim)", layer, what, name(x.dtype()),
+        to_string(x.shape()));
+  check(x.shape()[3] > 0, "[{}] {} has shape {}, expected at least one feature", layer, what, to_string(x.shape()));
+}
+
+// `found` has that dtype and shape, for the reason that `because` names.
+inline void check_tensor(std::string_view layer, std::string_view what, const Variable& found, DType dtype,
+                         const Shape& shape, std::string_view because) {
+  check(found.shape() == shape && found.dtype() == dtype, "[{}] {} is {} {}, expected {} {}: {}", layer, what,
+        name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
+}
+
 // `found` has the dtype of the layer's input `of`.
 inline void check_dtype(std::string_view layer, std::string_view what, const Variable& found, std::string_view of,
                         const Variable& input) {

@@ -5,6 +5,7 @@
 #include "core/runtime/error.h"
 #include "kernels/attention/linear_attention.h"
 #include "kernels/attention/linear_attention_workspace.h"
+#include "layers/ops/check.h"
 #include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
@@ -28,42 +29,30 @@ const char* name(Decay decay) {
   return "";
 }
 
-void check_input(const char* what, const Variable& found, DType dtype, const Shape& shape, const char* because) {
-  check(found.shape() == shape && found.dtype() == dtype, "[linear_attention] {} is {} {}, expected {} {}: {}", what,
-        name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
-}
-
-void check_heads(const char* what, const Variable& x) {
-  check(x.defined(), "[linear_attention] {} is missing", what);
-  check(is_floating(x.dtype()) && x.value.rank() == 4,
-        "[linear_attention] {} is {} {}, expected real numbers (batch, length, heads, dim)", what, name(x.dtype()),
-        to_string(x.shape()));
-  check(x.shape()[3] > 0, "[linear_attention] {} has shape {}, expected at least one feature", what,
-        to_string(x.shape()));
-}
-
 void check_linear_attention(const Variable& q, const Variable& k, const Variable& v,
                             const LinearAttentionInputs& inputs, const LinearAttentionOptions& options) {
-  check_heads("q", q);
-  check_heads("k", k);
-  check_heads("v", v);
+  check_heads("linear_attention", "q", q);
+  check_heads("linear_attention", "k", k);
+  check_heads("linear_attention", "v", v);
   const Shape& shape = q.shape();
   const int64_t heads = shape[2], key_heads = k.shape()[2];
   const DType exact = accumulate_type(q.dtype());
-  check_input("k", k, q.dtype(), {shape[0], shape[1], key_heads, shape[3]}, "that of q but for its number of heads");
+  check_tensor("linear_attention", "k", k, q.dtype(), {shape[0], shape[1], key_heads, shape[3]},
+               "that of q but for its number of heads");
   check(heads == key_heads || (heads > 0 && key_heads > 0 && heads % key_heads == 0),
         "[linear_attention] k has {} heads, expected a divisor of the {} heads of q", key_heads, heads);
-  check_input("v", v, q.dtype(), {shape[0], shape[1], key_heads, v.shape()[3]},
-              "that of k but for its own last dimension");
+  check_tensor("linear_attention", "v", v, q.dtype(), {shape[0], shape[1], key_heads, v.shape()[3]},
+               "that of k but for its own last dimension");
   const bool decays = options.decay != Decay::none;
   check(inputs.log_decay.defined() == decays, "[linear_attention] decay is {}, but log_decay is {}",
         name(options.decay), decays ? "missing" : "given");
   if (options.decay == Decay::data) {
-    check_input("log_decay", inputs.log_decay, exact, {shape[0], shape[1], heads},
-                "one for each token and head of q, in its accumulate type");
+    check_tensor("linear_attention", "log_decay", inputs.log_decay, exact, {shape[0], shape[1], heads},
+                 "one for each token and head of q, in its accumulate type");
     check(inputs.log_decay.value.is_contiguous(), "[linear_attention] log_decay is not contiguous");
   } else if (decays) {
-    check_input("log_decay", inputs.log_decay, exact, {heads}, "one for each head of q, in its accumulate type");
+    check_tensor("linear_attention", "log_decay", inputs.log_decay, exact, {heads},
+                 "one for each head of q, in its accumulate type");
   }
   if (inputs.segments.defined()) {
     const Tensor& segments = inputs.segments;
@@ -72,8 +61,9 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
           name(segments.dtype()), to_string(segments.shape()), shape[0], shape[1]);
   }
   if (inputs.initial_state.defined()) {
-    check_input("initial_state", inputs.initial_state, exact, {shape[0], shape[2], shape[3], v.shape()[3]},
-                "(batch, heads, dim of q, dim of v), in the accumulate type");
+    check_tensor("linear_attention", "initial_state", inputs.initial_state, exact,
+                 {shape[0], shape[2], shape[3], v.shape()[3]},
+                 "(batch, heads, dim of q, dim of v), in the accumulate type");
     check(inputs.initial_state.value.is_contiguous(), "[linear_attention] initial_state is not contiguous");
   }
 }

@@ -16,7 +16,7 @@ using kernels::rows_view;
 using kernels::Transpose;
 using kernels::vector_view;
 
-constexpr const char* kName = "linear_cross_entropy";
+constexpr const char* kOperator = "linear_cross_entropy";
 
 // The rows of a tensor (..., dim).
 Tensor as_matrix(const Tensor& tensor, int64_t rows) { return tensor.reshape({rows, tensor.size(-1)}); }
@@ -92,15 +92,15 @@ struct LinearCrossEntropyNode {
 
 void check_inputs(const Variable& x, const Variable& weight, const Tensor& targets,
                   const LinearCrossEntropyOptions& options) {
-  check_rows(kName, "x", x);
-  check_rows(kName, "weight", weight);
+  check_rows(kOperator, "x", x);
+  check_rows(kOperator, "weight", weight);
   check(weight.value.rank() == 2 && weight.shape()[1] == x.shape()[-1] && weight.shape()[0] > 0,
-        "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}", kName,
+        "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}", kOperator,
         to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
-  check_dtype(kName, "weight", weight, "x", x);
-  check_targets(kName, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()), options.loss);
-  check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kName);
-  check(options.chunk > 0, "[{}] chunk is {}, expected at least one row", kName, options.chunk);
+  check_dtype(kOperator, "weight", weight, "x", x);
+  check_targets(kOperator, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()), options.loss);
+  check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kOperator);
+  check(options.chunk > 0, "[{}] chunk is {}, expected at least one row", kOperator, options.chunk);
 }
 
 }  // namespace

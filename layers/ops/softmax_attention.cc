@@ -5,6 +5,7 @@
 
 #include "core/runtime/error.h"
 #include "kernels/attention/softmax_attention.h"
+#include "layers/ops/check.h"
 #include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
@@ -14,30 +15,17 @@ namespace {
 using kernels::heads_view;
 using kernels::vector_view;
 
-void check_heads(const char* what, const Variable& x) {
-  check(x.defined(), "[softmax_attention] {} is missing", what);
-  check(is_floating(x.dtype()) && x.value.rank() == 4,
-        "[softmax_attention] {} is {} {}, expected real numbers (batch, length, heads, dim)", what, name(x.dtype()),
-        to_string(x.shape()));
-  check(x.shape()[3] > 0, "[softmax_attention] {} has shape {}, expected at least one feature", what,
-        to_string(x.shape()));
-}
-
-void check_input(const char* what, const Variable& found, DType dtype, const Shape& shape, const char* because) {
-  check(found.shape() == shape && found.dtype() == dtype, "[softmax_attention] {} is {} {}, expected {} {}: {}", what,
-        name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
-}
-
 void check_softmax_attention(const Variable& q, const Variable& k, const Variable& v, const Variable& segments,
                              const SoftmaxAttentionOptions& options) {
-  check_heads("q", q);
-  check_heads("k", k);
-  check_heads("v", v);
+  check_heads("softmax_attention", "q", q);
+  check_heads("softmax_attention", "k", k);
+  check_heads("softmax_attention", "v", v);
   const int64_t batch = q.shape()[0], length = q.shape()[1], heads = q.shape()[2];
   const int64_t keys = k.shape()[1], kv_heads = k.shape()[2];
-  check_input("k", k, q.dtype(), {batch, keys, kv_heads, q.shape()[3]},
-              "that of q but for its own length and number of heads");
-  check_input("v", v, q.dtype(), {batch, keys, kv_heads, v.shape()[3]}, "that of k but for its own last dimension");
+  check_tensor("softmax_attention", "k", k, q.dtype(), {batch, keys, kv_heads, q.shape()[3]},
+               "that of q but for its own length and number of heads");
+  check_tensor("softmax_attention", "v", v, q.dtype(), {batch, keys, kv_heads, v.shape()[3]},
+               "that of k but for its own last dimension");
   check(kv_heads > 0 ? heads % kv_heads == 0 : heads == 0,
         "[softmax_attention] k has {} heads in shape {}, expected a number that divides the {} heads of q {}", kv_heads,
         to_string(k.shape()), heads, to_string(q.shape()));
@@ -48,7 +36,7 @@ void check_softmax_attention(const Variable& q, const Variable& k, const Variabl
         "[softmax_attention] k has {} tokens in shape {}, expected at least the {} of q {}: {}", keys,
         to_string(k.shape()), length, to_string(q.shape()), options.causal ? "causal is true" : "there are segments");
   if (!segments.defined()) return;
-  check_input("segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
+  check_tensor("softmax_attention", "segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
   check(segments.value.is_contiguous(), "[softmax_attention] segments is not contiguous");
 }
 

@@ -22,7 +22,7 @@ std::string header(bool with_skipped) { return fmt::format("{}{}\n", kColumns, w
 
 std::string field(double value) { return std::isnan(value) ? std::string() : fmt::format("{:.9g}", value); }
 
-int64_t step_of(std::string_view line) {
+int64_t step_of_row(std::string_view line) {
   const int64_t more = std::count(line.begin(), line.end(), ',') - std::count(kColumns.begin(), kColumns.end(), ',');
   if (more != 0 && more != 1) return -1;  // with or without skipped steps
   int64_t step = 0;
@@ -33,7 +33,7 @@ int64_t step_of(std::string_view line) {
 // Rows with skipped steps or without; a file of the other kind loses that column, or gets it with 0.
 StepLogFormat format_of(bool with_skipped) {
   return {.header = header(with_skipped),
-          .step_of = step_of,
+          .step_of = step_of_row,
           .is_one_line_a_step = true,
           .other_header = header(!with_skipped),
           .converted = [with_skipped](std::string_view line) {

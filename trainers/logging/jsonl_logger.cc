@@ -9,22 +9,26 @@
 namespace heddle {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-Json event_of(std::string_view name, int64_t step) { return {{"event", name}, {"step", step}, {"time", wall_time()}}; }
+OrderedJson event_of(std::string_view name, int64_t step) {
+  return {{"event", name}, {"step", step}, {"time", wall_time()}};
+}
 
 // What is no UTF-8 in a path or text becomes U+FFFD.
-std::string line_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
+std::string line_of(const OrderedJson& json) {
+  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
 
-int64_t step_of(std::string_view line) {
-  const Json json = Json::parse(line, nullptr, false);
+int64_t step_of_object(std::string_view line) {
+  const OrderedJson json = OrderedJson::parse(line, nullptr, false);
   if (!json.is_object() || !json.contains("event")) return -1;
   const auto step = json.find("step");
   return step != json.end() && step->is_number_integer() ? step->get<int64_t>() : -1;
 }
 
-Json bytes_of(const CategoryBytes& bytes) {
-  Json json = Json::object();
+OrderedJson bytes_of(const CategoryBytes& bytes) {
+  OrderedJson json = OrderedJson::object();
   for (size_t i = 0; i < bytes.size(); ++i) {
     if (bytes[i] > 0) json[std::string(name(static_cast<MemoryCategory>(i)))] = bytes[i];
   }
@@ -34,13 +38,13 @@ Json bytes_of(const CategoryBytes& bytes) {
 }  // namespace
 
 JsonlLogger::JsonlLogger(std::filesystem::path path, Note note, const LoggingConfig& config)
-    : config_(config), log_(std::move(path), {.header = {}, .step_of = step_of}, std::move(note)) {}
+    : config_(config), log_(std::move(path), {.header = {}, .step_of = step_of_object}, std::move(note)) {}
 
 void JsonlLogger::start(const StartEvent& event) {
   log_.start(event);
   step_ = event.step;
   has_started_ = true;
-  Json json = event_of("start", event.step);
+  OrderedJson json = event_of("start", event.step);
   json["steps"] = event.steps;
   json["config"] = event.config;
   json["program"] = event.program;
@@ -59,7 +63,7 @@ void JsonlLogger::step(const StepEvent& event) {
   step_ = event.step;
   tokens_ += event.tokens;
   if (config_.holds(event)) {
-    Json json = event_of("step", event.step);
+    OrderedJson json = event_of("step", event.step);
     json["tokens"] = event.total_tokens;
     json["loss"] = event.loss;
     json["gradient_norm"] = event.gradient_norm;
@@ -72,27 +76,27 @@ void JsonlLogger::step(const StepEvent& event) {
 }
 
 void JsonlLogger::evaluation(const EvaluationEvent& event) {
-  Json json = event_of("evaluation", event.step);
+  OrderedJson json = event_of("evaluation", event.step);
   json["loss"] = event.loss;
   if (event.accuracy == event.accuracy) json["accuracy"] = event.accuracy;
   log_.add(line_of(json));
 }
 
 void JsonlLogger::checkpoint(const CheckpointEvent& event) {
-  Json json = event_of("checkpoint", event.step);
+  OrderedJson json = event_of("checkpoint", event.step);
   json["path"] = event.path.string();
   log_.add(line_of(json));
 }
 
 void JsonlLogger::profile(const ProfileEvent& event) {
-  Json json = event_of("profile", event.step);
+  OrderedJson json = event_of("profile", event.step);
   json["tables"] = event.tables;
   if (!event.trace.empty()) json["trace"] = event.trace.string();
   log_.add(line_of(json));
 }
 
 void JsonlLogger::end(const EndEvent& event) {
-  Json json = event_of("end", event.step);
+  OrderedJson json = event_of("end", event.step);
   json["finished"] = event.finished;
   json["tokens"] = event.total_tokens;
   json["seconds"] = event.seconds;
@@ -104,7 +108,7 @@ void JsonlLogger::end(const EndEvent& event) {
 }
 
 void JsonlLogger::sample(const SampleEvent& event) {
-  Json json = event_of("sample", event.step);
+  OrderedJson json = event_of("sample", event.step);
   json["text"] = event.text;
   log_.add(line_of(json));
   flush();
@@ -112,7 +116,7 @@ void JsonlLogger::sample(const SampleEvent& event) {
 
 void JsonlLogger::note(const std::string& line) {
   if (!has_started_) return notes_.push_back(line);
-  Json json = event_of("note", step_);
+  OrderedJson json = event_of("note", step_);
   json["text"] = line;
   log_.add(line_of(json));
 }

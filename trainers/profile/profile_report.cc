@@ -80,7 +80,7 @@ std::string columns(const Cost& cost, double whole) {
   return text + "\n";
 }
 
-constexpr std::string_view kColumns = "        ms      %   calls    us each    TFLOP/s\n";
+constexpr std::string_view kProfileColumns = "        ms      %   calls    us each    TFLOP/s\n";
 
 std::string by_layer(const Profile& profile, size_t width, double whole) {
   std::map<std::string, std::array<double, kPhases.size()>> phases;
@@ -128,7 +128,7 @@ std::string profile_tables(const Profile& profile) {
   for (const auto& [name, cost] : rows) width = std::max(width, name.size() + 1);
 
   std::string text = headline(profile, whole, kernels) + "\n" + by_layer(profile, width, whole);
-  text += fmt::format("\n{:<{}}{}", "by kernel", width, kColumns);
+  text += fmt::format("\n{:<{}}{}", "by kernel", width, kProfileColumns);
   for (const auto& [name, cost] : costs(profile, [](const ProfiledKernel& kernel) { return kernel.name; })) {
     text += fmt::format("  {:<{}}", name, width - 2) + columns(cost, whole);
   }
@@ -139,7 +139,7 @@ std::string profile_tables(const Profile& profile) {
   text += fmt::format("\n{:<{}}{}",
                       rows.size() > kRows ? fmt::format("by layer and kernel, the longest {} of {}", kRows, rows.size())
                                           : "by layer and kernel",
-                      width, kColumns);
+                      width, kProfileColumns);
   for (size_t i = 0; i < std::min(rows.size(), kRows); ++i) {
     text += fmt::format("{:<{}}", rows[i].first, width) + columns(rows[i].second, whole);
   }

@@ -350,9 +350,6 @@ class BackwardGroup {
   Panel<A> q_copy_ = new_keys(), k_copy_ = new_keys(), v_copy_ = new_values(), d_o_copy_ = new_values();
 };
 
-// Multiplications of one task at least, so that a step of one token does not wake up other threads.
-constexpr double kMinimumWork = 65536.0;
-
 template <class A>
 void check_log_decay(const VectorView& log_decay) {
   const A* values = vector<const A>(log_decay);
@@ -383,8 +380,7 @@ void for_each_group(Context& context, const Args& args, const Visit& visit) {
     const int64_t key_heads = args.k.heads, count = q.heads / key_heads;
     const double work =
         static_cast<double>(q.length * count) * static_cast<double>(q.dim) * static_cast<double>(args.v.dim);
-    const auto grain = static_cast<int64_t>(1.0 + kMinimumWork / (work + 1.0));
-    parallel_ranges(context, q.batch * key_heads, grain, [&](int64_t begin, int64_t end) {
+    parallel_ranges(context, q.batch * key_heads, grain_of(work), [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
         const int64_t key_head = index % key_heads;
         visit(type, HeadGroup{index / key_heads, key_head, key_head * count, count});

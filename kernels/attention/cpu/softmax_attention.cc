@@ -306,9 +306,6 @@ void check_segments(const SoftmaxAttentionInputs& inputs) {
   }
 }
 
-// Multiplications of one task at least, so that a step of one token does not wake up other threads.
-constexpr double kMinimumWork = 65536.0;
-
 // Calls visit(T{}, head, block) for every block of `tokens`, q or k, of every head, on several threads. Each token
 // meets up to `partners` others.
 template <class Visit>
@@ -317,9 +314,8 @@ void for_each_task(Context& context, const SoftmaxAttentionInputs& inputs, const
   const int64_t blocks = (tokens.length + kBlock - 1) / kBlock;
   const double work = static_cast<double>(std::min(tokens.length, kBlock)) * static_cast<double>(partners) *
                       static_cast<double>(inputs.q.dim + inputs.v.dim);
-  const auto grain = static_cast<int64_t>(1.0 + kMinimumWork / (work + 1.0));
   visit_floating(tokens.dtype, [&](auto type) {
-    parallel_ranges(context, tokens.batch * tokens.heads * blocks, grain, [&](int64_t begin, int64_t end) {
+    parallel_ranges(context, tokens.batch * tokens.heads * blocks, grain_of(work), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t head = task / blocks, first = task % blocks * kBlock;
         visit(type, HeadIndex{head / tokens.heads, head % tokens.heads},

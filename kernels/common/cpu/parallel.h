@@ -69,6 +69,13 @@ void parallel_for(const Context& context, int64_t tasks, const Task& task) {
   exception.rethrow();
 }
 
+// How many indices one task takes, where each costs `multiplications`: few, and a step of one token does not wake up
+// other threads.
+inline int64_t grain_of(double multiplications) {
+  constexpr double kMinimumWork = 65536.0;
+  return static_cast<int64_t>(1.0 + kMinimumWork / (multiplications + 1.0));
+}
+
 // Calls range(begin, end) for consecutive ranges of at most `grain` indices that together cover [0, count). Each call
 // is a task of parallel_for.
 template <class Range>
