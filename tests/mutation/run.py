@@ -26,6 +26,7 @@ NEAREST = [
     ("kernels/", ["layers", "cuda", "kernels"]),
     ("layers/", ["layers", "trainers"]),
     ("core/runtime/", ["runtime", "cuda"]),
+    ("core/distributed/", ["distributed", "trainers", "cli"]),
     ("core/", ["autograd", "tensor", "config", "io"]),
     ("trainers/", ["trainers", "cli"]),
     ("tools/", ["tools", "cli"]),
