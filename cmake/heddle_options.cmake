@@ -48,6 +48,9 @@ target_compile_definitions(heddle_flags INTERFACE EIGEN_DONT_PARALLELIZE EIGEN_M
 set(cxx_flags -Wall -Wextra -fno-math-errno -fno-trapping-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND cxx_flags -Wno-maybe-uninitialized)  # gcc's is false in its AVX-512 and sanitized standard headers
+  if(CMAKE_UNITY_BUILD)
+    list(APPEND cxx_flags -Wno-subobject-linkage)  # a warning for headers, which gcc then takes the sources for
+  endif()
 endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   list(APPEND cxx_flags -Wno-pass-failed)  # loops that sanitizers keep from being vectorized
