@@ -5,7 +5,8 @@
     heddle bench srms_norm norm_gate --json heddle.json
     python3 bench/compare.py heddle.json peers.json
 
-Providers: torch (eager), torch_functional (torch.nn.functional), torch_compile, and liger where it is importable.
+Providers of norms and position encodings: torch (eager), torch_functional (torch.nn.functional), torch_compile, and liger
+where it is importable; those of attention and of losses are in providers.py.
 Protocol (the same as `heddle bench`): before every timed call a buffer of eight times the L2 is overwritten; device
 events around the call; 25 ms of warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the
 mean over 20 repeats of the peak of allocated bytes. `bwd` adds to gradients that exist, `bwd_first` writes fresh ones.
@@ -28,8 +29,10 @@ import torch.nn.functional as F
 import yaml
 
 import operators
+import providers as others
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PASSES = ["fwd", "bwd", "bwd_first"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 ACTS = {"none": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "silu": F.silu}
 
@@ -135,6 +138,7 @@ def providers(name, options, inputs):
                                ("liger", liger_operator(name, options, inputs))):
         if operator is not None:
             yield provider, operator
+    yield from others.providers(name, options, inputs)
 
 
 # --- The protocol ---
@@ -178,9 +182,9 @@ class Stopwatch:
 
 
 def extent(text, n):
-    if not re.fullmatch(r"[n0-9*+]+", str(text)):
+    if not re.fullmatch(r"[n0-9*/+]+", str(text)):
         raise ValueError(f"extent {text!r}")
-    return int(eval(str(text), {"__builtins__": {}}, {"n": n}))  # checked above: n, digits, * and + only
+    return int(eval(str(text), {"__builtins__": {}}, {"n": n}))  # checked above: n, digits, *, / and + only
 
 
 def at_size(value, n):
@@ -189,7 +193,7 @@ def at_size(value, n):
         return {key: at_size(item, n) for key, item in value.items()}
     if isinstance(value, list):
         return [at_size(item, n) for item in value]
-    is_extent = isinstance(value, str) and "n" in value and re.fullmatch(r"[n0-9*+]+", value)
+    is_extent = isinstance(value, str) and "n" in value and re.fullmatch(r"[n0-9*/+]+", value)
     return extent(value, n) if is_extent else value
 
 
@@ -265,14 +269,19 @@ def configs_of(suite, arguments):
 def subjects_of(config, n, device):
     """Each (provider, Subject) of a config at one size."""
     options = at_size(config.get("options") or {}, n)
-    input_dtypes = config.get("input_dtypes") or {}
+    input_dtypes, bounds = config.get("input_dtypes") or {}, config.get("index_bounds") or {}
     generator = torch.Generator(device).manual_seed(1)
     inputs = {}
     for name, extents in config["inputs"].items():
         shape = [extent(e, n) for e in extents]
+        if name in bounds:
+            inputs[name] = torch.randint(bounds[name], shape, device=device, generator=generator)
+            continue
         exact = name in ("theta", "log_decay", "initial_state")
         dtype = input_dtypes.get(name, "float32" if exact else config["dtype"])
         tensor = torch.randn(shape, device=device, dtype=DTYPES[dtype], generator=generator)
+        if name == "log_decay":
+            tensor = -0.1 * tensor.abs()
         inputs[name] = tensor.requires_grad_(not exact)
     for provider, operator in providers(config["operator"], options, inputs):
         yield provider, Subject(operator, inputs)
@@ -309,7 +318,7 @@ def rows_of(suite, arguments):
                 continue
             try:
                 subject.begin()
-                for which in arguments.passes:
+                for which in (which for which in arguments.passes if which in config.get("passes", PASSES)):
                     for quantity in arguments.quantity:
                         value = speed(subject, stopwatch, which) if quantity == "speed" else memory(subject, which)
                         yield {"suite": suite_name, "config": config_name, "pass": which, "quantity": quantity, "n": n,
@@ -338,7 +347,7 @@ def main():
     parser.add_argument("--n", type=lambda text: [int(n) for n in text.split(",")])
     parser.add_argument("--config", type=lambda text: text.split(","))
     parser.add_argument("--provider", type=lambda text: text.split(","))
-    parser.add_argument("--passes", type=lambda text: text.split(","), default=["fwd", "bwd", "bwd_first"])
+    parser.add_argument("--passes", type=lambda text: text.split(","), default=PASSES)
     parser.add_argument("--quantity", type=lambda text: text.split(","), default=["speed"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--threads", type=int, help="of the CPU")
