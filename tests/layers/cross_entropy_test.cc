@@ -16,19 +16,13 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
+#include "tests/layers/roundoff.h"
 
 namespace heddle::test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int32_t kIgnored = -100;
-
-double roundoff(DType dtype) {
-  return dtype == DType::float64    ? 0x1p-53
-         : dtype == DType::float32  ? 0x1p-24
-         : dtype == DType::bfloat16 ? 0x1p-8
-                                    : 0x1p-11;
-}
 
 struct LossAndGradient {
   double loss = 0.0;             // the sum where there is one for each row

@@ -18,27 +18,12 @@
 #include "core/config/config_load.h"
 #include "core/tensor/transfer.h"
 #include "tests/layers/operator_runner.h"
+#include "tests/layers/roundoff.h"
 
 namespace heddle::test {
 namespace {
 
 constexpr DType kAllDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
-
-// Half a unit in the last place, relative.
-double roundoff(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return 0x1p-53;
-    case DType::float32:
-      return 0x1p-24;
-    case DType::bfloat16:
-      return 0x1p-8;
-    case DType::float16:
-      return 0x1p-11;
-    default:
-      return 0.0;
-  }
-}
 
 struct Tolerance {
   double relative = 0.0;  // of each element

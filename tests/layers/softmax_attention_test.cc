@@ -2,6 +2,7 @@
 // bits, scores of any size, and clear errors.
 #include "layers/ops/softmax_attention.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -19,6 +20,7 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
+#include "tests/layers/roundoff.h"
 
 namespace heddle {
 namespace {
@@ -316,6 +318,55 @@ TEST_P(SoftmaxAttentionTest, PiecesWithAGrowingCacheAreTheWhole) {
           expect_near(found.d_v, whole.d_v, tolerance, "d_v");
         }
       }
+    }
+  }
+}
+
+// One query, as in generation: a GPU cuts its keys into spans that are joined, and saves lse for backward.
+TEST_P(SoftmaxAttentionTest, OneQueryOfManyKeys) {
+  struct Sizes {
+    int64_t keys, heads, kv_heads, dim, value_dim, window;
+  };
+  constexpr Sizes kSizes[] = {{1, 1, 1, 8, 8, 0},        {7, 2, 1, 64, 64, 0},    {300, 4, 2, 128, 128, 0},
+                              {3001, 1, 1, 128, 128, 0}, {2000, 12, 1, 64, 8, 0}, {2500, 8, 1, 72, 40, 1030},
+                              {1100, 3, 1, 256, 256, 0}, {700, 2, 2, 5, 3, 600},  {600, 9, 3, 16, 264, 0}};
+  for (const Sizes& sizes : kSizes) {
+    const Call call{1, sizes.keys, sizes.heads, sizes.kv_heads, sizes.dim, sizes.value_dim, {.window = sizes.window}};
+    for (const DType dtype : kAllDTypes) {
+      SCOPED_TRACE(fmt::format("{} keys, {} / {} heads, {} and {} features, window {}, {}", sizes.keys, sizes.heads,
+                               sizes.kv_heads, sizes.dim, sizes.value_dim, sizes.window, name(dtype)));
+      Numbers x = draw(call);
+      for (std::vector<double>* numbers : {&x.q, &x.k, &x.v, &x.d_o}) {
+        *numbers = read(tensor({static_cast<int64_t>(numbers->size())}, *numbers, dtype));
+      }
+      const Results found = run(call, x, dtype);
+      std::vector<double> o(found.o.size()), d_v(found.d_v.size());
+      for (int64_t head = 0; head < call.heads; ++head) {
+        const int64_t kv_head = head / (call.heads / call.kv_heads);
+        std::vector<double> p(static_cast<size_t>(call.keys));
+        double sum = 0.0;
+        for (int64_t key = 0; key < call.keys; ++key) {
+          if (!call.sees(0, key)) continue;
+          double score = 0.0;
+          for (int64_t i = 0; i < call.dim; ++i) {
+            score += x.q[static_cast<size_t>(head * call.dim + i)] *
+                     x.k[static_cast<size_t>((key * call.kv_heads + kv_head) * call.dim + i)];
+          }
+          p[static_cast<size_t>(key)] = std::exp(score / std::sqrt(static_cast<double>(call.dim)));
+          sum += p[static_cast<size_t>(key)];
+        }
+        for (int64_t key = 0; key < call.keys; ++key) {
+          for (int64_t i = 0; i < call.value_dim; ++i) {
+            const auto of_value = static_cast<size_t>((key * call.kv_heads + kv_head) * call.value_dim + i);
+            const auto of_query = static_cast<size_t>(head * call.value_dim + i);
+            o[of_query] += p[static_cast<size_t>(key)] / sum * x.v[of_value];
+            d_v[of_value] += p[static_cast<size_t>(key)] / sum * x.d_o[of_query];
+          }
+        }
+      }
+      const double rounding = test::roundoff(dtype);
+      expect_near(found.o, o, dtype == DType::float64 ? 1e-12 : std::max(1e-5, 1.01 * rounding), "o");
+      expect_near(found.d_v, d_v, dtype == DType::float64 ? 1e-12 : std::max(1e-5, 4 * rounding), "d_v");
     }
   }
 }

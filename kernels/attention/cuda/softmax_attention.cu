@@ -217,6 +217,9 @@ dim3 grid_of(const HeadsView& tokens, int64_t dim) {
 
 template <class T>
 void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  if constexpr (sizeof(T) <= 4) {
+    if (forward_of_one_query<T>(context, args)) return;
+  }
   if constexpr (std::is_same_v<T, bf16>) {
     if (forward_on_hopper<T>(context, args)) return;
   }
