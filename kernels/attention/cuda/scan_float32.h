@@ -35,8 +35,7 @@ class Float32Scan {
         key_(args.key, batch(), head_index() / args.group, 0, args.from_end, shared_address(shared.raw_key())),
         value_(args.value, batch(), head_index() / args.group, int64_t{blockIdx.y} * Shape::kValues, args.from_end,
                shared_address(shared.template raw_value<OUT>())),
-        decays_(args, state_head()),
-        walk_(args, args.span(), state_head(), Shape::kRows) {
+        decays_(args, state_head()) {
     if constexpr (OUT) {
       query_ = head<const float>(args.query, batch(), 0, head_index()) + (row_ + g_) * step_of(args.query) + t2_;
       out_ =
@@ -45,32 +44,45 @@ class Float32Scan {
   }
 
   __device__ __forceinline__ void run() {
-    ScanChunk chunk = walk_.next();
-    fetch_keys(chunk);
-    if constexpr (!kOneRaw) fetch_values(chunk);
-    if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
-      for_each_number([&](int64_t d, int64_t c, float& s) { s = state_in.at(state_head(), d, c); });
+    if (threadIdx.x == 0) {
+      shared_.walk.start(args_, state_head(), Shape::kRows);
+      for (int i = 0; i < 2; ++i) shared_.chunks[i] = shared_.walk.get().next();
     }
-    if constexpr (OUT) share_state();
-    while (chunk.rows > 0) {
-      const ScanChunk next = walk_.next();
-      advance(chunk, next);
-      chunk = next;
+    __syncthreads();
+    fetch_keys(shared_.chunks[0]);
+    if constexpr (!kOneRaw) fetch_values(shared_.chunks[0]);
+    const int64_t state_head = this->state_head();
+    if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
+      for_each_number([&](int64_t d, int64_t c, float& s) { s = state_in.at(state_head, d, c); });
+    }
+    if constexpr (OUT) {
+#pragma unroll
+      for (int m = 0; m < kStateTiles; ++m) share_state(m);
+    }
+    for (int i = 0; shared_.chunks[i].rows > 0;) {
+      const int next = i == 2 ? 0 : i + 1, after = next == 2 ? 0 : next + 1;
+      advance(shared_.chunks[i], shared_.chunks[next], shared_.chunks[after]);
+      i = next;
     }
     __pipeline_wait_prior(0);
     const ScanSpan<float> span = args_.span();
     if (span.state_out.data == nullptr) return;
-    for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args_, span, state_head(), d, c, s); });
+    for_each_number([&](int64_t d, int64_t c, float& s) { put_state(args_, span, state_head, d, c, s); });
   }
 
  private:
   static constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows, kSteps = kKeys / 16, kStateTiles = kKeys / 64;
   static constexpr bool kOneRaw = OUT && Shape::kOneRaw;  // key and value are copied to the same place in turn
   static constexpr int kSixteenRows = 16 * 128;           // bytes in a matrix of 64 columns
+  static constexpr int kPieceBytes = sizeof(SwizzledMatrix<bf16, kRows, 64>);
+  static constexpr bool kEarlyScores = kSteps == 4;  // scores are ready before out is
+  static constexpr cuda::Stored kByDepth = cuda::Stored::by_depth;
 
-  __device__ __forceinline__ void advance(const ScanChunk& chunk, const ScanChunk& next) {
+  // Computes `chunk`, starts to copy `next`, and finds the one after it.
+  __device__ __forceinline__ void advance(const ScanChunk& chunk, const ScanChunk& next, ScanChunk& after_next) {
     float2 query[kSteps][4];
     if constexpr (OUT) load_query(chunk, query);
+    decays_.fetch(chunk);
     wait_for_first();
     __syncthreads();  // the pieces and decays of the chunk before have been read
     key_.template split<false>(shared_.key);
@@ -83,17 +95,17 @@ class Float32Scan {
       fetch_keys(next);
     }
     FragmentC scores[8], out[8];
-    if constexpr (OUT) multiply_query(query, scores, out);
+    if constexpr (OUT) {
+      start_query_products(query, shared_.key, shared_.state[group_], scores, out);
+    }
+    if (threadIdx.x == 0) after_next = shared_.walk.get().next();
     wait_for_first();
     bool is_finite = value_.template split<OUT>(shared_.value);
     PiecesA<3> weights[4];
     if constexpr (OUT) {
-      wgmma_wait<0>();
+      wgmma_wait<kEarlyScores ? 1 : 0>();
       hold(scores);
-      hold(out);
-      weigh(chunk, scores, out);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) weights[j] = pieces_of<3, true>(scores[2 * j], scores[2 * j + 1]);
+      weigh(scores);
     }
     fence_async_proxy();
     is_finite = __syncthreads_and(static_cast<int>(is_finite)) != 0;
@@ -102,37 +114,37 @@ class Float32Scan {
     } else {
       fetch_values(next);
     }
+    FragmentC added[8];
     unsigned lost_columns = 0;  // a bit for each of the thread's columns whose values are not all finite
     if constexpr (OUT) {
-      if (!is_finite) lost_columns = add_not_finite(args_, chunk, weights, row_ + g_, first_column(), out);
-      FragmentC added[8];
-      start_product(weights, value_pieces(), added);
       wgmma_wait<0>();
-      hold(added);
+      hold(out);
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float& number = out[n].values[e];
-          number = fmaf(added[n].values[e], args_.inner, number);
-        }
-      }
+      for (int j = 0; j < 4; ++j) weights[j] = pieces_of<3, true>(scores[2 * j], scores[2 * j + 1]);
+      scale(chunk, out);
+      if (!is_finite) lost_columns = add_not_finite(args_, chunk, weights, row_ + g_, first_column(), out);
+      start_product<kByDepth, kPieceBytes>(weights, value_pieces(), added);
     }
-    move_on(chunk, lost_columns, [&](int tile) {
+    move_on(chunk, lost_columns, [&] {
       if constexpr (OUT) {
-        if (tile == 0) store_out(chunk, out);
+        hold(added);
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            float& number = out[n].values[e];
+            number = fmaf(added[n].values[e], args_.inner, number);
+          }
+        }
+        store_out(chunk, out);
       }
     });
-    if constexpr (OUT) share_state();
   }
 
   // --- Copies ---
 
   __device__ __forceinline__ void fetch_keys(const ScanChunk& chunk) {
-    if (chunk.rows > 0) {
-      key_.fetch(args_.token(chunk, 0), chunk.rows);
-      decays_.fetch(chunk);
-    }
+    if (chunk.rows > 0) key_.fetch(args_.token(chunk, 0), chunk.rows);
     __pipeline_commit();
   }
   __device__ __forceinline__ void fetch_values(const ScanChunk& chunk) {
@@ -158,58 +170,12 @@ class Float32Scan {
 
   // --- Out ---
 
-  // Starts scores = query key^T and out = query S, the smaller products of pieces first.
-  __device__ __forceinline__ void multiply_query(const float2 (&query)[kSteps][4], FragmentC (&scores)[8],
-                                                 FragmentC (&out)[8]) const {
-    const uint64_t key = shared_.key[0].by_rows(0, 0), state = shared_.state[group_][0].by_depth(0, 0);
-    const auto add = [&](const FragmentA& a, int d, int piece, bool adds) {
-      wgmma<bf16, cuda::Stored::by_rows>(
-          scores, a, key + (piece * sizeof(shared_.key[0]) + d / 4 * (64 * 128) + d % 4 * 32) / 16, adds);
-      wgmma<bf16, cuda::Stored::by_depth>(out, a, state + (piece * sizeof(shared_.state[0][0]) + d * kSixteenRows) / 16,
-                                          adds);
-    };
-#pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      PiecesA<3> a;
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        unsigned words[3];
-        split<3, true>(query[d][w].x, query[d][w].y, words);
-#pragma unroll
-        for (int p = 0; p < 3; ++p) a.parts[p].words[w] = words[p];
-      }
-      wgmma_fence();
-#pragma unroll
-      for (int order = 2; order > 0; --order) {
-#pragma unroll
-        for (int p = 0; p <= order; ++p) add(a.parts[p], d, order - p, d > 0 || order < 2 || p > 0);
-      }
-      wgmma_commit();
-      if (d > 0) wgmma_wait<1>();
-    }
-#pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      FragmentA first;
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        first.words[w] = __byte_perm(__float_as_uint(query[d][w].x), __float_as_uint(query[d][w].y), 0x7632);
-      }
-      wgmma_fence();
-      add(first, d, 0, true);
-      wgmma_commit();
-      if (d > 0 && d + 1 < kSteps) wgmma_wait<1>();
-    }
-  }
-
-  // Multiplies scores by the decays between their tokens, but not by args.inner, and what comes from the state by those
-  // since the chunk began.
-  __device__ __forceinline__ void weigh(const ScanChunk& chunk, FragmentC (&scores)[8], FragmentC (&out)[8]) const {
-    const bool is_forgotten = !args_.from_end && chunk.starts_anew;
+  // Multiplies scores by the decays between their tokens, but not by args.inner.
+  __device__ __forceinline__ void weigh(FragmentC (&scores)[8]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_ + g_ + half * 8;
       const float2 sum = shared_.decays.sums[row];
-      const float in = shared_.decays.in[row];
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
 #pragma unroll
@@ -218,11 +184,19 @@ class Float32Scan {
           const float2 exponent = difference(sum, shared_.decays.sums[depth]);
           float& score = scores[n].values[2 * half + e];
           score = row >= depth ? score * fast_exp2(exponent.x + exponent.y) : 0.0f;
-          out[n].values[2 * half + e] *= in;
         }
       }
     }
-    if (is_forgotten) {
+  }
+  // Multiplies what comes from the state by the decays since the chunk began.
+  __device__ __forceinline__ void scale(const ScanChunk& chunk, FragmentC (&out)[8]) const {
+    const float upper = shared_.decays.in[row_ + g_], lower = shared_.decays.in[row_ + g_ + 8];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out[n].values[e] *= e < 2 ? upper : lower;
+    }
+    if (!args_.from_end && chunk.starts_anew) {  // it is forgotten
       stay_branch();
 #pragma unroll
       for (int n = 0; n < 8; ++n) out[n] = FragmentC{};
@@ -261,55 +235,62 @@ class Float32Scan {
       }
     }
   }
-  __device__ __forceinline__ void clear_state() {
-#pragma unroll
-    for (int m = 0; m < kStateTiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < 8; ++n) state_[m][n] = FragmentC{};
-    }
-  }
-
-  // Writes the pieces of the state to shared memory.
-  __device__ __forceinline__ void share_state() const {
+  // Writes the pieces of tile m of the state to shared memory.
+  __device__ __forceinline__ void share_state(int m) const {
     const unsigned lane = threadIdx.x % 32, eighth = lane % 8;
-    const uint32_t first = shared_address(shared_.state[group_][0].data) + (row_ + eighth + lane / 8 % 2 * 8) * 128;
+    const uint32_t first =
+        shared_address(shared_.state[group_][0].data) + (row_ + eighth + lane / 8 % 2 * 8) * 128 + m * (64 * 128);
 #pragma unroll
-    for (int m = 0; m < kStateTiles; ++m) {
+    for (int n = 0; n < 8; n += 2) {
+      const auto words = pieces_of<3, true>(state_[m][n], state_[m][n + 1]);
+      const uint32_t at = first + ((n + lane / 16) ^ eighth) * 16;
 #pragma unroll
-      for (int n = 0; n < 8; n += 2) {
-        const auto words = pieces_of<3, true>(state_[m][n], state_[m][n + 1]);
-        const uint32_t at = first + ((n + lane / 16) ^ eighth) * 16 + m * (64 * 128);
-#pragma unroll
-        for (int p = 0; p < 3; ++p) store_four_matrices(at + p * sizeof(shared_.state[0][0]), words.parts[p].words);
-      }
+      for (int p = 0; p < 3; ++p) store_four_matrices(at + p * sizeof(shared_.state[0][0]), words.parts[p].words);
     }
   }
 
-  // S = whole S + (weighted key)^T value. Calls between(tile) for each 64 key features while their products run.
-  template <class Between>
-  __device__ __forceinline__ void move_on(const ScanChunk& chunk, unsigned lost_columns, const Between& between) {
+  // S = whole S + (weighted key)^T value. Calls finish_out() when only products for S are under way.
+  template <class FinishOut>
+  __device__ __forceinline__ void move_on(const ScanChunk& chunk, unsigned lost_columns, const FinishOut& finish_out) {
+    PiecesA<3> keys[4];
+    FragmentC sum[8];
+    if constexpr (kStateTiles == 1) {
+      weigh_keys(0, keys);
+      start_product<kByDepth, kPieceBytes>(keys, value_pieces(), sum);
+      wgmma_wait<1>();
+      finish_out();
+      wgmma_wait<0>();
+      move_tile(chunk, lost_columns, 0, sum);
+    } else {
+      if constexpr (OUT) wgmma_wait<0>();
+      weigh_keys(0, keys);
+      start_product<kByDepth, kPieceBytes>(keys, value_pieces(), sum);
+      finish_out();
+      PiecesA<3> more_keys[4];
+      weigh_keys(1, more_keys);
+      FragmentC more_sum[8];
+      start_product<kByDepth, kPieceBytes>(more_keys, value_pieces(), more_sum);
+      wgmma_wait<1>();
+      move_tile(chunk, lost_columns, 0, sum);
+      wgmma_wait<0>();
+      move_tile(chunk, lost_columns, 1, more_sum);
+    }
+  }
+  // The same for 64 key features, and shares them.
+  __device__ __forceinline__ void move_tile(const ScanChunk& chunk, unsigned lost_columns, int m, FragmentC (&sum)[8]) {
+    hold(sum);
     const float2 whole = shared_.decays.whole;
     if (chunk.starts_anew) {
       stay_branch();
-      clear_state();
+#pragma unroll
+      for (int n = 0; n < 8; ++n) state_[m][n] = FragmentC{};
     }
 #pragma unroll
-    for (int m = 0; m < kStateTiles; ++m) {
-      PiecesA<3> keys[4];
+    for (int n = 0; n < 8; ++n) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) keys[j] = weighted_keys(j, m);
-      FragmentC sum[8];
-      start_product(keys, value_pieces(), sum);
-      between(m);
-      wgmma_wait<0>();
-      hold(sum);
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float& s = state_[m][n].values[e];
-          s = fmaf(s, whole.x, fmaf(s, whole.y, sum[n].values[e]));
-        }
+      for (int e = 0; e < 4; ++e) {
+        float& s = state_[m][n].values[e];
+        s = fmaf(s, whole.x, fmaf(s, whole.y, sum[n].values[e]));
       }
     }
     if (OUT && lost_columns != 0) {
@@ -318,17 +299,22 @@ class Float32Scan {
       for (int n = 0; n < 8; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if ((lost_columns >> (2 * n + e % 2) & 1) == 0) continue;
-          for (int m = 0; m < kStateTiles; ++m) state_[m][n].values[e] = NAN;
+          if ((lost_columns >> (2 * n + e % 2) & 1) != 0) state_[m][n].values[e] = NAN;
         }
       }
     }
     if (chunk.starts_anew && args_.from_end) {  // what comes before knows nothing of it
       stay_branch();
-      clear_state();
+#pragma unroll
+      for (int n = 0; n < 8; ++n) state_[m][n] = FragmentC{};
     }
+    if constexpr (OUT) share_state(m);
   }
 
+  __device__ __forceinline__ void weigh_keys(int m, PiecesA<3> (&keys)[4]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) keys[j] = weighted_keys(j, m);
+  }
   // Rows 16 j to 16 j + 15 of key, weighted, as operand A whose rows are the warp's key features of tile m.
   __device__ __forceinline__ PiecesA<3> weighted_keys(int j, int m) const {
     const unsigned lane = threadIdx.x % 32, eighth = lane % 8;
@@ -363,8 +349,10 @@ class Float32Scan {
 
   __device__ __forceinline__ uint64_t value_pieces() const { return shared_.value[group_][0].by_depth(0, 0); }
 
-  __device__ __forceinline__ int64_t batch() const { return blockIdx.x / args_.query.heads; }
-  __device__ __forceinline__ int64_t head_index() const { return blockIdx.x % args_.query.heads; }
+  __device__ __forceinline__ int64_t batch() const { return blockIdx.x / static_cast<unsigned>(args_.query.heads); }
+  __device__ __forceinline__ int64_t head_index() const {
+    return blockIdx.x % static_cast<unsigned>(args_.query.heads);
+  }
   __device__ __forceinline__ int64_t state_head() const { return args_.state_head(batch(), head_index()); }
   // From a row of a chunk to the next.
   __device__ __forceinline__ int64_t step_of(const HeadsView& view) const {
@@ -380,7 +368,6 @@ class Float32Scan {
   Float32Rows<Shape::kThreads, kKeys> key_;
   Float32Rows<Shape::kThreads, Shape::kValues> value_;
   ScanDecays<Shape::kRows> decays_;
-  ChunkWalk<float> walk_;
   int group_ = own_group();
   int row_ = static_cast<int>(threadIdx.x) % 128 / 32 * 16;  // the warp's rows of the chunk and of a tile of the state
   int g_ = static_cast<int>(threadIdx.x) % 32 / 4, t2_ = static_cast<int>(threadIdx.x) % 4 * 2;

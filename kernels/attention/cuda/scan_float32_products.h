@@ -10,10 +10,11 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-// Starts to = A B, of depth 64, as a group of products, the smaller products of pieces first. B, 64 columns, is stored
-// by depth; `b` describes its first piece, and the others follow.
+// Starts to = A B, of depth 64, as a group of products, the smaller products of pieces first. B has 64 columns; `b`
+// describes its first piece, and the others lie BYTES after each other.
+template <cuda::Stored STORED, int BYTES>
 __device__ __forceinline__ void start_product(const PiecesA<3> (&a)[4], uint64_t b, FragmentC (&to)[8]) {
-  constexpr int kPiece = sizeof(SwizzledMatrix<bf16, 64, 64>), kSixteenRows = 16 * 128;
+  constexpr int kStep = STORED == cuda::Stored::by_depth ? 16 * 128 : 32;  // bytes from 16 depths to the next
   wgmma_fence();
 #pragma unroll
   for (int order = 2; order >= 0; --order) {
@@ -21,12 +22,72 @@ __device__ __forceinline__ void start_product(const PiecesA<3> (&a)[4], uint64_t
     for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int p = 0; p <= order; ++p) {
-        wgmma<bf16, cuda::Stored::by_depth>(to, a[j].parts[p], b + ((order - p) * kPiece + j * kSixteenRows) / 16,
-                                            order < 2 || j > 0 || p > 0);
+        wgmma<bf16, STORED>(to, a[j].parts[p], b + ((order - p) * BYTES + j * kStep) / 16, order < 2 || j > 0 || p > 0);
       }
     }
   }
   wgmma_commit();
+}
+
+// Pairs of numbers, in the order of an operand A, as its pieces.
+__device__ __forceinline__ PiecesA<3> pieces_of_pairs(const float2 (&pairs)[4]) {
+  PiecesA<3> result;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    unsigned words[3];
+    split<3, true>(pairs[w].x, pairs[w].y, words);
+#pragma unroll
+    for (int p = 0; p < 3; ++p) result.parts[p].words[w] = words[p];
+  }
+  return result;
+}
+
+// Starts scores = query key^T and out = query S for the warp's 16 rows of query, as operand A, the smaller products of
+// pieces first. For 64 features they are two groups, scores first; for 128 there are no registers for all pieces.
+template <int KEYS>
+__device__ __forceinline__ void start_query_products(const float2 (&query)[KEYS / 16][4],
+                                                     const SwizzledMatrix<bf16, 64, KEYS> (&key)[3],
+                                                     const SwizzledMatrix<bf16, KEYS, 64> (&state)[3],
+                                                     FragmentC (&scores)[8], FragmentC (&out)[8]) {
+  constexpr int kKeyPiece = sizeof(key[0]), kStatePiece = sizeof(state[0]), kSteps = KEYS / 16;
+  const uint64_t keys = key[0].by_rows(0, 0), states = state[0].by_depth(0, 0);
+  if constexpr (kSteps == 4) {
+    PiecesA<3> pieces[4];
+#pragma unroll
+    for (int d = 0; d < 4; ++d) pieces[d] = pieces_of_pairs(query[d]);
+    start_product<cuda::Stored::by_rows, kKeyPiece>(pieces, keys, scores);
+    start_product<cuda::Stored::by_depth, kStatePiece>(pieces, states, out);
+  } else {
+    const auto add = [&](const FragmentA& a, int d, int piece, bool adds) {
+      wgmma<bf16, cuda::Stored::by_rows>(scores, a, keys + (piece * kKeyPiece + d / 4 * (64 * 128) + d % 4 * 32) / 16,
+                                         adds);
+      wgmma<bf16, cuda::Stored::by_depth>(out, a, states + (piece * kStatePiece + d * (16 * 128)) / 16, adds);
+    };
+#pragma unroll
+    for (int d = 0; d < kSteps; ++d) {
+      const PiecesA<3> a = pieces_of_pairs(query[d]);
+      wgmma_fence();
+#pragma unroll
+      for (int order = 2; order > 0; --order) {
+#pragma unroll
+        for (int p = 0; p <= order; ++p) add(a.parts[p], d, order - p, d > 0 || order < 2 || p > 0);
+      }
+      wgmma_commit();
+      if (d > 0) wgmma_wait<1>();
+    }
+#pragma unroll
+    for (int d = 0; d < kSteps; ++d) {
+      FragmentA first;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        first.words[w] = __byte_perm(__float_as_uint(query[d][w].x), __float_as_uint(query[d][w].y), 0x7632);
+      }
+      wgmma_fence();
+      add(first, d, 0, true);
+      wgmma_commit();
+      if (d > 0 && d + 1 < kSteps) wgmma_wait<1>();
+    }
+  }
 }
 
 // Keeps the compiler from computing what follows in a rarely taken branch in any case.

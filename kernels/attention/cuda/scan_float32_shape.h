@@ -4,7 +4,9 @@
 #include <cuda_pipeline_primitives.h>
 
 #include <cstdint>
+#include <new>
 
+#include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_decays.h"
 #include "kernels/attention/cuda/wgmma.h"
 #include "kernels/common/cuda/async.h"
@@ -13,6 +15,18 @@
 
 namespace heddle::kernels::cuda {
 namespace detail {
+
+// A ChunkWalk in shared memory, so that it takes no registers.
+class Float32Walk {
+ public:
+  __device__ __forceinline__ void start(const ScanArgs<float>& args, int64_t state_head, int size) {
+    new (&get()) ChunkWalk<float>(args, args.span(), state_head, size);
+  }
+  __device__ __forceinline__ ChunkWalk<float>& get() { return *reinterpret_cast<ChunkWalk<float>*>(bytes_); }
+
+ private:
+  alignas(16) unsigned char bytes_[sizeof(ChunkWalk<float>)];
+};
 
 // KEYS: features of query and key, 64 or 128; GROUPS: warpgroups, of 64 value features each.
 template <int KEYS, int GROUPS>
@@ -28,6 +42,8 @@ struct Float32Shape {
     SwizzledMatrix<bf16, KEYS, 64> state[GROUPS][3];
     float raw[kOneRaw ? 1 : 2][kRows * kWidest];
     ScanDecayShared<kRows> decays;
+    ScanChunk chunks[3];  // the one that is computed and the two after it
+    Float32Walk walk;     // of thread 0
 
     // Where rows are copied to before they are split. Without out nothing reads the pieces of the state.
     __device__ __forceinline__ void* raw_key() { return raw[0]; }
@@ -50,18 +66,18 @@ template <int THREADS, int COLS>
 class Float32Rows {
  public:
   __device__ __forceinline__ Float32Rows(const HeadsView& view, int64_t batch, int64_t head_index, int64_t offset,
-                                         bool from_end, uint32_t raw)
-      : step_(from_end ? -view.length_stride : view.length_stride), raw_(raw + threadIdx.x * 16) {
+                                         const bool& from_end, uint32_t raw)
+      : view_(view), from_end_(from_end), raw_(raw + threadIdx.x * 16) {
     has_features_ = offset + column() < view.dim;
-    first_ = head<const float>(view, batch, 0, head_index) + (has_features_ ? offset + column() : 0) + row() * step_;
+    first_ = head<const float>(view, batch, 0, head_index) + (has_features_ ? offset + column() : 0) + row() * step();
   }
 
   // Starts to copy; `token` is that of row 0.
   __device__ __forceinline__ void fetch(int64_t token, int rows) const {
-    const float* from = first_ + token * (step_ < 0 ? -step_ : step_);
+    const float* from = first_ + token * view_.length_stride;
     const int there = has_features_ ? rows - row() : 0;
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i, from += kRowStep * step_) {
+    for (int i = 0; i < kUnits; ++i, from += kRowStep * step()) {
       const bool is_there = i * kRowStep < there;
       copy_async_if(is_there, raw_ + i * THREADS * 16, is_there ? from : first_origin());
     }
@@ -85,7 +101,9 @@ class Float32Rows {
 
   static __device__ __forceinline__ int row() { return static_cast<int>(threadIdx.x) / kPlaces; }
   static __device__ __forceinline__ int column() { return static_cast<int>(threadIdx.x) % kPlaces * 4; }
-  __device__ __forceinline__ const float* first_origin() const { return first_ - row() * step_; }
+  // From a row to the next.
+  __device__ __forceinline__ int64_t step() const { return from_end_ ? -view_.length_stride : view_.length_stride; }
+  __device__ __forceinline__ const float* first_origin() const { return first_ - row() * step(); }
 
   template <bool DROP>
   __device__ __forceinline__ bool split_to(uint32_t panel, uint32_t piece_bytes) const {
@@ -116,8 +134,9 @@ class Float32Rows {
   }
 
   const float* first_;  // the thread's place in the row of token 0, and its row of a chunk
-  int64_t step_;        // from a row to the next
-  uint32_t raw_;        // the thread's first unit
+  const HeadsView& view_;
+  const bool& from_end_;
+  uint32_t raw_;  // the thread's first unit
   bool has_features_;
 };
 
