@@ -46,13 +46,15 @@ struct ScanSpans {
 };
 
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
-// of more than 128 features take more than one multiprocessor each. A GPU is taken to have 132 of them, so that results
-// depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and the kernels
-// around them about that of 6 windows.
-inline ScanSpans scan_spans(int64_t heads, int64_t length, int64_t dim, int64_t value_dim) {
+// of more than 128 features take more than one multiprocessor each, and two of float32 with up to 64 share one. A GPU
+// is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6 times
+// the time of what follows, and the kernels around them about that of 6 windows.
+inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t dim, int64_t value_dim) {
   constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
-  const int64_t windows = parts_of(length, kWindow), blocks = heads * parts_of(std::max(dim, value_dim), kFeatures);
-  const int64_t most = blocks > 0 ? std::min(kMultiprocessors / blocks, windows / 2) : 0;
+  const int64_t largest = std::max(dim, value_dim), windows = parts_of(length, kWindow);
+  const int64_t blocks = heads * parts_of(largest, kFeatures);
+  const int64_t places = dtype == DType::float32 && largest <= 64 ? 2 * kMultiprocessors : kMultiprocessors;
+  const int64_t most = blocks > 0 ? std::min(places / blocks, windows / 2) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
   const int64_t span = parts_of(windows, most);
   return {parts_of(windows, span), span * kWindow};
@@ -87,7 +89,7 @@ struct LinearAttentionWorkspace {
   template <class Args>
   void add_scan(const Args& args) {
     const int64_t heads = args.q.batch * args.q.heads;
-    const int64_t states = (scan_spans(heads, args.q.length, args.q.dim, args.v.dim).count - 1) * heads;
+    const int64_t states = (scan_spans(args.q.dtype, heads, args.q.length, args.q.dim, args.v.dim).count - 1) * heads;
     span_states = add(states * args.q.dim * args.v.dim * static_cast<int64_t>(size_of(accumulate_type(args.q.dtype))));
     const bool per_token = args.log_decay && args.decay_per_token;
     if (per_token) sums = add(heads * args.q.length * 8);

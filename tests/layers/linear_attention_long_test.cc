@@ -49,18 +49,20 @@ class LinearAttentionLong : public LinearAttentionNumbers {
 };
 
 TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
-  const auto count = [](int64_t heads, int64_t length) { return kernels::scan_spans(heads, length, 128, 128).count; };
+  const auto count = [](int64_t heads, int64_t length) {
+    return kernels::scan_spans(DType::bfloat16, heads, length, 128, 128).count;
+  };
   EXPECT_EQ(count(16, 32768), 8);
   EXPECT_EQ(count(16, 512), 1);
   EXPECT_EQ(count(67, 32768), 1);
   EXPECT_EQ(count(128, 32768), 1);
   EXPECT_EQ(count(0, 32768), 1);
-  EXPECT_EQ(kernels::scan_spans(32, 32768, 128, 256).count, 2);  // two multiprocessors a head
-  EXPECT_EQ(kernels::scan_spans(64, 32768, 256, 64).count, 1);
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 128, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 64, 32768, 256, 64).count, 1);
   EXPECT_EQ(count(1, 0), 1);
   for (const int64_t heads : {1, 2, 16, 60}) {
     for (int64_t length = 1; length < 5000; length += 37) {
-      const auto spans = kernels::scan_spans(heads, length, 64, 64);
+      const auto spans = kernels::scan_spans(DType::bfloat16, heads, length, 64, 64);
       ASSERT_LT((spans.count - 1) * spans.length, length) << "an empty span";
       ASSERT_GE(spans.count * spans.length, length);
       ASSERT_EQ(spans.length % kernels::kWindow, 0);
@@ -70,7 +72,7 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
 
 TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
   const Sizes sizes{1, 1100, 2, 1, 5, 3};
-  ASSERT_GT(kernels::scan_spans(sizes.heads, sizes.length, sizes.dim, sizes.value_dim).count, 2);
+  ASSERT_GT(kernels::scan_spans(DType::float64, sizes.heads, sizes.length, sizes.dim, sizes.value_dim).count, 2);
   for (const bool documents : {false, true}) {
     Tensors x = draw(sizes);
     draw_weak_decays(x);
@@ -113,13 +115,39 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
   }
 }
 
+// In float32 the error is that of sums in float32, for the same.
+TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
+  for (const Sizes& sizes : {Sizes{1, 1100, 2, 1, 64, 64}, Sizes{1, 700, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
+                             Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 4, 2, 100, 36}, Sizes{1, 90, 1, 1, 96, 256},
+                             Sizes{1, 64, 1, 1, 48, 33}, Sizes{1, 17, 1, 1, 64, 64}}) {
+    for (const Decay decay : {Decay::constant, Decay::data}) {
+      for (const bool documents : {false, true}) {
+        if (!on_gpu() && sizes.length > 200) continue;  // the CPU has one kernel for all sizes
+        Tensors x = draw(sizes);
+        draw_weak_decays(x);
+        if (decay == Decay::constant) x["log_decay"].assign(static_cast<size_t>(sizes.heads), -0.003);
+        if (documents) set_documents(sizes, x);
+        const Tensors found = run(sizes, x, DType::float32, decay, DecayGradient::unwanted);
+        const Tensors exact = run(sizes, x, DType::float64, decay, DecayGradient::unwanted);
+        for (const char* what : {"o", "d_q", "d_k", "d_v", "final_state", "d_initial_state"}) {
+          EXPECT_LE(error(found.at(what), exact.at(what)), 1e-6)
+              << what << (documents ? " with documents, D = " : ", D = ") << sizes.dim << ", Dv = " << sizes.value_dim;
+        }
+        EXPECT_EQ(run(sizes, x, DType::float32, decay, DecayGradient::unwanted), found) << "of a second run";
+      }
+    }
+  }
+}
+
 // The second of two gradients is added to the first; their sum is rounded once.
 TEST_P(LinearAttentionLong, GradientsAddUp) {
-  for (const Sizes& sizes : {Sizes{1, 150, 2, 2, 64, 64}, Sizes{1, 200, 2, 1, 128, 128}}) {
+  const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128};
+  for (const auto& [sizes, dtype] : {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
+                                     std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}}) {
     Tensors x = draw(sizes);
-    const auto stored = [&](const std::string& name) {
-      const Tensor tensor = Tensor::empty(context(), sizes.shape(name), DType::bfloat16);
-      write_values(context(), tensor, x.at(name));
+    const auto stored = [&, dtype = dtype, &sizes = sizes](const std::string& what) {
+      const Tensor tensor = Tensor::empty(context(), sizes.shape(what), dtype);
+      write_values(context(), tensor, x.at(what));
       return tensor;
     };
     Tape tape(context());
@@ -138,9 +166,9 @@ TEST_P(LinearAttentionLong, GradientsAddUp) {
     for (size_t i = 0; i < 3; ++i) {
       std::vector<double> twice = exact.at(names[i]);
       for (double& value : twice) value *= 2.0;
-      EXPECT_LE(error(read_values(context(), gradients[i].tensor), twice),
-                1.25 * error_of_rounding(twice, DType::bfloat16))
-          << names[i] << ", D = " << sizes.dim;
+      const double allowed = dtype == DType::float32 ? 1e-6 : 1.25 * error_of_rounding(twice, dtype);
+      EXPECT_LE(error(read_values(context(), gradients[i].tensor), twice), allowed)
+          << heddle::name(dtype) << " " << names[i] << ", D = " << sizes.dim;
     }
   }
 }
@@ -149,18 +177,20 @@ TEST_P(LinearAttentionLong, GradientsAddUp) {
 // that does not depend on it.
 TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
   if (!on_gpu()) GTEST_SKIP() << "the CPU has one kernel for all sizes";
-  for (const Sizes& sizes : {Sizes{1, 1100, 1, 1, 64, 64}, Sizes{1, 140, 1, 1, 128, 128}}) {
+  const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128};
+  for (const auto& [sizes, dtype] : {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
+                                     std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}}) {
     Tensors clean = draw(sizes);
     draw_weak_decays(clean);
     set_documents(sizes, clean);
-    const Tensors wanted = run(sizes, clean, DType::bfloat16, Decay::data, DecayGradient::unwanted);
+    const Tensors wanted = run(sizes, clean, dtype, Decay::data, DecayGradient::unwanted);
     for (const int64_t token : {int64_t{0}, int64_t{1}, int64_t{63}, int64_t{64}, int64_t{127}, sizes.length / 2 + 4,
                                 sizes.length / 2 + 5, sizes.length - 70, sizes.length - 1}) {
       for (const std::string poisoned : {"q", "k", "v", "d_o"}) {
         Tensors x = clean;
         const int64_t width = static_cast<int64_t>(x[poisoned].size()) / sizes.length;
         x[poisoned][token * width + 11] = token % 2 == 0 ? kInfinity : std::nan("");
-        const Tensors found = run(sizes, x, DType::bfloat16, Decay::data, DecayGradient::unwanted);
+        const Tensors found = run(sizes, x, dtype, Decay::data, DecayGradient::unwanted);
         for (const std::string name : {"o", "d_q", "d_k", "d_v"}) {
           const std::vector<double>& numbers = found.at(name);
           const auto count = static_cast<int64_t>(numbers.size()) / sizes.length;
@@ -172,8 +202,8 @@ TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
             const bool is_earlier = (name == "d_k" || name == "d_v") && at <= token;
             changed += numbers[i] != wanted.at(name)[i];
             if (same_document && (is_later || is_earlier)) continue;
-            ASSERT_EQ(numbers[i], wanted.at(name)[i])
-                << poisoned << " of token " << token << " changes " << name << " of token " << at;
+            ASSERT_EQ(numbers[i], wanted.at(name)[i]) << heddle::name(dtype) << ": " << poisoned << " of token "
+                                                      << token << " changes " << name << " of token " << at;
           }
           const bool sees = poisoned != (name == "o" ? "d_o" : name.substr(2));
           EXPECT_EQ(changed > 0, sees) << poisoned << " of token " << token << ", " << name;

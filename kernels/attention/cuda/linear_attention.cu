@@ -138,6 +138,9 @@ int64_t scan(Context& context, const ScanArgs<accumulate_t<T>>& args) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (const int64_t tiles = scan_on_warpgroups(context, args); tiles > 0) return tiles;
   }
+  if constexpr (std::is_same_v<T, float>) {
+    if (const int64_t tiles = scan_floats_on_warpgroups(context, args); tiles > 0) return tiles;
+  }
   if constexpr (sizeof(T) < sizeof(double)) {
     if (const int64_t tiles = scan_on_tensor_cores<T>(context, args); tiles > 0) return tiles;
   }
@@ -160,7 +163,7 @@ template <class A, class Args>
 ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWorkspace& workspace) {
   ScanArgs<A> result;
   result.heads = args.q.heads;
-  const ScanSpans spans = scan_spans(args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
+  const ScanSpans spans = scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
   result.spans = spans.count;
   result.span_length = spans.length;
   // A step of generation has no sums and no chunks to find.

@@ -264,9 +264,11 @@ unsigned span_blocks(const ScanArgs<A>& args) {
   return static_cast<unsigned>(args.is_for_span_states ? args.spans - 1 : args.spans);
 }
 
-// Runs a scan of numbers of T and returns the number of tiles of value features. The first two launch nothing and
-// return 0 where they are not for this GPU, these sizes or these addresses. The first is for bfloat16 alone.
+// Runs a scan of numbers of T and returns the number of tiles of value features. All but the last launch nothing and
+// return 0 where they are not for this GPU, these sizes or these addresses. The first is for bfloat16 alone, the second
+// for float.
 int64_t scan_on_warpgroups(Context& context, const ScanArgs<float>& args);
+int64_t scan_floats_on_warpgroups(Context& context, const ScanArgs<float>& args);
 template <class T>
 int64_t scan_on_tensor_cores(Context& context, const ScanArgs<accumulate_t<T>>& args);
 template <class T>
