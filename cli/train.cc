@@ -54,14 +54,21 @@ Subject subject_of(const TrainArguments& options) {
   return subject;
 }
 
-std::string run_folder_line(const std::filesystem::path& folder) {
-  const std::vector<CheckpointFolder> checkpoints = list_checkpoints(folder / "checkpoints");
-  if (checkpoints.empty()) return folder.string() + ", from the beginning";
-  return fmt::format("{}, from step {}", folder.string(), checkpoints.back().step);
+std::string start_of(const DryRun& run, const TrainArguments& options) {
+  if (run.step > 0) return fmt::format("from step {}", run.step);
+  return options.init_from.empty() ? "from the beginning" : "from the weights of " + options.init_from;
 }
 
-int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder, int processes) {
-  const DryRun run = dry_run(config, processes);
+int show_dry_run(const TrainArguments& options, const TrainConfig& config, const std::filesystem::path& folder,
+                 const Registry& registry) {
+  const int processes = counted_processes(config, options.launch.gpus);
+  const DryRun run = dry_run(config,
+                             {.processes = processes,
+                              .folder = folder,
+                              .resume = options.resume,
+                              .init_from = options.init_from,
+                              .note = print_note},
+                             registry);
   const double steps = static_cast<double>(config.trainer.steps);
   fmt::print("parameters   {} ({:.2f} M)\n", run.parameters, static_cast<double>(run.parameters) / 1e6);
   fmt::print("memory       {} at the peak of a step{}\n", format_bytes(run.peak_bytes),
@@ -76,7 +83,7 @@ int show_dry_run(const TrainConfig& config, const std::filesystem::path& folder,
              static_cast<double>(run.tokens_per_step) * steps * 1e-6);
   if (run.files > 0) fmt::print("data         {} files, {}\n", run.files, format_bytes(run.file_bytes));
   fmt::print("evaluation   {} sequences\n", run.evaluated);
-  fmt::print("run folder   {}\n", run_folder_line(folder));
+  fmt::print("run folder   {}, {}\n", folder.string(), start_of(run, options));
   return kDone;
 }
 
@@ -133,7 +140,7 @@ int run(const TrainArguments& options, const Registry& registry) {
   const Subject subject = subject_of(options);
   const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   if (options.dry_run) {
-    return show_dry_run(config, subject.folder, counted_processes(config, options.launch.gpus));
+    return show_dry_run(options, config, subject.folder, registry);
   }
   if (options.verify_resume) return verify(options, config, signals, registry);
   try {

@@ -3,6 +3,9 @@
 #include <memory>
 
 #include "core/distributed/unconnected.h"
+#include "trainers/run/checkpoint.h"
+#include "trainers/run/init_weights.h"
+#include "trainers/run/run_folder.h"
 #include "trainers/step_memory.h"
 #include "trainers/train_step.h"
 
@@ -18,9 +21,24 @@ double operations_per_token(const ParameterSet& parameters, bool embedding_is_he
   return 6.0 * numbers;
 }
 
+// What training would go on from, or start from, fits the config. Returns the step.
+int64_t check_start(const TrainConfig& config, const DryRunOptions& options, const Registry& registry,
+                    const DataIdentity& data, Context& context, ParameterSet& parameters) {
+  const RunFolder folder(options.folder, RunFolder::Access::read);
+  folder.check_config();
+  const auto checkpoint = folder.choose(options.resume, {config, registry, data}, options.note);
+  if (checkpoint) {
+    load_parameters(context, *checkpoint, parameters);
+    return checkpoint->state.step;
+  }
+  if (!options.init_from.empty()) init_weights(context, options.init_from, config.model, parameters, options.note);
+  return 0;
+}
+
 }  // namespace
 
-DryRun dry_run(const TrainConfig& config, int processes) {
+DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Registry& registry) {
+  const int processes = options.processes;
   check_processes(config, processes);
   const TrainerConfig& trainer = config.trainer;
   const std::unique_ptr<Dataset> data = make_dataset(dataset_options(config));
@@ -42,6 +60,9 @@ DryRun dry_run(const TrainConfig& config, int processes) {
   run.files = data->identity().files;
   run.file_bytes = data->identity().bytes;
   run.evaluated = data->validation_sequences();
+  if (!options.folder.empty()) {
+    run.step = check_start(config, options, registry, data->identity(), context, train_step.model().parameters());
+  }
   return run;
 }
 

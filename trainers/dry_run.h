@@ -4,8 +4,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <string>
 
 #include "core/runtime/memory_stats.h"
+#include "trainers/logging/note.h"
 #include "trainers/train_config.h"
 
 namespace heddle {
@@ -23,10 +26,21 @@ struct DryRun {
   int64_t files = 0;        // that would be read
   uint64_t file_bytes = 0;  // of all of them
   int64_t evaluated = 0;    // validation sequences of one evaluation
+  int64_t step = 0;         // after which the run would go on; 0: it starts
 };
 
-// Takes two steps on device meta, which counts memory and computes nothing, and opens the data. Throws what training
-// would throw before its first step.
-DryRun dry_run(const TrainConfig& config, int processes = 1);
+// As those of train() (trainers/trainer.h). An empty folder: nothing is looked for.
+struct DryRunOptions {
+  int processes = 1;
+  std::filesystem::path folder = {};
+  std::string resume = "auto";
+  std::string init_from = {};
+  Note note = [](const std::string&) {};
+};
+
+// Takes two steps on device meta, which counts memory and computes nothing, opens the data, and looks for what the run
+// would start from. Throws what training would throw before its first step.
+DryRun dry_run(const TrainConfig& config, const DryRunOptions& options = {},
+               const Registry& registry = built_in_registry());
 
 }  // namespace heddle

@@ -168,10 +168,12 @@ class Run {
       if (checkpoint) {
         go_on_from(*checkpoint);
         event.checkpoint = checkpoint->path;
+        check_steps_are_left(*checkpoint);
       } else if (!options_.init_from.empty()) {
         init_from(options_.init_from);
       }
     });
+    check_same_start(processes_, context_, start_, train_step_.model().parameters());
     processes_.together([&] {
       if (processes_.is_first() && !is_complete(start_)) folder_.write_config(config_text_);
     });
@@ -206,6 +208,13 @@ class Run {
     evaluations_ = state.evaluations;
     start_ = state.step;
     if (is_complete(start_)) saved_step_ = start_;
+  }
+
+  // A new folder for a run without a step would hold nothing.
+  void check_steps_are_left(const Checkpoint& checkpoint) const {
+    if (!processes_.is_first() || !is_complete(start_) || is_in_this_folder(checkpoint)) return;
+    throw UsageError(fmt::format("{} is at step {}, and trainer.steps is {}: there is nothing to do in {}",
+                                 checkpoint.path.string(), start_, steps(), folder_.path().string()));
   }
 
   bool is_in_this_folder(const Checkpoint& checkpoint) const {
@@ -366,8 +375,11 @@ class Run {
     }
     if (result.out_of_time) note_(fmt::format("the time is over (trainer.hours {:g})", *config_.trainer.hours));
     if (result.finished && result.step < steps()) {
-      note_(fmt::format("the validation loss is not better than at step {} in {} evaluations (stop_after_no_gain)",
-                        evaluations_.best->step, evaluations_.without_gain));
+      const auto& best = evaluations_.best;
+      note_(fmt::format("{} in {} evaluations (stop_after_no_gain)",
+                        best ? fmt::format("the validation loss is not better than at step {}", best->step)
+                             : "the validation loss was no number",
+                        evaluations_.without_gain));
     }
     EndEvent event;
     event.finished = result.finished;

@@ -1,5 +1,7 @@
 #include "core/distributed/communicator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "core/distributed/mpi.h"
@@ -7,6 +9,20 @@
 #include "core/runtime/error.h"
 
 namespace heddle {
+namespace {
+
+// A process that has the variables of mpirun, but was not started by it, is alone to MPI.
+std::unique_ptr<Communicator> make_launched_by_mpi(const Launch& launch, Context& context) {
+  std::unique_ptr<Communicator> communicator = make_mpi_communicator(context);
+  if (communicator->size() != launch.world_size || communicator->rank() != launch.rank) {
+    throw UsageError(
+        fmt::format("the launcher's variables say process {} of {}, MPI says {} of {}: unset them, or start by mpirun",
+                    launch.rank, launch.world_size, communicator->rank(), communicator->size()));
+  }
+  return communicator;
+}
+
+}  // namespace
 
 std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& context,
                                                 [[maybe_unused]] const RendezvousOptions& rendezvous) {
@@ -14,7 +30,7 @@ std::unique_ptr<Communicator> make_communicator(const Launch& launch, Context& c
     case Launch::Kind::alone:
       break;
     case Launch::Kind::mpi:
-      return make_mpi_communicator(context);
+      return make_launched_by_mpi(launch, context);
     case Launch::Kind::nccl:
 #if defined(HEDDLE_NCCL)
       return make_nccl_communicator(launch, context, rendezvous);

@@ -102,6 +102,20 @@ TEST_F(LaunchTest, SeveralProcessesOnCpusAreStartedByMpirun) {
   EXPECT_FALSE(has_begun());
 }
 
+// Each of them would train the whole batch alone.
+TEST_F(LaunchTest, VariablesOfMpirunWithoutItAreAnError) {
+  const Environment environment({{"OMPI_COMM_WORLD_SIZE", "2"},
+                                 {"OMPI_COMM_WORLD_RANK", "1"},
+                                 {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                                 {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
+                                 {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}});
+  const Finished result = train({"--device", "cpu"});
+  if (result.err.find("built without MPI") != std::string::npos) GTEST_SKIP() << result.err;
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("the launcher's variables say process 1 of 2, MPI says 0 of 1"));
+  EXPECT_FALSE(has_begun());
+}
+
 TEST_F(LaunchTest, OneProcessIsAlone) {
   const Environment environment({{"RANK", "0"}, {"WORLD_SIZE", "1"}});
   const Finished result = train({"--device", "cpu", "--set", "trainer.steps=2"});

@@ -273,6 +273,36 @@ TEST_F(TrainCommandTest, ATimeLimitIsExitCodeZero) {
   EXPECT_EQ(run_heddle(train("run")).code, 0);
 }
 
+// What train would refuse, a dry run refuses, and it says from where the run would start.
+TEST_F(TrainCommandTest, ADryRunLooksForTheStart) {
+  ASSERT_EQ(run_heddle(train("run")).code, 0);
+  const std::string run = (folder_.path() / "run").string();
+  const auto dry = [&](std::vector<std::string> more, const std::string& name = "new") {
+    more.emplace_back("--dry-run");
+    return run_heddle(train(name, more));
+  };
+  EXPECT_THAT(dry({"--resume", run}).out, HasSubstr("new, from step 40"));
+  EXPECT_THAT(dry({"--init-from", run}).out, HasSubstr("new, from the weights of " + run));
+  EXPECT_THAT(dry({}).out, HasSubstr("new, from the beginning"));
+  EXPECT_EQ(dry({"--resume", run + "_not"}).code, 1);
+  EXPECT_EQ(dry({"--init-from", run + "_not"}).code, 1);
+  EXPECT_EQ(dry({"--init-from", run, "--set", "model.dim=32"}).code, 1);
+  EXPECT_EQ(dry({"--set", "trainer.steps=5"}, "run").code, 2);
+  std::ofstream(folder_.path() / "file") << "text";
+  EXPECT_THAT(dry({}, "file").err, HasSubstr("is a file, expected a run folder"));
+  EXPECT_FALSE(fs::exists(folder_.path() / "new"));
+}
+
+// A new folder in which nothing would be done would hold half a run.
+TEST_F(TrainCommandTest, ARunThatIsOverDoesNotGoOnElsewhere) {
+  ASSERT_EQ(run_heddle(train("run")).code, 0);
+  const std::string run = (folder_.path() / "run").string();
+  const Finished finished = run_heddle(train("new", {"--resume", run, "--set", "trainer.steps=16"}));
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, HasSubstr("step_40 is at step 40, and trainer.steps is 16: there is nothing to do in "));
+  EXPECT_FALSE(fs::exists(folder_.path() / "new/metrics.csv"));
+}
+
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {
   const std::vector<std::string> shorter = {"--set", "trainer.steps=10"};
   ASSERT_EQ(run_heddle(train("run", shorter)).code, 0);

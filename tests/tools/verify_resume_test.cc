@@ -55,6 +55,9 @@ TEST_F(VerifyResumeTest, RunsThatGoOnAreTheSame) {
     EXPECT_EQ(result.tensors, 3 * static_cast<int64_t>(model.parameters().all().size()));
   }
   EXPECT_EQ(verify(testing::tiny_train_config({"trainer.steps=5"}), 20).steps, 5);
+  const fs::path trace = fs::absolute("verify_resume_trace.json");
+  verify(testing::tiny_train_config({"trainer.profile={steps: [2, 3], trace: " + trace.string() + "}"}), 4);
+  EXPECT_FALSE(fs::exists(trace));
   EXPECT_THROW(verify(testing::tiny_train_config({"trainer.steps=1"}), 20), UsageError);
 }
 

@@ -7,11 +7,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "tests/trainers/test_config.h"
@@ -69,6 +71,14 @@ TEST(SampleTokenTest, KeepsTheLikeliest) {
   EXPECT_THAT(shares(logits, {.top_p = 0.0}), ElementsAre(std::pair(1, 100)));
   EXPECT_THAT(shares(logits, {.top_k = 2, .top_p = 0.5}), ElementsAre(std::pair(1, 100)));
   EXPECT_EQ(sample_token(std::vector<double>{1.0, 2.0, 2.0}, {.temperature = 0.0}, 0.9), 1);
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(sample_token(std::vector<double>{-kInfinity, 2.0}, {}, 0.1), 1);
+  for (const double temperature : {0.0, 1.0}) {
+    for (const std::vector<double>& logits :
+         {std::vector<double>{1.0, std::nan(""), 2.0}, {kInfinity, 1.0, 0.0}, {-kInfinity, -kInfinity}}) {
+      EXPECT_THROW(sample_token(logits, {.temperature = temperature}, 0.5), Error);
+    }
+  }
 }
 
 // The temperature changes the probabilities first; then the likeliest are kept.

@@ -13,6 +13,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/io/atomic_file.h"
@@ -184,6 +185,25 @@ TEST_F(ParallelRunThreaded, AnotherConfigIsRefused) {
   const auto version = [](TrainOptions& options, int rank) { options.program = rank == 1 ? "heddle 9" : "heddle 8"; };
   EXPECT_THAT(run("refused", tiny_train_config({}), {.processes = 2, .change = version}),
               Each(HasSubstr("version is heddle 9, that of process 0 heddle 8")));
+}
+
+// As a folder of one name that is another on a second host: nothing is trained.
+TEST_F(ParallelRunThreaded, OtherWeightsToStartFromAreRefused) {
+  const TrainConfig config = well_conditioned({"trainer.steps=2"});
+  expect_run("one", config, {});
+  expect_run("other", well_conditioned({"trainer.steps=2", "seed=9"}), {});
+  const auto from = [&](const std::string& first, const std::string& second) {
+    return run("both", config, {.processes = 2, .change = [&](TrainOptions& options, int rank) {
+                                  const std::string& name = rank == 0 ? first : second;
+                                  if (!name.empty()) options.init_from = (folder_ / name).string();
+                                }});
+  };
+  for (const auto& [first, second] : {std::pair{"one", "other"}, {"one", ""}, {"", "one"}}) {
+    EXPECT_THAT(from(first, second), Each(HasSubstr("process 1 would start from other weights than process 0: step 0")))
+        << first << " and " << second;
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "both" / "metrics.csv"));
+  }
+  EXPECT_THAT(from("one", "one"), Each(""));
 }
 
 TEST_F(ParallelRunThreaded, OtherDataAreRefused) {

@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "core/runtime/error.h"
+#include "core/runtime/unsigned_nan.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -116,6 +118,10 @@ void generate(Context& context, const LanguageModel& model, const Tokenizer& tok
 
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform) {
   const auto size = static_cast<int64_t>(logits.size());
+  double largest = -std::numeric_limits<double>::infinity();
+  for (const double logit : logits) largest = std::isnan(logit) || logit > largest ? logit : largest;
+  check(std::isfinite(largest), "the largest logit of the model is {}, expected a finite number: no token can be drawn",
+        unsigned_nan(largest));
   std::vector<int64_t> order(logits.size());
   std::iota(order.begin(), order.end(), int64_t{0});
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });

@@ -46,7 +46,8 @@ void generate_tokens(Context& context, const LanguageModel& model, std::span<con
 void generate(Context& context, const LanguageModel& model, const Tokenizer& tokenizer, std::string_view prompt,
               const GenerateOptions& options, const std::function<void(uint8_t)>& emit);
 
-// Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest.
+// Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest. Throws Error when
+// one of them is NaN, or the largest is infinite.
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform);
 
 // Looks for a text in bytes that come one by one.

@@ -8,7 +8,9 @@
 
 #include "core/config/config_difference.h"
 #include "core/config/config_tree.h"
+#include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
+#include "core/tensor/transfer.h"
 
 namespace heddle {
 namespace {
@@ -45,6 +47,27 @@ void check_same_run(Processes& processes, const RunIdentity& mine) {
       const std::string difference = difference_of(Json::parse(all[rank]), Json::parse(all[0]));
       if (difference.empty()) continue;
       throw UsageError(fmt::format("process {} would train something else than process 0: {}", rank, difference));
+    }
+  });
+}
+
+void check_same_start(Processes& processes, Context& context, int64_t step, const ParameterSet& parameters) {
+  if (processes.count() == 1 || context.is_meta()) return;
+  FileDigest digest;
+  std::vector<char> bytes;
+  for (const Parameter& parameter : parameters.all()) {
+    bytes.resize(static_cast<size_t>(parameter.master.numel()) * size_of(parameter.master.dtype()));
+    copy_to_host(context, parameter.master, bytes.data());
+    extend(digest, bytes.data(), bytes.size());
+  }
+  const std::vector<std::string> all = processes.gather(fmt::format("step {}, crc32 {:08x}", step, digest.crc32));
+  processes.together([&] {
+    for (size_t rank = 1; rank < all.size(); ++rank) {
+      if (all[rank] == all[0]) continue;
+      throw UsageError(
+          fmt::format("process {} would start from other weights than process 0: {}, there {}; what --resume and "
+                      "--init-from name must be the same files for all processes",
+                      rank, all[rank], all[0]));
     }
   });
 }

@@ -1,8 +1,10 @@
 // Whether all processes are about to train the same.                                       docs/distributed.md#errors
 #pragma once
 
+#include <cstdint>
 #include <string>
 
+#include "core/autograd/parameter.h"
 #include "trainers/parallel/processes.h"
 
 namespace heddle {
@@ -18,5 +20,10 @@ struct RunIdentity {
 // Collective. Throws UsageError, on all processes, that names each difference from the first process: of configs key by
 // key.
 void check_same_run(Processes& processes, const RunIdentity& mine);
+
+// Collective. Throws UsageError, on all processes, when one of them would start at another step or from other weights
+// than the first process: with files of the same name that are not the same on all hosts. Weights are compared by a
+// CRC-32 of their bytes.
+void check_same_start(Processes& processes, Context& context, int64_t step, const ParameterSet& parameters);
 
 }  // namespace heddle

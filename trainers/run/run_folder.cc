@@ -46,8 +46,8 @@ std::optional<fs::path> run_folder_of(const fs::path& config) {
 }
 
 RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
-  if (access == Access::read) return;
   check(!fs::exists(path_) || fs::is_directory(path_), "{} is a file, expected a run folder", path_.string());
+  if (access == Access::read) return;
   fs::create_directories(path_);
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   // File systems that know no locks get none.
