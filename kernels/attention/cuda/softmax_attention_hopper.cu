@@ -1,6 +1,6 @@
 // Softmax attention on the tensor cores of sm_90a.
 #include "kernels/attention/cuda/softmax_attention_hopper_forward.h"
-#include "kernels/attention/cuda/softmax_attention_hopper_keys.h"
+#include "kernels/attention/cuda/softmax_attention_hopper_gradients.h"
 
 namespace heddle::kernels::cuda::softmax {
 

@@ -16,6 +16,9 @@
 #include "kernels/attention/cuda/softmax_attention_hopper.h"
 #include "kernels/common/cuda/scratch.h"
 
+#ifndef G64
+#define G64 3
+#endif
 namespace heddle::kernels::cuda::softmax {
 
 struct HopperForwardLaunch {
@@ -26,9 +29,9 @@ struct HopperForwardLaunch {
 
 template <class T, int DIM>
 struct HopperForward {
-  static constexpr int kGroups = DIM == 64 ? 3 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
+  static constexpr int kGroups = DIM == 64 ? G64 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
   static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
-  static constexpr int kGroupRegisters = DIM == 64 ? 160 : 240, kOtherRegisters = DIM == 64 ? 32 : 24;
+  static constexpr int kGroupRegisters = kGroups == 3 ? 160 : 240, kOtherRegisters = kGroups == 3 ? 32 : 24;
 
   struct Shared {
     SwizzledMatrix<T, kQueries, DIM> q;
@@ -38,6 +41,7 @@ struct HopperForward {
     int tile;             // the tile of q, -1 after the last
     TileColumns columns;  // of the tile
     int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
+    RowRanges<kQueries> keys;  // that a query sees
   };
 
   using Tiles = QueryTiles<kQueries, kKeys>;
@@ -109,10 +113,13 @@ struct HopperForward {
       const int steps = Tiles::steps_of(columns);
       for (int step = 0; step < steps; ++step, ring.advance()) {
         shared.v_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
-        if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys) &&
-            find_not_finite<kCheckers, true>(shared.v[ring.stage], thread)) {
-          shared.found[round % 2] = round + 1;
-          fence_async_proxy();
+        if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys)) {
+          bool found = false;
+          find_not_finite<kCheckers, true>(shared.v[ring.stage], thread, [&](int) { found = true; });
+          if (found) {
+            shared.found[round % 2] = round + 1;
+            fence_async_proxy();
+          }
         }
         arrive_warp(shared.checked[ring.stage]);
         arrive_warp(shared.v_free[ring.stage]);
@@ -133,8 +140,6 @@ struct HopperForward {
 
   // Of the thread's two rows: the largest score so far, and the sum of the thread's columns.
   struct Rows {
-    Range keys[2];
-    Range whole;  // the keys that all rows of the warp see
     float largest[2] = {-infinity<float>(), -infinity<float>()};
     float sum[2] = {0.0f, 0.0f};
   };
@@ -142,9 +147,11 @@ struct HopperForward {
   // From scores q k^T to P; factor: what sums so far are to be multiplied with.
   __device__ __forceinline__ void exponentiate(FragmentC (&scores)[kKeys / 8], int column, Rows& rows,
                                                float (&factor)[2]) const {
-    if (rows.whole.begin > column || rows.whole.end < column + kKeys) {
+    const int own = own_row(), first_row = own - static_cast<int>(threadIdx.x) % 32 / 4;
+    if (!shared.keys.are_whole(first_row, column, kKeys)) {
+      const Range keys[2] = {shared.keys.of(own), shared.keys.of(own + 8)};
       for_each_value(scores, [&](float& score, int half, int col) {
-        if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
+        if (!keys[half].contains(column + col)) score = -infinity<float>();
       });
     }
     const float scale = static_cast<float>(launch.args.inputs.scale) * kLog2E;
@@ -158,16 +165,19 @@ struct HopperForward {
       rows.largest[half] = largest[half];
     }
     // A fused product is exact, and may differ from a large rounded one by more than exp2 can take.
-    const bool large[2] = {is_large(shift[0]), is_large(shift[1])};
-    if (__any_sync(0xffffffffu, large[0] || large[1])) {
+    float scales[2] = {scale, scale};
+    if (__any_sync(0xffffffffu, is_large(shift[0]) || is_large(shift[1]))) {
       for_each_value(scores, [&](float& score, int half, int) {
-        score = large[half] ? rounded_product(score, scale) - shift[half] : fmaf(score, scale, -shift[half]);
+        if (is_large(shift[half])) score = rounded_product(score, scale) - shift[half];
       });
-    } else {
-      for_each_value(scores, [&](float& score, int half, int) { score = fmaf(score, scale, -shift[half]); });
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        scales[half] = is_large(shift[half]) ? 1.0f : scale;
+        shift[half] = is_large(shift[half]) ? 0.0f : shift[half];
+      }
     }
     for_each_value(scores, [&](float& score, int half, int) {
-      score = fast_exp2(score);
+      score = fast_exp2(fmaf(score, scales[half], -shift[half]));
       sum[half] += score;
     });
 #pragma unroll
@@ -182,21 +192,24 @@ struct HopperForward {
   __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
   __device__ __forceinline__ static void end_turn(int group) { barrier_arrive(1 + (group + 1) % kGroups, 256); }
 
+  // The first of the thread's two rows in the tile.
+  __device__ __forceinline__ static int own_row() {
+    return static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+  }
+
   __device__ __forceinline__ void compute(int group) const {
-    const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
     if (group == kGroups - 1) end_turn(group);
     Ring<kStages> ring;  // of the keys
     for (int round = 0;; ++round) {
       shared.q_full.wait(round % 2);
-      if (shared.tile < 0) break;
-      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(shared.tile));
-      Rows rows;
-      rows.keys[0] = Tiles::keys_of_row(launch.args.inputs, place, own);
-      rows.keys[1] = Tiles::keys_of_row(launch.args.inputs, place, own + 8);
-      rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
+      const int tile = shared.tile;
+      if (tile < 0) break;
       const TileColumns columns = shared.columns;
       const int steps = Tiles::steps_of(columns);
+      fill_ranges(shared.keys, static_cast<int>(threadIdx.x) / 32 * 16,
+                  [&](int row) { return Tiles::keys_of_row(launch.args.inputs, place_of(tile), row); });
 
+      Rows rows;
       FragmentC out[DIM / 8], scores[kKeys / 8];
       FragmentA p[kKeys / 16];
       float factor[2];
@@ -213,25 +226,23 @@ struct HopperForward {
       exponentiate(scores, column, rows, factor);
       round_weights<T>(p, scores);
 #pragma unroll 1
-      for (int step = 1; step < steps; ++step) {
+      for (; column > columns.all.begin; column -= kKeys) {
         const Ring<kStages> values = ring;
-        const bool whole = columns.are_whole(column, kKeys);
         ring.advance();
-        column -= kKeys;
         shared.k_full[ring.stage].wait(ring.parity);
         take_turn(group);
-        hold(scores);
-        hold(out);
         wgmma_fence();
         start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
-        wait_for_values(values, whole);
-        start_sum(out, p, shared.v[values.stage], step > 1);
+        wait_for_values(values, columns.are_whole(column, kKeys));
+        hold(out);
+        wgmma_fence();
+        start_sum(out, p, shared.v[values.stage]);
         end_turn(group);
         wgmma_wait<1>();
         hold(scores);
         arrive_warp(shared.k_free[ring.stage]);
-        if (step == steps - 1) arrive_warp(shared.q_free);
-        exponentiate(scores, column, rows, factor);
+        if (column == columns.all.begin + kKeys) arrive_warp(shared.q_free);
+        exponentiate(scores, column - kKeys, rows, factor);
         wgmma_wait<0>();
         hold(out);
         arrive_warp(shared.v_free[values.stage]);
@@ -241,17 +252,30 @@ struct HopperForward {
       wait_for_values(ring, columns.are_whole(column, kKeys));
       hold(out);
       wgmma_fence();
-      start_sum(out, p, shared.v[ring.stage], steps > 1);
+      start_sum(out, p, shared.v[ring.stage]);
       const bool found = shared.found[round % 2] == round + 1;
       wgmma_wait<0>();
       hold(out);
       arrive_warp(shared.v_free[ring.stage]);
       ring.advance();
-      finish(out, rows, place, own);
+      const Place place = place_of(tile);
+      finish(out, rows, place, own_row());
       if (found) {
         barrier_sync(8 + group, 128);
         add_values(launch.args, place, group * 64, static_cast<int>(threadIdx.x) % 128 / 32);
       }
+    }
+  }
+  __device__ __forceinline__ Place place_of(int tile) const {
+    return Tiles::place_of(launch.args.inputs, launch.order.at(tile));
+  }
+
+  // What the last warpgroup does.
+  __device__ __forceinline__ void assist(int warp) const {
+    if (warp > 0) {
+      check_values();
+    } else if (threadIdx.x % 32 == 0) {
+      copy();
     }
   }
 
@@ -287,21 +311,7 @@ __global__ void __launch_bounds__(HopperForward<T, DIM>::kThreads, 1)
 #ifdef HEDDLE_WGMMA
   using Forward = HopperForward<T, DIM>;
   extern __shared__ __align__(1024) unsigned char raw[];
-  const Forward forward{launch, *reinterpret_cast<typename Forward::Shared*>(raw)};
-  forward.init();
-  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-  if (group < Forward::kGroups) {
-    take_registers<Forward::kGroupRegisters>();
-    forward.compute(group);
-  } else {
-    give_registers<Forward::kOtherRegisters>();
-    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
-    if (warp > 0) {
-      forward.check_values();
-    } else if (threadIdx.x % 32 == 0) {
-      forward.copy();
-    }
-  }
+  run_groups(Forward{launch, *reinterpret_cast<typename Forward::Shared*>(raw)});
 #endif
 }
 
