@@ -370,8 +370,8 @@ TEST_P(SoftmaxAttentionTest, SixteenBitsAreRoundedOnce) {
 // Blocks of a GPU that add to one d_q do so in a fixed order.
 TEST_P(SoftmaxAttentionTest, AllRunsGiveTheSameBits) {
   for (const int64_t dim : {64, 96, 128}) {
-    for (const SoftmaxAttentionOptions& options :
-         {SoftmaxAttentionOptions{}, SoftmaxAttentionOptions{.window = 300}, SoftmaxAttentionOptions{.causal = false}}) {
+    for (const SoftmaxAttentionOptions& options : {SoftmaxAttentionOptions{}, SoftmaxAttentionOptions{.window = 300},
+                                                   SoftmaxAttentionOptions{.causal = false}}) {
       const Call call{on_gpu() ? 1000 : 200, on_gpu() ? 1000 : 200, 4, 2, dim, dim, options};
       const Numbers x = draw(call);
       const Results first = run(call, x, DType::bfloat16);

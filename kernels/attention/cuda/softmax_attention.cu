@@ -217,7 +217,7 @@ dim3 grid_of(const HeadsView& tokens, int64_t dim) {
 
 template <class T>
 void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
-  if constexpr (std::is_same_v<T, bf16>) {
+  if constexpr (sizeof(T) == 2) {
     if (forward_on_hopper<T>(context, args)) return;
   }
   if constexpr (sizeof(T) <= 4) {

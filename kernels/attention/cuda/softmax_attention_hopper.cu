@@ -5,6 +5,7 @@
 namespace heddle::kernels::cuda::softmax {
 
 template bool forward_on_hopper<bf16>(Context& context, const SoftmaxAttentionForwardArgs& args);
+template bool forward_on_hopper<fp16>(Context& context, const SoftmaxAttentionForwardArgs& args);
 template bool backward_on_hopper<bf16>(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
 }  // namespace heddle::kernels::cuda::softmax

@@ -11,10 +11,9 @@
 // Blocks take tiles in that order, so the tile that is waited for is always under way. The first one writes, and does
 // not add.
 //
-// Of the third warpgroup one warp copies by TMA, one lse and D, one waits and tells for the sums, and one looks for
-// what is not finite, where not all keys of a tile meet all queries: in q and d_o it is put to 0, since its weights are
-// 0 or not finite themselves, and what d_o lost is added in the end to the keys that its query sees. Of keys it tells
-// the groups, which do the same, and from then on give such a key the weight NaN in d_q of the queries that see it.
+// What is not finite is looked for where not all keys of a tile meet all queries. In q and d_o it is put to 0, since
+// its weights are 0 or not finite themselves, and what d_o lost is added in the end to the keys that its query sees. In
+// k it is put to 0, too, and from then on such a key has a weight of NaN in d_q of the queries that see it.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +25,9 @@ namespace heddle::kernels::cuda::softmax {
 template <class T, int DIM>
 struct HopperBackward : HopperKeys<T, DIM> {
   using Base = HopperKeys<T, DIM>;
-  using typename Base::Place, typename Base::Step, typename Base::Sums;
   using Base::kGroups, Base::kKeys, Base::kQueries, Base::kStages;
   using Base::launch, Base::shared, Base::first_step, Base::advance, Base::wait_for_place;
+  using typename Base::Place, typename Base::Step, typename Base::Sums;
 
   // --- What is not finite ---
 
@@ -58,26 +57,6 @@ struct HopperBackward : HopperKeys<T, DIM> {
     find_not_finite<128 * kGroups, true>(shared.k, thread, [&](int row) { shared.dropped[row] = true; });
     fence_async_proxy();
     barrier_sync(1, 128 * kGroups);
-  }
-
-  // --- Sums of d_q ---
-
-  __device__ __forceinline__ void add_sums(const FragmentC (&d_q)[8], const Place& place, Step step, int group,
-                                           int count) const {
-    const int64_t head = int64_t{place.batch} * launch.args.inputs.q.heads + step.head;
-    float* const to = Sums::tile(launch.args, head, step.tile) + group * Sums::kGroupNumbers + threadIdx.x % 128 * 4;
-    shared.sums_turn.wait((count - 1) % 2);
-    if (step.tile >= place.new_tile) {
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        *reinterpret_cast<float4*>(to + n * 512) =
-            make_float4(d_q[n].values[0], d_q[n].values[1], d_q[n].values[2], d_q[n].values[3]);
-      }
-    } else {
-#pragma unroll
-      for (int n = 0; n < 8; ++n) add_to_memory(to + n * 512, d_q[n].values);
-    }
-    arrive_warp(shared.sums_done);
   }
 
   // --- Products ---
@@ -188,9 +167,20 @@ struct HopperBackward : HopperKeys<T, DIM> {
     fence_async_proxy();
     arrive_warp(shared.d_s_full[count % 2]);
   }
+  // Gives the group's part of d_q of a step to the warp that adds it to the sums.
+  __device__ __forceinline__ void put_sums(const FragmentC (&d_q)[8], int group, int count) const {
+    shared.sums_free.wait(count % 2);
+    float4* const to = reinterpret_cast<float4*>(shared.d_q + group * Sums::kGroupNumbers) + threadIdx.x % 128;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      to[n * 128] = make_float4(d_q[n].values[0], d_q[n].values[1], d_q[n].values[2], d_q[n].values[3]);
+    }
+    fence_async_proxy();
+    arrive_warp(shared.sums_full);
+  }
   // Starts the sums of the group's keys, and then its part of d_q (=) dS k.
-  __device__ __forceinline__ void start_sums(FragmentC (&d_k)[DIM / 8], FragmentC (&d_v)[DIM / 8],
-                                             FragmentC (&d_q)[8], const FragmentA (&weights)[kQueries / 16],
+  __device__ __forceinline__ void start_sums(FragmentC (&d_k)[DIM / 8], FragmentC (&d_v)[DIM / 8], FragmentC (&d_q)[8],
+                                             const FragmentA (&weights)[kQueries / 16],
                                              const FragmentA (&d_s)[kQueries / 16], int stage, int count,
                                              int group) const {
     const int buffer = count % 2;
@@ -242,7 +232,6 @@ struct HopperBackward : HopperKeys<T, DIM> {
           hold(d_v);
           arrive_warp(shared.free[ring.stage]);
           ring.advance();
-          const Step last = step;
           advance(step, place);
           FragmentC p[kQueries / 8], d_p[kQueries / 8];
           wait_for_queries(place, step, ring);
@@ -250,7 +239,7 @@ struct HopperBackward : HopperKeys<T, DIM> {
           start_scores(p, shared.k, group * 64, shared.q[ring.stage]);
           wgmma_wait<1>();
           hold(d_q);
-          if (adds) add_sums(d_q, place, last, group, count);
+          if (adds) put_sums(d_q, group, count);
           wgmma_fence();
           start_scores(d_p, shared.v, group * 64, shared.d_o[ring.stage]);
           make_weights(weights, d_s, p, d_p, place, step, round, ring.stage, ++count, dropped, first_row);
@@ -263,7 +252,7 @@ struct HopperBackward : HopperKeys<T, DIM> {
         hold(d_q);
         arrive_warp(shared.free[ring.stage]);
         ring.advance();
-        if (adds) add_sums(d_q, place, step, group, count);
+        if (adds) put_sums(d_q, group, count);
       }
       arrive_warp(shared.rows_free);
       const float scale = static_cast<float>(launch.args.inputs.scale);

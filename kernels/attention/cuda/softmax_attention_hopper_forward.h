@@ -11,14 +11,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/cuda/softmax_attention.h"
 #include "kernels/attention/cuda/softmax_attention_hopper.h"
 #include "kernels/common/cuda/scratch.h"
 
-#ifndef G64
-#define G64 3
-#endif
 namespace heddle::kernels::cuda::softmax {
 
 struct HopperForwardLaunch {
@@ -27,20 +25,25 @@ struct HopperForwardLaunch {
   TileOrder order;
 };
 
-template <class T, int DIM>
+template <class T, int DIM, int GROUPS>
 struct HopperForward {
-  static constexpr int kGroups = DIM == 64 ? G64 : 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
+  static constexpr int kGroups = GROUPS, kThreads = 128 * (kGroups + 1), kCheckers = 96;
   static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
   static constexpr int kGroupRegisters = kGroups == 3 ? 160 : 240, kOtherRegisters = kGroups == 3 ? 32 : 24;
+
+  // float16 knows P finely enough with a second number, and nothing smaller than 2^-24, so there P is lifted by
+  // 2^kLift.
+  static constexpr bool kTwoNumbers = std::is_same_v<T, fp16>;
+  static constexpr float kLift = kTwoNumbers ? 14.0f : 0.0f;
 
   struct Shared {
     SwizzledMatrix<T, kQueries, DIM> q;
     SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
     // Full: copied. Free: read by all groups. Checked: v has been looked through.
     SharedBarrier q_full, q_free, k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    int tile;             // the tile of q, -1 after the last
-    TileColumns columns;  // of the tile
-    int found[2];         // the tile's round + 1 where v holds what is not finite, by parity of the round
+    int tile;                  // the tile of q, -1 after the last
+    TileColumns columns;       // of the tile
+    int found[2];              // the tile's round + 1 where v holds what is not finite, by parity of the round
     RowRanges<kQueries> keys;  // that a query sees
   };
 
@@ -177,7 +180,7 @@ struct HopperForward {
       }
     }
     for_each_value(scores, [&](float& score, int half, int) {
-      score = fast_exp2(fmaf(score, scales[half], -shift[half]));
+      score = fast_exp2(fmaf(score, scales[half], kLift - shift[half]));
       sum[half] += score;
     });
 #pragma unroll
@@ -191,6 +194,37 @@ struct HopperForward {
   // The groups take turns at starting products.
   __device__ __forceinline__ static void take_turn(int group) { barrier_sync(1 + group, 256); }
   __device__ __forceinline__ static void end_turn(int group) { barrier_arrive(1 + (group + 1) % kGroups, 256); }
+
+  // P as operand A.
+  struct Weights {
+    FragmentA parts[kTwoNumbers ? 2 : 1][kKeys / 16];
+  };
+  __device__ __forceinline__ static void round_weights(Weights& p, FragmentC (&weights)[kKeys / 8]) {
+    softmax::round_weights<T>(p.parts[0], weights);
+    if constexpr (kTwoNumbers) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float2 rounded = unpack<T>(p.parts[0][n / 2].words[n % 2 * 2 + half]);
+          weights[n].values[half * 2] -= rounded.x;
+          weights[n].values[half * 2 + 1] -= rounded.y;
+        }
+      }
+      softmax::round_weights<T>(p.parts[1], weights);
+    }
+  }
+  // Starts out (+=) P v.
+  __device__ __forceinline__ static void add_values_of(FragmentC (&out)[DIM / 8], const Weights& p,
+                                                       const SwizzledMatrix<T, kKeys, DIM>& v) {
+#pragma unroll
+    for (int part = 0; part < (kTwoNumbers ? 2 : 1); ++part) {
+#pragma unroll
+      for (int d = 0; d < kKeys / 16; ++d)
+        wgmma<T, Stored::by_depth>(out, p.parts[part][d], v.by_depth(d * 16, 0), true);
+    }
+    wgmma_commit();
+  }
 
   // The first of the thread's two rows in the tile.
   __device__ __forceinline__ static int own_row() {
@@ -211,7 +245,7 @@ struct HopperForward {
 
       Rows rows;
       FragmentC out[DIM / 8], scores[kKeys / 8];
-      FragmentA p[kKeys / 16];
+      Weights p;
       float factor[2];
       int column = Tiles::column_of(columns, steps, 0);
       shared.k_full[ring.stage].wait(ring.parity);
@@ -224,7 +258,7 @@ struct HopperForward {
       arrive_warp(shared.k_free[ring.stage]);
       if (steps == 1) arrive_warp(shared.q_free);
       exponentiate(scores, column, rows, factor);
-      round_weights<T>(p, scores);
+      round_weights(p, scores);
 #pragma unroll 1
       for (; column > columns.all.begin; column -= kKeys) {
         const Ring<kStages> values = ring;
@@ -236,7 +270,7 @@ struct HopperForward {
         wait_for_values(values, columns.are_whole(column, kKeys));
         hold(out);
         wgmma_fence();
-        start_sum(out, p, shared.v[values.stage]);
+        add_values_of(out, p, shared.v[values.stage]);
         end_turn(group);
         wgmma_wait<1>();
         hold(scores);
@@ -247,12 +281,12 @@ struct HopperForward {
         hold(out);
         arrive_warp(shared.v_free[values.stage]);
         for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
-        round_weights<T>(p, scores);
+        round_weights(p, scores);
       }
       wait_for_values(ring, columns.are_whole(column, kKeys));
       hold(out);
       wgmma_fence();
-      start_sum(out, p, shared.v[ring.stage]);
+      add_values_of(out, p, shared.v[ring.stage]);
       const bool found = shared.found[round % 2] == round + 1;
       wgmma_wait<0>();
       hold(out);
@@ -292,7 +326,7 @@ struct HopperForward {
       const int query = place.first + own + half * 8;
       if (args.lse && query < static_cast<int>(args.inputs.q.length) && threadIdx.x % 4 == 0) {
         vector<float>(args.lse)[row_index(args.inputs.q, place.batch, place.head, query)] =
-            rounded_product(rows.largest[half], scale) + logf(sum);
+            rounded_product(rows.largest[half], scale) + logf(sum * exp2f(-kLift));
       }
     }
     for_each_value(out, [&](float& value, int half, int) { value *= inverse[half]; });
@@ -305,19 +339,19 @@ struct HopperForward {
   }
 };
 
-template <class T, int DIM>
-__global__ void __launch_bounds__(HopperForward<T, DIM>::kThreads, 1)
+template <class T, int DIM, int GROUPS>
+__global__ void __launch_bounds__(HopperForward<T, DIM, GROUPS>::kThreads, 1)
     forward_hopper(const __grid_constant__ HopperForwardLaunch launch) {
 #ifdef HEDDLE_WGMMA
-  using Forward = HopperForward<T, DIM>;
+  using Forward = HopperForward<T, DIM, GROUPS>;
   extern __shared__ __align__(1024) unsigned char raw[];
   run_groups(Forward{launch, *reinterpret_cast<typename Forward::Shared*>(raw)});
 #endif
 }
 
-template <class T, int DIM>
+template <class T, int DIM, int GROUPS>
 void launch_hopper_forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
-  using Forward = HopperForward<T, DIM>;
+  using Forward = HopperForward<T, DIM, GROUPS>;
   const SoftmaxAttentionInputs& inputs = args.inputs;
   HopperForwardLaunch launch{tensor_map(inputs.q, Forward::kQueries),
                              tensor_map(inputs.k, Forward::kKeys),
@@ -330,7 +364,20 @@ void launch_hopper_forward(Context& context, const SoftmaxAttentionForwardArgs& 
     launch.order.taken = static_cast<unsigned*>(scratch(context));
     HEDDLE_CUDA_CHECK(cudaMemsetAsync(launch.order.taken, 0, sizeof(unsigned), context.stream()));
   }
-  HEDDLE_LAUNCH(context, (forward_hopper<T, DIM>), blocks, Forward::kThreads, sizeof(typename Forward::Shared), launch);
+  HEDDLE_LAUNCH(context, (forward_hopper<T, DIM, GROUPS>), blocks, Forward::kThreads, sizeof(typename Forward::Shared),
+                launch);
+}
+
+template <class T>
+void launch_hopper_forward_64(Context& context, const SoftmaxAttentionForwardArgs& args) {
+  if constexpr (!HopperForward<T, 64, 2>::kTwoNumbers) {  // these take more registers than three groups have
+    const HeadsView& q = args.inputs.q;
+    const int64_t large_tiles = q.batch * q.heads * ceil_div(q.length, 192);
+    if (large_tiles > 4 * int64_t{context.properties().multiprocessors}) {  // else small ones are shared out better
+      return launch_hopper_forward<T, 64, 3>(context, args);
+    }
+  }
+  launch_hopper_forward<T, 64, 2>(context, args);
 }
 
 // Returns false where there is no kernel for these sizes.
@@ -342,8 +389,8 @@ bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args
       !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) || !can_vectorize(args.o, 8)) {
     return false;
   }
-  if (inputs.q.dim == 64) launch_hopper_forward<T, 64>(context, args);
-  if (inputs.q.dim == 128) launch_hopper_forward<T, 128>(context, args);
+  if (inputs.q.dim == 64) launch_hopper_forward_64<T>(context, args);
+  if (inputs.q.dim == 128) launch_hopper_forward<T, 128, 2>(context, args);
   return inputs.q.dim == 64 || inputs.q.dim == 128;
 }
 

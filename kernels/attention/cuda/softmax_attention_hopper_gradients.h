@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(128) write_queries_hopper(const __grid_constan
     const float4 four = __ldcs(reinterpret_cast<const float4*>(from + n * 512));
     d_q[n] = {{four.x * scale, four.y * scale, four.z * scale, four.w * scale}};
   }
-  const int own = tile * Sums::kQueries + Sums::first_query(group) +
-                  static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
+  const int own = tile * Sums::kQueries + Sums::first_query(group) + static_cast<int>(threadIdx.x) / 32 * 16 +
+                  static_cast<int>(threadIdx.x) % 32 / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int query = own + half * 8;
@@ -97,13 +97,12 @@ void launch_hopper_backward(Context& context, const SoftmaxAttentionBackwardArgs
                               {},
                               counts + 1};
   const int64_t bytes = inputs.q.length * DIM * (4 + 4) * (inputs.q.heads / inputs.k.heads);  // q, d_o, sums of d_q
-  launch.order =
-      tile_order(context, inputs.k, Backward::kKeys, bytes, false, reinterpret_cast<unsigned*>(counts));
+  launch.order = tile_order(context, inputs.k, Backward::kKeys, bytes, false, reinterpret_cast<unsigned*>(counts));
   HEDDLE_LAUNCH(context, (row_products_hopper<T, DIM>),
                 static_cast<unsigned>(ceil_div(heads * inputs.q.length * (DIM / 8), 256)), 256, 0, args, counts,
                 1 + launch.order.heads * launch.order.row_tiles);
   HEDDLE_LAUNCH_DEPENDENT(context, (backward_hopper<T, DIM>), blocks_for(context, launch.order), Backward::kThreads,
-                sizeof(typename Backward::Shared), launch);
+                          sizeof(typename Backward::Shared), launch);
   if (args.d_q) {
     const int64_t parts = 2 * heads * ceil_div(inputs.q.length, Backward::kQueries);
     HEDDLE_LAUNCH_DEPENDENT(context, (write_queries_hopper<T, DIM>), static_cast<unsigned>(parts), 128, 0, args);

@@ -1,6 +1,6 @@
 // Softmax attention on the tensor cores of sm_90a, backward: the walk over tiles of keys, and the warps that do not
 // multiply (softmax_attention_hopper_backward.h). One copies by TMA, one lse and D, one looks for what is not finite,
-// and one keeps the order of the sums of d_q.
+// and one adds to the sums of d_q in their order.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,7 @@ template <class T, int DIM>
 struct HopperKeys {
   using Sums = QuerySums<DIM>;
   static constexpr int kGroups = 2, kThreads = 128 * (kGroups + 1), kGroupRegisters = 240, kOtherRegisters = 24;
-  static constexpr int kKeys = 64 * kGroups, kQueries = Sums::kQueries, kStages = 3;
+  static constexpr int kKeys = 64 * kGroups, kQueries = Sums::kQueries, kStages = 2;
 
   // One tile of keys. Tiles of queries: from first_tile to end_tile, those that all its keys meet, and from new_tile on
   // those that have no sums before it.
@@ -56,13 +56,14 @@ struct HopperKeys {
     SwizzledMatrix<T, kKeys, DIM> k, v;
     SwizzledMatrix<T, kQueries, DIM> q[kStages], d_o[kStages];
     SwizzledMatrix<T, kKeys, kQueries> d_s[2];  // transposed
+    alignas(128) float d_q[Sums::kNumbers];
     // lse and D of the queries; exponents: lse by log 2, or 0 where an lse of the step is large.
     float exponents[kStages][kQueries], lse[kStages][kQueries], product[kStages][kQueries];
     RowRanges<kKeys> queries;  // that see a key
-    bool dropped[kKeys];           // whether the key had what is not finite
+    bool dropped[kKeys];       // whether the key had what is not finite
     // Full: copied. Free: read by all groups. Checked: looked through. `rows`: k and v.
     SharedBarrier rows_full, rows_free, rows_checked, full[kStages], free[kStages], checked[kStages];
-    SharedBarrier place_full[2], place_free[2], d_s_full[2], sums_turn, sums_done;
+    SharedBarrier place_full[2], place_free[2], d_s_full[2], sums_full, sums_free;
     Place places[2];                     // by parity of the round
     int found_in_keys;                   // the round + 1 of a tile in which it was found
     int found[kStages], large[kStages];  // the number of the step + 1 where that was so; steps count over all tiles
@@ -73,9 +74,6 @@ struct HopperKeys {
 
   __device__ __forceinline__ static int group_size(const SoftmaxAttentionInputs& inputs) {
     return static_cast<int>(inputs.q.heads) / static_cast<int>(inputs.k.heads);
-  }
-  __device__ __forceinline__ int query_tiles() const {
-    return blocks_of(static_cast<int>(launch.args.inputs.q.length), kQueries);
   }
   // The queries that the keys of a tile see; rows after the last key do as the last one does.
   __device__ __forceinline__ TileColumns columns_of(int batch, int first) const {
@@ -115,8 +113,8 @@ struct HopperKeys {
       shared.rows_full.init(1);
       shared.rows_free.init(4 * kGroups + 1);
       shared.rows_checked.init(1);
-      shared.sums_turn.init(1);
-      shared.sums_done.init(4 * kGroups);
+      shared.sums_full.init(4 * kGroups);
+      shared.sums_free.init(1);
       for (int i = 0; i < 2; ++i) {
         shared.place_full[i].init(1);
         shared.place_free[i].init(4 * kGroups + 3);
@@ -199,30 +197,31 @@ struct HopperKeys {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int count = 0;
-    for_steps([](const Place&, int) {}, [&](const Place& place, Step step, const Ring<kStages>& ring) {
-      ++count;
-      const int left = static_cast<int>(args.inputs.q.length) - step.tile * kQueries;
-      const int64_t index = row_index(args.inputs.q, place.batch, step.head, step.tile * kQueries);
-      float lse[kQueries / 32], product[kQueries / 32];
-      bool large = false;
+    for_steps([](const Place&, int) {},
+              [&](const Place& place, Step step, const Ring<kStages>& ring) {
+                ++count;
+                const int left = static_cast<int>(args.inputs.q.length) - step.tile * kQueries;
+                const int64_t index = row_index(args.inputs.q, place.batch, step.head, step.tile * kQueries);
+                float lse[kQueries / 32], product[kQueries / 32];
+                bool large = false;
 #pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        const int query = i * 32 + lane;
-        lse[i] = query < left ? vector<const float>(args.lse)[index + query] : 0.0f;
-        product[i] = query < left ? vector<const float>(args.row_products)[index + query] : 0.0f;
-        large = large || is_large(lse[i]);
-      }
-      large = __any_sync(0xffffffffu, large);
-      shared.free[ring.stage].wait(ring.parity ^ 1u);
+                for (int i = 0; i < kQueries / 32; ++i) {
+                  const int query = i * 32 + lane;
+                  lse[i] = query < left ? vector<const float>(args.lse)[index + query] : 0.0f;
+                  product[i] = query < left ? vector<const float>(args.row_products)[index + query] : 0.0f;
+                  large = large || is_large(lse[i]);
+                }
+                large = __any_sync(0xffffffffu, large);
+                shared.free[ring.stage].wait(ring.parity ^ 1u);
 #pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        shared.exponents[ring.stage][i * 32 + lane] = large ? 0.0f : lse[i] * kLog2E;
-        shared.lse[ring.stage][i * 32 + lane] = lse[i];
-        shared.product[ring.stage][i * 32 + lane] = product[i];
-      }
-      if (large) shared.large[ring.stage] = count;
-      arrive_warp(shared.full[ring.stage]);
-    });
+                for (int i = 0; i < kQueries / 32; ++i) {
+                  shared.exponents[ring.stage][i * 32 + lane] = large ? 0.0f : lse[i] * kLog2E;
+                  shared.lse[ring.stage][i * 32 + lane] = lse[i];
+                  shared.product[ring.stage][i * 32 + lane] = product[i];
+                }
+                if (large) shared.large[ring.stage] = count;
+                arrive_warp(shared.full[ring.stage]);
+              });
   }
 
   // --- What is not finite, by one warp ---
@@ -253,12 +252,13 @@ struct HopperKeys {
     });
   }
 
-  // --- The order of the sums of d_q ---
+  // --- Sums of d_q, by one thread ---
 
-  // By one thread, for all groups. The progress of a tile of keys is how many tiles of queries, of all heads of q that
-  // use the head, it will not add to any more.
-  __device__ __forceinline__ void order_sums() const {
-    const int tiles = query_tiles(), all = tiles * group_size(launch.args.inputs);
+  // The progress of a tile of keys is how many tiles of queries, of all heads of q that use the head, it will not add
+  // to any more.
+  __device__ __forceinline__ void add_sums() const {
+    const SoftmaxAttentionInputs& inputs = launch.args.inputs;
+    const int tiles = blocks_of(static_cast<int>(inputs.q.length), kQueries);
     unsigned parity = 0;
     for (int round = 0;; ++round) {
       const Place& place = wait_for_place(round);
@@ -266,26 +266,27 @@ struct HopperKeys {
       int* const progress = launch.progress + place.index;
       Step step = first_step(launch.args, place);
       int before = 0;  // the progress of the tile of keys before this one, as last seen
-      const auto progress_at = [&] {
-        return (step.head - place.head * group_size(launch.args.inputs) + 1) * tiles - step.tile;
-      };
-      const auto may_add = [&] { return step.tile >= place.new_tile || before >= progress_at(); };
-      bool has_turn = false;
-      for (int left = launch.args.d_q ? place.steps : 0; left > 0; --left) {
-        const int own = progress_at();
-        while (!may_add()) before = load_acquire(progress - 1);
-        if (!has_turn) shared.sums_turn.arrive();
-        shared.sums_done.wait(parity);
-        parity ^= 1u;
-        advance(step, place);
-        has_turn = left > 1 && may_add();  // before the others are told, which takes longer
-        if (has_turn) shared.sums_turn.arrive();
+      for (int left = launch.args.d_q ? place.steps : 0; left > 0; --left, advance(step, place), parity ^= 1u) {
+        const int own = (step.head - place.head * group_size(inputs) + 1) * tiles - step.tile;
+        float* const to = Sums::tile(launch.args, place.batch * inputs.q.heads + step.head, step.tile);
+        shared.sums_full.wait(parity);
+        if (step.tile >= place.new_tile) {
+          copy_to_memory(to, shared.d_q, sizeof(shared.d_q));
+        } else {
+          while (before < own) before = load_acquire(progress - 1);
+          fence_async_memory();
+          add_to_memory(to, shared.d_q, sizeof(shared.d_q));
+        }
+        wait_for_reads();
+        shared.sums_free.arrive();
+        wait_for_writes();
         if (left > 1) store_release(progress, own);
       }
-      store_release(progress, all);
+      store_release(progress, tiles * group_size(inputs));
       shared.place_free[round % 2].arrive();
     }
   }
+
   // What the third warpgroup does.
   __device__ __forceinline__ void assist(int warp) const {
     if (warp == 0) {
@@ -295,7 +296,7 @@ struct HopperKeys {
     } else if (warp == 2) {
       check();
     } else if (threadIdx.x % 32 == 0) {
-      order_sums();
+      add_sums();
     }
   }
 };

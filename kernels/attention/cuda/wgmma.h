@@ -135,7 +135,7 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
 // `use` is "+f" for fragments that are read and written, "=f" for those that are only written.
 #define HEDDLE_FRAGMENTS_1(use, c, n) \
   use((c)[n].values[0]), use((c)[n].values[1]), use((c)[n].values[2]), use((c)[n].values[3])
-#define HEDDLE_FRAGMENTS_4(use, c, n)                                                             \
+#define HEDDLE_FRAGMENTS_4(use, c, n)                                                                  \
   HEDDLE_FRAGMENTS_1(use, c, n), HEDDLE_FRAGMENTS_1(use, c, n + 1), HEDDLE_FRAGMENTS_1(use, c, n + 2), \
       HEDDLE_FRAGMENTS_1(use, c, n + 3)
 #define HEDDLE_FRAGMENTS_8(use, c) HEDDLE_FRAGMENTS_4(use, c, 0), HEDDLE_FRAGMENTS_4(use, c, 4)
