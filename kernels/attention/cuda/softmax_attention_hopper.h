@@ -150,18 +150,18 @@ struct QueryTiles {
     return columns.all.begin + (steps - 1 - step) * KEYS;
   }
 
-  // Calls visit(query, key) for the pairs that see each other, of 64 queries from row `first_row` on and the steps that
-  // not all queries of the tile see; the warps of the group, of which `warp` is one, share the queries.
-  template <class Visit>
-  __device__ __forceinline__ static void for_pairs_not_whole(const SoftmaxAttentionInputs& inputs, const Place& place,
-                                                             int first_row, int warp, const Visit& visit) {
+  // Calls visit(query, key) for the pairs that see each other, of 64 queries from row `first_row` on and all steps, or
+  // those that not all queries of the tile see; the warps of the group, of which `warp` is one, share the queries.
+  template <bool NOT_WHOLE, class Visit>
+  __device__ __forceinline__ static void for_pairs(const SoftmaxAttentionInputs& inputs, const Place& place,
+                                                   int first_row, int warp, const Visit& visit) {
     const TileColumns columns = columns_of(inputs, place);
     const int end = min(place.first + first_row + 64, static_cast<int>(inputs.q.length)), steps = steps_of(columns);
     for (int query = place.first + first_row + warp; query < end; query += 4) {
       const Range keys = keys_of(inputs, place.batch, query);
       for (int step = 0; step < steps; ++step) {
         const int column = column_of(columns, steps, step);
-        if (columns.are_whole(column, KEYS)) continue;
+        if (NOT_WHOLE && columns.are_whole(column, KEYS)) continue;
         for (int key = max(column, keys.begin); key < min(column + KEYS, keys.end); ++key) visit(query, key);
       }
     }

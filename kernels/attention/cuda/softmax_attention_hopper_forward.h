@@ -103,8 +103,11 @@ struct HopperForward {
     shared.q_full.arrive();
   }
 
-  // --- Values that are not finite ---
-
+  // Whether the values of the keys from `column` on need no look, since all queries of the tile see them. With two
+  // numbers they do: the second one may be 0 or below.
+  __device__ __forceinline__ static bool is_whole(const TileColumns& columns, int column) {
+    return !kTwoNumbers && columns.are_whole(column, kKeys);
+  }
   __device__ __forceinline__ void check_values() const {
     const int thread = static_cast<int>(threadIdx.x) % 128 - 32;
     Ring<kStages> ring;
@@ -116,7 +119,7 @@ struct HopperForward {
       const int steps = Tiles::steps_of(columns);
       for (int step = 0; step < steps; ++step, ring.advance()) {
         shared.v_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
-        if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys)) {
+        if (!is_whole(columns, Tiles::column_of(columns, steps, step))) {
           bool found = false;
           find_not_finite<kCheckers, true>(shared.v[ring.stage], thread, [&](int) { found = true; });
           if (found) {
@@ -133,7 +136,7 @@ struct HopperForward {
   // Adds to the group's rows of o the values that are not finite, of keys in steps that not all rows of the tile see.
   __device__ __noinline__ static void add_values(const SoftmaxAttentionForwardArgs& args, const Place& place,
                                                  int first_row, int warp) {
-    Tiles::for_pairs_not_whole(args.inputs, place, first_row, warp, [&](int query, int key) {
+    Tiles::template for_pairs<!kTwoNumbers>(args.inputs, place, first_row, warp, [&](int query, int key) {
       add_what_is_not_finite(head<T>(args.o, place.batch, query, place.head),
                              head<const T>(args.inputs.v, place.batch, key, place.kv_head), DIM, 1.0f);
     });
@@ -267,7 +270,7 @@ struct HopperForward {
         take_turn(group);
         wgmma_fence();
         start_scores(scores, shared.q, group * 64, shared.k[ring.stage]);
-        wait_for_values(values, columns.are_whole(column, kKeys));
+        wait_for_values(values, is_whole(columns, column));
         hold(out);
         wgmma_fence();
         add_values_of(out, p, shared.v[values.stage]);
@@ -283,7 +286,7 @@ struct HopperForward {
         for_each_value(out, [&](float& value, int half, int) { value *= factor[half]; });
         round_weights(p, scores);
       }
-      wait_for_values(ring, columns.are_whole(column, kKeys));
+      wait_for_values(ring, is_whole(columns, column));
       hold(out);
       wgmma_fence();
       add_values_of(out, p, shared.v[ring.stage]);
