@@ -35,7 +35,17 @@ struct SoftmaxAttentionBackwardArgs {
   HeadsView d_o;
   HeadsDestination d_q, d_k, d_v;
   VectorView inverse_sums, row_products;  // workspaces, as lse
+  VectorView query_sums;                  // workspace of softmax_attention_query_sums() floats
 };
+
+// Floats in which a backward with d_q sums it in device memory. GPUs use them; they are allocated on every device, so
+// that all count the same bytes.
+inline int64_t softmax_attention_query_sums(const SoftmaxAttentionInputs& inputs) {
+  constexpr int64_t kRows = 128;  // lengths are rounded up to a multiple
+  const HeadsView& q = inputs.q;
+  if (q.dtype != DType::bfloat16 || q.dim != inputs.v.dim || (q.dim != 64 && q.dim != 128)) return 0;
+  return q.batch * q.heads * ((q.length + kRows - 1) / kRows * kRows) * q.dim;
+}
 
 HEDDLE_KERNEL(softmax_attention_forward, SoftmaxAttentionForwardArgs);
 HEDDLE_KERNEL(softmax_attention_backward, SoftmaxAttentionBackwardArgs);

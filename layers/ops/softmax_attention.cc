@@ -13,6 +13,7 @@ namespace heddle {
 namespace {
 
 using kernels::heads_view;
+using kernels::softmax_attention_query_sums;
 using kernels::vector_view;
 
 void check_softmax_attention(const Variable& q, const Variable& k, const Variable& v, const Variable& segments,
@@ -59,14 +60,14 @@ struct SoftmaxAttentionNode {
   void backward(Tape& tape) {
     Context& context = tape.context();
     const Tensor d_o = tape.take_gradient(o);
-    const auto workspace = [&] {
+    const auto workspace = [&](const Shape& shape) {
       const MemoryScope scope(context, MemoryCategory::workspace);
-      return Tensor::empty(context, lse.shape(), lse.dtype());
+      return Tensor::empty(context, shape, lse.dtype());
     };
     // One value may be several inputs, and so may parts of one value that overlap.
     DistinctDestinations destinations(tape);
     const auto destination = [&](Slot slot) { return heads_destination(destinations.of(slot)); };
-    const Tensor inverse_sums = workspace(), row_products = workspace();
+    const Tensor inverse_sums = workspace(lse.shape()), row_products = workspace(lse.shape());
     kernels::SoftmaxAttentionBackwardArgs args;
     args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
     args.o = heads_view(saved_o);
@@ -77,6 +78,8 @@ struct SoftmaxAttentionNode {
     args.d_v = destination(v);
     args.inverse_sums = vector_view(inverse_sums);
     args.row_products = vector_view(row_products);
+    const Tensor query_sums = workspace({args.d_q ? softmax_attention_query_sums(args.inputs) : 0});
+    args.query_sums = vector_view(query_sums);
     kernels::softmax_attention_backward(context, args);
     destinations.finish();
   }

@@ -220,7 +220,7 @@ void forward(Context& context, const SoftmaxAttentionForwardArgs& args) {
   if constexpr (sizeof(T) <= 4) {
     if (forward_of_one_query<T>(context, args)) return;
   }
-  if constexpr (std::is_same_v<T, bf16>) {
+  if constexpr (sizeof(T) == 2) {
     if (forward_on_hopper<T>(context, args)) return;
   }
   if constexpr (sizeof(T) <= 4) {

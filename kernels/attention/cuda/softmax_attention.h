@@ -1,6 +1,6 @@
-// The kernels of softmax attention on GPUs: of one query without tensor cores, on the tensor cores of sm_90a for
-// bfloat16 heads of 64 or 128 features, on those of any GPU for heads of up to 256, each dtype in a file of its own,
-// and for any dtype and size without them.
+// The kernels of softmax attention on GPUs: of one query without tensor cores; on the tensor cores of sm_90a for heads of
+// 64 or 128 features in bfloat16, and forward in float16; on those of any GPU for heads of up to 256, each dtype in a file
+// of its own; and for any dtype and size without them.
 #pragma once
 
 #include "kernels/attention/softmax_attention.h"
@@ -14,7 +14,8 @@ bool forward_on_tensor_cores(Context& context, const SoftmaxAttentionForwardArgs
 template <class T>
 bool backward_on_tensor_cores(Context& context, const SoftmaxAttentionBackwardArgs& args);
 
-// The same for T bf16 on the tensor cores of sm_90a, where P and dS are one number of T each.
+// The same on the tensor cores of sm_90a, for T bf16, where P and dS are one number of T each. Forward also for T fp16,
+// where P is two: dS would leave the range of one.
 template <class T>
 bool forward_on_hopper(Context& context, const SoftmaxAttentionForwardArgs& args);
 template <class T>

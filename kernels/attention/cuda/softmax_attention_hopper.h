@@ -48,6 +48,8 @@ struct TileOrder {
     if (round > 0 && taken != nullptr) return blocks + static_cast<int>(atomicAdd(taken, 1u));
     return round * blocks + (round % 2 == 0 ? own : blocks - 1 - own);
   }
+  // The same where tiles wait for earlier ones: no block has a tile before it runs.
+  __device__ __forceinline__ int take_in_order() const { return static_cast<int>(atomicAdd(taken, 1u)); }
 };
 
 // `bytes`: what a tile of a head meets, as keys and values of the head.
@@ -65,6 +67,20 @@ inline unsigned blocks_for(const Context& context, const TileOrder& order) {
       std::min<int64_t>(int64_t{order.heads} * order.row_tiles, context.properties().multiprocessors));
 }
 
+// What all kernels here do: the first warpgroups compute, the warps of the last one assist them.
+template <class Kernel>
+__device__ __forceinline__ void run_groups(const Kernel& kernel) {
+  kernel.init();
+  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+  if (group < Kernel::kGroups) {
+    take_registers<Kernel::kGroupRegisters>();
+    kernel.compute(group);
+  } else {
+    give_registers<Kernel::kOtherRegisters>();
+    kernel.assist(__shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0));
+  }
+}
+
 // Position in a ring of STAGES buffers. Its parity is that of the phase in which the buffer is filled.
 template <int STAGES>
 struct Ring {
@@ -78,6 +94,18 @@ struct Ring {
     }
   }
 };
+
+// Sets the ranges of the warp's 16 rows from `first_row` on to range_of(row), by a warp that alone reads them.
+template <int ROWS, class RangeOf>
+__device__ __forceinline__ void fill_ranges(RowRanges<ROWS>& ranges, int first_row, const RangeOf& range_of) {
+  const int row = first_row + static_cast<int>(threadIdx.x) % 32;
+  if (row < first_row + 16) {
+    const Range range = range_of(row);
+    ranges.begin[row] = range.begin;
+    ranges.end[row] = range.end;
+  }
+  __syncwarp();
+}
 
 // Which columns a tile meets: from `begin` to `end`, and those that all its rows meet, from `whole.begin` to
 // `whole.end`.
@@ -122,18 +150,18 @@ struct QueryTiles {
     return columns.all.begin + (steps - 1 - step) * KEYS;
   }
 
-  // Calls visit(query, key) for the pairs that see each other, of 64 queries from row `first_row` on and the steps that
-  // not all queries of the tile see; the warps of the group, of which `warp` is one, share the queries.
-  template <class Visit>
-  __device__ __forceinline__ static void for_pairs_not_whole(const SoftmaxAttentionInputs& inputs, const Place& place,
-                                                             int first_row, int warp, const Visit& visit) {
+  // Calls visit(query, key) for the pairs that see each other, of 64 queries from row `first_row` on and all steps, or
+  // those that not all queries of the tile see; the warps of the group, of which `warp` is one, share the queries.
+  template <bool NOT_WHOLE, class Visit>
+  __device__ __forceinline__ static void for_pairs(const SoftmaxAttentionInputs& inputs, const Place& place,
+                                                   int first_row, int warp, const Visit& visit) {
     const TileColumns columns = columns_of(inputs, place);
     const int end = min(place.first + first_row + 64, static_cast<int>(inputs.q.length)), steps = steps_of(columns);
     for (int query = place.first + first_row + warp; query < end; query += 4) {
       const Range keys = keys_of(inputs, place.batch, query);
       for (int step = 0; step < steps; ++step) {
         const int column = column_of(columns, steps, step);
-        if (columns.are_whole(column, KEYS)) continue;
+        if (NOT_WHOLE && columns.are_whole(column, KEYS)) continue;
         for (int key = max(column, keys.begin); key < min(column + KEYS, keys.end); ++key) visit(query, key);
       }
     }
@@ -149,12 +177,12 @@ __device__ __forceinline__ void add_what_is_not_finite(T* to, const T* from, int
   }
 }
 
-// Whether a number of the thread's part of a matrix, one of COUNT, is not finite. With DROP, puts 0 in its place.
-template <int COUNT, bool DROP, class T, int ROWS, int COLS>
-__device__ __forceinline__ bool find_not_finite(SwizzledMatrix<T, ROWS, COLS>& matrix, int thread) {
+// Calls visit(row) for what is not finite in the thread's part of a matrix, one of COUNT. With DROP, puts 0 in its
+// place.
+template <int COUNT, bool DROP, class T, int ROWS, int COLS, class Visit>
+__device__ __forceinline__ void find_not_finite(SwizzledMatrix<T, ROWS, COLS>& matrix, int thread, const Visit& visit) {
   constexpr int kUnits = ROWS * COLS / 8;
   const uint32_t data = shared_address(matrix.data);
-  bool found = false;
 #pragma unroll 4
   for (int i = thread; i < kUnits; i += COUNT) {
     const Vec<T, 8> values = load_shared<T>(data + i * 16);
@@ -162,18 +190,53 @@ __device__ __forceinline__ bool find_not_finite(SwizzledMatrix<T, ROWS, COLS>& m
 #pragma unroll
     for (int w = 0; w < 4; ++w) add_zero_times<T>(reinterpret_cast<const unsigned*>(&values)[w], zeros);
     if ((zeros & 0x7fff7fffu) == 0) continue;
-    found = true;
+    visit(i / 8 % ROWS);
     for (int e = 0; DROP && e < 8; ++e) {
       if (!(fabsf(widen(values[e])) < infinity<float>())) matrix.data[i * 8 + e] = narrow<T>(0.0f);
     }
   }
-  return found;
 }
 
 // One arrival for each warp.
 __device__ __forceinline__ void arrive_warp(SharedBarrier& barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier.arrive();
+}
+
+// What a thread wrote before store_release() is seen by those that a load_acquire() of its value comes before.
+__device__ __forceinline__ int load_acquire(const int* from) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+__device__ __forceinline__ void store_release(int* to, int value) {
+  asm volatile("fence.acq_rel.gpu;\n\tst.relaxed.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+// Start to write (=) or to add (+=) floats from shared to device memory, a multiple of 16 bytes, by the copy engine.
+__device__ __forceinline__ void copy_to_memory(float* to, const float* from, int bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n\t"
+      "cp.async.bulk.commit_group;" ::"l"(to),
+      "r"(shared_address(from)), "r"(bytes)
+      : "memory");
+}
+__device__ __forceinline__ void add_to_memory(float* to, const float* from, int bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\n\t"
+      "cp.async.bulk.commit_group;" ::"l"(to),
+      "r"(shared_address(from)), "r"(bytes)
+      : "memory");
+}
+// What a load_acquire() of this thread made visible comes before what the copy engine does for it from here on.
+__device__ __forceinline__ void fence_async_memory() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+// Wait until what this thread started has been read from shared memory, and until it is in device memory.
+__device__ __forceinline__ void wait_for_reads() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void wait_for_writes() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+// Writes four 8 x 8 matrices of 16-bit numbers to shared memory, as load_matrices() of mma.h reads them.
+__device__ __forceinline__ void store_matrices(void* to, const unsigned (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
 }
 
 // Weights, rounded to T, as operand A.
@@ -199,16 +262,20 @@ __device__ __forceinline__ void start_scores(FragmentC (&c)[TILES], const Swizzl
                                              const SwizzledMatrix<T, TILES * 8, COLS>& b) {
 #pragma unroll
   for (int d = 0; d < COLS; d += 16) {
-    wgmma<T, Stored::by_rows, Stored::by_rows>(c, a.by_rows(row, d), b.by_rows(0, d), d > 0);
+    if (d == 0) {
+      wgmma<T, Stored::by_rows, Stored::by_rows>(c, a.by_rows(row, d), b.by_rows(0, d));
+    } else {
+      wgmma<T, Stored::by_rows, Stored::by_rows>(c, a.by_rows(row, d), b.by_rows(0, d), true);
+    }
   }
   wgmma_commit();
 }
-// Starts c (=) weights b, or c (+=) weights b where `add`.
+// Starts c (+=) weights b.
 template <class T, int TILES, int DEPTHS>
 __device__ __forceinline__ void start_sum(FragmentC (&c)[TILES], const FragmentA (&weights)[DEPTHS],
-                                          const SwizzledMatrix<T, DEPTHS * 16, TILES * 8>& b, bool add) {
+                                          const SwizzledMatrix<T, DEPTHS * 16, TILES * 8>& b) {
 #pragma unroll
-  for (int d = 0; d < DEPTHS; ++d) wgmma<T, Stored::by_depth>(c, weights[d], b.by_depth(d * 16, 0), add || d > 0);
+  for (int d = 0; d < DEPTHS; ++d) wgmma<T, Stored::by_depth>(c, weights[d], b.by_depth(d * 16, 0), true);
   wgmma_commit();
 }
 
@@ -235,7 +302,8 @@ __device__ __forceinline__ void store_row(T* row, const FragmentC (&c)[TILES], i
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const float got = __shfl_xor_sync(0xffffffffu, upper ? moved[i][e] : moved[i + distance][e], distance);
-          (upper ? moved[i] : moved[i + distance])[e] = got;
+          moved[i][e] = upper ? got : moved[i][e];
+          moved[i + distance][e] = upper ? moved[i + distance][e] : got;
         }
       }
     }

@@ -1,304 +1,281 @@
-// Softmax attention on the tensor cores of sm_90a, backward of heads of DIM = 64 or 128 features: row products and d_q.
-//   row_products_hopper      row_products (=) D = d_o . o for each query and head
-//   backward_queries_hopper  d_q (=|+=) scale dS k,   dS = P .* (d_o v^T - D),   P = exp(scores - lse)
-// The latter is built as the forward pass is (softmax_attention_hopper_forward.h): warpgroups of 64 queries, copies by
-// a warp of their own, keys from the last to the first. P and dS are one number of T where they enter a product.
+// Softmax attention on the tensor cores of sm_90a, backward of heads of DIM = 64 or 128 features.
+//   dS = P .* (d_o v^T - D),  P = exp(scores - lse)
+//   d_k (=|+=) scale dS^T q,  d_v (=|+=) P^T d_o,  sums of d_q (=) dS k in float
+// A block takes tiles of 128 keys of one head of k. Each of two warpgroups owns 64 keys and goes over the queries that
+// see one of them, from the last to the first, of all heads of q that use the head. Scores and dP are computed
+// transposed, so that P^T and dS^T are made in the registers from which they enter their products; dS also goes
+// through shared memory into dS k, of which each group computes a part of 64 by 64.
+//
+// The sums of d_q are in device memory. Tiles of keys add to them in ascending order, so that all runs give the same
+// bits: a tile adds to a tile of queries when the tile of keys before has told, by its progress, that it has done so.
+// Blocks take tiles in that order, so the tile that is waited for is always under way. The first one writes, and does
+// not add.
+//
+// What is not finite is looked for where not all keys of a tile meet all queries. In q and d_o it is put to 0, since
+// its weights are 0 or not finite themselves, and what d_o lost is added in the end to the keys that its query sees. In
+// k it is put to 0, too, and from then on such a key has a weight of NaN in d_q of the queries that see it.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/cuda/softmax_attention.h"
-#include "kernels/attention/cuda/softmax_attention_hopper.h"
+#include "kernels/attention/cuda/softmax_attention_hopper_keys.h"
 
 namespace heddle::kernels::cuda::softmax {
 
-// --- Row products ---
-
-// `taken`: the counts of tiles of the two kernels that follow (=) 0. A group of DIM / 8 lanes a row; heads are the
-// fastest index, as they mostly are in memory.
 template <class T, int DIM>
-__global__ void __launch_bounds__(256)
-    row_products_hopper(const __grid_constant__ SoftmaxAttentionBackwardArgs args, unsigned* taken) {
-  if (blockIdx.x == 0 && threadIdx.x < 2) taken[threadIdx.x] = 0;
-  constexpr int kLanes = DIM / 8;
-  const int64_t heads = args.o.heads, rows = args.o.batch * args.o.length * heads;
-  const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kLanes;
-  const int64_t last = row < rows ? row : rows - 1;  // the lanes of a warp reduce together
-  const int64_t token = last / heads, head_index = last % heads;
-  const int64_t batch = token / args.o.length, query = token % args.o.length;
-  const int col = static_cast<int>(threadIdx.x) % kLanes * 8;
-  const Vec<float, 8> o = load_wide<8>(head<const T>(args.o, batch, query, head_index) + col);
-  const Vec<float, 8> d_o = load_wide<8>(head<const T>(args.d_o, batch, query, head_index) + col);
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum = fmaf(o[i], d_o[i], sum);
-  sum = group_sum<kLanes>(sum);
-  if (row < rows && col == 0) {
-    vector<float>(args.row_products)[row_index(args.inputs.q, batch, head_index, query)] = sum;
-  }
-}
+struct HopperBackward : HopperKeys<T, DIM> {
+  using Base = HopperKeys<T, DIM>;
+  using Base::kGroups, Base::kKeys, Base::kQueries, Base::kStages;
+  using Base::launch, Base::shared, Base::first_step, Base::advance, Base::wait_for_place;
+  using typename Base::Place, typename Base::Step, typename Base::Sums;
 
-// --- d_q ---
+  // --- What is not finite ---
 
-struct HopperBackwardLaunch {
-  CUtensorMap q, k, v, d_o;
-  SoftmaxAttentionBackwardArgs args;
-  TileOrder order;
-};
-
-template <class T, int DIM>
-struct HopperQueries {
-  static constexpr int kGroups = 2, kThreads = 128 * (kGroups + 1), kCheckers = 96;
-  static constexpr int kQueries = 64 * kGroups, kKeys = 128, kStages = DIM == 64 ? 4 : 2;
-
-  struct Shared {
-    SwizzledMatrix<T, kQueries, DIM> q, d_o;
-    SwizzledMatrix<T, kKeys, DIM> k[kStages], v[kStages];
-    // Full: copied. Free: read by all groups. Checked: k has been looked through. `rows`: q and d_o.
-    SharedBarrier rows_full, rows_free;
-    SharedBarrier k_full[kStages], k_free[kStages], v_full[kStages], v_free[kStages], checked[kStages];
-    int tile;             // the tile of q, -1 after the last
-    TileColumns columns;  // of the tile
-    int found[kStages];   // the number of the step + 1 where k holds what is not finite; steps count over all tiles
-  };
-  using Tiles = QueryTiles<kQueries, kKeys>;
-  using Place = typename Tiles::Place;
-
-  const HopperBackwardLaunch& launch;
-  Shared& shared;
-
-  __device__ __forceinline__ void init() const {
-    if (threadIdx.x == 0) {
-      shared.rows_full.init(1);
-      shared.rows_free.init(4 * kGroups + 3);
-      for (int s = 0; s < kStages; ++s) {
-        shared.k_full[s].init(1);
-        shared.v_full[s].init(1);
-        shared.k_free[s].init(4 * kGroups + 3);
-        shared.v_free[s].init(4 * kGroups);
-        shared.checked[s].init(3);
-        shared.found[s] = 0;
-      }
-      SharedBarrier::fence_init();
-    }
-    __syncthreads();
-  }
-
-  // Copies, by one thread.
-  __device__ __forceinline__ void copy() const {
-    Ring<kStages> ring;
-    int round = 0;
-    for (int index = launch.order.take(0); index < launch.order.count(); ++round) {
-      const int next = launch.order.take(round + 1);
-      const Place place = Tiles::place_of(launch.args.inputs, launch.order.at(index));
-      const TileColumns columns = Tiles::columns_of(launch.args.inputs, place);
-      const int steps = Tiles::steps_of(columns);
-      for (int step = 0; step < steps; ++step, ring.advance()) {
-        const int column = Tiles::column_of(columns, steps, step);
-        shared.k_free[ring.stage].wait(ring.parity ^ 1u);
-        shared.k_full[ring.stage].arrive_and_expect(shared.k[0].kBytes);
-        copy_tile(shared.k[ring.stage], launch.k, shared.k_full[ring.stage], place.batch, place.kv_head, column);
-        if (step == 0) {
-          shared.rows_free.wait(round % 2 ^ 1);
-          shared.tile = index;
-          shared.columns = columns;
-          shared.rows_full.arrive_and_expect(shared.q.kBytes + shared.d_o.kBytes);
-          copy_tile(shared.q, launch.q, shared.rows_full, place.batch, place.head, place.first);
-          copy_tile(shared.d_o, launch.d_o, shared.rows_full, place.batch, place.head, place.first);
+  // Adds to the group's rows of d_v what is not finite in d_o, of steps that not all keys of the tile meet.
+  __device__ __noinline__ static void add_outputs(const SoftmaxAttentionBackwardArgs& args, Place place, int first_row,
+                                                  int warp) {
+    const int end = min(place.first + first_row + 64, static_cast<int>(args.inputs.k.length));
+    for (int key = place.first + first_row + warp; key < end; key += 4) {
+      const Range queries = queries_of(args.inputs, place.batch, key);
+      Step step = first_step(args, place);
+      for (int left = place.steps; left > 0; --left, advance(step, place)) {
+        if (place.whole_tiles.contains(step.tile)) continue;
+        const int column = step.tile * kQueries;
+        for (int query = max(column, queries.begin); query < min(column + kQueries, queries.end); ++query) {
+          add_what_is_not_finite(head<T>(args.d_v.view, place.batch, key, place.head),
+                                 head<const T>(args.d_o, place.batch, query, step.head), DIM, 1.0f);
         }
-        shared.v_free[ring.stage].wait(ring.parity ^ 1u);
-        shared.v_full[ring.stage].arrive_and_expect(shared.v[0].kBytes);
-        copy_tile(shared.v[ring.stage], launch.v, shared.v_full[ring.stage], place.batch, place.kv_head, column);
-      }
-      index = next;
-    }
-    shared.rows_free.wait(round % 2 ^ 1);
-    shared.tile = -1;
-    shared.rows_full.arrive();
-  }
-
-  // Looks for what is not finite in keys that not all queries of the tile see.
-  __device__ __forceinline__ void check_keys() const {
-    const int thread = static_cast<int>(threadIdx.x) % 128 - 32;
-    Ring<kStages> ring;
-    int count = 0;  // steps of all tiles
-    for (int round = 0;; ++round) {
-      shared.rows_full.wait(round % 2);
-      if (shared.tile < 0) break;
-      const TileColumns columns = shared.columns;
-      arrive_warp(shared.rows_free);
-      const int steps = Tiles::steps_of(columns);
-      for (int step = 0; step < steps; ++step, ring.advance()) {
-        ++count;
-        shared.k_full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
-        if (!columns.are_whole(Tiles::column_of(columns, steps, step), kKeys) &&
-            find_not_finite<kCheckers, false>(shared.k[ring.stage], thread)) {
-          shared.found[ring.stage] = count;
-        }
-        arrive_warp(shared.checked[ring.stage]);
-        arrive_warp(shared.k_free[ring.stage]);
-      }
-    }
-  }
-
-  // A key that is not finite has scores that are not, and dS that is NaN or 0, so d_q of a query that sees it is NaN.
-  __device__ __noinline__ static void add_keys(const SoftmaxAttentionBackwardArgs& args, const Place& place,
-                                               int first_row, int warp) {
-    Tiles::for_pairs_not_whole(args.inputs, place, first_row, warp, [&](int query, int key) {
-      add_what_is_not_finite(head<T>(args.d_q.view, place.batch, query, place.head),
-                             head<const T>(args.inputs.k, place.batch, key, place.kv_head), DIM, 0.0f);
-    });
-  }
-
-  // What the thread's two rows need.
-  struct Rows {
-    Range keys[2];
-    Range whole;  // the keys that all rows of the warp see
-    float lse[2], product[2];
-    bool large;  // whether a row of the warp has a large lse
-  };
-  __device__ __forceinline__ Rows rows_of(const Place& place, int own) const {
-    const SoftmaxAttentionBackwardArgs& args = launch.args;
-    Rows rows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rows.keys[half] = Tiles::keys_of_row(args.inputs, place, own + half * 8);
-      const int query = min(place.first + own + half * 8, static_cast<int>(args.inputs.q.length) - 1);
-      const int64_t index = row_index(args.inputs.q, place.batch, place.head, query);
-      rows.lse[half] = vector<const float>(args.lse)[index];
-      rows.product[half] = vector<const float>(args.row_products)[index];
-    }
-    rows.whole = {__shfl_sync(0xffffffffu, rows.keys[1].begin, 31), __shfl_sync(0xffffffffu, rows.keys[0].end, 0)};
-    rows.large = __any_sync(0xffffffffu, is_large(rows.lse[0]) || is_large(rows.lse[1]));
-    return rows;
-  }
-
-  __device__ __forceinline__ void compute(int group) const {
-    const SoftmaxAttentionInputs& inputs = launch.args.inputs;
-    const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
-    const float scale = static_cast<float>(inputs.scale);
-    Ring<kStages> ring;
-    int count = 0;  // steps of all tiles
-    for (int round = 0;; ++round) {
-      shared.rows_full.wait(round % 2);
-      if (shared.tile < 0) break;
-      const Place place = Tiles::place_of(inputs, launch.order.at(shared.tile));
-      const Rows rows = rows_of(place, own);
-      const TileColumns columns = shared.columns;
-      const int steps = Tiles::steps_of(columns);
-
-      FragmentC d_q[DIM / 8], p[kKeys / 8], d_p[kKeys / 8];
-      FragmentA d_s[kKeys / 16];
-      bool found = false;
-#pragma unroll 1
-      for (int step = 0; step < steps; ++step) {
-        const int column = Tiles::column_of(columns, steps, step);
-        ++count;
-        shared.k_full[ring.stage].wait(ring.parity);
-        hold(p);
-        hold(d_p);
-        hold(d_q);
-        wgmma_fence();
-        start_scores(p, shared.q, group * 64, shared.k[ring.stage]);
-        shared.v_full[ring.stage].wait(ring.parity);
-        wgmma_wait<1>();  // the last step's d_q, whose weights leave their registers to d_p
-        hold(d_q);
-        if (step > 0) arrive_warp(shared.k_free[(ring.stage + kStages - 1) % kStages]);
-        start_scores(d_p, shared.d_o, group * 64, shared.v[ring.stage]);
-        wgmma_wait<1>();
-        hold(p);
-        const bool whole = rows.whole.begin <= column && rows.whole.end >= column + kKeys;
-        if (!whole) {
-          for_each_value(p, [&](float& score, int half, int col) {
-            if (!rows.keys[half].contains(column + col)) score = -infinity<float>();
-          });
-        }
-        if (rows.large) {
-          for_each_value(p, [&](float& score, int half, int) { score = exponent_of(score, scale, rows.lse[half]); });
-        } else {
-          for_each_value(p,
-                         [&](float& score, int half, int) { score = small_exponent_of(score, scale, rows.lse[half]); });
-        }
-        for_each_value(p, [&](float& score, int, int) { score = fast_exp2(score); });
-        wgmma_wait<0>();
-        hold(d_p);
-        arrive_warp(shared.v_free[ring.stage]);
-        if (step == steps - 1) arrive_warp(shared.rows_free);
-        if (!whole) {
-          for_each_value(d_p, [&](float& value, int half, int col) {
-            if (!rows.keys[half].contains(column + col)) value = 0.0f;
-          });
-        }
-        for_each_pair(
-            p, d_p, [&](float weight, float& value, int half, int) { value = weight * (value - rows.product[half]); });
-        round_weights<T>(d_s, d_p);
-        if (!columns.are_whole(column, kKeys)) {
-          shared.checked[ring.stage].wait(ring.parity);
-          if (shared.found[ring.stage] == count) {
-            found = true;
-            drop_keys(ring.stage);
-          }
-        }
-        hold(d_q);
-        wgmma_fence();
-        start_sum(d_q, d_s, shared.k[ring.stage], step > 0);
-        ring.advance();
-      }
-      wgmma_wait<0>();
-      hold(d_q);
-      arrive_warp(shared.k_free[(ring.stage + kStages - 1) % kStages]);
-      store(d_q, place, own);
-      if (found) {
-        barrier_sync(2 + group, 128);
-        add_keys(launch.args, place, group * 64, static_cast<int>(threadIdx.x) % 128 / 32);
       }
     }
   }
 
   // Puts 0 in place of what is not finite in keys, by all groups, after all have computed their scores.
-  __device__ __forceinline__ void drop_keys(int stage) const {
+  __device__ __forceinline__ void drop_keys() const {
+    const int thread = static_cast<int>(threadIdx.x);
+    if (thread < kKeys) shared.dropped[thread] = false;
     barrier_sync(1, 128 * kGroups);
-    find_not_finite<128 * kGroups, true>(shared.k[stage], static_cast<int>(threadIdx.x));
+    find_not_finite<128 * kGroups, true>(shared.k, thread, [&](int row) { shared.dropped[row] = true; });
     fence_async_proxy();
     barrier_sync(1, 128 * kGroups);
   }
 
-  __device__ __forceinline__ void store(FragmentC (&d_q)[DIM / 8], const Place& place, int own) const {
-    const HeadsDestination& to = launch.args.d_q;
+  // --- Products ---
+
+  // Calls visit(value, number of its column).
+  template <class Visit>
+  __device__ __forceinline__ static void for_each_column(FragmentC (&values)[kQueries / 8], const float* numbers,
+                                                         const Visit& visit) {
+    const int t2 = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kQueries / 8; ++n) {
+      const float2 two = *reinterpret_cast<const float2*>(numbers + n * 8 + t2);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) visit(values[n].values[e], e % 2 == 0 ? two.x : two.y);
+    }
+  }
+  // From transposed scores to P^T. In a tile whose keys were dropped those of such a key are -infinity, or lse is NaN.
+  __device__ __forceinline__ void probabilities(FragmentC (&p)[kQueries / 8], int stage, int count, bool dropped,
+                                                int own) const {
     const float scale = static_cast<float>(launch.args.inputs.scale);
-    for_each_value(d_q, [&](float& value, int, int) { value *= scale; });
+    float factor = scale * kLog2E;
+    if (shared.large[stage] == count) {
+      for_each_column(p, shared.lse[stage],
+                      [&](float& score, float lse) { score = (rounded_product(score, scale) - lse) * kLog2E; });
+      factor = 1.0f;
+    }
+    for_each_column(p, shared.exponents[stage],
+                    [&](float& score, float exponent) { score = fast_exp2(fmaf(score, factor, -exponent)); });
+    if (dropped) {
+      const float nan = infinity<float>() * 0.0f;
+      const bool rows[2] = {shared.dropped[own], shared.dropped[own + 8]};
+      int e = 0;
+      for_each_column(p, shared.lse[stage], [&](float& value, float lse) {
+        if (rows[e++ % 4 / 2]) value = fabsf(lse) < infinity<float>() ? 0.0f : nan;
+      });
+    }
+  }
+  // Writes (=) the warp's rows of dS^T. DROPPED: what enters d_q of a query that sees a key that was dropped is NaN.
+  template <bool DROPPED>
+  __device__ __forceinline__ void put(const FragmentA (&d_s)[kQueries / 16], int buffer, int column,
+                                      int first_row) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, own = first_row + lane / 4;
+#pragma unroll
+    for (int d = 0; d < kQueries / 16; ++d) {
+      FragmentA a = d_s[d];
+#pragma unroll
+      for (int w = 0; DROPPED && w < 4; ++w) {
+        const int row = own + w % 2 * 8, query = column + d * 16 + w / 2 * 8 + lane % 4 * 2;
+        if (!shared.dropped[row]) continue;
+        if (shared.queries.of(row).contains(query)) a.words[w] |= 0x7fffu;  // NaN in both types
+        if (shared.queries.of(row).contains(query + 1)) a.words[w] |= 0x7fff0000u;
+      }
+      store_matrices(shared.d_s[buffer].unit(first_row + lane % 16, d * 16 + lane / 16 * 8), a.words);
+    }
+  }
+  // Starts the group's part of d_q (=) dS k.
+  __device__ __forceinline__ void start_queries(FragmentC (&d_q)[8], int buffer, int group) const {
+    const auto& d_s = shared.d_s[buffer];
+    constexpr Stored kDepth = Stored::by_depth;
+    wgmma_fence();
+    wgmma<T, kDepth, kDepth>(d_q, d_s.by_depth(0, Sums::first_query(group)),
+                             shared.k.by_depth(0, Sums::first_feature(group)));
+#pragma unroll
+    for (int d = 16; d < kKeys; d += 16) {
+      wgmma<T, kDepth, kDepth>(d_q, d_s.by_depth(d, Sums::first_query(group)),
+                               shared.k.by_depth(d, Sums::first_feature(group)), true);
+    }
+    wgmma_commit();
+  }
+  // Waits for the queries of a step, and looked through where that is needed.
+  __device__ __forceinline__ void wait_for_queries(const Place& place, Step step, const Ring<kStages>& ring) const {
+    shared.full[ring.stage].wait(ring.parity);
+    if (!place.whole_tiles.contains(step.tile)) shared.checked[ring.stage].wait(ring.parity);
+  }
+  // From scores and dP under way, first those, to P^T and dS^T, of which the latter also goes to shared memory.
+  __device__ __forceinline__ void make_weights(FragmentA (&weights)[kQueries / 16], FragmentA (&d_s)[kQueries / 16],
+                                               FragmentC (&p)[kQueries / 8], FragmentC (&d_p)[kQueries / 8],
+                                               const Place& place, Step step, int round, int stage, int count,
+                                               bool& dropped, int first_row) const {
+    const int column = step.tile * kQueries, own = first_row + static_cast<int>(threadIdx.x) % 32 / 4;
+    wgmma_wait<1>();
+    hold(p);
+    probabilities(p, stage, count, dropped, own);
+    wgmma_wait<0>();
+    hold(d_p);
+    for_each_column(d_p, shared.product[stage], [](float& value, float product) { value -= product; });
+    for_each_pair(p, d_p, [](float weight, float& value, int, int) { value *= weight; });
+    if (!shared.queries.are_whole(first_row, column, kQueries)) {
+      const Range queries[2] = {shared.queries.of(own), shared.queries.of(own + 8)};
+      for_each_pair(p, d_p, [&](float& weight, float& value, int half, int col) {
+        if (!queries[half].contains(column + col)) weight = value = 0.0f;
+      });
+    }
+    if (!place.whole_tiles.contains(step.tile)) {
+      shared.rows_checked.wait(round % 2);
+      if (shared.found_in_keys == round + 1 && !dropped) {
+        dropped = true;
+        drop_keys();
+      }
+    }
+    round_weights<T>(weights, p);
+    round_weights<T>(d_s, d_p);
+    if (dropped) {
+      put<true>(d_s, count % 2, column, first_row);
+    } else {
+      put<false>(d_s, count % 2, column, first_row);
+    }
+    fence_async_proxy();
+    arrive_warp(shared.d_s_full[count % 2]);
+  }
+  // Gives the group's part of d_q of a step to the warp that adds it to the sums.
+  __device__ __forceinline__ void put_sums(const FragmentC (&d_q)[8], int group, int count) const {
+    shared.sums_free.wait(count % 2);
+    float4* const to = reinterpret_cast<float4*>(shared.d_q + group * Sums::kGroupNumbers) + threadIdx.x % 128;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      to[n * 128] = make_float4(d_q[n].values[0], d_q[n].values[1], d_q[n].values[2], d_q[n].values[3]);
+    }
+    fence_async_proxy();
+    arrive_warp(shared.sums_full);
+  }
+  // Starts the sums of the group's keys, and then its part of d_q (=) dS k.
+  __device__ __forceinline__ void start_sums(FragmentC (&d_k)[DIM / 8], FragmentC (&d_v)[DIM / 8], FragmentC (&d_q)[8],
+                                             const FragmentA (&weights)[kQueries / 16],
+                                             const FragmentA (&d_s)[kQueries / 16], int stage, int count,
+                                             int group) const {
+    const int buffer = count % 2;
+    hold(d_k);
+    hold(d_v);
+    wgmma_fence();
+    start_sum<T, DIM / 8, kQueries / 16>(d_v, weights, shared.d_o[stage]);
+    start_sum<T, DIM / 8, kQueries / 16>(d_k, d_s, shared.q[stage]);
+    shared.d_s_full[buffer].wait((count - 1) / 2 % 2);
+    start_queries(d_q, buffer, group);
+  }
+
+  __device__ __forceinline__ void compute(int group) const {
+    const int warp = static_cast<int>(threadIdx.x) % 128 / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    const int first_row = group * 64 + warp * 16;
+    const bool adds = static_cast<bool>(launch.args.d_q);
+    Ring<kStages> ring;
+    int count = 0;  // steps of all tiles
+    for (int round = 0;; ++round) {
+      const Place& place = wait_for_place(round);
+      if (place.index < 0) break;
+      fill_ranges(shared.queries, first_row, [&](int row) {
+        const int key = place.first + row;
+        const bool exists = key < static_cast<int>(launch.args.inputs.k.length);  // else no query sees it
+        return exists ? queries_of(launch.args.inputs, place.batch, key) : Range{INT32_MAX, 0};
+      });
+      shared.rows_full.wait(round % 2);
+
+      FragmentC d_k[DIM / 8], d_v[DIM / 8], d_q[8];
+      bool found = false, dropped = false;
+      int left = place.steps;
+      if (left > 0) {
+        FragmentA weights[kQueries / 16], d_s[kQueries / 16];
+        Step step = first_step(launch.args, place);
+        {
+          FragmentC p[kQueries / 8], d_p[kQueries / 8];
+          wait_for_queries(place, step, ring);
+          wgmma_fence();
+          start_scores(p, shared.k, group * 64, shared.q[ring.stage]);
+          start_scores(d_p, shared.v, group * 64, shared.d_o[ring.stage]);
+          make_weights(weights, d_s, p, d_p, place, step, round, ring.stage, ++count, dropped, first_row);
+        }
+#pragma unroll 1
+        while (--left > 0) {
+          start_sums(d_k, d_v, d_q, weights, d_s, ring.stage, count, group);
+          found = found || shared.found[ring.stage] == count;
+          wgmma_wait<1>();
+          hold(d_k);
+          hold(d_v);
+          arrive_warp(shared.free[ring.stage]);
+          ring.advance();
+          advance(step, place);
+          FragmentC p[kQueries / 8], d_p[kQueries / 8];
+          wait_for_queries(place, step, ring);
+          wgmma_fence();
+          start_scores(p, shared.k, group * 64, shared.q[ring.stage]);
+          wgmma_wait<1>();
+          hold(d_q);
+          if (adds) put_sums(d_q, group, count);
+          wgmma_fence();
+          start_scores(d_p, shared.v, group * 64, shared.d_o[ring.stage]);
+          make_weights(weights, d_s, p, d_p, place, step, round, ring.stage, ++count, dropped, first_row);
+        }
+        start_sums(d_k, d_v, d_q, weights, d_s, ring.stage, count, group);
+        found = found || shared.found[ring.stage] == count;
+        wgmma_wait<0>();
+        hold(d_k);
+        hold(d_v);
+        hold(d_q);
+        arrive_warp(shared.free[ring.stage]);
+        ring.advance();
+        if (adds) put_sums(d_q, group, count);
+      }
+      arrive_warp(shared.rows_free);
+      const float scale = static_cast<float>(launch.args.inputs.scale);
+      for_each_value(d_k, [&](float& value, int, int) { value *= scale; });
+      store(launch.args.d_k, d_k, place, first_row + lane / 4);
+      store(launch.args.d_v, d_v, place, first_row + lane / 4);
+      if (found) {
+        barrier_sync(2 + group, 128);
+        add_outputs(launch.args, place, group * 64, warp);
+      }
+      arrive_warp(shared.place_free[round % 2]);
+    }
+  }
+
+  __device__ __forceinline__ static void store(const HeadsDestination& to, const FragmentC (&values)[DIM / 8],
+                                               const Place& place, int own) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int query = place.first + own + half * 8;
-      store_row(head<T>(to.view, place.batch, query, place.head), d_q, half, query < static_cast<int>(to.view.length),
+      const int key = place.first + own + half * 8;
+      store_row(head<T>(to.view, place.batch, key, place.head), values, half, key < static_cast<int>(to.view.length),
                 to.mode == GradientMode::accumulate);
     }
   }
 };
-
-template <class T, int DIM>
-__global__ void __launch_bounds__(HopperQueries<T, DIM>::kThreads, 1)
-    backward_queries_hopper(const __grid_constant__ HopperBackwardLaunch launch) {
-#ifdef HEDDLE_WGMMA
-  using Queries = HopperQueries<T, DIM>;
-  extern __shared__ __align__(1024) unsigned char raw[];
-  const Queries queries{launch, *reinterpret_cast<typename Queries::Shared*>(raw)};
-  queries.init();
-  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-  if (group < Queries::kGroups) {
-    take_registers<240>();
-    queries.compute(group);
-  } else {
-    give_registers<24>();
-    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
-    if (warp > 0) {
-      queries.check_keys();
-    } else if (threadIdx.x % 32 == 0) {
-      queries.copy();
-    }
-  }
-#endif
-}
 
 }  // namespace heddle::kernels::cuda::softmax

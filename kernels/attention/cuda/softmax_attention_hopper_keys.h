@@ -1,131 +1,180 @@
-// Softmax attention on the tensor cores of sm_90a, backward of heads of DIM = 64 or 128 features: keys and values.
-//   backward_keys_hopper  d_k (=|+=) scale dS^T q,  d_v (=|+=) P^T d_o
-// A warpgroup owns 64 keys of one head of k and goes over the queries that see one of them, of all heads of q that use
-// the head: scores and dP are computed transposed, so that P^T and dS^T are made in the registers from which they enter
-// their products. A warp of its own copies q and d_o, another one lse and D, and the last two look for what is not
-// finite in queries that not all keys of the tile meet: it is put to 0 there, since its weights are 0 or not finite
-// themselves, and what d_o lost is added in the end to the keys that its query sees.
+// Softmax attention on the tensor cores of sm_90a, backward: the walk over tiles of keys, and the warps that do not
+// multiply (softmax_attention_hopper_backward.h). One copies by TMA, one lse and D, one looks for what is not finite,
+// and one adds to the sums of d_q in their order.
 #pragma once
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/cuda/softmax_attention_hopper_backward.h"
-#include "kernels/common/cuda/scratch.h"
+#include "kernels/attention/cuda/softmax_attention.h"
+#include "kernels/attention/cuda/softmax_attention_hopper.h"
 
 namespace heddle::kernels::cuda::softmax {
 
+struct HopperBackwardLaunch {
+  CUtensorMap q, k, v, d_o;
+  SoftmaxAttentionBackwardArgs args;
+  TileOrder order;  // of the keys
+  int* progress;    // of each tile of keys, 0 at the start
+};
+
+// The part of the sums of d_q that one group computes, 64 queries by 64 features. The number `values[e]` of fragment n
+// of thread t is at (n * 128 + t) * 4 + e, so that warps access 512 bytes at a time.
+template <int DIM>
+struct QuerySums {
+  static constexpr int kQueries = DIM == 64 ? 128 : 64;  // of a tile
+  static constexpr int kGroupNumbers = 64 * 64, kNumbers = kQueries * DIM;
+
+  __device__ __forceinline__ static int first_query(int group) { return DIM == 64 ? group * 64 : 0; }
+  __device__ __forceinline__ static int first_feature(int group) { return DIM == 64 ? 0 : group * 64; }
+  // The sums of one tile; `head` counts over the batch, too.
+  __device__ __forceinline__ static float* tile(const SoftmaxAttentionBackwardArgs& args, int64_t head, int tile) {
+    const int64_t tiles = blocks_of(static_cast<int>(args.inputs.q.length), kQueries);
+    return static_cast<float*>(args.query_sums.data) + (head * tiles + tile) * kNumbers;
+  }
+};
+
 template <class T, int DIM>
 struct HopperKeys {
-  static constexpr int kGroups = 2, kThreads = 128 * (kGroups + 1), kCheckers = 64;
-  static constexpr int kKeys = 64 * kGroups, kQueries = 64, kStages = 4;
+  using Sums = QuerySums<DIM>;
+  static constexpr int kGroups = 2, kThreads = 128 * (kGroups + 1), kGroupRegisters = 240, kOtherRegisters = 24;
+  static constexpr int kKeys = 64 * kGroups, kQueries = Sums::kQueries, kStages = 2;
+
+  // One tile of keys. Tiles of queries: from first_tile to end_tile, those that all its keys meet, and from new_tile on
+  // those that have no sums before it.
+  struct Place {
+    int index;               // in the order of progress, -1 after the last tile
+    int batch, head, first;  // the head of k; the first key
+    int first_tile, end_tile, new_tile;
+    Range whole_tiles;
+    int steps;  // of all heads of q that use the head
+  };
+  struct Step {
+    int tile, head;  // of queries; the head of q
+  };
 
   struct Shared {
     SwizzledMatrix<T, kKeys, DIM> k, v;
     SwizzledMatrix<T, kQueries, DIM> q[kStages], d_o[kStages];
-    float lse[kStages][kQueries], product[kStages][kQueries];
-    // Full: copied. Free: read by all groups. Checked: q and d_o have been looked through. `rows`: k and v.
-    SharedBarrier rows_full, rows_free, full[kStages], free[kStages], checked[kStages];
-    SharedBarrier tile_full[2], tile_free[2];
-    int tile[2];                         // the tile of k, by parity of the round; -1 after the last
-    int found[kStages], large[kStages];  // as in HopperQueries; with a large lse
-  };
-
-  // One tile of keys.
-  struct Place {
-    int batch, head, first;  // the head of k; the first key
-    TileColumns columns;     // of queries
-    int steps;               // of one head of q
+    SwizzledMatrix<T, kKeys, kQueries> d_s[2];  // transposed
+    alignas(128) float d_q[Sums::kNumbers];
+    // lse and D of the queries; exponents: lse by log 2, or 0 where an lse of the step is large.
+    float exponents[kStages][kQueries], lse[kStages][kQueries], product[kStages][kQueries];
+    RowRanges<kKeys> queries;  // that see a key
+    bool dropped[kKeys];       // whether the key had what is not finite
+    // Full: copied. Free: read by all groups. Checked: looked through. `rows`: k and v.
+    SharedBarrier rows_full, rows_free, rows_checked, full[kStages], free[kStages], checked[kStages];
+    SharedBarrier place_full[2], place_free[2], d_s_full[2], sums_full, sums_free;
+    Place places[2];                     // by parity of the round
+    int found_in_keys;                   // the round + 1 of a tile in which it was found
+    int found[kStages], large[kStages];  // the number of the step + 1 where that was so; steps count over all tiles
   };
 
   const HopperBackwardLaunch& launch;
   Shared& shared;
 
-  __device__ __forceinline__ int group_size() const {
-    return static_cast<int>(launch.args.inputs.q.heads) / static_cast<int>(launch.args.inputs.k.heads);
+  __device__ __forceinline__ static int group_size(const SoftmaxAttentionInputs& inputs) {
+    return static_cast<int>(inputs.q.heads) / static_cast<int>(inputs.k.heads);
   }
-  // Rows after the last key do as the last one does.
-  __device__ __forceinline__ static Range queries_of_row(const SoftmaxAttentionInputs& inputs, int batch, int first,
-                                                         int row) {
-    return queries_of(inputs, batch, min(first + row, static_cast<int>(inputs.k.length) - 1));
+  // The queries that the keys of a tile see; rows after the last key do as the last one does.
+  __device__ __forceinline__ TileColumns columns_of(int batch, int first) const {
+    const int last = static_cast<int>(launch.args.inputs.k.length) - 1;
+    return columns_between(queries_of(launch.args.inputs, batch, min(first, last)),
+                           queries_of(launch.args.inputs, batch, min(first + kKeys - 1, last)));
+  }
+  __device__ __forceinline__ static int end_tile_of(Range queries) {
+    return queries.begin < queries.end ? blocks_of(queries.end, kQueries) : 0;
   }
   __device__ __forceinline__ Place place_of(int index) const {
-    const SoftmaxAttentionInputs& inputs = launch.args.inputs;
     const TileOrder::Tile tile = launch.order.at(index);
-    const int heads = static_cast<int>(inputs.k.heads);
-    Place place{tile.head / heads, tile.head % heads, tile.row_tile * kKeys, {}, 0};
-    place.columns = columns_between(queries_of_row(inputs, place.batch, place.first, 0),
-                                    queries_of_row(inputs, place.batch, place.first, kKeys - 1));
-    place.steps = blocks_of(max(place.columns.all.end - place.columns.all.begin, 0), kQueries);
+    const int heads = static_cast<int>(launch.args.inputs.k.heads);
+    Place place{};
+    place.index = tile.head * launch.order.row_tiles + tile.row_tile;
+    place.batch = tile.head / heads;
+    place.head = tile.head % heads;
+    place.first = tile.row_tile * kKeys;
+    const TileColumns columns = columns_of(place.batch, place.first);
+    place.end_tile = end_tile_of(columns.all);
+    place.first_tile = min(columns.all.begin / kQueries, place.end_tile);
+    place.steps = (place.end_tile - place.first_tile) * group_size(launch.args.inputs);
+    place.whole_tiles = {blocks_of(columns.whole.begin, kQueries), columns.whole.end / kQueries};
+    if (tile.row_tile > 0) place.new_tile = end_tile_of(columns_of(place.batch, place.first - kKeys).all);
     return place;
   }
-  // Of the steps of all heads of q, from the last queries to the first.
-  __device__ __forceinline__ static int column_of(const Place& place, int step) {
-    return place.columns.all.begin + (place.steps - 1 - step % place.steps) * kQueries;
+  __device__ __forceinline__ static Step first_step(const SoftmaxAttentionBackwardArgs& args, const Place& place) {
+    return {place.end_tile - 1, place.head * group_size(args.inputs)};
   }
-  __device__ __forceinline__ int query_head_of(const Place& place, int step) const {
-    return place.head * group_size() + step / place.steps;
+  // From the last queries to the first, one head of q after the other.
+  __device__ __forceinline__ static void advance(Step& step, const Place& place) {
+    if (--step.tile < place.first_tile) step = {place.end_tile - 1, step.head + 1};
   }
 
   __device__ __forceinline__ void init() const {
     if (threadIdx.x == 0) {
       shared.rows_full.init(1);
-      shared.rows_free.init(4 * kGroups);
+      shared.rows_free.init(4 * kGroups + 1);
+      shared.rows_checked.init(1);
+      shared.sums_full.init(4 * kGroups);
+      shared.sums_free.init(1);
       for (int i = 0; i < 2; ++i) {
-        shared.tile_full[i].init(1);
-        shared.tile_free[i].init(4 * kGroups + 3);
+        shared.place_full[i].init(1);
+        shared.place_free[i].init(4 * kGroups + 3);
+        shared.d_s_full[i].init(4 * kGroups);
       }
       for (int s = 0; s < kStages; ++s) {
         shared.full[s].init(2);
-        shared.free[s].init(4 * kGroups + 2);
-        shared.checked[s].init(2);
+        shared.free[s].init(4 * kGroups + 1);
+        shared.checked[s].init(1);
         shared.found[s] = shared.large[s] = 0;
       }
+      shared.found_in_keys = 0;
       SharedBarrier::fence_init();
     }
+    grid_dependency_wait();
     __syncthreads();
   }
 
-  // Waits for the tile of a round; -1 after the last.
-  __device__ __forceinline__ int tile_of(int round) const {
-    shared.tile_full[round % 2].wait(round / 2 % 2);
-    const int tile = shared.tile[round % 2];
-    arrive_warp(shared.tile_free[round % 2]);
-    return tile;
+  // Waits for the tile of a round.
+  __device__ __forceinline__ const Place& wait_for_place(int round) const {
+    shared.place_full[round % 2].wait(round / 2 % 2);
+    return shared.places[round % 2];
   }
-  // Calls visit(place, step, ring) for all steps of the block's tiles.
-  template <class Visit>
-  __device__ __forceinline__ void for_steps(const Visit& visit) const {
+  // Calls begin(place, round), and then visit(place, step, ring) for all steps, for each of the block's tiles, by all
+  // threads of a warp.
+  template <class Begin, class Visit>
+  __device__ __forceinline__ void for_steps(const Begin& begin, const Visit& visit) const {
     Ring<kStages> ring;
-    int tile;
-    for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
-      const Place place = place_of(tile);
-      for (int step = 0; step < group_size() * place.steps; ++step, ring.advance()) visit(place, step, ring);
+    for (int round = 0;; ++round) {
+      const Place& place = wait_for_place(round);
+      if (place.index < 0) break;
+      begin(place, round);
+      Step step = first_step(launch.args, place);
+      for (int left = place.steps; left > 0; --left, ring.advance(), advance(step, place)) visit(place, step, ring);
+      arrive_warp(shared.place_free[round % 2]);
     }
   }
 
-  // Copies, by one thread. Those of k and v wait for the tile before, and those of the first queries do not.
+  // --- Copies, by one thread; those of k and v wait for the tile before, and those of the first queries do not ---
+
   __device__ __forceinline__ void copy() const {
     Ring<kStages> ring;
-    int index = launch.order.take(0);
     for (int round = 0;; ++round) {
+      const int index = launch.order.take_in_order();
       const bool exists = index < launch.order.count();
-      shared.tile_free[round % 2].wait(round / 2 % 2 ^ 1);
-      shared.tile[round % 2] = exists ? index : -1;
-      shared.tile_full[round % 2].arrive();
+      Place place{-1};
+      if (exists) place = place_of(index);
+      shared.place_free[round % 2].wait(round / 2 % 2 ^ 1);
+      shared.places[round % 2] = place;
+      shared.place_full[round % 2].arrive();
       if (!exists) break;
-      const int next = launch.order.take(round + 1);
-      const Place place = place_of(index);
-      const int steps = group_size() * place.steps;
-      for (int step = 0; step < steps || step < 1; ++step) {
-        if (steps > 0) {
+      Step step = first_step(launch.args, place);
+      for (int i = 0; i < place.steps || i < 1; ++i) {
+        if (place.steps > 0) {
           copy_queries(place, step, ring);
           ring.advance();
+          advance(step, place);
         }
-        if (step == min(1, max(steps, 1) - 1)) copy_keys(place, round);
+        if (i == 0) copy_keys(place, round);
       }
-      index = next;
     }
   }
   __device__ __forceinline__ void copy_keys(const Place& place, int round) const {
@@ -134,265 +183,122 @@ struct HopperKeys {
     copy_tile(shared.k, launch.k, shared.rows_full, place.batch, place.head, place.first);
     copy_tile(shared.v, launch.v, shared.rows_full, place.batch, place.head, place.first);
   }
-  __device__ __forceinline__ void copy_queries(const Place& place, int step, const Ring<kStages>& ring) const {
-    const int column = column_of(place, step), query_head = query_head_of(place, step);
+  __device__ __forceinline__ void copy_queries(const Place& place, Step step, const Ring<kStages>& ring) const {
     SharedBarrier& full = shared.full[ring.stage];
     shared.free[ring.stage].wait(ring.parity ^ 1u);
     full.arrive_and_expect(shared.q[0].kBytes + shared.d_o[0].kBytes);
-    copy_tile(shared.q[ring.stage], launch.q, full, place.batch, query_head, column);
-    copy_tile(shared.d_o[ring.stage], launch.d_o, full, place.batch, query_head, column);
+    copy_tile(shared.q[ring.stage], launch.q, full, place.batch, step.head, step.tile * kQueries);
+    copy_tile(shared.d_o[ring.stage], launch.d_o, full, place.batch, step.head, step.tile * kQueries);
   }
 
-  // Copies lse and D, by one warp.
+  // --- lse and D, by one warp ---
+
   __device__ __forceinline__ void copy_numbers() const {
     const SoftmaxAttentionBackwardArgs& args = launch.args;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int count = 0;
-    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
-      ++count;
-      const int column = column_of(place, step);
-      const int64_t index = row_index(args.inputs.q, place.batch, query_head_of(place, step), column);
-      float lse[kQueries / 32], product[kQueries / 32];
+    for_steps([](const Place&, int) {},
+              [&](const Place& place, Step step, const Ring<kStages>& ring) {
+                ++count;
+                const int left = static_cast<int>(args.inputs.q.length) - step.tile * kQueries;
+                const int64_t index = row_index(args.inputs.q, place.batch, step.head, step.tile * kQueries);
+                float lse[kQueries / 32], product[kQueries / 32];
+                bool large = false;
 #pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        const int query = i * 32 + lane;
-        const bool exists = column + query < place.columns.all.end;
-        lse[i] = exists ? vector<const float>(args.lse)[index + query] : 0.0f;
-        product[i] = exists ? vector<const float>(args.row_products)[index + query] : 0.0f;
-      }
-      shared.free[ring.stage].wait(ring.parity ^ 1u);
+                for (int i = 0; i < kQueries / 32; ++i) {
+                  const int query = i * 32 + lane;
+                  lse[i] = query < left ? vector<const float>(args.lse)[index + query] : 0.0f;
+                  product[i] = query < left ? vector<const float>(args.row_products)[index + query] : 0.0f;
+                  large = large || is_large(lse[i]);
+                }
+                large = __any_sync(0xffffffffu, large);
+                shared.free[ring.stage].wait(ring.parity ^ 1u);
 #pragma unroll
-      for (int i = 0; i < kQueries / 32; ++i) {
-        shared.lse[ring.stage][i * 32 + lane] = lse[i];
-        shared.product[ring.stage][i * 32 + lane] = product[i];
-        if (is_large(lse[i])) shared.large[ring.stage] = count;
-      }
-      arrive_warp(shared.full[ring.stage]);
-    });
+                for (int i = 0; i < kQueries / 32; ++i) {
+                  shared.exponents[ring.stage][i * 32 + lane] = large ? 0.0f : lse[i] * kLog2E;
+                  shared.lse[ring.stage][i * 32 + lane] = lse[i];
+                  shared.product[ring.stage][i * 32 + lane] = product[i];
+                }
+                if (large) shared.large[ring.stage] = count;
+                arrive_warp(shared.full[ring.stage]);
+              });
   }
 
-  __device__ __forceinline__ void check_queries() const {
-    const int thread = static_cast<int>(threadIdx.x) % 128 - 64;
+  // --- What is not finite, by one warp ---
+
+  __device__ __forceinline__ void check() const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
     int count = 0;
-    for_steps([&](const Place& place, int step, const Ring<kStages>& ring) {
+    const auto check_keys = [&](const Place&, int round) {
+      shared.rows_full.wait(round % 2);
+      find_not_finite<32, false>(shared.k, lane, [&](int) { shared.found_in_keys = round + 1; });
+      arrive_warp(shared.rows_checked);
+      arrive_warp(shared.rows_free);
+    };
+    for_steps(check_keys, [&](const Place& place, Step step, const Ring<kStages>& ring) {
       ++count;
       shared.full[ring.stage].wait(ring.parity);  // also where nothing is looked for, to stay in step
-      if (!place.columns.are_whole(column_of(place, step), kQueries)) {
-        const bool in_q = find_not_finite<kCheckers, true>(shared.q[ring.stage], thread);
-        const bool in_d_o = find_not_finite<kCheckers, true>(shared.d_o[ring.stage], thread);
-        if (in_d_o) shared.found[ring.stage] = count;
-        if (in_q || in_d_o) fence_async_proxy();
+      if (!place.whole_tiles.contains(step.tile)) {
+        bool dropped = false;
+        find_not_finite<32, true>(shared.q[ring.stage], lane, [&](int) { dropped = true; });
+        find_not_finite<32, true>(shared.d_o[ring.stage], lane, [&](int) {
+          dropped = true;
+          shared.found[ring.stage] = count;
+        });
+        if (dropped) fence_async_proxy();
       }
       arrive_warp(shared.checked[ring.stage]);
       arrive_warp(shared.free[ring.stage]);
     });
   }
 
-  // Adds to the group's rows of d_v what is not finite in d_o, of steps that not all keys of the tile meet.
-  __device__ __noinline__ void add_outputs(const Place& place, int first_row, int warp) const {
-    const SoftmaxAttentionBackwardArgs& args = launch.args;
-    const int end = min(place.first + first_row + 64, static_cast<int>(args.inputs.k.length));
-    for (int key = place.first + first_row + warp; key < end; key += 4) {
-      const Range queries = queries_of(args.inputs, place.batch, key);
-      for (int step = 0; step < group_size() * place.steps; ++step) {
-        const int column = column_of(place, step);
-        if (place.columns.are_whole(column, kQueries)) continue;
-        for (int query = max(column, queries.begin); query < min(column + kQueries, queries.end); ++query) {
-          add_what_is_not_finite(head<T>(args.d_v.view, place.batch, key, place.head),
-                                 head<const T>(args.d_o, place.batch, query, query_head_of(place, step)), DIM, 1.0f);
-        }
-      }
-    }
-  }
+  // --- Sums of d_q, by one thread ---
 
-  // From transposed scores to P^T.
-  __device__ __forceinline__ void probabilities(FragmentC (&scores)[kQueries / 8], float scale, int stage,
-                                                bool large) const {
-    const auto exponentiate = [&](const auto& exponent) {
-      for_each_column(scores, shared.lse[stage],
-                      [&](float& score, float lse) { score = fast_exp2(exponent(score, scale, lse)); });
-    };
-    if (large) {
-      exponentiate([](float score, float scale, float lse) { return exponent_of(score, scale, lse); });
-    } else {
-      exponentiate([](float score, float scale, float lse) { return small_exponent_of(score, scale, lse); });
-    }
-  }
-  // Calls visit(value, number of its column).
-  template <class Visit>
-  __device__ __forceinline__ static void for_each_column(FragmentC (&values)[kQueries / 8], const float* numbers,
-                                                         const Visit& visit) {
-    const int t2 = static_cast<int>(threadIdx.x) % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kQueries / 8; ++n) {
-      const float2 two = *reinterpret_cast<const float2*>(numbers + n * 8 + t2);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) visit(values[n].values[e], e % 2 == 0 ? two.x : two.y);
-    }
-  }
-
-  __device__ __forceinline__ void compute(int group) const {
+  // The progress of a tile of keys is how many tiles of queries, of all heads of q that use the head, it will not add
+  // to any more.
+  __device__ __forceinline__ void add_sums() const {
     const SoftmaxAttentionInputs& inputs = launch.args.inputs;
-    const int own = group * 64 + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
-    const float scale = static_cast<float>(inputs.scale);
-    Ring<kStages> ring;
-    int count = 0;  // steps of all tiles
-    int tile;
-    for (int round = 0; (tile = tile_of(round)) >= 0; ++round) {
-      const Place place = place_of(tile);
-      const Range queries[2] = {queries_of_row(inputs, place.batch, place.first, own),
-                                queries_of_row(inputs, place.batch, place.first, own + 8)};
-      const Range all_rows = {__shfl_sync(0xffffffffu, queries[1].begin, 31),
-                              __shfl_sync(0xffffffffu, queries[0].end, 0)};
-      const int steps = group_size() * place.steps;
-      shared.rows_full.wait(round % 2);
-
-      FragmentC d_k[DIM / 8], d_v[DIM / 8], p[kQueries / 8], d_p[kQueries / 8];
-      FragmentA weights[kQueries / 16], d_s[kQueries / 16];
-      bool found = false;
-#pragma unroll 1
-      for (int step = 0; step < steps; ++step) {
-        const int column = column_of(place, step);
-        ++count;
-        shared.full[ring.stage].wait(ring.parity);
-        if (!place.columns.are_whole(column, kQueries)) {
-          shared.checked[ring.stage].wait(ring.parity);
-          found = found || shared.found[ring.stage] == count;
+    const int tiles = blocks_of(static_cast<int>(inputs.q.length), kQueries);
+    unsigned parity = 0;
+    for (int round = 0;; ++round) {
+      const Place& place = wait_for_place(round);
+      if (place.index < 0) break;
+      int* const progress = launch.progress + place.index;
+      Step step = first_step(launch.args, place);
+      int before = 0;  // the progress of the tile of keys before this one, as last seen
+      for (int left = launch.args.d_q ? place.steps : 0; left > 0; --left, advance(step, place), parity ^= 1u) {
+        const int own = (step.head - place.head * group_size(inputs) + 1) * tiles - step.tile;
+        float* const to = Sums::tile(launch.args, place.batch * inputs.q.heads + step.head, step.tile);
+        shared.sums_full.wait(parity);
+        if (step.tile >= place.new_tile) {
+          copy_to_memory(to, shared.d_q, sizeof(shared.d_q));
+        } else {
+          while (before < own) before = load_acquire(progress - 1);
+          fence_async_memory();
+          add_to_memory(to, shared.d_q, sizeof(shared.d_q));
         }
-        hold(p);
-        hold(d_p);
-        wgmma_fence();
-        start_scores(p, shared.k, group * 64, shared.q[ring.stage]);
-        wgmma_wait<1>();  // the last step's two sums, whose weights leave their registers to d_p
-        hold(d_k);
-        hold(d_v);
-        if (step > 0) arrive_warp(shared.free[(ring.stage + kStages - 1) % kStages]);
-        start_scores(d_p, shared.v, group * 64, shared.d_o[ring.stage]);
-        wgmma_wait<1>();
-        hold(p);
-        const bool whole = all_rows.begin <= column && all_rows.end >= column + kQueries;
-        probabilities(p, scale, ring.stage, shared.large[ring.stage] == count);
-        if (!whole) {
-          for_each_value(p, [&](float& value, int half, int col) {
-            if (!queries[half].contains(column + col)) value = 0.0f;
-          });
-        }
-        wgmma_wait<0>();
-        hold(d_p);
-        for_each_column(d_p, shared.product[ring.stage], [](float& value, float product) { value -= product; });
-        for_each_pair(p, d_p, [](float weight, float& value, int, int) { value *= weight; });
-        if (!whole) {
-          for_each_value(d_p, [&](float& value, int half, int col) {
-            if (!queries[half].contains(column + col)) value = 0.0f;
-          });
-        }
-        round_weights<T>(weights, p);
-        round_weights<T>(d_s, d_p);
-        hold(d_k);
-        hold(d_v);
-        wgmma_fence();
-        start_sum<T, DIM / 8, kQueries / 16>(d_v, weights, shared.d_o[ring.stage], step > 0);
-        start_sum<T, DIM / 8, kQueries / 16>(d_k, d_s, shared.q[ring.stage], step > 0);
-        ring.advance();
+        wait_for_reads();
+        shared.sums_free.arrive();
+        wait_for_writes();
+        if (left > 1) store_release(progress, own);
       }
-      wgmma_wait<0>();
-      hold(d_k);
-      hold(d_v);
-      arrive_warp(shared.rows_free);
-      if (steps > 0) arrive_warp(shared.free[(ring.stage + kStages - 1) % kStages]);
-      for_each_value(d_k, [&](float& value, int, int) { value = steps > 0 ? value * scale : 0.0f; });
-      for_each_value(d_v, [&](float& value, int, int) { value = steps > 0 ? value : 0.0f; });
-      store(launch.args.d_k, d_k, place, own);
-      store(launch.args.d_v, d_v, place, own);
-      if (found) {
-        barrier_sync(2 + group, 128);
-        add_outputs(place, group * 64, static_cast<int>(threadIdx.x) % 128 / 32);
-      }
+      store_release(progress, tiles * group_size(inputs));
+      shared.place_free[round % 2].arrive();
     }
   }
 
-  __device__ __forceinline__ static void store(const HeadsDestination& to, const FragmentC (&values)[DIM / 8],
-                                               const Place& place, int own) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int key = place.first + own + half * 8;
-      store_row(head<T>(to.view, place.batch, key, place.head), values, half, key < static_cast<int>(to.view.length),
-                to.mode == GradientMode::accumulate);
+  // What the third warpgroup does.
+  __device__ __forceinline__ void assist(int warp) const {
+    if (warp == 0) {
+      if (threadIdx.x % 32 == 0) copy();
+    } else if (warp == 1) {
+      copy_numbers();
+    } else if (warp == 2) {
+      check();
+    } else if (threadIdx.x % 32 == 0) {
+      add_sums();
     }
   }
 };
-
-template <class T, int DIM>
-__global__ void __launch_bounds__(HopperKeys<T, DIM>::kThreads, 1)
-    backward_keys_hopper(const __grid_constant__ HopperBackwardLaunch launch) {
-#ifdef HEDDLE_WGMMA
-  using Keys = HopperKeys<T, DIM>;
-  extern __shared__ __align__(1024) unsigned char raw[];
-  const Keys keys{launch, *reinterpret_cast<typename Keys::Shared*>(raw)};
-  keys.init();
-  const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
-  if (group < Keys::kGroups) {
-    take_registers<240>();
-    keys.compute(group);
-  } else {
-    give_registers<24>();
-    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
-    if (warp == 0) {
-      if (threadIdx.x % 32 == 0) keys.copy();
-    } else if (warp == 1) {
-      keys.copy_numbers();
-    } else {
-      keys.check_queries();
-    }
-  }
-#endif
-}
-
-// --- Launches ---
-
-template <class T, int DIM>
-void launch_hopper_backward(Context& context, const SoftmaxAttentionBackwardArgs& args) {
-  using Queries = HopperQueries<T, DIM>;
-  using Keys = HopperKeys<T, DIM>;
-  const SoftmaxAttentionInputs& inputs = args.inputs;
-  const int64_t rows = inputs.q.batch * inputs.q.heads * inputs.q.length;
-  auto* const taken = static_cast<unsigned*>(scratch(context));
-  HEDDLE_LAUNCH(context, (row_products_hopper<T, DIM>), static_cast<unsigned>(ceil_div(rows * (DIM / 8), 256)), 256, 0,
-                args, taken);
-  const auto maps = [&](int query_rows, int key_rows) {
-    return HopperBackwardLaunch{tensor_map(inputs.q, query_rows),
-                                tensor_map(inputs.k, key_rows),
-                                tensor_map(inputs.v, key_rows),
-                                tensor_map(args.d_o, query_rows),
-                                args,
-                                {}};
-  };
-  if (args.d_q) {
-    HopperBackwardLaunch launch = maps(Queries::kQueries, Queries::kKeys);
-    launch.order = tile_order(context, inputs.q, Queries::kQueries, inputs.k.length * DIM * 4, inputs.causal, taken);
-    HEDDLE_LAUNCH(context, (backward_queries_hopper<T, DIM>), blocks_for(context, launch.order), Queries::kThreads,
-                  sizeof(typename Queries::Shared), launch);
-  }
-  HopperBackwardLaunch launch = maps(Keys::kQueries, Keys::kKeys);
-  const int64_t bytes = inputs.q.length * DIM * 4 * (inputs.q.heads / inputs.k.heads);
-  launch.order = tile_order(context, inputs.k, Keys::kKeys, bytes, false, taken + 1);
-  HEDDLE_LAUNCH(context, (backward_keys_hopper<T, DIM>), blocks_for(context, launch.order), Keys::kThreads,
-                sizeof(typename Keys::Shared), launch);
-}
-
-// Returns false where there is no kernel for these sizes.
-template <class T>
-bool backward_on_hopper(Context& context, const SoftmaxAttentionBackwardArgs& args) {
-  const SoftmaxAttentionInputs& inputs = args.inputs;
-  const int64_t tiles = inputs.q.batch * inputs.q.heads * ceil_div(std::max(inputs.q.length, inputs.k.length), 64);
-  if (!can_use_hopper(context) || inputs.q.dim != inputs.v.dim || !(inputs.scale > 0) || tiles > int64_t{1} << 30 ||
-      !can_map(inputs.q) || !can_map(inputs.k) || !can_map(inputs.v) || !can_map(args.d_o) || !args.d_k || !args.d_v ||
-      !can_vectorize_all(8, args.o, args.d_q.view, args.d_k.view, args.d_v.view)) {
-    return false;
-  }
-  if (inputs.q.dim == 64) launch_hopper_backward<T, 64>(context, args);
-  if (inputs.q.dim == 128) launch_hopper_backward<T, 128>(context, args);
-  return inputs.q.dim == 64 || inputs.q.dim == 128;
-}
 
 }  // namespace heddle::kernels::cuda::softmax

@@ -132,12 +132,15 @@ struct alignas(1024) SwizzledMatrix {
 // How an operand in shared memory is stored, as in SwizzledMatrix.
 enum class Stored : int { by_rows = 0, by_depth = 1 };
 
-#define HEDDLE_FRAGMENTS_1(c, n) \
-  "+f"((c)[n].values[0]), "+f"((c)[n].values[1]), "+f"((c)[n].values[2]), "+f"((c)[n].values[3])
-#define HEDDLE_FRAGMENTS_4(c, n) \
-  HEDDLE_FRAGMENTS_1(c, n), HEDDLE_FRAGMENTS_1(c, n + 1), HEDDLE_FRAGMENTS_1(c, n + 2), HEDDLE_FRAGMENTS_1(c, n + 3)
-#define HEDDLE_FRAGMENTS_8(c) HEDDLE_FRAGMENTS_4(c, 0), HEDDLE_FRAGMENTS_4(c, 4)
-#define HEDDLE_FRAGMENTS_16(c) HEDDLE_FRAGMENTS_8(c), HEDDLE_FRAGMENTS_4(c, 8), HEDDLE_FRAGMENTS_4(c, 12)
+// `use` is "+f" for fragments that are read and written, "=f" for those that are only written.
+#define HEDDLE_FRAGMENTS_1(use, c, n) \
+  use((c)[n].values[0]), use((c)[n].values[1]), use((c)[n].values[2]), use((c)[n].values[3])
+#define HEDDLE_FRAGMENTS_4(use, c, n)                                                                  \
+  HEDDLE_FRAGMENTS_1(use, c, n), HEDDLE_FRAGMENTS_1(use, c, n + 1), HEDDLE_FRAGMENTS_1(use, c, n + 2), \
+      HEDDLE_FRAGMENTS_1(use, c, n + 3)
+#define HEDDLE_FRAGMENTS_8(use, c) HEDDLE_FRAGMENTS_4(use, c, 0), HEDDLE_FRAGMENTS_4(use, c, 4)
+#define HEDDLE_FRAGMENTS_16(use, c) \
+  HEDDLE_FRAGMENTS_8(use, c), HEDDLE_FRAGMENTS_4(use, c, 8), HEDDLE_FRAGMENTS_4(use, c, 12)
 #define HEDDLE_REGISTERS_32                                                                              \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -168,13 +171,29 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], uint64_t a, uint64_
   static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16));
   constexpr bool kBrain = std::is_same_v<T, bf16>;
   if constexpr (TILES == 8 && kBrain) {
-    HEDDLE_WGMMA_SHARED(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8(c), 32, 33, 34, 35, 36);
+    HEDDLE_WGMMA_SHARED(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36);
   } else if constexpr (TILES == 8) {
-    HEDDLE_WGMMA_SHARED(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8(c), 32, 33, 34, 35, 36);
+    HEDDLE_WGMMA_SHARED(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36);
   } else if constexpr (kBrain) {
-    HEDDLE_WGMMA_SHARED(128, bf16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16(c), 64, 65, 66, 67, 68);
+    HEDDLE_WGMMA_SHARED(128, bf16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("+f", c), 64, 65, 66, 67, 68);
   } else {
-    HEDDLE_WGMMA_SHARED(128, f16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16(c), 64, 65, 66, 67, 68);
+    HEDDLE_WGMMA_SHARED(128, f16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("+f", c), 64, 65, 66, 67, 68);
+  }
+}
+
+// c (=) a b: starts the product, whatever c was, so that its registers are free until then.
+template <class T, Stored STORED_A, Stored STORED_B, int TILES>
+__device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], uint64_t a, uint64_t b) {
+  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16));
+  constexpr bool kBrain = std::is_same_v<T, bf16>, add = false;
+  if constexpr (TILES == 8 && kBrain) {
+    HEDDLE_WGMMA_SHARED(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("=f", c), 32, 33, 34, 35, 36);
+  } else if constexpr (TILES == 8) {
+    HEDDLE_WGMMA_SHARED(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("=f", c), 32, 33, 34, 35, 36);
+  } else if constexpr (kBrain) {
+    HEDDLE_WGMMA_SHARED(128, bf16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("=f", c), 64, 65, 66, 67, 68);
+  } else {
+    HEDDLE_WGMMA_SHARED(128, f16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("=f", c), 64, 65, 66, 67, 68);
   }
 }
 
@@ -184,13 +203,13 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], const FragmentA& a,
   static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16));
   constexpr bool kBrain = std::is_same_v<T, bf16>;
   if constexpr (TILES == 8 && kBrain) {
-    HEDDLE_WGMMA_REGISTERS(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8(c), 32, 33, 34, 35, 36, 37, 38);
+    HEDDLE_WGMMA_REGISTERS(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36, 37, 38);
   } else if constexpr (TILES == 8) {
-    HEDDLE_WGMMA_REGISTERS(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8(c), 32, 33, 34, 35, 36, 37, 38);
+    HEDDLE_WGMMA_REGISTERS(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36, 37, 38);
   } else if constexpr (kBrain) {
-    HEDDLE_WGMMA_REGISTERS(128, bf16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16(c), 64, 65, 66, 67, 68, 69, 70);
+    HEDDLE_WGMMA_REGISTERS(128, bf16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("+f", c), 64, 65, 66, 67, 68, 69, 70);
   } else {
-    HEDDLE_WGMMA_REGISTERS(128, f16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16(c), 64, 65, 66, 67, 68, 69, 70);
+    HEDDLE_WGMMA_REGISTERS(128, f16, HEDDLE_REGISTERS_64, HEDDLE_FRAGMENTS_16("+f", c), 64, 65, 66, 67, 68, 69, 70);
   }
 }
 
