@@ -1,6 +1,6 @@
-// The kernels of softmax attention on GPUs: of one query without tensor cores; on the tensor cores of sm_90a for heads of
-// 64 or 128 features in bfloat16, and forward in float16; on those of any GPU for heads of up to 256, each dtype in a file
-// of its own; and for any dtype and size without them.
+// The kernels of softmax attention on GPUs: of one query without tensor cores; on the tensor cores of sm_90a for heads
+// of 64 or 128 features in bfloat16, and forward in float16; on those of any GPU for heads of up to 256, each dtype in
+// a file of its own; and for any dtype and size without them.
 #pragma once
 
 #include "kernels/attention/softmax_attention.h"
