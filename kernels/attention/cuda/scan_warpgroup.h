@@ -16,6 +16,7 @@
 #include "kernels/attention/cuda/scan_warpgroup_loader.h"
 #include "kernels/attention/cuda/scan_warpgroup_scorer.h"
 #include "kernels/attention/cuda/scan_warpgroup_shape.h"
+#include "kernels/attention/cuda/scan_warpgroup_weigher.h"
 #include "kernels/common/cuda/launch.h"
 
 namespace heddle::kernels::cuda {
@@ -29,14 +30,19 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(aligned_raw);
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * Shape::kGroups;
-    for (SharedBarrier& barrier : shared.loaded) barrier.init(32);
+    for (SharedBarrier& barrier : shared.loaded) barrier.init(33);
     for (SharedBarrier& barrier : shared.value_loaded) barrier.init(1);
-    for (SharedBarrier& barrier : shared.ready) barrier.init(128);
+    for (SharedBarrier& barrier : shared.ready) barrier.init(4 + Shape::kWeighers);
     for (SharedBarrier& barrier : shared.free) barrier.init(kConsumerWarps);
     shared.weighted_free.init(kConsumerWarps);
     shared.value_free.init(kConsumerWarps);
     for (SharedBarrier& barrier : shared.before_loaded) barrier.init(1);
     SharedBarrier::fence_init();
+  }
+  if (scan.args.sums == nullptr && threadIdx.x < Shape::kRows) {
+    const HeadDecay<float> decay(scan.args, WarpgroupPlace<Shape>(scan.args).state_head);
+    const float2 sum = decay_sum<float>(static_cast<double>(threadIdx.x + 1) * decay.slope);
+    for (auto& chunk : shared.chunks) chunk.sums[threadIdx.x] = sum;
   }
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -47,7 +53,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     ScanConsumer<Shape, OUT, ADDS>(scan, shared).run();
   } else {
     give_registers<Shape::kLoaderRegisters>();
-    if (threadIdx.x < Shape::kThreads - 96) ScanLoader<Shape, OUT>(scan, shared).run();
+    const int warp = static_cast<int>(threadIdx.x - (Shape::kThreads - 128)) / 32;
+    if (warp == 0) {
+      ScanLoader<Shape, OUT>(scan, shared).run();
+    } else {
+      KeyWeigher<Shape>(scan.args, shared, warp - 1).run();
+    }
   }
 #else
   __trap();

@@ -50,12 +50,6 @@ class ScanConsumer {
  private:
   static constexpr int kSixteenRows = 16 * 128;  // bytes in a matrix of 64 columns
 
-  // For the warp.
-  __device__ __forceinline__ void arrive(SharedBarrier& barrier) const {
-    __syncwarp();
-    if (lane_ == 0) barrier.arrive();
-  }
-
   // Products are started so early that what follows, in this thread, has time until they are needed.
   __device__ __forceinline__ void advance(const Chunk& chunk, unsigned parity, const Keys& query, const Scores& scores,
                                           const WeightedKeys& weighted) {
@@ -240,10 +234,6 @@ class ScanConsumer {
         }
       }
     }
-  }
-  static __device__ __forceinline__ int opaque(int number) {
-    asm volatile("" : "+r"(number));
-    return number;
   }
   static __device__ __forceinline__ float score(const Scores& scores, int row, int col) {
     return widen(*element(scores.pieces[0], row, col)) + widen(*element(scores.pieces[1], row, col));

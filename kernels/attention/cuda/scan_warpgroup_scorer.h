@@ -1,5 +1,4 @@
-// The scorer of scan_warpgroup.h: the warpgroup that computes, for each chunk, the scores and the keys times their
-// weights in the state.
+// The scorer of scan_warpgroup.h: the warpgroup that computes the scores of each chunk.
 #pragma once
 
 #include <cstdint>
@@ -31,26 +30,22 @@ class ScanScorer {
       shared_.loaded[stage].wait(parity);
       const Chunk& chunk = shared_.chunks[stage];
       if (chunk.rows == 0) {
-        shared_.ready[pair].arrive();
+        arrive(shared_.ready[pair]);
         return;
       }
       if (chunk.rows < Shape::kRows) clear_rows(chunk.rows, pair, t / 2 % 2);
-      const Keys& key = shared_.key[pair];
-      FragmentC scores[8];
-      if constexpr (OUT) start_scores(shared_.query[stage], key, scores);
-      shared_.free[pair].wait((t / 2 + 1) % 2);
-      if constexpr (Shape::kWeightedStages == 2) put_weighted(chunk, key, shared_.weighted[pair]);
+      put_decays(shared_.chunks[stage]);
       if constexpr (OUT) {
+        FragmentC scores[8];
+        start_scores(shared_.query[stage], shared_.key[pair], scores);
+        const Weights weights = weights_of(chunk);
+        shared_.free[pair].wait((t / 2 + 1) % 2);
         wgmma_wait<0>();
         hold(scores);
-        put_scores(chunk, scores, shared_.scores[pair]);
+        put_scores(weights, scores, shared_.scores[pair]);
+        fence_async_proxy();
       }
-      if constexpr (Shape::kWeightedStages == 1) {
-        shared_.weighted_free.wait((t + 1) % 2);
-        put_weighted(chunk, key, shared_.weighted[0]);
-      }
-      fence_async_proxy();
-      shared_.ready[pair].arrive();
+      arrive(shared_.ready[pair]);
       stage = stage == 2 ? 0 : stage + 1;
       if (stage == 0) parity ^= 1;
     }
@@ -76,33 +71,15 @@ class ScanScorer {
     barrier_sync(1, 128);
   }
 
-  // The pieces of the keys times their weights in the state.
-  __device__ __forceinline__ void put_weighted(const Chunk& chunk, const Keys& key,
-                                               typename Shape::WeightedKeys& to) const {
-    constexpr int kUnits = Shape::kKeys / 8, kRowsAtOnce = 128 / kUnits;
-    static_assert(kRowsAtOnce % 8 == 0);
-    const int row = thread_ / kUnits, unit = thread_ % kUnits;
-    const uint32_t place = unit / 8 * (Shape::kRows * 128) + row * 128 + ((unit % 8) ^ (row % 8)) * 16;
-    const uint32_t from = shared_address(key.data) + place, high_to = shared_address(to.pieces[0].data) + place;
-#pragma unroll
-    for (int r = 0; r < Shape::kRows; r += kRowsAtOnce) {
-      const float weight = chunk.to[row + r];
-      const uint4 words = load_words(from + r * 128);
-      uint4 high, low;
-      weigh(words.x, weight, high.x, low.x);
-      weigh(words.y, weight, high.y, low.y);
-      weigh(words.z, weight, high.z, low.z);
-      weigh(words.w, weight, high.w, low.w);
-      store_shared(high_to + r * 128, high);
-      store_shared(high_to + Keys::kBytes + r * 128, low);
+  // The weights that consumers need.
+  __device__ __forceinline__ void put_decays(Chunk& chunk) const {
+    const float2 last = chunk.sums[chunk.rows - 1];
+    if (thread_ < Shape::kRows) {
+      const float2 own = chunk.sums[thread_];
+      chunk.in[thread_] = args_.from_end ? power_between(last, own) : power_of(own);
+    } else if (thread_ == Shape::kRows) {
+      chunk.whole = decay_power(last);
     }
-  }
-  static __device__ __forceinline__ void weigh(unsigned word, float weight, unsigned& high, unsigned& low) {
-    const float2 pair = unpack<bf16>(word);
-    unsigned words[2];
-    split<2, true>(pair.x * weight, pair.y * weight, words);
-    high = words[0];
-    low = words[1];
   }
 
   // --- Scores: inner exp(L_i - L_j) query_i . key_j for each j that i sees, and 0 for other j ---
@@ -127,40 +104,61 @@ class ScanScorer {
     wgmma_commit();
   }
 
-  // Where all of the warp's rows see a column, its weight is the product of two factors, one of the row and one of the
-  // column: exponents from a row of the warp that lies between them, so that none is positive.
-  __device__ __forceinline__ void put_scores(const Chunk& chunk, FragmentC (&scores)[8],
+  // The weights of the thread's scores. Where all of the warp's rows see a column, its weight is the product of two
+  // factors, one of the row and one of the column: exponents from a row of the warp that lies between them, so that
+  // none is positive.
+  struct Weights {
+    float rows[2], cols[8][2];  // of both halves of the rows, of two columns of each tile
+    float diagonal[2][2][2];    // (half, tile, column) of the two tiles of which rows see some columns
+  };
+  __device__ __forceinline__ Weights weights_of(const Chunk& chunk) const {
+    const int thread = opaque(thread_), lane = thread % 32, first_row = thread / 32 * 16, t2 = thread % 4 * 2;
+    const float sign = args_.from_end ? -1.0f : 1.0f;
+    const auto power = [sign](float2 row, float2 col) {
+      const float2 exponent = difference(row, col);
+      return fast_exp2(sign * (exponent.x + exponent.y));
+    };
+    const float2 own[2] = {chunk.sums[first_row + lane / 4], chunk.sums[first_row + lane / 4 + 8]};
+    const float2 between = chunk.sums[first_row + (args_.from_end ? 15 : 0)];
+    Weights weights;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) weights.rows[half] = args_.inner * power(own[half], between);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float4 pair = *reinterpret_cast<const float4*>(chunk.sums + n * 8 + t2);
+      weights.cols[n][0] = power(between, {pair.x, pair.y});
+      weights.cols[n][1] = power(between, {pair.z, pair.w});
+    }
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+      const float4 pair = *reinterpret_cast<const float4*>(chunk.sums + first_row + tile * 8 + t2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        weights.diagonal[half][tile][0] = args_.inner * power(own[half], {pair.x, pair.y});
+        weights.diagonal[half][tile][1] = args_.inner * power(own[half], {pair.z, pair.w});
+      }
+    }
+    return weights;
+  }
+
+  __device__ __forceinline__ void put_scores(const Weights& weights, FragmentC (&scores)[8],
                                              typename Shape::Scores& to) const {
-    const int lane = thread_ % 32, first_row = thread_ / 32 * 16, t2 = thread_ % 4 * 2;
+    const int thread = opaque(thread_), lane = thread % 32, first_row = thread / 32 * 16, t2 = thread % 4 * 2;
     const bool from_end = args_.from_end;
     const uint32_t place = shared_address(to.pieces[0].data) + (first_row + lane % 16) * 128;
-    const float2 own[2] = {chunk.sums[first_row + lane / 4], chunk.sums[first_row + lane / 4 + 8]};
-    const float2 between = chunk.sums[first_row + (from_end ? 15 : 0)];
-    const float row_factors[2] = {args_.inner * power(own[0], between), args_.inner * power(own[1], between)};
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       if (n * 8 == first_row) {
         put_tiles(scores + n, place + unit(n, lane), [&](int half, int tile, int e, float score) {
           const int row = lane / 4 + half * 8, col = tile * 8 + t2 + e;
-          const float weight = args_.inner * power(own[half], chunk.sums[first_row + col]);
-          return (from_end ? row <= col : row >= col) ? score * weight : 0.0f;
+          return (from_end ? row <= col : row >= col) ? score * weights.diagonal[half][tile][e] : 0.0f;
         });
       } else if ((n * 8 < first_row) != from_end) {
-        float factors[2][2];
-#pragma unroll
-        for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) factors[tile][e] = power(between, chunk.sums[n * 8 + tile * 8 + t2 + e]);
-        }
         put_tiles(scores + n, place + unit(n, lane), [&](int half, int tile, int e, float score) {
-          return score * (row_factors[half] * factors[tile][e]);
+          return score * (weights.rows[half] * weights.cols[n + tile][e]);
         });
       }
     }
-  }
-  static __device__ __forceinline__ float power(float2 a, float2 b) {
-    const float2 exponent = difference(a, b);
-    return fast_exp2(exponent.x + exponent.y);
   }
   // The pieces of weighted(half of the rows, tile, which of two columns, score) for two tiles of scores.
   template <class Weighted>
@@ -172,7 +170,7 @@ class ScanScorer {
       const int half = w % 2, tile = w / 2;
       const float* const score = scores[tile].values + half * 2;
       unsigned words[2];
-      split(weighted(half, tile, 0, score[0]), weighted(half, tile, 1, score[1]), words);
+      split<2, true>(weighted(half, tile, 0, score[0]), weighted(half, tile, 1, score[1]), words);
       high[w] = words[0];
       low[w] = words[1];
     }

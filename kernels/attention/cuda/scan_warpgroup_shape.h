@@ -8,6 +8,7 @@
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/tensor_map.h"
 #include "kernels/attention/cuda/wgmma.h"
+#include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/async.h"
 #include "kernels/common/cuda/mma.h"
 
@@ -25,9 +26,10 @@ template <int KEYS, int GROUPS>
 struct WarpgroupShape {
   static constexpr int kKeys = KEYS, kGroups = GROUPS, kValues = 64 * GROUPS, kRows = 64;
   static constexpr int kThreads = 128 * (GROUPS + 2), kBlocks = GROUPS == 1 ? 2 : 1;
+  static constexpr int kWeighers = 3;  // warps
   // Of a thread. They sum up to what a multiprocessor has.
-  static constexpr int kScorerRegisters = GROUPS == 1 ? 64 : 72, kConsumerRegisters = GROUPS == 1 ? 144 : 200,
-                       kLoaderRegisters = GROUPS == 1 ? 32 : 40;
+  static constexpr int kScorerRegisters = GROUPS == 1 ? 72 : 88, kConsumerRegisters = GROUPS == 1 ? 128 : 192,
+                       kLoaderRegisters = 40;
   // Two blocks share the memory of a multiprocessor where there is one consumer.
   static constexpr int kWeightedStages = GROUPS == 1 ? 1 : 2;
 
@@ -41,11 +43,9 @@ struct WarpgroupShape {
   };
   // Rows are in the order of tokens, whatever the direction of the scan.
   struct Chunk {
-    float2 sums[kRows];  // negated in a scan from the end
-    float in[kRows], to[kRows];
-    float whole;
-    int rows;  // 0 after the last chunk
-    int64_t begin;
+    float2 sums[kRows];  // of log decays, from the begin of the chunk; with one decay for all tokens written once
+    float in[kRows], whole;
+    int begin, rows;                 // no rows: after the last chunk
     bool starts_anew, is_forgotten;  // the state after the chunk is not needed
   };
   struct Shared {
@@ -66,6 +66,11 @@ struct WarpgroupShape {
 // From the first row of a SwizzledMatrix of 64 rows to a column, a multiple of 16; and a descriptor of what lies
 // `bytes` further on.
 HEDDLE_HOST_DEVICE constexpr int col_bytes(int col) { return col / 64 * (64 * 128) + col % 64 * 2; }
+// For a warp.
+__device__ __forceinline__ void arrive(SharedBarrier& barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier.arrive();
+}
 __device__ __forceinline__ uint64_t further(uint64_t descriptor, int bytes) { return descriptor + bytes / 16; }
 
 // Where the block stands: which head and features it computes.
@@ -82,6 +87,20 @@ struct WarpgroupPlace {
     state_head = args.state_head(batch, head);
   }
 };
+
+// exp(a - b) and exp(a) of sums of log decays.
+__device__ __forceinline__ float power_between(float2 a, float2 b) {
+  const float2 exponent = difference(a, b);
+  return fast_exp2(exponent.x + exponent.y);
+}
+__device__ __forceinline__ float power_of(float2 a) { return fast_exp2(a.x + a.y); }
+
+// The number, of which the compiler knows nothing: so it computes what depends on it where it is needed, instead of
+// keeping it in registers.
+__device__ __forceinline__ int opaque(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
 
 // Four 8 x 8 matrices, each lane giving the address of one row.
 __device__ __forceinline__ void load_transposed(uint32_t address, unsigned (&words)[4]) {
