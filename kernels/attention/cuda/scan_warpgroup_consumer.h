@@ -35,7 +35,7 @@ class ScanConsumer {
       const Chunk& chunk = shared_.chunks[stage];
       if (chunk.rows == 0) break;
       shared_.value_loaded[pair].wait(t / 2 % 2);
-      advance(chunk, t % 2, shared_.query[stage], shared_.scores[pair],
+      advance(chunk, shared_.chunks[stage].in, t % 2, shared_.query[stage], shared_.scores[pair],
               shared_.weighted[pair % Shape::kWeightedStages]);
       arrive(shared_.free[pair]);
       stage = stage == 2 ? 0 : stage + 1;
@@ -51,7 +51,7 @@ class ScanConsumer {
   static constexpr int kSixteenRows = 16 * 128;  // bytes in a matrix of 64 columns
 
   // Products are started so early that what follows, in this thread, has time until they are needed.
-  __device__ __forceinline__ void advance(const Chunk& chunk, unsigned parity, const Keys& query, const Scores& scores,
+  __device__ __forceinline__ void advance(const Chunk& chunk, const float* in, unsigned parity, const Keys& query, const Scores& scores,
                                           const WeightedKeys& weighted) {
     FragmentA values[4];
     FragmentC out[8], added[8];
@@ -77,7 +77,7 @@ class ScanConsumer {
     if constexpr (OUT) {
       wgmma_wait<1>();
       hold(out);
-      scale(chunk, out);
+      scale(in, out);
       if (!is_finite) {
         wgmma_wait<0>();
         drop_not_finite(values);
@@ -179,13 +179,12 @@ class ScanConsumer {
   template <int FIRST>
   __device__ __forceinline__ void move_on(const Chunk& chunk, FragmentC (&added)[8]) {
     hold(added);
-    const float whole = chunk.whole;
-#pragma unroll
+    #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& s = state_[FIRST + n].values[e];
-        s = fmaf(s, whole, added[n].values[e]);
+        s = fmaf(s, chunk.whole, added[n].values[e]);
       }
     }
     if (chunk.is_forgotten) {
@@ -242,14 +241,14 @@ class ScanConsumer {
     return matrix.data + row * 64 + ((col / 8) ^ (row % 8)) * 8 + col % 8;
   }
 
-  __device__ __forceinline__ void scale(const Chunk& chunk, FragmentC (&out)[8]) const {
+  __device__ __forceinline__ void scale(const float* in, FragmentC (&out)[8]) const {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const float2 in = *reinterpret_cast<const float2*>(chunk.in + n * 8 + t2_);
-      out[n].values[0] *= in.x;
-      out[n].values[1] *= in.y;
-      out[n].values[2] *= in.x;
-      out[n].values[3] *= in.y;
+      const float2 weight = *reinterpret_cast<const float2*>(in + n * 8 + t2_);
+      out[n].values[0] *= weight.x;
+      out[n].values[1] *= weight.y;
+      out[n].values[2] *= weight.x;
+      out[n].values[3] *= weight.y;
     }
   }
 
@@ -263,7 +262,7 @@ class ScanConsumer {
       SharedBarrier& barrier = shared_.before_loaded[group_];
       if (thread_ == 0) {
         barrier.arrive_and_expect(sizeof(shared_.out[0]));
-        copy_panels(shared_.out[group_], scan_.out, barrier, batch(), head(), token(chunk), feature());
+        copy_panels(shared_.out[group_], scan_.out, barrier, batch(), head(), chunk.begin, feature());
       }
       barrier.wait(parity);
     }
@@ -291,7 +290,7 @@ class ScanConsumer {
     // The copy engine leaves out rows beyond the last token.
     if (chunk.rows == Shape::kRows || chunk.begin + chunk.rows == args_.query.length) {
       if (thread_ == 0) {
-        store_panel(panel, scan_.out, batch(), head(), token(chunk), feature());
+        store_panel(panel, scan_.out, batch(), head(), chunk.begin, feature());
         commit_stores();
       }
     } else {
@@ -313,7 +312,6 @@ class ScanConsumer {
   __device__ __forceinline__ int batch() const { return static_cast<int>(place_.batch); }
   __device__ __forceinline__ int head() const { return static_cast<int>(place_.head); }
   __device__ __forceinline__ int feature() const { return static_cast<int>(place_.first_value + group_ * 64); }
-  static __device__ __forceinline__ int token(const Chunk& chunk) { return static_cast<int>(chunk.begin); }
 
   const WarpgroupScan& scan_;
   const ScanArgs<float>& args_;

@@ -68,7 +68,7 @@ class ScanScorer {
       }
     }
     fence_async_proxy();
-    barrier_sync(1, 128);
+    barrier_sync(1, 128 + 32 * Shape::kWeighers);
   }
 
   // The weights that consumers need.
@@ -90,7 +90,7 @@ class ScanScorer {
     for (int at = thread_ * 16; at < static_cast<int>(sizeof(shared_.scores)); at += 128 * 16) {
       store_shared(scores + at, uint4{});
     }
-    barrier_sync(1, 128);
+    barrier_sync(2 + Shape::kGroups, 128);
   }
 
   __device__ __forceinline__ void start_scores(const Keys& queries, const Keys& keys, FragmentC (&scores)[8]) const {
