@@ -70,9 +70,9 @@ int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
   using Shape = WarpgroupShape<KEYS, GROUPS>;
   constexpr size_t kBytes = sizeof(typename Shape::Shared);
   const int64_t tiles = parts_of(args.value.dim, Shape::kValues);
-  const WarpgroupScan scan{panel_map(args.query, Shape::kRows), panel_map(args.key, Shape::kRows),
-                           panel_map(args.value, Shape::kRows),
-                           args.out ? panel_map(args.out.view, Shape::kRows) : CUtensorMap{}, args};
+  const WarpgroupScan scan{feature_map(args.query, Shape::kRows, 64), feature_map(args.key, Shape::kRows, 64),
+                           feature_map(args.value, Shape::kRows, 64),
+                           args.out ? feature_map(args.out.view, Shape::kRows, 16) : CUtensorMap{}, args};
   const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads * tiles), 1, span_blocks(args));
   if (args.is_for_span_states || !args.out) {
     HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, false, false>), grid, Shape::kThreads, kBytes, scan);

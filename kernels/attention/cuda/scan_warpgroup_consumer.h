@@ -40,7 +40,7 @@ class ScanConsumer {
       arrive(shared_.free[pair]);
       stage = stage == 2 ? 0 : stage + 1;
     }
-    if (OUT && thread_ == 0) wait_for_stores();
+    if (OUT && lane_ == 0) wait_for_stores();
     const ScanSpan<float> span = args_.span();
     if (span.state_out.data == nullptr) return;
     for_each_number(
@@ -252,30 +252,32 @@ class ScanConsumer {
     }
   }
 
-  // --- Out goes through shared memory, from where the copy engine takes it ---
+  // --- Out goes through shared memory, from where the copy engine takes it, 16 features of each warp ---
 
   // Makes sure that the chunk before has left shared memory; brings in what out is added to.
   __device__ __forceinline__ void make_room(const Chunk& chunk, unsigned parity) {
-    if (thread_ == 0) wait_for_stores();
-    barrier_sync(2 + group_, 128);
-    if constexpr (ADDS) {
-      SharedBarrier& barrier = shared_.before_loaded[group_];
-      if (thread_ == 0) {
+    if (lane_ == 0) {
+      wait_for_stores();
+      if constexpr (ADDS) {
+        SharedBarrier& barrier = shared_.before_loaded[warp()];
         barrier.arrive_and_expect(sizeof(shared_.out[0]));
-        copy_panels(shared_.out[group_], scan_.out, barrier, batch(), head(), chunk.begin, feature());
+        copy_features(shared_address(shared_.out[warp()].data), scan_.out, barrier, batch(), head(), chunk.begin,
+                      feature());
       }
-      barrier.wait(parity);
     }
+    __syncwarp();
+    if constexpr (ADDS) shared_.before_loaded[warp()].wait(parity);
   }
 
   __device__ __forceinline__ void put_out(const Chunk& chunk, const FragmentC (&out)[8]) {
-    auto& panel = shared_.out[group_];
-    const uint32_t to = shared_address(panel.data) + out_offset_;
+    constexpr int kTile = 16 * 32;  // bytes of 16 rows
+    const uint32_t tile = shared_address(shared_.out[warp()].data);
+    const uint32_t to = tile + (lane_ % 8 + lane_ / 16 * 8) * 32 + ((lane_ / 8 % 2) ^ (lane_ % 8 / 4)) * 16;
     const float outer = args_.outer;
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       unsigned words[4] = {};
-      if constexpr (ADDS) load_transposed(to + n / 2 * kSixteenRows, words);
+      if constexpr (ADDS) load_transposed(to + n / 2 * kTile, words);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         const float* const pair = out[n + w / 2].values + w % 2 * 2;
@@ -283,35 +285,36 @@ class ScanConsumer {
         words[w] = ADDS ? pack<bf16>(fmaf(pair[0], outer, before.x), fmaf(pair[1], outer, before.y))
                         : pack<bf16>(pair[0] * outer, pair[1] * outer);
       }
-      store_matrices<true>(to + n / 2 * kSixteenRows, words);
+      store_matrices<true>(to + n / 2 * kTile, words);
     }
     fence_async_proxy();
-    barrier_sync(2 + group_, 128);
+    __syncwarp();
     // The copy engine leaves out rows beyond the last token.
     if (chunk.rows == Shape::kRows || chunk.begin + chunk.rows == args_.query.length) {
-      if (thread_ == 0) {
-        store_panel(panel, scan_.out, batch(), head(), chunk.begin, feature());
-        commit_stores();
-      }
+      if (lane_ == 0) store_features(tile, scan_.out, batch(), head(), chunk.begin, feature());
     } else {
       put_rows(chunk);
     }
   }
   // The rows of a chunk that ends before the next multiple of kWindow.
   __device__ __forceinline__ void put_rows(const Chunk& chunk) {
-    const int col = opaque(static_cast<int>(thread_ % 8 * 8));
-    if (feature() + col >= args_.value.dim) return;
+    const int lane = opaque(static_cast<int>(lane_)), unit = lane % 2;
+    if (feature() + unit * 8 >= args_.value.dim) return;
 #pragma unroll 1
-    for (int row = opaque(static_cast<int>(thread_ / 8)); row < chunk.rows; row += 16) {
+    for (int row = lane / 2; row < chunk.rows; row += 16) {
       bf16* const to =
-          kernels::head<bf16>(args_.out.view, place_.batch, chunk.begin + row, place_.head) + feature() + col;
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(shared_.out[group_].unit(row, col));
+          kernels::head<bf16>(args_.out.view, place_.batch, chunk.begin + row, place_.head) + feature() + unit * 8;
+      const bf16* const from = shared_.out[warp()].data + row * 16 + (unit ^ (row / 4 % 2)) * 8;
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
     }
   }
 
   __device__ __forceinline__ int batch() const { return static_cast<int>(place_.batch); }
   __device__ __forceinline__ int head() const { return static_cast<int>(place_.head); }
-  __device__ __forceinline__ int feature() const { return static_cast<int>(place_.first_value + group_ * 64); }
+  // The first of the warp's features.
+  __device__ __forceinline__ int feature() const { return static_cast<int>(place_.first_value + column_); }
+  // Which of the consumers' warps it is.
+  __device__ __forceinline__ unsigned warp() const { return column_ / 16; }
 
   const WarpgroupScan& scan_;
   const ScanArgs<float>& args_;
@@ -320,9 +323,8 @@ class ScanConsumer {
   unsigned thread_ = threadIdx.x % 128, group_ = threadIdx.x / 128 - 1;
   unsigned lane_ = threadIdx.x % 32, g_ = lane_ / 4, t2_ = lane_ % 4 * 2;
   unsigned column_ = group_ * 64 + thread_ / 32 * 16;  // the warp's first value feature of the tile
-  // In the matrix of values and in that of out: of the row that the lane gives to load_transposed().
+  // In the matrix of values, of the row that the lane gives to load_transposed().
   uint32_t value_offset_ = offset(lane_ % 8 + lane_ / 16 * 8, column_ + lane_ / 8 % 2 * 8);
-  uint32_t out_offset_ = offset(lane_ % 8 + lane_ / 16 * 8, column_ % 64 + lane_ / 8 % 2 * 8);
   FragmentC state_[Shape::kKeys / 8];
 };
 

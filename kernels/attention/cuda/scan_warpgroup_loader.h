@@ -42,7 +42,7 @@ class ScanLoader {
       }
       if (scan_.args.sums != nullptr) {
         copy_sums(chunk, shared_.chunks[stage]);
-        loaded.arrive_after_copies();
+        arrive_after_copies(loaded);
       } else {
         loaded.arrive();
       }
@@ -50,7 +50,7 @@ class ScanLoader {
       if (lane_ == 0) {
         SharedBarrier& barrier = shared_.value_loaded[pair];
         barrier.arrive_and_expect(Shape::Values::kBytes);
-        copy_panels(shared_.value, scan_.value, barrier, batch_, key_head_, token(chunk), first_value_);
+        copy_features(shared_.value, scan_.value, barrier, batch_, key_head_, token(chunk), first_value_);
       }
       chunk = next;
       stage = stage == 2 ? 0 : stage + 1;
@@ -73,8 +73,8 @@ class ScanLoader {
   __device__ __forceinline__ void copy_keys(const ScanChunk& chunk, int stage, int pair) {
     SharedBarrier& barrier = shared_.loaded[stage];
     barrier.arrive_and_expect(OUT ? 2 * Shape::Keys::kBytes : Shape::Keys::kBytes);
-    copy_panels(shared_.key[pair], scan_.key, barrier, batch_, key_head_, token(chunk), 0);
-    if constexpr (OUT) copy_panels(shared_.query[stage], scan_.query, barrier, batch_, head_, token(chunk), 0);
+    copy_features(shared_.key[pair], scan_.key, barrier, batch_, key_head_, token(chunk), 0);
+    if constexpr (OUT) copy_features(shared_.query[stage], scan_.query, barrier, batch_, head_, token(chunk), 0);
   }
 
   __device__ __forceinline__ void publish(const ScanChunk& chunk, const ScanChunk& next, Chunk& to) {
@@ -93,6 +93,15 @@ class ScanLoader {
     for (int row = lane_; row < Shape::kRows; row += 32) {
       copy_async_pair(shared_address(to.sums + row), sums_ + begin + min(row, chunk.rows - 1));
     }
+  }
+
+  // Starts to copy two floats.
+  static __device__ __forceinline__ void copy_async_pair(uint32_t to, const float2* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
+  }
+  // Arrives when all copies of this thread are done.
+  static __device__ __forceinline__ void arrive_after_copies(SharedBarrier& barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier.address()) : "memory");
   }
 
   const WarpgroupScan& scan_;

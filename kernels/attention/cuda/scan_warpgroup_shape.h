@@ -28,8 +28,8 @@ struct WarpgroupShape {
   static constexpr int kThreads = 128 * (GROUPS + 2), kBlocks = GROUPS == 1 ? 2 : 1;
   static constexpr int kWeighers = 3;  // warps
   // Of a thread. They sum up to what a multiprocessor has.
-  static constexpr int kScorerRegisters = GROUPS == 1 ? 72 : 88, kConsumerRegisters = GROUPS == 1 ? 128 : 192,
-                       kLoaderRegisters = 40;
+  static constexpr int kScorerRegisters = GROUPS == 1 ? 72 : 80, kConsumerRegisters = GROUPS == 1 ? 128 : 192,
+                       kLoaderRegisters = GROUPS == 1 ? 40 : 48;
   // Two blocks share the memory of a multiprocessor where there is one consumer.
   static constexpr int kWeightedStages = GROUPS == 1 ? 1 : 2;
 
@@ -48,10 +48,13 @@ struct WarpgroupShape {
     int begin, rows;                 // no rows: after the last chunk
     bool starts_anew, is_forgotten;  // the state after the chunk is not needed
   };
+  struct alignas(256) OutTile {
+    bf16 data[kRows * 16];
+  };
   struct Shared {
     Keys query[3], key[2];
     Values value;
-    SwizzledMatrix<bf16, kRows, 64> out[GROUPS];
+    OutTile out[4 * GROUPS];  // of each warp of the consumers
     Scores scores[2];
     WeightedKeys weighted[kWeightedStages];
     Chunk chunks[3];
@@ -59,7 +62,7 @@ struct WarpgroupShape {
     SharedBarrier ready[2];                    // scores and weighted keys are there
     // All consumers have read the value; the scores and all else of the chunk; its weighted keys.
     SharedBarrier value_free, free[2], weighted_free;
-    SharedBarrier before_loaded[GROUPS];  // what out is added to
+    SharedBarrier before_loaded[4 * GROUPS];  // what out is added to
   };
 };
 

@@ -56,24 +56,21 @@ class KeyWeigher {
     const uint32_t panel = unit / 8 * (Shape::kRows * 128) + first_row * 128;
     const uint32_t from = shared_address(key.data) + panel, high_to = shared_address(to.pieces[0].data) + panel;
     int lane = first_row;  // that has the weight
-    uint4 words[2];
 #pragma unroll 1
     for (int block = warp_; block < kBlocks; block += Shape::kWeighers, lane += 8) {
+      uint4 words[kSteps];
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) words[i] = load_words(from + block * 1024 + place(i, unit, first_row));
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
-        // Two loads at a time, so that the second is under way while the first is computed.
-        if (i % 2 == 0) {
-          words[0] = load_words(from + block * 1024 + place(i, unit, first_row));
-          words[1] = load_words(from + block * 1024 + place(i + 1, unit, first_row));
-        }
         Weight of_row;
         of_row.high = __shfl_sync(0xffffffffu, weight.high, lane + i * kRowsAtOnce);
         of_row.low = __shfl_sync(0xffffffffu, weight.low, lane + i * kRowsAtOnce);
         uint4 high, low;
-        of_row.apply(words[i % 2].x, high.x, low.x);
-        of_row.apply(words[i % 2].y, high.y, low.y);
-        of_row.apply(words[i % 2].z, high.z, low.z);
-        of_row.apply(words[i % 2].w, high.w, low.w);
+        of_row.apply(words[i].x, high.x, low.x);
+        of_row.apply(words[i].y, high.y, low.y);
+        of_row.apply(words[i].z, high.z, low.z);
+        of_row.apply(words[i].w, high.w, low.w);
         const uint32_t at = high_to + block * 1024 + place(i, unit, first_row);
         store_shared(at, high);
         store_shared(at + Keys::kBytes, low);

@@ -35,13 +35,13 @@ cuuint64_t bytes(int64_t extent, int64_t stride) {
 
 template <int RANK>
 CUtensorMap encode(const HeadsView& view, const cuuint64_t (&extents)[RANK], const cuuint64_t (&strides)[RANK - 1],
-                   const cuuint32_t (&box)[RANK]) {
+                   const cuuint32_t (&box)[RANK], CUtensorMapSwizzle swizzle) {
   static const auto encode_tiled = find_encode();
   const cuuint32_t steps[] = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUresult code = encode_tiled(
       &map, view.dtype == DType::bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, RANK,
-      view.data, extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      view.data, extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check(code == CUDA_SUCCESS, "cuTensorMapEncodeTiled failed with code {} for a view ({}, {}, {}, {})",
         static_cast<int>(code), view.batch, view.length, view.heads, view.dim);
@@ -51,7 +51,7 @@ CUtensorMap encode(const HeadsView& view, const cuuint64_t (&extents)[RANK], con
 }  // namespace
 
 bool can_map(const HeadsView& view) { return has_rows(view) && view.dim % kPanel == 0; }
-bool can_map_panels(const HeadsView& view) { return has_rows(view) && view.dim % 8 == 0; }
+bool can_map_features(const HeadsView& view) { return has_rows(view) && view.dim % 8 == 0; }
 
 CUtensorMap tensor_map(const HeadsView& view, int rows) {
   return encode<5>(
@@ -59,14 +59,16 @@ CUtensorMap tensor_map(const HeadsView& view, int rows) {
       {extent(kPanel), extent(view.length), extent(view.dim / kPanel), extent(view.heads), extent(view.batch)},
       {bytes(view.length, view.length_stride), 2 * kPanel, bytes(view.heads, view.head_stride),
        bytes(view.batch, view.batch_stride)},
-      {kPanel, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(view.dim / kPanel), 1, 1});
+      {kPanel, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(view.dim / kPanel), 1, 1},
+      CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
-CUtensorMap panel_map(const HeadsView& view, int rows) {
+CUtensorMap feature_map(const HeadsView& view, int rows, int cols) {
   return encode<4>(view, {extent(view.dim), extent(view.length), extent(view.heads), extent(view.batch)},
                    {bytes(view.length, view.length_stride), bytes(view.heads, view.head_stride),
                     bytes(view.batch, view.batch_stride)},
-                   {kPanel, static_cast<cuuint32_t>(rows), 1, 1});
+                   {static_cast<cuuint32_t>(cols), static_cast<cuuint32_t>(rows), 1, 1},
+                   cols == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B);
 }
 
 }  // namespace heddle::kernels::cuda

@@ -77,10 +77,6 @@ class SharedBarrier {
   __device__ __forceinline__ void arrive_and_expect(int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes) : "memory");
   }
-  // Arrives when all copies by copy_async() and the like that this thread has started are done.
-  __device__ __forceinline__ void arrive_after_copies() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address()) : "memory");
-  }
   // Waits for the end of a phase of this parity; the phase before it counts as ended with parity 1 at the start.
   __device__ __forceinline__ void wait(unsigned parity) {
     asm volatile(

@@ -29,11 +29,6 @@ __device__ __forceinline__ void copy_async_if(bool valid, uint32_t to, const voi
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-// Starts to copy two floats.
-__device__ __forceinline__ void copy_async_pair(uint32_t to, const float2* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
-}
-
 // Starts to copy one float.
 __device__ __forceinline__ void copy_async_float(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
