@@ -8,7 +8,8 @@ int64_t scan_on_warpgroups(Context& context, const ScanArgs<float>& args) {
   constexpr int64_t kShortest = 16;
   const int64_t keys = args.query.dim, values = args.value.dim;
   if (context.properties().compute_capability != 90 || keys > 128 || args.query.length < kShortest) return 0;
-  if (args.token_gradients != nullptr || !can_map_features(args.query) || !can_map_features(args.key) || !can_map_features(args.value)) {
+  if (args.token_gradients != nullptr || !can_map_features(args.query) || !can_map_features(args.key) ||
+      !can_map_features(args.value)) {
     return 0;
   }
   if (args.out && (args.out.view.dtype != DType::bfloat16 || !can_map_features(args.out.view))) return 0;

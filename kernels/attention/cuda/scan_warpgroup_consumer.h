@@ -51,8 +51,8 @@ class ScanConsumer {
   static constexpr int kSixteenRows = 16 * 128;  // bytes in a matrix of 64 columns
 
   // Products are started so early that what follows, in this thread, has time until they are needed.
-  __device__ __forceinline__ void advance(const Chunk& chunk, const float* in, unsigned parity, const Keys& query, const Scores& scores,
-                                          const WeightedKeys& weighted) {
+  __device__ __forceinline__ void advance(const Chunk& chunk, const float* in, unsigned parity, const Keys& query,
+                                          const Scores& scores, const WeightedKeys& weighted) {
     FragmentA values[4];
     FragmentC out[8], added[8];
     const uint32_t own_values = shared_address(shared_.value.data) + value_offset_;
@@ -179,7 +179,7 @@ class ScanConsumer {
   template <int FIRST>
   __device__ __forceinline__ void move_on(const Chunk& chunk, FragmentC (&added)[8]) {
     hold(added);
-    #pragma unroll
+#pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
@@ -213,7 +213,8 @@ class ScanConsumer {
     }
   }
   // What those values give in the rows of out that see them.
-  __device__ __forceinline__ void add_not_finite(typename Shape::Values& values, const Scores& scores, FragmentC (&out)[8]) const {
+  __device__ __forceinline__ void add_not_finite(typename Shape::Values& values, const Scores& scores,
+                                                 FragmentC (&out)[8]) const {
     // Opaque, so that no address is computed before it is known to be needed.
     const int g = opaque(static_cast<int>(g_)), t2 = opaque(static_cast<int>(t2_));
 #pragma unroll 1
@@ -320,9 +321,8 @@ class ScanConsumer {
   const ScanArgs<float>& args_;
   Shared& shared_;
   WarpgroupPlace<Shape> place_;
-  unsigned thread_ = threadIdx.x % 128, group_ = threadIdx.x / 128 - 1;
   unsigned lane_ = threadIdx.x % 32, g_ = lane_ / 4, t2_ = lane_ % 4 * 2;
-  unsigned column_ = group_ * 64 + thread_ / 32 * 16;  // the warp's first value feature of the tile
+  unsigned column_ = (threadIdx.x - 128) / 32 * 16;  // the warp's first value feature of the tile
   // In the matrix of values, of the row that the lane gives to load_transposed().
   uint32_t value_offset_ = offset(lane_ % 8 + lane_ / 16 * 8, column_ + lane_ / 8 % 2 * 8);
   FragmentC state_[Shape::kKeys / 8];

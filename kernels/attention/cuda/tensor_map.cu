@@ -55,8 +55,7 @@ bool can_map_features(const HeadsView& view) { return has_rows(view) && view.dim
 
 CUtensorMap tensor_map(const HeadsView& view, int rows) {
   return encode<5>(
-      view,
-      {extent(kPanel), extent(view.length), extent(view.dim / kPanel), extent(view.heads), extent(view.batch)},
+      view, {extent(kPanel), extent(view.length), extent(view.dim / kPanel), extent(view.heads), extent(view.batch)},
       {bytes(view.length, view.length_stride), 2 * kPanel, bytes(view.heads, view.head_stride),
        bytes(view.batch, view.batch_stride)},
       {kPanel, static_cast<cuuint32_t>(rows), static_cast<cuuint32_t>(view.dim / kPanel), 1, 1},

@@ -18,8 +18,8 @@ bool can_map(const HeadsView& view);
 // Describes tiles of `rows` tokens, at most 256.
 CUtensorMap tensor_map(const HeadsView& view, int rows);
 
-// The same for tiles of `cols` features, 64 or 16, of heads of any multiple of 8. Features after the last one are 0 too.
-// In rows of 16 features the units of 16 bytes are swizzled as well: unit u of row r is at u ^ (r / 4 % 2).
+// The same for tiles of `cols` features, 64 or 16, of heads of any multiple of 8. Features after the last one are 0
+// too. In rows of 16 features the units of 16 bytes are swizzled as well: unit u of row r is at u ^ (r / 4 % 2).
 bool can_map_features(const HeadsView& view);
 CUtensorMap feature_map(const HeadsView& view, int rows, int cols);
 
@@ -34,7 +34,6 @@ __device__ __forceinline__ void copy_tile(SwizzledMatrix<T, ROWS, COLS>& to, con
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(0), "r"(token), "r"(head), "r"(batch), "r"(barrier.address())
       : "memory");
 }
-
 
 // The same for a map of features: starts to copy the tile whose first feature is `feature` to shared memory.
 __device__ __forceinline__ void copy_features(uint32_t to, const CUtensorMap& map, SharedBarrier& barrier, int batch,
