@@ -3,10 +3,10 @@
 // registers, and compute with it
 //   out^T = in (S^T query^T) + value^T scores^T;   S^T = whole S^T + value^T (to key)
 // so that all that is computed from the state is operand A, in registers, and operands B lie in shared memory. in, to
-// and whole are the weights of scan.h. Another warpgroup, the scorer, computes the scores and the weighted keys, and
-// one warp, the loader, has the copy engine fetch the rows. State, scores and weighted keys are sums of two bfloat16
-// numbers, see pieces.h. Consumers do not wait for each other: while one splits and scales numbers, the tensor cores
-// work for the other.
+// and whole are the weights of scan.h. Another warpgroup, the scorer, computes the scores, three warps, the weighers,
+// the weighted keys, and one warp, the loader, has the copy engine fetch the rows. State, scores and weighted keys are
+// sums of two bfloat16 numbers, see pieces.h. Consumers do not wait for each other: while one splits and scales
+// numbers, the tensor cores work for the other.
 #pragma once
 
 #include <cstddef>

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/attention/cuda/scan_warpgroup_shape.h"
-#include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/pieces.h"
 
 namespace heddle::kernels::cuda {

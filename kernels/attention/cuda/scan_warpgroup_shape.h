@@ -1,4 +1,4 @@
-// What the warpgroups of scan_warpgroup.h share: sizes, shared memory and a few instructions.
+// What the warps of scan_warpgroup.h share: sizes, shared memory and a few instructions.
 #pragma once
 
 #include <cstddef>
@@ -69,12 +69,13 @@ struct WarpgroupShape {
 // From the first row of a SwizzledMatrix of 64 rows to a column, a multiple of 16; and a descriptor of what lies
 // `bytes` further on.
 HEDDLE_HOST_DEVICE constexpr int col_bytes(int col) { return col / 64 * (64 * 128) + col % 64 * 2; }
-// For a warp.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, int bytes) { return descriptor + bytes / 16; }
+
+// Arrives for a warp: what its lanes have read and written before comes before what others do who wait.
 __device__ __forceinline__ void arrive(SharedBarrier& barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier.arrive();
 }
-__device__ __forceinline__ uint64_t further(uint64_t descriptor, int bytes) { return descriptor + bytes / 16; }
 
 // Where the block stands: which head and features it computes.
 template <class Shape>
