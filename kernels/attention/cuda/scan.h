@@ -132,16 +132,17 @@ struct ScanArgs {
 };
 
 // The chunks of one head of one span, of at most `size` tokens, a power of two, in the order of the scan.
-template <class A>
+// Index: an integer that holds every token.
+template <class A, class Index = int64_t>
 class ChunkWalk {
  public:
   __device__ __forceinline__ ChunkWalk(const ScanArgs<A>& args, const ScanSpan<A>& span, int64_t state_head, int size)
-      : length_(args.query.length), size_(size), from_end_(args.from_end) {
+      : length_(static_cast<Index>(args.query.length)), size_(size), from_end_(args.from_end) {
     const bool forgets = args.log_decay != nullptr && args.log_decay[state_head % args.decays] == -infinity<A>();
     always_ = forgets ? ~uint64_t{0} : uint64_t{0};
-    if (args.starts != nullptr) starts_ = args.starts + state_head * parts_of(length_, kWindow);
-    place_ = from_end_ ? span.end : span.begin;
-    last_ = from_end_ ? span.begin : span.end;
+    if (args.starts != nullptr) starts_ = args.starts + state_head * parts_of(args.query.length, kWindow);
+    place_ = static_cast<Index>(from_end_ ? span.end : span.begin);
+    last_ = static_cast<Index>(from_end_ ? span.begin : span.end);
     if (place_ != last_) next_word_ = word((from_end_ ? place_ - 1 : place_) / kWindow);
   }
 
@@ -149,8 +150,8 @@ class ChunkWalk {
   __device__ __forceinline__ ScanChunk next() {
     ScanChunk chunk;
     if (place_ == last_) return chunk;
-    const int64_t first = from_end_ ? place_ - 1 : place_;  // the first token of the chunk in the order of the scan
-    const int64_t window = first / kWindow;
+    const Index first = from_end_ ? place_ - 1 : place_;  // the first token of the chunk in the order of the scan
+    const Index window = first / kWindow;
     const int local = static_cast<int>(first % kWindow);
     if (window != window_) {
       window_ = window;
@@ -165,24 +166,24 @@ class ChunkWalk {
     } else {
       const uint64_t after = local + 1 < kWindow ? word_ >> (local + 1) : 0;
       end = after != 0 ? min(low + size_, local + __ffsll(static_cast<int64_t>(after))) : low + size_;
-      end = static_cast<int>(min(int64_t{end}, length_ - window * kWindow));
+      end = static_cast<int>(min(Index{end}, length_ - window * kWindow));
     }
     chunk.begin = window * kWindow + begin;
     chunk.rows = end - begin;
     chunk.starts_anew = word_ >> begin & 1;
-    place_ = from_end_ ? chunk.begin : chunk.begin + chunk.rows;
+    place_ = static_cast<Index>(from_end_ ? chunk.begin : chunk.begin + chunk.rows);
     return chunk;
   }
 
  private:
-  __device__ __forceinline__ uint64_t word(int64_t window) const {
+  __device__ __forceinline__ uint64_t word(Index window) const {
     if (starts_ == nullptr || window < 0 || window * kWindow >= length_) return always_;
     return starts_[window] | always_;
   }
 
   const uint64_t* starts_ = nullptr;
   uint64_t always_ = 0, word_ = 0, next_word_ = 0;
-  int64_t length_, place_ = 0, last_ = 0, window_ = -1;
+  Index length_, place_ = 0, last_ = 0, window_ = -1;
   int size_;
   bool from_end_;
 };
