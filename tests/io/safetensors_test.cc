@@ -34,7 +34,7 @@ fs::path raw_file(const std::string& name, const std::string& header, size_t dat
   return path;
 }
 
-std::string refusal(const fs::path& path) {
+std::string refusal_of_tensors(const fs::path& path) {
   try {
     SafetensorsReader reader(path);
     return "accepted";
@@ -97,54 +97,54 @@ TEST(SafetensorsTest, NamesMustDiffer) {
 
 TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
   const std::string good = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
-  EXPECT_EQ(refusal(raw_file("good", good, 8)), "accepted");
-  EXPECT_THAT(refusal(raw_file("short_data", good, 7)), HasSubstr("truncated: tensor 'a' ends at byte 8"));
-  EXPECT_THAT(refusal(raw_file("long_data", good, 9)), HasSubstr("1 trailing bytes"));
-  EXPECT_THAT(refusal(raw_file("not_json", "{\"a\": nonsense}", 0)), HasSubstr("not JSON"));
-  EXPECT_THAT(refusal(raw_file("no_object", "[1]", 0)), HasSubstr("does not start with '{'"));
-  EXPECT_THAT(refusal(raw_file("twice",
+  EXPECT_EQ(refusal_of_tensors(raw_file("good", good, 8)), "accepted");
+  EXPECT_THAT(refusal_of_tensors(raw_file("short_data", good, 7)), HasSubstr("truncated: tensor 'a' ends at byte 8"));
+  EXPECT_THAT(refusal_of_tensors(raw_file("long_data", good, 9)), HasSubstr("1 trailing bytes"));
+  EXPECT_THAT(refusal_of_tensors(raw_file("not_json", "{\"a\": nonsense}", 0)), HasSubstr("not JSON"));
+  EXPECT_THAT(refusal_of_tensors(raw_file("no_object", "[1]", 0)), HasSubstr("does not start with '{'"));
+  EXPECT_THAT(refusal_of_tensors(raw_file("twice",
                                R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
                                R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
                                0)),
               HasSubstr("names 'a' twice"));
-  EXPECT_THAT(refusal(raw_file("twice_by_long_names",
+  EXPECT_THAT(refusal_of_tensors(raw_file("twice_by_long_names",
                                R"({"blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
                                R"("blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
                                0)),
               HasSubstr("names 'blocks.0.weight' twice"));
-  EXPECT_THAT(refusal(raw_file("dtype", R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("dtype", R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8)),
               HasSubstr(R"(unknown dtype "U8", expected one of F64)"));
-  EXPECT_THAT(refusal(raw_file("overlap",
+  EXPECT_THAT(refusal_of_tensors(raw_file("overlap",
                                R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                                R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
                                12)),
               HasSubstr("'b' begins at byte 4 of the data and overlaps"));
-  EXPECT_THAT(refusal(raw_file("hole", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("hole", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12)),
               HasSubstr("bytes 0 to 4 of the data belong to no tensor"));
-  EXPECT_THAT(refusal(raw_file("size", R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("size", R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8)),
               HasSubstr("do not hold F32 (3) of 12 bytes"));
-  EXPECT_THAT(refusal(raw_file("too_many", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("too_many", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8)),
               HasSubstr("do not hold F32 (1) of 4 bytes"));
-  EXPECT_THAT(refusal(raw_file("backwards", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("backwards", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8)),
               HasSubstr("do not hold"));
   EXPECT_THAT(
-      refusal(raw_file("huge", R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", 8)),
+      refusal_of_tensors(raw_file("huge", R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", 8)),
       HasSubstr("too large"));
-  EXPECT_THAT(refusal(raw_file("negative", R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("negative", R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8)),
               HasSubstr("non-negative"));
-  EXPECT_THAT(refusal(raw_file("rank", R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("rank", R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})", 8)),
               HasSubstr("9 dimensions"));
-  EXPECT_THAT(refusal(raw_file("missing", R"({"a":{"dtype":"F32","shape":[2]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(raw_file("missing", R"({"a":{"dtype":"F32","shape":[2]}})", 8)),
               HasSubstr("'data_offsets' is missing"));
-  EXPECT_THAT(refusal(raw_file("metadata", R"({"__metadata__":{"a":1}})", 0)), HasSubstr("expected a text"));
+  EXPECT_THAT(refusal_of_tensors(raw_file("metadata", R"({"__metadata__":{"a":1}})", 0)), HasSubstr("expected a text"));
 
   write_file(test_file("tiny"), "abc");
-  EXPECT_THAT(refusal(test_file("tiny")), HasSubstr("truncated: 3 bytes"));
+  EXPECT_THAT(refusal_of_tensors(test_file("tiny")), HasSubstr("truncated: 3 bytes"));
   write_file(test_file("huge_header"), std::string(8, '\x7f'));
-  EXPECT_THAT(refusal(test_file("huge_header")), HasSubstr("not a safetensors file"));
+  EXPECT_THAT(refusal_of_tensors(test_file("huge_header")), HasSubstr("not a safetensors file"));
   write_file(test_file("cut_header"), read_file(test_file("good")).substr(0, 30));
-  EXPECT_THAT(refusal(test_file("cut_header")), HasSubstr("truncated: the header has"));
-  EXPECT_THAT(refusal(test_file("not_there")), HasSubstr("No such file"));
+  EXPECT_THAT(refusal_of_tensors(test_file("cut_header")), HasSubstr("truncated: the header has"));
+  EXPECT_THAT(refusal_of_tensors(test_file("not_there")), HasSubstr("No such file"));
 }
 
 }  // namespace

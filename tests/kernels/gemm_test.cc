@@ -46,7 +46,7 @@ double tolerance(DType dtype, int64_t k) {
   }
 }
 
-struct Case {
+struct ProductCase {
   int64_t m, n, k, gap;
   Transpose a = Transpose::no, b = Transpose::no;
   bool bias = false;
@@ -54,7 +54,7 @@ struct Case {
   bool wide_output = false;  // the accumulate type instead of the operands'
 };
 
-std::vector<double> run_gemm(int threads, DType dtype, const Case& c, std::vector<double>* expected = nullptr) {
+std::vector<double> run_gemm(int threads, DType dtype, const ProductCase& c, std::vector<double>* expected = nullptr) {
   Context context(Device{}, {.threads = threads, .allocator = {}});
   Random random(7, RandomStream::test);
   const bool a_is_transposed = c.a == Transpose::yes, b_is_transposed = c.b == Transpose::yes;
@@ -87,7 +87,7 @@ std::vector<double> run_gemm(int threads, DType dtype, const Case& c, std::vecto
   return read_values(context, y);
 }
 
-void expect_near(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
+void expect_product(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
   ASSERT_EQ(found.size(), expected.size());
   for (size_t i = 0; i < found.size(); ++i) {
     ASSERT_NEAR(found[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << "element " << i;
@@ -101,12 +101,12 @@ TEST(Gemm, EqualsTheLoopsForAllTypesTransposesAndModes) {
         for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
           for (bool bias : {false, true}) {
             for (bool wide : {false, true}) {
-              const Case c{67, 131, 259, 5, a, b, bias, mode, wide};
+              const ProductCase c{67, 131, 259, 5, a, b, bias, mode, wide};
               SCOPED_TRACE(testing::Message() << name(dtype) << " transposes " << static_cast<int>(a) << " "
                                               << static_cast<int>(b) << " bias " << bias << " wide " << wide);
               std::vector<double> expected;
               const auto found = run_gemm(2, dtype, c, &expected);
-              expect_near(found, expected, tolerance(wide ? accumulate_type(dtype) : dtype, c.k));
+              expect_product(found, expected, tolerance(wide ? accumulate_type(dtype) : dtype, c.k));
             }
           }
         }
@@ -124,9 +124,9 @@ TEST(Gemm, SmallAndEmptyExtents) {
           for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
             SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k);
             std::vector<double> expected;
-            const Case c{m, n, k, 3, Transpose::no, Transpose::yes, true, mode};
+            const ProductCase c{m, n, k, 3, Transpose::no, Transpose::yes, true, mode};
             const auto found = run_gemm(1, dtype, c, &expected);
-            expect_near(found, expected, tolerance(dtype, k));
+            expect_product(found, expected, tolerance(dtype, k));
           }
         }
       }
@@ -137,15 +137,16 @@ TEST(Gemm, SmallAndEmptyExtents) {
 // Small results of long sums are made of partial sums, large ones of many tiles.
 TEST(Gemm, LongSumsAndLargeResults) {
   for (DType dtype : kAll) {
-    for (const Case& c : {Case{130, 70, 2051, 1, Transpose::yes, Transpose::no, true},
-                          Case{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, GradientMode::accumulate, true},
-                          Case{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
-                          Case{2, 9001, 3, 1, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
-                          Case{2, 9001, 3, 1, Transpose::no, Transpose::yes, true}}) {
+    for (const ProductCase& c :
+         {ProductCase{130, 70, 2051, 1, Transpose::yes, Transpose::no, true},
+          ProductCase{33, 65, 4097, 2, Transpose::yes, Transpose::no, true, GradientMode::accumulate, true},
+          ProductCase{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
+          ProductCase{2, 9001, 3, 1, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
+          ProductCase{2, 9001, 3, 1, Transpose::no, Transpose::yes, true}}) {
       SCOPED_TRACE(testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
       std::vector<double> expected;
       const auto found = run_gemm(2, dtype, c, &expected);
-      expect_near(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, c.k));
+      expect_product(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, c.k));
     }
   }
 }
@@ -159,13 +160,13 @@ TEST(Gemm, VectorsAndVeryLongSums) {
       for (Transpose a : {Transpose::no, Transpose::yes}) {
         for (Transpose b : {Transpose::no, Transpose::yes}) {
           for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
-            const Case c{m, n, k, 3, a, b, mode == GradientMode::accumulate, mode, b == Transpose::yes};
+            const ProductCase c{m, n, k, 3, a, b, mode == GradientMode::accumulate, mode, b == Transpose::yes};
             SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k << " transposes "
                                             << static_cast<int>(a) << " " << static_cast<int>(b));
             std::vector<double> expected;
             const auto found = run_gemm(2, dtype, c, &expected);
             // Rounding errors do not grow with k, but the terms that cancel in these sums do.
-            expect_near(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, k));
+            expect_product(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, k));
           }
         }
       }
@@ -174,14 +175,14 @@ TEST(Gemm, VectorsAndVeryLongSums) {
 }
 
 TEST(GemmThreaded, SameBitsForAnyNumberOfThreads) {
-  const Case cases[] = {{515, 384, 128, 3, Transpose::no, Transpose::yes, true},
-                        {1, 70, 9001, 0, Transpose::yes, Transpose::no},
-                        {3, 1, 20011, 1, Transpose::no, Transpose::no, true},
-                        {2, 3, 20011, 1, Transpose::yes, Transpose::no},
-                        {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true},
-                        {1, 700, 300, 0, Transpose::no, Transpose::yes, true}};
+  const ProductCase cases[] = {{515, 384, 128, 3, Transpose::no, Transpose::yes, true},
+                               {1, 70, 9001, 0, Transpose::yes, Transpose::no},
+                               {3, 1, 20011, 1, Transpose::no, Transpose::no, true},
+                               {2, 3, 20011, 1, Transpose::yes, Transpose::no},
+                               {130, 70, 2050, 1, Transpose::yes, Transpose::no, false, GradientMode::accumulate, true},
+                               {1, 700, 300, 0, Transpose::no, Transpose::yes, true}};
   for (DType dtype : kAll) {
-    for (const Case& c : cases) {
+    for (const ProductCase& c : cases) {
       const auto one = run_gemm(1, dtype, c);
       EXPECT_EQ(one, run_gemm(2, dtype, c)) << name(dtype);
       EXPECT_EQ(one, run_gemm(3, dtype, c)) << name(dtype);
@@ -215,7 +216,7 @@ TEST(ColumnSum, EqualsTheLoops) {
           for (bool wide : {false, true}) {
             std::vector<double> expected;
             const auto found = run_column_sum(2, dtype, rows, cols, mode, wide, &expected);
-            expect_near(found, expected, tolerance(wide ? accumulate_type(dtype) : dtype, rows));
+            expect_product(found, expected, tolerance(wide ? accumulate_type(dtype) : dtype, rows));
           }
         }
       }

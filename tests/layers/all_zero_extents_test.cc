@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/layers/on_devices.h"
 #include "tests/layers/operator_runner.h"
 
 namespace heddle::test {
@@ -124,10 +125,8 @@ TEST_P(AllZeroExtentsGpu, GiveResultsOrErrors) {
   check_operator(context, GetParam());
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
-
-INSTANTIATE_TEST_SUITE_P(All, AllZeroExtents, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
-INSTANTIATE_TEST_SUITE_P(All, AllZeroExtentsGpu, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
+HEDDLE_FOR_OPERATORS(AllZeroExtents);
+HEDDLE_FOR_OPERATORS(AllZeroExtentsGpu);
 
 }  // namespace
 }  // namespace heddle::test

@@ -15,13 +15,12 @@
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
-#include "tests/layers/roundoff.h"
 
 namespace heddle::test {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int32_t kIgnored = -100;
 
 struct LossAndGradient {

@@ -11,6 +11,7 @@
 
 #include "core/config/config_load.h"
 #include "core/runtime/error.h"
+#include "tests/layers/on_devices.h"
 #include "tests/layers/operator_runner.h"
 
 namespace heddle::test {
@@ -93,10 +94,8 @@ class LargeGradientsGpu : public LargeGradients {
 TEST_P(LargeGradients, MatchAlongADirection) { run({}); }
 TEST_P(LargeGradientsGpu, MatchAlongADirection) { run({DeviceType::cuda}); }
 
-std::string test_name(const testing::TestParamInfo<std::string>& info) { return info.param; }
-
-INSTANTIATE_TEST_SUITE_P(All, LargeGradients, testing::ValuesIn(built_in_registry().operator_names()), test_name);
-INSTANTIATE_TEST_SUITE_P(All, LargeGradientsGpu, testing::ValuesIn(built_in_registry().operator_names()), test_name);
+HEDDLE_FOR_OPERATORS(LargeGradients);
+HEDDLE_FOR_OPERATORS(LargeGradientsGpu);
 
 }  // namespace
 }  // namespace heddle::test

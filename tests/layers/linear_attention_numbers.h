@@ -16,11 +16,11 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear_attention.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 
-inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
 using Tensors = std::map<std::string, std::vector<double>>;
 
 struct LinearAttentionSizes {

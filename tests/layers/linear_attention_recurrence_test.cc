@@ -13,12 +13,11 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear_attention.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The inputs, or the outputs and gradients, as lists of numbers.
 struct Numbers {

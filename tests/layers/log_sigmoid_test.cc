@@ -9,12 +9,11 @@
 #include <vector>
 
 #include "core/tensor/transfer.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 class LogSigmoid : public OnDevices {};
 

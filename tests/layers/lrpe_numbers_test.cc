@@ -14,25 +14,19 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle {
 namespace {
 
+using test::random_numbers;
 using Numbers = std::vector<double>;
 
 Tensor tensor_of(Context& context, const Shape& shape, DType dtype, const Numbers& numbers) {
   const Tensor tensor = Tensor::empty(context, shape, dtype);
   write_values(context, tensor, numbers);
   return tensor;
-}
-
-// Multiples of 1/64, which every dtype holds.
-Numbers random_numbers(int64_t count, uint64_t seed) {
-  Random random(seed, RandomStream::test);
-  Numbers numbers(static_cast<size_t>(count));
-  for (double& number : numbers) number = (static_cast<double>(random.next_below(255)) - 127.0) / 64.0;
-  return numbers;
 }
 
 struct CosineResults {

@@ -12,21 +12,16 @@
 #include "core/tensor/transfer.h"
 #include "layers/ops/gradient.h"
 #include "layers/ops/norm.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle {
 namespace {
 
+using test::random_numbers;
 using Numbers = std::vector<double>;
-constexpr int64_t kRows = 5, kDim = 16, kSize = kRows * kDim;
 
-// Multiples of 1/64, which every dtype holds.
-Numbers random_numbers(int64_t count, uint64_t seed) {
-  Random random(seed, RandomStream::test);
-  Numbers numbers(static_cast<size_t>(count));
-  for (double& number : numbers) number = (static_cast<double>(random.next_below(255)) - 127.0) / 64.0;
-  return numbers;
-}
+constexpr int64_t kRows = 5, kDim = 16, kSize = kRows * kDim;
 
 // A matrix of these numbers whose rows are `gap` elements of NaN apart; the first begins `shift` elements into memory.
 Tensor rows_of(Context& context, const Numbers& numbers, DType dtype, int64_t gap = 0, int64_t shift = 0) {

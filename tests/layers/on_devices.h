@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <string>
 
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"
+#include "layers/registry.h"
 
 namespace heddle::test {
 
@@ -35,3 +37,8 @@ class OnDevices : public testing::TestWithParam<DeviceType> {
 #define HEDDLE_ON_DEVICES(suite)                                                      \
   INSTANTIATE_TEST_SUITE_P(Cpu, suite, ::testing::Values(::heddle::DeviceType::cpu)); \
   INSTANTIATE_TEST_SUITE_P(Gpu, suite, ::testing::Values(::heddle::DeviceType::cuda))
+
+// A suite with a test for each operator: All/SUITE.TEST/OPERATOR.
+#define HEDDLE_FOR_OPERATORS(suite)                                                                         \
+  INSTANTIATE_TEST_SUITE_P(All, suite, ::testing::ValuesIn(::heddle::built_in_registry().operator_names()), \
+                           [](const ::testing::TestParamInfo<std::string>& info) { return info.param; })

@@ -17,8 +17,9 @@
 #include "core/autograd/gradcheck.h"
 #include "core/config/config_load.h"
 #include "core/tensor/transfer.h"
+#include "tests/layers/numbers.h"
+#include "tests/layers/on_devices.h"
 #include "tests/layers/operator_runner.h"
-#include "tests/layers/roundoff.h"
 
 namespace heddle::test {
 namespace {
@@ -416,11 +417,9 @@ TEST_P(OperatorsGpu, InferenceKeepsNothing) {
   for_each_case(kDevice, GetParam(), [](const OperatorCase& op_case) { inference_keeps_nothing(kDevice, op_case); });
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
-
-INSTANTIATE_TEST_SUITE_P(All, Operators, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
-INSTANTIATE_TEST_SUITE_P(All, OperatorsThreaded, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
-INSTANTIATE_TEST_SUITE_P(All, OperatorsGpu, ::testing::ValuesIn(built_in_registry().operator_names()), test_name);
+HEDDLE_FOR_OPERATORS(Operators);
+HEDDLE_FOR_OPERATORS(OperatorsThreaded);
+HEDDLE_FOR_OPERATORS(OperatorsGpu);
 
 TEST(OperatorTable, CasesHaveNamesOfTheirOwnAReferenceAndKnownInputs) {
   std::set<std::string> names;

@@ -19,12 +19,13 @@
 #include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
-#include "tests/layers/roundoff.h"
 
 namespace heddle {
 namespace {
 
+using test::kInfinity;
 using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -32,7 +33,6 @@ using testing::IsNan;
 using testing::ThrowsMessage;
 
 constexpr DType kAllDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // The sizes and options of one call, for one sequence.
 struct Call {

@@ -22,8 +22,8 @@ namespace {
 
 using Block = CachingAllocator::Block;
 
-constexpr size_t kMiB = size_t{1} << 20;
-constexpr size_t kUnit = CachingAllocator::kGranularity;
+constexpr size_t kMebibyte = size_t{1} << 20;
+constexpr size_t kGranule = CachingAllocator::kGranularity;
 
 // Best fit over lists of free intervals, looked through from one end to the other.
 class Model {
@@ -32,7 +32,7 @@ class Model {
 
   // Where the block has to be; nothing when the device is full.
   std::optional<uintptr_t> allocate(size_t bytes, uintptr_t stream, int category, int scope) {
-    const size_t size = std::max<size_t>((bytes + kUnit - 1) / kUnit, 1) * kUnit;
+    const size_t size = std::max<size_t>((bytes + kGranule - 1) / kGranule, 1) * kGranule;
     uintptr_t best = find(size, stream);
     if (best == 0) {
       if (!reserve(size, stream)) return {};
@@ -48,7 +48,7 @@ class Model {
       ++stats.splits;
     }
     ++stats.allocations;
-    const size_t counted = (bytes + kUnit - 1) / kUnit * kUnit;
+    const size_t counted = (bytes + kGranule - 1) / kGranule * kGranule;
     live[best] = {size, counted, category, scope};
     stats.allocated.add(counted);
     stats.by_category[static_cast<size_t>(category)].add(counted);
@@ -111,7 +111,7 @@ class Model {
     std::map<uintptr_t, size_t> free;  // address -> bytes
   };
 
-  static bool small(size_t size) { return size <= kMiB; }
+  static bool small(size_t size) { return size <= kMebibyte; }
 
   uintptr_t find(size_t size, uintptr_t stream) const {
     uintptr_t best = 0;
@@ -128,9 +128,9 @@ class Model {
   }
 
   bool reserve(size_t size, uintptr_t stream) {
-    const size_t rounded = small(size)        ? 2 * kMiB
-                           : size < 10 * kMiB ? 20 * kMiB
-                                              : (size + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB);
+    const size_t rounded = small(size)        ? 2 * kMebibyte
+                           : size < 10 * kMebibyte ? 20 * kMebibyte
+                                              : (size + 2 * kMebibyte - 1) / (2 * kMebibyte) * (2 * kMebibyte);
     if (add_segment(rounded, stream, small(size))) return true;
     ++stats.retries;
     release_cached();
@@ -186,7 +186,7 @@ class AllocatorStressTest : public ::testing::TestWithParam<int> {};
 TEST_P(AllocatorStressTest, EqualsTheModelDownToEveryAddress) {
   constexpr int kScopes = 4, kStreams = 3;
   // Half of the runs are short of memory.
-  const size_t capacity = GetParam() % 2 == 0 ? size_t{1} << 40 : 96 * kMiB;
+  const size_t capacity = GetParam() % 2 == 0 ? size_t{1} << 40 : 96 * kMebibyte;
   auto owned = std::make_unique<FakeBackend>(capacity);
   const FakeBackend& backend = *owned;
   CachingAllocator allocator(std::move(owned));
@@ -204,9 +204,9 @@ TEST_P(AllocatorStressTest, EqualsTheModelDownToEveryAddress) {
       // Small sizes most often, large ones now and then, every kind of remainder of 512.
       const int kind = below(20);
       const size_t bytes = kind == 0   ? 0
-                           : kind < 14 ? random.next_below(20 * kUnit)
-                           : kind < 18 ? random.next_below(kMiB)
-                                       : random.next_below(24 * kMiB);
+                           : kind < 14 ? random.next_below(20 * kGranule)
+                           : kind < 18 ? random.next_below(kMebibyte)
+                                       : random.next_below(24 * kMebibyte);
       const auto stream = static_cast<uintptr_t>(below(kStreams));
       const int category = below(kMemoryCategories), scope = below(kScopes);
       const std::optional<uintptr_t> expected = model.allocate(bytes, stream, category, scope);
@@ -215,7 +215,7 @@ TEST_P(AllocatorStressTest, EqualsTheModelDownToEveryAddress) {
                                             {static_cast<uint32_t>(scope), static_cast<MemoryCategory>(category)}));
         ASSERT_TRUE(expected.has_value());
         ASSERT_EQ(reinterpret_cast<uintptr_t>(CachingAllocator::data(blocks.back())), *expected);
-        ASSERT_EQ(CachingAllocator::bytes(blocks.back()), (bytes + kUnit - 1) / kUnit * kUnit);
+        ASSERT_EQ(CachingAllocator::bytes(blocks.back()), (bytes + kGranule - 1) / kGranule * kGranule);
       } catch (const OutOfMemory&) {
         ASSERT_FALSE(expected.has_value());
         ++refused;
