@@ -1,5 +1,18 @@
 # Libraries that heddle stands on. All are packages of the system; ./dev setup installs them.
 
+# heddle_decided(NAME NEEDS LIBRARY WITH WITHOUT): says what came of the choice HEDDLE_NAME, and refuses ON where
+# HEDDLE_NAME_ENABLED is OFF. NEEDS: what would be needed. LIBRARY: what `heddle info` shows. WITHOUT: nothing is said when empty.
+function(heddle_decided name needs library with without)
+  if(HEDDLE_${name}_ENABLED)
+    message(STATUS "heddle: ${with}")
+    set_property(GLOBAL APPEND PROPERTY HEDDLE_LIBRARY_VERSIONS "${library}")
+  elseif(HEDDLE_${name} STREQUAL "ON")
+    message(FATAL_ERROR "HEDDLE_${name}=ON needs ${needs}")
+  elseif(without)
+    message(STATUS "heddle: ${without}")
+  endif()
+endfunction()
+
 find_package(Threads REQUIRED)
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 find_package(fmt REQUIRED)
@@ -28,14 +41,10 @@ if(HEDDLE_ONEDNN AND HEDDLE_OPENMP)
     list(JOIN numbers "." dnnl_VERSION)
   endif()
 endif()
-if(HEDDLE_ONEDNN STREQUAL "ON" AND NOT HEDDLE_ONEDNN_ENABLED)
-  message(FATAL_ERROR "HEDDLE_ONEDNN=ON needs oneDNN (Debian package libdnnl-dev) and HEDDLE_OPENMP=ON")
-endif()
-if(HEDDLE_ONEDNN_ENABLED)
-  message(STATUS "heddle: float32 and bfloat16 matrix products on the CPU by oneDNN ${dnnl_VERSION}")
-else()
-  message(STATUS "heddle: matrix products on the CPU by Eigen ${Eigen3_VERSION}")
-endif()
+heddle_decided(ONEDNN "oneDNN (Debian package libdnnl-dev) and HEDDLE_OPENMP=ON" "oneDNN ${dnnl_VERSION}"
+  "float32 and bfloat16 matrix products on the CPU by oneDNN ${dnnl_VERSION}"
+  "matrix products on the CPU by Eigen ${Eigen3_VERSION}")
+
 # Its two libraries by their files: Debian's package has no CMake package.
 set(HEDDLE_SENTENCEPIECE_ENABLED OFF)
 if(HEDDLE_SENTENCEPIECE)
@@ -46,14 +55,9 @@ if(HEDDLE_SENTENCEPIECE)
     set(HEDDLE_SENTENCEPIECE_ENABLED ON)
   endif()
 endif()
-if(HEDDLE_SENTENCEPIECE STREQUAL "ON" AND NOT HEDDLE_SENTENCEPIECE_ENABLED)
-  message(FATAL_ERROR "HEDDLE_SENTENCEPIECE=ON needs sentencepiece (Debian package libsentencepiece-dev)")
-endif()
-if(HEDDLE_SENTENCEPIECE_ENABLED)
-  message(STATUS "heddle: tokenizers of sentencepiece")
-else()
-  message(STATUS "heddle: no tokenizer but bytes (Debian package libsentencepiece-dev)")
-endif()
+heddle_decided(SENTENCEPIECE "sentencepiece (Debian package libsentencepiece-dev)" "sentencepiece"
+  "tokenizers of sentencepiece" "no tokenizer but bytes (Debian package libsentencepiece-dev)")
+
 # The C interface alone is used, through the C++ compiler.
 set(HEDDLE_MPI_ENABLED OFF)
 if(HEDDLE_MPI)
@@ -62,14 +66,9 @@ if(HEDDLE_MPI)
   set(HEDDLE_MPI_ENABLED ${MPI_CXX_FOUND})
   list(FILTER MPI_CXX_LIBRARIES EXCLUDE REGEX "mpi_cxx|mpicxx")
 endif()
-if(HEDDLE_MPI STREQUAL "ON" AND NOT HEDDLE_MPI_ENABLED)
-  message(FATAL_ERROR "HEDDLE_MPI=ON needs MPI (Debian packages libopenmpi-dev and openmpi-bin)")
-endif()
-if(HEDDLE_MPI_ENABLED)
-  message(STATUS "heddle: several processes by MPI ${MPI_CXX_VERSION}")
-else()
-  message(STATUS "heddle: no MPI (Debian packages libopenmpi-dev and openmpi-bin)")
-endif()
+heddle_decided(MPI "MPI (Debian packages libopenmpi-dev and openmpi-bin)" "MPI ${MPI_CXX_VERSION}"
+  "several processes by MPI ${MPI_CXX_VERSION}" "no MPI (Debian packages libopenmpi-dev and openmpi-bin)")
+
 # The header alone: libnccl.so.2 is opened by a run that needs it.
 set(HEDDLE_NCCL_ENABLED OFF)
 if(HEDDLE_NCCL AND HEDDLE_CUDA_ENABLED)
@@ -81,36 +80,21 @@ if(HEDDLE_NCCL AND HEDDLE_CUDA_ENABLED)
     list(JOIN numbers "." nccl_VERSION)
   endif()
 endif()
-if(HEDDLE_NCCL STREQUAL "ON" AND NOT HEDDLE_NCCL_ENABLED)
-  message(FATAL_ERROR "HEDDLE_NCCL=ON needs CUDA and nccl.h (package libnccl-dev of NVIDIA)")
+set(without_nccl "")
+if(HEDDLE_CUDA_ENABLED)
+  set(without_nccl "one GPU; for several nccl.h is needed (package libnccl-dev of NVIDIA)")
 endif()
-if(HEDDLE_NCCL_ENABLED)
-  message(STATUS "heddle: several GPUs by NCCL, compiled with the header of ${nccl_VERSION}")
-elseif(HEDDLE_CUDA_ENABLED)
-  message(STATUS "heddle: one GPU; for several nccl.h is needed (package libnccl-dev of NVIDIA)")
-endif()
+heddle_decided(NCCL "CUDA and nccl.h (package libnccl-dev of NVIDIA)" "NCCL ${nccl_VERSION}"
+  "several GPUs by NCCL, compiled with the header of ${nccl_VERSION}" "${without_nccl}")
+
 if(HEDDLE_BUILD_TESTS)
   find_package(GTest REQUIRED)
 endif()
 
 # For `heddle info`.
-set(heddle_dependency_versions "Eigen ${Eigen3_VERSION}" "yaml-cpp ${yaml-cpp_VERSION}" "fmt ${fmt_VERSION}"
-    "nlohmann_json ${nlohmann_json_VERSION}" "CLI11 ${CLI11_VERSION}" "zlib ${ZLIB_VERSION_STRING}")
-if(HEDDLE_ONEDNN_ENABLED)
-  list(APPEND heddle_dependency_versions "oneDNN ${dnnl_VERSION}")
-endif()
-
-if(HEDDLE_SENTENCEPIECE_ENABLED)
-  list(APPEND heddle_dependency_versions "sentencepiece")
-endif()
-
-if(HEDDLE_MPI_ENABLED)
-  list(APPEND heddle_dependency_versions "MPI ${MPI_CXX_VERSION}")
-endif()
-
-if(HEDDLE_NCCL_ENABLED)
-  list(APPEND heddle_dependency_versions "NCCL ${nccl_VERSION}")
-endif()
+get_property(heddle_dependency_versions GLOBAL PROPERTY HEDDLE_LIBRARY_VERSIONS)
+list(PREPEND heddle_dependency_versions "Eigen ${Eigen3_VERSION}" "yaml-cpp ${yaml-cpp_VERSION}" "fmt ${fmt_VERSION}"
+     "nlohmann_json ${nlohmann_json_VERSION}" "CLI11 ${CLI11_VERSION}" "zlib ${ZLIB_VERSION_STRING}")
 
 # yaml-cpp names its target yaml-cpp up to 0.7 and yaml-cpp::yaml-cpp from 0.8 on.
 add_library(heddle_yaml_cpp INTERFACE)

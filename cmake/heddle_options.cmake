@@ -1,21 +1,21 @@
 # Options, build type, and the compile flags that every target of heddle shares.
 # The same flags for every file: floating-point contraction must not differ between two translation units.
 
+# heddle_choice(NAME DESCRIPTION): an option that is AUTO, ON or OFF.
+function(heddle_choice name description)
+  set(${name} AUTO CACHE STRING "${description}")
+  set_property(CACHE ${name} PROPERTY STRINGS AUTO ON OFF)
+endfunction()
+
 option(HEDDLE_NATIVE "Compile for the CPU of this machine (-march=native)" ON)
 option(HEDDLE_WERROR "Warnings are errors" OFF)
 option(HEDDLE_OPENMP "CPU kernels run on OpenMP threads; OFF: on std::thread, which ThreadSanitizer can see" ON)
-set(HEDDLE_ONEDNN AUTO CACHE STRING
-    "float32 and bfloat16 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
-set_property(CACHE HEDDLE_ONEDNN PROPERTY STRINGS AUTO ON OFF)
-set(HEDDLE_SENTENCEPIECE AUTO CACHE STRING
-    "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")
-set_property(CACHE HEDDLE_SENTENCEPIECE PROPERTY STRINGS AUTO ON OFF)
-set(HEDDLE_MPI AUTO CACHE STRING
-    "Several processes on CPUs through MPI (AUTO: where it is found); without it one process, or GPUs")
-set_property(CACHE HEDDLE_MPI PROPERTY STRINGS AUTO ON OFF)
-set(HEDDLE_NCCL AUTO CACHE STRING
-    "Several GPUs through NCCL, whose library is opened when it is needed (AUTO: with CUDA, where nccl.h is found)")
-set_property(CACHE HEDDLE_NCCL PROPERTY STRINGS AUTO ON OFF)
+heddle_choice(HEDDLE_ONEDNN
+  "float32 and bfloat16 matrix products on the CPU through oneDNN (AUTO: where it is found and HEDDLE_OPENMP is ON), else Eigen")
+heddle_choice(HEDDLE_SENTENCEPIECE "Tokenizers of sentencepiece (AUTO: where it is found); without it bytes alone")
+heddle_choice(HEDDLE_MPI "Several processes on CPUs through MPI (AUTO: where it is found); without it one process, or GPUs")
+heddle_choice(HEDDLE_NCCL
+  "Several GPUs through NCCL, whose library is opened when it is needed (AUTO: with CUDA, where nccl.h is found)")
 option(HEDDLE_STATIC_DEPS "Link yaml-cpp and zlib statically where their archives exist, and use fmt from its headers" OFF)
 option(HEDDLE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(HEDDLE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
