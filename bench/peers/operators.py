@@ -111,7 +111,9 @@ def softmax(layer: str, t: Tensors, options: dict) -> Tensors:
 
 def guarded_divide(layer: str, t: Tensors, options: dict) -> Tensors:
     groups = t["x"].unflatten(-1, (t["divisor"].shape[-1], -1))
-    return {"y": (groups / t["divisor"].clamp(min=options["eps"])[..., None]).flatten(-2)}
+    # Not clamp(): versions of PyTorch differ in its gradient where the divisor is eps itself.
+    guarded = torch.where(t["divisor"] < options["eps"], options["eps"], t["divisor"])
+    return {"y": (groups / guarded[..., None]).flatten(-2)}
 
 
 def linear_attention(layer: str, t: Tensors, options: dict) -> Tensors:
