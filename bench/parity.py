@@ -28,9 +28,11 @@ EXTENTS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 127,
 LARGEST = 1 << 16
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 # The limits of values and of gradients: fractions in float32, roundings in 16 bits. Chains of operators round what they
-# hand on, and gradients of 16 bits pass through values of 16 bits.
+# hand on, and gradients of 16 bits pass through values of 16 bits. Norms round the sum of x and residual, whose mean is
+# taken off after that.
 LIMITS = {"float32": (1e-5, 1e-4), "float16": (2.0, 8.0), "bfloat16": (2.0, 8.0)}
-CHAINS = {"glu": 3.0, "ffn": 3.0, "glu_product": 2.0}  # roundings on the way: the limits of 16 bits times these
+# Roundings on the way: the limits of 16 bits times these.
+CHAINS = {"glu": 3.0, "ffn": 3.0, "glu_product": 2.0, "layer_norm": 2.0, "group_norm": 2.0}
 
 
 def with_new_extents(case: layers.Case, draw: random.Random) -> layers.Case:
