@@ -17,9 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kDocs = "docs/layers.md";
-const std::string kRows = "layers/operators/operators.h";
-const std::string kRegistry = "layers/registry.cc";
 
 bool is_word(char letter) { return std::isalnum(static_cast<unsigned char>(letter)) || letter == '_'; }
 

@@ -6,6 +6,11 @@
 #include <string>
 #include <vector>
 
+// Files that have to be edited, whatever the operator.
+inline const std::string kRows = "layers/operators/operators.h";
+inline const std::string kRegistry = "layers/registry.cc";
+inline const std::string kDocs = "docs/layers.md";
+
 // The text of each file by its path from the root of the repository.
 using SourceTree = std::map<std::string, std::string>;
 

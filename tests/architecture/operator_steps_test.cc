@@ -25,9 +25,6 @@ const std::string kCpuKernels = "kernels/dense/cpu/softcap.cc";
 const std::string kOp = "layers/ops/softcap.h";
 const std::string kOpSource = "layers/ops/softcap.cc";
 const std::string kRow = "layers/operators/softcap.cc";
-const std::string kRows = "layers/operators/operators.h";
-const std::string kRegistry = "layers/registry.cc";
-const std::string kDocs = "docs/layers.md";
 
 std::string read(const std::string& path) {
   std::ostringstream text;
