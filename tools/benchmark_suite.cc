@@ -134,6 +134,8 @@ BenchmarkSuite read_suite(const fs::path& path) {
     suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root));
   }
   root.finish();
+  suite.files = config_files(path.string());
+  if (published) suite.files.emplace_back(suite.published);
   return suite;
 }
 

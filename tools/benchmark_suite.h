@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <string_view>
@@ -63,6 +64,7 @@ struct BenchmarkSuite {
   std::string name;
   std::string published;  // CSV of figures measured elsewhere, or empty
   std::vector<BenchmarkConfig> configs;
+  std::vector<std::filesystem::path> files;  // that it was read from; none: it is one of cases
 };
 
 // Reads configs/bench/NAME.yaml of the first of share_folders() that has it, or the file itself when `name_or_path`

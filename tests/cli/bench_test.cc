@@ -46,7 +46,7 @@ TEST(BenchCommand, RefusesWhatWouldMeasureNothing) {
   EXPECT_THAT(refusal({"srms_nrm"}),
               HasSubstr("'srms_nrm' is neither a suite nor an operator; did you mean 'srms_norm'?"));
   EXPECT_THAT(refusal({"qqqqqqqq"}),
-              AllOf(HasSubstr("; suites: layer_norm, "), HasSubstr("; operators: layer_norm, ")));
+              AllOf(HasSubstr("; suites: cross_entropy, "), HasSubstr("; operators: layer_norm, ")));
   const Finished timed = run_heddle({"bench", "srms_norm", "--device", "meta", "--quantity", "speed"});
   EXPECT_EQ(timed.code, 2);
   EXPECT_THAT(timed.err, HasSubstr("nothing can be timed on device meta"));
@@ -113,7 +113,7 @@ TEST(BenchCommand, AnInterruptKeepsWhatWasMeasured) {
 TEST(BenchFilesTest, EachRowIsWrittenAsItComes) {
   const TempFolder folder;
   write_file(folder / "rows.csv", "of before\n");
-  cli::BenchFiles files("", folder / "rows.csv", folder / "charts");
+  cli::BenchFiles files("", folder / "rows.csv", folder / "charts", {});
   EXPECT_EQ(read_file(folder / "rows.csv"), "of before\n") << "nothing is lost before there is a row";
   BenchmarkRow row;
   row.suite = "suite";
