@@ -77,6 +77,7 @@ int run(const BenchArguments& arguments, const Registry& registry) {
   options.configs = config_names(arguments.configs, suites);
   const std::unique_ptr<Context> context = open_device(arguments.device, times ? DeviceUse::compute : DeviceUse::count);
   check_choice(suites, options, context->device());
+  check_fit(suites, options, registry);
   BenchFiles files(arguments.json, arguments.csv, arguments.plot, suites);
 
   const double copy_rate = times && !context->is_meta() ? print_copy_rate(*context) : 0.0;

@@ -1,5 +1,5 @@
-// The files that a command reads, so that it replaces none of them. Files that are not there, or cannot be read, are left
-// to whoever reads them.
+// The files that a command reads, so that it replaces none of them. Files that are not there, or cannot be read, are
+// left to whoever reads them.
 #pragma once
 
 #include <filesystem>
@@ -19,8 +19,8 @@ void add_found_files(NamedFiles& inputs, const std::string& name, const std::str
 // Adds the data and the tokenizer of a training.
 void add_data_files(NamedFiles& inputs, const DataConfig& data);
 
-// Adds the files of a run that is given by its folder, its config.yaml or its metrics.csv. Of any other folder, such as a
-// checkpoint, the files in it are added, and any other file is added alone.
+// Adds the files of a run that is given by its folder, its config.yaml or its metrics.csv. Of any other folder, such as
+// a checkpoint, the files in it are added, and any other file is added alone.
 void add_run_files(NamedFiles& inputs, const std::filesystem::path& path);
 
 // What a command that takes a training's config must not replace: the config, its data, and where it is the config.yaml

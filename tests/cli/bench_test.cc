@@ -82,6 +82,20 @@ TEST(BenchCommand, PathsAreCheckedBeforeAnythingIsMeasured) {
   EXPECT_THAT(refusal({"--plot", (folder / "file" / "charts").string()}), HasSubstr("--plot: "));
 }
 
+// A config behind a good one.
+TEST(BenchCommand, FaultsOfASuiteAreFoundBeforeAnythingIsMeasured) {
+  const TempFolder folder;
+  const std::string suite = (folder / "suite.yaml").string();
+  write_file(suite,
+             "n: [8]\nconfigs:\n  good: {operator: srms_norm, inputs: {x: [4, n]}, moved: {fwd: [x, y], bwd: [d_x]}}\n"
+             "  bad: {operator: rms_norm, inputs: {x: [4, n], weight: [5]}, moved: {fwd: [x, y], bwd: [d_x]}}\n");
+  const Finished finished = run_heddle({"bench", suite, "--json", (folder / "rows.json").string()});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.out, IsEmpty());
+  EXPECT_THAT(finished.err, HasSubstr(suite + ":4:3: configs.bad: at n = 8: [rms_norm] weight has shape (5)"));
+  EXPECT_FALSE(fs::exists(folder / "rows.json"));
+}
+
 TEST(BenchCommand, WritesRowsAndCharts) {
   const TempFolder folder;
   const Finished finished = bench({"--config", "plain,residual", "--n", "8,16", "--pass", "fwd,bwd", "--json",

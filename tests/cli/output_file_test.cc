@@ -178,8 +178,7 @@ TEST_F(OwnInputsTest, OfTheTraceOfATraining) {
     EXPECT_THAT(refusal(train_with(file, run_), file), HasSubstr(": trainer.profile.trace: "));
   }
   const std::string weights = run_ + "/checkpoints/best/model.safetensors";
-  EXPECT_THAT(refusal(train_with(weights, path("new"), run_), weights),
-              HasSubstr("is a file of " + run_));
+  EXPECT_THAT(refusal(train_with(weights, path("new"), run_), weights), HasSubstr("is a file of " + run_));
   EXPECT_FALSE(fs::exists(path("new"))) << "nothing is begun";
   // In a run folder that is made for it.
   const Finished finished = run_heddle(train_with(path("new/trace.json"), path("new")));
