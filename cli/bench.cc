@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -76,7 +77,8 @@ int run(const BenchArguments& arguments, const Registry& registry) {
   options.configs = config_names(arguments.configs, suites);
   const std::unique_ptr<Context> context = open_device(arguments.device, times ? DeviceUse::compute : DeviceUse::count);
   check_choice(suites, options, context->device());
-  BenchFiles files(arguments.json, arguments.csv, arguments.plot);
+  check_fit(suites, options, registry);
+  BenchFiles files(arguments.json, arguments.csv, arguments.plot, suites);
 
   const double copy_rate = times && !context->is_meta() ? print_copy_rate(*context) : 0.0;
   fmt::print("{}\n", table_header());
@@ -87,7 +89,12 @@ int run(const BenchArguments& arguments, const Registry& registry) {
       std::fflush(stdout);
       files.add(row);
     };
-    finished = run_benchmark(*context, suites[i], options, copy_rate, report, registry);
+    try {
+      finished = run_benchmark(*context, suites[i], options, copy_rate, report, registry);
+    } catch (const std::exception&) {
+      files.finish();  // the rows before the one that failed
+      throw;
+    }
   }
   files.finish();
   return finished ? kDone : kInterrupted;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -14,26 +16,59 @@ namespace heddle::cli {
 
 namespace fs = std::filesystem;
 
-BenchFiles::BenchFiles(fs::path json, fs::path csv, fs::path plot)
+namespace {
+
+std::string chart_name(const std::string& suite, BenchmarkPass pass, BenchmarkQuantity quantity) {
+  return fmt::format("{}_{}_{}.svg", suite, name(pass), name(quantity));
+}
+
+// All that the suites may write into the folder.
+NamedFiles chart_files(const fs::path& folder, std::span<const BenchmarkSuite> suites) {
+  std::set<std::string> names;
+  for (const BenchmarkSuite& suite : suites) {
+    for (const BenchmarkPass pass : {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first}) {
+      for (const auto quantity : {BenchmarkQuantity::speed, BenchmarkQuantity::memory}) {
+        names.insert(chart_name(suite.name, pass, quantity));
+      }
+    }
+  }
+  NamedFiles charts;
+  for (const std::string& chart : names) charts.push_back({"--plot", folder / chart});
+  return charts;
+}
+
+}  // namespace
+
+BenchFiles::BenchFiles(fs::path json, fs::path csv, fs::path plot, std::span<const BenchmarkSuite> suites)
     : json_(std::move(json)), csv_(std::move(csv)), plot_(std::move(plot)) {
-  check_output_file("--json", json_);
-  check_output_file("--csv", csv_);
+  NamedFiles inputs;
+  for (const BenchmarkSuite& suite : suites) {
+    for (const fs::path& file : suite.files) inputs.push_back({"a file of suite " + suite.name, file});
+  }
+  const NamedFiles tables = {{"--json", json_}, {"--csv", csv_}};
+  check_output_files(tables, inputs);
   if (plot_.empty()) return;
+  const NamedFiles charts = chart_files(plot_, suites);
+  NamedFiles all = tables;
+  all.push_back({"--plot", plot_});
+  all.insert(all.end(), charts.begin(), charts.end());
+  check_distinct_files(all, inputs);
   std::error_code error;
   fs::create_directories(plot_, error);
   if (error) throw UsageError(fmt::format("--plot: {} cannot be made: {}", plot_.string(), error.message()));
-  check_output_folder("--plot", plot_);
+  check_output_files(charts, inputs);
 }
 
 void BenchFiles::add(const BenchmarkRow& row) {
   rows_.push_back(row);
   write(true);
   if (plot_.empty()) return;
-  const std::string chart = fmt::format("{}_{}_{}", row.suite, name(row.pass), name(row.quantity));
+  const std::string chart = chart_name(row.suite, row.pass, row.quantity);
   std::vector<BenchmarkRow>& points = charts_[chart];
   points.push_back(row);
   const bool speed = row.quantity == BenchmarkQuantity::speed;
-  write_file(plot_ / (chart + ".svg"), to_svg(points, chart, speed ? "ms" : "MiB"));
+  const std::string title = chart.substr(0, chart.size() - std::string_view(".svg").size());
+  write_file(plot_ / chart, to_svg(points, title, speed ? "ms" : "MiB"));
 }
 
 void BenchFiles::finish() const {
@@ -41,8 +76,8 @@ void BenchFiles::finish() const {
 }
 
 void BenchFiles::write(bool regular) const {
-  if (!json_.empty() && is_written_once(json_) != regular) write_file(json_, to_json(rows_));
-  if (!csv_.empty() && is_written_once(csv_) != regular) write_file(csv_, to_csv(rows_));
+  if (!json_.empty() && is_written_through(json_) != regular) write_file(json_, to_json(rows_));
+  if (!csv_.empty() && is_written_through(csv_) != regular) write_file(csv_, to_csv(rows_));
 }
 
 }  // namespace heddle::cli

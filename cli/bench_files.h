@@ -3,10 +3,12 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "tools/benchmark.h"
+#include "tools/benchmark_suite.h"
 
 namespace heddle::cli {
 
@@ -15,8 +17,9 @@ namespace heddle::cli {
 class BenchFiles {
  public:
   // Empty paths ask for nothing; `plot` is a folder, which is made. Throws UsageError for a path that cannot be
-  // written, and touches no file.
-  BenchFiles(std::filesystem::path json, std::filesystem::path csv, std::filesystem::path plot);
+  // written, or that would replace a file of the suites or another path, and touches no file.
+  BenchFiles(std::filesystem::path json, std::filesystem::path csv, std::filesystem::path plot,
+             std::span<const BenchmarkSuite> suites);
 
   void add(const BenchmarkRow& row);
   void finish() const;

@@ -1,12 +1,15 @@
 // heddle compare CONFIG...
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
@@ -27,7 +30,7 @@ struct CompareArguments {
 // What is no regular file (/dev/stdout, a pipe) is written once, at the end.
 void write_files(const CompareArguments& options, const Comparison& comparison, bool at_end) {
   const auto write = [&](const std::string& path, const auto& contents) {
-    if (!path.empty() && is_written_once(path) == at_end) write_file(path, contents(comparison));
+    if (!path.empty() && is_written_through(path) == at_end) write_file(path, contents(comparison));
   };
   write(options.json, [](const Comparison& all) { return to_json(all); });
   write(options.plot, [](const Comparison& all) { return to_svg(all); });
@@ -39,20 +42,29 @@ int run(const CompareArguments& options, const Registry& registry) {
       Signals::install("stopping, without the model that is being measured; a second signal stops at once");
   CompareOptions compare_options = options.compare;
   compare_options.stop_requested = [&] { return signals.stop_requested(); };
-  check_output_file("--json", options.json);
-  check_output_file("--plot", options.plot);
   const std::vector<CompareSubject> subjects = load_subjects(options.configs, compare_options, registry);
+  NamedFiles inputs;
+  for (size_t i = 0; i < subjects.size(); ++i) add_training_files(inputs, options.configs[i], subjects[i].config);
+  check_output_files({{"--json", options.json}, {"--plot", options.plot}}, inputs);
   const std::unique_ptr<Context> context = open_device(options.device);
   Comparison comparison;
   const auto report = [&](const Comparison& measured) {
     comparison = measured;
     write_files(options, comparison, false);
   };
-  const bool finished = compare(*context, subjects, compare_options, report, registry);
-  if (!comparison.models.empty()) {
+  const auto show = [&] {
+    if (comparison.models.empty()) return;
     fmt::print("{}", to_text(comparison));
     write_files(options, comparison, true);
+  };
+  bool finished = false;
+  try {
+    finished = compare(*context, subjects, compare_options, report, registry);
+  } catch (const std::exception&) {
+    show();  // the models before the one that failed
+    throw;
   }
+  show();
   return finished ? kDone : kInterrupted;
 }
 

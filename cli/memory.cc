@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/input_files.h"
 #include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
@@ -33,11 +34,14 @@ struct MemoryArguments {
 };
 
 int run(const MemoryArguments& options, const Registry& registry) {
-  check_output_file("--json", options.json);
-  check_output_file("--snapshot", options.snapshot);
-  check_output_file("--trace", options.trace);
-  check_output_file("--plot", options.plot);
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
+  NamedFiles inputs;
+  add_training_files(inputs, options.config, config);
+  check_output_files({{"--json", options.json},
+                      {"--snapshot", options.snapshot},
+                      {"--trace", options.trace},
+                      {"--plot", options.plot}},
+                     inputs);
   const Device device = device_of(options.device, DeviceUse::count);
   const CountedProcesses processes{counted_processes(config, options.processes)};
   if (processes.count > 1 && device.type != DeviceType::meta) {

@@ -5,15 +5,27 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <map>
 
+#include "core/io/atomic_file.h"
+#include "core/io/file_identity.h"
 #include "core/runtime/error.h"
 
 namespace heddle::cli {
+namespace {
 
 namespace fs = std::filesystem;
 
-bool is_written_once(const fs::path& path) { return fs::exists(path) && !fs::is_regular_file(path); }
+void check_output_file(const NamedFile& output) {
+  const auto& [name, path] = output;
+  if (path.empty()) return;
+  if (fs::is_directory(path)) throw UsageError(fmt::format("{}: {} is a folder", name, path.string()));
+  if (is_written_through(path)) return;
+  const fs::path file = follow_links(path);
+  check_output_folder(name.c_str(), file.has_parent_path() ? file.parent_path() : fs::path("."));
+}
+
+}  // namespace
 
 void check_output_folder(const char* option, const fs::path& folder) {
   if (!fs::is_directory(folder)) throw UsageError(fmt::format("{}: {} is no folder", option, folder.string()));
@@ -21,11 +33,22 @@ void check_output_folder(const char* option, const fs::path& folder) {
   throw UsageError(fmt::format("{}: {} cannot be written: {}", option, folder.string(), std::strerror(errno)));
 }
 
-void check_output_file(const char* option, const fs::path& path) {
-  if (path.empty()) return;
-  if (fs::is_directory(path)) throw UsageError(fmt::format("{}: {} is a folder", option, path.string()));
-  if (is_written_once(path)) return;
-  check_output_folder(option, path.has_parent_path() ? path.parent_path() : fs::path("."));
+void check_distinct_files(const NamedFiles& outputs, const NamedFiles& inputs) {
+  std::map<FileIdentity, std::string> taken;  // and by what
+  for (const auto& [name, path] : inputs) {
+    if (!path.empty()) taken.try_emplace(file_identity(path), name + ", which is read");
+  }
+  for (const auto& [name, path] : outputs) {
+    if (path.empty() || is_written_through(path)) continue;
+    const auto [found, is_free] = taken.try_emplace(file_identity(path), "written by " + name + ", too");
+    if (is_free) continue;
+    throw UsageError(fmt::format("{}: {} is {}; expected another file", name, path.string(), found->second));
+  }
+}
+
+void check_output_files(const NamedFiles& outputs, const NamedFiles& inputs) {
+  check_distinct_files(outputs, inputs);
+  for (const NamedFile& output : outputs) check_output_file(output);
 }
 
 }  // namespace heddle::cli

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
-#include "cli/output_file.h"
 #include "core/io/atomic_file.h"
 #include "tools/run_curves.h"
 
@@ -24,12 +24,14 @@ struct PlotArguments {
 
 int run(const PlotArguments& options) {
   const std::string out = options.out.empty() ? options.curves.metrics.front() + ".svg" : options.out;
-  check_output_file("--out", out);
+  NamedFiles inputs;
+  for (const std::string& run : options.runs) add_run_files(inputs, run);
+  check_output_files({{"--out", out}}, inputs);
   std::vector<RunMetrics> runs;
   for (const std::string& folder : options.runs) runs.push_back(read_metrics(folder));
   const std::string svg = curves_svg(runs, options.curves);
   write_file(out, svg);
-  if (is_written_once(out)) return kDone;  // the chart may be on stdout
+  if (is_written_through(out)) return kDone;  // the chart may be on stdout
   fmt::print("{}written to {}\n", curves_text(runs, options.curves), out);
   return kDone;
 }

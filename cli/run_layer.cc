@@ -12,6 +12,7 @@
 #include "cli/command.h"
 #include "cli/device.h"
 #include "cli/dtype.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "core/runtime/error.h"
 #include "tools/run_operator.h"
@@ -33,6 +34,11 @@ int run(const RunLayerArguments& options, const Registry& registry) {
     throw UsageError(fmt::format("{}: found {} file{} for {} spec{}, expected one each", name, files->size(),
                                  files->size() == 1 ? "" : "s", cases, cases == 1 ? "" : "s"));
   }
+  NamedFiles inputs, outputs;
+  for (const std::string& spec : options.specs) add_config_files(inputs, "a spec", spec);
+  for (const std::string& file : options.inputs) inputs.push_back({"one of --inputs", file});
+  for (const std::string& file : options.outputs) outputs.push_back({"--outputs", file});
+  check_output_files(outputs, inputs);
   const auto context = open_device(options.device);
   int worst = kDone;
   for (size_t i = 0; i < cases; ++i) {

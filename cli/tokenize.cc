@@ -11,10 +11,10 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
@@ -72,6 +72,16 @@ std::string model_path(const TokenizeArguments& options) {
   return std::filesystem::path(options.out).replace_extension(".model").string();
 }
 
+// The files that are written replace none that is read, nor one another.
+void check_outputs(const TokenizeArguments& options, const std::vector<MappedFile>& texts) {
+  NamedFiles inputs;
+  for (const MappedFile& text : texts) inputs.push_back({"one of the texts", text.path()});
+  if (options.tokenizer != kByteTokenizer) add_found_files(inputs, "the file of --tokenizer", options.tokenizer);
+  NamedFiles outputs = {{"--out", options.out}};
+  if (options.vocabulary > 0) outputs.push_back({"the vocabulary beside --out", model_path(options)});
+  check_output_files(outputs, inputs);
+}
+
 // The token before each document.
 int32_t separator_of(const TokenizeArguments& options, const Tokenizer& tokenizer) {
   if (options.documents == Documents::none) {
@@ -109,20 +119,11 @@ void report(const TokenizeArguments& options, const TokenizeResult& result, int6
 
 int run(const TokenizeArguments& options) {
   const Signals& signals = Signals::install("stopping; a second signal stops at once");
-  check_output_file("--out", options.out);
   const bool is_trained = options.vocabulary > 0;
-  if (is_trained && model_path(options) == options.out) {
-    throw UsageError("--out: the vocabulary is written beside the tokens as NAME.model; expected another name");
-  }
-  if (is_trained) check_output_file("--out", model_path(options));
   const std::vector<MappedFile> texts = open_texts(options.inputs);
+  check_outputs(options, texts);
   uint64_t bytes = 0;
-  for (const MappedFile& text : texts) {
-    bytes += text.bytes().size();
-    std::error_code ignored;
-    if (!std::filesystem::equivalent(text.path(), options.out, ignored)) continue;
-    throw UsageError(fmt::format("--out: {} is one of the texts", options.out));
-  }
+  for (const MappedFile& text : texts) bytes += text.bytes().size();
   const std::string model = is_trained ? train_vocabulary(texts, options.vocabulary) : "";
   const auto tokenizer =
       is_trained ? make_sentencepiece(model, model_path(options)) : make_tokenizer(options.tokenizer);

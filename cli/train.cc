@@ -10,6 +10,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/input_files.h"
 #include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
@@ -52,6 +53,30 @@ Subject subject_of(const TrainArguments& options) {
     subject.folder = run_folder_of(subject.config).value_or("runs" / std::filesystem::path(options.config).stem());
   }
   return subject;
+}
+
+// The files that a run writes replace none of its data, and its trace replaces nothing that the run reads or writes.
+void check_files(const TrainArguments& options, const TrainConfig& config, const Subject& subject) {
+  NamedFiles data, inputs;
+  add_data_files(data, config.data);
+  for (const auto& file : run_files(subject.folder)) {
+    check_distinct_files({{"the run folder", file}}, data);
+    inputs.push_back({"a file of the run folder", file});
+  }
+  if (!config.trainer.profile) return;
+  const ConfigNode profile = config.node.section("trainer").section("profile");
+  const std::string place = profile.location_of("trace").to_string() + ": trainer.profile.trace";
+  add_training_files(inputs, subject.config.string(), config);
+  for (const std::string& from : {options.init_from, options.resume}) {
+    if (std::filesystem::exists(from)) add_run_files(inputs, from);
+  }
+  check_distinct_files({{place, config.trainer.profile->trace}}, inputs);
+}
+
+TrainConfig load(const TrainArguments& options, const Subject& subject, const Registry& registry) {
+  TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
+  check_files(options, config, subject);
+  return config;
 }
 
 std::string start_of(const DryRun& run, const TrainArguments& options) {
@@ -131,14 +156,14 @@ int train_here(const TrainArguments& options, const TrainConfig& config, const s
 
 int run(const TrainArguments& options, const Registry& registry) {
   if (!options.dry_run && starts_processes(options.launch)) {
-    load_train_config(subject_of(options).config.string(), options.overrides, registry);  // what is wrong is told once
+    load(options, subject_of(options), registry);  // what is wrong is told once
     return start_processes(options.launch);
   }
   Signals& signals = Signals::install(
       "stopping after this step; a second signal stops at once, without a checkpoint");  // before the device, which
                                                                                          // starts threads
   const Subject subject = subject_of(options);
-  const TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
+  const TrainConfig config = load(options, subject, registry);
   if (options.dry_run) {
     return show_dry_run(options, config, subject.folder, registry);
   }

@@ -4,36 +4,21 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <map>
-#include <memory>
 #include <set>
 #include <string_view>
 
-#include "core/autograd/tape.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
 #include "core/runtime/stream.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tools/benchmark_subject.h"
 #include "tools/median.h"
 
 namespace heddle {
 namespace {
 
 constexpr int kMemoryRepeats = 20;
-
-// Normal numbers. Large tensors repeat a block of 2^20: distinct enough for timing, and quickly made.
-void fill(Context& context, const Tensor& tensor, Random& random) {
-  if (context.is_meta() || tensor.numel() == 0) return;
-  const Tensor flat = tensor.reshape({-1});
-  int64_t done = std::min<int64_t>(flat.numel(), int64_t{1} << 20);
-  fill_normal(context, flat.slice(0, 0, done), random, 0.0, 1.0);
-  while (done < flat.numel()) {
-    const int64_t more = std::min(done, flat.numel() - done);
-    copy(context, flat.slice(0, done, done + more), flat.slice(0, 0, more));
-    done += more;
-  }
-}
 
 // Times calls after overwriting the cache. The buffer is eight times the L2: at least the two that the protocol wants,
 // and long enough to overwrite that the host has given the call to the device before the device gets to it.
@@ -83,149 +68,8 @@ class Stopwatch {
   Tensor cache_;
 };
 
-// The tensors of one config at one size, and its operator as a function of them.
-class Subject {
- public:
-  Subject(Context& context, const Registry& registry, const BenchmarkConfig& config, int64_t n)
-      : context_(context),
-        config_(config),
-        op_(registry.find(config.operator_name)),
-        function_(bind_operator(op_, config.options_at(n))) {
-    Random random(1, RandomStream::test);
-    const MemoryScope scope(context, MemoryCategory::data);
-    for (const auto& [name, extents] : config.inputs) {
-      const InputSpec* spec = op_.find_input(name);
-      check(spec != nullptr, "[bench] {}: {} has no input '{}', expected one of {}", config.name, op_.name, name,
-            join_names(op_.input_names()));
-      DType dtype = spec->dtype(config.dtype);
-      if (const auto given = config.input_dtypes.find(name); given != config.input_dtypes.end()) dtype = given->second;
-      Tensor tensor = Tensor::empty(context, config.shape_of(extents, n), dtype);
-      draw(*spec, tensor, random);
-      inputs_[name] = tensor;
-      if (spec->is_real() && spec->kind != InputKind::full_precision) gradients_[name];
-    }
-  }
-
-  // Forward on a tape of its own, outputs kept. The upstream gradients are made at the first call.
-  void forward() {
-    backward_done();
-    tape_ = std::make_unique<Tape>(context_);
-    tape_->allow_unused_leaves();
-    NamedVariables variables;
-    for (const auto& [name, tensor] : inputs_) {
-      const auto gradient = gradients_.find(name);
-      variables[name] =
-          gradient != gradients_.end() ? tape_->leaf(tensor, gradient->second, name) : tape_->constant(tensor);
-    }
-    const MemoryScope scope(context_, MemoryCategory::activation);
-    outputs_ = function_(*tape_, variables);
-  }
-
-  void make_upstream() {
-    Random random(2, RandomStream::test);
-    const MemoryScope scope(context_, MemoryCategory::gradient);
-    for (const auto& [name, output] : outputs_) {
-      if (!output.requires_grad() || inputs_holds(output)) continue;
-      upstream_[name] = Tensor::empty(context_, output.shape(), output.dtype());
-      fill(context_, upstream_[name], random);
-    }
-  }
-
-  void backward() {
-    std::vector<Tape::Root> roots;
-    for (const auto& [name, upstream] : upstream_) roots.push_back({outputs_.at(name), upstream});
-    tape_->backward(roots);
-  }
-
-  // Frees what the pass made: the tape and the outputs.
-  void backward_done() {
-    outputs_.clear();
-    tape_.reset();
-  }
-
-  void drop_gradients() {
-    for (auto& [name, gradient] : gradients_) gradient = Gradient{};
-  }
-
-  // Bytes that the pass must move: gradients that are added to are read as well as written.
-  int64_t bytes(const std::string& pass, bool accumulate) const {
-    int64_t total = 0;
-    for (const std::string& name : moved(pass)) {
-      const bool is_gradient = name.starts_with("d_");
-      const std::string of = is_gradient ? name.substr(2) : name;
-      const bool is_input = inputs_.contains(of);
-      const Tensor* tensor = is_input ? &inputs_.at(of) : outputs_.contains(of) ? &outputs_.at(of).value : nullptr;
-      check(tensor != nullptr, "[bench] {}: '{}' in moved is neither an input nor an output", config_.name, name);
-      const int64_t times = is_gradient && is_input && accumulate ? 2 : 1;
-      total += times * tensor->numel() * static_cast<int64_t>(size_of(tensor->dtype()));
-    }
-    return total;
-  }
-
- private:
-  bool inputs_holds(const Variable& output) const {
-    return std::any_of(inputs_.begin(), inputs_.end(),
-                       [&](const auto& input) { return input.second.shares_storage_with(output.value); });
-  }
-
-  // What the suite says, or else everything: inputs and outputs; in backward inputs, upstream gradients and gradients.
-  std::vector<std::string> moved(const std::string& pass) const {
-    if (const auto said = config_.moved.find(pass); said != config_.moved.end()) return said->second;
-    std::vector<std::string> names;
-    for (const auto& [name, tensor] : inputs_) {
-      names.push_back(name);
-      if (pass == "bwd" && gradients_.contains(name)) names.push_back("d_" + name);
-    }
-    for (const auto& [name, output] : outputs_) names.push_back(pass == "bwd" ? "d_" + name : name);
-    return names;
-  }
-
-  void draw(const InputSpec& spec, const Tensor& tensor, Random& random) {
-    if (context_.is_meta()) return;
-    if (!spec.is_real()) {
-      const uint64_t bound = index_bound(spec.name);
-      std::vector<double> values(static_cast<size_t>(tensor.numel()));
-      for (double& value : values) value = static_cast<double>(random.next_below(bound));
-      if (spec.kind == InputKind::segment) sort_rows(values, tensor.size(-1));
-      write_values(context_, tensor, values);
-      return;
-    }
-    fill(context_, tensor, random);
-    if (spec.kind != InputKind::full_precision || !is_decay(spec.name)) return;
-    std::vector<double> values = read_values(context_, tensor);
-    for (double& value : values) value = -0.1 * std::abs(value);
-    write_values(context_, tensor, values);
-  }
-
-  // Whether the operator's own cases draw this input as a decay, a number below 0.
-  bool is_decay(const std::string& name) const {
-    const std::vector<OperatorCase> cases = op_.cases();
-    return std::any_of(cases.begin(), cases.end(), [&](const OperatorCase& operator_case) {
-      return std::any_of(operator_case.inputs.begin(), operator_case.inputs.end(), [&](const CaseInput& input) {
-        return input.name == name && input.kind == CaseInputKind::decay;
-      });
-    });
-  }
-
-  uint64_t index_bound(const std::string& input) const {
-    const auto said = config_.index_bounds.find(input);
-    check(said != config_.index_bounds.end(), "[bench] {}: index_bounds does not say how many values {} may have",
-          config_.name, input);
-    return static_cast<uint64_t>(said->second);
-  }
-
-  Context& context_;
-  const BenchmarkConfig& config_;
-  const Operator& op_;
-  const OperatorFunction function_;
-  std::map<std::string, Tensor> inputs_;
-  std::map<std::string, Gradient> gradients_;
-  std::map<std::string, Tensor> upstream_;
-  NamedVariables outputs_;
-  std::unique_ptr<Tape> tape_;
-};
-
-double measure_speed(Subject& subject, Stopwatch& stopwatch, BenchmarkPass pass, const BenchmarkOptions& options) {
+double measure_speed(BenchmarkSubject& subject, Stopwatch& stopwatch, BenchmarkPass pass,
+                     const BenchmarkOptions& options) {
   if (pass == BenchmarkPass::fwd) {
     return stopwatch.measure(
         options, [&] { subject.backward_done(); }, [&] { subject.forward(); });
@@ -244,7 +88,7 @@ double measure_speed(Subject& subject, Stopwatch& stopwatch, BenchmarkPass pass,
       [&] { subject.backward(); });
 }
 
-double measure_memory(Context& context, Subject& subject, BenchmarkPass pass) {
+double measure_memory(Context& context, BenchmarkSubject& subject, BenchmarkPass pass) {
   subject.drop_gradients();
   double sum = 0.0;
   for (int repeat = 0; repeat < kMemoryRepeats; ++repeat) {
@@ -258,7 +102,22 @@ double measure_memory(Context& context, Subject& subject, BenchmarkPass pass) {
   return sum / kMemoryRepeats / (1 << 20);
 }
 
-BenchmarkRow measure(Context& context, Subject& subject, BenchmarkPass pass, BenchmarkQuantity quantity,
+// Does what measure() does to one config, once and without data.
+void try_on_meta(const Registry& registry, const BenchmarkConfig& config, int64_t n,
+                 const std::vector<BenchmarkPass>& passes) {
+  Context meta(Device{DeviceType::meta}, {.threads = 1});
+  BenchmarkSubject subject(meta, registry, config, n);
+  for (const BenchmarkPass pass : passes) {
+    if (std::find(config.passes.begin(), config.passes.end(), pass) == config.passes.end()) continue;
+    subject.forward();
+    subject.bytes(direction_of(pass), pass == BenchmarkPass::bwd);
+    if (pass == BenchmarkPass::fwd) continue;
+    subject.make_upstream();
+    subject.backward();
+  }
+}
+
+BenchmarkRow measure(Context& context, BenchmarkSubject& subject, BenchmarkPass pass, BenchmarkQuantity quantity,
                      const BenchmarkOptions& options, double copy_rate, int64_t flops) {
   subject.forward();
   BenchmarkRow row;
@@ -304,7 +163,7 @@ std::string_view name(BenchmarkQuantity quantity) { return quantity == Benchmark
 double measure_copy_rate(Context& context, int64_t bytes) {
   const Tensor from = Tensor::empty(context, {bytes / 4}, DType::float32);
   Random random(3, RandomStream::test);
-  fill(context, from, random);
+  fill_quickly(context, from, random);
   const Tensor to = Tensor::empty(context, from.shape(), DType::float32);
   Stopwatch stopwatch(context);
   const double milliseconds = stopwatch.measure(
@@ -354,6 +213,22 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
   }
 }
 
+void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, const Registry& registry) {
+  for (const BenchmarkSuite& suite : suites) {
+    for (const BenchmarkConfig& config : suite.configs) {
+      for (const int64_t n : chosen_sizes(config, options)) {
+        try {
+          try_on_meta(registry, config, n, options.passes);
+        } catch (const ConfigError&) {
+          throw;  // names the place
+        } catch (const Error& error) {
+          config.node.fail(fmt::format("at n = {}: {}", n, error.what()));
+        }
+      }
+    }
+  }
+}
+
 bool run_benchmark(Context& context, const BenchmarkSuite& suite, const BenchmarkOptions& options, double copy_rate,
                    const std::function<void(const BenchmarkRow&)>& report, const Registry& registry) {
   for (const BenchmarkConfig& config : suite.configs) {
@@ -363,7 +238,7 @@ bool run_benchmark(Context& context, const BenchmarkSuite& suite, const Benchmar
         for (const BenchmarkPass pass : options.passes) {
           if (!contains(config.passes, pass)) continue;
           if (options.stop_requested()) return false;
-          Subject subject(context, registry, config, n);
+          BenchmarkSubject subject(context, registry, config, n);
           const auto flops = config.flops.find(direction_of(pass));
           BenchmarkRow row = measure(context, subject, pass, quantity, options, copy_rate,
                                      flops != config.flops.end() ? evaluate_extent(flops->second, n) : 0);

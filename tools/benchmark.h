@@ -56,6 +56,11 @@ std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const Benchmark
 // be counted, when no chosen config has one of the passes, and when `device` can measure nothing of what is asked for.
 void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device);
 
+// Runs what the options choose once on device meta, which takes no time and no memory. Throws ConfigError at a config
+// that does not fit its operator.
+void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options,
+               const Registry& registry = built_in_registry());
+
 // Bytes a second of a device-to-device copy, read and write counted, on `bytes` bytes (4 GiB on a GPU).
 double measure_copy_rate(Context& context, int64_t bytes);
 

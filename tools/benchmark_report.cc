@@ -10,6 +10,7 @@
 #include <sstream>
 #include <utility>
 
+#include "core/config/config_error.h"
 #include "core/config/config_scalar.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
@@ -49,10 +50,11 @@ std::vector<PublishedFigure> read_published(const std::string& path) {
     std::vector<std::string> fields;
     std::stringstream stream(line);
     for (std::string field; std::getline(stream, field, ',');) fields.push_back(field);
-    check(fields.size() == 8, "{}:{}: found {} fields, expected 8", path, number, fields.size());
+    const auto refuse = [&](const std::string& message) { throw ConfigError({path, number, 1}, message); };
+    if (fields.size() != 8) refuse(fmt::format("found {} fields, expected 8", fields.size()));
     const auto n = number_of<int64_t>(fields[5]);
     const auto value = number_of<double>(fields[7]);
-    check(n && value, "{}:{}: found n '{}' and value '{}', expected numbers", path, number, fields[5], fields[7]);
+    if (!n || !value) refuse(fmt::format("found n '{}' and value '{}', expected numbers", fields[5], fields[7]));
     figures.push_back({fields[0], fields[1], fields[2], fields[3], fields[4], *n, fields[6], *value});
   }
   return figures;

@@ -18,7 +18,8 @@ struct PublishedFigure {
   double value = 0.0;
 };
 
-// Reads a CSV with the header suite,gpu,config,pass,quantity,n,provider,value. Throws Error naming file and line.
+// Reads a CSV with the header suite,gpu,config,pass,quantity,n,provider,value. Throws ConfigError at a line
+// that is none.
 std::vector<PublishedFigure> read_published(const std::string& path);
 
 // The smallest published figure that a row compares with; nullptr when there is none.

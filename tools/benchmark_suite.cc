@@ -63,11 +63,35 @@ std::vector<BenchmarkPass> read_passes(const ConfigNode& node) {
   return passes;
 }
 
-BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode& node, const ConfigNode& suite) {
+// The operator of a config, which it names itself or its suite for all.
+const Operator& read_operator(const ConfigNode& node, const ConfigNode& suite, const Registry& registry) {
+  const bool is_own = node.has("operator"), is_of_all = suite.has("operator");
+  if (!is_own && !is_of_all) node.fail("missing key 'operator', here or at the top of the suite");
+  return registry.find((is_own ? node : suite).require_name("operator", registry.operator_names()));
+}
+
+// What a pass moves: inputs, outputs, and gradients of either.
+std::vector<std::string> read_moved(const ConfigNode& moved, const std::string& pass, const ConfigNode& inputs,
+                                    const Operator& op) {
+  std::vector<std::string> known = inputs.keys();
+  known.insert(known.end(), op.outputs.begin(), op.outputs.end());
+  const auto names = moved.require<std::vector<std::string>>(pass);
+  for (const std::string& name : names) {
+    const std::string of = name.starts_with("d_") ? name.substr(2) : name;
+    if (std::find(known.begin(), known.end(), of) != known.end()) continue;
+    moved.fail(pass, fmt::format("found '{}', expected one of {}, or d_ and one of them{}", name, join_names(known),
+                                 did_you_mean(of, known)));
+  }
+  return names;
+}
+
+BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode& node, const ConfigNode& suite,
+                                      const Registry& registry) {
+  const Operator& op = read_operator(node, suite, registry);
   BenchmarkConfig config;
   config.name = name;
-  config.operator_name = node.get<std::string>("operator", suite.get<std::string>("operator", ""));
-  if (config.operator_name.empty()) node.fail("missing key 'operator', here or at the top of the suite");
+  config.operator_name = op.name;
+  config.node = node;
   const DType dtype = suite.get_choice<DType>("dtype", DType::bfloat16, dtype_choices());
   config.dtype = node.get_choice<DType>("dtype", dtype, dtype_choices());
   const auto sizes = suite.get<std::vector<int64_t>>("n", {}, Range::at_least(1));
@@ -81,6 +105,10 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
   }
   const ConfigNode inputs = node.require_section("inputs");
   for (const std::string& input : inputs.keys()) {
+    if (!op.find_input(input)) {
+      inputs.fail(input, fmt::format("{} has no such input, expected one of {}{}", op.name,
+                                     join_names(op.input_names()), did_you_mean(input, op.input_names())));
+    }
     config.inputs.emplace_back(input, inputs.require<std::vector<std::string>>(input));
     try {
       config.shape_of(config.inputs.back().second, config.sizes.front());
@@ -104,12 +132,16 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
     check_is_input(bounds, input);
     config.index_bounds[input] = bounds.require<int64_t>(input, Range::count());
   }
+  for (const std::string& input : inputs.keys()) {
+    if (op.find_input(input)->is_real() || config.index_bounds.contains(input)) continue;
+    node.fail("index_bounds", fmt::format("found no bound of {}, expected how many values it may have", input));
+  }
   config.passes = read_passes(node);
   const ConfigNode moved = node.require_section("moved"), flops = node.section("flops");
   for (const char* pass : {"fwd", "bwd"}) {
     const auto belongs = [pass](BenchmarkPass wanted) { return direction_of(wanted) == pass; };
     if (std::none_of(config.passes.begin(), config.passes.end(), belongs)) continue;
-    config.moved[pass] = moved.require<std::vector<std::string>>(pass);
+    config.moved[pass] = read_moved(moved, pass, inputs, op);
     if (!flops.has(pass)) continue;
     config.flops[pass] = flops.require<std::string>(pass);
     try {
@@ -123,17 +155,22 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
 
 namespace fs = std::filesystem;
 
-BenchmarkSuite read_suite(const fs::path& path) {
+BenchmarkSuite read_suite(const fs::path& path, const Registry& registry) {
   const ConfigNode root = load_config(path.string());
   BenchmarkSuite suite;
   suite.name = root.get<std::string>("suite", path.stem().string());
   const auto published = root.find<std::string>("published");
-  if (published) suite.published = (path.parent_path() / *published).lexically_normal().string();
+  if (published) {
+    suite.published = (path.parent_path() / *published).lexically_normal().string();
+    if (!fs::is_regular_file(suite.published)) root.fail("published", fmt::format("found no file {}", suite.published));
+  }
   const ConfigNode configs = root.require_section("configs");
   for (const std::string& name : configs.keys()) {
-    suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root));
+    suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root, registry));
   }
   root.finish();
+  suite.files = config_files(path.string());
+  if (published) suite.files.emplace_back(suite.published);
   return suite;
 }
 
@@ -211,7 +248,7 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
     BenchmarkConfig& config = suite.configs.emplace_back();
     config.name = operator_case.name;
     config.operator_name = op.name;
-    config.options = parse_config(operator_case.options, operator_case.name);
+    config.options = config.node = parse_config(operator_case.options, operator_case.name);
     config.sizes = {numel(operator_case.inputs.at(0).shape)};
     for (const CaseInput& input : operator_case.inputs) {
       std::vector<std::string> extents;
@@ -227,8 +264,8 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
 }
 
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry) {
-  if (name_or_path.ends_with(".yaml")) return read_suite(name_or_path);
-  if (const auto path = find_suite(name_or_path)) return read_suite(*path);
+  if (name_or_path.ends_with(".yaml")) return read_suite(name_or_path, registry);
+  if (const auto path = find_suite(name_or_path)) return read_suite(*path, registry);
   const std::vector<std::string> operators = registry.operator_names();
   if (std::find(operators.begin(), operators.end(), name_or_path) != operators.end()) {
     return suite_of_cases(registry.find(name_or_path));

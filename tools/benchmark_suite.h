@@ -8,7 +8,7 @@
 //       operator: rms_norm
 //       options: {return_residual: false}                     # a number in it may be an extent: shape: [n, n]
 //       inputs: {x: [4, n, 2048], residual: [4, n, 2048]}     # extents: n, a number, n*n+10, 4096/n
-//       index_bounds: {targets: 50304}                        # index inputs are drawn from [0, bound)
+//       index_bounds: {targets: 50304}                        # index inputs are drawn from [0, bound): each needs one
 //       moved: {fwd: [x, residual, y], bwd: [x, residual, d_y, d_x, d_residual]}
 //       flops: {fwd: 2*n*2048, bwd: 4*n*2048}                 # extents, too; not needed
 //       passes: [fwd]                                         # those that make sense; not given: all
@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <string_view>
@@ -40,6 +41,7 @@ std::string direction_of(BenchmarkPass pass);
 struct BenchmarkConfig {
   std::string name;
   std::string operator_name;
+  ConfigNode node;     // what it was read from: errors are reported there
   ConfigNode options;  // as written
   DType dtype = DType::bfloat16;
   std::vector<int64_t> sizes;
@@ -63,6 +65,7 @@ struct BenchmarkSuite {
   std::string name;
   std::string published;  // CSV of figures measured elsewhere, or empty
   std::vector<BenchmarkConfig> configs;
+  std::vector<std::filesystem::path> files;  // that it was read from; none: it is one of cases
 };
 
 // Reads configs/bench/NAME.yaml of the first of share_folders() that has it, or the file itself when `name_or_path`

@@ -7,10 +7,12 @@
 #include <chrono>
 #include <filesystem>
 #include <iterator>
+#include <set>
 #include <string_view>
 #include <utility>
 
 #include "core/config/config_difference.h"
+#include "core/io/file_identity.h"
 #include "core/io/temporary_folder.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
@@ -45,7 +47,8 @@ bool chooses_tokens(std::string_view key) {
 // Whether an override of the training has a meaning for that on the recall task, which has data and a schedule of its
 // own.
 bool stays_in_recall(const std::string& text) {
-  return !text.starts_with("data") && !text.starts_with("schedule") && !text.starts_with("trainer.sample");
+  return !text.starts_with("data") && !text.starts_with("schedule") && !text.starts_with("trainer.sample") &&
+         !text.starts_with("trainer.profile");
 }
 
 [[noreturn]] void fail_at(const ConfigNode& root, const std::string& path, const std::string& message) {
@@ -67,8 +70,9 @@ void check_same_tokens(const std::string& first_path, const TrainConfig& first, 
 
 std::vector<std::string> names_of(std::span<const std::string> paths) {
   std::vector<std::string> names;
+  std::set<FileIdentity> files;
   for (const std::string& path : paths) {
-    if (std::count(paths.begin(), paths.end(), path) > 1) throw UsageError(path + " is given twice");
+    if (!files.insert(file_identity(path)).second) throw UsageError(path + " is given twice");
     names.push_back(std::filesystem::path(path).stem().string());
   }
   const std::vector<std::string> stems = names;
@@ -213,6 +217,7 @@ class Measurement {
     config.trainer.checkpoint_every = 0;
     config.trainer.sample.reset();
     config.trainer.hours.reset();
+    config.trainer.profile.reset();  // all trainings would write one trace
     const TemporaryFolder folder("compare");
     std::optional<Progress> progress;
     TrainOptions options;
@@ -243,7 +248,8 @@ std::vector<std::string> recall_overrides(int64_t steps) {
           "trainer.sequence_length=32",
           "trainer.accumulate=1",
           "trainer.eval_batches=8",
-          "trainer.sample=null"};
+          "trainer.sample=null",
+          "trainer.profile=null"};
 }
 
 std::vector<CompareSubject> load_subjects(std::span<const std::string> paths, const CompareOptions& options,

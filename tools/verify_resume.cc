@@ -97,7 +97,7 @@ class Verification {
     trainer.stop_after_no_gain = 0;
     trainer.sample.reset();
     trainer.hours.reset();
-    trainer.profile.reset();
+    trainer.profile.reset();  // each of the trainings would write its trace
     result_.steps = std::min(options.steps, trainer.steps);
     result_.stop = result_.steps / 2;
     if (result_.stop < 1) throw UsageError("to stop on the way a training needs two steps at least");

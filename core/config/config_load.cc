@@ -82,6 +82,7 @@ ConfigTree merge(const ConfigTree& under, const ConfigTree& over, bool over_is_o
   return merged;
 }
 
+// Adds the file to `including`, which holds those that led to it, and then its bases.
 ConfigTree load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including);
 
 // The map that a parsed file stands for: what its `base: FILE` says, with the rest of the file laid over it.
@@ -111,10 +112,7 @@ ConfigTree load_file(const std::string& path, const Location& asked_at, std::vec
     throw ConfigError(asked_at, "base: '" + path + "' includes itself, directly or through its own base");
   }
   including.push_back(identity);
-  const std::string text = read_text(path, asked_at);
-  ConfigTree root = resolve_base(parse_yaml(text, path), path, including);
-  including.pop_back();
-  return root;
+  return resolve_base(parse_yaml(read_text(path, asked_at), path), path, including);
 }
 
 // A value that begins with '*' is text, such as a pattern of files. In YAML it would be an alias, of which a single
@@ -180,6 +178,15 @@ ConfigNode load_config(const std::string& path, std::span<const std::string> ove
   ConfigNode node(apply_overrides(load_file(path, {path, 0, 0}, including), overrides));
   node.has("base");  // It was read here: an error that lists the keys of a file shall name it, too.
   return node;
+}
+
+std::vector<fs::path> config_files(const std::string& path) {
+  std::vector<fs::path> files;
+  try {
+    load_file(path, {path, 0, 0}, files);
+  } catch (const ConfigError&) {  // whoever loads it says what is wrong
+  }
+  return files;
 }
 
 ConfigNode parse_config(const std::string& text, const std::string& name, std::span<const std::string> overrides) {

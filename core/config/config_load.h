@@ -7,8 +7,10 @@
 //     (betas.0).
 #pragma once
 
+#include <filesystem>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/config/config_node.h"
 
@@ -16,6 +18,10 @@ namespace heddle {
 
 // Reads `path`, its chain of bases and the overrides ("a.b=c"). Throws ConfigError.
 ConfigNode load_config(const std::string& path, std::span<const std::string> overrides = {});
+
+// The files that load_config() reads, by their canonical paths: `path`, then its chain of bases up to one that cannot
+// be read.
+std::vector<std::filesystem::path> config_files(const std::string& path);
 
 // Does the same with text. `name` stands for the file in messages, and `base` is looked up relative to its folder.
 ConfigNode parse_config(const std::string& text, const std::string& name = "config",

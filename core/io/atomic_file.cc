@@ -56,17 +56,6 @@ int descriptor_of(const fs::path& path) {
   return error == std::errc() && end == name.data() + name.size() ? descriptor : -1;
 }
 
-// What a chain of links leads to, whether it is there or not. Names of descriptors are links too, but to nothing that
-// could be opened by its name, and are not followed.
-fs::path follow_links(fs::path path) {
-  constexpr int kMostLinks = 40;
-  for (int links = 0; fs::is_symlink(path) && descriptor_of(path) < 0; ++links) {
-    check(links < kMostLinks, "cannot write {}: too many symbolic links", path.string());
-    path = path.parent_path() / fs::read_symlink(path);  // an absolute target replaces all of it
-  }
-  return path;
-}
-
 // Calls consume(data, bytes) for consecutive chunks of the file.
 template <class Consume>
 void read_chunks(const fs::path& path, const Consume& consume) {
@@ -86,6 +75,20 @@ void read_chunks(const fs::path& path, const Consume& consume) {
 void extend(FileDigest& digest, const void* data, size_t bytes) {
   digest.crc32 = static_cast<uint32_t>(crc32_z(digest.crc32, static_cast<const Bytef*>(data), bytes));
   digest.bytes += bytes;
+}
+
+fs::path follow_links(fs::path path) {
+  constexpr int kMostLinks = 40;
+  for (int links = 0; fs::is_symlink(path) && descriptor_of(path) < 0; ++links) {
+    check(links < kMostLinks, "cannot write {}: too many symbolic links", path.string());
+    path = path.parent_path() / fs::read_symlink(path);  // an absolute target replaces all of it
+  }
+  return path;
+}
+
+bool is_written_through(const fs::path& path) {
+  if (descriptor_of(follow_links(path)) >= 0) return true;
+  return fs::exists(path) && !fs::is_regular_file(path) && !fs::is_directory(path);
 }
 
 fs::path partial_path(const fs::path& path) {

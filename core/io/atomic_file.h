@@ -68,6 +68,14 @@ class AppendFile {
   int descriptor_ = -1;
 };
 
+// What a chain of symbolic links leads to, whether it is there or not. Names of descriptors (/dev/stdout) are links to
+// nothing that could be opened by its name, and stay as they are. Throws Error for a chain that does not end.
+std::filesystem::path follow_links(std::filesystem::path path);
+
+// Whether AtomicFile writes through to what is at `path`, which then cannot be replaced: a pipe, a device, or the name
+// of a descriptor, whatever that leads to.
+bool is_written_through(const std::filesystem::path& path);
+
 // The name under which AtomicFile writes `path` before it is whole: ".NAME" and the suffix.
 inline constexpr std::string_view kPartialSuffix = ".heddle-partial";
 std::filesystem::path partial_path(const std::filesystem::path& path);

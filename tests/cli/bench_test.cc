@@ -46,7 +46,7 @@ TEST(BenchCommand, RefusesWhatWouldMeasureNothing) {
   EXPECT_THAT(refusal({"srms_nrm"}),
               HasSubstr("'srms_nrm' is neither a suite nor an operator; did you mean 'srms_norm'?"));
   EXPECT_THAT(refusal({"qqqqqqqq"}),
-              AllOf(HasSubstr("; suites: layer_norm, "), HasSubstr("; operators: layer_norm, ")));
+              AllOf(HasSubstr("; suites: cross_entropy, "), HasSubstr("; operators: layer_norm, ")));
   const Finished timed = run_heddle({"bench", "srms_norm", "--device", "meta", "--quantity", "speed"});
   EXPECT_EQ(timed.code, 2);
   EXPECT_THAT(timed.err, HasSubstr("nothing can be timed on device meta"));
@@ -82,6 +82,20 @@ TEST(BenchCommand, PathsAreCheckedBeforeAnythingIsMeasured) {
   EXPECT_THAT(refusal({"--plot", (folder / "file" / "charts").string()}), HasSubstr("--plot: "));
 }
 
+// A config behind a good one.
+TEST(BenchCommand, FaultsOfASuiteAreFoundBeforeAnythingIsMeasured) {
+  const TempFolder folder;
+  const std::string suite = (folder / "suite.yaml").string();
+  write_file(suite,
+             "n: [8]\nconfigs:\n  good: {operator: srms_norm, inputs: {x: [4, n]}, moved: {fwd: [x, y], bwd: [d_x]}}\n"
+             "  bad: {operator: rms_norm, inputs: {x: [4, n], weight: [5]}, moved: {fwd: [x, y], bwd: [d_x]}}\n");
+  const Finished finished = run_heddle({"bench", suite, "--json", (folder / "rows.json").string()});
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.out, IsEmpty());
+  EXPECT_THAT(finished.err, HasSubstr(suite + ":4:3: configs.bad: at n = 8: [rms_norm] weight has shape (5)"));
+  EXPECT_FALSE(fs::exists(folder / "rows.json"));
+}
+
 TEST(BenchCommand, WritesRowsAndCharts) {
   const TempFolder folder;
   const Finished finished = bench({"--config", "plain,residual", "--n", "8,16", "--pass", "fwd,bwd", "--json",
@@ -113,7 +127,7 @@ TEST(BenchCommand, AnInterruptKeepsWhatWasMeasured) {
 TEST(BenchFilesTest, EachRowIsWrittenAsItComes) {
   const TempFolder folder;
   write_file(folder / "rows.csv", "of before\n");
-  cli::BenchFiles files("", folder / "rows.csv", folder / "charts");
+  cli::BenchFiles files("", folder / "rows.csv", folder / "charts", {});
   EXPECT_EQ(read_file(folder / "rows.csv"), "of before\n") << "nothing is lost before there is a row";
   BenchmarkRow row;
   row.suite = "suite";

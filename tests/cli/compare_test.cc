@@ -69,6 +69,24 @@ TEST_F(CompareCommand, PrintsAndWritesAllOfIt) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs")) << "nothing is kept of the trainings";
 }
 
+// All trainings would write one trace.
+TEST_F(CompareCommand, ProfilesNoTraining) {
+  const Finished finished = run_heddle(
+      arguments({"--steps", "4", "--set", "trainer.profile={steps: [3, 4], trace: '" + path("trace.json") + "'}"}));
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_FALSE(std::filesystem::exists(path("trace.json")));
+}
+
+// The models before it are shown and kept.
+TEST_F(CompareCommand, AModelThatFailsTakesNoOtherWithIt) {
+  std::ofstream(second_) << "base: first.yaml\noptimizer: {lr: 1.0e+30}\n";
+  const Finished finished = run_heddle(arguments({"--steps", "4", "--json", "/dev/stdout"}));
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_THAT(finished.err, HasSubstr("error: second: "));
+  EXPECT_THAT(finished.out, AllOf(StartsWith("| model "), HasSubstr("| first "), Not(HasSubstr("| second ")),
+                                  HasSubstr("\"models\"")));
+}
+
 TEST_F(CompareCommand, AnInterruptIsCode130) {
   Process process(arguments({"--steps", "100000000"}));
   ASSERT_TRUE(process.wait_for("first: training with seed 7"));
@@ -89,6 +107,8 @@ TEST_F(CompareCommand, RefusesWhatIsWrong) {
   EXPECT_THAT(refusal({"--plot", folder_.path().string()}), HasSubstr("is a folder"));
   EXPECT_THAT(refusal({path("none.yaml")}), HasSubstr("none.yaml"));
   EXPECT_THAT(refusal({first_}), HasSubstr("is given twice"));
+  std::filesystem::create_hard_link(first_, path("hard.yaml"));
+  EXPECT_THAT(refusal({path("hard.yaml")}), HasSubstr("hard.yaml is given twice"));
   EXPECT_THAT(refusal({"--set", "data={type: text, path: none.txt}", "--set", "model.vocab_size=256"}),
               AllOf(HasSubstr("data.path: "), HasSubstr("none.txt"), Not(HasSubstr("generation"))));
   const std::string other = path("other.yaml");

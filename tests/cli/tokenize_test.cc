@@ -139,7 +139,7 @@ TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
               HasSubstr("--separator: found '-1'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "255"}), HasSubstr("--train-vocab: found '255'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "300", "--tokenizer", "bytes"}), HasSubstr("excludes"));
-  EXPECT_THAT(refusal({"--out", path("x.model"), "--train-vocab", "300"}), HasSubstr("expected another name"));
+  EXPECT_THAT(refusal({"--out", path("x.model"), "--train-vocab", "300"}), HasSubstr("is written by --out, too"));
   EXPECT_THAT(run_heddle({"tokenize", path("none"), "--out", path("x.bin")}).err, HasSubstr("found no file"));
   EXPECT_FALSE(fs::exists(path("x.bin")));
   EXPECT_FALSE(fs::exists(path("x.model")));

@@ -201,6 +201,12 @@ TEST_F(SourcesTest, WhatCannotBeMeantIsRefused) {
               HasSubstr("a is a file of two sources"));
   EXPECT_THAT(refusal(sources(1, 1, 1) + ", validation_path: " + path("b")),
               HasSubstr("b is a file of data.sources, too"));
+  std::filesystem::create_hard_link(folder_ / "a", folder_ / "hard");
+  EXPECT_THAT(
+      refusal(fmt::format("sources: [{{path: {}, weight: 1}}, {{path: {}, weight: 1}}]", path("a"), path("hard"))),
+      HasSubstr("hard is a file of two sources"));
+  EXPECT_THAT(refusal(sources(1, 1, 1) + ", validation_path: " + path("hard")),
+              HasSubstr("hard is a file of data.sources, too"));
   write_file(folder_ / "c", "short");
   EXPECT_THAT(refusal(sources(1, 1, 1)), HasSubstr("c has 5 tokens"));
   EXPECT_EQ(refusal(fmt::format("sources: [{{path: {}, weight: 1}}], validation_path: {}", path("a"), path("c"))),

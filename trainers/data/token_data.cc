@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/io/file_identity.h"
 #include "core/runtime/error.h"
 #include "trainers/data/permutation.h"
 
@@ -46,19 +46,17 @@ std::vector<DataSource> sources_of(const DataConfig& data) {
 // The key that names the files of sources.
 const char* key_of(const DataConfig& data) { return data.sources.empty() ? "path" : "sources"; }
 
-std::filesystem::path identity_of(const MappedFile& file) { return std::filesystem::weakly_canonical(file.path()); }
-
 void refuse_shared_files(const DatasetOptions& options, const std::vector<std::unique_ptr<TokenFiles>>& sources,
                          const TokenFiles& validation) {
-  std::map<std::filesystem::path, const TokenFiles*> trained;
+  std::map<FileIdentity, const TokenFiles*> trained;
   for (const auto& source : sources) {
     for (const MappedFile& file : source->files()) {
-      if (trained.try_emplace(identity_of(file), source.get()).first->second == source.get()) continue;
+      if (trained.try_emplace(file_identity(file.path()), source.get()).first->second == source.get()) continue;
       options.section.fail("sources", fmt::format("{} is a file of two sources", file.path().string()));
     }
   }
   for (const MappedFile& file : validation.files()) {
-    if (!trained.contains(identity_of(file))) continue;
+    if (!trained.contains(file_identity(file.path()))) continue;
     options.section.fail("validation_path",
                          fmt::format("{} is a file of data.{}, too", file.path().string(), key_of(options.data)));
   }

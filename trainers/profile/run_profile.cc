@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 
@@ -20,8 +18,8 @@ RunProfile::RunProfile(Context& context, TrainStep& train_step, const ProfileCon
       config_(config),
       profiler_(context),
       profile_{.device = context.device(), .plain_milliseconds = {}, .steps = {}} {
-  const bool can_be_tried = !std::filesystem::exists(config.trace) || std::filesystem::is_regular_file(config.trace);
-  if (!config.trace.empty() && can_be_tried) const AtomicFile tried(config.trace);  // not committed: nothing is left
+  if (config.trace.empty() || is_written_through(config.trace)) return;
+  const AtomicFile tried(config.trace);  // not committed: nothing is left
 }
 
 void RunProfile::before(int64_t step, double seconds) {

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "core/io/atomic_file.h"
@@ -43,6 +44,22 @@ std::optional<fs::path> run_folder_of(const fs::path& config) {
   const fs::path folder = config.has_parent_path() ? config.parent_path() : fs::path(".");
   const bool is_run = is_written_by_a_run(config) || !list_checkpoints(folder / "checkpoints").empty();
   return is_run ? std::optional(folder) : std::nullopt;
+}
+
+std::vector<fs::path> run_files(const fs::path& folder) {
+  const fs::path checkpoints = folder / "checkpoints";
+  std::vector<fs::path> files = {checkpoints};
+  for (const char* name : {kConfigFile, "metrics.csv", "log.jsonl", "out_of_memory.pickle"}) {
+    files.push_back(folder / name);
+  }
+  std::error_code unreadable;
+  for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
+    if (entry.path().filename().string().starts_with("events.out.tfevents.")) files.push_back(entry.path());
+  }
+  for (const auto& entry : fs::recursive_directory_iterator(checkpoints, unreadable)) {
+    if (entry.is_regular_file() && !entry.is_symlink()) files.push_back(entry.path());
+  }
+  return files;
 }
 
 RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {

@@ -23,6 +23,10 @@ struct RunSubject {
 // The run folder that a config file belongs to: RUN for RUN/config.yaml. Nothing for a config that stands for itself.
 std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& config);
 
+// The files that a run writes in its folder: those of fixed names, there or not yet, and those that are there,
+// each once.
+std::vector<std::filesystem::path> run_files(const std::filesystem::path& folder);
+
 // With write access the folder is made when it is missing, and locked: a second process that opens it so gets an Error.
 // What a killed run left half-written is removed. With read access, of further processes of the same run, nothing is
 // changed.

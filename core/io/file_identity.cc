@@ -1,0 +1,18 @@
+#include "core/io/file_identity.h"
+
+#include <sys/stat.h>
+
+#include <system_error>
+
+#include "core/io/atomic_file.h"
+
+namespace heddle {
+
+FileIdentity file_identity(const std::filesystem::path& path) {
+  struct stat found {};
+  if (::stat(path.c_str(), &found) == 0) return {.device = found.st_dev, .inode = found.st_ino, .path = {}};
+  std::error_code ignored;
+  return {.path = std::filesystem::weakly_canonical(std::filesystem::absolute(follow_links(path)), ignored)};
+}
+
+}  // namespace heddle
