@@ -57,6 +57,10 @@ void show(const std::string& title, const GradcheckReport& report, DType dtype, 
   for (std::string fault; std::getline(faults, fault);) fmt::print("  WRONG     {}\n", fault);
   const char* reference = dtype == DType::float64 ? "numeric" : "float64";
   for (const GradcheckInputReport& input : report.inputs) {
+    if (input.checked == 0) {
+      fmt::print("  {:<9} {:<28} no elements\n", to_string(input.verdict()), input.name);
+      continue;
+    }
     fmt::print("  {:<9} {:<28} worst {:>6} of {:<6} analytic {:>14.7g}  {} {:>14.7g} +- {:.1e}\n",
                to_string(input.verdict()), input.name, input.worst_element, input.checked, unsigned_nan(input.analytic),
                reference, unsigned_nan(input.numeric), unsigned_nan(input.error));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/config/config_load.h"
 #include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
 
@@ -20,8 +21,18 @@ Random random_for(const OperatorCase& operator_case, const std::string& name) {
   return Random(seed, RandomStream::test);
 }
 
-double draw(Random& random, const CaseInput& input) {
-  if (!is_real(input.kind)) return static_cast<double>(random.next_below(input.range));
+// The token that an option excludes; none of [0, range) where there is no such option.
+int64_t excluded_token(const OperatorCase& operator_case, const CaseInput& input) {
+  if (input.excluded_by.empty()) return input.range;
+  return parse_config(operator_case.options, operator_case.name).get<int64_t>(input.excluded_by, input.range);
+}
+
+double draw(Random& random, const CaseInput& input, int64_t excluded) {
+  if (!is_real(input.kind)) {
+    const int64_t tokens = excluded < input.range ? input.range - 1 : input.range;
+    const auto token = static_cast<int64_t>(random.next_below(static_cast<uint64_t>(tokens)));
+    return static_cast<double>(token >= excluded ? token + 1 : token);
+  }
   double value = 0.0;
   while (std::abs(value) < 1e-2) value = random.next_normal();
   if (input.kind == CaseInputKind::decay) return -std::abs(value) * input.scale;
@@ -53,7 +64,8 @@ ReferenceTensor draw_numbers(const OperatorCase& operator_case, const std::strin
                              DType dtype) {
   Random random = random_for(operator_case, name);
   ReferenceTensor result{input.shape, std::vector<double>(static_cast<size_t>(numel(input.shape)))};
-  for (double& value : result.values) value = round_to(dtype, draw(random, input));
+  const int64_t excluded = excluded_token(operator_case, input);
+  for (double& value : result.values) value = round_to(dtype, draw(random, input, excluded));
   if (input.kind == CaseInputKind::segments) sort_rows(result.values, input.shape[-1]);
   return result;
 }

@@ -34,7 +34,10 @@ struct CaseInput {
   std::string name;
   Shape shape;
   CaseInputKind kind = CaseInputKind::activation;
-  int64_t range = 0;          // tokens, segments: the number of different ones
+  int64_t range = 0;  // tokens, segments: the number of different ones
+  // tokens: the name of an option, as padding_idx, whose value is never drawn where it is given: the operator has no
+  // gradient for it, as it documents, although values depend on it.
+  std::string excluded_by = {};
   bool differentiate = true;  // whether the operator has a gradient for it
   double scale = 1.0;         // standard deviation
   double mean = 0.0;

@@ -14,13 +14,12 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/cross_entropy.h"
+#include "tools/gradient_rounding.h"
 #include "tools/run_operator.h"
 #include "trainers/model/language_model.h"
 
 namespace heddle {
 namespace {
-
-using Values = std::vector<double>;
 
 // The inputs of a case in the dtypes that a run in `dtype` gives them.
 std::vector<NamedTensor> make_inputs(Context& context, const OperatorCase& operator_case, DType dtype) {
@@ -52,89 +51,6 @@ GradcheckReport check_differences(Context& context, const LayerSpec& spec, const
   return gradcheck(context, function, inputs);
 }
 
-// How a gradient of low precision is compared with that of float64: elements with the largest element, or all of it by
-// norms, since through many layers single elements go astray.
-enum class Measure { elements, norms };
-
-// What rounding may do to a gradient.
-struct Allowance {
-  double tolerance = 0.0;  // relative to the gradient's size
-  double spread = 0.0;     // what float64 gradients differ by when the inputs move by a rounding error
-};
-
-double size_of(const Values& values, Measure measure) {
-  double largest = 0.0, squares = 0.0;
-  for (double value : values) {
-    largest = std::max(largest, std::abs(value));
-    squares += value * value;
-  }
-  return measure == Measure::elements ? largest : std::sqrt(squares);
-}
-
-Values difference_of(const Values& a, const Values& b) {
-  Values difference(a.size());
-  for (size_t i = 0; i < a.size(); ++i) difference[i] = a[i] - b[i];
-  return difference;
-}
-
-// Off by no more than the tolerance is ok, and so is off by no more than 8 times the spread, where that is at most a
-// tenth of the gradient. Where it is more, off by up to 4 times as much is undecided. `error` is what is allowed.
-GradcheckInputReport compare(const std::string& name, const Values& found, const Values& exact, Measure measure,
-                             const Allowance& allowance) {
-  GradcheckInputReport report{.name = name, .checked = static_cast<int64_t>(exact.size())};
-  const double size = size_of(exact, measure);
-  const double tolerated = allowance.tolerance * (size > 0.0 ? size : 1.0), spread = 8.0 * allowance.spread;
-  report.error = std::max(tolerated, spread);
-  const auto judge = [&](double off, int64_t elements) {
-    const bool is_steady = spread <= 0.1 * size;  // else kinks are crossed now and then, which changes much at once
-    if (off <= tolerated || (off <= spread && is_steady)) return;
-    (off <= (is_steady ? spread : 4.0 * spread) ? report.undecided : report.wrong) += elements;  // NaN is wrong
-  };
-  const Values difference = difference_of(found, exact);
-  double worst = -1.0;
-  for (size_t i = 0; i < exact.size(); ++i) {
-    const double off = std::abs(difference[i]);
-    if (measure == Measure::elements) judge(off, 1);
-    if (off <= worst || std::isnan(worst)) continue;
-    worst = off;
-    report.worst_element = static_cast<int64_t>(i);
-    report.analytic = found[i];
-    report.numeric = exact[i];
-  }
-  if (measure == Measure::norms) judge(size_of(difference, measure), report.checked);
-  return report;
-}
-
-// Does to numbers of float64 what storing them in a dtype does: moves them by up to one unit in the last place there
-// and rounds them, to 0 those that are too small for it.
-class Rounding {
- public:
-  Rounding(Context& context, DType dtype, uint64_t seed)
-      : context_(context),
-        dtype_(dtype),
-        unit_(dtype == DType::bfloat16  ? 0x1p-8
-              : dtype == DType::float16 ? 0x1p-11
-                                        : 0x1p-24),
-        random_(seed, RandomStream::test) {}
-
-  void operator()(const Tensor& numbers) {
-    if (numbers.dtype() != DType::float64) return;
-    Values values = read_values(context_, numbers);
-    for (double& value : values) {
-      value = round_to(dtype_, value * (1.0 + unit_ * (2.0 * random_.next_uniform() - 1.0)));
-    }
-    write_values(context_, numbers, values);
-  }
-
- private:
-  Context& context_;
-  const DType dtype_;
-  const double unit_;
-  Random random_;
-};
-
-constexpr int kMoves = 6;
-
 // Random tokens, and what the loss of a model for them is.
 class ModelLoss {
  public:
@@ -146,7 +62,7 @@ class ModelLoss {
         targets_(Tensor::empty(context, {kBatch, length}, DType::int32)) {
     Random random(config.seed, RandomStream::test);
     for (const Tensor& tensor : {tokens_, targets_}) {
-      Values values(static_cast<size_t>(tensor.numel()));
+      GradientValues values(static_cast<size_t>(tensor.numel()));
       for (double& value : values) value = static_cast<double>(random.next_below(config.model.vocab_size));
       write_values(context, tensor, values);
     }
@@ -157,7 +73,7 @@ class ModelLoss {
     parameters().materialize(context, dtype, seed);
     Random random(seed + 1, RandomStream::test);
     for (const Parameter& parameter : parameters().all()) {
-      Values values = read_values(context, parameter.value);
+      GradientValues values = read_values(context, parameter.value);
       for (double& value : values) value = round_to(dtype, value + 0.01 * random.next_normal());
       write_values(context, parameter.master, values);
       write_values(context, parameter.value, values);
@@ -168,12 +84,12 @@ class ModelLoss {
   Variable loss(Tape& tape) const { return cross_entropy(tape, model_.forward(tape, tokens_), targets_); }
 
   // The gradient of each parameter.
-  std::vector<Values> gradients(Context& context, Tape::Disturbance disturbance = {}) {
+  std::vector<GradientValues> gradients(Context& context, Tape::Disturbance disturbance = {}) {
     parameters().zero_grad();
     Tape tape(context);
     tape.disturb_numbers(std::move(disturbance));
     tape.backward(loss(tape));
-    std::vector<Values> result;
+    std::vector<GradientValues> result;
     for (const Parameter& parameter : parameters().all()) {
       result.push_back(read_values(context, parameter.gradient.tensor));
     }
@@ -215,30 +131,63 @@ GradcheckReport check_model_differences(Context& context, const TrainConfig& con
   return gradcheck(context, function, inputs, {.projections = 3});
 }
 
+void write_parameters(Context& context, ParameterSet& to, const std::vector<GradientValues>& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    write_values(context, to.all()[i].master, values[i]);
+    write_values(context, to.all()[i].value, values[i]);
+  }
+}
+
 GradcheckReport check_model_precision(Context& context, const TrainConfig& config, DType dtype) {
   const int64_t length = checked_length(config);
   ModelLoss model(context, config, length), exact(context, config, length);
   model.materialize(context, dtype, config.seed);
   exact.parameters().materialize(context, DType::float64, config.seed);
-  for (size_t i = 0; i < exact.parameters().all().size(); ++i) {
-    write_values(context, exact.parameters().all()[i].value, read_values(context, model.parameters().all()[i].value));
+  std::vector<GradientValues> parameters;
+  for (const Parameter& parameter : model.parameters().all()) {
+    parameters.push_back(read_values(context, parameter.value));
   }
-  const std::vector<Values> found = model.gradients(context), expected = exact.gradients(context);
+  write_parameters(context, exact.parameters(), parameters);
+  const GradientPair found{model.gradients(context), exact.gradients(context)};
   GradcheckReport report;
-  report.deterministic = found == model.gradients(context);
-  std::vector<double> spreads(found.size(), 0.0);
+  report.deterministic = found.low == model.gradients(context);
+  RoundingSpread spread(found.exact, Measure::norms);
   Rounding rounding(context, dtype, config.seed + 2);
-  for (int move = 0; move < kMoves; ++move) {
-    const std::vector<Values> moved = exact.gradients(context, std::ref(rounding));
-    for (size_t i = 0; i < found.size(); ++i) {
-      spreads[i] = std::max(spreads[i], size_of(difference_of(moved[i], expected[i]), Measure::norms));
+  for (int move = 0; move < kRoundingMoves; ++move) {
+    spread.add_between(exact.gradients(context, std::ref(rounding)), found.exact);
+  }
+  std::vector<std::string> names;
+  for (const Parameter& parameter : model.parameters().all()) names.push_back(parameter.name);
+  report.inputs = compare_gradients(names, found, spread, dtype, model_tolerance(dtype), [&](int move) {
+    Context cpu(Device{}, {.threads = 1});
+    ModelLoss same(cpu, config, length);
+    same.parameters().materialize(cpu, dtype, config.seed);
+    Rounding moving(cpu, dtype, static_cast<uint64_t>(move));
+    std::vector<GradientValues> moved = parameters;
+    for (GradientValues& values : moved) {
+      if (move > 0) values = moving.moved(std::move(values));
     }
-  }
-  for (size_t i = 0; i < found.size(); ++i) {
-    report.inputs.push_back(compare(model.parameters().all()[i].name, found[i], expected[i], Measure::norms,
-                                    {model_tolerance(dtype), spreads[i]}));
-  }
+    write_parameters(cpu, same.parameters(), moved);
+    return same.gradients(cpu);
+  });
   return report;
+}
+
+// The gradients among the results of run_layer().
+std::vector<GradientValues> gradients_of(Context& context, const std::vector<NamedTensor>& results) {
+  std::vector<GradientValues> gradients;
+  for (const auto& [name, tensor] : results) {
+    if (name.starts_with("d_")) gradients.push_back(read_values(context, tensor));
+  }
+  return gradients;
+}
+
+std::vector<NamedTensor> moved_by(Rounding& rounding, const std::vector<NamedTensor>& tensors) {
+  std::vector<NamedTensor> moved = tensors;
+  for (NamedTensor& input : moved) {
+    if (is_floating(input.tensor.dtype())) input.tensor = rounding.moved(input.tensor);
+  }
+  return moved;
 }
 
 GradcheckReport check_precision(Context& context, const LayerSpec& spec, const OperatorCase& operator_case,
@@ -250,35 +199,34 @@ GradcheckReport check_precision(Context& context, const LayerSpec& spec, const O
     fill_normal(context, upstream, random, 0.0, 1.0);
     given.push_back({"d_" + name, upstream});
   }
-  const std::vector<NamedTensor> found = run_layer(context, spec, given);
+  const auto exact_gradients = [&](const std::vector<NamedTensor>& inputs, Tape::Disturbance disturbance = {}) {
+    return gradients_of(context, run_layer(context, spec, inputs, DType::float64, std::move(disturbance)));
+  };
+  const std::vector<NamedTensor> results = run_layer(context, spec, given);
   const std::vector<NamedTensor> again = run_layer(context, spec, given);
-  const std::vector<NamedTensor> exact = run_layer(context, spec, given, DType::float64);
-  std::vector<double> spreads(found.size(), 0.0);
+  const GradientPair found{gradients_of(context, results), exact_gradients(given)};
+  RoundingSpread spread(found.exact, Measure::elements);
   Rounding rounding(context, dtype, 3);
-  for (int move = 0; move < kMoves; ++move) {
-    std::vector<NamedTensor> moved = given;
-    for (NamedTensor& input : moved) {
-      if (!is_floating(input.tensor.dtype())) continue;
-      const Values values = read_values(context, input.tensor);
-      input.tensor = Tensor::empty(context, input.tensor.shape(), DType::float64);
-      write_values(context, input.tensor, values);
-      rounding(input.tensor);
-    }
-    const std::vector<NamedTensor> results = run_layer(context, spec, moved, DType::float64, std::ref(rounding));
-    for (size_t i = 0; i < results.size(); ++i) {
-      const Values change =
-          difference_of(read_values(context, results[i].tensor), read_values(context, exact[i].tensor));
-      spreads[i] = std::max(spreads[i], size_of(change, Measure::elements));
-    }
+  for (int move = 0; move < kRoundingMoves; ++move) {
+    spread.add_between(exact_gradients(moved_by(rounding, given), std::ref(rounding)), found.exact);
   }
   GradcheckReport report;
-  for (size_t i = 0; i < found.size(); ++i) {
-    const Values values = read_values(context, found[i].tensor);
-    report.deterministic = report.deterministic && values == read_values(context, again[i].tensor);
-    if (!found[i].name.starts_with("d_")) continue;
-    report.inputs.push_back(compare(found[i].name.substr(2), values, read_values(context, exact[i].tensor),
-                                    Measure::elements, {gradient_tolerance(dtype), spreads[i]}));
+  std::vector<std::string> names;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const auto& [name, values] = results[i];
+    if (read_values(context, values) != read_values(context, again[i].tensor)) report.deterministic = false;
+    if (name.starts_with("d_")) names.push_back(name.substr(2));
   }
+  report.inputs = compare_gradients(names, found, spread, dtype, gradient_tolerance(dtype), [&](int move) {
+    Context cpu(Device{}, {.threads = 1});
+    std::vector<NamedTensor> same;
+    for (const auto& [name, tensor] : given) {
+      same.push_back({name, Tensor::empty(cpu, tensor.shape(), tensor.dtype())});
+      write_values(cpu, same.back().tensor, read_values(context, tensor));
+    }
+    Rounding moving(cpu, dtype, static_cast<uint64_t>(move));
+    return gradients_of(cpu, run_layer(cpu, spec, move > 0 ? moved_by(moving, same) : same));
+  });
   return report;
 }
 

@@ -10,18 +10,46 @@
 #include <utility>
 #include <vector>
 
+#include "core/config/config_load.h"
 #include "core/config/config_tree.h"
 #include "core/config/nearest_name.h"
+#include "core/runtime/context.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
 namespace {
 
-// The input and the dimension whose extent is the range of `tokens` in an example.
-std::optional<std::pair<std::string, int>> range_place(const OperatorCase& example, const CaseInput& tokens) {
-  for (const CaseInput& input : example.inputs) {
-    for (int dim = input.shape.rank() - 1; dim >= 0 && is_real(input.kind); --dim) {
-      if (input.shape[dim] == tokens.range) return std::pair{input.name, dim};
+const CaseInput* find_input(const OperatorCase& example, const std::string& name) {
+  const auto found = std::find_if(example.inputs.begin(), example.inputs.end(),
+                                  [&](const CaseInput& input) { return input.name == name; });
+  return found != example.inputs.end() ? &*found : nullptr;
+}
+
+// Whose extent is the range of some tokens: an input and its dimension, counted from behind.
+struct RangePlace {
+  std::string input;
+  int dim;
+
+  // Whether it is so in an example.
+  bool fits(const OperatorCase& example, const std::string& tokens) const {
+    const CaseInput *of = find_input(example, input), *drawn = find_input(example, tokens);
+    return of != nullptr && drawn != nullptr && of->shape.rank() >= -dim && of->shape[dim] == drawn->range;
+  }
+};
+
+// The place that is right in all examples with these tokens; none for the numbers of segments.
+std::optional<RangePlace> range_place(const std::vector<OperatorCase>& examples, const std::string& tokens) {
+  const auto with_tokens = std::find_if(examples.begin(), examples.end(), [&](const OperatorCase& example) {
+    return find_input(example, tokens) != nullptr;
+  });
+  if (with_tokens == examples.end()) return {};
+  for (const CaseInput& input : with_tokens->inputs) {
+    for (int dim = -1; dim >= -input.shape.rank() && is_real(input.kind); --dim) {
+      const RangePlace place{input.name, dim};
+      const auto fits = [&](const OperatorCase& example) {
+        return find_input(example, tokens) == nullptr || place.fits(example, tokens);
+      };
+      if (std::all_of(examples.begin(), examples.end(), fits)) return place;
     }
   }
   return {};
@@ -58,42 +86,93 @@ std::vector<OperatorCase> nearest_first(std::vector<OperatorCase> cases, const s
   return cases;
 }
 
+// Runs the operator on shapes alone: what it refuses about them or its options is a mistake of the user's.
+void check_on_meta(const OperatorFunction& function, const OperatorCase& own) {
+  Context meta(Device{DeviceType::meta});
+  Tape tape(meta, Tape::Mode::inference);
+  NamedVariables inputs;
+  for (const CaseInput& input : own.inputs) {
+    inputs[input.name] = tape.constant(Tensor::empty(meta, input.shape, case_dtype(input, DType::float64)));
+  }
+  try {
+    function(tape, inputs);
+  } catch (const ConfigError&) {
+    throw;
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
+// How the numbers of an input are drawn, from the first of the examples that has it.
+CaseInput drawn_as(const std::vector<OperatorCase>& examples, const std::string& name, const Shape& shape) {
+  CaseInput input;
+  input.name = name;
+  for (const OperatorCase& example : examples) {
+    if (const CaseInput* known = find_input(example, name)) {
+      input = *known;
+      break;
+    }
+  }
+  input.shape = shape;
+  return input;
+}
+
+// The range of tokens is that of the given shapes. Throws UsageError when there is none to draw.
+void set_range(CaseInput& tokens, const std::vector<OperatorCase>& examples, const OperatorCase& own) {
+  if (const auto place = range_place(examples, tokens.name)) {
+    const CaseInput* of = find_input(own, place->input);
+    if (of != nullptr && of->shape.rank() >= -place->dim) tokens.range = of->shape[place->dim];
+  }
+  if (numel(tokens.shape) == 0) return;
+  const bool excludes = !tokens.excluded_by.empty() && parse_config(own.options, own.name).has(tokens.excluded_by);
+  if (tokens.range > (excludes ? 1 : 0)) return;
+  throw UsageError(fmt::format("{} of shape {} are numbers of [0, {}){}, found none to draw", tokens.name,
+                               to_string(tokens.shape), tokens.range,
+                               excludes ? fmt::format(" without {}", tokens.excluded_by) : ""));
+}
+
+void check_names(const Operator& op, const std::vector<std::pair<std::string, Shape>>& shapes) {
+  for (auto shape = shapes.begin(); shape != shapes.end(); ++shape) {
+    const std::string& name = shape->first;
+    if (op.find_input(name) == nullptr) {
+      const std::string hint = did_you_mean(name, op.input_names());
+      throw UsageError(fmt::format("{} has no input {}{}", op.name, name,
+                                   hint.empty() ? "; inputs: " + join_names(op.input_names()) : hint));
+    }
+    const auto other = std::find_if(shapes.begin(), shape, [&](const auto& given) { return given.first == name; });
+    if (other == shape) continue;
+    throw UsageError(fmt::format("found two shapes for input {}, {} and {}, expected one", name,
+                                 to_string(other->second), to_string(shape->second)));
+  }
+}
+
 }  // namespace
 
 OperatorCase own_case(const Operator& op, const std::string& options,
                       const std::vector<std::pair<std::string, Shape>>& shapes) {
+  check_names(op, shapes);
   OperatorCase result{.name = op.name + " of one's own", .op = op.name, .options = options, .inputs = {}};
+  const OperatorFunction function = bind_operator(op, parse_config(options, result.name));
   const std::vector<OperatorCase> examples = nearest_first(op.cases(), options, shapes);
-  const auto shape_of = [&](const std::string& name) {
-    return std::find_if(shapes.begin(), shapes.end(), [&](const auto& shape) { return shape.first == name; });
-  };
   for (const InputSpec& spec : op.inputs) {
-    const auto given = shape_of(spec.name);
-    if (given == shapes.end()) {
-      if (!spec.optional) throw UsageError(fmt::format("{} needs a shape for its input {}", op.name, spec.name));
-      continue;
+    const auto given =
+        std::find_if(shapes.begin(), shapes.end(), [&](const auto& shape) { return shape.first == spec.name; });
+    if (given != shapes.end()) {
+      result.inputs.push_back(drawn_as(examples, spec.name, given->second));
+    } else if (!spec.optional) {
+      throw UsageError(fmt::format("{} needs a shape for its input {}", op.name, spec.name));
     }
-    CaseInput input{.name = spec.name, .shape = given->second};
-    for (const OperatorCase& example : examples) {
-      const auto known = std::find_if(example.inputs.begin(), example.inputs.end(),
-                                      [&](const CaseInput& other) { return other.name == spec.name; });
-      if (known == example.inputs.end()) continue;
-      input = *known;
-      input.shape = given->second;
-      if (input.kind != CaseInputKind::tokens) break;
-      const auto place = range_place(example, *known);
-      const auto other = place ? shape_of(place->first) : shapes.end();
-      if (other == shapes.end() || place->second >= other->second.rank()) continue;
-      input.range = other->second[place->second];
-      break;
-    }
-    result.inputs.push_back(std::move(input));
   }
-  for (const auto& [name, shape] : shapes) {
-    if (op.find_input(name)) continue;
-    const std::string hint = did_you_mean(name, op.input_names());
-    throw UsageError(fmt::format("{} has no input {}{}", op.name, name,
-                                 hint.empty() ? "; inputs: " + join_names(op.input_names()) : hint));
+  check_on_meta(function, result);
+  for (CaseInput& input : result.inputs) {
+    if (input.kind == CaseInputKind::tokens) set_range(input, examples, result);
+  }
+  const bool has_gradients = std::any_of(result.inputs.begin(), result.inputs.end(), [](const CaseInput& input) {
+    return is_real(input.kind) && input.differentiate && numel(input.shape) > 0;
+  });
+  if (!has_gradients) {
+    throw UsageError(
+        fmt::format("{}: found no element in any input that has a gradient, so nothing to check", op.name));
   }
   return result;
 }

@@ -1,0 +1,150 @@
+#include "tools/gradient_rounding.h"
+
+#include <algorithm>
+#include <cfenv>
+#include <cmath>
+
+#include "core/tensor/transfer.h"
+#include "layers/operator_case.h"
+
+namespace heddle {
+namespace {
+
+double unit_of(DType dtype) {
+  return dtype == DType::bfloat16 ? 0x1p-8 : dtype == DType::float16 ? 0x1p-11 : 0x1p-24;
+}
+
+// The smallest number above 0.
+double smallest_of(DType dtype) {
+  return dtype == DType::bfloat16 ? 0x1p-133 : dtype == DType::float16 ? 0x1p-24 : 0x1p-149;
+}
+
+double size_of(const GradientValues& values, Measure measure) {
+  double largest = 0.0, squares = 0.0;
+  for (const double value : values) {
+    largest = std::max(largest, std::abs(value));
+    squares += value * value;
+  }
+  return measure == Measure::elements ? largest : std::sqrt(squares);
+}
+
+GradientValues difference_of(const GradientValues& a, const GradientValues& b) {
+  GradientValues difference(a.size());
+  for (size_t i = 0; i < a.size(); ++i) difference[i] = a[i] - b[i];
+  return difference;
+}
+
+// Sets the direction in which this thread's arithmetic rounds, for the time of its life.
+class RoundingMode {
+ public:
+  explicit RoundingMode(int mode) : before_(std::fegetround()) { std::fesetround(mode); }
+  ~RoundingMode() { std::fesetround(before_); }
+  RoundingMode(const RoundingMode&) = delete;
+  RoundingMode& operator=(const RoundingMode&) = delete;
+
+ private:
+  const int before_;
+};
+
+}  // namespace
+
+Rounding::Rounding(Context& context, DType dtype, uint64_t seed)
+    : context_(context), dtype_(dtype), unit_(unit_of(dtype)), random_(seed, RandomStream::test) {}
+
+GradientValues Rounding::moved(GradientValues numbers) {
+  for (double& number : numbers) {
+    number = round_to(dtype_, number * (1.0 + unit_ * (2.0 * random_.next_uniform() - 1.0)));
+  }
+  return numbers;
+}
+
+Tensor Rounding::moved(const Tensor& numbers) {
+  const Tensor result = Tensor::empty(context_, numbers.shape(), numbers.dtype());
+  write_values(context_, result, moved(read_values(context_, numbers)));
+  return result;
+}
+
+void Rounding::operator()(const Tensor& numbers) {
+  if (numbers.dtype() == DType::float64) write_values(context_, numbers, moved(read_values(context_, numbers)));
+}
+
+RoundingSpread::RoundingSpread(const std::vector<GradientValues>& gradients, Measure measure)
+    : measure_(measure), between_(gradients.size(), 0.0), inside_size_(gradients.size(), 0.0) {
+  for (const GradientValues& gradient : gradients) inside_.emplace_back(gradient.size(), 0.0);
+}
+
+void RoundingSpread::add_between(const std::vector<GradientValues>& disturbed,
+                                 const std::vector<GradientValues>& exact) {
+  for (size_t i = 0; i < between_.size(); ++i) {
+    between_[i] = std::max(between_[i], size_of(difference_of(disturbed[i], exact[i]), measure_));
+  }
+}
+
+void RoundingSpread::measure_inside(const LowGradients& low) {
+  for (int move = 0; move <= kInsideMoves; ++move) {
+    const std::vector<GradientValues> nearest = low(move);
+    for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+      const RoundingMode rounding(mode);
+      const std::vector<GradientValues> other = low(move);
+      for (size_t i = 0; i < inside_.size(); ++i) {
+        const GradientValues change = difference_of(other[i], nearest[i]);
+        for (size_t j = 0; j < change.size(); ++j) inside_[i][j] = std::max(inside_[i][j], std::abs(change[j]));
+        inside_size_[i] = std::max(inside_size_[i], size_of(change, measure_));
+      }
+    }
+  }
+}
+
+namespace {
+
+GradcheckInputReport compare(const std::string& name, const GradientPair& pair, size_t input,
+                             const RoundingSpread& spread, DType dtype, double tolerance) {
+  const Measure measure = spread.measure();
+  const GradientValues &found = pair.low[input], &exact = pair.exact[input];
+  GradcheckInputReport report{.name = name, .checked = static_cast<int64_t>(exact.size())};
+  const double size = size_of(exact, measure), tolerated = tolerance * (size > 0.0 ? size : 1.0);
+  const double between = 8.0 * spread.between(input);
+  const bool is_steady = between <= 0.1 * size;  // else kinks are crossed now and then, which changes much at once
+  const double allowed = is_steady ? std::max(tolerated, between) : tolerated;
+  const double undecided =
+      std::max({is_steady ? between : 4.0 * between, 8.0 * spread.inside_size(input), smallest_of(dtype)});
+  // `inside` is what rounding inside an operator may do; where that is a tenth of the gradient, few digits are left.
+  const auto judge = [&](double off, double inside, int64_t elements) {
+    if (off <= allowed || (off <= inside && inside <= 0.1 * size)) return;
+    (off <= undecided ? report.undecided : report.wrong) += elements;  // NaN is wrong
+  };
+  const GradientValues difference = difference_of(found, exact);
+  double worst = -1.0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double off = std::abs(difference[i]), inside = 8.0 * spread.inside(input)[i];
+    if (measure == Measure::elements) judge(off, inside, 1);
+    if (off <= worst || std::isnan(worst)) continue;
+    worst = off;
+    report.worst_element = static_cast<int64_t>(i);
+    report.analytic = found[i];
+    report.numeric = exact[i];
+    report.error = std::max({tolerated, between, measure == Measure::elements ? inside : 0.0});
+  }
+  // Of few elements whose errors change the norm tells as little as of all: no more than that digits are missing.
+  if (measure == Measure::norms) judge(size_of(difference, measure), 0.0, report.checked);
+  return report;
+}
+
+}  // namespace
+
+std::vector<GradcheckInputReport> compare_gradients(const std::vector<std::string>& names, const GradientPair& pair,
+                                                    RoundingSpread& spread, DType dtype, double tolerance,
+                                                    const LowGradients& low) {
+  const auto compare_all = [&] {
+    std::vector<GradcheckInputReport> reports;
+    for (size_t i = 0; i < names.size(); ++i) reports.push_back(compare(names[i], pair, i, spread, dtype, tolerance));
+    return reports;
+  };
+  std::vector<GradcheckInputReport> reports = compare_all();
+  const auto is_ok = [](const GradcheckInputReport& report) { return report.verdict() == Verdict::ok; };
+  if (std::all_of(reports.begin(), reports.end(), is_ok)) return reports;
+  spread.measure_inside(low);
+  return compare_all();
+}
+
+}  // namespace heddle

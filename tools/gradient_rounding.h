@@ -1,0 +1,86 @@
+// Gradients of low precision against those of float64: what rounding may do to a gradient, and whether one is off by
+// more.                                                                      docs/gradcheck.md#in-lower-precision
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/autograd/gradcheck.h"
+#include "core/runtime/context.h"
+#include "core/tensor/random.h"
+#include "core/tensor/tensor.h"
+
+namespace heddle {
+
+using GradientValues = std::vector<double>;
+
+// How a gradient of low precision is compared with that of float64: elements with the largest element, or all of it by
+// norms, since through many layers single elements go astray.
+enum class Measure { elements, norms };
+
+// Does to numbers what storing them in a dtype does: moves them by up to one unit in the last place there and rounds
+// them, to 0 those that are too small for it.
+class Rounding {
+ public:
+  Rounding(Context& context, DType dtype, uint64_t seed);
+
+  GradientValues moved(GradientValues numbers);
+  // A tensor with the moved numbers, of the same dtype.
+  Tensor moved(const Tensor& numbers);
+  // Moves the numbers where they are; leaves tensors alone that are not float64. For Tape::disturb_numbers().
+  void operator()(const Tensor& numbers);
+
+ private:
+  Context& context_;
+  const DType dtype_;
+  const double unit_;  // relative to a number
+  Random random_;
+};
+
+// The gradients of some inputs in low precision and in float64, at the same rounded inputs.
+struct GradientPair {
+  std::vector<GradientValues> low, exact;
+};
+
+// How many times numbers are moved to see what rounding does between operators, and what it does inside them.
+inline constexpr int kRoundingMoves = 6, kInsideMoves = 3;
+
+// Gradients of low precision with a move of the inputs; move 0 leaves them as they are.
+using LowGradients = std::function<std::vector<GradientValues>(int move)>;
+
+// What rounding was seen to change in each gradient, at most.
+class RoundingSpread {
+ public:
+  RoundingSpread(const std::vector<GradientValues>& gradients, Measure measure);
+
+  // Between operators: `disturbed` are the gradients of float64 where inputs, values between operators and their
+  // gradients were moved, `exact` are those where they were not.
+  void add_between(const std::vector<GradientValues>& disturbed, const std::vector<GradientValues>& exact);
+  // Inside operators: `low` computes the gradients of low precision on the CPU, in this thread alone, at numbers that
+  // are moved by rounding errors, as inputs are; the same ones for the same `move`. Arithmetic is made to round up, down
+  // and to zero instead of to the nearest number, so that every rounding error is another one.
+  void measure_inside(const LowGradients& low);
+
+  Measure measure() const { return measure_; }
+  // The size of the largest change.
+  double between(size_t input) const { return between_[input]; }
+  double inside_size(size_t input) const { return inside_size_[input]; }
+  // The largest change of each element.
+  const GradientValues& inside(size_t input) const { return inside_[input]; }
+
+ private:
+  const Measure measure_;
+  std::vector<double> between_, inside_size_;
+  std::vector<GradientValues> inside_;
+};
+
+// Compares low with exact for each of the named inputs, by the rules of docs/gradcheck.md. `tolerance` is relative to
+// the size of a gradient. Calls spread.measure_inside(low) where not all of them are right without.
+std::vector<GradcheckInputReport> compare_gradients(const std::vector<std::string>& names, const GradientPair& pair,
+                                                    RoundingSpread& spread, DType dtype, double tolerance,
+                                                    const LowGradients& low);
+
+}  // namespace heddle
