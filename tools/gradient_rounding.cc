@@ -10,9 +10,7 @@
 namespace heddle {
 namespace {
 
-double unit_of(DType dtype) {
-  return dtype == DType::bfloat16 ? 0x1p-8 : dtype == DType::float16 ? 0x1p-11 : 0x1p-24;
-}
+double unit_of(DType dtype) { return dtype == DType::bfloat16 ? 0x1p-8 : dtype == DType::float16 ? 0x1p-11 : 0x1p-24; }
 
 // The smallest number above 0.
 double smallest_of(DType dtype) {

@@ -60,8 +60,8 @@ class RoundingSpread {
   // gradients were moved, `exact` are those where they were not.
   void add_between(const std::vector<GradientValues>& disturbed, const std::vector<GradientValues>& exact);
   // Inside operators: `low` computes the gradients of low precision on the CPU, in this thread alone, at numbers that
-  // are moved by rounding errors, as inputs are; the same ones for the same `move`. Arithmetic is made to round up, down
-  // and to zero instead of to the nearest number, so that every rounding error is another one.
+  // are moved by rounding errors, as inputs are; the same ones for the same `move`. Arithmetic is made to round up,
+  // down and to zero instead of to the nearest number, so that every rounding error is another one.
   void measure_inside(const LowGradients& low);
 
   Measure measure() const { return measure_; }

@@ -125,10 +125,10 @@ TEST(GradcheckPrecisionTest, RightGradientsOfTinyDimensionsAreNeverWrong) {
 TEST(GradcheckPrecisionTest, GradientsOfNormsThatNearlyCancelAreRight) {
   Context context(Device{}, {.threads = 1});
   const std::vector<std::tuple<std::string, std::string, Shape>> cases = {{"srms_norm", "{}", {5, 1}},
-                                                                           {"rms_norm", "{}", {3, 1}},
-                                                                           {"layer_norm", "{}", {5, 2}},
-                                                                           {"group_srms_norm", "{groups: 4}", {5, 4}},
-                                                                           {"group_norm", "{groups: 4}", {5, 8}}};
+                                                                          {"rms_norm", "{}", {3, 1}},
+                                                                          {"layer_norm", "{}", {5, 2}},
+                                                                          {"group_srms_norm", "{groups: 4}", {5, 4}},
+                                                                          {"group_norm", "{groups: 4}", {5, 8}}};
   for (const auto& [name, options, shape] : cases) {
     const Operator& op = built_in_registry().find(name);
     const GradcheckReport report =

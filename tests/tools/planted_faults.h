@@ -27,7 +27,8 @@ struct Arriving {
 };
 using Fault = std::function<void(const Arriving&)>;
 
-inline void scale_where(const Arriving& g, double factor, const std::function<bool(int64_t row, int64_t col)>& is_there) {
+inline void scale_where(const Arriving& g, double factor,
+                        const std::function<bool(int64_t row, int64_t col)>& is_there) {
   for (int64_t row = 0; row < g.rows(); ++row) {
     for (int64_t col = 0; col < g.cols; ++col) {
       if (is_there(row, col)) g.at(row, col) *= factor;
