@@ -163,7 +163,9 @@ class Measurement {
   // None when it was stopped.
   std::optional<ComparedModel> run() {
     model_.name = subject_.name;
-    model_.peak_bytes = step_peak(subject_.config).value().allocated;
+    const std::optional<StepPeak> peak = step_peak(subject_.config);
+    check(peak.has_value(), "{}: a step takes more bytes than can be counted", subject_.name);
+    model_.peak_bytes = peak->allocated;
     const bool finished = measure_generation() && measure_training() && train_all();
     context_.allocator().release_cached();
     return finished ? std::optional(model_) : std::nullopt;

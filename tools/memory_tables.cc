@@ -188,9 +188,10 @@ std::string grid_text(const std::vector<GridPeak>& grid) {
 }
 
 std::string largest_text(const LargestFit& fit) {
-  if (fit.value == 0) return fmt::format("none: 1 takes {}", format_bytes(fit.above.reserved));
-  return fmt::format("{}, which takes {}; {} takes {}", fit.value, format_bytes(fit.peak.reserved), fit.value + 1,
-                     format_bytes(fit.above.reserved));
+  if (fit.value == 0) return fmt::format("none: {} takes {}", fit.next, format_bytes(fit.above.reserved));
+  const std::string text = fmt::format("{}, which takes {}", fit.value, format_bytes(fit.peak.reserved));
+  if (fit.next == 0) return text + "; a config may have no more";
+  return text + fmt::format("; {} takes {}", fit.next, format_bytes(fit.above.reserved));
 }
 
 std::string fit_text(const TrainingMemory& memory) {
@@ -225,7 +226,9 @@ OrderedJson json_of(const StepPeak& peak) {
 }
 
 OrderedJson json_of(const LargestFit& fit) {
-  return {{"largest", fit.value}, {"with_it", json_of(fit.peak)}, {"with_the_next", json_of(fit.above)}};
+  OrderedJson json{{"largest", fit.value}, {"with_it", json_of(fit.peak)}, {"with_the_next", nullptr}};
+  if (fit.next > 0) json["with_the_next"] = json_of(fit.above);
+  return json;
 }
 
 OrderedJson json_of(const LayerBytes& layers) {

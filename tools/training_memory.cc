@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "core/distributed/unconnected.h"
 #include "core/io/memory_snapshot.h"
+#include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -64,13 +66,27 @@ void move_to_layers(LayerBytes& layers, const LayerBytes& parts) {
 int64_t& batch_size(TrainConfig& config) { return config.trainer.batch_size; }
 int64_t& sequence_length(TrainConfig& config) { return config.trainer.sequence_length; }
 
-// A number of the config that is searched for. It is a multiple of `unit`.
+// A number of the config that is searched for. It is a multiple of `unit`, and a config may have at most `most`.
 struct Setting {
   int64_t& (*of)(TrainConfig&);
-  int64_t unit;
+  int64_t unit, most;
 };
-Setting batch_size_for(const CountedProcesses& processes) { return {batch_size, processes.count}; }
-constexpr Setting kSequenceLength = {sequence_length, 1};
+Setting batch_size_for(const CountedProcesses& processes) {
+  return {batch_size, processes.count, std::numeric_limits<int64_t>::max() / processes.count * processes.count};
+}
+constexpr Setting kSequenceLength = {sequence_length, 1, std::numeric_limits<int32_t>::max()};
+
+// The peak without a limit. `names` are what the user has set the batch size and the length by.
+StepPeak countable_peak(const TrainConfig& config, const CountedProcesses& processes,
+                        const std::pair<std::string, std::string>& names = {"trainer.batch_size",
+                                                                            "trainer.sequence_length"}) {
+  const int64_t batch = config.trainer.batch_size, length = config.trainer.sequence_length;
+  if (checked_product({batch, length})) {
+    if (const auto peak = step_peak(config, 0, processes.count)) return *peak;
+  }
+  throw UsageError(fmt::format("{} {} with {} {}: found a step of more bytes than can be counted, expected fewer",
+                               names.first, batch, names.second, length));
+}
 
 // The largest value of `setting` with which the step fits. Doubles until it does not fit, then halves the interval
 // between what fits and what does not.
@@ -84,13 +100,16 @@ LargestFit find_largest(TrainConfig config, const Setting& setting, size_t limit
     return peak.has_value();
   };
   int64_t too_large = setting.unit;
-  while (fits(too_large)) too_large *= 2;
+  while (fits(too_large)) {
+    if (too_large == setting.most) return largest;
+    too_large = too_large > setting.most / 2 ? setting.most : 2 * too_large;
+  }
   while (too_large - largest.value > setting.unit) {
     const int64_t middle = largest.value + (too_large - largest.value) / setting.unit / 2 * setting.unit;
     if (!fits(middle)) too_large = middle;
   }
-  setting.of(config) = too_large;
-  largest.above = step_peak(config, 0, processes.count).value();
+  setting.of(config) = largest.next = too_large;
+  largest.above = countable_peak(config, processes);
   return largest;
 }
 
@@ -165,7 +184,9 @@ TrainingMemory measure_training(const Device& device, const TrainConfig& config,
   memory.dtype = config.trainer.dtype;
   memory.batch_size = config.trainer.batch_size;
   memory.sequence_length = config.trainer.sequence_length;
-  Context context(device, recording_options(threads));
+  ContextOptions options = recording_options(threads);
+  if (device.type == DeviceType::meta) options.allocator.limit_bytes = kMostCountedBytes;
+  Context context(device, options);
   const std::unique_ptr<Communicator> communicator = make_pretended_communicator(0, processes.count);
   Processes pretended(communicator.get());
   TrainStep train_step(context, config, &pretended);
@@ -191,13 +212,20 @@ std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int
       batch_size(changed) = batch;
       sequence_length(changed) = length;
       check_processes(changed, processes.count);
-      grid.push_back({batch, length, step_peak(changed, 0, processes.count).value()});
+      const std::string of_batch = batch_sizes.empty() ? "trainer.batch_size" : "--batch";
+      const std::string of_length = lengths.empty() ? "trainer.sequence_length" : "--length";
+      grid.push_back({batch, length, countable_peak(changed, processes, {of_batch, of_length})});
     }
   }
   return grid;
 }
 
 MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes, const CountedProcesses& processes) {
+  constexpr size_t kMostBytes = size_t{1} << 50;  // so that what does not fit can be counted
+  if (limit_bytes > kMostBytes) {
+    throw UsageError(
+        fmt::format("--fit: found {}, expected at most {}", format_bytes(limit_bytes), format_bytes(kMostBytes)));
+  }
   const Setting batch = batch_size_for(processes);
   MemoryFit fit;
   fit.limit_bytes = limit_bytes;
@@ -206,7 +234,7 @@ MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes, const CountedP
   for (auto& [change, changed] : changes_of(config)) {
     const std::optional<LargestFit> largest = try_find_largest(changed, batch, limit_bytes, processes);
     if (!largest || changed.trainer.batch_size % processes.count != 0) continue;
-    fit.savings.push_back({change, step_peak(changed, 0, processes.count).value().allocated, *largest});
+    fit.savings.push_back({change, countable_peak(changed, processes).allocated, *largest});
   }
   return fit;
 }

@@ -23,7 +23,8 @@ struct GridPeak {
 struct LargestFit {
   int64_t value = 0;  // 0: not even 1 fits
   StepPeak peak;      // with it
-  StepPeak above;     // with the next larger value
+  int64_t next = 0;   // the next larger value; 0: there is none, a config may have no more
+  StepPeak above;     // with that
 };
 // A change of the config that saves memory, and what it brings.
 struct MemorySaving {
@@ -61,11 +62,13 @@ struct CountedProcesses {
 TrainingMemory measure_training(const Device& device, const TrainConfig& config, int threads = 0,
                                 const CountedProcesses& processes = {});
 
-// For every batch size with every length; an empty list stands for the config's own value.
+// For every batch size with every length; an empty list stands for the config's own value. Throws UsageError, which
+// names the options of `heddle memory`, for steps of more bytes than can be counted.
 std::vector<GridPeak> peak_grid(const TrainConfig& config, const std::vector<int64_t>& batch_sizes,
                                 const std::vector<int64_t>& lengths, const CountedProcesses& processes = {});
 
 // What fits when the allocator may take `limit_bytes` from the device. Each answer is a step on meta with this limit.
+// Throws UsageError for more than 1 PiB.
 MemoryFit find_fit(const TrainConfig& config, size_t limit_bytes, const CountedProcesses& processes = {});
 
 }  // namespace heddle

@@ -24,8 +24,10 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 LanguageModel build(Context& context, const TrainConfig& config, const Processes* processes) {
   const TrainerConfig& trainer = config.trainer;
   const int parts = processes != nullptr ? processes->count() : 1;
-  check_host_memory("the batches of a step", trainer.accumulate * trainer.batch_size / parts * trainer.sequence_length,
-                    2 * sizeof(int32_t));
+  if (!context.is_meta()) {
+    check_host_memory("the batches of a step",
+                      trainer.accumulate * trainer.batch_size / parts * trainer.sequence_length, 2 * sizeof(int32_t));
+  }
   LanguageModel model(config.model);
   model.parameters().materialize(context, config.trainer.dtype, config.seed, parts);
   return model;
@@ -66,7 +68,7 @@ bool TrainStep::fits_staging() const {
   for (size_t i = 0; i < batches_.size(); ++i) {
     const DeviceBatch& staged = staging_.batches[i];
     if (staged.tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
-    if (staged.segments.defined() == batches_[i].segments.empty()) return false;
+    if (staged.segments.defined() != batches_[i].has_segments()) return false;
   }
   return true;
 }
@@ -96,6 +98,7 @@ void TrainStep::make_staging() {
   const auto bytes_of = [&](const Tensor& tensor) { return static_cast<size_t>(tensor.numel()) * size_of(loss_dtype); };
   staging_.upstream_offset = round_up(bytes);
   staging_.numbers_offset = staging_.upstream_offset + round_up(bytes_of(staging_.upstream));
+  if (context_.is_meta()) return;
   staging_.host = std::make_unique<PinnedBuffer>(context_, staging_.numbers_offset + bytes_of(staging_.numbers));
 }
 
@@ -111,6 +114,7 @@ double TrainStep::upstream_on_host(size_t micro_batch) const {
 }
 
 void TrainStep::stage() {
+  if (staging_.host == nullptr) return;
   char* host = staging_.host->as<char>();
   for (const Batch& batch : batches_) {
     for (const std::vector<int32_t>* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
@@ -126,16 +130,20 @@ void TrainStep::stage() {
   }
 }
 
+void TrainStep::copy_staged(const Tensor& to, size_t offset) {
+  if (staging_.host != nullptr) copy_from_host(context_, to, staging_.host->as<char>() + offset);
+}
+
 void TrainStep::compute() {
   model_.parameters().zero_grad();
-  const char* host = staging_.host->as<char>();
-  copy_from_host(context_, staging_.upstream, host + staging_.upstream_offset);
+  copy_staged(staging_.upstream, staging_.upstream_offset);
+  size_t offset = 0;
   for (size_t i = 0; i < staging_.batches.size(); ++i) {
     const DeviceBatch& batch = staging_.batches[i];
     for (const Tensor* numbers : {&batch.tokens, &batch.targets, &batch.segments}) {
       if (!numbers->defined()) continue;
-      copy_from_host(context_, *numbers, host);
-      host += numbers->numel() * static_cast<int64_t>(sizeof(int32_t));
+      copy_staged(*numbers, offset);
+      offset += static_cast<size_t>(numbers->numel()) * sizeof(int32_t);
     }
     context_.mark("forward");
     Tape tape(context_);

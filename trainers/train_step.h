@@ -48,6 +48,7 @@ class TrainStep {
   TrainStep(const TrainStep&) = delete;
   TrainStep& operator=(const TrainStep&) = delete;
 
+  Context& context() { return context_; }
   LanguageModel& model() { return model_; }
   Optimizer& optimizer() { return optimizer_; }
   // The average of the weights, which trainer.ema asks for; else null.
@@ -84,13 +85,16 @@ class TrainStep {
     Tensor upstream;  // the loss scale; of several processes, for each batch that times this one's share of its targets
     Tensor losses;    // of the batches
     Tensor numbers;   // the losses; of several processes (processes, 2, batches): upstream and losses of each
-    std::unique_ptr<PinnedBuffer> host;  // tokens, targets and segments of all batches, upstream, numbers
+    // Tokens, targets and segments of all batches, upstream, numbers; null on meta.
+    std::unique_ptr<PinnedBuffer> host;
     size_t upstream_offset = 0, numbers_offset = 0;
   };
 
   bool fits_staging() const;
   void make_staging();
   void stage();
+  // Copies what lies at this offset of the host's numbers; nothing on meta.
+  void copy_staged(const Tensor& to, size_t offset);
   // Everything that a step gives to the device.
   void compute();
   // The mean loss of this one of the batches, recorded on the tape.

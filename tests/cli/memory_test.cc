@@ -55,6 +55,23 @@ TEST_F(MemoryCommand, OneOfSeveralProcesses) {
   EXPECT_THAT(refusal({"--gpus", "2", "--device", "cpu"}), HasSubstr("one of 2 processes is counted on meta"));
 }
 
+// Batches of shapes alone: with numbers these would take terabytes.
+TEST_F(MemoryCommand, AnySizeIsCountedWithoutMemory) {
+  const Finished finished = memory({"--batch", "1000000000", "--fit", "1000TiB"});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_THAT(finished.out, HasSubstr("fits 1000.0 TiB"));
+  const Finished packed = memory({"--set", "trainer.batch_size=1000000000"});
+  EXPECT_EQ(packed.code, 0) << packed.err;
+}
+
+TEST_F(MemoryCommand, SizesThatCannotBeCountedAreRefusedByOption) {
+  EXPECT_THAT(refusal({"--batch", "1000000000000000000"}),
+              AllOf(HasSubstr("--batch 1000000000000000000"), HasSubstr("more bytes than can be counted")));
+  EXPECT_THAT(refusal({"--length", "2147483648"}),
+              AllOf(HasSubstr("--length"), HasSubstr("found '2147483648'"), HasSubstr("expected")));
+  EXPECT_THAT(refusal({"--fit", "2000000TiB"}), AllOf(HasSubstr("--fit: found"), HasSubstr("expected at most")));
+}
+
 TEST_F(MemoryCommand, PrintsAndWritesAllOfIt) {
   const Finished finished =
       memory({"--batch", "4,8", "--length", "16", "--fit", "64MiB", "--json", path("m.json"), "--snapshot",

@@ -127,6 +127,46 @@ TEST_F(RunLayerProgramTest, GradcheckOfAnOperator) {
   EXPECT_THAT(unknown.err, HasSubstr("did you mean 'rms_norm'?"));
 }
 
+TEST_F(RunLayerProgramTest, GradcheckOfACaseOfOnesOwn) {
+  const auto run = [](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"gradcheck"};
+    for (std::string& argument : more) arguments.push_back(std::move(argument));
+    return run_heddle(arguments);
+  };
+  for (const char* padding : {"{padding_idx: 0}", "{padding_idx: 4}"}) {
+    const Finished finished =
+        run({"embedding", "--options", padding, "--shape", "tokens=2x3", "--shape", "weight=5x4", "--device", "cpu"});
+    EXPECT_EQ(finished.code, 0) << finished.out << finished.err;
+  }
+  const Finished targets = run({"linear_cross_entropy", "--options", "{ignore_index: 0}", "--shape", "x=7x4", "--shape",
+                                "weight=5x4", "--shape", "targets=7", "--device", "cpu"});
+  EXPECT_EQ(targets.code, 0) << targets.out << targets.err;
+  const Finished empty = run({"linear", "--shape", "x=0x8", "--shape", "weight=4x8", "--device", "cpu"});
+  EXPECT_EQ(empty.code, 0) << empty.err;
+  EXPECT_THAT(empty.out, HasSubstr("no elements"));
+}
+
+TEST_F(RunLayerProgramTest, GradcheckRefusesWhatTheOperatorDoes) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
+      {{"rms_norm", "--shape", "x=2x8", "--shape", "weight=7"}, "weight has shape (7), expected (8)"},
+      {{"softmax_attention", "--shape", "q=1x4x4x8", "--shape", "k=1x4x3x8", "--shape", "v=1x4x3x8"}, "k has 3 heads"},
+      {{"softmax_attention", "--options", "{causal: false, window: 2}", "--shape", "q=1x4x4x8", "--shape", "k=1x4x4x8",
+        "--shape", "v=1x4x4x8"},
+       "window is 2, expected 0: causal is false"},
+      {{"rms_norm", "--shape", "x=2x8", "--shape", "x=3x8"}, "found two shapes for input x, (2, 8) and (3, 8)"},
+      {{"rms_norm", "--shape", "x=0x8"}, "nothing to check"},
+      {{"embedding", "--options", "{padding_idx: 0}", "--shape", "tokens=2x3", "--shape", "weight=1x4"}, "none to draw"},
+  };
+  for (const auto& [arguments, message] : refused) {
+    std::vector<std::string> all = {"gradcheck"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Finished finished = run_heddle(all);
+    EXPECT_EQ(finished.code, 2) << message;
+    EXPECT_THAT(finished.err, HasSubstr(message));
+    EXPECT_EQ(finished.out, "");
+  }
+}
+
 TEST_F(RunLayerProgramTest, GradcheckOfAConfig) {
   write("tiny.yaml", testing::tiny_config());
   const Finished finished = run_heddle({"gradcheck", path("tiny.yaml"), "--device", "cpu"});

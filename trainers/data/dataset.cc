@@ -103,7 +103,7 @@ DeviceBatch empty_batch(Context& context, const Batch& like) {
   const MemoryScope scope(context, MemoryCategory::data);
   const Shape shape{like.size, like.length};
   DeviceBatch batch{Tensor::empty(context, shape, DType::int32), Tensor::empty(context, shape, DType::int32), {}};
-  if (!like.segments.empty()) batch.segments = Tensor::empty(context, shape, DType::int32);
+  if (like.has_segments()) batch.segments = Tensor::empty(context, shape, DType::int32);
   return batch;
 }
 

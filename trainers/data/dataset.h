@@ -21,7 +21,8 @@ namespace heddle {
 // This target counts in no loss: after its token nothing is asked for.
 inline constexpr int32_t kIgnoredTarget = -100;
 
-// targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. All (size, length).
+// targets[b, n] is the token that the model has to give after tokens[b, 0..n], or kIgnoredTarget. All (size, length),
+// or all empty: for device meta, which reads no numbers, the shape of a batch is enough.
 struct Batch {
   int64_t size = 0;
   int64_t length = 0;
@@ -31,6 +32,9 @@ struct Batch {
   // Where this is the part of one process: where it begins in the batch of all, and how many targets count in that one.
   int64_t first_row = 0;
   int64_t counted_by_all = 0;  // 0: this is a whole batch
+  bool packed = false;         // of a shape alone: whether the batch has segments
+
+  bool has_segments() const { return packed || !segments.empty(); }
 };
 
 // Number of targets that count in a loss.
