@@ -20,7 +20,8 @@ struct StepPeak {
 };
 
 // Of the first of `processes` processes, counted on device meta with `limit_bytes` of memory (0: without a limit); none
-// when that is not enough. Throws what building the model throws.
+// when that is not enough. Throws what building the model throws, and without a limit OutOfMemory for batches that the
+// host cannot hold.
 std::optional<StepPeak> step_peak(const TrainConfig& config, size_t limit_bytes = 0, int processes = 1);
 
 }  // namespace heddle
