@@ -86,11 +86,9 @@ Run add_compare(CLI::App& command, const Registry& registry) {
   add_number(command, "--recall-steps", compare.recall_steps,
              "Steps of a training on associative recall (mqar); 0: it is left out", Range::at_least(0))
       ->option_text("N [2000]");
-  add_numbers(command, "--lengths", compare.lengths, "Lengths of sequences at which training is timed",
-              Range::at_least(1))
+  add_numbers(command, "--lengths", compare.lengths, "Lengths of sequences at which training is timed", Range::count())
       ->option_text("N,... [256,1024,4096]");
-  add_numbers(command, "--context", compare.contexts, "Tokens that are read before generation is timed",
-              Range::at_least(1))
+  add_numbers(command, "--context", compare.contexts, "Tokens that are read before generation is timed", Range::count())
       ->option_text("N,... [1024,32768]");
   command.add_option("--json", options->json, "Write all numbers as JSON")->option_text("FILE");
   command.add_option("--plot", options->plot, "Write a chart (SVG) of the speeds by length")->option_text("FILE");

@@ -69,7 +69,7 @@ Run add_memory(CLI::App& command, const Registry& registry) {
       ->required()
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "model.dim=512");
-  add_numbers(command, "--batch", options->batch_sizes, "Also the peaks with these batch sizes", Range::at_least(1))
+  add_numbers(command, "--batch", options->batch_sizes, "Also the peaks with these batch sizes", Range::count())
       ->option_text("N,...");
   add_numbers(command, "--length", options->lengths, "Also the peaks with these sequence lengths", Range::count())
       ->option_text("N,...");

@@ -82,6 +82,14 @@ void check_outputs(const TokenizeArguments& options, const std::vector<MappedFil
   check_output_files(outputs, inputs);
 }
 
+std::string trained_vocabulary(const TokenizeArguments& options, const std::vector<MappedFile>& texts) {
+  try {
+    return train_vocabulary(texts, options.vocabulary);
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("--train-vocab: {}", error.what()));
+  }
+}
+
 // The token before each document.
 int32_t separator_of(const TokenizeArguments& options, const Tokenizer& tokenizer) {
   if (options.documents == Documents::none) {
@@ -124,7 +132,7 @@ int run(const TokenizeArguments& options) {
   check_outputs(options, texts);
   uint64_t bytes = 0;
   for (const MappedFile& text : texts) bytes += text.bytes().size();
-  const std::string model = is_trained ? train_vocabulary(texts, options.vocabulary) : "";
+  const std::string model = is_trained ? trained_vocabulary(options, texts) : "";
   const auto tokenizer =
       is_trained ? make_sentencepiece(model, model_path(options)) : make_tokenizer(options.tokenizer);
   TokenizeOptions tokenize_options;

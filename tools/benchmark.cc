@@ -102,13 +102,18 @@ double measure_memory(Context& context, BenchmarkSubject& subject, BenchmarkPass
   return sum / kMemoryRepeats / (1 << 20);
 }
 
+template <class T>
+bool contains(const std::vector<T>& list, const T& value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
 // Does what measure() does to one config, once and without data.
 void try_on_meta(const Registry& registry, const BenchmarkConfig& config, int64_t n,
                  const std::vector<BenchmarkPass>& passes) {
   Context meta(Device{DeviceType::meta}, {.threads = 1});
   BenchmarkSubject subject(meta, registry, config, n);
   for (const BenchmarkPass pass : passes) {
-    if (std::find(config.passes.begin(), config.passes.end(), pass) == config.passes.end()) continue;
+    if (!contains(config.passes, pass)) continue;
     subject.forward();
     subject.bytes(direction_of(pass), pass == BenchmarkPass::bwd);
     if (pass == BenchmarkPass::fwd) continue;
@@ -136,11 +141,6 @@ BenchmarkRow measure(Context& context, BenchmarkSubject& subject, BenchmarkPass 
   row.copy_fraction = copy_rate > 0.0 ? row.gbps * 1e9 / copy_rate : 0.0;
   row.tflops = static_cast<double>(flops) / row.value * 1e-9;
   return row;
-}
-
-template <class T>
-bool contains(const std::vector<T>& list, const T& value) {
-  return std::find(list.begin(), list.end(), value) != list.end();
 }
 
 // Throws UsageError when a shape or an option cannot be counted at one of the sizes.

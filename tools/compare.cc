@@ -16,6 +16,7 @@
 #include "core/io/temporary_folder.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
+#include "tools/compare_memory.h"
 #include "tools/median.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/model/generate.h"
@@ -111,15 +112,14 @@ double seconds_of(const Call& call) {
 // All ids of the vocabulary in turn: the time does not depend on the tokens.
 std::vector<int32_t> tokens_in_turn(int64_t vocab_size, int64_t count) {
   std::vector<int32_t> tokens;
+  tokens.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(i % vocab_size));
   return tokens;
 }
 
 TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length) {
-  TrainerConfig& trainer = config.trainer;
-  trainer.batch_size = std::max<int64_t>(1, trainer.batch_size * trainer.sequence_length / length);
-  trainer.sequence_length = length;
-  Batch batch{.size = trainer.batch_size, .length = length, .tokens = {}, .targets = {}};
+  config = at_length(std::move(config), length);
+  Batch batch{.size = config.trainer.batch_size, .length = length, .tokens = {}, .targets = {}};
   batch.tokens = tokens_in_turn(config.model.vocab_size, batch.size * length);
   batch.targets = batch.tokens;
   TrainStep train_step(context, config);
@@ -129,16 +129,6 @@ TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length
     if (step > kWarmupSteps) seconds.push_back(taken);
   }
   return {length, batch.size, static_cast<double>(batch.size * length) / median(seconds)};
-}
-
-size_t bytes_of(Context& context, const ModelState& state) {
-  size_t bytes = 0;
-  for (const auto& mixer_state : state) {
-    for (const auto& [name, tensor] : mixer_state->save(context)) {
-      bytes += static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype());
-    }
-  }
-  return bytes;
 }
 
 GenerationSpeed time_generation(Context& context, const LanguageModel& model, int64_t length) {
@@ -276,7 +266,8 @@ bool compare(Context& context, std::span<const CompareSubject> subjects, const C
              const std::function<void(const Comparison&)>& report, const Registry& registry) {
   const TrainConfig& first = subjects[0].config;
   const TrainerConfig& trainer = first.trainer;
-  make_dataset(dataset_options(first));  // what is wrong with the data is found before anything is measured
+  make_dataset(dataset_options(first));      // what is wrong with the data is found before anything is measured
+  check_memory(context, subjects, options);  // and so is what cannot be held
   Comparison comparison{.device = context.device(),
                         .threads = context.threads(),
                         .is_text = is_bytes_of_text(first.data),

@@ -96,12 +96,28 @@ TEST_F(CompareCommand, AnInterruptIsCode130) {
   EXPECT_THAT(process.out(), IsEmpty());
 }
 
+// What cannot be held is found before anything is measured. The attention of `second` keeps all tokens.
+TEST_F(CompareCommand, RefusesWhatTakesMoreMemoryThanThereIs) {
+  const std::vector<std::string> wide = {"--set", "model.dim=4096"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), wide.begin(), wide.end());
+    return refusal(more);
+  };
+  EXPECT_THAT(with({"--context", "2147483647", "--lengths", "16"}),
+              AllOf(HasSubstr("--context: the state of second after 2147483647 tokens takes more memory than cpu has"),
+                    Not(HasSubstr("generation"))));
+  EXPECT_THAT(with({"--lengths", "2147483647", "--context", "4"}),
+              AllOf(HasSubstr("--lengths: a training step of first at length 2147483647 takes more memory than cpu"),
+                    Not(HasSubstr("generation"))));
+}
+
 TEST_F(CompareCommand, RefusesWhatIsWrong) {
   EXPECT_THAT(refusal({"--steps", "0"}), HasSubstr("--steps: found '0', expected an integer >= 1"));
   EXPECT_THAT(refusal({"--seeds", "0"}), HasSubstr("--seeds: found '0', expected an integer >= 1"));
   EXPECT_THAT(refusal({"--recall-steps", "-1"}), HasSubstr("--recall-steps: found '-1', expected an integer >= 0"));
   EXPECT_THAT(refusal({"--lengths", "16,x"}), HasSubstr("--lengths: found 'x'"));
-  EXPECT_THAT(refusal({"--context", "0"}), HasSubstr("--context: found '0', expected an integer >= 1"));
+  EXPECT_THAT(refusal({"--context", "0"}), HasSubstr("--context: found '0', expected an integer in [1, 2147483647]"));
+  EXPECT_THAT(refusal({"--context", "99999999999"}), HasSubstr("expected an integer in [1, 2147483647]"));
   EXPECT_THAT(refusal({"--set", "model.dims=4"}), HasSubstr("did you mean"));
   EXPECT_THAT(refusal({"--json", path("none/file")}), HasSubstr("--json: "));
   EXPECT_THAT(refusal({"--plot", folder_.path().string()}), HasSubstr("is a folder"));

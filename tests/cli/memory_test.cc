@@ -118,7 +118,8 @@ TEST_F(MemoryCommand, NeedsNoData) {
 TEST_F(MemoryCommand, RefusesWhatIsWrong) {
   EXPECT_THAT(refusal({"--fit", "80GX"}), HasSubstr("--fit: found '80GX', expected a size such as 80GiB"));
   EXPECT_THAT(refusal({"--fit", "-1"}), HasSubstr("--fit: found '-1'"));
-  EXPECT_THAT(refusal({"--batch", "4,0"}), HasSubstr("--batch: found '0', expected an integer >= 1"));
+  EXPECT_THAT(refusal({"--batch", "4,0"}), HasSubstr("--batch: found '0', expected an integer in [1, 2147483647]"));
+  EXPECT_THAT(refusal({"--length", "99999999999"}), HasSubstr("expected an integer in [1, 2147483647]"));
   EXPECT_THAT(refusal({"--length", "x"}), HasSubstr("--length: found 'x'"));
   EXPECT_THAT(refusal({"--device", "tpu"}), HasSubstr("tpu"));
   EXPECT_THAT(refusal({"--set", "model.dims=4"}), HasSubstr("did you mean"));

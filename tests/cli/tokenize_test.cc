@@ -145,6 +145,23 @@ TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
   EXPECT_FALSE(fs::exists(path("x.model")));
 }
 
+TEST_F(TokenizeCommandTest, SizesThatTheTextDoesNotAllow) {
+  if (!has_sentencepiece()) GTEST_SKIP() << "heddle was built without sentencepiece";
+  std::string characters;
+  for (int i = 0; i < 50; ++i) characters += "\xe4\xb8" + std::string(1, static_cast<char>(0x80 + i));
+  write_file(path("many.txt"), characters);
+  const auto error_of = [&](const std::string& vocabulary) {
+    const Finished finished =
+        run_heddle({"tokenize", path("many.txt"), text_, "--out", path("x.bin"), "--train-vocab", vocabulary});
+    EXPECT_EQ(finished.code, 2);
+    EXPECT_FALSE(fs::exists(path("x.bin")));
+    return finished.err;
+  };
+  EXPECT_THAT(error_of("270"), AllOf(HasSubstr("--train-vocab: found a vocabulary of 270 tokens, expected at least "),
+                                     HasSubstr(" for this text"), ::testing::Not(HasSubstr("character_coverage"))));
+  EXPECT_THAT(error_of("30000"), HasSubstr("found a vocabulary of 30000 tokens, expected at most "));
+}
+
 // What is stopped leaves neither a token file nor a part of one.
 TEST_F(TokenizeCommandTest, ASignalLeavesNothing) {
   fs::resize_file(text_, uint64_t{4} << 30);

@@ -65,7 +65,8 @@ TEST_F(BenchmarkFaultsTest, NamesThatAreNotThere) {
 }
 
 TEST_F(BenchmarkFaultsTest, IndicesWithoutABound) {
-  const std::string config = "operator: embedding, inputs: {tokens: [n], weight: [5, 4]}, moved: {fwd: [y], bwd: [d_y]}";
+  const std::string config =
+      "operator: embedding, inputs: {tokens: [n], weight: [5, 4]}, moved: {fwd: [y], bwd: [d_y]}";
   EXPECT_THAT(fault(config), AllOf(StartsWith(path_ + ":5:3: "), HasSubstr("found no bound of tokens")));
   EXPECT_EQ(fault(config + ", index_bounds: {tokens: 5}"), "none");
 }

@@ -214,8 +214,10 @@ TEST_F(SentencePieceTest, TheSameTextGivesTheSameModel) {
 
 TEST_F(SentencePieceTest, SizesThatDoNotFitAreRefused) {
   for (const int64_t vocabulary : {int64_t{260}, int64_t{1} << 20}) {
-    EXPECT_THAT([&] { train(vocabulary); }, ::testing::ThrowsMessage<Error>(HasSubstr(fmt::format(
-                                                "cannot train a vocabulary of {} tokens on this text: ", vocabulary))));
+    EXPECT_THAT(
+        [&] { train(vocabulary); },
+        ::testing::ThrowsMessage<UsageError>(HasSubstr(fmt::format("found a vocabulary of {} tokens, expected at {} ",
+                                                                   vocabulary, vocabulary == 260 ? "least" : "most"))));
   }
 }
 

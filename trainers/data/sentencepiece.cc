@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -34,6 +35,31 @@ std::string reason_of(const sentencepiece::util::Status& status) {
   const std::string text = status.ToString();
   const size_t end = text.rfind("] ");
   return end == std::string::npos ? text : text.substr(end + 2);
+}
+
+// The integer behind the first `words` of a text.
+std::optional<int64_t> number_after(std::string_view text, std::string_view words) {
+  const size_t found = text.find(words);
+  if (found == std::string_view::npos) return {};
+  int64_t number = 0;
+  const char* const begin = text.data() + found + words.size();
+  if (std::from_chars(begin, text.data() + text.size(), number).ec != std::errc()) return {};
+  return number;
+}
+
+// Says which sizes of a vocabulary the text allows, in the place of words about options of sentencepiece.
+void check_trained(const sentencepiece::util::Status& status, int64_t vocabulary) {
+  if (status.ok()) return;
+  const std::string reason = reason_of(status);
+  const auto refuse = [&](const char* bound, int64_t tokens) {
+    throw UsageError(
+        fmt::format("found a vocabulary of {} tokens, expected {} {} for this text", vocabulary, bound, tokens));
+  };
+  if (const auto taken = number_after(reason, fmt::format("required_chars. {} vs ", vocabulary))) {
+    refuse("at least", *taken + 1);
+  }
+  if (const auto most = number_after(reason, "value <= ")) refuse("at most", *most);
+  fail("cannot train a vocabulary of {} tokens on this text: {}", vocabulary, reason);
 }
 
 // The byte of a piece "<0x0A>".
@@ -143,7 +169,7 @@ std::string train_sentencepiece(int64_t vocabulary, const NextLine& next_line) {
   Lines lines(next_line);
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
-  check(status.ok(), "cannot train a vocabulary of {} tokens on this text: {}", vocabulary, reason_of(status));
+  check_trained(status, vocabulary);
   return model;
 }
 

@@ -27,8 +27,8 @@ using NextLine = std::function<bool(std::string& line)>;
 // Trains a byte-pair encoding of `vocabulary` tokens on these lines and returns the contents of its model file. It
 // gives back every text as it was: what it has no token for is written as bytes, and no text is normalized. The same
 // lines give the same bytes. Ids: 0 unknown (never written), 1 <s>, 2 </s>, 3 .. 258 the bytes, then the merges and
-// characters. Throws Error when the text has too many different characters, or too few words, for a vocabulary of that
-// size, and where heddle was built without sentencepiece.
+// characters. Throws UsageError when the text has too many different characters, or too few words, for a vocabulary of
+// that size, and Error where heddle was built without sentencepiece.
 std::string train_sentencepiece(int64_t vocabulary, const NextLine& next_line);
 
 }  // namespace heddle
