@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string>
 
 #include "core/runtime/error.h"
 #include "core/runtime/host_memory.h"
@@ -11,7 +12,7 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kPart = 1024;               // tokens that are read at once
+constexpr int64_t kPart = 1024;                 // tokens that are read at once
 constexpr int64_t kCounted = int64_t{1} << 17;  // tokens from which on the state is taken to grow as it did
 
 // Bytes of the state after as many tokens, at least.

@@ -17,8 +17,8 @@ TrainConfig at_length(TrainConfig config, int64_t length);
 // What the state of all mixers holds.
 size_t bytes_of(Context& context, const ModelState& state);
 
-// Throws UsageError when a step at one of options.lengths, or the state after one of options.contexts, takes more memory
-// than the device has.
+// Throws UsageError when a step at one of options.lengths, or the state after one of options.contexts, takes more
+// memory than the device has.
 void check_memory(const Context& context, std::span<const CompareSubject> subjects, const CompareOptions& options);
 
 }  // namespace heddle

@@ -95,8 +95,8 @@ void check_inputs(const Variable& x, const Variable& weight, const Tensor& targe
   check_rows(kOperator, "x", x);
   check_rows(kOperator, "weight", weight);
   check(weight.value.rank() == 2 && weight.shape()[1] == x.shape()[-1] && weight.shape()[0] > 0,
-        "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}", kOperator,
-        to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
+        "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}",
+        kOperator, to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
   check_dtype(kOperator, "weight", weight, "x", x);
   check_targets(kOperator, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()), options.loss);
   check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kOperator);

@@ -59,14 +59,14 @@ TEST_F(MemoryCommand, OneOfSeveralProcesses) {
 TEST_F(MemoryCommand, AnySizeIsCountedWithoutMemory) {
   const Finished finished = memory({"--batch", "1000000000", "--fit", "1000TiB"});
   ASSERT_EQ(finished.code, 0) << finished.err;
-  EXPECT_THAT(finished.out, HasSubstr("fits 1000.0 TiB"));
+  EXPECT_THAT(finished.out, HasSubstr("1000.0 TiB"));
   const Finished packed = memory({"--set", "trainer.batch_size=1000000000"});
   EXPECT_EQ(packed.code, 0) << packed.err;
 }
 
 TEST_F(MemoryCommand, SizesThatCannotBeCountedAreRefusedByOption) {
-  EXPECT_THAT(refusal({"--batch", "1000000000000000000"}),
-              AllOf(HasSubstr("--batch 1000000000000000000"), HasSubstr("more bytes than can be counted")));
+  EXPECT_THAT(refusal({"--batch", "2147483647", "--length", "2147483647"}),
+              AllOf(HasSubstr("--batch 2147483647"), HasSubstr("more bytes than can be counted")));
   EXPECT_THAT(refusal({"--length", "2147483648"}),
               AllOf(HasSubstr("--length"), HasSubstr("found '2147483648'"), HasSubstr("expected")));
   EXPECT_THAT(refusal({"--fit", "2000000TiB"}), AllOf(HasSubstr("--fit: found"), HasSubstr("expected at most")));

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/io/safetensors.h"
@@ -155,7 +156,8 @@ TEST_F(RunLayerProgramTest, GradcheckRefusesWhatTheOperatorDoes) {
        "window is 2, expected 0: causal is false"},
       {{"rms_norm", "--shape", "x=2x8", "--shape", "x=3x8"}, "found two shapes for input x, (2, 8) and (3, 8)"},
       {{"rms_norm", "--shape", "x=0x8"}, "nothing to check"},
-      {{"embedding", "--options", "{padding_idx: 0}", "--shape", "tokens=2x3", "--shape", "weight=1x4"}, "none to draw"},
+      {{"embedding", "--options", "{padding_idx: 0}", "--shape", "tokens=2x3", "--shape", "weight=1x4"},
+       "none to draw"},
   };
   for (const auto& [arguments, message] : refused) {
     std::vector<std::string> all = {"gradcheck"};

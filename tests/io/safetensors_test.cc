@@ -103,21 +103,21 @@ TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
   EXPECT_THAT(refusal_of_tensors(raw_file("not_json", "{\"a\": nonsense}", 0)), HasSubstr("not JSON"));
   EXPECT_THAT(refusal_of_tensors(raw_file("no_object", "[1]", 0)), HasSubstr("does not start with '{'"));
   EXPECT_THAT(refusal_of_tensors(raw_file("twice",
-                               R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
-                               R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
-                               0)),
+                                          R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
+                                          R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
+                                          0)),
               HasSubstr("names 'a' twice"));
   EXPECT_THAT(refusal_of_tensors(raw_file("twice_by_long_names",
-                               R"({"blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
-                               R"("blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
-                               0)),
+                                          R"({"blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},)"
+                                          R"("blocks.0.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})",
+                                          0)),
               HasSubstr("names 'blocks.0.weight' twice"));
   EXPECT_THAT(refusal_of_tensors(raw_file("dtype", R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8)),
               HasSubstr(R"(unknown dtype "U8", expected one of F64)"));
   EXPECT_THAT(refusal_of_tensors(raw_file("overlap",
-                               R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-                               R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-                               12)),
+                                          R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                                          R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+                                          12)),
               HasSubstr("'b' begins at byte 4 of the data and overlaps"));
   EXPECT_THAT(refusal_of_tensors(raw_file("hole", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12)),
               HasSubstr("bytes 0 to 4 of the data belong to no tensor"));
@@ -127,12 +127,13 @@ TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
               HasSubstr("do not hold F32 (1) of 4 bytes"));
   EXPECT_THAT(refusal_of_tensors(raw_file("backwards", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8)),
               HasSubstr("do not hold"));
-  EXPECT_THAT(
-      refusal_of_tensors(raw_file("huge", R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", 8)),
-      HasSubstr("too large"));
+  EXPECT_THAT(refusal_of_tensors(
+                  raw_file("huge", R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", 8)),
+              HasSubstr("too large"));
   EXPECT_THAT(refusal_of_tensors(raw_file("negative", R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8)),
               HasSubstr("non-negative"));
-  EXPECT_THAT(refusal_of_tensors(raw_file("rank", R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})", 8)),
+  EXPECT_THAT(refusal_of_tensors(
+                  raw_file("rank", R"({"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})", 8)),
               HasSubstr("9 dimensions"));
   EXPECT_THAT(refusal_of_tensors(raw_file("missing", R"({"a":{"dtype":"F32","shape":[2]}})", 8)),
               HasSubstr("'data_offsets' is missing"));

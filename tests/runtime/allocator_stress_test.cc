@@ -128,9 +128,9 @@ class Model {
   }
 
   bool reserve(size_t size, uintptr_t stream) {
-    const size_t rounded = small(size)        ? 2 * kMebibyte
+    const size_t rounded = small(size)             ? 2 * kMebibyte
                            : size < 10 * kMebibyte ? 20 * kMebibyte
-                                              : (size + 2 * kMebibyte - 1) / (2 * kMebibyte) * (2 * kMebibyte);
+                                                   : (size + 2 * kMebibyte - 1) / (2 * kMebibyte) * (2 * kMebibyte);
     if (add_segment(rounded, stream, small(size))) return true;
     ++stats.retries;
     release_cached();

@@ -139,13 +139,13 @@ TEST(GradcheckPrecisionTest, GradientsOfNormsThatNearlyCancelAreRight) {
 
 // --- Wrong gradients ---
 
-struct Subject {
+struct ImpreciseSubject {
   std::string op, options;
   Shapes inputs;  // the fault is in the gradient of x
 };
 
-const std::vector<Subject>& subjects() {
-  static const std::vector<Subject> all = {
+const std::vector<ImpreciseSubject>& imprecise_subjects() {
+  static const std::vector<ImpreciseSubject> all = {
       {"rms_norm",
        "{eps: 1.0e-5, gate: {act: silu, position: pre}}",
        {{"x", {6, 6}}, {"gate", {6, 6}}, {"weight", {6}}}},
@@ -161,7 +161,7 @@ const std::vector<Subject>& subjects() {
 // The subject's operator with a fault in every gradient of x but that in float64.
 class Planted {
  public:
-  Planted(const Subject& subject, const Fault& fault) : op_(built_in_registry().find(subject.op)) {
+  Planted(const ImpreciseSubject& subject, const Fault& fault) : op_(built_in_registry().find(subject.op)) {
     case_ = own_case(op_, subject.options, subject.inputs);
     right_ = &built_in_registry().find(subject.op);
     fault_ = &fault;
@@ -194,7 +194,7 @@ Verdict verdict_of_x(const GradcheckReport& report) {
 
 TEST(GradcheckPrecisionTest, FaultsOfFloat32AreFound) {
   Context context(Device{}, {.threads = 1});
-  for (const Subject& subject : subjects()) {
+  for (const ImpreciseSubject& subject : imprecise_subjects()) {
     const bool rows_have_mean_0 = subject.op == "layer_norm" || subject.op == "softmax";
     for (const auto& [name, fault] : faults()) {
       if (name == "only when it is added to another") continue;  // the gradients are written to nothing
@@ -207,7 +207,7 @@ TEST(GradcheckPrecisionTest, FaultsOfFloat32AreFound) {
 
 TEST(GradcheckPrecisionTest, AGradientKeptInFewerDigitsIsNotRight) {
   Context context(Device{}, {.threads = 1});
-  for (const Subject& subject : subjects()) {
+  for (const ImpreciseSubject& subject : imprecise_subjects()) {
     for (const DType kept : {DType::bfloat16, DType::float16}) {
       const Fault fault = [kept](const Arriving& g) {
         for (double& d : g.d) d = round_to(kept, d);
@@ -220,7 +220,7 @@ TEST(GradcheckPrecisionTest, AGradientKeptInFewerDigitsIsNotRight) {
 
 TEST(GradcheckPrecisionTest, LargeFaultsOfEveryDtypeAreFound) {
   Context context(Device{}, {.threads = 1});
-  for (const Subject& subject : subjects()) {
+  for (const ImpreciseSubject& subject : imprecise_subjects()) {
     for (const auto& [name, fault] : faults()) {
       constexpr std::string_view large[] = {"another sign", "twice as large", "rows and columns are exchanged",
                                             "one place further", "one element is not written"};
@@ -240,7 +240,7 @@ TEST(GradcheckPrecisionTest, LargeFaultsOfEveryDtypeAreFound) {
 // Where rounding leaves 3 of 7 digits a fault shows that is larger than what rounding does.
 TEST(GradcheckPrecisionTest, FaultsOfGradientsThatNearlyCancelAreFound) {
   Context context(Device{}, {.threads = 1});
-  const Subject subject{"srms_norm", "{}", {{"x", {5, 1}}}};
+  const ImpreciseSubject subject{"srms_norm", "{}", {{"x", {5, 1}}}};
   for (const double factor : {-1.0, 0.0, 0.8, 2.0}) {
     const Fault fault = [factor](const Arriving& g) {
       for (double& d : g.d) d *= factor;

@@ -9,6 +9,7 @@
 // the tokens of a chunk are added to the others in float, since tensor cores cut what they add to a sum.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
