@@ -59,7 +59,7 @@ TEST_F(MemoryCommand, OneOfSeveralProcesses) {
 TEST_F(MemoryCommand, AnySizeIsCountedWithoutMemory) {
   const Finished finished = memory({"--batch", "1000000000", "--fit", "1000TiB"});
   ASSERT_EQ(finished.code, 0) << finished.err;
-  EXPECT_THAT(finished.out, HasSubstr("1000.0 TiB"));
+  EXPECT_THAT(finished.out, HasSubstr("fits 1024000.0 GiB"));
   const Finished packed = memory({"--set", "trainer.batch_size=1000000000"});
   EXPECT_EQ(packed.code, 0) << packed.err;
 }
