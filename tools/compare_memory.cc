@@ -33,7 +33,7 @@ double state_bytes_after(const TrainConfig& config, int64_t length) {
   };
   if (length <= kCounted) return read_to(length);
   const double half = read_to(kCounted / 2), whole = read_to(kCounted);
-  return whole + (whole - half) / static_cast<double>(kCounted / 2) * static_cast<double>(length - kCounted);
+  return whole + (whole - half) * 2.0 / static_cast<double>(kCounted) * static_cast<double>(length - kCounted);
 }
 
 // Bytes of a step, at least: the embedded tokens and their gradients. Batches that are larger than the memory need not

@@ -1,9 +1,9 @@
 // Whether two paths name one file.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <filesystem>
+#include <tuple>
 
 namespace heddle {
 
@@ -11,7 +11,12 @@ namespace heddle {
 struct FileIdentity {
   uint64_t device = 0, inode = 0;  // where there is a file
   std::filesystem::path path;      // else the canonical path that it would have, behind all links
-  auto operator<=>(const FileIdentity&) const = default;
+
+  bool operator==(const FileIdentity& other) const { return key() == other.key(); }
+  bool operator<(const FileIdentity& other) const { return key() < other.key(); }
+
+ private:
+  std::tuple<uint64_t, uint64_t, const std::filesystem::path&> key() const { return {device, inode, path}; }
 };
 
 // Throws Error for a chain of symbolic links that does not end.
