@@ -12,9 +12,9 @@
 
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 IncludeDag dag_of_the_build() {
   std::ifstream lines(HEDDLE_INCLUDE_DAG);

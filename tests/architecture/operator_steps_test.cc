@@ -15,10 +15,10 @@
 
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
-using testing::StartsWith;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 const std::string kKernels = "kernels/dense/softcap.h";
 const std::string kCpuKernels = "kernels/dense/cpu/softcap.cc";
@@ -63,7 +63,7 @@ SourceTree with_softcap(const std::vector<std::string>& forgotten = {}) {
 TEST(OperatorSteps, NoneIsForgottenInTheRepository) { EXPECT_THAT(forgotten_steps(repository()), IsEmpty()); }
 
 // What is forgotten in the repository itself would be reported here once more.
-class SoftcapSteps : public testing::Test {
+class SoftcapSteps : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!forgotten_steps(repository()).empty()) GTEST_SKIP() << "see OperatorSteps.NoneIsForgottenInTheRepository";
@@ -94,9 +94,9 @@ TEST_F(SoftcapSteps, EachForgottenStepIsOneMessageThatNamesTheFile) {
 TEST_F(SoftcapSteps, EachStepLeadsToTheNext) {
   std::vector<std::string> missing = {kCpuKernels, kOp, kOpSource, kRow, kRows, kRegistry};
   const auto expect = [&](const std::vector<std::string>& files) {
-    std::vector<testing::Matcher<std::string>> messages;
+    std::vector<::testing::Matcher<std::string>> messages;
     for (const std::string& file : files) messages.push_back(StartsWith(file + ": "));
-    EXPECT_THAT(forgotten_steps(with_softcap(missing)), testing::ElementsAreArray(messages));
+    EXPECT_THAT(forgotten_steps(with_softcap(missing)), ::testing::ElementsAreArray(messages));
     if (!missing.empty()) missing.erase(missing.begin());
   };
   expect({kCpuKernels, kOp});
@@ -159,7 +159,7 @@ TEST(OperatorSteps, WhatTheRepositoryHasIsSeen) {
   for (const auto& [file, reason] : removed) {
     SourceTree tree = repository();
     ASSERT_EQ(tree.erase(file), 1u) << file;
-    EXPECT_THAT(forgotten_steps(tree), testing::Contains(HasSubstr(reason))) << file;
+    EXPECT_THAT(forgotten_steps(tree), ::testing::Contains(HasSubstr(reason))) << file;
   }
 }
 

@@ -15,8 +15,8 @@
 namespace {
 
 namespace fs = std::filesystem;
-using testing::ElementsAre;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
 
 const fs::path kRoot = HEDDLE_SOURCE_DIR;
 

@@ -12,7 +12,7 @@
 namespace heddle {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 class DeviceGpu : public GpuTest {};
 class AllocatorGpu : public GpuTest {};

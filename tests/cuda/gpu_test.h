@@ -22,7 +22,7 @@ namespace heddle {
 
 inline constexpr DType kFloating[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
 
-class GpuTest : public testing::Test {
+class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device here";

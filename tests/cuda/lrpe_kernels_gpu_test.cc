@@ -77,8 +77,8 @@ void run(bool cosine) {
         if (size.length > 1000 && dtype == DType::float32) continue;  // the CPU takes seconds
         const bool adds = (dtype == DType::float32) == (size.theta_heads > 1);
         const GradientMode mode = adds ? GradientMode::accumulate : GradientMode::overwrite;
-        SCOPED_TRACE(testing::Message() << size.batch << " x " << size.length << " x " << size.heads << " x "
-                                        << size.dim << ", softmax " << static_cast<int>(act.softmax));
+        SCOPED_TRACE(::testing::Message() << size.batch << " x " << size.length << " x " << size.heads << " x "
+                                          << size.dim << ", softmax " << static_cast<int>(act.softmax));
         expect_same_as_cpu(dtype, [&](Context& context, DType type) {
           if (cosine) {
             LrpeCosineOptions options{.act = act.act, .softmax = act.softmax, .extra_tokens = 1};

@@ -96,9 +96,9 @@ Exact exact(const Case& c, const Values& values, int64_t i, int64_t j) {
 }
 
 void expect_exact_but_for_rounding(const Case& c) {
-  SCOPED_TRACE(testing::Message() << c.m << " x " << c.n << " x " << c.k << ", transposes " << static_cast<int>(c.a)
-                                  << " " << static_cast<int>(c.b) << ", mode " << static_cast<int>(c.mode) << ", wide "
-                                  << c.wide_output << ", bias " << c.bias << ", gap " << c.gap);
+  SCOPED_TRACE(::testing::Message() << c.m << " x " << c.n << " x " << c.k << ", transposes " << static_cast<int>(c.a)
+                                    << " " << static_cast<int>(c.b) << ", mode " << static_cast<int>(c.mode)
+                                    << ", wide " << c.wide_output << ", bias " << c.bias << ", gap " << c.gap);
   const Values values = random_values(c);
   const auto found = product(c, values);
   ASSERT_EQ(found.size(), values.c.size());

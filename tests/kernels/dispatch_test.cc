@@ -52,8 +52,8 @@ void scale_on_cuda(heddle::Context&, const ScaleArgs& args) { *args.value *= 7.0
 namespace heddle {
 namespace {
 
-using testing::StrEq;
-using testing::ThrowsMessage;
+using ::testing::StrEq;
+using ::testing::ThrowsMessage;
 using user_program::scale_everywhere;
 using user_program::scale_on_cpu;
 using user_program::scale_on_cuda;
@@ -67,7 +67,7 @@ class FakeDevice : public FakeBackend {
   Device device_;
 };
 
-class Dispatch : public testing::Test {
+class Dispatch : public ::testing::Test {
  protected:
   Context cpu_{std::make_unique<FakeDevice>(DeviceType::cpu)};
   Context cuda_{std::make_unique<FakeDevice>(DeviceType::cuda)};
@@ -130,8 +130,8 @@ TEST_F(Dispatch, AListenerHearsOfEveryCall) {
   cpu_.set_listener(nullptr);
   cpu_.mark("later");
   scale_on_cpu(cpu_, {&value_});
-  EXPECT_THAT(listener.told, testing::ElementsAre("mark forward", "scale_on_cpu 0 at 3", "end at 9",
-                                                  "scale_counted 21 at 9", "end at 99"));
+  EXPECT_THAT(listener.told, ::testing::ElementsAre("mark forward", "scale_on_cpu 0 at 3", "end at 9",
+                                                    "scale_counted 21 at 9", "end at 99"));
   EXPECT_EQ(listener.operations, 42.0);
   EXPECT_EQ(value_, 297.0);
 }

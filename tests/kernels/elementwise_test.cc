@@ -24,7 +24,7 @@ std::vector<double> numbers(int64_t count, uint64_t seed) {
   return values;
 }
 
-class Elementwise : public testing::Test {
+class Elementwise : public ::testing::Test {
  protected:
   Tensor tensor(DType dtype, const std::vector<double>& values) {
     const Tensor result = Tensor::empty(context_, {3, static_cast<int64_t>(values.size()) / 3}, dtype);

@@ -102,8 +102,8 @@ TEST(Gemm, EqualsTheLoopsForAllTypesTransposesAndModes) {
           for (bool bias : {false, true}) {
             for (bool wide : {false, true}) {
               const ProductCase c{67, 131, 259, 5, a, b, bias, mode, wide};
-              SCOPED_TRACE(testing::Message() << name(dtype) << " transposes " << static_cast<int>(a) << " "
-                                              << static_cast<int>(b) << " bias " << bias << " wide " << wide);
+              SCOPED_TRACE(::testing::Message() << name(dtype) << " transposes " << static_cast<int>(a) << " "
+                                                << static_cast<int>(b) << " bias " << bias << " wide " << wide);
               std::vector<double> expected;
               const auto found = run_gemm(2, dtype, c, &expected);
               expect_product(found, expected, tolerance(wide ? accumulate_type(dtype) : dtype, c.k));
@@ -122,7 +122,7 @@ TEST(Gemm, SmallAndEmptyExtents) {
       for (int64_t n : sizes) {
         for (int64_t k : sizes) {
           for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
-            SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k);
+            SCOPED_TRACE(::testing::Message() << name(dtype) << " " << m << " " << n << " " << k);
             std::vector<double> expected;
             const ProductCase c{m, n, k, 3, Transpose::no, Transpose::yes, true, mode};
             const auto found = run_gemm(1, dtype, c, &expected);
@@ -143,7 +143,7 @@ TEST(Gemm, LongSumsAndLargeResults) {
           ProductCase{1030, 517, 9, 0, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
           ProductCase{2, 9001, 3, 1, Transpose::no, Transpose::yes, true, GradientMode::accumulate},
           ProductCase{2, 9001, 3, 1, Transpose::no, Transpose::yes, true}}) {
-      SCOPED_TRACE(testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
+      SCOPED_TRACE(::testing::Message() << name(dtype) << " " << c.m << " " << c.n << " " << c.k);
       std::vector<double> expected;
       const auto found = run_gemm(2, dtype, c, &expected);
       expect_product(found, expected, tolerance(c.wide_output ? accumulate_type(dtype) : dtype, c.k));
@@ -161,8 +161,8 @@ TEST(Gemm, VectorsAndVeryLongSums) {
         for (Transpose b : {Transpose::no, Transpose::yes}) {
           for (GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
             const ProductCase c{m, n, k, 3, a, b, mode == GradientMode::accumulate, mode, b == Transpose::yes};
-            SCOPED_TRACE(testing::Message() << name(dtype) << " " << m << " " << n << " " << k << " transposes "
-                                            << static_cast<int>(a) << " " << static_cast<int>(b));
+            SCOPED_TRACE(::testing::Message() << name(dtype) << " " << m << " " << n << " " << k << " transposes "
+                                              << static_cast<int>(a) << " " << static_cast<int>(b));
             std::vector<double> expected;
             const auto found = run_gemm(2, dtype, c, &expected);
             // Rounding errors do not grow with k, but the terms that cancel in these sums do.

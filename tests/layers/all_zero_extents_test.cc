@@ -16,7 +16,7 @@
 #include "tests/layers/on_devices.h"
 #include "tests/layers/operator_runner.h"
 
-namespace heddle::test {
+namespace heddle::test::all_zero_extents_test {
 namespace {
 
 // One dimension of one input of a case.
@@ -129,4 +129,4 @@ HEDDLE_FOR_OPERATORS(AllZeroExtents);
 HEDDLE_FOR_OPERATORS(AllZeroExtentsGpu);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::all_zero_extents_test

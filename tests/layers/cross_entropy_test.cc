@@ -18,7 +18,7 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::cross_entropy_test {
 namespace {
 
 constexpr int32_t kIgnored = -100;
@@ -199,4 +199,4 @@ TEST_P(CrossEntropyDigits, AMeanOverManyRows) {
 HEDDLE_ON_DEVICES(CrossEntropyDigits);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::cross_entropy_test

@@ -20,7 +20,7 @@
 #include "layers/registry.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle {
+namespace heddle::dense_test {
 namespace {
 
 constexpr DType kFloat = DType::float32;
@@ -334,4 +334,4 @@ TEST_F(DenseTest, ActivationBackwardWritesOverTheIncomingGradient) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::dense_test

@@ -15,7 +15,7 @@
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::dropout_test {
 namespace {
 
 std::vector<double> dropped(Context& context, const DropoutOptions& options, const Shape& shape) {
@@ -131,4 +131,4 @@ TEST(DropoutSeeds, Differ) {
 }
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::dropout_test

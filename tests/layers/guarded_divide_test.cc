@@ -9,7 +9,7 @@
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::guarded_divide_test {
 namespace {
 
 class GuardedDivide : public OnDevices {};
@@ -38,4 +38,4 @@ TEST_P(GuardedDivide, TakesTheGradientOfADivisorAtTheGuard) {
 HEDDLE_ON_DEVICES(GuardedDivide);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::guarded_divide_test

@@ -14,7 +14,7 @@
 #include "tests/layers/on_devices.h"
 #include "tests/layers/operator_runner.h"
 
-namespace heddle::test {
+namespace heddle::test::large_gradients_test {
 namespace {
 
 using Numbers = std::vector<double>;
@@ -66,7 +66,7 @@ bool has_large_angles(const OperatorCase& op_case) {
                      [](const CaseInput& input) { return input.name == "theta" && input.scale > 1.0; });
 }
 
-class LargeGradients : public testing::TestWithParam<std::string> {
+class LargeGradients : public ::testing::TestWithParam<std::string> {
  protected:
   static constexpr int kCases = 20;  // then every fourth
 
@@ -98,4 +98,4 @@ HEDDLE_FOR_OPERATORS(LargeGradients);
 HEDDLE_FOR_OPERATORS(LargeGradientsGpu);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::large_gradients_test

@@ -14,15 +14,15 @@
 
 #include "tests/layers/mixer_of.h"
 
-namespace heddle {
+namespace heddle::lightning_test {
 namespace {
 
 using test::make_mixer;
-using testing::DoubleNear;
-using testing::HasSubstr;
-using testing::Pointwise;
-using testing::ThrowsMessage;
-using testing::UnorderedElementsAre;
+using ::testing::DoubleNear;
+using ::testing::HasSubstr;
+using ::testing::Pointwise;
+using ::testing::ThrowsMessage;
+using ::testing::UnorderedElementsAre;
 
 constexpr const char* kFull =
     "{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, layers: [0]}, "
@@ -75,4 +75,4 @@ TEST(LightningTest, BadOptionsNameTheirPlace) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::lightning_test

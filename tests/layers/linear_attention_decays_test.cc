@@ -20,7 +20,7 @@
 #include "tests/layers/linear_attention_numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::linear_attention_decays_test {
 namespace {
 
 using Sizes = LinearAttentionSizes;
@@ -202,4 +202,4 @@ TEST_P(LinearAttentionDecays, BadInputsAreRefused) {
 HEDDLE_ON_DEVICES(LinearAttentionDecays);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::linear_attention_decays_test

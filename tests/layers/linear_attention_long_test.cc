@@ -14,7 +14,7 @@
 #include "tests/layers/linear_attention_numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::linear_attention_long_test {
 namespace {
 
 using Sizes = LinearAttentionSizes;
@@ -216,4 +216,4 @@ TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
 HEDDLE_ON_DEVICES(LinearAttentionLong);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::linear_attention_long_test

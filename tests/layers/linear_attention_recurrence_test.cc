@@ -16,7 +16,7 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::linear_attention_recurrence_test {
 namespace {
 
 // The inputs, or the outputs and gradients, as lists of numbers.
@@ -273,4 +273,4 @@ TEST_P(LinearAttentionRecurrence, AStateBeyondTheRangeOfFloat16DoesNoHarm) {
 HEDDLE_ON_DEVICES(LinearAttentionRecurrence);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::linear_attention_recurrence_test

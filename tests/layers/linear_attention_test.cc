@@ -16,13 +16,13 @@
 #include "core/tensor/transfer.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::linear_attention_test {
 namespace {
 
-using testing::DoubleNear;
-using testing::HasSubstr;
-using testing::Pointwise;
-using testing::ThrowsMessage;
+using ::testing::DoubleNear;
+using ::testing::HasSubstr;
+using ::testing::Pointwise;
+using ::testing::ThrowsMessage;
 
 constexpr int64_t kBatch = 2, kLength = 150, kHeads = 3, kDim = 5, kValueDim = 7;
 constexpr LinearAttentionOptions kConstant{.decay = Decay::constant, .scale = 0.5};
@@ -252,4 +252,4 @@ TEST(LinearAttentionThreaded, SameBitsForAnyNumberOfThreads) {
 HEDDLE_ON_DEVICES(LinearAttentionTest);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::linear_attention_test

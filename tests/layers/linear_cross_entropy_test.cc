@@ -15,7 +15,7 @@
 #include "layers/ops/linear.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::linear_cross_entropy_test {
 namespace {
 
 struct Numbers {
@@ -144,4 +144,4 @@ TEST_P(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
 HEDDLE_ON_DEVICES(LinearCrossEntropyTest);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::linear_cross_entropy_test

@@ -12,7 +12,7 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::log_sigmoid_test {
 namespace {
 
 class LogSigmoid : public OnDevices {};
@@ -38,7 +38,7 @@ TEST_P(LogSigmoid, KeepsItsDigitsAndTakesItsLimits) {
       const double stored = dtype == DType::bfloat16 ? 0x1p-8 : dtype == DType::float16 ? 0x1p-11 : 0.0;
       const double smallest = dtype == DType::float16 ? 0x1p-24 : 0x1p-126;
       for (size_t i = 0; i < x.size(); ++i) {
-        SCOPED_TRACE(testing::Message() << name(dtype) << " " << x[i] << " divisor " << divisor);
+        SCOPED_TRACE(::testing::Message() << name(dtype) << " " << x[i] << " divisor " << divisor);
         if (std::isnan(x[i])) {
           EXPECT_TRUE(std::isnan(found[i]) && std::isnan(gradient[i]));
           continue;
@@ -59,4 +59,4 @@ TEST_P(LogSigmoid, KeepsItsDigitsAndTakesItsLimits) {
 HEDDLE_ON_DEVICES(LogSigmoid);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::log_sigmoid_test

@@ -17,7 +17,7 @@
 #include "layers/ops/norm.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::long_sums_test {
 namespace {
 
 constexpr DType kFloat = DType::float32;
@@ -186,4 +186,4 @@ TEST_P(LongSums, StatisticsAndGradientsOfANorm) {
 HEDDLE_ON_DEVICES(LongSums);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::long_sums_test

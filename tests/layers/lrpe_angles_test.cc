@@ -12,7 +12,7 @@
 #include "layers/ops/lrpe_cosine.h"
 #include "layers/ops/lrpe_rotate.h"
 
-namespace heddle {
+namespace heddle::lrpe_angles_test {
 namespace {
 
 constexpr int64_t kLength = 131072, kAngles = 16, kHalf = kAngles / 2;
@@ -96,4 +96,4 @@ TEST_F(LrpeAnglesGpu, RotateIsRightAtEveryPosition) { run(rotate_is_right); }
 TEST_F(LrpeAnglesGpu, CosineIsRightAtEveryPosition) { run(cosine_is_right); }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::lrpe_angles_test

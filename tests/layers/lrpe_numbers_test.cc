@@ -17,7 +17,7 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle {
+namespace heddle::lrpe_numbers_test {
 namespace {
 
 using test::random_numbers;
@@ -94,7 +94,7 @@ void offsets_count_behind_extra_tokens(Context& context) {
     for (const int64_t dim : {6, 16}) {
       for (const int64_t extra : {0, 1, 2, 6}) {
         for (const int64_t offset : {0, 1, 700}) {
-          SCOPED_TRACE(testing::Message()
+          SCOPED_TRACE(::testing::Message()
                        << name(dtype) << " dim " << dim << " extra " << extra << " offset " << offset);
           const Numbers x = random_numbers(kTokens * dim, 1), d_y = random_numbers(kTokens * 2 * dim, 2);
           const Numbers theta = random_numbers(dim, 3);
@@ -222,4 +222,4 @@ TEST_P(LrpeNumbers, SoftmaxOfManyFeatures) { softmax_of_many_features(context())
 HEDDLE_ON_DEVICES(LrpeNumbers);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::lrpe_numbers_test

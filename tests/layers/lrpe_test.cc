@@ -16,7 +16,7 @@
 #include "layers/modules/position.h"
 #include "layers/registry.h"
 
-namespace heddle {
+namespace heddle::lrpe_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -265,4 +265,4 @@ TEST(LrpeCosine, AGridIsReadInOnePass) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::lrpe_test

@@ -16,18 +16,18 @@
 #include "core/tensor/transfer.h"
 #include "tests/layers/mixer_of.h"
 
-namespace heddle {
+namespace heddle::mixers_test {
 namespace {
 
 using test::make_mixer;
 using test::MixerModel;
 using test::normal;
-using testing::DoubleNear;
-using testing::HasSubstr;
-using testing::Pointwise;
-using testing::ThrowsMessage;
+using ::testing::DoubleNear;
+using ::testing::HasSubstr;
+using ::testing::Pointwise;
+using ::testing::ThrowsMessage;
 
-class Mixers : public testing::TestWithParam<const char*> {};
+class Mixers : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Mixers, GradientsAreThoseOfFiniteDifferences) {
   Context context;
@@ -91,7 +91,7 @@ TEST_P(Mixers, MetaCountsTheBytesOfTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Mixers,
-    testing::Values(
+    ::testing::Values(
         "{type: lightning, heads: 2, act: silu, lrpe: {type: lrpe_rotate, theta_init: rope, base: 10000, "
         "layers: [0]}, gate: {act: sigmoid, position: post, rank: 3}}",
         "{type: lightning, heads: 1, gate: {act: silu, position: pre}}",
@@ -146,11 +146,11 @@ TEST(MixerOptions, ParametersHaveTheNamesThatWeightsAreExchangedBy) {
     return result;
   };
   EXPECT_THAT(names("{type: retention, heads: 2}"),
-              testing::UnorderedElementsAre("attn.q_proj.weight (8, 8)", "attn.k_proj.weight (8, 8)",
-                                            "attn.v_proj.weight (16, 8)", "attn.g_proj.weight (16, 8)",
-                                            "attn.g_norm_swish_gate.weight (8)", "attn.o_proj.weight (8, 16)"));
+              ::testing::UnorderedElementsAre("attn.q_proj.weight (8, 8)", "attn.k_proj.weight (8, 8)",
+                                              "attn.v_proj.weight (16, 8)", "attn.g_proj.weight (16, 8)",
+                                              "attn.g_norm_swish_gate.weight (8)", "attn.o_proj.weight (8, 16)"));
   EXPECT_THAT(names("{type: simple_gla, heads: 2}"),
-              testing::IsSupersetOf(
+              ::testing::IsSupersetOf(
                   {"attn.gk_proj.weight (2, 8)", "attn.gk_proj.bias (2)", "attn.g_norm_swish_gate.weight (4)"}));
 }
 
@@ -234,4 +234,4 @@ TEST(MixerStates, AWindowOfACacheIsTheWhole) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::mixers_test

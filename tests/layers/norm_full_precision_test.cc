@@ -19,7 +19,7 @@
 #include "tests/layers/norm_formula.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::norm_full_precision_test {
 namespace {
 
 constexpr DType k16Bits[] = {DType::bfloat16, DType::float16};
@@ -190,4 +190,4 @@ TEST(NormParameters, HaveOneDTypeWhichIsThatOfXOrFullPrecision) {
 }
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::norm_full_precision_test

@@ -15,7 +15,7 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle {
+namespace heddle::norm_gradients_test {
 namespace {
 
 using test::random_numbers;
@@ -176,4 +176,4 @@ TEST_P(NormGradients, AreAddedToSlices) { slices_are_added_to(context()); }
 HEDDLE_ON_DEVICES(NormGradients);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::norm_gradients_test

@@ -17,7 +17,7 @@
 #include "tests/layers/norm_formula.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::norm_range_test {
 namespace {
 
 // Normal numbers of a size, in the rows of a problem; size(row, group) may differ from group to group.
@@ -289,4 +289,4 @@ TEST_P(NormRange, SumsLeaveNothingOut) { sums_leave_nothing_out(context()); }
 HEDDLE_ON_DEVICES(NormRange);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::norm_range_test

@@ -13,7 +13,7 @@
 #include "core/tensor/transfer.h"
 #include "layers/registry.h"
 
-namespace heddle {
+namespace heddle::norm_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -126,4 +126,4 @@ TEST(NormNumbers, SmallEpsIsNotRaised) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::norm_test

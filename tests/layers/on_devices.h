@@ -15,7 +15,7 @@
 
 namespace heddle::test {
 
-class OnDevices : public testing::TestWithParam<DeviceType> {
+class OnDevices : public ::testing::TestWithParam<DeviceType> {
  protected:
   void SetUp() override {
     try {

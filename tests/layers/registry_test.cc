@@ -13,7 +13,7 @@
 #include "core/runtime/error.h"
 #include "tests/architecture/docs_sections.h"
 
-namespace heddle::test {
+namespace heddle::test::registry_test {
 namespace {
 
 using ::testing::AllOf;
@@ -98,4 +98,4 @@ TEST(Registry, EveryOperatorHasASectionInTheDocs) {
 }
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::registry_test

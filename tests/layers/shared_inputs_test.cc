@@ -15,7 +15,7 @@
 #include "layers/ops/softmax_attention.h"
 #include "layers/ops/view.h"
 
-namespace heddle {
+namespace heddle::shared_inputs_test {
 namespace {
 
 class SharedInputsTest : public ::testing::Test {
@@ -114,4 +114,4 @@ TEST_F(SharedInputsTest, PartsOfAFusedProjection) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::shared_inputs_test

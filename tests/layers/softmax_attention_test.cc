@@ -23,15 +23,15 @@
 #include "tests/layers/numbers.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle {
+namespace heddle::softmax_attention_test {
 namespace {
 
 using test::kInfinity;
-using testing::Each;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsNan;
-using testing::ThrowsMessage;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsNan;
+using ::testing::ThrowsMessage;
 
 constexpr DType kAllDTypes[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
 
@@ -220,7 +220,7 @@ TEST_P(SoftmaxAttentionTest, NoTokenSeesWhatItDoesNotDependOn) {
           const bool of_query = input == 'q' || input == 'o';
           if (of_query && at >= call.length) continue;
           for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
-            SCOPED_TRACE(testing::Message()
+            SCOPED_TRACE(::testing::Message()
                          << name(dtype) << " call " << which << ": " << bad << " in " << input << " of token " << at);
             Numbers x = numbers;
             auto& poisoned = input == 'q' ? x.q : input == 'k' ? x.k : input == 'v' ? x.v : x.d_o;
@@ -383,7 +383,7 @@ TEST_P(SoftmaxAttentionTest, AWindowOfOneTokenIsTheToken) {
     EXPECT_EQ(found.o, read(tensor({393}, x.v, dtype))) << name(dtype);
     EXPECT_EQ(found.d_v, read(tensor({393}, x.d_o, dtype))) << name(dtype);
     EXPECT_THAT(found.d_q, Each(0.0)) << name(dtype);
-    EXPECT_THAT(found.d_k, Each(testing::DoubleNear(0.0, 1e-4))) << name(dtype);
+    EXPECT_THAT(found.d_k, Each(::testing::DoubleNear(0.0, 1e-4))) << name(dtype);
   }
 }
 
@@ -580,4 +580,4 @@ TEST_P(SoftmaxAttentionTest, ErrorsNameArgumentAndShapes) {
 HEDDLE_ON_DEVICES(SoftmaxAttentionTest);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::softmax_attention_test

@@ -16,7 +16,7 @@
 #include "layers/registry.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle {
+namespace heddle::upstream_gradients_test {
 namespace {
 
 // The identity as an operator.
@@ -75,4 +75,4 @@ TEST_P(UpstreamGradients, OfTheCallerStay) {
 HEDDLE_ON_DEVICES(UpstreamGradients);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::upstream_gradients_test

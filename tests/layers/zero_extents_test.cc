@@ -22,7 +22,7 @@
 #include "layers/ops/log_sigmoid.h"
 #include "tests/layers/on_devices.h"
 
-namespace heddle::test {
+namespace heddle::test::zero_extents_test {
 namespace {
 
 constexpr DType kAll[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16};
@@ -64,7 +64,7 @@ TEST_P(ZeroExtents, Linear) {
       std::array<int64_t, 4> extents = {2, 3, 5, 4};  // batch, length, in, out
       extents[zero] = 0;
       const auto& [batch, length, in, out] = extents;
-      SCOPED_TRACE(testing::Message() << name(dtype) << " extent " << zero);
+      SCOPED_TRACE(::testing::Message() << name(dtype) << " extent " << zero);
       Tape tape(context());
       std::array<Gradient, 3> gradients;
       const Variable x = leaf(tape, {batch, length, in}, dtype, gradients[0]);
@@ -171,7 +171,7 @@ TEST_P(ZeroExtents, LinearAttention) {
       std::array<int64_t, 5> extents = {2, 3, 2, 4, 5};  // batch, length, heads, dim, value dim
       extents[zero] = 0;
       const auto& [batch, length, heads, dim, value_dim] = extents;
-      SCOPED_TRACE(testing::Message() << name(dtype) << " extent " << zero);
+      SCOPED_TRACE(::testing::Message() << name(dtype) << " extent " << zero);
       Tape tape(context());
       std::array<Gradient, 4> gradients;
       const Shape keys{batch, length, heads, dim}, values{batch, length, heads, value_dim};
@@ -219,4 +219,4 @@ TEST_P(ZeroExtents, ElementwiseOperators) {
 HEDDLE_ON_DEVICES(ZeroExtents);
 
 }  // namespace
-}  // namespace heddle::test
+}  // namespace heddle::test::zero_extents_test

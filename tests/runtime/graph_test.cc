@@ -41,7 +41,7 @@ class GraphBackend : public FakeBackend {
 
 constexpr size_t kLarge = size_t{32} << 20;  // a segment of its own
 
-class GraphPools : public testing::Test {
+class GraphPools : public ::testing::Test {
  protected:
   Tensor large() { return Tensor::empty(context_, {static_cast<int64_t>(kLarge)}, DType::bfloat16); }
 

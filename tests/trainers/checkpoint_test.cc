@@ -21,7 +21,7 @@
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 
-namespace heddle {
+namespace heddle::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -264,4 +264,4 @@ TEST_F(CheckpointTest, AnotherModelIsRefused) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::checkpoint_test

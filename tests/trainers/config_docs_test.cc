@@ -17,7 +17,7 @@
 #include "core/io/atomic_file.h"
 #include "trainers/train_config.h"
 
-namespace heddle {
+namespace heddle::config_docs_test {
 namespace {
 
 using Strings = std::vector<std::string>;
@@ -189,4 +189,4 @@ TEST(ConfigDocsTest, EveryOptionOfAMixerIsInItsRow) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::config_docs_test

@@ -14,7 +14,7 @@
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
 
-namespace heddle {
+namespace heddle::console_logger_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -196,4 +196,4 @@ TEST(ConsoleLoggerTest, Durations) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::console_logger_test

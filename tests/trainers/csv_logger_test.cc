@@ -14,7 +14,7 @@
 #include "core/runtime/error.h"
 #include "tests/temp_folder.h"
 
-namespace heddle {
+namespace heddle::csv_logger_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -221,4 +221,4 @@ TEST_F(CsvLoggerTest, AWholeFileIsNotOverwrittenByLess) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::csv_logger_test

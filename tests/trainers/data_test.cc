@@ -22,7 +22,7 @@
 #include "trainers/data/dataset.h"
 #include "trainers/data/permutation.h"
 
-namespace heddle {
+namespace heddle::data_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -606,4 +606,4 @@ TEST(DeviceBatchTest, CountsAsData) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::data_test

@@ -18,7 +18,7 @@
 #include "trainers/run/checkpoint.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::disk_full_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -222,4 +222,4 @@ TEST_F(DiskFullTest, TheBestThatWasWrittenIsKept) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::disk_full_test

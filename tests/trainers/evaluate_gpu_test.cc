@@ -8,7 +8,7 @@
 #include "trainers/evaluate.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::evaluate_gpu_test {
 namespace {
 
 class EvaluateGpu : public ::testing::Test {
@@ -39,4 +39,4 @@ TEST_F(EvaluateGpu, TheLossIsThatOfTheCpuHoweverAStepIsCut) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::evaluate_gpu_test

@@ -17,7 +17,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::evaluate_test {
 namespace {
 
 TEST(EvaluateTest, LossAndAccuracyAreThoseOfTheReferenceAndNothingChanges) {
@@ -95,4 +95,4 @@ TEST(EvaluateTest, HowAStepIsCutDoesNotMatter) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::evaluate_test

@@ -13,7 +13,7 @@
 #include "kernels/dense/gemm_algorithms.h"
 #include "tests/temp_folder.h"
 
-namespace heddle {
+namespace heddle::gemm_cache_test {
 namespace {
 
 using Entries = std::map<std::string, std::string>;
@@ -95,4 +95,4 @@ TEST_F(GemmCacheTest, TheFileIsInTheCacheOfTheUser) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::gemm_cache_test

@@ -18,7 +18,7 @@
 #include "core/tensor/transfer.h"
 #include "tests/trainers/test_config.h"
 
-namespace heddle {
+namespace heddle::generate_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -353,4 +353,4 @@ TEST(GenerateTest, MemoryDoesNotGrowWithTheText) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::generate_test

@@ -15,7 +15,7 @@
 #include "tests/trainers/golden.h"
 #include "trainers/run/checkpoint.h"
 
-namespace heddle {
+namespace heddle::golden_checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -114,4 +114,4 @@ TEST_F(GoldenCheckpoint, IsReadAsItWasMeantAndWrittenAsItWas) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::golden_checkpoint_test

@@ -30,7 +30,7 @@
 #include "trainers/schedule.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::golden_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -540,4 +540,4 @@ TEST(GoldenDataTest, GeneratedValidationIsNotTrainedOn) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::golden_test

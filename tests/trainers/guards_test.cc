@@ -21,7 +21,7 @@
 #include "trainers/run/checkpoint.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::guards_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -167,4 +167,4 @@ TEST_F(GuardsTest, AnotherTimeLimitGoesOnWithTheRun) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::guards_test

@@ -16,7 +16,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::jsonl_logger_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -155,4 +155,4 @@ TEST_F(JsonlLoggerTest, OfARunThatContinues) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::jsonl_logger_test

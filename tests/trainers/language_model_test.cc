@@ -18,7 +18,7 @@
 #include "tests/trainers/reference_model.h"
 #include "tests/trainers/test_config.h"
 
-namespace heddle {
+namespace heddle::language_model_test {
 namespace {
 
 const std::vector<int32_t> kTokens = {3, 1, 7, 0, 5, 5, 2, 6, 4, 1};
@@ -181,4 +181,4 @@ TEST(InferenceTest, KeepsParametersAndOutputAlone) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::language_model_test

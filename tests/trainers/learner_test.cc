@@ -15,7 +15,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::learner_test {
 namespace {
 
 using Values = std::vector<double>;
@@ -159,4 +159,4 @@ TEST_P(Learner, TheLossScaleIsDividedOut) {
 HEDDLE_ON_DEVICES(Learner);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::learner_test

@@ -13,7 +13,7 @@
 #include "trainers/evaluate.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::loss_chunk_test {
 namespace {
 
 using ::testing::DoubleNear;
@@ -79,4 +79,4 @@ TEST(LossChunkTest, HoldsTheLogitsOfAChunkAlone) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::loss_chunk_test

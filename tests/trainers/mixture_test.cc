@@ -17,7 +17,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/data/dataset.h"
 
-namespace heddle {
+namespace heddle::mixture_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -226,4 +226,4 @@ TEST_F(SourcesTest, WhatIsWrittenReadsBack) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::mixture_test

@@ -23,7 +23,7 @@
 #include "trainers/evaluate.h"
 #include "trainers/model/language_model.h"
 
-namespace heddle {
+namespace heddle::model_reference_test {
 namespace {
 
 using Values = std::vector<double>;
@@ -320,4 +320,4 @@ TEST(ModelStart, IsThatOfTheDocs) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::model_reference_test

@@ -15,7 +15,7 @@
 #include "tests/trainers/trainer_test.h"
 #include "trainers/run/loaded_model.h"
 
-namespace heddle {
+namespace heddle::optimizer_runs_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -135,4 +135,4 @@ TEST_F(OptimizerRuns, AnotherOptimizerIsRefused) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::optimizer_runs_test

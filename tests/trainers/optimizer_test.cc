@@ -24,7 +24,7 @@
 #include "tests/trainers/reference_optimizer.h"
 #include "trainers/run/checkpoint.h"
 
-namespace heddle {
+namespace heddle::optimizer_test {
 namespace {
 
 using Values = std::vector<double>;
@@ -363,4 +363,4 @@ TEST(OptimizerTest, APatternWithoutParametersIsRefused) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::optimizer_test

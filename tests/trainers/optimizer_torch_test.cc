@@ -16,7 +16,7 @@
 #include "tests/temp_folder.h"
 #include "trainers/optimizer.h"
 
-namespace heddle {
+namespace heddle::optimizer_torch_test {
 namespace {
 
 constexpr int64_t kSteps = 5;
@@ -88,4 +88,4 @@ TEST(OptimizerTorchTest, OptimizersAgreeWithPyTorch) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::optimizer_torch_test

@@ -19,7 +19,7 @@
 #include "trainers/run/loaded_model.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::own_registry_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -107,4 +107,4 @@ TEST_F(OwnRegistryTest, ItsStateIsItsOwn) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::own_registry_test

@@ -20,7 +20,7 @@
 #include "trainers/model/generate.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::pack_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -270,4 +270,4 @@ TEST_F(PackedTextTest, WhatCannotBeMeantIsRefused) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::pack_test

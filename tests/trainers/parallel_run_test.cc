@@ -23,7 +23,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::parallel_run_test {
 namespace {
 
 using ::testing::AllOf;
@@ -265,4 +265,4 @@ TEST_F(ParallelRunThreaded, ASampleIsThatOfTheFirstProcess) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::parallel_run_test

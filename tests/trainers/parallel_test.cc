@@ -22,7 +22,7 @@
 #include "trainers/step_memory.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::parallel_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -360,4 +360,4 @@ TEST(ParallelStepThreaded, AProcessKeepsItsShareOfTheOptimizer) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::parallel_test

@@ -19,7 +19,7 @@
 #include "trainers/profile/run_profile.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::profile_test {
 namespace {
 
 using ::testing::AllOf;
@@ -225,4 +225,4 @@ TEST_F(ProfileTest, AFileThatCannotBeMadeIsKnownBeforeTheFirstStep) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::profile_test

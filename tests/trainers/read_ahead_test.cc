@@ -18,7 +18,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::read_ahead_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -142,4 +142,4 @@ TEST(ReadAheadThreaded, ARunThatGoesOnReadsTheSameBatches) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::read_ahead_test

@@ -23,7 +23,7 @@
 #include "trainers/dry_run.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::recompute_test {
 namespace {
 
 using Strings = std::vector<std::string>;
@@ -162,4 +162,4 @@ TEST(RecomputeTest, WhatAFunctionThrowsInBackwardReachesTheCaller) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::recompute_test

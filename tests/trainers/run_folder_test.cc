@@ -16,7 +16,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/run/checkpoint_config.h"
 
-namespace heddle {
+namespace heddle::run_folder_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -312,4 +312,4 @@ TEST(EvaluationHistoryTest, OnlyALowerLossIsAGain) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::run_folder_test

@@ -7,7 +7,7 @@
 
 #include "tests/trainers/test_config.h"
 
-namespace heddle {
+namespace heddle::schedule_test {
 namespace {
 
 TrainConfig config(const std::string& type) {
@@ -71,4 +71,4 @@ TEST(ScheduleTest, WithoutWarmupTheFirstStepIsNearTheFullRate) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::schedule_test

@@ -18,7 +18,7 @@
 #include "trainers/parallel/collect.h"
 #include "trainers/parallel/data_parallel.h"
 
-namespace heddle {
+namespace heddle::shards_test {
 namespace {
 
 using ::testing::Each;
@@ -162,4 +162,4 @@ TEST(GradientReductionThreaded, BucketsHoldTheSum) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::shards_test

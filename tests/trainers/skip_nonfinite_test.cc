@@ -17,7 +17,7 @@
 #include "trainers/non_finite.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::skip_nonfinite_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -178,4 +178,4 @@ TEST_P(SkipNonfinite, LargeTensorsAreReadInParts) {
 HEDDLE_ON_DEVICES(SkipNonfinite);
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::skip_nonfinite_test

@@ -20,7 +20,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/trainer.h"
 
-namespace heddle {
+namespace heddle::tensorboard_logger_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -165,4 +165,4 @@ TEST(TensorBoardFilesTest, AreWrittenWhenTheyAreAskedFor) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::tensorboard_logger_test

@@ -23,7 +23,7 @@
 #include "trainers/data/dataset.h"
 #include "trainers/data/find_files.h"
 
-namespace heddle {
+namespace heddle::token_files_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -316,4 +316,4 @@ TEST_F(TokenFilesTest, ALargeFileTakesNoMemory) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::token_files_test

@@ -23,7 +23,7 @@
 #include "trainers/evaluate.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::tokenizer_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -283,4 +283,4 @@ TEST_F(SentencePieceTest, ModelsThatDoNotFitAreRefused) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::tokenizer_test

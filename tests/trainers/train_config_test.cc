@@ -14,7 +14,7 @@
 #include "trainers/schedule.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::train_config_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -273,4 +273,4 @@ TEST(TrainConfigTest, ShippedConfigsAreGoodAndSurviveWriting) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::train_config_test

@@ -11,7 +11,7 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/train_step.h"
 
-namespace heddle {
+namespace heddle::train_step_gpu_test {
 namespace {
 
 class TrainStepGpu : public ::testing::Test {
@@ -128,4 +128,4 @@ TEST_F(TrainStepGpu, PeakBytesAreThoseOfMeta) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::train_step_gpu_test

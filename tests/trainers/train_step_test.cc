@@ -16,7 +16,7 @@
 #include "tests/trainers/reference_model.h"
 #include "tests/trainers/test_config.h"
 
-namespace heddle {
+namespace heddle::train_step_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -265,4 +265,4 @@ TEST(TrainStepTest, PeakBytesOnMetaEqualThoseOnTheCpu) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::train_step_test

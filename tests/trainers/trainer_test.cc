@@ -20,7 +20,7 @@
 #include "trainers/run/checkpoint.h"
 #include "trainers/schedule.h"
 
-namespace heddle {
+namespace heddle::trainer_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -455,4 +455,4 @@ TEST_F(TrainerTest, LearnsToCopyAndToRecall) {
 }
 
 }  // namespace
-}  // namespace heddle
+}  // namespace heddle::trainer_test
