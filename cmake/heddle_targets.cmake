@@ -28,6 +28,8 @@ function(heddle_sources result folder)
   if(HEDDLE_CUDA_ENABLED)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${folder}/*.cu")
     list(APPEND sources ${cuda_sources})
+    # Each takes minutes, and CMake from 3.31 on would compile them as one in a unity build.
+    set_source_files_properties(${cuda_sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   else()
     list(FILTER sources EXCLUDE REGEX "/core/runtime/cuda_[^/]*\\.cc$|/kernels/[a-z_]+/cuda/|_gpu_test\\.cc$")
   endif()

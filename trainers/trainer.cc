@@ -208,7 +208,14 @@ class Run {
     evaluations_ = state.evaluations;
     start_ = state.step;
     if (is_complete(start_)) saved_step_ = start_;
+    // The process that wrote it may have been killed before it removed the older ones.
+    const std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
+    if (processes_.is_first() && is_in_this_folder(checkpoint) && all.back().step == start_) {
+      remove_older_checkpoints(folder_.checkpoints(), state, kept());
+    }
   }
+
+  KeptCheckpoints kept() const { return {config_.trainer.keep_checkpoints, config_.trainer.keep_best}; }
 
   // A new folder for a run without a step would hold nothing.
   void check_steps_are_left(const Checkpoint& checkpoint) const {
@@ -333,9 +340,9 @@ class Run {
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
-    const auto path = write_checkpoint(
-        context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(), state,
-        {config_.trainer.keep_checkpoints, config_.trainer.keep_best}, train_step_.average(), train_step_.parallel());
+    const auto path =
+        write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
+                         state, kept(), train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }

@@ -195,6 +195,25 @@ TEST_F(TrainerTest, AFinishedRunIsLeftAlone) {
   EXPECT_EQ(file("run/metrics.csv"), metrics);
 }
 
+// A process that is killed behind the rename of its last checkpoint has not removed the older ones.
+TEST_F(TrainerTest, AFinishedRunKeepsNoMoreCheckpointsThanItShould) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=10", "trainer.keep_checkpoints=1"});
+  run("run", config);
+  const fs::path checkpoints = folder_ / "run/checkpoints";
+  fs::copy(checkpoints / "step_10", checkpoints / "step_5");
+  fs::remove(checkpoints / "best");
+  EXPECT_TRUE(run("run", config).finished);
+  EXPECT_EQ(list_checkpoints(checkpoints).size(), 1u);
+  EXPECT_EQ(fs::read_symlink(checkpoints / "best"), "step_10");
+  EXPECT_EQ(open_checkpoint(checkpoints / "step_10").state.step, 10);
+
+  // Beside a newest one that is damaged, the one that the run goes on from stays.
+  fs::copy(checkpoints / "step_10", checkpoints / "step_12");
+  fs::remove(checkpoints / "step_12/model.safetensors");
+  EXPECT_TRUE(run("run", config).finished);
+  EXPECT_EQ(open_checkpoint(checkpoints / "step_10").state.step, 10);
+}
+
 TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {
   const TrainConfig config = testing::tiny_train_config({"trainer.steps=10", "schedule.type=constant"});
   const TrainConfig longer = testing::tiny_train_config({"trainer.steps=20", "schedule.type=constant"});

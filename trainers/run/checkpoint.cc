@@ -206,20 +206,6 @@ void link_best(const fs::path& folder, int64_t step) {
   if (!ignored) rename_file(aside, link);  // a file system without links has none
 }
 
-// Where the best is missing, since the disk was full when it was found, the best of those that were written is kept.
-void remove_older(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
-  int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
-  if (fs::exists(folder / folder_name(best))) {
-    link_best(folder, best);
-  } else if (kept.best) {
-    best = linked_best(folder);
-  }
-  const std::vector<CheckpointFolder> all = list_checkpoints(folder);
-  for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
-    if (all[i].step != best) remove_folder(all[i].path);
-  }
-}
-
 // The masters with the parts that this process updates.
 std::vector<ShardedTensor> parts_of_masters(const ParameterSet& parameters, const DataParallel* parallel) {
   std::vector<ShardedTensor> tensors;
@@ -240,7 +226,7 @@ fs::path write(const fs::path& folder, const std::vector<TensorFile>& files, std
     if (fs::create_directories(folder)) sync_directory(folder.parent_path());
     check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
     write_folder(path, [&](const fs::path& partial) { write_files(partial, files, collectors, state); });
-    remove_older(folder, state, kept);
+    remove_older_checkpoints(folder, state, kept);
     return path;
   } catch (const fs::filesystem_error& error) {
     if (is_no_space(error.code())) throw NoSpace(error.what());
@@ -249,6 +235,19 @@ fs::path write(const fs::path& folder, const std::vector<TensorFile>& files, std
 }
 
 }  // namespace
+
+void remove_older_checkpoints(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
+  int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
+  if (fs::exists(folder / folder_name(best))) {
+    link_best(folder, best);
+  } else if (kept.best) {  // missing, since the disk was full when it was found
+    best = linked_best(folder);
+  }
+  const std::vector<CheckpointFolder> all = list_checkpoints(folder);
+  for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
+    if (all[i].step != best) remove_folder(all[i].path);
+  }
+}
 
 fs::path write_checkpoint(Context& context, const fs::path& folder, const ParameterSet& parameters,
                           const Optimizer& optimizer, const CheckpointState& state, const KeptCheckpoints& kept,

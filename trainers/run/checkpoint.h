@@ -68,6 +68,11 @@ std::filesystem::path write_checkpoint(Context& context, const std::filesystem::
                                        const CheckpointState& state, const KeptCheckpoints& kept,
                                        const WeightAverage* average = nullptr, DataParallel* parallel = nullptr);
 
+// Removes the checkpoints that are not to be kept beside that of `state`, the newest one. The best that was written is
+// kept, and `folder`/best leads to it.
+void remove_older_checkpoints(const std::filesystem::path& folder, const CheckpointState& state,
+                              const KeptCheckpoints& kept);
+
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 
