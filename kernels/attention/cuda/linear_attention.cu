@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/attention/cuda/linear_attention_decode.h"
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_any.h"
 #include "kernels/attention/cuda/scan_spans.h"
@@ -334,7 +335,7 @@ void put_decay_gradient(Context& context, const LinearAttentionBackwardArgs& arg
 }  // namespace
 
 void linear_attention_forward(Context& context, const LinearAttentionForwardArgs& args) {
-  if (is_empty(args.q) || is_empty(args.v)) return;
+  if (is_empty(args.q) || is_empty(args.v) || forward_of_few_tokens(context, args)) return;
   visit_floating(args.q.dtype, [&](auto type) { launch_forward<decltype(type)>(context, args); });
 }
 
