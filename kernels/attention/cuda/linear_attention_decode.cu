@@ -36,42 +36,21 @@ struct TokenDecay {
 // Shared memory of a block for `tokens` tokens.
 template <class A>
 struct StepShared {
-  TokenDecay<A>* decays;  // (tokens)
-  A *query, *key;         // (tokens, keys)
-  A* value;               // (tokens, kTile)
   A* sums;                // (tokens, kWarps, kTile): products of query and state over the rows of a warp
+  A* value;               // (tokens, kTile)
+  Vec<A, 2>* features;    // (tokens, keys): of k and of q
+  TokenDecay<A>* decays;  // (tokens)
 
-  __device__ __forceinline__ StepShared(unsigned char* raw, int tokens, int keys) {
-    sums = reinterpret_cast<A*>(raw);
-    value = sums + tokens * kWarps * kTile;
-    query = value + tokens * kTile;
-    key = query + tokens * keys;
-    decays = reinterpret_cast<TokenDecay<A>*>(key + tokens * keys);
-  }
+  __device__ __forceinline__ StepShared(unsigned char* raw, int tokens, int keys)
+      : sums(reinterpret_cast<A*>(raw)),
+        value(sums + tokens * kWarps * kTile),
+        features(reinterpret_cast<Vec<A, 2>*>(value + tokens * kTile)),
+        decays(reinterpret_cast<TokenDecay<A>*>(features + tokens * keys)) {}
   static size_t bytes(int64_t tokens, int64_t keys) {
     return static_cast<size_t>(tokens) *
            (static_cast<size_t>(kWarps * kTile + kTile + 2 * keys) * sizeof(A) + sizeof(TokenDecay<A>));
   }
 };
-
-template <class A>
-__device__ __forceinline__ TokenDecay<A> token_decay(const LinearAttentionForwardArgs& args, int64_t batch,
-                                                     int64_t head_index, int64_t token) {
-  const int64_t place = batch * args.q.length + token;
-  double log_decay = 0.0;
-  if (args.log_decay) {
-    const int64_t at = args.decay_per_token ? place * args.q.heads + head_index : head_index;
-    log_decay = vector<const A>(args.log_decay)[at];
-  }
-  bool starts_anew = log_decay == -infinity<double>();
-  if (args.segments && token > 0) {
-    const int32_t* const segment = vector<const int32_t>(args.segments) + place;
-    starts_anew |= segment[0] != segment[-1];
-  }
-  const double lambda = starts_anew ? 0.0 : exp(log_decay);
-  const A rounded = static_cast<A>(lambda);
-  return {rounded, static_cast<A>(lambda - static_cast<double>(rounded)), starts_anew};
-}
 
 // A number of the state after a token from that before it.
 __device__ __forceinline__ float advanced(float state, const TokenDecay<float>& decay, float key, float value) {
@@ -81,75 +60,136 @@ __device__ __forceinline__ double advanced(double state, const TokenDecay<double
   return fma(state, decay.lambda, key * value);
 }
 
-// VECTORIZED: states can be accessed 16 bytes at a time, and a thread has neighbouring features. Else its features are
-// kLanes apart, so that a group still accesses neighbouring ones together; no sum depends on which.
+// The work of a block. VECTORIZED: states can be accessed 16 bytes at a time, and a thread has neighbouring features.
+// Else its features are kLanes apart, so that a group still accesses neighbouring ones together; no sum depends on it.
 template <class T, int ROWS, bool VECTORIZED>
-__global__ void __launch_bounds__(kThreads) attend_steps(const __grid_constant__ LinearAttentionForwardArgs args) {
+class Steps {
+ public:
   using A = accumulate_t<T>;
-  extern __shared__ __align__(16) unsigned char raw[];
-  const int keys = static_cast<int>(args.q.dim), tokens = static_cast<int>(args.q.length);
-  const StepShared<A> shared(raw, tokens, keys);
-  const unsigned tiles = static_cast<unsigned>(parts_of(args.v.dim, kTile)), heads = args.q.heads;
-  const unsigned state_head = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const int64_t batch = state_head / heads, head_index = state_head % heads;
-  const int64_t key_head = head_index / (args.q.heads / args.k.heads);
-  const int64_t first_value = int64_t{tile} * kTile,
-                first_number = int64_t{state_head} * keys * args.v.dim + first_value;
-  const int values = static_cast<int>(min(int64_t{kTile}, args.v.dim - first_value));
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, group = thread / kLanes;
-  const auto feature = [&](int i) { return VECTORIZED ? lane * kWidth + i : lane + i * kLanes; };
 
-  Vec<A, kWidth> state[ROWS];
-  if (args.initial_state) {
-    const A* const from = vector<const A>(args.initial_state) + first_number;
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) {  // what is no part of the state is read from a place that is, and not used
-      const A* const row = from + min(r * kGroups + group, keys - 1) * args.v.dim;
-      if constexpr (VECTORIZED) {
-        state[r] = load_stream<kWidth>(row + min(feature(0), values - kWidth));
-      } else {
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) state[r][i] = row[min(feature(i), values - 1)];
-      }
-    }
-  } else {
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) state[r] = {};
+  __device__ __forceinline__ Steps(const LinearAttentionForwardArgs& args, unsigned char* raw)
+      : args_(args), shared_(raw, tokens_, keys_) {}
+
+  __device__ __forceinline__ void run() {
+    load_state();
+    load_tokens();
+    __syncthreads();
+    for (int token = 0; token < tokens_; ++token) take(token);
+    if (args_.final_state) store_state();
+    __syncthreads();
+    for (int item = thread_; item < tokens_ * kTile; item += kThreads) put_out(item / kTile, item % kTile);
   }
 
-  for (int token = 0; token < tokens; ++token) {
-    const T* const q = head<const T>(args.q, batch, token, head_index);
-    const T* const k = head<const T>(args.k, batch, token, key_head);
-    for (int d = thread; d < keys; d += kThreads) {
-      shared.query[token * keys + d] = widen(q[d]);
-      shared.key[token * keys + d] = widen(k[d]);
-    }
-  }
-  for (int item = thread; item < tokens * kTile; item += kThreads) {
-    const int token = item / kTile, c = item % kTile;
-    shared.value[item] = c < values ? widen(head<const T>(args.v, batch, token, key_head)[first_value + c]) : A(0);
-  }
-  if (thread < tokens) shared.decays[thread] = token_decay<A>(args, batch, head_index, thread);
-  __syncthreads();
+ private:
+  // Tokens whose rows are on their way together, and key features of each that a thread loads.
+  static constexpr int kAhead = 4, kFeatures = ROWS * kGroups > kThreads ? ROWS *kGroups / kThreads : 1;
 
-  for (int token = 0; token < tokens; ++token) {
-    const TokenDecay<A> decay = shared.decays[token];
-    if (decay.starts_anew) {
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) state[r] = {};
-    }
-    Vec<A, kWidth> value, sum = {};
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) value[i] = shared.value[token * kTile + feature(i)];
+  __device__ __forceinline__ int row(int r) const { return r * kGroups + group_; }
+  __device__ __forceinline__ int feature(int i) const { return VECTORIZED ? lane_ * kWidth + i : lane_ + i * kLanes; }
+  // The first of the block's numbers in a row of a state.
+  __device__ __forceinline__ A* numbers(const VectorView& states, int row) const {
+    return vector<A>(states) + (int64_t{state_head_} * keys_ + row) * args_.v.dim + first_value_;
+  }
+
+  // Starts to load the state. What is no part of it is loaded from a place that is, and not used.
+  __device__ __forceinline__ void load_state() {
+    if (!args_.initial_state) return clear_state();
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-      const int row = r * kGroups + group;
-      if (row >= keys) continue;  // 0 times a value may be NaN
-      const A key = shared.key[token * keys + row], query = shared.query[token * keys + row];
+      const A* const from = numbers(args_.initial_state, min(row(r), keys_ - 1));
+      if constexpr (VECTORIZED) {
+        state_[r] = load_stream<kWidth>(from + min(feature(0), values_ - kWidth));
+      } else {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) state_[r][i] = from[min(feature(i), values_ - 1)];
+      }
+    }
+  }
+  __device__ __forceinline__ void clear_state() {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) state_[r] = {};
+  }
+  __device__ __forceinline__ void store_state() const {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      if (row(r) >= keys_) continue;
+      A* const to = numbers(args_.final_state, row(r));
+      if constexpr (VECTORIZED) {
+        if (feature(0) < values_) store(to + feature(0), state_[r]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          if (feature(i) < values_) to[feature(i)] = state_[r][i];
+        }
+      }
+    }
+  }
+
+  // Reads q, k, v and the decays of all tokens into shared memory. All loads of a round are on their way together.
+  __device__ __forceinline__ void load_tokens() const {
+    const int own = kThreads - 1 - thread_;  // the token whose decay the thread computes
+    double log_decay = 0.0;
+    bool starts_anew = false;
+    if (own < tokens_) {
+      const int64_t place = batch_ * tokens_ + own;
+      if (args_.log_decay) {
+        const int64_t at = args_.decay_per_token ? place * args_.q.heads + head_ : head_;
+        log_decay = vector<const A>(args_.log_decay)[at];
+      }
+      if (args_.segments && own > 0) {
+        const int32_t* const segment = vector<const int32_t>(args_.segments) + place;
+        starts_anew = segment[0] != segment[-1];
+      }
+    }
+    for (int first = 0; first < tokens_; first += kAhead) {
+      T query[kAhead][kFeatures], key[kAhead][kFeatures], value[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= tokens_) break;
+        const T* const q = head<const T>(args_.q, batch_, first + i, head_);
+        const T* const k = head<const T>(args_.k, batch_, first + i, key_head_);
+#pragma unroll
+        for (int f = 0; f < kFeatures; ++f) {
+          const int d = thread_ + f * kThreads;
+          if (d >= keys_) continue;
+          query[i][f] = q[d];
+          key[i][f] = k[d];
+        }
+        if (thread_ < values_) value[i] = head<const T>(args_.v, batch_, first + i, key_head_)[first_value_ + thread_];
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= tokens_) break;
+#pragma unroll
+        for (int f = 0; f < kFeatures; ++f) {
+          const int d = thread_ + f * kThreads;
+          if (d < keys_) shared_.features[(first + i) * keys_ + d] = {widen(key[i][f]), widen(query[i][f])};
+        }
+        if (thread_ < values_) shared_.value[(first + i) * kTile + thread_] = widen(value[i]);
+      }
+    }
+    if (own >= tokens_) return;
+    starts_anew |= log_decay == -infinity<double>();
+    const double lambda = starts_anew ? 0.0 : exp(log_decay);
+    const A rounded = static_cast<A>(lambda);
+    shared_.decays[own] = {rounded, static_cast<A>(lambda - static_cast<double>(rounded)), starts_anew};
+  }
+
+  // Makes the state after a token, and the sums of the warp's rows for its o.
+  __device__ __forceinline__ void take(int token) {
+    const TokenDecay<A> decay = shared_.decays[token];
+    if (decay.starts_anew) clear_state();
+    Vec<A, kWidth> value, sum = {};
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) value[i] = shared_.value[token * kTile + feature(i)];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      if (row(r) >= keys_) continue;  // 0 times a value may be NaN
+      const Vec<A, 2> features = shared_.features[token * keys_ + row(r)];
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
-        state[r][i] = advanced(state[r][i], decay, key, value[i]);
-        sum[i] += query * state[r][i];
+        state_[r][i] = advanced(state_[r][i], decay, features[0], value[i]);
+        sum[i] += features[1] * state_[r][i];
       }
     }
 #pragma unroll
@@ -158,35 +198,35 @@ __global__ void __launch_bounds__(kThreads) attend_steps(const __grid_constant__
       for (int distance = kLanes; distance < 32; distance *= 2) {
         sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], distance);
       }
-      if (thread % 32 < kLanes) shared.sums[(token * kWarps + thread / 32) * kTile + feature(i)] = sum[i];
+      if (thread_ % 32 < kLanes) shared_.sums[(token * kWarps + thread_ / 32) * kTile + feature(i)] = sum[i];
     }
   }
 
-  if (args.final_state) {
-    A* const to = vector<A>(args.final_state) + first_number;
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-      const int row = r * kGroups + group;
-      if (row >= keys) continue;
-      if constexpr (VECTORIZED) {
-        if (feature(0) < values) store(to + row * args.v.dim + feature(0), state[r]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) {
-          if (feature(i) < values) to[row * args.v.dim + feature(i)] = state[r][i];
-        }
-      }
-    }
-  }
-  __syncthreads();
-  for (int item = thread; item < tokens * kTile; item += kThreads) {
-    const int token = item / kTile, c = item % kTile;
-    if (c >= values) continue;
+  __device__ __forceinline__ void put_out(int token, int c) const {
+    if (c >= values_) return;
     A sum = A(0);
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) sum += shared.sums[(token * kWarps + warp) * kTile + c];
-    head<T>(args.o, batch, token, head_index)[first_value + c] = narrow<T>(sum * static_cast<A>(args.scale));
+    for (int warp = 0; warp < kWarps; ++warp) sum += shared_.sums[(token * kWarps + warp) * kTile + c];
+    head<T>(args_.o, batch_, token, head_)[first_value_ + c] = narrow<T>(sum * static_cast<A>(args_.scale));
   }
+
+  const LinearAttentionForwardArgs& args_;
+  int keys_ = static_cast<int>(args_.q.dim), tokens_ = static_cast<int>(args_.q.length);
+  unsigned tiles_ = static_cast<unsigned>(parts_of(args_.v.dim, kTile)), heads_ = static_cast<unsigned>(args_.q.heads);
+  unsigned state_head_ = blockIdx.x / tiles_;
+  int64_t batch_ = state_head_ / heads_, head_ = state_head_ % heads_;
+  int64_t key_head_ = head_ / (heads_ / static_cast<unsigned>(args_.k.heads));
+  int64_t first_value_ = int64_t{blockIdx.x % tiles_} * kTile;
+  int values_ = static_cast<int>(min(int64_t{kTile}, args_.v.dim - first_value_));  // of the tile
+  int thread_ = static_cast<int>(threadIdx.x), lane_ = thread_ % kLanes, group_ = thread_ / kLanes;
+  StepShared<A> shared_;
+  Vec<A, kWidth> state_[ROWS];  // the thread's numbers: features feature(0), ... of row(0), ...
+};
+
+template <class T, int ROWS, bool VECTORIZED>
+__global__ void __launch_bounds__(kThreads) attend_steps(const __grid_constant__ LinearAttentionForwardArgs args) {
+  extern __shared__ __align__(16) unsigned char raw[];
+  Steps<T, ROWS, VECTORIZED>(args, raw).run();
 }
 
 template <class T, int ROWS>
