@@ -3,12 +3,11 @@
 // of one sequence. It reads them once, keeps them in registers for all tokens and writes them once. A group of lanes
 // holds a row of the tile, a key feature, of which each lane has 16 bytes (32 in float64); every group has each
 // kGroups-th row. All q, k, v and decays of the block are read into shared memory while the state is on its way.
-//   S = lambda_t S + k_t v_t^T;   o_t (=) scale q_t^T S, in the type of arithmetic;   final_state (=) the last S
+//   S = lambda_t S + k_t v_t^T;   o_t (=) scale q_t^T S, rounded once;   final_state (=) the last S
 // The sum over key features is one over the rows of a thread, then over the groups of a warp, then over warps, so its
 // order depends on the number of key features alone.
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/attention/cuda/linear_attention_decode.h"
 #include "kernels/attention/linear_attention_workspace.h"
@@ -82,7 +81,7 @@ class Steps {
 
  private:
   // Tokens whose rows are on their way together, and key features of each that a thread loads.
-  static constexpr int kAhead = 4, kFeatures = ROWS * kGroups > kThreads ? ROWS *kGroups / kThreads : 1;
+  static constexpr int kAhead = 4, kFeatures = (ROWS * kGroups + kThreads - 1) / kThreads;
 
   __device__ __forceinline__ int row(int r) const { return r * kGroups + group_; }
   __device__ __forceinline__ int feature(int i) const { return VECTORIZED ? lane_ * kWidth + i : lane_ + i * kLanes; }
