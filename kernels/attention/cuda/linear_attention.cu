@@ -1,9 +1,9 @@
-// Linear attention on a GPU: which scans compute what, and what is prepared and finished around them.    scan.h says
-// how
+// Linear attention on a GPU: which scans compute what, and what is prepared and finished around them. scan.h says how.
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/attention/cuda/linear_attention_decode.h"
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_any.h"
 #include "kernels/attention/cuda/scan_spans.h"
@@ -166,7 +166,7 @@ ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWo
   const ScanSpans spans = scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
   result.spans = spans.count;
   result.span_length = spans.length;
-  // A step of generation has no sums and no chunks to find.
+  // One token has no sums and no chunks to find.
   const bool per_token = args.log_decay && args.decay_per_token && args.q.length != 1;
   if (!per_token) {
     result.log_decay = vector<const A>(args.log_decay);
@@ -334,7 +334,7 @@ void put_decay_gradient(Context& context, const LinearAttentionBackwardArgs& arg
 }  // namespace
 
 void linear_attention_forward(Context& context, const LinearAttentionForwardArgs& args) {
-  if (is_empty(args.q) || is_empty(args.v)) return;
+  if (is_empty(args.q) || is_empty(args.v) || forward_of_few_tokens(context, args)) return;
   visit_floating(args.q.dtype, [&](auto type) { launch_forward<decltype(type)>(context, args); });
 }
 

@@ -1,4 +1,4 @@
-// The scan that computes everything in linear attention, and what its kernels share. docs/layers.md#linear-attention A
+// The scan behind linear attention of more than a few tokens, and of backward. docs/layers.md#linear-attention A
 // scan goes over the sequence in one direction; with the rows query_t, key_t and value_t of step t it computes
 //   S_t = lambda_t S_{t-1} + inner key_t value_t^T;   out_t (=|+=) outer query_t^T S_t
 //   forward    o (=)        is the scan of (q, k, v) from the start;             final_state (=) is its last S
