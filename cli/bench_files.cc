@@ -46,17 +46,17 @@ BenchFiles::BenchFiles(fs::path json, fs::path csv, fs::path plot, std::span<con
     for (const fs::path& file : suite.files) inputs.push_back({"a file of suite " + suite.name, file});
   }
   const NamedFiles tables = {{"--json", json_}, {"--csv", csv_}};
-  check_output_files(tables, inputs);
-  if (plot_.empty()) return;
-  const NamedFiles charts = chart_files(plot_, suites);
+  const NamedFiles charts = plot_.empty() ? NamedFiles{} : chart_files(plot_, suites);
   NamedFiles all = tables;
   all.push_back({"--plot", plot_});
   all.insert(all.end(), charts.begin(), charts.end());
   check_distinct_files(all, inputs);
+  check_writable_files(tables);
+  if (plot_.empty()) return;
   std::error_code error;
   fs::create_directories(plot_, error);
   if (error) throw UsageError(fmt::format("--plot: {} cannot be made: {}", plot_.string(), error.message()));
-  check_output_files(charts, inputs);
+  check_writable_files(charts);
 }
 
 void BenchFiles::add(const BenchmarkRow& row) {

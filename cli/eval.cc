@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,8 +14,10 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "core/config/config_error.h"
+#include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "trainers/evaluate.h"
+#include "trainers/non_finite.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/run/loaded_model.h"
 
@@ -93,6 +96,19 @@ Evaluated evaluated_data(const EvalArguments& options, const TrainConfig& config
   return same;
 }
 
+// Throws Error for a loss that is not finite, and says where that may come from.
+void check_finite(Context& context, const LoadedModel& loaded, double loss) {
+  if (std::isfinite(loss)) return;
+  for (const Parameter& parameter : loaded.model.parameters().all()) {
+    const auto value = first_non_finite(context, parameter.value);
+    if (!value) continue;
+    fail("the validation loss is {}, since parameter {} of {} is not finite ({})", unsigned_nan(loss), parameter.name,
+         loaded.checkpoint.path.string(), unsigned_nan(*value));
+  }
+  fail("the validation loss is {}, though all parameters of {} are finite: numbers overflow on the way to it",
+       unsigned_nan(loss), loaded.checkpoint.path.string());
+}
+
 int run(const EvalArguments& options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded =
@@ -112,6 +128,8 @@ int run(const EvalArguments& options, const Registry& registry) {
     fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.bits_per_byte()));
   }
   if (data.has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
+  std::fflush(stdout);  // before the error
+  check_finite(*context, loaded, evaluation.loss);
   return kDone;
 }
 
@@ -135,7 +153,7 @@ Run add_eval(CLI::App& command, const Registry& registry) {
        .examples = {{"heddle eval runs/toy_kjv", "the newest whole checkpoint"},
                     {"heddle eval runs/toy_kjv --set trainer.eval_batches=all", "all validation data"},
                     {"heddle eval runs/toy_kjv/checkpoints/best --data book.txt", "all of a file"}},
-       .exit_codes = {},
+       .exit_codes = {{kFailed, "the loss is not finite, or failure at run time"}},
        .page = "docs/cli.md"});
   return [options, &registry] { return run(*options, registry); };
 }

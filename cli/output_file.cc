@@ -5,10 +5,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <map>
 
 #include "core/io/atomic_file.h"
-#include "core/io/file_identity.h"
 #include "core/runtime/error.h"
 
 namespace heddle::cli {
@@ -33,22 +31,39 @@ void check_output_folder(const char* option, const fs::path& folder) {
   throw UsageError(fmt::format("{}: {} cannot be written: {}", option, folder.string(), std::strerror(errno)));
 }
 
-void check_distinct_files(const NamedFiles& outputs, const NamedFiles& inputs) {
-  std::map<FileIdentity, std::string> taken;  // and by what
+FileTable::FileTable(const NamedFiles& inputs) {
   for (const auto& [name, path] : inputs) {
-    if (!path.empty()) taken.try_emplace(file_identity(path), name + ", which is read");
+    if (!path.empty()) files_.try_emplace(file_identity(path), name + ", which is read");
   }
-  for (const auto& [name, path] : outputs) {
-    if (path.empty() || is_written_through(path)) continue;
-    const auto [found, is_free] = taken.try_emplace(file_identity(path), "written by " + name + ", too");
-    if (is_free) continue;
-    throw UsageError(fmt::format("{}: {} is {}; expected another file", name, path.string(), found->second));
-  }
+}
+
+void FileTable::check(const NamedFile& output) const {
+  const auto& [name, path] = output;
+  if (path.empty() || is_written_through(path)) return;
+  const auto found = files_.find(file_identity(path));
+  if (found == files_.end()) return;
+  throw UsageError(fmt::format("{}: {} is {}; expected another file", name, path.string(), found->second));
+}
+
+void FileTable::take(const NamedFile& output) {
+  check(output);
+  const auto& [name, path] = output;
+  if (path.empty() || is_written_through(path)) return;
+  files_.try_emplace(file_identity(path), "written by " + name + ", too");
+}
+
+void check_distinct_files(const NamedFiles& outputs, const NamedFiles& inputs) {
+  FileTable table(inputs);
+  for (const NamedFile& output : outputs) table.take(output);
+}
+
+void check_writable_files(const NamedFiles& outputs) {
+  for (const NamedFile& output : outputs) check_output_file(output);
 }
 
 void check_output_files(const NamedFiles& outputs, const NamedFiles& inputs) {
   check_distinct_files(outputs, inputs);
-  for (const NamedFile& output : outputs) check_output_file(output);
+  check_writable_files(outputs);
 }
 
 }  // namespace heddle::cli

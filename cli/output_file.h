@@ -3,8 +3,11 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
+
+#include "core/io/file_identity.h"
 
 namespace heddle::cli {
 
@@ -21,8 +24,24 @@ using NamedFiles = std::vector<NamedFile>;
 void check_output_files(const NamedFiles& outputs, const NamedFiles& inputs);
 void check_output_folder(const char* option, const std::filesystem::path& folder);
 
-// Throws UsageError when an output would replace one of `inputs` or another output. What is written through (/dev/null,
-// a pipe) replaces nothing.
+// The files of a command, whatever the paths that lead to them. Each is looked at once.
+class FileTable {
+ public:
+  // `inputs` are read.
+  explicit FileTable(const NamedFiles& inputs);
+
+  // Throw UsageError when the output would replace a file of the table; take() then adds it. What is written through
+  // (/dev/null, a pipe) replaces nothing.
+  void check(const NamedFile& output) const;
+  void take(const NamedFile& output);
+
+ private:
+  std::map<FileIdentity, std::string> files_;  // and what has them
+};
+
+// Throws UsageError when an output would replace one of `inputs` or another output.
 void check_distinct_files(const NamedFiles& outputs, const NamedFiles& inputs);
+// Throws UsageError when one of the outputs cannot be written.
+void check_writable_files(const NamedFiles& outputs);
 
 }  // namespace heddle::cli

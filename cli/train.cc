@@ -14,6 +14,7 @@
 #include "cli/launch.h"
 #include "cli/manual.h"
 #include "cli/option.h"
+#include "cli/output_file.h"
 #include "cli/signals.h"
 #include "core/distributed/communicator.h"
 #include "tools/verify_resume.h"
@@ -59,8 +60,9 @@ Subject subject_of(const TrainArguments& options) {
 void check_files(const TrainArguments& options, const TrainConfig& config, const Subject& subject) {
   NamedFiles data, inputs;
   add_data_files(data, config.data);
+  const FileTable of_data(data);
   for (const auto& file : run_files(subject.folder)) {
-    check_distinct_files({{"the run folder", file}}, data);
+    of_data.check({"the run folder", file});
     inputs.push_back({"a file of the run folder", file});
   }
   if (!config.trainer.profile) return;
@@ -70,7 +72,7 @@ void check_files(const TrainArguments& options, const TrainConfig& config, const
   for (const std::string& from : {options.init_from, options.resume}) {
     if (std::filesystem::exists(from)) add_run_files(inputs, from);
   }
-  check_distinct_files({{place, config.trainer.profile->trace}}, inputs);
+  FileTable(inputs).check({place, config.trainer.profile->trace});
 }
 
 TrainConfig load(const TrainArguments& options, const Subject& subject, const Registry& registry) {

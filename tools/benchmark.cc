@@ -218,6 +218,7 @@ void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& o
     for (const BenchmarkConfig& config : suite.configs) {
       for (const int64_t n : chosen_sizes(config, options)) {
         try {
+          check_index_bounds(config, registry.find(config.operator_name), n);
           try_on_meta(registry, config, n, options.passes);
         } catch (const ConfigError&) {
           throw;  // names the place

@@ -16,6 +16,7 @@
 #include "core/runtime/error.h"
 #include "layers/modules/choices.h"
 #include "tools/share_folders.h"
+#include "tools/token_range.h"
 
 namespace heddle {
 namespace {
@@ -136,6 +137,7 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
     if (op.find_input(input)->is_real() || config.index_bounds.contains(input)) continue;
     node.fail("index_bounds", fmt::format("found no bound of {}, expected how many values it may have", input));
   }
+  check_index_bounds(config, op, config.sizes.front());
   config.passes = read_passes(node);
   const ConfigNode moved = node.require_section("moved"), flops = node.section("flops");
   for (const char* pass : {"fwd", "bwd"}) {
@@ -196,6 +198,21 @@ std::vector<std::string> suite_names() {
 }
 
 }  // namespace
+
+void check_index_bounds(const BenchmarkConfig& config, const Operator& op, int64_t n) {
+  for (const auto& [input, bound] : config.index_bounds) {
+    const auto place = range_place(op.cases(), input);
+    if (!place) continue;
+    const auto of = std::find_if(config.inputs.begin(), config.inputs.end(),
+                                 [&](const auto& other) { return other.first == place->input; });
+    if (of == config.inputs.end()) continue;
+    const Shape shape = config.shape_of(of->second, n);
+    if (shape.rank() < -place->dim || bound <= shape[place->dim]) continue;
+    config.node.section("index_bounds")
+        .fail(input, fmt::format("found '{}', expected at most {}: {} has shape {} at n = {}", bound, shape[place->dim],
+                                 place->input, to_string(shape), n));
+  }
+}
 
 std::string_view name(BenchmarkPass pass) {
   constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first"};

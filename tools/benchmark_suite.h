@@ -73,6 +73,10 @@ struct BenchmarkSuite {
 // UsageError for a name that is neither.
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry = built_in_registry());
 
+// Throws ConfigError where an index input may have more values at this size than its operator has rows or classes for.
+// load_benchmark_suite() does so for the first size of each config.
+void check_index_bounds(const BenchmarkConfig& config, const Operator& op, int64_t n);
+
 // The large cases of an operator, or all where none is large, with n the number of elements of the first input.
 BenchmarkSuite suite_of_cases(const Operator& op);
 

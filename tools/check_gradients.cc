@@ -162,10 +162,11 @@ GradcheckReport check_model_precision(Context& context, const TrainConfig& confi
     Context cpu(Device{}, {.threads = 1});
     ModelLoss same(cpu, config, length);
     same.parameters().materialize(cpu, dtype, config.seed);
-    Rounding moving(cpu, dtype, static_cast<uint64_t>(move));
-    std::vector<GradientValues> moved = parameters;
-    for (GradientValues& values : moved) {
-      if (move > 0) values = moving.moved(std::move(values));
+    InsideMove inside(cpu, dtype, move);
+    std::vector<GradientValues> moved;
+    for (const GradientValues& values : parameters) {
+      moved.push_back(inside.inputs(values));
+      for (double& value : moved.back()) value = round_to(dtype, value);
     }
     write_parameters(cpu, same.parameters(), moved);
     return same.gradients(cpu);
@@ -173,11 +174,14 @@ GradcheckReport check_model_precision(Context& context, const TrainConfig& confi
   return report;
 }
 
+// Among the results of run_layer() and what it is given.
+bool is_gradient(const std::string& name) { return name.starts_with("d_"); }
+
 // The gradients among the results of run_layer().
 std::vector<GradientValues> gradients_of(Context& context, const std::vector<NamedTensor>& results) {
   std::vector<GradientValues> gradients;
   for (const auto& [name, tensor] : results) {
-    if (name.starts_with("d_")) gradients.push_back(read_values(context, tensor));
+    if (is_gradient(name)) gradients.push_back(read_values(context, tensor));
   }
   return gradients;
 }
@@ -215,17 +219,23 @@ GradcheckReport check_precision(Context& context, const LayerSpec& spec, const O
   for (size_t i = 0; i < results.size(); ++i) {
     const auto& [name, values] = results[i];
     if (read_values(context, values) != read_values(context, again[i].tensor)) report.deterministic = false;
-    if (name.starts_with("d_")) names.push_back(name.substr(2));
+    if (is_gradient(name)) names.push_back(name.substr(2));
   }
   report.inputs = compare_gradients(names, found, spread, dtype, gradient_tolerance(dtype), [&](int move) {
     Context cpu(Device{}, {.threads = 1});
-    std::vector<NamedTensor> same;
+    InsideMove inside(cpu, dtype, move);
+    std::vector<NamedTensor> moved;
     for (const auto& [name, tensor] : given) {
-      same.push_back({name, Tensor::empty(cpu, tensor.shape(), tensor.dtype())});
-      write_values(cpu, same.back().tensor, read_values(context, tensor));
+      moved.push_back({name, Tensor::empty(cpu, tensor.shape(), tensor.dtype())});
+      GradientValues values = read_values(context, tensor);
+      if (is_gradient(name)) {
+        values = inside.upstream(std::move(values));
+      } else if (is_floating(tensor.dtype())) {
+        values = inside.inputs(std::move(values));
+      }
+      write_values(cpu, moved.back().tensor, values);
     }
-    Rounding moving(cpu, dtype, static_cast<uint64_t>(move));
-    return gradients_of(cpu, run_layer(cpu, spec, move > 0 ? moved_by(moving, same) : same));
+    return gradients_of(cpu, run_layer(cpu, spec, moved));
   });
   return report;
 }

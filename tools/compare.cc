@@ -214,6 +214,7 @@ class Measurement {
     std::optional<Progress> progress;
     TrainOptions options;
     options.folder = folder.path();
+    options.is_temporary = true;
     options.log = nullptr;
     if (options_.log != nullptr) options.loggers = {&progress.emplace(options_.log)};
     options.stop_requested = options_.stop_requested;

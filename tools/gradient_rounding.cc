@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfenv>
 #include <cmath>
+#include <utility>
 
 #include "core/tensor/transfer.h"
 #include "layers/operator_case.h"
@@ -66,6 +67,26 @@ void Rounding::operator()(const Tensor& numbers) {
   if (numbers.dtype() == DType::float64) write_values(context_, numbers, moved(read_values(context_, numbers)));
 }
 
+InsideMove::InsideMove(Context& context, DType dtype, int move)
+    : move_(move),
+      rounding_(context, dtype, static_cast<uint64_t>(move)),
+      random_(static_cast<uint64_t>(move), RandomStream::test) {}
+
+GradientValues InsideMove::inputs(GradientValues numbers) {
+  if (move_ == 0) return numbers;
+  if (move_ <= kInsideMoves) return rounding_.moved(std::move(numbers));
+  for (double& number : numbers) number *= 1.0 + (2.0 * random_.next_uniform() - 1.0) / 16.0;
+  return numbers;
+}
+
+GradientValues InsideMove::upstream(GradientValues numbers) {
+  if (move_ <= kInsideMoves) return inputs(std::move(numbers));
+  for (double& number : numbers) {
+    number *= (0.5 + 1.5 * random_.next_uniform()) * (random_.next_below(2) == 0 ? -1.0 : 1.0);
+  }
+  return numbers;
+}
+
 RoundingSpread::RoundingSpread(const std::vector<GradientValues>& gradients, Measure measure)
     : measure_(measure), between_(gradients.size(), 0.0), inside_size_(gradients.size(), 0.0) {
   for (const GradientValues& gradient : gradients) inside_.emplace_back(gradient.size(), 0.0);
@@ -79,15 +100,16 @@ void RoundingSpread::add_between(const std::vector<GradientValues>& disturbed,
 }
 
 void RoundingSpread::measure_inside(const LowGradients& low) {
-  for (int move = 0; move <= kInsideMoves; ++move) {
+  for (int move = 0; move <= kInsideMoves + kNearbyMoves; ++move) {
     const std::vector<GradientValues> nearest = low(move);
     for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
       const RoundingMode rounding(mode);
       const std::vector<GradientValues> other = low(move);
       for (size_t i = 0; i < inside_.size(); ++i) {
         const GradientValues change = difference_of(other[i], nearest[i]);
-        for (size_t j = 0; j < change.size(); ++j) inside_[i][j] = std::max(inside_[i][j], std::abs(change[j]));
         inside_size_[i] = std::max(inside_size_[i], size_of(change, measure_));
+        if (move > kInsideMoves) continue;
+        for (size_t j = 0; j < change.size(); ++j) inside_[i][j] = std::max(inside_[i][j], std::abs(change[j]));
       }
     }
   }

@@ -45,10 +45,30 @@ struct GradientPair {
   std::vector<GradientValues> low, exact;
 };
 
-// How many times numbers are moved to see what rounding does between operators, and what it does inside them.
-inline constexpr int kRoundingMoves = 6, kInsideMoves = 3;
+// How many times numbers are moved to see what rounding does between operators, and what it does inside them: by
+// rounding errors, and then by more.
+inline constexpr int kRoundingMoves = 6, kInsideMoves = 3, kNearbyMoves = 7;
 
-// Gradients of low precision with a move of the inputs; move 0 leaves them as they are.
+// Moves the numbers of a case for what is seen inside of operators. Move 0 leaves them as they are, those up to
+// kInsideMoves move them by rounding errors, and the kNearbyMoves after those to where rounding errors are about as
+// large but other ones. The same for the same number of the move and order of calls.
+class InsideMove {
+ public:
+  InsideMove(Context& context, DType dtype, int move);
+
+  // Nearby: each number moved by up to a sixteenth of it.
+  GradientValues inputs(GradientValues numbers);
+  // Nearby: each number times 1/2 to 2 and with any sign. Gradients are linear in those of the outputs, so that
+  // rounding errors stay as large; but those that cancel each other for one set of signs do not for another.
+  GradientValues upstream(GradientValues numbers);
+
+ private:
+  const int move_;
+  Rounding rounding_;
+  Random random_;
+};
+
+// Gradients of low precision where an InsideMove moves the inputs and the upstream gradients.
 using LowGradients = std::function<std::vector<GradientValues>(int move)>;
 
 // What rounding was seen to change in each gradient, at most.
@@ -59,16 +79,16 @@ class RoundingSpread {
   // Between operators: `disturbed` are the gradients of float64 where inputs, values between operators and their
   // gradients were moved, `exact` are those where they were not.
   void add_between(const std::vector<GradientValues>& disturbed, const std::vector<GradientValues>& exact);
-  // Inside operators: `low` computes the gradients of low precision on the CPU, in this thread alone, at numbers that
-  // are moved by rounding errors, as inputs are; the same ones for the same `move`. Arithmetic is made to round up,
-  // down and to zero instead of to the nearest number, so that every rounding error is another one.
+  // Inside operators: `low` computes the gradients of low precision on the CPU, in this thread alone. Arithmetic is
+  // made to round up, down and to zero instead of to the nearest number, so that every rounding error is another one.
+  // Where all have one direction they may cancel, as those of a sum and of its inverse do; nearby they do not.
   void measure_inside(const LowGradients& low);
 
   Measure measure() const { return measure_; }
   // The size of the largest change.
   double between(size_t input) const { return between_[input]; }
-  double inside_size(size_t input) const { return inside_size_[input]; }
-  // The largest change of each element.
+  double inside_size(size_t input) const { return inside_size_[input]; }  // nearby, too
+  // The largest change of each element, not nearby.
   const GradientValues& inside(size_t input) const { return inside_[input]; }
 
  private:

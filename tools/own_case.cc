@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,45 +14,10 @@
 #include "core/config/nearest_name.h"
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"
+#include "tools/token_range.h"
 
 namespace heddle {
 namespace {
-
-const CaseInput* find_input(const OperatorCase& example, const std::string& name) {
-  const auto found = std::find_if(example.inputs.begin(), example.inputs.end(),
-                                  [&](const CaseInput& input) { return input.name == name; });
-  return found != example.inputs.end() ? &*found : nullptr;
-}
-
-// Whose extent is the range of some tokens: an input and its dimension, counted from behind.
-struct RangePlace {
-  std::string input;
-  int dim;
-
-  // Whether it is so in an example.
-  bool fits(const OperatorCase& example, const std::string& tokens) const {
-    const CaseInput *of = find_input(example, input), *drawn = find_input(example, tokens);
-    return of != nullptr && drawn != nullptr && of->shape.rank() >= -dim && of->shape[dim] == drawn->range;
-  }
-};
-
-// The place that is right in all examples with these tokens; none for the numbers of segments.
-std::optional<RangePlace> range_place(const std::vector<OperatorCase>& examples, const std::string& tokens) {
-  const auto with_tokens = std::find_if(examples.begin(), examples.end(), [&](const OperatorCase& example) {
-    return find_input(example, tokens) != nullptr;
-  });
-  if (with_tokens == examples.end()) return {};
-  for (const CaseInput& input : with_tokens->inputs) {
-    for (int dim = -1; dim >= -input.shape.rank() && is_real(input.kind); --dim) {
-      const RangePlace place{input.name, dim};
-      const auto fits = [&](const OperatorCase& example) {
-        return find_input(example, tokens) == nullptr || place.fits(example, tokens);
-      };
-      if (std::all_of(examples.begin(), examples.end(), fits)) return place;
-    }
-  }
-  return {};
-}
 
 // The small cases, those first that are most like a case with these options and shapes: how its inputs are drawn and
 // which are differentiated may depend on them.

@@ -132,6 +132,7 @@ class Verification {
     const std::unique_ptr<Context> context = options_.open();
     TrainOptions train_options;
     train_options.folder = folder;
+    train_options.is_temporary = true;
     if (!fs::exists(folder / "checkpoints")) train_options.init_from = options_.init_from;
     train_options.log = nullptr;
     train_options.loggers = {&digests, &count};

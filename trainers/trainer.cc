@@ -281,11 +281,13 @@ class Run {
   // What a user may do about numbers that are not finite.
   std::string advice() const {
     const bool may_scale = config_.trainer.dtype == DType::float16 && config_.trainer.loss_scale;
-    const bool has_checkpoints = !list_checkpoints(folder_.checkpoints()).empty();
-    return fmt::format(
-        "A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help{}; {}",
-        may_scale ? ", and in float16 trainer.loss_scale: dynamic" : "",
-        has_checkpoints ? "checkpoints are in " + folder_.checkpoints().string() : "there is no checkpoint yet");
+    const auto where_checkpoints_are = [&]() -> std::string {
+      if (options_.is_temporary) return "nothing is kept of this training, a run of heddle train keeps checkpoints";
+      const bool has_checkpoints = !list_checkpoints(folder_.checkpoints()).empty();
+      return has_checkpoints ? "checkpoints are in " + folder_.checkpoints().string() : "there is no checkpoint yet";
+    };
+    return fmt::format("A lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm may help{}; {}",
+                       may_scale ? ", and in float16 trainer.loss_scale: dynamic" : "", where_checkpoints_are());
   }
 
   // One step, with all that is due after it.

@@ -22,6 +22,7 @@ struct TrainOptions {
   std::string resume = "auto";   // see RunFolder::choose
   // A run, a checkpoint or an exported model whose weights a new run starts from; empty: random ones.
   std::filesystem::path init_from;
+  bool is_temporary = false;       // the folder is removed afterwards: no message sends the user there
   std::string program = "heddle";  // name and version, kept in checkpoints
   std::FILE* log = stderr;         // where the ConsoleLogger writes; nullptr: there is none
   std::vector<Logger*> loggers;    // hear every event, after metrics.csv and the console; must outlive train()

@@ -31,7 +31,7 @@ struct SafetensorsEntry {
 
 class SafetensorsReader {
  public:
-  // Reads and checks the header; data is read on demand.
+  // Reads and checks the header; data is read on demand, and none of it for a tensor on meta.
   explicit SafetensorsReader(std::filesystem::path path);
 
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // in the order of their data

@@ -3,13 +3,23 @@
 #include <stdlib.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <system_error>
+
+#include "core/runtime/error.h"
 
 namespace heddle {
 
 TemporaryFolder::TemporaryFolder(const std::string& name) {
-  std::string path = (std::filesystem::temp_directory_path() / ("heddle_" + name + "_XXXXXX")).string();
-  if (::mkdtemp(path.data()) == nullptr) throw std::system_error(errno, std::generic_category(), path);
+  const char* given = std::getenv("TMPDIR");
+  const bool is_given = given != nullptr && *given != '\0';
+  const std::filesystem::path parent = is_given ? given : "/tmp";
+  std::string path = (parent / ("heddle_" + name + "_XXXXXX")).string();
+  if (::mkdtemp(path.data()) == nullptr) {
+    fail("no folder can be made in {}, {}: {}; set TMPDIR to a folder for temporary files", parent.string(),
+         is_given ? "which TMPDIR names" : "where TMPDIR is not set", std::strerror(errno));
+  }
   path_ = path;
 }
 

@@ -6,10 +6,14 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include "core/tensor/transfer.h"
 #include "tests/cli/trained_test.h"
+#include "trainers/run/checkpoint.h"
+#include "trainers/train_step.h"
 
 namespace heddle {
 namespace {
@@ -70,6 +74,26 @@ TEST_F(EvalCommandTest, NamesWhatIsWrong) {
   const Finished damaged = run_heddle({"eval", run_ + "/checkpoints/step_40"});
   EXPECT_EQ(damaged.code, 1);
   EXPECT_THAT(damaged.err, StartsWith("error: " + run_ + "/checkpoints/step_40/model.safetensors: 99 bytes, expected"));
+}
+
+// What was asked for is printed, and a script that looks at the exit code does not take nan for a loss.
+TEST_F(EvalCommandTest, ALossThatIsNotFiniteIsExitCodeOne) {
+  Context context(Device{}, {.threads = 1});
+  const TrainConfig config = load_train_config(run_ + "/config.yaml");
+  TrainStep train_step(context, config);
+  const Checkpoint newest = find_checkpoint(run_, [](const std::string&) {});
+  ParameterSet& parameters = train_step.model().parameters();
+  load_parameters(context, newest, parameters);
+  const Tensor master = parameters.all().at(0).master;
+  write_values(context, master,
+               std::vector<double>(static_cast<size_t>(master.numel()), std::numeric_limits<double>::quiet_NaN()));
+  const fs::path damaged =
+      write_checkpoint(context, folder_ / "damaged/checkpoints", parameters, train_step.optimizer(), newest.state, {});
+  const Finished finished = run_heddle({"eval", damaged.string(), "--device", "cpu"});
+  EXPECT_EQ(finished.code, 1);
+  EXPECT_THAT(finished.out, HasSubstr("validation loss   nan nats per byte"));
+  EXPECT_THAT(finished.err, HasSubstr("error: the validation loss is nan, since parameter " + parameters.all()[0].name +
+                                      " of " + damaged.string() + " is not finite (nan)"));
 }
 
 // A file is evaluated from its first token to its last, however the user names it.

@@ -53,6 +53,19 @@ TEST(OutputFileTest, FilesAreComparedByWhatTheyAre) {
   EXPECT_EQ(refusal_of({{"--json", path("new")}, {"--csv", path("other")}, {"--plot", ""}}, {{"the text", ""}}), "");
 }
 
+// Many outputs are held against the same files, and may be each other where they are only looked at.
+TEST(OutputFileTest, ATableTakesWhatItIsTold) {
+  const TempFolder folder;
+  write_file(folder / "in", "text");
+  cli::FileTable table({{"the text", folder / "in"}});
+  EXPECT_THROW(table.check({"--out", folder / "in"}), UsageError);
+  for (int i = 0; i < 2; ++i) table.check({"the run folder", folder / "new"});
+  table.take({"--json", folder / "new"});
+  EXPECT_THROW(table.check({"--csv", folder / "new"}), UsageError);
+  EXPECT_THROW(table.take({"--csv", folder / "new"}), UsageError);
+  table.take({"--csv", ""});
+}
+
 // What is written through replaces nothing, so it may be given twice.
 TEST(OutputFileTest, DevicesMayBeGivenTwice) {
   for (const char* name : {"/dev/null", "/dev/stdout", "/dev/fd/1"}) {

@@ -148,5 +148,20 @@ TEST(SafetensorsTest, DamagedFilesAreRefusedWithAReason) {
   EXPECT_THAT(refusal_of_tensors(test_file("not_there")), HasSubstr("No such file"));
 }
 
+// A dry run looks at shapes: the header holds them.
+TEST(SafetensorsTest, NoNumbersAreReadForMeta) {
+  const fs::path path = test_file("header_alone.safetensors");
+  const std::vector<float> numbers(1000, 1.5f);
+  write_safetensors(path, std::vector<HostTensor>{{"x", DType::float32, {10, 100}, numbers.data()}});
+  SafetensorsReader reader(path);
+  fs::resize_file(path, fs::file_size(path) - numbers.size() * sizeof(float));  // the numbers are gone
+  Context cpu, meta(Device{DeviceType::meta});
+  EXPECT_THROW(reader.read(cpu, reader.at("x")), Error);
+  EXPECT_EQ(reader.read(meta, reader.at("x")).shape(), (Shape{10, 100}));
+  reader.read_part(meta, reader.at("x"), 200, Tensor::empty(meta, {300}, DType::float32));
+  EXPECT_THROW(reader.read_part(meta, reader.at("x"), 800, Tensor::empty(meta, {300}, DType::float32)), Error);
+  EXPECT_THROW(reader.read(meta, reader.at("x"), Tensor::empty(meta, {100, 10}, DType::float32)), Error);
+}
+
 }  // namespace
 }  // namespace heddle

@@ -71,6 +71,23 @@ TEST_F(BenchmarkFaultsTest, IndicesWithoutABound) {
   EXPECT_EQ(fault(config + ", index_bounds: {tokens: 5}"), "none");
 }
 
+// Numbers beyond the table, or beyond the classes, would be found by the kernel, in the middle of a measurement.
+TEST_F(BenchmarkFaultsTest, MoreIndicesThanThereAreRows) {
+  const std::string moved = ", moved: {fwd: [y], bwd: [d_y]}";
+  EXPECT_THAT(fault("operator: embedding, inputs: {tokens: [n], weight: [5, 4]}, index_bounds: {tokens: 6}" + moved),
+              AllOf(StartsWith(path_ + ":5:"), HasSubstr("configs.bad.index_bounds.tokens: found '6', expected at most "
+                                                         "5: weight has shape (5, 4) at n = 8")));
+  const std::string by_size = "operator: embedding, inputs: {tokens: [4], weight: [n, 4]}, index_bounds: {tokens: 8}";
+  EXPECT_EQ(fault(by_size + moved), "none");
+  BenchmarkOptions options;
+  options.sizes = {7};
+  EXPECT_THAT(fault(by_size + moved, options), HasSubstr("found '8', expected at most 7"));
+  const std::string loss = "operator: cross_entropy, inputs: {logits: [n, 3], targets: [n]}, index_bounds: {targets: ";
+  EXPECT_EQ(fault(loss + "3}, moved: {fwd: [loss], bwd: [d_logits]}"), "none");
+  EXPECT_THAT(fault(loss + "4}, moved: {fwd: [loss], bwd: [d_logits]}"),
+              HasSubstr("index_bounds.targets: found '4', expected at most 3: logits has shape (8, 3)"));
+}
+
 // What only shows when the operator runs: shapes, outputs that these options do not have, options of one size.
 TEST_F(BenchmarkFaultsTest, ConfigsThatDoNotFitTheirOperator) {
   const std::string shapes = "operator: rms_norm, inputs: {x: [4, n], weight: [8]}" + moved_;

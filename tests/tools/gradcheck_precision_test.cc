@@ -73,6 +73,18 @@ OperatorCase tiny_case(const std::string& op, int64_t seed) {
     shapes = {{"x", {rows, dim}}, {"weight", {length, dim}}};
   } else if (op == "glu") {
     shapes = {{"x", {rows, dim}}, {"w12", {2 * length, dim}}, {"w3", {dim, length}}};
+  } else if (op == "glu_product") {
+    options = "{act: " + choices.one_of({"relu", "silu", "none"}) + "}";
+    shapes = {{"a", {rows, dim}}, {"b", {rows, dim}}};
+  } else if (op == "ffn") {
+    options = "{act: " + choices.one_of({"relu", "silu", "gelu"}) + "}";
+    shapes = {{"x", {rows, dim}}, {"w1", {length, dim}}, {"w2", {dim, length}}};
+  } else if (op == "dropout") {
+    options = "{p: 0.3, seed: " + std::to_string(seed) + "}";
+    shapes = {{"x", {rows, dim}}};
+  } else if (op == "embedding") {
+    options = choices.one_of({"{}", "{padding_idx: 0}"});
+    shapes = {{"tokens", {rows}}, {"weight", {1 + length, dim}}};
   } else if (op == "cross_entropy") {
     options = choices.one_of({"{}", "{z_loss: 0.1}", "{label_smoothing: 0.2, reduction: sum}", "{ignore_index: 0}"});
     shapes = {{"logits", {rows, dim}}, {"targets", {rows}}};
@@ -104,8 +116,9 @@ TEST(GradcheckPrecisionTest, RightGradientsOfTinyDimensionsAreNeverWrong) {
   Context context(Device{}, {.threads = 1});
   int64_t checked = 0, undecided = 0;
   for (const std::string op :
-       {"layer_norm", "group_norm", "rms_norm", "group_rms_norm", "srms_norm", "group_srms_norm", "softmax",
-        "activation", "log_sigmoid", "guarded_divide", "linear", "glu", "cross_entropy", "linear_cross_entropy",
+       {"layer_norm",  "group_norm",  "rms_norm",         "group_rms_norm",   "srms_norm",     "group_srms_norm",
+        "softmax",     "activation",  "log_sigmoid",      "guarded_divide",   "linear",        "glu",
+        "glu_product", "ffn",         "dropout",          "embedding",        "cross_entropy", "linear_cross_entropy",
         "lrpe_rotate", "lrpe_cosine", "linear_attention", "softmax_attention"}) {
     for (int64_t seed = 1; seed <= cases_of_each(); ++seed) {
       const OperatorCase one = tiny_case(op, seed);
@@ -119,6 +132,26 @@ TEST(GradcheckPrecisionTest, RightGradientsOfTinyDimensionsAreNeverWrong) {
     }
   }
   EXPECT_LE(undecided, checked / 10);
+}
+
+// Where one number of a row is much larger than the others, the gradient is the difference of two numbers next to each
+// other, and rounding errors of one direction cancel in them: what rounding does shows only at other numbers.
+TEST(GradcheckPrecisionTest, SoftmaxOfOneLargeNumberIsNeverWrong) {
+  Context context(Device{}, {.threads = 1});
+  const Operator& softmax = built_in_registry().find("softmax");
+  const auto verify = [&](const OperatorCase& one) {
+    const GradcheckReport report = check_operator_gradients(context, softmax, one, DType::float32);
+    EXPECT_NE(report.verdict(), Verdict::wrong) << one.name << "\n" << report.to_string();
+  };
+  verify(tiny_case("softmax", 268));
+  OperatorCase one = own_case(softmax, "{}", {{"x", {1, 3}}});
+  for (const double scale : {4.0, 10.0}) {
+    for (int64_t seed = 1; seed <= 40 * cases_of_each(); ++seed) {
+      one.name = fmt::format("softmax of scale {}, {}", scale, seed);
+      one.inputs[0].scale = scale;
+      verify(one);
+    }
+  }
 }
 
 // 1 - n^2 is what is left of these gradients, with n next to 1.

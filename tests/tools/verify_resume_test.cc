@@ -15,12 +15,14 @@
 #include "tests/trainers/own_mixer.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/model/language_model.h"
+#include "trainers/train_step.h"
 
 namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 class VerifyResumeTest : public ::testing::Test {
@@ -92,6 +94,18 @@ TEST_F(VerifyResumeTest, TheFirstTensorThatDiffersIsNamed) {
   EXPECT_TRUE(result.finished);
   ASSERT_TRUE(result.difference.has_value());
   EXPECT_THAT(*result.difference, StartsWith("step 9: model.safetensors, tensor blocks.0.channel."));
+}
+
+// The checkpoints of the training are gone when the user reads that it failed.
+TEST_F(VerifyResumeTest, NumbersThatBlowUpSendNobodyToAFolderThatIsGone) {
+  const TrainConfig config = testing::tiny_train_config({"optimizer.lr=1.0e+30", "schedule.warmup_steps=0"});
+  try {
+    verify(config, 20);
+    FAIL() << "the numbers are finite";
+  } catch (const NonFinite& error) {
+    EXPECT_THAT(error.what(), HasSubstr("nothing is kept of this training, a run of heddle train keeps checkpoints"));
+    EXPECT_THAT(error.what(), Not(HasSubstr(folder_.path().string())));
+  }
 }
 
 TEST_F(VerifyResumeTest, ItEndsWhenItIsAskedTo) {
