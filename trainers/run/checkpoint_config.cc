@@ -35,6 +35,8 @@ TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const
   return read_train_config(node, registry);
 }
 
+KeptCheckpoints kept_checkpoints(const TrainerConfig& trainer) { return {trainer.keep_checkpoints, trainer.keep_best}; }
+
 TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry) {
   if (checkpoint.state.trained_on) return *checkpoint.state.trained_on;
   const auto of = [&](const TrainerConfig& trainer) {

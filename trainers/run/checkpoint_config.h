@@ -13,6 +13,9 @@ namespace heddle {
 TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const std::string> overrides = {},
                                    const Registry& registry = built_in_registry());
 
+// Those of its checkpoints that a run keeps.
+KeptCheckpoints kept_checkpoints(const TrainerConfig& trainer);
+
 // How much data the run of a checkpoint has used. Checkpoints of earlier versions do not say it; then it follows from
 // their step and their config, or from `config` when theirs cannot be read.
 TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry);
