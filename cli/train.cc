@@ -20,6 +20,7 @@
 #include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/run_tokenizer.h"
 #include "trainers/trainer.h"
 
 namespace heddle::cli {
@@ -60,7 +61,8 @@ void check_files(const TrainArguments& options, const TrainConfig& config, const
   NamedFiles data, inputs;
   add_data_files(data, config.data);
   for (const auto& file : run_files(subject.folder)) {
-    check_distinct_files({{"the run folder", file}}, data);
+    // The copy of the tokenizer may be data.tokenizer itself, and is never replaced.
+    if (file != subject.folder / kTokenizerFile) check_distinct_files({{"the run folder", file}}, data);
     inputs.push_back({"a file of the run folder", file});
   }
   if (!config.trainer.profile) return;

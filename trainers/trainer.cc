@@ -38,7 +38,7 @@ class Run {
         options_(options),
         registry_(registry),
         processes_(processes),
-        data_(processes.together([&] { return make_data(config, processes); })),
+        data_(processes.together([&] { return make_data(config, options, processes); })),
         made_step_(processes.together([&] { return std::make_unique<TrainStep>(context, config, &processes); })),
         train_step_(*made_step_),
         config_text_(to_yaml(config, registry)),
@@ -106,9 +106,10 @@ class Run {
     return result;
   }
 
-  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const Processes& processes) {
+  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const TrainOptions& options,
+                                            const Processes& processes) {
     check_processes(config, processes.count());
-    return make_dataset(dataset_options(config));
+    return make_dataset(training_data(config, options.folder, options.resume, options.init_from));
   }
 
   static std::unique_ptr<RunFolder> open_folder(const TrainOptions& options, const Processes& processes) {
@@ -257,6 +258,7 @@ class Run {
     CheckpointState state{step, config_.seed, config_text_, options_.program};
     state.trained_on = trained_on_;
     state.data = data_->identity();
+    state.tokenizer = tokenizer_identity(config_.data, data_->tokenizer());
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();

@@ -64,6 +64,10 @@ Json to_json(const CheckpointState& state) {
   if (const auto& data = state.data) {
     json["data"] = {{"files", data->files}, {"bytes", data->bytes}, {"crc32", data->crc32}};
   }
+  if (const auto& tokenizer = state.tokenizer) {
+    json["tokenizer"] = to_json(tokenizer->digest);
+    json["tokenizer"]["name"] = tokenizer->name;
+  }
   if (const auto& best = state.evaluations.best) {
     json["evaluations"] = {
         {"best_step", best->step}, {"best_loss", best->loss}, {"without_gain", state.evaluations.without_gain}};
@@ -89,6 +93,10 @@ CheckpointState state_of(const Json& json) {
     state.data = {.files = integer<int64_t>(data, "files"),
                   .bytes = integer<uint64_t>(data, "bytes"),
                   .crc32 = integer<uint32_t>(data, "crc32")};
+  }
+  if (json.contains("tokenizer")) {
+    const Json& tokenizer = json["tokenizer"];
+    state.tokenizer = {.name = tokenizer.at("name").get<std::string>(), .digest = digest_of(tokenizer)};
   }
   if (json.contains("evaluations")) {
     const Json& evaluations = json["evaluations"];

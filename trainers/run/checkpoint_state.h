@@ -21,6 +21,12 @@ struct TrainedOn {
   int64_t tokens = 0;
 };
 
+// What tells the model of a tokenizer from others.
+struct TokenizerIdentity {
+  std::string name;   // as data.tokenizer has it
+  FileDigest digest;  // of the file
+};
+
 // What a checkpoint holds beside its tensors. Checkpoints of earlier versions lack what is optional here.
 struct CheckpointState {
   int64_t step = 0;
@@ -28,7 +34,8 @@ struct CheckpointState {
   std::string config;   // the resolved config, YAML
   std::string program;  // "heddle 0.1.0"
   std::optional<TrainedOn> trained_on = {};
-  std::optional<DataIdentity> data = {};  // of the data set that it was trained on
+  std::optional<DataIdentity> data = {};            // of the data set that it was trained on
+  std::optional<TokenizerIdentity> tokenizer = {};  // of pieces; none for bytes and ids, too
   EvaluationHistory evaluations = {};
   std::optional<LossScale> loss_scale = {};
   SkippedSteps skipped = {};

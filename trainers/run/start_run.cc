@@ -23,12 +23,14 @@ class Starter {
     for (const std::string& line : run_.config.notes) run_.note(line);
     check_processes_agree();
     check_one_origin();
-    const auto checkpoint = run_.folder.choose_together(run_.processes, run_.options.resume,
-                                                        {run_.config, run_.registry, run_.data.identity()}, run_.note);
+    const RunSubject subject{run_.config, run_.registry, run_.data.identity(), run_.data.tokenizer()};
+    const auto checkpoint = run_.folder.choose_together(run_.processes, run_.options.resume, subject, run_.note);
     run_.processes.together([&] { load(checkpoint); });
     check_same_start(run_.processes, run_.context, start_.step, train_step_.model().parameters());
     run_.processes.together([&] {
-      if (run_.processes.is_first() && !is_complete()) run_.folder.write_config(run_.config_text);
+      if (!run_.processes.is_first() || is_complete()) return;
+      run_.folder.write_config(run_.config_text);
+      run_.folder.write_tokenizer(subject);
     });
     const bool is_saved = checkpoint && (is_complete() || is_in_this_folder(*checkpoint));
     if (run_.processes.from_first(is_saved ? "1" : "") == "1") start_.saved_step = start_.step;

@@ -39,8 +39,8 @@ struct RunStart {
 bool is_complete(const TrainerConfig& trainer, const EvaluationHistory& evaluations, int64_t step);
 
 // Collective. Loads the checkpoint to continue from, or the weights to start from, if there are any, into `train_step`,
-// and writes the config into the folder. Nothing in the folder is changed before all of it is known to fit. Throws
-// UsageError for what does not fit, and Error.
+// and writes the config and the tokenizer into the folder. Nothing in the folder is changed before all of it is known
+// to fit. Throws UsageError for what does not fit, and Error.
 RunStart start_run(const RunParts& run, TrainStep& train_step);
 
 }  // namespace heddle
