@@ -140,7 +140,7 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   load_evaluated_parameters(context, checkpoint, model.parameters());
   const fs::path place = place_of(options.folder);
   write_folder(place, [&](const fs::path& folder) {
-    write_weights(context, folder, exported_weights(model.parameters(), options.names),
+    write_weights(context, folder, exported_weights(context, config.model, model.parameters(), options.names),
                   options.shard_bytes);
     if (!is_retnet) write_file(folder / kModelingFile, read_file(shared_file(fs::path("export") / kModelingFile)));
     if (tokenizer) write_file(folder / kTokenizerFile, *tokenizer);

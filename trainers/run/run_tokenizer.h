@@ -15,8 +15,8 @@ namespace heddle {
 // In a run folder, and in the folder of an exported model.
 inline constexpr const char* kTokenizerFile = "tokenizer.model";
 
-// The copy that a run keeps, of a run folder, its folder `checkpoints` or one of its checkpoints; nothing where there is
-// none, as in runs of earlier versions.
+// The copy that a run keeps, of a run folder, its folder `checkpoints` or one of its checkpoints; nothing where there
+// is none, as in runs of earlier versions.
 std::optional<std::filesystem::path> kept_tokenizer(const std::filesystem::path& run_or_checkpoint);
 
 // What tells the tokenizer of these data from others; nothing for bytes and for data without a tokenizer (nullptr).
@@ -33,7 +33,8 @@ bool is_same(const std::optional<TokenizerIdentity>& a, const std::optional<Toke
 void check_tokenizer(const DataConfig& data, const Tokenizer* tokenizer, const Checkpoint& checkpoint);
 
 // The options of the data set that is trained on, in the run folder `folder`, as TrainOptions say (trainers/trainer.h).
-// A data.tokenizer that is gone is read from the copy of this run, or else of that which it goes on with or starts from.
+// A data.tokenizer that is gone is read from the copy of this run, or else of that which it goes on with or starts
+// from.
 DatasetOptions training_data(const TrainConfig& config, const std::filesystem::path& folder, const std::string& resume,
                              const std::filesystem::path& init_from);
 
