@@ -98,13 +98,14 @@ TEST_F(RunTokenizerTest, AnotherTokenizerIsRefusedAndBothAreNamed) {
   const std::string others = vocabulary(310);
   write_file(model_, others);
   const std::string step_5 = (folder_ / "run/checkpoints/step_5").string();
-  const auto names_both = AllOf(HasSubstr("the tokenizer is not that of " + step_5), HasSubstr("now " + shown(model_, others)),
-                                HasSubstr("then " + shown(model_, pieces_)),
-                                HasSubstr("--set data.tokenizer=" + copy("run")));
+  const auto names_both =
+      AllOf(HasSubstr("the tokenizer is not that of " + step_5), HasSubstr("now " + shown(model_, others)),
+            HasSubstr("then " + shown(model_, pieces_)), HasSubstr("--set data.tokenizer=" + copy("run")));
   EXPECT_THAT(refusal([&] { run("run", config()); }), names_both);
   EXPECT_THAT(refusal([&] { run("run", config(), 0, (folder_ / "run").string()); }), names_both);
   EXPECT_THAT(refusal([&] { dry_run(config(), {.folder = folder_ / "run"}); }), names_both);
-  EXPECT_THAT(refusal([&] { run("run", config("bytes"), 0, (folder_ / "run").string()); }), HasSubstr("now bytes, then"));
+  EXPECT_THAT(refusal([&] { run("run", config("bytes"), 0, (folder_ / "run").string()); }),
+              HasSubstr("now bytes, then"));
   EXPECT_EQ(file("run/tokenizer.model"), pieces_);
   // The copy by its name is no other config.
   run("run", config(copy("run")));
@@ -157,8 +158,8 @@ TEST_F(RunTokenizerTest, AFileOfThatNameIsNeverReplaced) {
   fs::create_directory(folder_ / "run");
   write_file(copy("run"), "a file of the user");
   EXPECT_THAT(refusal([&] { run("run", config()); }),
-              AllOf(HasSubstr(shown(copy("run"), "a file of the user") + ", which keeps the tokenizer of a run, is not " +
-                              shown(model_, pieces_)),
+              AllOf(HasSubstr(shown(copy("run"), "a file of the user") +
+                              ", which keeps the tokenizer of a run, is not " + shown(model_, pieces_)),
                     HasSubstr("--out DIR")));
   EXPECT_EQ(file("run/tokenizer.model"), "a file of the user");
   EXPECT_FALSE(fs::exists(folder_ / "run/config.yaml"));
