@@ -78,8 +78,8 @@ Values rotated(const Values& x, size_t position) {
   const size_t half = x.size() / 2;
   Values y(x.size());
   for (size_t i = 0; i < half; ++i) {
-    const double angle = static_cast<double>(position) *
-                         std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
+    const double angle =
+        static_cast<double>(position) * std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half));
     y[i] = x[i] * std::cos(angle) - x[i + half] * std::sin(angle);
     y[i + half] = x[i] * std::sin(angle) + x[i + half] * std::cos(angle);
   }
@@ -176,9 +176,11 @@ class RetNetExportTest : public testing::TrainedTest {
   }
   // Starts from an exported folder, and takes a step that changes next to nothing.
   Finished train_from(const std::string& name, const std::string& run, std::vector<std::string> overrides) {
-    std::vector<std::string> arguments = {"train", (folder_ / "tiny.yaml").string(), "--out",
-                                          (folder_ / run).string(), "--init-from",
-                                          (folder_ / name).string(), "--device", "cpu", "--threads", "1"};
+    std::vector<std::string> arguments = {"train",       (folder_ / "tiny.yaml").string(),
+                                          "--out",       (folder_ / run).string(),
+                                          "--init-from", (folder_ / name).string(),
+                                          "--device",    "cpu",
+                                          "--threads",   "1"};
     overrides.insert(overrides.end(), {"schedule={type: constant}", "optimizer.lr=1.0e-20", "trainer.steps=1"});
     for (const std::string& text : overrides) arguments.insert(arguments.end(), {"--set", text});
     return run_heddle(arguments);
@@ -224,7 +226,8 @@ TEST_F(RetNetExportTest, RetentionModelsHaveTheNamesOfRetNetForCausalLM) {
   halves.insert(halves.end(), up.begin(), up.end());
   EXPECT_EQ(again["blocks.0.channel.w12.weight"], halves);
   EXPECT_EQ(again["blocks.0.mixer.v_proj.weight"], theirs[layer + "attn.v_proj.weight"]);
-  EXPECT_THAT(train_from("fla", "other", {}).err, HasSubstr("is a RetNetForCausalLM, which the model of the config is not"));
+  EXPECT_THAT(train_from("fla", "other", {}).err,
+              HasSubstr("is a RetNetForCausalLM, which the model of the config is not"));
 }
 
 // That class has one eps for all norms. With two of them v is scaled: what is computed stays the same.
@@ -239,7 +242,8 @@ TEST_F(RetNetExportTest, TwoEpsilonsBecomeOne) {
   nlohmann::json config = json_of(folder_ / "fla/config.json");
   EXPECT_EQ(config["norm_eps"], 0.3);
   Tensors weights(folder_ / "fla/model.safetensors"), expected(folder_ / "fla/logits.safetensors");
-  EXPECT_LE(difference(retnet_logits(weights, config, expected["tokens"]), expected["logits"]), 1e-6);  // angles are float32
+  EXPECT_LE(difference(retnet_logits(weights, config, expected["tokens"]), expected["logits"]),
+            1e-6);            // angles are float32
   config["norm_eps"] = 0.02;  // the formulas tell them apart
   EXPECT_GE(difference(retnet_logits(weights, config, expected["tokens"]), expected["logits"]), 1e-3);
 
