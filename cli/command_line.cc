@@ -11,6 +11,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/build_info.h"
@@ -104,6 +105,10 @@ int report_errors(const Run& command) {
     return report("out of memory on the host", kFailed);
   } catch (const std::length_error&) {  // a container was asked for more than any memory holds
     return report("out of memory on the host", kFailed);
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::resource_unavailable_try_again) return report(error.what(), kFailed);
+    return report("cannot start a thread: the memory or the number of threads of this process is at its limit",
+                  kFailed);
   } catch (const std::exception& error) {
     return report(error.what(), kFailed);
   }

@@ -34,7 +34,7 @@ int run(const ExportArguments& options, const Registry& registry) {
   fmt::print("{}: {}, of step {}\n", folder, fmt::join(files, ", "), checkpoint.state.step);
   if (exported.names == WeightNames::heddle) {
     fmt::print("python3 {0}/{1} {0} {2}\n", folder, kModelingFile,
-               config.data.type == DataType::text ? "--prompt TEXT" : "--prompt-tokens 1,2,3");
+               config.data.tokenizer ? "--prompt TEXT" : "--prompt-tokens 1,2,3");
   }
   return kDone;
 }

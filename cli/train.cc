@@ -21,6 +21,7 @@
 #include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/run/run_tokenizer.h"
 #include "trainers/trainer.h"
 
 namespace heddle::cli {
@@ -62,7 +63,8 @@ void check_files(const TrainArguments& options, const TrainConfig& config, const
   add_data_files(data, config.data);
   const FileTable of_data(data);
   for (const auto& file : run_files(subject.folder)) {
-    of_data.check({"the run folder", file});
+    // The copy of the tokenizer may be data.tokenizer itself, and is never replaced.
+    if (file != subject.folder / kTokenizerFile) of_data.check({"the run folder", file});
     inputs.push_back({"a file of the run folder", file});
   }
   if (!config.trainer.profile) return;

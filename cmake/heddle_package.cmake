@@ -5,7 +5,11 @@
 set(CPACK_GENERATOR DEB TGZ)
 set(CPACK_PACKAGE_NAME heddle)
 set(CPACK_PACKAGE_VENDOR "The heddle authors")
-set(CPACK_PACKAGE_CONTACT "The heddle authors <heddle@localhost>")
+# Debian wants an address. That of the project is none, so it stands in a domain that never is one (RFC 2606); who gives a
+# package to others says his own: cmake -DCPACK_PACKAGE_CONTACT="NAME <ADDRESS>".
+if(NOT CPACK_PACKAGE_CONTACT)
+  set(CPACK_PACKAGE_CONTACT "The heddle authors <heddle@heddle.invalid>")
+endif()
 set(CPACK_PACKAGE_DESCRIPTION "Trains, evaluates and samples language models with linear attention,
 retention and softmax attention, on CPUs and NVIDIA GPUs: the program, its
 libraries and headers for CMake, configs, and pages.")

@@ -1,6 +1,6 @@
 """A language model of heddle in PyTorch: loads a folder that `heddle export --format hf` wrote, and generates.
 
-    python modeling_heddle.py DIR --prompt "In the beginning "      (of a model of bytes)
+    python modeling_heddle.py DIR --prompt "In the beginning "      (of a model of bytes, or of pieces)
     python modeling_heddle.py DIR --prompt-tokens 1,2,3             (of a model of token ids)
     python modeling_heddle.py DIR --check                           (against logits that heddle computed)
 
@@ -8,7 +8,7 @@
     logits = model(tokens)                                          # (batch, length) -> (batch, length, vocab_size)
     logits, state = model.read(tokens, model.initial_state())       # the same with a state, to go on from
 
-It needs torch and safetensors, nothing else. Modules and parameters have the names of the tensors in the folder,
+It needs torch and safetensors, and sentencepiece to read and write text by a model of pieces. Modules and parameters have the names of the tensors in the folder,
 options those of docs/config.md; the formulas are those of docs/model.md and docs/layers.md. Dropout is left out: this
 is for inference, though gradients flow. Sums of norms, states and decays are float32 whatever the dtype (float64 in
 float64).
@@ -435,12 +435,20 @@ class HeddleForCausalLM(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, prompt: list[int], tokens: int, temperature: float = 1.0, top_k: int = 0, seed: int = 1
+        self,
+        prompt: list[int],
+        tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        seed: int = 1,
+        choices: int | None = None,
     ) -> Iterator[int]:
-        """Yields `tokens` ids after the prompt; temperature 0 takes the likeliest, top_k 0 draws from all."""
+        """Yields `tokens` ids after the prompt, of the first `choices` (None: all, or all bytes); temperature 0 takes
+        the likeliest, top_k 0 draws from all."""
         device = self.embedding.weight.device
         generator = torch.Generator().manual_seed(seed)
-        choices = 256 if self.config["tokens"] == "bytes" else None
+        if choices is None and self.config["tokens"] == "bytes":
+            choices = 256
         state, unread = self.initial_state(), prompt
         for _ in range(tokens):
             logits, state = self.read(torch.tensor([unread], device=device), state)
@@ -488,10 +496,38 @@ def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4
     return good
 
 
+class Bytes:
+    """Text as tokens of one byte."""
+
+    size = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode(errors="backslashreplace")
+
+
+class Pieces:
+    """Text as pieces of sentencepiece, whose model is tokenizer.model."""
+
+    def __init__(self, folder: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        self.size: int = self.processor.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self.processor.encode(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        return self.processor.decode(tokens)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
-    parser.add_argument("--prompt", default="\n", help="text to go on from, for a model of bytes")
+    parser.add_argument("--prompt", default="\n", help="text to go on from, for a model of text")
     parser.add_argument("--prompt-tokens", metavar="IDS", help="token ids to go on from, as in 1,2,3")
     parser.add_argument("--tokens", type=int, default=200, help="how many to write")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
@@ -510,18 +546,29 @@ def main() -> int:
         parser.exit(1, f"error: {error}\n")
     if arguments.check:
         return 0 if check_logits(model, arguments.folder) else 1
-    is_text = model.config["tokens"] == "bytes"
-    if not is_text and arguments.prompt_tokens is None:
-        parser.error("the tokens of this model are no text: give --prompt-tokens")
+    tokenizer: Bytes | Pieces | None = None
     if arguments.prompt_tokens is not None:
         prompt = [int(word) for word in arguments.prompt_tokens.split(",")]
+    elif model.config["tokens"] == "ids":
+        parser.error("the tokens of this model are no text: give --prompt-tokens")
     else:
-        prompt = list(arguments.prompt.encode())
+        try:
+            tokenizer = Bytes() if model.config["tokens"] == "bytes" else Pieces(arguments.folder)
+        except (ImportError, OSError, RuntimeError) as error:
+            parser.exit(1, f"error: cannot read text: {error}; --prompt-tokens reads and writes token ids\n")
+        prompt = tokenizer.encode(arguments.prompt)
     if not prompt or not all(0 <= token < model.embedding.num_embeddings for token in prompt):
         parser.error(f"expected a prompt of tokens in [0, {model.embedding.num_embeddings})")
     written = list(prompt)
-    written += model.generate(prompt, arguments.tokens, arguments.temperature, arguments.top_k, arguments.seed)
-    print(bytes(written).decode(errors="backslashreplace") if is_text else " ".join(map(str, written)))
+    written += model.generate(
+        prompt,
+        arguments.tokens,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.seed,
+        choices=tokenizer.size if tokenizer is not None else None,
+    )
+    print(tokenizer.decode(written) if tokenizer is not None else " ".join(map(str, written)))
     return 0
 
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <system_error>
 
 #include "core/io/atomic_file.h"
@@ -14,6 +15,7 @@
 #include "tools/share_folders.h"
 #include "trainers/model/language_model.h"
 #include "trainers/model/retnet_names.h"
+#include "trainers/run/run_tokenizer.h"
 
 namespace heddle {
 namespace {
@@ -21,8 +23,10 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
-bool is_exported_file(const std::string& name) {
+// A tokenizer without a model beside it may be anybody's.
+bool is_exported_file(const fs::path& folder, const std::string& name) {
   if (name == kModelConfigFile || name == kModelingFile || name == kLogitsFile) return true;
+  if (name == kTokenizerFile) return fs::exists(folder / kModelConfigFile);
   return name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
 }
 
@@ -53,6 +57,20 @@ OrderedJson to_json(const ConfigValue& value) {
   return json;
 }
 
+// What the tokens are, as modeling_heddle.py calls it.
+const char* tokens_of(const DataConfig& data) {
+  if (!data.tokenizer) return "ids";
+  return *data.tokenizer == kByteTokenizer ? "bytes" : "pieces";
+}
+
+// The contents of the model's tokenizer; nothing for other tokenizers than files, and where the file is gone.
+std::optional<std::string> tokenizer_model(const Checkpoint& checkpoint, const TrainConfig& config,
+                                           const Registry& registry) {
+  const auto tokenizer = tokenizer_of_run(config, checkpoint, registry);
+  if (!tokenizer || *tokenizer == kByteTokenizer || !fs::exists(*tokenizer)) return std::nullopt;
+  return read_file(*tokenizer);
+}
+
 OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config, const ExportOptions& options,
                         DType dtype, const Registry& registry) {
   OrderedJson json;
@@ -61,7 +79,7 @@ OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config,
     json["max_position_embeddings"] = config.trainer.sequence_length;
   } else {
     json = {{"architectures", {"HeddleForCausalLM"}}, {"model_type", "heddle"}};
-    json["tokens"] = config.data.type == DataType::text ? "bytes" : "ids";
+    json["tokens"] = tokens_of(config.data);
     json["model"] = to_json(*to_tree(config, registry).find("model")->value);
   }
   json["torch_dtype"] = name(dtype);
@@ -102,7 +120,7 @@ void check_export_folder(const fs::path& folder) {
     throw UsageError(fmt::format("--out: {} is the current folder, expected another one", folder.string()));
   }
   for (const std::string& name : names_in(place)) {
-    if (is_exported_file(name)) continue;
+    if (is_exported_file(place, name)) continue;
     throw UsageError(fmt::format("--out: {} holds {}, which no export has written; expected a new or empty folder",
                                  folder.string(), name));
   }
@@ -114,6 +132,7 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   const bool is_retnet = options.names == WeightNames::retnet;
   const std::string obstacle = is_retnet ? retnet_obstacle(config.model) : "";
   if (!obstacle.empty()) throw UsageError("RetNetForCausalLM cannot compute this model: " + obstacle);
+  const std::optional<std::string> tokenizer = tokenizer_model(checkpoint, config, registry);
   const DType dtype = accumulate_type(config.trainer.dtype);
   Context context;
   LanguageModel model(config.model);
@@ -121,8 +140,10 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   load_evaluated_parameters(context, checkpoint, model.parameters());
   const fs::path place = place_of(options.folder);
   write_folder(place, [&](const fs::path& folder) {
-    write_weights(context, folder, exported_weights(model.parameters(), options.names), options.shard_bytes);
+    write_weights(context, folder, exported_weights(context, config.model, model.parameters(), options.names),
+                  options.shard_bytes);
     if (!is_retnet) write_file(folder / kModelingFile, read_file(shared_file(fs::path("export") / kModelingFile)));
+    if (tokenizer) write_file(folder / kTokenizerFile, *tokenizer);
     if (options.logits > 0) write_logits(context, folder / kLogitsFile, model, config, options.logits);
     write_file(folder / kModelConfigFile, config_json(checkpoint, config, options, dtype, registry).dump(2) + "\n");
   });

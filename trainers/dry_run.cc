@@ -23,10 +23,12 @@ double operations_per_token(const ParameterSet& parameters, bool embedding_is_he
 
 // What training would go on from, or start from, fits the config. Returns the step.
 int64_t check_start(const TrainConfig& config, const DryRunOptions& options, const Registry& registry,
-                    const DataIdentity& data, Context& context, ParameterSet& parameters) {
+                    const Dataset& data, Context& context, ParameterSet& parameters) {
   const RunFolder folder(options.folder, RunFolder::Access::read);
   folder.check_config();
-  const auto checkpoint = folder.choose(options.resume, {config, registry, data}, options.note);
+  const RunSubject subject{config, registry, data.identity(), data.tokenizer()};
+  const auto checkpoint = folder.choose(options.resume, subject, options.note);
+  folder.check_tokenizer(subject);
   if (checkpoint) {
     load_parameters(context, *checkpoint, parameters);
     return checkpoint->state.step;
@@ -41,7 +43,8 @@ DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Re
   const int processes = options.processes;
   check_processes(config, processes);
   const TrainerConfig& trainer = config.trainer;
-  const std::unique_ptr<Dataset> data = make_dataset(dataset_options(config));
+  const std::unique_ptr<Dataset> data =
+      make_dataset(training_data(config, options.folder, options.resume, options.init_from));
   Context context(Device{DeviceType::meta});
   const std::unique_ptr<Communicator> communicator = make_pretended_communicator(0, processes);
   Processes pretended(communicator.get());
@@ -61,7 +64,7 @@ DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Re
   run.file_bytes = data->identity().bytes;
   run.evaluated = data->validation_sequences();
   if (!options.folder.empty()) {
-    run.step = check_start(config, options, registry, data->identity(), context, train_step.model().parameters());
+    run.step = check_start(config, options, registry, *data, context, train_step.model().parameters());
   }
   return run;
 }

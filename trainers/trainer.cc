@@ -6,7 +6,6 @@
 #include <exception>
 #include <memory>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "core/io/atomic_file.h"
@@ -17,13 +16,11 @@
 #include "trainers/logging/file_loggers.h"
 #include "trainers/out_of_memory.h"
 #include "trainers/parallel/requests.h"
-#include "trainers/parallel/same_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint_config.h"
-#include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/run/sample_text.h"
-#include "trainers/run/start_event.h"
+#include "trainers/run/start_run.h"
 #include "trainers/run/stopwatch.h"
 #include "trainers/schedule.h"
 
@@ -41,7 +38,7 @@ class Run {
         options_(options),
         registry_(registry),
         processes_(processes),
-        data_(processes.together([&] { return make_data(config, processes); })),
+        data_(processes.together([&] { return make_data(config, options, processes); })),
         made_step_(processes.together([&] { return std::make_unique<TrainStep>(context, config, &processes); })),
         train_step_(*made_step_),
         config_text_(to_yaml(config, registry)),
@@ -109,9 +106,10 @@ class Run {
     return result;
   }
 
-  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const Processes& processes) {
+  static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const TrainOptions& options,
+                                            const Processes& processes) {
     check_processes(config, processes.count());
-    return make_dataset(dataset_options(config));
+    return make_dataset(training_data(config, options.folder, options.resume, options.init_from));
   }
 
   static std::unique_ptr<RunFolder> open_folder(const TrainOptions& options, const Processes& processes) {
@@ -126,11 +124,7 @@ class Run {
     return folder_.checkpoints() / fmt::format("step_{}", step);
   }
 
-  // Whether no further step is to be taken: all are done, or the validation loss does not get better any more.
-  bool is_complete(int64_t step) const {
-    const int64_t patience = config_.trainer.stop_after_no_gain;
-    return step >= steps() || (patience > 0 && evaluations_.without_gain >= patience);
-  }
+  bool is_complete(int64_t step) const { return heddle::is_complete(config_.trainer, evaluations_, step); }
 
   // Whether the hours of this start are over. Each start takes a step at least, or a run might never end.
   bool is_out_of_time(int64_t step) const { return step > start_ && requests_.is_time_over(); }
@@ -147,92 +141,19 @@ class Run {
     for (Logger* logger : loggers_) logger->flush();
   }
 
-  // Loads the checkpoint to continue from, or the weights to start from, if there are any. Nothing in the folder is
-  // changed before all of it is known to fit.
   void start() {
-    for (const std::string& line : config_.notes) note_(line);
-    if (processes_.count() > 1) {
-      const DataIdentity identity = processes_.together([&] { return data_->identity(); });
-      const std::string device = heddle::to_string(context_.device());
-      check_same_run(processes_,
-                     {options_.program, config_text_, to_string(identity), device.substr(0, device.find(':'))});
-    }
-    if (!options_.init_from.empty() && options_.resume != "auto" && options_.resume != "none") {
-      processes_.fail_together();
-      throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
-    }
-    const auto checkpoint =
-        folder_.choose_together(processes_, options_.resume, {config_, registry_, data_->identity()}, note_);
-    StartEvent event = start_event(context_, config_);
-    processes_.together([&] {
-      if (checkpoint) {
-        go_on_from(*checkpoint);
-        event.checkpoint = checkpoint->path;
-        check_steps_are_left(*checkpoint);
-      } else if (!options_.init_from.empty()) {
-        init_from(options_.init_from);
-      }
-    });
-    check_same_start(processes_, context_, start_, train_step_.model().parameters());
-    processes_.together([&] {
-      if (processes_.is_first() && !is_complete(start_)) folder_.write_config(config_text_);
-    });
-    if (checkpoint && processes_.from_first(is_in_this_folder(*checkpoint) ? "1" : "") == "1") saved_step_ = start_;
-    event.folder = folder_.path();
-    event.program = options_.program;
-    event.step = start_;
-    event.parameters = train_step_.model().parameters().count();
-    event.processes = processes_.count();
-    tell(&Logger::start, event);
+    RunStart begun = start_run(
+        {context_, config_, options_, registry_, processes_, *data_, config_text_, folder_, note_}, train_step_);
+    start_ = begun.step;
+    saved_step_ = begun.saved_step;
+    trained_on_ = begun.trained_on;
+    evaluations_ = begun.evaluations;
+    tell(&Logger::start, begun.event);
     if (config_.trainer.profile && config_.trainer.profile->last <= start_) {
       note_(fmt::format("trainer.profile: nothing is measured, since step {} was taken before this start",
                         config_.trainer.profile->last));
     }
     clock_.start();
-  }
-
-  void init_from(const std::filesystem::path& path) {
-    const std::string whose = init_weights(context_, path, config_.model, train_step_.model().parameters(), note_);
-    if (train_step_.average() != nullptr) train_step_.average()->restart();
-    note_("the weights are " + whose);
-  }
-
-  void go_on_from(const Checkpoint& checkpoint) {
-    load_parameters(context_, checkpoint, train_step_.model().parameters());
-    load_optimizer(context_, checkpoint, train_step_.optimizer());
-    if (WeightAverage* average = train_step_.average()) go_on_with(checkpoint, *average);
-    const CheckpointState& state = checkpoint.state;
-    if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
-    train_step_.set_skipped(state.skipped);
-    trained_on_ = trained_on(checkpoint, config_, registry_);
-    evaluations_ = state.evaluations;
-    start_ = state.step;
-    if (is_complete(start_)) saved_step_ = start_;
-    // The process that wrote it may have been killed before it removed the older ones.
-    const std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
-    if (processes_.is_first() && is_in_this_folder(checkpoint) && all.back().step == start_) {
-      remove_older_checkpoints(folder_.checkpoints(), state, kept());
-    }
-  }
-
-  KeptCheckpoints kept() const { return {config_.trainer.keep_checkpoints, config_.trainer.keep_best}; }
-
-  // A new folder for a run without a step would hold nothing.
-  void check_steps_are_left(const Checkpoint& checkpoint) const {
-    if (!processes_.is_first() || !is_complete(start_) || is_in_this_folder(checkpoint)) return;
-    throw UsageError(fmt::format("{} is at step {}, and trainer.steps is {}: there is nothing to do in {}",
-                                 checkpoint.path.string(), start_, steps(), folder_.path().string()));
-  }
-
-  bool is_in_this_folder(const Checkpoint& checkpoint) const {
-    std::error_code ignored;
-    return std::filesystem::equivalent(checkpoint.path.parent_path(), folder_.checkpoints(), ignored);
-  }
-
-  void go_on_with(const Checkpoint& checkpoint, WeightAverage& average) {
-    if (has_average(checkpoint)) return load_average(context_, checkpoint, average);
-    average.restart();
-    note_(fmt::format("{} holds no average of the weights: it starts as its weights", checkpoint.path.string()));
   }
 
   // Those of the steps that are left, from the first sequence that was not used on.
@@ -339,12 +260,13 @@ class Run {
     CheckpointState state{step, config_.seed, config_text_, options_.program};
     state.trained_on = trained_on_;
     state.data = data_->identity();
+    state.tokenizer = tokenizer_identity(config_.data, data_->tokenizer());
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, kept(), train_step_.average(), train_step_.parallel());
+                         state, kept_checkpoints(config_.trainer), train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }

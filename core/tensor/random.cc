@@ -5,11 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
-#include <thread>
 #include <vector>
 
 #include "core/runtime/context.h"
 #include "core/runtime/error.h"
+#include "core/runtime/joined_threads.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -53,12 +53,12 @@ void fill(Context& context, const Tensor& tensor, Random& random, uint64_t words
     for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] = number(own);
   };
   const int64_t parts = std::clamp<int64_t>(count / kNumbersOfAThread, 1, std::max(context.threads(), 1));
-  std::vector<std::thread> others;
+  JoinedThreads others;
   for (int64_t part = 1; part < parts; ++part) {
-    others.emplace_back(draw, count * part / parts, count * (part + 1) / parts);
+    others.start([&draw, begin = count * part / parts, end = count * (part + 1) / parts] { draw(begin, end); });
   }
   draw(0, count / parts);
-  for (std::thread& other : others) other.join();
+  others.join();
   random.seek(random.position() + words * static_cast<uint64_t>(count));
   write_values(context, tensor, values);
 }

@@ -246,57 +246,6 @@ TEST_F(ExportTest, BadArguments) {
   EXPECT_FALSE(fs::exists(out));
 }
 
-// The names and shapes that the state_dict of RetNetForCausalLM has; bench/peers/check_retnet.py compares with the
-// module itself.
-TEST_F(ExportTest, RetentionModelsHaveTheNamesOfRetNetForCausalLM) {
-  const std::vector<std::string> model = {"model.layers=1", "model.norm={type: rms_norm}",
-                                          "model.mixer={type: retention, heads: 2, expand_k: 0.5, expand_v: 1.5}",
-                                          "trainer.steps=1"};
-  run_ = (folder_ / "retnet").string();
-  ASSERT_EQ(train(run_, model).code, 0);
-  const Finished exported = export_to("fla", {"--format", "fla"});
-  ASSERT_EQ(exported.code, 0) << exported.err;
-  EXPECT_THAT(names_in(folder_ / "fla"), ElementsAre("config.json", "model.safetensors"));
-  std::map<std::string, Shape> shapes;
-  const SafetensorsReader reader(folder_ / "fla/model.safetensors");
-  for (const SafetensorsEntry& entry : reader.entries()) shapes[entry.name] = entry.shape;
-  const std::string layer = "model.layers.0.";
-  const std::map<std::string, Shape> expected = {{"model.embeddings.weight", {8, 16}},
-                                                 {layer + "attn_norm.weight", {16}},
-                                                 {layer + "attn.q_proj.weight", {8, 16}},
-                                                 {layer + "attn.k_proj.weight", {8, 16}},
-                                                 {layer + "attn.v_proj.weight", {24, 16}},
-                                                 {layer + "attn.g_proj.weight", {24, 16}},
-                                                 {layer + "attn.g_norm_swish_gate.weight", {12}},
-                                                 {layer + "attn.o_proj.weight", {16, 24}},
-                                                 {layer + "mlp_norm.weight", {16}},
-                                                 {layer + "mlp.gate_proj.weight", {16, 16}},
-                                                 {layer + "mlp.up_proj.weight", {16, 16}},
-                                                 {layer + "mlp.down_proj.weight", {16, 16}},
-                                                 {"model.norm.weight", {16}},
-                                                 {"lm_head.weight", {8, 16}}};
-  EXPECT_EQ(shapes, expected);
-  const nlohmann::json config = json_of(folder_ / "fla/config.json");
-  EXPECT_EQ(config["architectures"], nlohmann::json({"RetNetForCausalLM"}));
-  EXPECT_EQ(config["expand_v"], 1.5);
-  EXPECT_EQ(config["intermediate_size"], 16);
-  EXPECT_EQ(config["norm_eps"], 1e-5);
-
-  // Back again: both halves of w12 are where they were.
-  std::vector<std::string> still = model;
-  still.insert(still.end(), {"schedule={type: constant}", "optimizer.lr=1.0e-20"});
-  const Finished read = train_one_step("fla", "a", still);
-  ASSERT_EQ(read.code, 0) << read.err;
-  SafetensorsReader again(folder_ / "a/checkpoints/step_1/model.safetensors");
-  Context context;
-  SafetensorsReader theirs(folder_ / "fla/model.safetensors");
-  std::vector<double> halves = read_values(context, theirs.read(context, theirs.at(layer + "mlp.gate_proj.weight")));
-  const std::vector<double> up = read_values(context, theirs.read(context, theirs.at(layer + "mlp.up_proj.weight")));
-  halves.insert(halves.end(), up.begin(), up.end());
-  EXPECT_EQ(read_values(context, again.read(context, again.at("blocks.0.channel.w12.weight"))), halves);
-  EXPECT_THAT(train_from("fla", "b").err, HasSubstr("is a RetNetForCausalLM, which the model of the config is not"));
-}
-
 TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
   if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
   ASSERT_EQ(export_to("hf").code, 0);

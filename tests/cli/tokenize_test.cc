@@ -114,10 +114,26 @@ TEST_F(TokenizeCommandTest, AVocabularyIsTrainedAndUsed) {
                    "trainer.sample={prompt: 'the quick', tokens: 5}", "trainer.sequence_length=8", "trainer.steps=12"})
                 .code,
             0);
+  // Its own is in its folder, and goes with the weights.
+  EXPECT_THAT(run_heddle({"generate", path("pieces"), "--prompt", "the ", "--tokens", "4"}).out,
+              ::testing::StartsWith("the "));
+  EXPECT_THAT(run_heddle({"eval", path("pieces")}).out, HasSubstr("bits per byte"));
+  const Finished exported = run_heddle({"export", path("pieces"), "--out", path("hf")});
+  EXPECT_THAT(exported.out, AllOf(HasSubstr("tokenizer.model"), HasSubstr("--prompt TEXT")));
+  EXPECT_EQ(read_file(path("hf/tokenizer.model")), model);
+  EXPECT_THAT(read_file(path("hf/config.json")), HasSubstr("\"tokens\": \"pieces\""));
+  EXPECT_EQ(run_heddle({"export", path("pieces"), "--out", path("hf")}).code, 0);
+  fs::remove(path("hf/config.json"));
+  EXPECT_THAT(run_heddle({"export", path("pieces"), "--out", path("hf")}).err,
+              HasSubstr("holds tokenizer.model, which no export has written"));
+  fs::remove(path("pieces/tokenizer.model"));
+  EXPECT_THAT(run_heddle({"generate", path("pieces")}).err, HasSubstr("the tokenizer is not that of"));
   fs::remove(path("fox.model"));
   const Finished without = run_heddle({"generate", path("pieces")});
   EXPECT_EQ(without.code, 1);
   EXPECT_THAT(without.err, HasSubstr("found no file '" + path("fox.model")));
+  EXPECT_EQ(run_heddle({"export", path("pieces"), "--out", path("weights")}).code, 0);
+  EXPECT_FALSE(fs::exists(path("weights/tokenizer.model")));
 }
 
 TEST_F(TokenizeCommandTest, WithoutTheLibraryItsPackageIsNamed) {

@@ -84,8 +84,8 @@ std::string with_spaces(std::string_view piece) {
 
 class SentencePieces : public Tokenizer {
  public:
-  SentencePieces(std::string_view contents, fs::path path) : path_(std::move(path)) {
-    const auto status = processor_.LoadFromSerializedProto(contents);
+  SentencePieces(std::string_view contents, fs::path path) : path_(std::move(path)), model_(contents) {
+    const auto status = processor_.LoadFromSerializedProto(model_);
     const std::string reason = reason_of(status);
     check(status.ok() && processor_.GetPieceSize() > 0, "{} is no model of sentencepiece, or damaged{}{}",
           path_.string(), reason.empty() ? "" : ": ", reason);
@@ -118,9 +118,11 @@ class SentencePieces : public Tokenizer {
   }
 
   std::optional<fs::path> file() const override { return path_; }
+  std::string_view model() const override { return model_; }
 
  private:
   fs::path path_;
+  std::string model_;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<std::string> bytes_;  // of each id
 };

@@ -31,6 +31,8 @@ class Tokenizer {
   virtual std::optional<int32_t> separator() const = 0;
   // The file that it was read from; none for bytes.
   virtual std::optional<std::filesystem::path> file() const { return std::nullopt; }
+  // What that file held.
+  virtual std::string_view model() const { return {}; }
 };
 
 // Ids 0 .. 255, one a byte. A separator is 256, which is no byte.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -56,12 +57,7 @@ std::string retnet_obstacle(const ModelConfig& model) {
   if (norm.type != NormType::rms_norm || !norm.weight || norm.bias || norm.norm.scale != 1.0) {
     return "model.norm is not rms_norm with a weight, without a bias and of scale 1";
   }
-  if (norm.norm.eps != retention->eps) {
-    return fmt::format(
-        "model.norm.eps is {:g} and model.mixer.eps {:g}, expected one eps for both (--set model.mixer.eps={:g}, which "
-        "changes what the model computes a little)",
-        norm.norm.eps, retention->eps, norm.norm.eps);
-  }
+  if (!(norm.norm.eps > 0.0)) return fmt::format("model.norm.eps is {:g}, expected a number above 0", norm.norm.eps);
   if (retention->base != kRotaryBase) {
     return fmt::format("model.mixer.base is {:g}, expected {:g}", retention->base, kRotaryBase);
   }
@@ -91,11 +87,15 @@ nlohmann::ordered_json retnet_config(const ModelConfig& model) {
           {"feature_map", nullptr},
           {"use_output_gate", true},
           {"elementwise_affine", true},
-          {"norm_eps", retention.eps},
+          {"norm_eps", model.norm.norm.eps},
           {"tie_word_embeddings", model.tie_embeddings},
           {"pad_token_id", nullptr},
           {"bos_token_id", nullptr},
           {"eos_token_id", nullptr}};
+}
+
+double retnet_value_scale(const ModelConfig& model, double norm_eps) {
+  return std::sqrt(norm_eps / retention_of(model)->eps);
 }
 
 std::vector<NamedTensor> retnet_weights(const ParameterSet& parameters) {

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -23,21 +22,7 @@ namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
-// The integer of that name; a number that is none, or that T does not hold, is an error as any damage is.
-template <class T>
-T integer(const Json& json, const char* name) {
-  const Json& value = json.at(name);
-  const bool fits = value.is_number_unsigned() ? std::in_range<T>(value.get<uint64_t>())
-                                               : value.is_number_integer() && std::in_range<T>(value.get<int64_t>());
-  if (!fits) {
-    throw Json::other_error::create(501, fmt::format("'{}' is {}, expected an integer", name, value.dump()), &json);
-  }
-  return value.get<T>();
-}
-
-constexpr int kFormat = 1;
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kAverageFile = "average.safetensors";
@@ -45,39 +30,14 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
 
-uint32_t checksum(const std::string& text) {
-  FileDigest digest;
-  extend(digest, text.data(), text.size());
-  return digest.crc32;
-}
-
-Json to_json(const FileDigest& digest) { return {{"bytes", digest.bytes}, {"crc32", digest.crc32}}; }
-
-// Writes the state with a checksum over its own text.
-std::string seal(const Json& state) { return Json{{"crc32", checksum(state.dump())}, {"state", state}}.dump(1) + "\n"; }
-
-Json unseal(const fs::path& path) {
-  try {
-    const Json json = Json::parse(read_file(path));
-    const Json& state = json.at("state");
-    check(integer<uint32_t>(json, "crc32") == checksum(state.dump()), "{}: its checksum does not fit: it was changed",
-          path.string());
-    return state;
-  } catch (const Json::exception& error) {
-    fail("{}: truncated or damaged: {}", path.string(), error.what());
-  }
-}
-
-void check_file(const fs::path& path, const Json& expected) {
-  const uint64_t bytes = integer<uint64_t>(expected, "bytes");
-  const uint32_t crc = integer<uint32_t>(expected, "crc32");
+void check_file(const fs::path& path, const FileDigest& expected) {
   check(fs::exists(path), "{}: the file is missing", path.string());
   const uint64_t found = fs::file_size(path);
-  check(found == bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, bytes,
-        found < bytes ? "truncated" : "too long");
+  check(found == expected.bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, expected.bytes,
+        found < expected.bytes ? "truncated" : "too long");
   const FileDigest digest = digest_file(path);
-  check(digest.crc32 == crc, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(), digest.crc32,
-        crc);
+  check(digest.crc32 == expected.crc32, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(),
+        digest.crc32, expected.crc32);
 }
 
 // Reads the part that this process has of each tensor.
@@ -96,61 +56,6 @@ void load(Context& context, const fs::path& path, const std::vector<ShardedTenso
                                    [&](const ShardedTensor& tensor) { return tensor.name == entry.name; });
     check(known, "{}: tensor '{}' is no parameter of the model", path.string(), entry.name);
   }
-}
-
-Json to_json(const CheckpointState& state) {
-  Json json = {{"format", kFormat},
-               {"program", state.program},
-               {"step", state.step},
-               {"seed", state.seed},
-               {"config", state.config}};
-  if (state.trained_on) {
-    json["trained_on"] = {{"sequences", state.trained_on->sequences}, {"tokens", state.trained_on->tokens}};
-  }
-  if (const auto& data = state.data) {
-    json["data"] = {{"files", data->files}, {"bytes", data->bytes}, {"crc32", data->crc32}};
-  }
-  if (const auto& best = state.evaluations.best) {
-    json["evaluations"] = {
-        {"best_step", best->step}, {"best_loss", best->loss}, {"without_gain", state.evaluations.without_gain}};
-  }
-  if (const auto& scale = state.loss_scale) {
-    json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}, {"left_out", scale->left_out}};
-  }
-  if (const SkippedSteps& skipped = state.skipped; skipped.total > 0) {
-    json["skipped"] = {{"total", skipped.total}, {"in_a_row", skipped.in_a_row}};
-  }
-  return json;
-}
-
-CheckpointState state_of(const Json& json) {
-  CheckpointState state{integer<int64_t>(json, "step"), integer<uint64_t>(json, "seed"),
-                        json.at("config").get<std::string>(), json.at("program").get<std::string>()};
-  if (json.contains("trained_on")) {
-    const Json& used = json["trained_on"];
-    state.trained_on = {integer<int64_t>(used, "sequences"), integer<int64_t>(used, "tokens")};
-  }
-  if (json.contains("data")) {
-    const Json& data = json["data"];
-    state.data = {.files = integer<int64_t>(data, "files"),
-                  .bytes = integer<uint64_t>(data, "bytes"),
-                  .crc32 = integer<uint32_t>(data, "crc32")};
-  }
-  if (json.contains("evaluations")) {
-    const Json& evaluations = json["evaluations"];
-    state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
-    state.evaluations.without_gain = integer<int64_t>(evaluations, "without_gain");
-  }
-  if (json.contains("loss_scale")) {
-    const Json& scale = json["loss_scale"];
-    state.loss_scale = {scale.at("value").get<double>(), integer<int64_t>(scale, "good_steps"),
-                        integer<int64_t>(scale, "left_out")};
-  }
-  if (json.contains("skipped")) {
-    const Json& skipped = json["skipped"];
-    state.skipped = {.total = integer<int64_t>(skipped, "total"), .in_a_row = integer<int64_t>(skipped, "in_a_row")};
-  }
-  return state;
 }
 
 // A file of a checkpoint and what is in it.
@@ -174,14 +79,14 @@ uint64_t bytes_needed(const std::vector<TensorFile>& files, const CheckpointStat
 // The collectors, one for each file, give the data.
 void write_files(const fs::path& folder, const std::vector<TensorFile>& files, std::deque<TensorCollector>& collectors,
                  const CheckpointState& state) {
-  Json json = to_json(state);
+  FileDigests digests;
   for (size_t i = 0; i < files.size(); ++i) {
     std::vector<HostTensor> described;
     for (const ShardedTensor& tensor : files[i].tensors) described.push_back({tensor.name, tensor.dtype, tensor.shape});
     const auto data_of = [&](size_t) { return collectors[i].next(); };
-    json["files"][files[i].name] = to_json(write_safetensors(folder / files[i].name, described, data_of));
+    digests[files[i].name] = write_safetensors(folder / files[i].name, described, data_of);
   }
-  write_file(folder / kStateFile, seal(json));
+  write_state(folder / kStateFile, state, digests);
 }
 
 std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
@@ -281,18 +186,13 @@ std::vector<NamedTensor> masters(const ParameterSet& parameters) {
 Checkpoint open_checkpoint(const fs::path& path) {
   const fs::path state_file = path / kStateFile;
   check(fs::exists(state_file), "{}: the file is missing", state_file.string());
-  const Json json = unseal(state_file);
-  try {
-    const int format = integer<int>(json, "format");
-    check(format == kFormat, "{}: format {}, expected {}: it was written by {}", state_file.string(), format, kFormat,
-          json.value("program", "another program"));
-    const Json& files = json.at("files");
-    for (const char* name : {kModelFile, kOptimizerFile}) check_file(path / name, files.at(name));
-    if (files.contains(kAverageFile)) check_file(path / kAverageFile, files[kAverageFile]);
-    return {path, state_of(json)};
-  } catch (const Json::exception& error) {
-    fail("{}: {}", state_file.string(), error.what());
+  auto [state, files] = read_state(state_file);
+  for (const char* name : {kModelFile, kOptimizerFile}) {
+    check(files.contains(name), "{}: it has no size and checksum of {}", state_file.string(), name);
+    check_file(path / name, files[name]);
   }
+  if (files.contains(kAverageFile)) check_file(path / kAverageFile, files[kAverageFile]);
+  return {path, std::move(state)};
 }
 
 std::vector<CheckpointFolder> list_checkpoints(const fs::path& folder) {

@@ -13,35 +13,13 @@
 
 #include "core/autograd/parameter.h"
 #include "core/io/safetensors.h"
-#include "trainers/data/dataset.h"
-#include "trainers/evaluation_history.h"
 #include "trainers/logging/note.h"
-#include "trainers/loss_scale.h"
 #include "trainers/optimizer.h"
 #include "trainers/parallel/data_parallel.h"
-#include "trainers/skipped_steps.h"
+#include "trainers/run/checkpoint_state.h"
 #include "trainers/weight_average.h"
 
 namespace heddle {
-
-// How much training data a run has used.
-struct TrainedOn {
-  int64_t sequences = 0;
-  int64_t tokens = 0;
-};
-
-// What a checkpoint holds beside its tensors. Checkpoints of earlier versions lack what is optional here.
-struct CheckpointState {
-  int64_t step = 0;
-  uint64_t seed = 0;
-  std::string config;   // the resolved config, YAML
-  std::string program;  // "heddle 0.1.0"
-  std::optional<TrainedOn> trained_on = {};
-  std::optional<DataIdentity> data = {};  // of the data set that it was trained on
-  EvaluationHistory evaluations = {};
-  std::optional<LossScale> loss_scale = {};
-  SkippedSteps skipped = {};
-};
 
 // A checkpoint whose files are whole.
 struct Checkpoint {

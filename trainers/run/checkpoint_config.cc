@@ -6,6 +6,7 @@
 
 #include "core/config/config_difference.h"
 #include "core/config/config_load.h"
+#include "trainers/run/run_tokenizer.h"
 
 namespace heddle {
 namespace {
@@ -35,6 +36,8 @@ TrainConfig read_checkpoint_config(const Checkpoint& checkpoint, std::span<const
   return read_train_config(node, registry);
 }
 
+KeptCheckpoints kept_checkpoints(const TrainerConfig& trainer) { return {trainer.keep_checkpoints, trainer.keep_best}; }
+
 TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, const Registry& registry) {
   if (checkpoint.state.trained_on) return *checkpoint.state.trained_on;
   const auto of = [&](const TrainerConfig& trainer) {
@@ -48,12 +51,14 @@ TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, co
   }
 }
 
-std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry) {
+std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry,
+                              const std::optional<TokenizerIdentity>& tokenizer) {
   TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
   // What is written about a run, and by how many processes it is computed, does not change the run.
   then.logging = config.logging;
   then.trainer.profile = config.trainer.profile;
   then.trainer.parallel = config.trainer.parallel;
+  if (is_same(tokenizer, checkpoint.state.tokenizer)) then.data.tokenizer = config.data.tokenizer;
   std::string text;
   for (const ConfigDifference& difference : config_differences(to_tree(config, registry), to_tree(then, registry))) {
     if (difference.path == "trainer.hours") continue;  // when a run stops changes none of its numbers

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/run/run_tokenizer.h"
 
 namespace heddle {
 
@@ -10,6 +11,7 @@ LoadedModel load_model(Context& context, const std::filesystem::path& run_or_che
                        std::span<const std::string> overrides, const Note& note, const Registry& registry) {
   Checkpoint checkpoint = find_checkpoint(run_or_checkpoint, note);
   TrainConfig config = read_checkpoint_config(checkpoint, overrides, registry);
+  config.data.tokenizer = tokenizer_of_run(config, checkpoint, registry);
   LanguageModel model(config.model);
   model.parameters().materialize(context, config.trainer.dtype, config.seed);
   if (config.trainer.ema) {

@@ -14,7 +14,7 @@ namespace heddle {
 
 struct LoadedModel {
   Checkpoint checkpoint;
-  TrainConfig config;  // of the checkpoint, with the overrides
+  TrainConfig config;  // of the checkpoint, with the overrides, and with tokenizer_of_run() as data.tokenizer
   LanguageModel model;
 };
 

@@ -28,7 +28,8 @@ using Json = nlohmann::json;
 
 constexpr const char* kWholeFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr size_t kNamedProblems = 8;  // of each kind, in an error
+constexpr size_t kNamedProblems = 8;     // of each kind, in an error
+constexpr double kRetNetNormEps = 1e-6;  // of RetNetConfig, where config.json has none
 
 uint64_t byte_count(const NamedTensor& named) {
   return static_cast<uint64_t>(named.tensor.numel()) * size_of(named.tensor.dtype());
@@ -57,18 +58,39 @@ Json read_json(const fs::path& path) {
   }
 }
 
-WeightNames names_of(const fs::path& folder, const ModelConfig& model) {
+// How the tensors of a folder are called, and what its v_proj are ours multiplied by.
+struct WeightLayout {
+  WeightNames names = WeightNames::heddle;
+  double value_scale = 1.0;
+};
+
+WeightLayout layout_of(const fs::path& folder, const ModelConfig& model) {
   const fs::path path = folder / kModelConfigFile;
   const Json config = read_json(path);
   const auto type = config.is_object() ? config.find("model_type") : config.end();
   check(type != config.end() && type->is_string(), "{}: 'model_type' is missing, expected heddle or retnet",
         path.string());
-  if (*type == "heddle") return WeightNames::heddle;
+  if (*type == "heddle") return {};
   check(*type == "retnet", "{}: model_type is {}, expected heddle or retnet", path.string(), type->dump());
   const std::string obstacle = retnet_obstacle(model);
   check(obstacle.empty(), "{} is a RetNetForCausalLM, which the model of the config is not: {}", folder.string(),
         obstacle);
-  return WeightNames::retnet;
+  const auto given = config.find("norm_eps");
+  const Json eps = given != config.end() ? *given : Json(kRetNetNormEps);
+  check(eps.is_number() && eps.get<double>() > 0.0, "{}: norm_eps is {}, expected a number above 0", path.string(),
+        eps.dump());
+  return {WeightNames::retnet, retnet_value_scale(model, eps.get<double>())};
+}
+
+// The masters under the names of a folder.
+std::vector<NamedTensor> named_masters(const ParameterSet& parameters, WeightNames names) {
+  return names == WeightNames::retnet ? retnet_weights(parameters) : masters(parameters);
+}
+
+void scale(Context& context, const Tensor& from, const Tensor& to, double factor) {
+  kernels::accumulate(
+      context,
+      {.from = kernels::rows_view(from), .to = {kernels::rows_view(to), GradientMode::overwrite}, .scale = factor});
 }
 
 // A file of the folder, and a tensor in it.
@@ -148,20 +170,30 @@ void check_fit(const fs::path& folder, const std::vector<NamedTensor>& wanted,
   check(problems.empty(), "the weights of {} do not fit the model of the config{}", folder.string(), problems);
 }
 
-void read_tensor(Context& context, const Found& found, const Tensor& master) {
-  if (found.entry->dtype == master.dtype()) {
+// Writes the tensor of a file, multiplied by `factor`, into a master.
+void read_tensor(Context& context, const Found& found, const Tensor& master, double factor) {
+  if (found.entry->dtype == master.dtype() && factor == 1.0) {
     found.file->read(context, *found.entry, master);
     return;
   }
-  const Tensor stored = found.file->read(context, *found.entry);
-  kernels::accumulate(
-      context, {.from = kernels::rows_view(stored), .to = {kernels::rows_view(master), GradientMode::overwrite}});
+  scale(context, found.file->read(context, *found.entry), master, factor);
 }
+
+bool is_value_projection(const std::string& name) { return name.ends_with(".attn.v_proj.weight"); }
 
 }  // namespace
 
-std::vector<NamedTensor> exported_weights(const ParameterSet& parameters, WeightNames names) {
-  return names == WeightNames::retnet ? retnet_weights(parameters) : masters(parameters);
+std::vector<NamedTensor> exported_weights(Context& context, const ModelConfig& model, const ParameterSet& parameters,
+                                          WeightNames names) {
+  std::vector<NamedTensor> tensors = named_masters(parameters, names);
+  const double factor = names == WeightNames::retnet ? retnet_value_scale(model, model.norm.norm.eps) : 1.0;
+  for (NamedTensor& named : tensors) {
+    if (factor == 1.0 || !is_value_projection(named.name)) continue;
+    const Tensor scaled = Tensor::empty(context, named.tensor.shape(), named.tensor.dtype());
+    scale(context, named.tensor, scaled, factor);
+    named.tensor = scaled;
+  }
+  return tensors;
 }
 
 void write_weights(Context& context, const fs::path& folder, std::span<const NamedTensor> tensors,
@@ -192,10 +224,13 @@ bool is_model_folder(const fs::path& folder) {
 }
 
 void read_weights(Context& context, const fs::path& folder, const ModelConfig& model, const ParameterSet& parameters) {
-  const std::vector<NamedTensor> wanted = exported_weights(parameters, names_of(folder, model));
+  const WeightLayout layout = layout_of(folder, model);
+  const std::vector<NamedTensor> wanted = named_masters(parameters, layout.names);
   const WeightFiles files(folder);
   check_fit(folder, wanted, files.all());
-  for (const auto& [name, master] : wanted) read_tensor(context, files.all().at(name), master);
+  for (const auto& [name, master] : wanted) {
+    read_tensor(context, files.all().at(name), master, is_value_projection(name) ? 1.0 / layout.value_scale : 1.0);
+  }
   write_compute_copies(context, parameters);
 }
 

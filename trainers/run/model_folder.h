@@ -20,9 +20,11 @@ inline constexpr const char* kModelConfigFile = "config.json";
 // flash-linear-attention.
 enum class WeightNames { heddle, retnet };
 
-// The masters of a model as the tensors of a folder; they share memory. With WeightNames::retnet the model must have no
-// retnet_obstacle() (trainers/model/retnet_names.h).
-std::vector<NamedTensor> exported_weights(const ParameterSet& parameters, WeightNames names);
+// The masters of a model as the tensors of a folder; they share memory with the masters but for those that are scaled.
+// With WeightNames::retnet the model must have no retnet_obstacle(), and its v_proj are multiplied by
+// retnet_value_scale() (trainers/model/retnet_names.h).
+std::vector<NamedTensor> exported_weights(Context& context, const ModelConfig& model, const ParameterSet& parameters,
+                                          WeightNames names);
 
 // Writes the tensors in their order, and the index when there are several files. A file ends before the tensor with
 // which its data would have more than `shard_bytes` bytes; a tensor is never cut.

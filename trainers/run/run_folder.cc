@@ -49,7 +49,7 @@ std::optional<fs::path> run_folder_of(const fs::path& config) {
 std::vector<fs::path> run_files(const fs::path& folder) {
   const fs::path checkpoints = folder / "checkpoints";
   std::vector<fs::path> files = {checkpoints};
-  for (const char* name : {kConfigFile, "metrics.csv", "log.jsonl", "out_of_memory.pickle"}) {
+  for (const char* name : {kConfigFile, kTokenizerFile, "metrics.csv", "log.jsonl", "out_of_memory.pickle"}) {
     files.push_back(folder / name);
   }
   std::error_code unreadable;
@@ -72,7 +72,7 @@ RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
     ::close(lock_);
     fail("another process is training in {}", path_.string());
   }
-  fs::remove(partial_path(config()));  // of a process that was killed
+  for (const fs::path& file : {config(), tokenizer()}) fs::remove(partial_path(file));  // of a process that was killed
   remove_leftovers(checkpoints());
 }
 
@@ -92,6 +92,23 @@ void RunFolder::write_config(const std::string& yaml) const {
   if (!fs::exists(config()) || read_file(config()) != text) write_file(config(), text);
 }
 
+void RunFolder::check_tokenizer(const RunSubject& subject) const {
+  const auto identity = tokenizer_identity(subject.config.data, subject.tokenizer);
+  if (!identity || !fs::exists(tokenizer())) return;
+  const FileDigest here = digest_file(tokenizer());
+  if (here == identity->digest) return;
+  throw UsageError(
+      fmt::format("{}, which keeps the tokenizer of a run, is not {}, and is never replaced; give another "
+                  "folder with --out DIR",
+                  to_string(TokenizerIdentity{tokenizer().string(), here}), to_string(*identity)));
+}
+
+void RunFolder::write_tokenizer(const RunSubject& subject) const {
+  check_tokenizer(subject);
+  if (!tokenizer_identity(subject.config.data, subject.tokenizer) || fs::exists(tokenizer())) return;
+  write_file(tokenizer(), subject.tokenizer->model());
+}
+
 std::optional<Checkpoint> RunFolder::choose(const std::string& resume, const RunSubject& subject,
                                             const Note& note) const {
   if (resume == "auto") return choose_newest(subject, note);
@@ -109,7 +126,9 @@ std::optional<Checkpoint> RunFolder::choose_together(Processes& processes, const
   std::optional<Checkpoint> checkpoint = processes.together([&]() -> std::optional<Checkpoint> {
     if (!processes.is_first()) return std::nullopt;
     check_config();
-    return choose(resume, subject, note);
+    auto chosen = choose(resume, subject, note);
+    check_tokenizer(subject);
+    return chosen;
   });
   if (processes.count() == 1) return checkpoint;
   const std::string path = processes.from_first(checkpoint ? checkpoint->path.string() : "");
@@ -126,7 +145,9 @@ std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, co
           "no checkpoint of {} is whole; start anew in another folder with --out DIR", checkpoints().string());
     return std::nullopt;
   }
-  std::string difference = config_difference(subject.config, *checkpoint, subject.registry);
+  heddle::check_tokenizer(subject.config.data, subject.tokenizer, *checkpoint);
+  std::string difference = config_difference(subject.config, *checkpoint, subject.registry,
+                                             tokenizer_identity(subject.config.data, subject.tokenizer));
   if (!difference.empty()) {
     difference =
         fmt::format("the config is not the one that {} was made with: {}", checkpoint->path.string(), difference);
@@ -151,9 +172,11 @@ Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& s
     throw UsageError(fmt::format("{} holds later checkpoints, up to step {}; give a fresh folder with --out DIR",
                                  path_.string(), here.back().step));
   }
+  heddle::check_tokenizer(subject.config.data, subject.tokenizer, checkpoint);
   try {
     check_optimizer(subject, checkpoint);
-    const std::string difference = config_difference(subject.config, checkpoint, subject.registry);
+    const std::string difference = config_difference(subject.config, checkpoint, subject.registry,
+                                                     tokenizer_identity(subject.config.data, subject.tokenizer));
     if (!difference.empty()) {
       note(fmt::format("the config is not the one that {} was made with: {}", checkpoint.path.string(), difference));
     }

@@ -1,4 +1,4 @@
-// The folder of a training run: config.yaml, metrics.csv, checkpoints/step_N.                      docs/training.md
+// The folder of a training run: config.yaml, metrics.csv, tokenizer.model, checkpoints/step_N.     docs/training.md
 #pragma once
 
 #include <filesystem>
@@ -9,6 +9,7 @@
 #include "trainers/logging/note.h"
 #include "trainers/parallel/processes.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/run/run_tokenizer.h"
 #include "trainers/train_config.h"
 
 namespace heddle {
@@ -18,6 +19,7 @@ struct RunSubject {
   const TrainConfig& config;
   const Registry& registry;
   DataIdentity data;
+  const Tokenizer* tokenizer = nullptr;  // of the data; nullptr: they are no text
 };
 
 // The run folder that a config file belongs to: RUN for RUN/config.yaml. Nothing for a config that stands for itself.
@@ -41,6 +43,7 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path config() const { return path_ / "config.yaml"; }
   std::filesystem::path metrics() const { return path_ / "metrics.csv"; }
+  std::filesystem::path tokenizer() const { return path_ / kTokenizerFile; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
   // Returns the checkpoint to continue from, or nullopt for a run that starts from the beginning. `resume` is one of
@@ -50,9 +53,10 @@ class RunFolder {
   //   PATH    That checkpoint, or the newest of that run folder; config and data may differ, which is noted. A
   //           UsageError when it would leave later checkpoints, or those of another run, behind in this folder, or
   //           when it was trained by another type of optimizer.
+  // Another tokenizer than that of the checkpoint is a UsageError in either case.
   std::optional<Checkpoint> choose(const std::string& resume, const RunSubject& subject, const Note& note) const;
 
-  // Collective: what check_config() and choose() say to the first process.
+  // Collective: what check_config(), choose() and check_tokenizer() say to the first process.
   std::optional<Checkpoint> choose_together(Processes& processes, const std::string& resume, const RunSubject& subject,
                                             const Note& note) const;
 
@@ -60,6 +64,12 @@ class RunFolder {
   void write_config(const std::string& yaml) const;
   // Throws what write_config() would, and writes nothing.
   void check_config() const;
+
+  // Writes tokenizer.model, the copy of a tokenizer's file; other tokenizers have none. A file of that name that holds
+  // something else is a UsageError: it is never replaced.
+  void write_tokenizer(const RunSubject& subject) const;
+  // Throws what write_tokenizer() would, and writes nothing.
+  void check_tokenizer(const RunSubject& subject) const;
 
  private:
   std::optional<Checkpoint> choose_newest(const RunSubject& subject, const Note& note) const;

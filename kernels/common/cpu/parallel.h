@@ -12,8 +12,8 @@
 
 #if defined(HEDDLE_STD_THREADS)
 #include <atomic>
-#include <thread>
-#include <vector>
+
+#include "core/runtime/joined_threads.h"
 #endif
 
 namespace heddle::kernels::cpu {
@@ -56,10 +56,10 @@ void parallel_for(const Context& context, int64_t tasks, const Task& task) {
     for (int64_t index = next++; index < tasks; index = next++) exception.catch_from([&] { task(index); });
   };
   const int threads = static_cast<int>(std::min<int64_t>(context.threads(), tasks));
-  std::vector<std::thread> pool;
-  for (int thread = 1; thread < threads; ++thread) pool.emplace_back(work);
+  JoinedThreads others;
+  for (int thread = 1; thread < threads; ++thread) others.start(work);
   work();
-  for (std::thread& thread : pool) thread.join();
+  others.join();
 #else
   // The number of threads is always the same, though some may find no task: libgomp ends the threads that a smaller
   // parallel region does not use and creates them anew for the next region.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <new>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string_view>
 #include <tuple>
@@ -155,7 +156,8 @@ bool Bfloat16Products::multiply(const Block& size, const GemmOperand<bfloat16>& 
     }
     generated_->give_back(shape, std::move(product));
     return exists;
-  } catch (const dnnl::error&) {
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_out_of_memory) throw std::bad_alloc();  // other code would give other last bits
     return false;
   }
 }

@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstdint>
+#include <new>
 #include <type_traits>
 
 #if defined(HEDDLE_ONEDNN)
@@ -57,14 +58,17 @@ void add_product(int64_t m, int64_t n, int64_t k, const GemmOperand<T>& a, const
 }
 
 #if defined(HEDDLE_ONEDNN)
-// Computes c = op(a) op(b) and returns whether oneDNN could: it refuses when it cannot allocate. It is only asked to
-// overwrite c, because the order in which it adds to c depends on addresses.
+// Computes c = op(a) op(b) and returns whether oneDNN has code for it. Throws std::bad_alloc where it lacks memory:
+// Eigen in its place would give other last bits. It is only asked to overwrite c, because the order in which it adds to
+// c depends on addresses.
 bool multiply_by_onednn(int64_t m, int64_t n, int64_t k, const GemmOperand<float>& a, const GemmOperand<float>& b,
                         float* c, int64_t c_stride) {
   const OneThread one_thread;
   const auto letter = [](Transpose transpose) { return transpose == Transpose::no ? 'N' : 'T'; };
-  return dnnl_sgemm(letter(a.transpose), letter(b.transpose), m, n, k, 1.0f, a.data, a.stride, b.data, b.stride, 0.0f,
-                    c, c_stride) == dnnl_success;
+  const dnnl_status_t status = dnnl_sgemm(letter(a.transpose), letter(b.transpose), m, n, k, 1.0f, a.data, a.stride,
+                                          b.data, b.stride, 0.0f, c, c_stride);
+  if (status == dnnl_out_of_memory) throw std::bad_alloc();
+  return status == dnnl_success;
 }
 #endif
 
