@@ -45,15 +45,21 @@ struct ScanSpans {
   int64_t count = 1, length = 0;
 };
 
+// Blocks of a scan that run on one multiprocessor at once; each may have heads of up to 128 features.
+inline int64_t scan_blocks_at_once(DType dtype, int64_t largest_dim) {
+  if (dtype != DType::float32 || largest_dim > 64) return 1;
+  return largest_dim > 32 ? 2 : largest_dim > 16 ? 3 : 4;
+}
+
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
-// of more than 128 features take more than one multiprocessor each, and two of float32 with up to 64 share one. A GPU
-// is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6 times
-// the time of what follows, and the kernels around them about that of 6 windows.
+// of more than 128 features take more than one multiprocessor each, and some of narrow heads of float32 share one. A
+// GPU is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6
+// times the time of what follows, and the kernels around them about that of 6 windows.
 inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t dim, int64_t value_dim) {
   constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
   const int64_t largest = std::max(dim, value_dim), windows = parts_of(length, kWindow);
   const int64_t blocks = heads * parts_of(largest, kFeatures);
-  const int64_t places = dtype == DType::float32 && largest <= 64 ? 2 * kMultiprocessors : kMultiprocessors;
+  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, largest);
   const int64_t most = blocks > 0 ? std::min(places / blocks, windows / 2) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
   const int64_t span = parts_of(windows, most);

@@ -119,7 +119,9 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
 TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
   for (const Sizes& sizes : {Sizes{1, 1100, 2, 1, 64, 64}, Sizes{1, 700, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
                              Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 4, 2, 100, 36}, Sizes{1, 90, 1, 1, 96, 256},
-                             Sizes{1, 64, 1, 1, 48, 33}, Sizes{1, 17, 1, 1, 64, 64}}) {
+                             Sizes{1, 64, 1, 1, 48, 33}, Sizes{1, 17, 1, 1, 64, 64}, Sizes{1, 300, 1, 1, 256, 256},
+                             Sizes{2, 150, 1, 1, 200, 136}, Sizes{1, 600, 2, 1, 127, 65}, Sizes{1, 130, 1, 1, 255, 63},
+                             Sizes{1, 600, 2, 2, 16, 16}, Sizes{1, 300, 1, 1, 9, 30}, Sizes{1, 150, 1, 1, 8, 200}}) {
     for (const Decay decay : {Decay::constant, Decay::data}) {
       for (const bool documents : {false, true}) {
         if (!on_gpu() && sizes.length > 200) continue;  // the CPU has one kernel for all sizes
@@ -141,9 +143,10 @@ TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
 
 // The second of two gradients is added to the first; their sum is rounded once.
 TEST_P(LinearAttentionLong, GradientsAddUp) {
-  const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128};
-  for (const auto& [sizes, dtype] : {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
-                                     std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}}) {
+  const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128}, widest{1, 100, 1, 1, 193, 225};
+  for (const auto& [sizes, dtype] :
+       {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16}, std::pair{narrow, DType::float32},
+        std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
     Tensors x = draw(sizes);
     const auto stored = [&, dtype = dtype, &sizes = sizes](const std::string& what) {
       const Tensor tensor = Tensor::empty(context(), sizes.shape(what), dtype);
@@ -177,9 +180,10 @@ TEST_P(LinearAttentionLong, GradientsAddUp) {
 // that does not depend on it.
 TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
   if (!on_gpu()) GTEST_SKIP() << "the CPU has one kernel for all sizes";
-  const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128};
-  for (const auto& [sizes, dtype] : {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
-                                     std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}}) {
+  const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128}, widest{1, 140, 1, 1, 193, 90};
+  for (const auto& [sizes, dtype] :
+       {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16}, std::pair{narrow, DType::float32},
+        std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
     Tensors clean = draw(sizes);
     draw_weak_decays(clean);
     set_documents(sizes, clean);

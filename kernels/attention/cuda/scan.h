@@ -27,6 +27,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/linear_attention.h"
 #include "kernels/attention/linear_attention_workspace.h"
@@ -259,10 +260,25 @@ __device__ __forceinline__ void put_state(const ScanArgs<A>& args, const ScanSpa
   to = adds ? to + state : state;
 }
 
+// Keeps the compiler from computing what follows in a rarely taken branch in any case.
+__device__ __forceinline__ void stay_branch() { asm volatile("" ::: "memory"); }
+
 // Blocks along z.
 template <class A>
 unsigned span_blocks(const ScanArgs<A>& args) {
   return static_cast<unsigned>(args.is_for_span_states ? args.spans - 1 : args.spans);
+}
+
+// Calls launch(out, adds) with two std::bool_constant: whether the scan computes out, and whether it adds to it.
+template <class Launch>
+void with_out_mode(const ScanArgs<float>& args, const Launch& launch) {
+  if (args.is_for_span_states || !args.out) {
+    launch(std::false_type{}, std::false_type{});
+  } else if (args.out.mode == GradientMode::accumulate) {
+    launch(std::true_type{}, std::true_type{});
+  } else {
+    launch(std::true_type{}, std::false_type{});
+  }
 }
 
 // Runs a scan of numbers of T and returns the number of tiles of value features. All but the last launch nothing and

@@ -1,25 +1,27 @@
 // The scan on the matrix instructions of warpgroups (sm_90a), for float32 heads of up to 128 features of query and key.
 // Every number enters products as the sum of three bfloat16 pieces, see pieces.h. A block has one or two warpgroups,
-// each with the state of 64 value features in registers, in float; chunks have 64 tokens. In a chunk
-//   scores = query key^T and out = query S     query from registers, key and S in shared memory
-//   out   += weighted scores value             scores from registers, value in shared memory
-//   S      = whole S + (weighted key)^T value  key from registers
-// Rows of key and value are copied asynchronously while the chunk before is computed; every thread splits the numbers
-// that it has copied itself. Of the products of pieces the small ones are added up first, and sums over the features or
-// the tokens of a chunk are added to the others in float, since tensor cores cut what they add to a sum.
+// each with the state of 64 value features in registers, transposed and in float; chunks have 64 tokens. In a chunk
+//   scores = query key^T                       each warpgroup computes a part of the columns
+//   out^T  = in (S^T query^T) + value^T scores^T
+//   S^T    = whole S^T + (to value)^T key
+// so that all that is computed from the state or from value is operand A and comes from registers, split while the
+// products of the numbers before run; query, key and weighted scores lie in shared memory. in, to and whole are the
+// weights of scan.h. Rows of query and key are copied asynchronously while the chunk before is computed; every thread
+// splits the numbers that it has copied itself, and loads those of value that it needs. Of the products of pieces the
+// small ones are added up first, and sums over the features or the tokens of a chunk are added to the others in float,
+// since tensor cores cut what they add to a sum.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_decays.h"
 #include "kernels/attention/cuda/scan_float32_products.h"
 #include "kernels/attention/cuda/scan_float32_shape.h"
 #include "kernels/attention/cuda/wgmma.h"
+#include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/pieces.h"
-#include "kernels/common/cuda/vec.h"
 
 namespace heddle::kernels::cuda {
 namespace detail {
@@ -30,18 +32,16 @@ class Float32Scan {
  public:
   using Shared = typename Shape::Shared;
 
-  __device__ __forceinline__ Float32Scan(const ScanArgs<float>& args, Shared& shared)
+  // `aligned` as in Float32Rows.
+  __device__ __forceinline__ Float32Scan(const ScanArgs<float>& args, bool aligned, Shared& shared)
       : args_(args),
         shared_(shared),
-        key_(args.key, batch(), head_index() / args.group, 0, args.from_end, shared_address(shared.raw_key())),
-        value_(args.value, batch(), head_index() / args.group, int64_t{blockIdx.y} * Shape::kValues, args.from_end,
-               shared_address(shared.template raw_value<OUT>())),
-        decays_(args, state_head()) {
-    if constexpr (OUT) {
-      query_ = head<const float>(args.query, batch(), 0, head_index()) + (row_ + g_) * step_of(args.query) + t2_;
-      out_ =
-          head<float>(args.out.view, batch(), 0, head_index()) + (row_ + g_) * step_of(args.out.view) + first_column();
-    }
+        aligned_(aligned),
+        query_(args.query, batch(), head_index(), args.from_end, shared_address(shared.raw_query)),
+        key_(args.key, batch(), head_index() / args.group, args.from_end, shared_address(shared.raw_key)),
+        decays_(args, state_head()),
+        value_(head<const float>(args.value, batch(), 0, head_index() / args.group) + feature()) {
+    if constexpr (OUT) out_ = head<float>(args.out.view, batch(), 0, head_index()) + feature();
   }
 
   __device__ __forceinline__ void run() {
@@ -50,15 +50,10 @@ class Float32Scan {
       for (int i = 0; i < 2; ++i) shared_.chunks[i] = shared_.walk.get().next();
     }
     __syncthreads();
-    fetch_keys(shared_.chunks[0]);
-    if constexpr (!kOneRaw) fetch_values(shared_.chunks[0]);
+    fetch(shared_.chunks[0]);
     const int64_t state_head = this->state_head();
     if (const StateView<float> state_in = args_.span().state_in; state_in.data != nullptr) {
       for_each_number([&](int64_t d, int64_t c, float& s) { s = state_in.at(state_head, d, c); });
-    }
-    if constexpr (OUT) {
-#pragma unroll
-      for (int m = 0; m < kStateTiles; ++m) share_state(m);
     }
     for (int i = 0; shared_.chunks[i].rows > 0;) {
       const int next = i == 2 ? 0 : i + 1, after = next == 2 ? 0 : next + 1;
@@ -72,130 +67,214 @@ class Float32Scan {
   }
 
  private:
-  static constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows, kSteps = kKeys / 16, kStateTiles = kKeys / 64;
-  static constexpr bool kOneRaw = OUT && Shape::kOneRaw;  // key and value are copied to the same place in turn
-  static constexpr int kSixteenRows = 16 * 128;           // bytes in a matrix of 64 columns
-  static constexpr int kPieceBytes = sizeof(SwizzledMatrix<bf16, kRows, 64>);
-  static constexpr bool kEarlyScores = kSteps == 4;  // scores are ready before out is
-  static constexpr cuda::Stored kByDepth = cuda::Stored::by_depth;
+  static constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows, kKeySteps = kKeys / 16, kRowSteps = kRows / 16;
+  static constexpr int kStateTiles = kKeys / 8, kScoreTiles = 8 / Shape::kGroups;
+  static constexpr int kOutTiles = 8 / kRowSteps;  // of a part of out
+  static constexpr int kKeyBytes = sizeof(SwizzledMatrix<bf16, kRows, Shape::kPaddedKeys>);
+  static constexpr int kScoreBytes = sizeof(SwizzledMatrix<bf16, kRows, kRows>);
+  static constexpr cuda::Stored kByRows = cuda::Stored::by_rows, kByDepth = cuda::Stored::by_depth;
 
-  // Computes `chunk`, starts to copy `next`, and finds the one after it.
+  // Computes `chunk`, whose rows of query and key are under way, starts to copy those of `next`, and finds the chunk
+  // after it.
   __device__ __forceinline__ void advance(const ScanChunk& chunk, const ScanChunk& next, ScanChunk& after_next) {
-    float2 query[kSteps][4];
-    if constexpr (OUT) load_query(chunk, query);
+    float2 values[kRowSteps][4];  // those of the thread in operand A of value^T
+    load_values(chunk, values);
     decays_.fetch(chunk);
-    wait_for_first();
+    __pipeline_wait_prior(0);
     __syncthreads();  // the pieces and decays of the chunk before have been read
-    key_.template split<false>(shared_.key);
+    if constexpr (OUT) query_.split(shared_.query);
+    key_.split(shared_.key);
     decays_.put(chunk, shared_.decays);
     fence_async_proxy();
     __syncthreads();
-    if constexpr (kOneRaw) {
-      fetch_values(chunk);
-    } else {
-      fetch_keys(next);
-    }
-    FragmentC scores[8], out[8];
+    FragmentC out[8];
+    unsigned lost_features = 0;  // a bit for each of the thread's features whose values are not all finite
     if constexpr (OUT) {
-      start_query_products(query, shared_.key, shared_.state[group_], scores, out);
-    }
-    if (threadIdx.x == 0) after_next = shared_.walk.get().next();
-    wait_for_first();
-    bool is_finite = value_.template split<OUT>(shared_.value);
-    PiecesA<3> weights[4];
-    if constexpr (OUT) {
-      wgmma_wait<kEarlyScores ? 1 : 0>();
-      hold(scores);
-      weigh(scores);
-    }
-    fence_async_proxy();
-    is_finite = __syncthreads_and(static_cast<int>(is_finite)) != 0;
-    if constexpr (kOneRaw) {
-      fetch_keys(next);
-    } else {
-      fetch_values(next);
-    }
-    FragmentC added[8];
-    unsigned lost_columns = 0;  // a bit for each of the thread's columns whose values are not all finite
-    if constexpr (OUT) {
-      wgmma_wait<0>();
+      start_products_with_state(next, out);
+      lost_features = drop_not_finite(values);
+      fence_async_proxy();
+      __syncthreads();  // all scores are there
+      FragmentC added[8];
+      start_product<kByRows, kRowSteps, kScoreBytes>([&](int j, float2(&pairs)[4]) { copy_pairs(values[j], pairs); },
+                                                     shared_.scores[0].by_rows(0, 0), added);
       hold(out);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) weights[j] = pieces_of<3, true>(scores[2 * j], scores[2 * j + 1]);
       scale(chunk, out);
-      if (!is_finite) lost_columns = add_not_finite(args_, chunk, weights, row_ + g_, first_column(), out);
-      start_product<kByDepth, kPieceBytes>(weights, value_pieces(), added);
-    }
-    move_on(chunk, lost_columns, [&] {
-      if constexpr (OUT) {
-        hold(added);
+      wgmma_wait<0>();
+      hold(added);
 #pragma unroll
-        for (int n = 0; n < 8; ++n) {
+      for (int n = 0; n < 8; ++n) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            float& number = out[n].values[e];
-            number = fmaf(added[n].values[e], args_.inner, number);
-          }
+        for (int e = 0; e < 4; ++e) {
+          float& number = out[n].values[e];
+          number = fmaf(added[n].values[e], args_.inner, number);
         }
-        store_out(chunk, out);
       }
+      if (__any_sync(0xffffffffu, lost_features != 0)) {
+        add_not_finite(args_, chunk, shared_.scores, value_, feature(), t2_, out);
+      }
+    }
+    if constexpr (!OUT) fetch(next);
+    FragmentC sum[kStateTiles];
+    float before[kOutTiles][4] = {};  // of a part of out, where it is added to
+    start_product<kByDepth, kRowSteps, kKeyBytes>([&](int j, float2(&pairs)[4]) { weigh(j, values[j], pairs); },
+                                                  shared_.key[0].by_depth(0, 0), sum,
+                                                  [&](int j) { put_out(chunk, j, before, out); });
+    if constexpr (ADDS) store_out(chunk, kRowSteps - 1, before, out);
+    if (threadIdx.x == 0) after_next = shared_.walk.get().next();
+    wgmma_wait<0>();
+    hold(sum);
+    move_state(chunk, lost_features, sum);
+  }
+
+  // --- Rows ---
+
+  __device__ __forceinline__ void fetch(const ScanChunk& chunk) {
+    if (chunk.rows > 0) {
+      const int64_t token = args_.token(chunk, 0);
+      if constexpr (OUT) query_.fetch(token, chunk.rows, aligned_);
+      key_.fetch(token, chunk.rows, aligned_);
+    }
+    __pipeline_commit();
+  }
+
+  // Calls visit(address, half, n, e) for the thread's places of a chunk in a tensor with value features that are there:
+  // token 8 n + t2 + e and the first (half = 0) or second of the thread's features. `place` is that of the first
+  // feature at token 0, `first` and `last` bound n.
+  template <class Number, class Visit>
+  __device__ __forceinline__ void for_each_place(const ScanChunk& chunk, const HeadsView& view, Number* place,
+                                                 int first, int last, const Visit& visit) const {
+    const int64_t step = args_.from_end ? -view.length_stride : view.length_stride, features = view.dim - feature();
+    Number* const token = place + args_.token(chunk, t2_) * view.length_stride;
+    const int rows[2] = {features > 0 ? chunk.rows - t2_ : 0, features > 8 ? chunk.rows - t2_ : 0};
+#pragma unroll
+    for (int n = first; n < last; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        Number* const at = token + (n * 8 + e) * step;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (n * 8 + e < rows[half]) visit(at + half * 8, half, n, e);
+        }
+      }
+    }
+  }
+
+  // Loads the thread's values, those of rows and features that are not there as 0.
+  __device__ __forceinline__ void load_values(const ScanChunk& chunk, float2 (&values)[kRowSteps][4]) const {
+#pragma unroll
+    for (int j = 0; j < kRowSteps; ++j) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) values[j][w] = {0.0f, 0.0f};
+    }
+    for_each_place(chunk, args_.value, value_, 0, 8, [&](const float* at, int half, int n, int e) {
+      float2& pair = values[n / 2][n % 2 * 2 + half];
+      (e == 0 ? pair.x : pair.y) = *at;
     });
   }
-
-  // --- Copies ---
-
-  __device__ __forceinline__ void fetch_keys(const ScanChunk& chunk) {
-    if (chunk.rows > 0) key_.fetch(args_.token(chunk, 0), chunk.rows);
-    __pipeline_commit();
-  }
-  __device__ __forceinline__ void fetch_values(const ScanChunk& chunk) {
-    if (chunk.rows > 0) value_.fetch(args_.token(chunk, 0), chunk.rows);
-    __pipeline_commit();
-  }
-  // Waits for the oldest of the copies under way.
-  static __device__ __forceinline__ void wait_for_first() { __pipeline_wait_prior(kOneRaw ? 0 : 1); }
-
-  // The warp's 16 rows of query as operand A, words of which are pairs of numbers here.
-  __device__ __forceinline__ void load_query(const ScanChunk& chunk, float2 (&query)[kSteps][4]) const {
-    const float* from = query_ + args_.token(chunk, 0) * args_.query.length_stride;
+  // Puts 0 in place of values that are not finite. Returns a bit for each of the thread's features that has some.
+  static __device__ __forceinline__ unsigned drop_not_finite(float2 (&values)[kRowSteps][4]) {
+    float zeros[2] = {0.0f, 0.0f};  // NaN where a value is not finite
 #pragma unroll
-    for (int half = 0; half < 2; ++half, from += 8 * step_of(args_.query)) {
-      const int features = row_ + g_ + half * 8 < chunk.rows ? static_cast<int>(args_.query.dim) - t2_ : 0;
+    for (int j = 0; j < kRowSteps; ++j) {
 #pragma unroll
-      for (int col = 0; col < kKeys; col += 8) {
-        query[col / 16][half + col % 16 / 8 * 2] =
-            col < features ? *reinterpret_cast<const float2*>(from + col) : float2{0.0f, 0.0f};
+      for (int w = 0; w < 4; ++w) {
+        zeros[w % 2] = fmaf(values[j][w].x, 0.0f, fmaf(values[j][w].y, 0.0f, zeros[w % 2]));
       }
     }
+    unsigned lost = (zeros[0] != 0.0f ? 1u : 0u) | (zeros[1] != 0.0f ? 2u : 0u);
+    if (!__any_sync(0xffffffffu, lost != 0)) return 0;
+    stay_branch();
+#pragma unroll
+    for (int j = 0; j < kRowSteps; ++j) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        float2& pair = values[j][w];
+        pair = {isfinite(pair.x) ? pair.x : 0.0f, isfinite(pair.y) ? pair.y : 0.0f};
+      }
+    }
+    // The four lanes that share the features have different tokens.
+    lost |= __shfl_xor_sync(0xffffffffu, lost, 1);
+    lost |= __shfl_xor_sync(0xffffffffu, lost, 2);
+    return lost;
+  }
+  static __device__ __forceinline__ void copy_pairs(const float2 (&from)[4], float2 (&to)[4]) {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) to[w] = from[w];
+  }
+  __device__ __forceinline__ void weigh(int j, const float2 (&values)[4], float2 (&pairs)[4]) const {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const float2 to = pair_at(shared_.decays.to, j * 2 + w / 2);
+      pairs[w] = {values[w].x * to.x, values[w].y * to.y};
+    }
+  }
+  // The numbers of the thread's rows 8 n + t2 and the one after it.
+  __device__ __forceinline__ float2 pair_at(const float (&numbers)[kRows], int n) const {
+    return *reinterpret_cast<const float2*>(numbers + n * 8 + t2_);
   }
 
   // --- Out ---
 
+  // Starts out^T = S^T query^T and computes the weighted scores; starts to copy the rows of `next`.
+  __device__ __forceinline__ void start_products_with_state(const ScanChunk& next, FragmentC (&out)[8]) {
+    FragmentC scores[kScoreTiles];
+    start_product_of_rows<kKeySteps, kKeyBytes>(shared_.query[0].by_rows(0, 0),
+                                                shared_.key[0].by_rows(first_key_row(), 0), scores);
+    fetch(next);
+    start_product<kByRows, kKeySteps, kKeyBytes>(
+        [&](int d, float2(&pairs)[4]) {
+#pragma unroll
+          for (int w = 0; w < 4; ++w) {
+            const float* const from = state_[2 * d + w / 2].values + w % 2 * 2;
+            pairs[w] = {from[0], from[1]};
+          }
+        },
+        shared_.query[0].by_rows(0, 0), out);
+    hold(scores);
+    weigh(scores);
+    share(scores);
+  }
+  // The first row of key whose scores the warpgroup computes.
+  __device__ __forceinline__ int first_key_row() const { return group_ * (kScoreTiles * 8); }
+
   // Multiplies scores by the decays between their tokens, but not by args.inner.
-  __device__ __forceinline__ void weigh(FragmentC (&scores)[8]) const {
+  __device__ __forceinline__ void weigh(FragmentC (&scores)[kScoreTiles]) const {
+    const float2 upper = shared_.decays.sums[row_ + g_], lower = shared_.decays.sums[row_ + g_ + 8];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_ + g_ + half * 8;
-      const float2 sum = shared_.decays.sums[row];
+    for (int n = 0; n < kScoreTiles; ++n) {
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
+      for (int e = 0; e < 2; ++e) {
+        const int depth = first_key_row() + n * 8 + t2_ + e;
+        const float2 sum = shared_.decays.sums[depth];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int depth = n * 8 + t2_ + e;
-          const float2 exponent = difference(sum, shared_.decays.sums[depth]);
+        for (int half = 0; half < 2; ++half) {
+          const float2 exponent = difference(half == 0 ? upper : lower, sum);
           float& score = scores[n].values[2 * half + e];
-          score = row >= depth ? score * fast_exp2(exponent.x + exponent.y) : 0.0f;
+          score = row_ + g_ + half * 8 >= depth ? score * fast_exp2(exponent.x + exponent.y) : 0.0f;
         }
       }
     }
   }
+  // Writes the pieces of scores to shared memory.
+  __device__ __forceinline__ void share(const FragmentC (&scores)[kScoreTiles]) const {
+    const unsigned lane = threadIdx.x % 32, eighth = lane % 8;
+    const uint32_t row = shared_address(shared_.scores[0].data) + (row_ + eighth + lane / 8 % 2 * 8) * 128;
+#pragma unroll
+    for (int n = 0; n < kScoreTiles; n += 2) {
+      const auto words = pieces_of<3, true>(scores[n], scores[n + 1]);
+      const uint32_t at = row + ((first_key_row() / 8 + n + lane / 16) ^ eighth) * 16;
+#pragma unroll
+      for (int p = 0; p < 3; ++p) store_matrices(at + p * kScoreBytes, words.parts[p].words);
+    }
+  }
+
   // Multiplies what comes from the state by the decays since the chunk began.
   __device__ __forceinline__ void scale(const ScanChunk& chunk, FragmentC (&out)[8]) const {
-    const float upper = shared_.decays.in[row_ + g_], lower = shared_.decays.in[row_ + g_ + 8];
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
+      const float2 in = pair_at(shared_.decays.in, n);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) out[n].values[e] *= e < 2 ? upper : lower;
+      for (int e = 0; e < 4; ++e) out[n].values[e] *= e % 2 == 0 ? in.x : in.y;
     }
     if (!args_.from_end && chunk.starts_anew) {  // it is forgotten
       stay_branch();
@@ -204,19 +283,25 @@ class Float32Scan {
     }
   }
 
-  __device__ __forceinline__ void store_out(const ScanChunk& chunk, const FragmentC (&out)[8]) const {
-    const auto features = static_cast<int>(args_.value.dim - first_column());
-    float* to = out_ + args_.token(chunk, 0) * args_.out.view.length_stride;
-#pragma unroll
-    for (int half = 0; half < 2; ++half, to += 8 * step_of(args_.out.view)) {
-      if (row_ + g_ + half * 8 >= chunk.rows) continue;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        const Vec<float, 2> numbers = {out[n].values[2 * half] * args_.outer,
-                                       out[n].values[2 * half + 1] * args_.outer};
-        if (n * 8 < features) store_or_add(to + n * 8, numbers, ADDS);
-      }
-    }
+  // Out is written in parts, between the products for the state. What is added to is loaded a part before.
+  __device__ __forceinline__ void put_out(const ScanChunk& chunk, int part, float (&before)[kOutTiles][4],
+                                          const FragmentC (&out)[8]) const {
+    if constexpr (!OUT) return;
+    if (!ADDS || part > 0) store_out(chunk, ADDS ? part - 1 : part, before, out);
+    if constexpr (ADDS) load_out(chunk, part, before);
+  }
+  __device__ __forceinline__ void load_out(const ScanChunk& chunk, int part, float (&before)[kOutTiles][4]) const {
+    const int first = part * kOutTiles;
+    for_each_place(chunk, args_.out.view, out_, first, first + kOutTiles,
+                   [&](const float* at, int half, int n, int e) { before[n - first][2 * half + e] = *at; });
+  }
+  __device__ __forceinline__ void store_out(const ScanChunk& chunk, int part, const float (&before)[kOutTiles][4],
+                                            const FragmentC (&out)[8]) const {
+    const int first = part * kOutTiles;
+    for_each_place(chunk, args_.out.view, out_, first, first + kOutTiles, [&](float* at, int half, int n, int e) {
+      const float number = out[n].values[2 * half + e] * args_.outer;
+      *at = ADDS ? before[n - first][2 * half + e] + number : number;
+    });
   }
 
   // --- The state ---
@@ -225,156 +310,72 @@ class Float32Scan {
   template <class Visit>
   __device__ __forceinline__ void for_each_number(const Visit& visit) {
 #pragma unroll
-    for (int m = 0; m < kStateTiles; ++m) {
+    for (int n = 0; n < kStateTiles; ++n) {
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int64_t key = m * 64 + row_ + g_ + e / 2 * 8, value = first_column() + n * 8 + e % 2;
-          if (key < args_.query.dim && value < args_.value.dim) visit(key, value, state_[m][n].values[e]);
-        }
+      for (int e = 0; e < 4; ++e) {
+        const int64_t key = n * 8 + t2_ + e % 2, value = feature() + e / 2 * 8;
+        if (key < args_.query.dim && value < args_.value.dim) visit(key, value, state_[n].values[e]);
       }
     }
   }
-  // Writes the pieces of tile m of the state to shared memory.
-  __device__ __forceinline__ void share_state(int m) const {
-    const unsigned lane = threadIdx.x % 32, eighth = lane % 8;
-    const uint32_t first =
-        shared_address(shared_.state[group_][0].data) + (row_ + eighth + lane / 8 % 2 * 8) * 128 + m * (64 * 128);
+  __device__ __forceinline__ void clear_state() {
+    stay_branch();
 #pragma unroll
-    for (int n = 0; n < 8; n += 2) {
-      const auto words = pieces_of<3, true>(state_[m][n], state_[m][n + 1]);
-      const uint32_t at = first + ((n + lane / 16) ^ eighth) * 16;
-#pragma unroll
-      for (int p = 0; p < 3; ++p) store_four_matrices(at + p * sizeof(shared_.state[0][0]), words.parts[p].words);
-    }
+    for (int n = 0; n < kStateTiles; ++n) state_[n] = FragmentC{};
   }
-
-  // S = whole S + (weighted key)^T value. Calls finish_out() when only products for S are under way.
-  template <class FinishOut>
-  __device__ __forceinline__ void move_on(const ScanChunk& chunk, unsigned lost_columns, const FinishOut& finish_out) {
-    PiecesA<3> keys[4];
-    FragmentC sum[8];
-    if constexpr (kStateTiles == 1) {
-      weigh_keys(0, keys);
-      start_product<kByDepth, kPieceBytes>(keys, value_pieces(), sum);
-      wgmma_wait<1>();
-      finish_out();
-      wgmma_wait<0>();
-      move_tile(chunk, lost_columns, 0, sum);
-    } else {
-      if constexpr (OUT) wgmma_wait<0>();
-      weigh_keys(0, keys);
-      start_product<kByDepth, kPieceBytes>(keys, value_pieces(), sum);
-      finish_out();
-      PiecesA<3> more_keys[4];
-      weigh_keys(1, more_keys);
-      FragmentC more_sum[8];
-      start_product<kByDepth, kPieceBytes>(more_keys, value_pieces(), more_sum);
-      wgmma_wait<1>();
-      move_tile(chunk, lost_columns, 0, sum);
-      wgmma_wait<0>();
-      move_tile(chunk, lost_columns, 1, more_sum);
-    }
-  }
-  // The same for 64 key features, and shares them.
-  __device__ __forceinline__ void move_tile(const ScanChunk& chunk, unsigned lost_columns, int m, FragmentC (&sum)[8]) {
-    hold(sum);
+  // S = whole S + sum.
+  __device__ __forceinline__ void move_state(const ScanChunk& chunk, unsigned lost_features,
+                                             const FragmentC (&sum)[kStateTiles]) {
     const float2 whole = shared_.decays.whole;
-    if (chunk.starts_anew) {
-      stay_branch();
+    if (chunk.starts_anew) clear_state();
 #pragma unroll
-      for (int n = 0; n < 8; ++n) state_[m][n] = FragmentC{};
-    }
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < kStateTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        float& s = state_[m][n].values[e];
+        float& s = state_[n].values[e];
         s = fmaf(s, whole.x, fmaf(s, whole.y, sum[n].values[e]));
       }
     }
-    if (OUT && lost_columns != 0) {
+    if (OUT && lost_features != 0) {
       stay_branch();
 #pragma unroll
-      for (int n = 0; n < 8; ++n) {
+      for (int n = 0; n < kStateTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if ((lost_columns >> (2 * n + e % 2) & 1) != 0) state_[m][n].values[e] = NAN;
+          if ((lost_features >> (e / 2) & 1) != 0) state_[n].values[e] = NAN;
         }
       }
     }
-    if (chunk.starts_anew && args_.from_end) {  // what comes before knows nothing of it
-      stay_branch();
-#pragma unroll
-      for (int n = 0; n < 8; ++n) state_[m][n] = FragmentC{};
-    }
-    if constexpr (OUT) share_state(m);
+    if (chunk.starts_anew && args_.from_end) clear_state();  // what comes before knows nothing of it
   }
 
-  __device__ __forceinline__ void weigh_keys(int m, PiecesA<3> (&keys)[4]) const {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) keys[j] = weighted_keys(j, m);
-  }
-  // Rows 16 j to 16 j + 15 of key, weighted, as operand A whose rows are the warp's key features of tile m.
-  __device__ __forceinline__ PiecesA<3> weighted_keys(int j, int m) const {
-    const unsigned lane = threadIdx.x % 32, eighth = lane % 8;
-    const uint32_t from = shared_address(shared_.key[0].data) + (eighth + lane / 16 * 8) * 128 +
-                          ((row_ / 8 + lane / 8 % 2) ^ eighth) * 16 + j * kSixteenRows + m * (64 * 128);
-    unsigned stored[3][4];
-#pragma unroll
-    for (int p = 0; p < 3; ++p) load_four_transposed(from + p * sizeof(shared_.key[0]), stored[p]);
-    PiecesA<3> result;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      float2 pair = unpack<bf16>(stored[2][w]);
-#pragma unroll
-      for (int p = 1; p >= 0; --p) {
-        const float2 part = unpack<bf16>(stored[p][w]);
-        pair.x += part.x;
-        pair.y += part.y;
-      }
-      const float2 to = *reinterpret_cast<const float2*>(shared_.decays.to + j * 16 + t2_ + w / 2 * 8);
-      unsigned words[3];
-      split<3, true>(pair.x * to.x, pair.y * to.y, words);
-#pragma unroll
-      for (int p = 0; p < 3; ++p) result.parts[p].words[w] = words[p];
-    }
-    return result;
-  }
+  // --- Where the thread stands ---
 
   // The warpgroup, the same for all lanes of a warp, as the compiler can tell.
   static __device__ __forceinline__ int own_group() {
     return Shape::kGroups == 1 ? 0 : __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
   }
-
-  __device__ __forceinline__ uint64_t value_pieces() const { return shared_.value[group_][0].by_depth(0, 0); }
-
   __device__ __forceinline__ int64_t batch() const { return blockIdx.x / static_cast<unsigned>(args_.query.heads); }
   __device__ __forceinline__ int64_t head_index() const {
     return blockIdx.x % static_cast<unsigned>(args_.query.heads);
   }
   __device__ __forceinline__ int64_t state_head() const { return args_.state_head(batch(), head_index()); }
-  // From a row of a chunk to the next.
-  __device__ __forceinline__ int64_t step_of(const HeadsView& view) const {
-    return args_.from_end ? -view.length_stride : view.length_stride;
-  }
-  // The thread's first value feature.
-  __device__ __forceinline__ int64_t first_column() const {
-    return int64_t{blockIdx.y} * Shape::kValues + group_ * 64 + t2_;
+  // The first of the thread's value features, a row of the transposed state and out; the second is 8 further on.
+  __device__ __forceinline__ int64_t feature() const {
+    return int64_t{blockIdx.y} * Shape::kValues + group_ * 64 + row_ + g_;
   }
 
   const ScanArgs<float>& args_;
   Shared& shared_;
-  Float32Rows<Shape::kThreads, kKeys> key_;
-  Float32Rows<Shape::kThreads, Shape::kValues> value_;
-  ScanDecays<Shape::kRows> decays_;
+  const bool aligned_;
   int group_ = own_group();
-  int row_ = static_cast<int>(threadIdx.x) % 128 / 32 * 16;  // the warp's rows of the chunk and of a tile of the state
+  int row_ = static_cast<int>(threadIdx.x) % 128 / 32 * 16;  // the warp's rows of scores, out^T and S^T
   int g_ = static_cast<int>(threadIdx.x) % 32 / 4, t2_ = static_cast<int>(threadIdx.x) % 4 * 2;
-  const float* query_ = nullptr;  // of token 0, for the thread's first row of a chunk
+  Float32Rows<Shape::kThreads, kKeys> query_, key_;
+  ScanDecays<kRows> decays_;
+  const float* value_;  // the thread's first feature at token 0
   float* out_ = nullptr;
-  FragmentC state_[kStateTiles][8];
+  FragmentC state_[kStateTiles];
 };
 
 }  // namespace detail

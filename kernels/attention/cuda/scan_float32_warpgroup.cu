@@ -1,51 +1,58 @@
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
 
-#include "kernels/attention/cuda/scan_float32.h"
-#include "kernels/common/cuda/launch.h"
+#include "kernels/attention/cuda/scan_float32_warpgroup.h"
 
 namespace heddle::kernels::cuda {
-namespace detail {
 namespace {
 
-template <class Shape, bool OUT, bool ADDS>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    scan_float32(const __grid_constant__ ScanArgs<float> args) {
-#ifdef HEDDLE_WGMMA
-  extern __shared__ __align__(1024) unsigned char aligned_raw[];
-  Float32Scan<Shape, OUT, ADDS>(args, *reinterpret_cast<typename Shape::Shared*>(aligned_raw)).run();
-#else
-  __trap();
-#endif
+// The view from feature `first` on, of `count` features.
+HeadsView features_of(HeadsView view, int64_t first, int64_t count) {
+  view.data = static_cast<char*>(view.data) + first * static_cast<int64_t>(size_of(view.dtype));
+  view.dim = count;
+  return view;
+}
+StateView<float> keys_from(StateView<float> states, int64_t first) {
+  if (states.data != nullptr) states.data += first * states.key_stride;
+  return states;
 }
 
-template <int KEYS, int GROUPS>
-int64_t launch_float32(Context& context, const ScanArgs<float>& args) {
-  using Shape = Float32Shape<KEYS, GROUPS>;
-  constexpr size_t kBytes = sizeof(typename Shape::Shared);
-  const int64_t tiles = parts_of(args.value.dim, Shape::kValues);
-  const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads), static_cast<unsigned>(tiles),
-                  span_blocks(args));
-  if (args.is_for_span_states || !args.out) {
-    HEDDLE_LAUNCH(context, (scan_float32<Shape, false, false>), grid, Shape::kThreads, kBytes, args);
-  } else if (args.out.mode == GradientMode::accumulate) {
-    HEDDLE_LAUNCH(context, (scan_float32<Shape, true, true>), grid, Shape::kThreads, kBytes, args);
-  } else {
-    HEDDLE_LAUNCH(context, (scan_float32<Shape, true, false>), grid, Shape::kThreads, kBytes, args);
-  }
-  return tiles;
+// The scan of `count` features of query and key from `first` on. Out is the sum of the scans of all parts of the
+// features: the first one writes or adds it as args says, and the others add.
+ScanArgs<float> part_of_keys(ScanArgs<float> args, int64_t first, int64_t count) {
+  args.query = features_of(args.query, first, count);
+  args.key = features_of(args.key, first, count);
+  args.state_in = keys_from(args.state_in, first);
+  args.state_out = keys_from(args.state_out, first);
+  args.span_states = keys_from(args.span_states, first);
+  if (first > 0) args.out.mode = GradientMode::accumulate;
+  return args;
 }
 
 }  // namespace
-}  // namespace detail
 
 int64_t scan_floats_on_warpgroups(Context& context, const ScanArgs<float>& args) {
   constexpr int64_t kShortest = 16, kFewest = 32;  // heads of as many features fit the tiles of scan_tensor.h better
   const int64_t keys = args.query.dim, values = args.value.dim;
-  if (context.properties().compute_capability != 90 || keys > 128 || args.query.length < kShortest) return 0;
-  if (keys <= kFewest || values <= kFewest || args.token_gradients != nullptr) return 0;
-  if (!can_vectorize_all(4, args.query, args.key, args.value) || !can_vectorize(args.out.view, 2)) return 0;
-  return keys > 64 ? detail::launch_float32<128, 2>(context, args) : detail::launch_float32<64, 1>(context, args);
+  if (context.properties().compute_capability != 90 || args.query.length < kShortest) return 0;
+  if (std::max(keys, values) <= kFewest || std::max(keys, values) > kLargestTensorDim) return 0;
+  if (args.token_gradients != nullptr) return 0;
+  const bool is_narrow = values <= 64;
+  const int64_t parts = parts_of(keys, is_narrow ? 64 : 128), part = parts_of(parts_of(keys, parts), 32) * 32;
+  for (int64_t first = 0; first < keys; first += part) {
+    const int64_t count = std::min(part, keys - first);
+    const ScanArgs<float> part_args = part_of_keys(args, first, count);
+    if (is_narrow) {
+      detail::launch_float32<64, 1>(context, part_args);
+    } else if (count <= 64) {
+      detail::launch_float32<64, 2>(context, part_args);
+    } else if (count <= 96) {
+      detail::launch_float32<96, 2>(context, part_args);
+    } else {
+      detail::launch_float32<128, 2>(context, part_args);
+    }
+  }
+  return 1;
 }
 
 }  // namespace heddle::kernels::cuda

@@ -11,7 +11,7 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-inline constexpr int kSpanThreads = 256, kMostSpans = 264;
+inline constexpr int kSpanThreads = 256, kMostSpans = 528;
 // States that are loaded before the first of them is needed.
 inline constexpr int kSpanBatch = 8;
 

@@ -45,7 +45,9 @@ struct TensorShape {
     ScanDecayShared<ROWS> decays;
     std::conditional_t<DECAY, DecayShared, Nothing> decay;
   };
-  static constexpr int kBlocks = kStages == 2 && sizeof(Shared) <= 112 * 1024 ? 2 : 1;  // of a multiprocessor of sm_90
+  // Blocks of a multiprocessor of sm_90. Nothing else hides that floats are loaded when the chunk before is done.
+  static constexpr int kFloatBlocks = DECAY || KEYS > 32 ? 1 : KEYS > 16 ? 3 : 4;
+  static constexpr int kBlocks = kStages == 1 ? kFloatBlocks : sizeof(Shared) <= 112 * 1024 ? 2 : 1;
 };
 
 }  // namespace detail

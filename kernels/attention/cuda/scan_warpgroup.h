@@ -74,13 +74,9 @@ int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
                            feature_map(args.value, Shape::kRows, 64),
                            args.out ? feature_map(args.out.view, Shape::kRows, 16) : CUtensorMap{}, args};
   const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads * tiles), 1, span_blocks(args));
-  if (args.is_for_span_states || !args.out) {
-    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, false, false>), grid, Shape::kThreads, kBytes, scan);
-  } else if (args.out.mode == GradientMode::accumulate) {
-    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, true, true>), grid, Shape::kThreads, kBytes, scan);
-  } else {
-    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, true, false>), grid, Shape::kThreads, kBytes, scan);
-  }
+  with_out_mode(args, [&](auto out, auto adds) {
+    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, out(), adds()>), grid, Shape::kThreads, kBytes, scan);
+  });
   return tiles;
 }
 

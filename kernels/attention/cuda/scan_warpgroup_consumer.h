@@ -193,9 +193,6 @@ class ScanConsumer {
       for (int n = 0; n < 8; ++n) state_[FIRST + n] = FragmentC{};
     }
   }
-  // Keeps the compiler from computing what follows in a rarely taken branch in any case.
-  static __device__ __forceinline__ void stay_branch() { asm volatile("" ::: "memory"); }
-
   // Whether all values of the warp are finite.
   static __device__ __forceinline__ bool all_finite(const FragmentA (&values)[4]) {
     unsigned zeros = 0;

@@ -172,8 +172,8 @@ class ScanScorer {
       high[w] = words[0];
       low[w] = words[1];
     }
-    store_matrices<false>(to, high);
-    store_matrices<false>(to + kPiece, low);
+    store_matrices(to, high);
+    store_matrices(to + kPiece, low);
   }
   // From a row of scores that a lane gives the address of to its unit in the columns 8 n to 8 n + 15, in bytes.
   static __device__ __forceinline__ uint32_t unit(int n, int lane) {

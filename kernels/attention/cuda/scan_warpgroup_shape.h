@@ -127,18 +127,6 @@ __device__ __forceinline__ void store_shared(uint32_t address, const uint4& word
                "r"(words.w)
                : "memory");
 }
-template <bool TRANSPOSE>
-__device__ __forceinline__ void store_matrices(uint32_t address, const unsigned (&words)[4]) {
-  if constexpr (TRANSPOSE) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(words[0]),
-                 "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
-  } else {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(words[0]),
-                 "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
-  }
-}
 
 }  // namespace detail
 }  // namespace heddle::kernels::cuda

@@ -232,12 +232,6 @@ __device__ __forceinline__ void fence_async_memory() { asm volatile("fence.proxy
 // Wait until what this thread started has been read from shared memory, and until it is in device memory.
 __device__ __forceinline__ void wait_for_reads() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_writes() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-// Writes four 8 x 8 matrices of 16-bit numbers to shared memory, as load_matrices() of mma.h reads them.
-__device__ __forceinline__ void store_matrices(void* to, const unsigned (&words)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)),
-               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-}
 
 // Weights, rounded to T, as operand A.
 template <class T, int TILES>

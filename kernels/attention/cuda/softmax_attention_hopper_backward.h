@@ -109,7 +109,7 @@ struct HopperBackward : HopperKeys<T, DIM> {
         if (shared.queries.of(row).contains(query)) a.words[w] |= 0x7fffu;  // NaN in both types
         if (shared.queries.of(row).contains(query + 1)) a.words[w] |= 0x7fff0000u;
       }
-      store_matrices(shared.d_s[buffer].unit(first_row + lane % 16, d * 16 + lane / 16 * 8), a.words);
+      store_matrices(shared_address(shared.d_s[buffer].unit(first_row + lane % 16, d * 16 + lane / 16 * 8)), a.words);
     }
   }
   // Starts the group's part of d_q (=) dS k.

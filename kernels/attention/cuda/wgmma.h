@@ -1,6 +1,6 @@
 // Asynchronous matrix products of a warpgroup, four consecutive warps (wgmma, sm_90a), their operands in shared memory
 // and the order between threads and hardware.
-//   C (64, N) = [C +] A (64, 16) B (16, N), N a multiple of 64
+//   C (64, N) = [C +] A (64, 16) B (16, N), N = 32, 64, 96 or 128
 // in float, A and B of a 16-bit type. Warp w of the group holds rows 16 w to 16 w + 15 of C and of an A in registers,
 // in the fragments of mma.h. Only kernels whose body stands within #ifdef HEDDLE_WGMMA may call what is here.
 #pragma once
@@ -127,6 +127,20 @@ struct alignas(1024) SwizzledMatrix {
   }
 };
 
+// Stores four 8 x 8 matrices of 16-bit numbers, each lane giving the address of one row (stmatrix).
+template <bool TRANSPOSE = false>
+__device__ __forceinline__ void store_matrices(uint32_t address, const unsigned (&words)[4]) {
+  if constexpr (TRANSPOSE) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(words[0]),
+                 "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
+  } else {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(words[0]),
+                 "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
+  }
+}
+
 // --- Products ---
 
 // How an operand in shared memory is stored, as in SwizzledMatrix.
@@ -139,15 +153,15 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
   HEDDLE_FRAGMENTS_1(use, c, n), HEDDLE_FRAGMENTS_1(use, c, n + 1), HEDDLE_FRAGMENTS_1(use, c, n + 2), \
       HEDDLE_FRAGMENTS_1(use, c, n + 3)
 #define HEDDLE_FRAGMENTS_8(use, c) HEDDLE_FRAGMENTS_4(use, c, 0), HEDDLE_FRAGMENTS_4(use, c, 4)
-#define HEDDLE_FRAGMENTS_16(use, c) \
-  HEDDLE_FRAGMENTS_8(use, c), HEDDLE_FRAGMENTS_4(use, c, 8), HEDDLE_FRAGMENTS_4(use, c, 12)
-#define HEDDLE_REGISTERS_32                                                                              \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
-  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define HEDDLE_REGISTERS_64                                                                                \
-  HEDDLE_REGISTERS_32                                                                                      \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
-  "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define HEDDLE_FRAGMENTS_12(use, c) HEDDLE_FRAGMENTS_8(use, c), HEDDLE_FRAGMENTS_4(use, c, 8)
+#define HEDDLE_FRAGMENTS_16(use, c) HEDDLE_FRAGMENTS_12(use, c), HEDDLE_FRAGMENTS_4(use, c, 12)
+#define HEDDLE_REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define HEDDLE_REGISTERS_32 \
+  HEDDLE_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define HEDDLE_REGISTERS_48 \
+  HEDDLE_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define HEDDLE_REGISTERS_64 \
+  HEDDLE_REGISTERS_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
 // The instruction for each N and type. The numbers after the registers of C are those of the operands that follow them.
 #define HEDDLE_WGMMA_SHARED(n, type, registers, fragments, a_, b_, add_, store_a_, store_b_)                     \
@@ -168,9 +182,11 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
 // c (=) a b, or c (+=) a b where `add`: starts the product. A and B are given by descriptors.
 template <class T, Stored STORED_A, Stored STORED_B, int TILES>
 __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], uint64_t a, uint64_t b, bool add) {
-  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16));
   constexpr bool kBrain = std::is_same_v<T, bf16>;
-  if constexpr (TILES == 8 && kBrain) {
+  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16 || (TILES == 4 && kBrain)));
+  if constexpr (TILES == 4) {
+    HEDDLE_WGMMA_SHARED(32, bf16, HEDDLE_REGISTERS_16, HEDDLE_FRAGMENTS_4("+f", c, 0), 16, 17, 18, 19, 20);
+  } else if constexpr (TILES == 8 && kBrain) {
     HEDDLE_WGMMA_SHARED(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36);
   } else if constexpr (TILES == 8) {
     HEDDLE_WGMMA_SHARED(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36);
@@ -200,9 +216,11 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], uint64_t a, uint64_
 // The same with A in registers.
 template <class T, Stored STORED_B, int TILES>
 __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], const FragmentA& a, uint64_t b, bool add) {
-  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16));
   constexpr bool kBrain = std::is_same_v<T, bf16>;
-  if constexpr (TILES == 8 && kBrain) {
+  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16 || (TILES == 12 && kBrain)));
+  if constexpr (TILES == 12) {
+    HEDDLE_WGMMA_REGISTERS(96, bf16, HEDDLE_REGISTERS_48, HEDDLE_FRAGMENTS_12("+f", c), 48, 49, 50, 51, 52, 53, 54);
+  } else if constexpr (TILES == 8 && kBrain) {
     HEDDLE_WGMMA_REGISTERS(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36, 37, 38);
   } else if constexpr (TILES == 8) {
     HEDDLE_WGMMA_REGISTERS(64, f16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36, 37, 38);
@@ -216,8 +234,11 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], const FragmentA& a,
 #undef HEDDLE_WGMMA_REGISTERS
 #undef HEDDLE_WGMMA_SHARED
 #undef HEDDLE_REGISTERS_64
+#undef HEDDLE_REGISTERS_48
 #undef HEDDLE_REGISTERS_32
+#undef HEDDLE_REGISTERS_16
 #undef HEDDLE_FRAGMENTS_16
+#undef HEDDLE_FRAGMENTS_12
 #undef HEDDLE_FRAGMENTS_8
 #undef HEDDLE_FRAGMENTS_4
 #undef HEDDLE_FRAGMENTS_1
