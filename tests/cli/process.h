@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/io/atomic_file.h"
+#include "tests/interruptible.h"
 #include "tests/temp_folder.h"
 
 namespace heddle::testing {

@@ -20,6 +20,7 @@
 
 #include "core/runtime/error.h"
 #include "tests/distributed/own_processes.h"
+#include "tests/interruptible.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {
