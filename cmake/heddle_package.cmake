@@ -5,8 +5,8 @@
 set(CPACK_GENERATOR DEB TGZ)
 set(CPACK_PACKAGE_NAME heddle)
 set(CPACK_PACKAGE_VENDOR "The heddle authors")
-# Debian wants an address. That of the project is none, so it stands in a domain that never is one (RFC 2606); who gives a
-# package to others says his own: cmake -DCPACK_PACKAGE_CONTACT="NAME <ADDRESS>".
+# Debian wants an address, and the project has none: this one is in a domain that is reserved never to exist (RFC 2606).
+# Whoever passes a package on gives an address: cmake -DCPACK_PACKAGE_CONTACT="NAME <ADDRESS>".
 if(NOT CPACK_PACKAGE_CONTACT)
   set(CPACK_PACKAGE_CONTACT "The heddle authors <heddle@heddle.invalid>")
 endif()
