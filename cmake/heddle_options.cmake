@@ -47,10 +47,9 @@ add_library(heddle_flags INTERFACE)
 target_compile_definitions(heddle_flags INTERFACE EIGEN_DONT_PARALLELIZE EIGEN_MPL2_ONLY)
 set(cxx_flags -Wall -Wextra -fno-math-errno -fno-trapping-math)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND cxx_flags -Wno-maybe-uninitialized)  # gcc's is false in its AVX-512 and sanitized standard headers
-  if(CMAKE_UNITY_BUILD)
-    list(APPEND cxx_flags -Wno-subobject-linkage)  # a warning for headers, which gcc then takes the sources for
-  endif()
+  # The first is false in gcc's AVX-512 and sanitized standard headers; the second is a warning for headers, which gcc takes
+  # sources for that are compiled together.
+  list(APPEND cxx_flags -Wno-maybe-uninitialized -Wno-subobject-linkage)
 endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   list(APPEND cxx_flags -Wno-pass-failed)  # loops that sanitizers keep from being vectorized

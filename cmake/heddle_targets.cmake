@@ -6,6 +6,7 @@
 # heddle_examples(FOLDER)                   one executable and one test for each source in FOLDER
 # heddle_share(NAME)                        tells heddle_NAME where configs, published figures and export/ lie, seen from the
 #                                           program, and links them into the build folder as an installation has them
+# heddle_compile_together(TARGET)           compiles the sources of TARGET several at a time
 # heddle_include_sources(TARGET)            lets TARGET include from the root of the repository, as our own code does
 # Folders without sources are no error: the library is then an INTERFACE that carries its dependencies.
 #
@@ -68,6 +69,18 @@ function(heddle_include_sources target)
   set_target_properties(${target} PROPERTIES HEDDLE_INCLUDES_SOURCES ON)
 endfunction()
 
+# Compiles the sources of TARGET several at a time (a "unity build"), which takes less than half the time. Two sources of a
+# target then do not use one name for two things, not even where each has it in a namespace without a name.
+# -DCMAKE_UNITY_BUILD=OFF compiles each alone, as one wants it who edits them.
+function(heddle_compile_together target)
+  if(NOT DEFINED CMAKE_UNITY_BUILD)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON)
+  endif()
+  if(NOT DEFINED CMAKE_UNITY_BUILD_BATCH_SIZE)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD_BATCH_SIZE 16)
+  endif()
+endfunction()
+
 function(heddle_library name folder)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "DEPENDS;PUBLIC_HEADERS")
   heddle_dag(${name} ${folder} ${arg_DEPENDS})
@@ -77,6 +90,9 @@ function(heddle_library name folder)
   if(sources)
     set(scope PUBLIC)
     add_library(heddle_${name} STATIC ${sources})
+    if(NOT folder MATCHES "^kernels/")  # a source of kernels takes as long as many others
+      heddle_compile_together(heddle_${name})
+    endif()
     target_link_libraries(heddle_${name} PRIVATE $<BUILD_INTERFACE:heddle_flags>)
     heddle_include_sources(heddle_${name})
   else()

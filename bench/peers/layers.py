@@ -70,24 +70,43 @@ def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> o
 
 def run_torch(case: Case, inputs: operators.Tensors, generator: torch.Generator) -> tuple[operators.Tensors, ...]:
     """Outputs and gradients in float64, and the upstream gradients that led to them."""
-    leaves = {}
-    for name, value in inputs.items():
-        fixed = {i["name"] for i in case.inputs if not i["differentiate"]}
-        leaves[name] = value.double().requires_grad_(name not in fixed) if value.is_floating_point() else value
-    outputs = FORMULAS[case.operator](case.operator, leaves, case.options)
-    dtype = next(v.dtype for k, v in inputs.items()
-                 if v.is_floating_point() and case.kind(k) not in FULL_PRECISION)
+    exact = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+    outputs, leaves = forward(case, exact)
+    dtype = storage_dtype(case, inputs)
     upstream = {}
     for name, output in outputs.items():
-        exact = name in ("final_state", "loss") and dtype != torch.float64
+        is_exact = name in ("final_state", "loss") and dtype != torch.float64
         values = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        upstream["d_" + name] = values.to(torch.float32 if exact else dtype)
-    torch.autograd.backward(list(outputs.values()), [u.double() for u in upstream.values()])
-    expected = {name: output.detach() for name, output in outputs.items()}
+        upstream["d_" + name] = values.to(torch.float32 if is_exact else dtype)
+    return backward(outputs, leaves, upstream), upstream
+
+
+def run_torch_as_stored(case: Case, inputs: operators.Tensors, upstream: operators.Tensors) -> operators.Tensors:
+    """Outputs and gradients as PyTorch computes them in the dtypes of the inputs, one operator after the other."""
+    outputs, leaves = forward(case, inputs)
+    return backward(outputs, leaves, upstream)
+
+
+def storage_dtype(case: Case, inputs: operators.Tensors) -> torch.dtype:
+    return next(v.dtype for k, v in inputs.items() if v.is_floating_point() and case.kind(k) not in FULL_PRECISION)
+
+
+def forward(case: Case, inputs: operators.Tensors) -> tuple[operators.Tensors, ...]:
+    """Outputs of the formula, and the leaves that it computed them from."""
+    fixed = {i["name"] for i in case.inputs if not i["differentiate"]}
+    leaves = {name: value.detach().clone().requires_grad_(name not in fixed) if value.is_floating_point() else value
+              for name, value in inputs.items()}
+    return FORMULAS[case.operator](case.operator, leaves, case.options), leaves
+
+
+def backward(outputs: operators.Tensors, leaves: operators.Tensors, upstream: operators.Tensors) -> operators.Tensors:
+    """The outputs and the gradients of the leaves."""
+    torch.autograd.backward(list(outputs.values()), [upstream["d_" + name].to(o.dtype) for name, o in outputs.items()])
+    results = {name: output.detach() for name, output in outputs.items()}
     for name, leaf in leaves.items():
         if leaf.requires_grad:
-            expected["d_" + name] = leaf.grad
-    return expected, upstream
+            results["d_" + name] = leaf.grad
+    return results
 
 
 def run_heddle(arguments: argparse.Namespace,

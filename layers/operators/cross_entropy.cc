@@ -97,6 +97,9 @@ std::vector<OperatorCase> linear_cross_entropy_cases() {
   add({4}, 5, 4, "{chunk: 2, z_loss: 0.02, label_smoothing: 0.1, ignore_index: 0, reduction: sum}");
   add({3, 50}, 33, 301, "{chunk: 32}", true);
   add({130}, 65, 70, "{chunk: 64, z_loss: 0.01, reduction: sum}", true);
+  add({11}, 8, 2051, "{chunk: 4, ignore_index: 3, label_smoothing: 0.1}", true);
+  add({9}, 4, 2048, "{chunk: 8, z_loss: 0.01}", true);
+  add({3}, 2, 70000, "{chunk: 2}", true);  // a row of float32 is longer than what a GPU's block holds
   return cases;
 }
 

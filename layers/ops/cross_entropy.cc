@@ -70,6 +70,7 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
                                              .rests = vector_view(rests),
                                              .row_losses = vector_view(row_losses),
                                              .count = vector_view(count),
+                                             .d_logits = {},
                                              .options = options});
   }
   if (!recorded) return loss;

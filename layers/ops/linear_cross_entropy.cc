@@ -6,7 +6,6 @@
 #include "kernels/dense/gemm.h"
 #include "kernels/loss/cross_entropy.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
 namespace heddle {
@@ -21,10 +20,10 @@ constexpr const char* kOperator = "linear_cross_entropy";
 // The rows of a tensor (..., dim).
 Tensor as_matrix(const Tensor& tensor, int64_t rows) { return tensor.reshape({rows, tensor.size(-1)}); }
 
-// Computes the logits of one part of the rows after the other in the same memory. visit(part, logits) is called with
-// part(tensor), the rows of the part of a tensor whose first dimension is rows; once where there are no rows. On meta,
-// where kernels do nothing, the first part alone is visited: the others take no other memory, and there may be
-// billions.
+// Computes the logits of one part of the rows after the other in the same memory, which visit may write over.
+// visit(part, logits) is called with part(tensor), the rows of the part of a tensor whose first dimension is rows; once
+// where there are no rows. On meta, where kernels do nothing, the first part alone is visited: the others take no other
+// memory, and there may be billions.
 template <class Visit>
 void for_each_part(Context& context, const Tensor& x, const Tensor& weight, int64_t chunk, const Visit& visit) {
   const int64_t rows = x.size(0);
@@ -45,50 +44,40 @@ void for_each_part(Context& context, const Tensor& x, const Tensor& weight, int6
   } while (begin < rows && !context.is_meta());
 }
 
+// The gradients of the sum of the rows' losses, in the accumulate type; undefined where none is wanted.
+struct SumGradients {
+  Tensor x, weight;
+};
+
 struct LinearCrossEntropyNode {
-  LinearCrossEntropyOptions options;
+  Reduction reduction;
+  DType dtype;  // of x and weight
   Slot x, weight, loss;
-  Tensor saved_x, saved_weight, targets, maxima, rests, count;  // saved_x (rows, dim), targets (rows)
+  SumGradients of_sum;
+  Tensor count;
 
   void backward(Tape& tape) {
-    Context& context = tape.context();
     const Tensor d_loss = tape.take_gradient(loss);
-    DistinctDestinations destinations(tape);
-    const GradientDestination d_x = destinations.of(x), d_weight = destinations.of(weight);
-    const Tensor d_x_rows = d_x ? as_matrix(d_x.tensor, saved_x.size(0)) : Tensor{};
-    // The sum over several parts is rounded once.
-    const bool needs_sum = d_weight && saved_x.size(0) > options.chunk &&
-                           d_weight.tensor.dtype() != accumulate_type(d_weight.tensor.dtype());
-    const MemoryScope scope(context, MemoryCategory::workspace);
-    GradientDestination sum = d_weight;
-    if (needs_sum) {
-      sum = {Tensor::empty(context, saved_weight.shape(), accumulate_type(saved_weight.dtype()))};
+    pass(tape, x, of_sum.x, d_loss);
+    pass(tape, weight, of_sum.weight, d_loss);
+  }
+
+  // The gradient of an input: in the memory of `from` where it can stay there.
+  void pass(Tape& tape, Slot input, const Tensor& from, const Tensor& d_loss) const {
+    if (!from.defined()) return;
+    const auto scale = [&](const GradientDestination& to) {
+      kernels::scale_by_loss(tape.context(), {.from = rows_view(from),
+                                              .to = rows_destination(to),
+                                              .count = vector_view(count),
+                                              .d_loss = vector_view(d_loss),
+                                              .reduction = reduction});
+    };
+    if (from.dtype() == dtype && tape.can_share_gradient(input)) {
+      scale({from});
+      pass_gradient(tape, input, from);
+    } else {
+      scale(tape.destination(input));
     }
-    for_each_part(context, saved_x, saved_weight, options.chunk, [&](const auto& part, const Tensor& logits) {
-      kernels::cross_entropy_backward(context, {.logits = rows_view(logits),
-                                                .targets = vector_view(part(targets)),
-                                                .maxima = vector_view(part(maxima)),
-                                                .rests = vector_view(part(rests)),
-                                                .count = vector_view(count),
-                                                .d_loss = vector_view(d_loss),
-                                                .d_logits = {rows_view(logits)},
-                                                .options = options.loss});
-      if (d_x) {
-        kernels::gemm(context, {.a = rows_view(logits),
-                                .b = rows_view(saved_weight),
-                                .bias = {},
-                                .c = {rows_view(part(d_x_rows)), d_x.mode}});
-      }
-      if (!d_weight) return;
-      kernels::gemm(context, {.a = rows_view(logits),
-                              .b = rows_view(part(saved_x)),
-                              .transpose_a = Transpose::yes,
-                              .bias = {},
-                              .c = rows_destination(sum)});
-      sum.mode = GradientMode::accumulate;
-    });
-    if (needs_sum) kernels::accumulate(context, {rows_view(sum.tensor), rows_destination(d_weight)});
-    destinations.finish();
   }
 };
 
@@ -116,37 +105,55 @@ Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& wei
   const int64_t rows = targets.numel();
   const Tensor x_rows = as_matrix(x.value, rows), row_targets = targets.reshape({rows});
   Variable loss = tape.output(Tensor::empty(context, {}, exact), recorded);
-  const Tensor maxima = Tensor::empty(context, {rows}, exact), rests = Tensor::empty(context, {rows}, exact);
   const Tensor count = Tensor::empty(context, {1}, exact);
+  SumGradients of_sum;
+  if (recorded && x.requires_grad()) of_sum.x = Tensor::empty(context, x.shape(), exact);
+  if (recorded && weight.requires_grad()) of_sum.weight = Tensor::empty(context, weight.shape(), exact);
   {
     const MemoryScope scope(context, MemoryCategory::workspace);
     const Tensor row_losses = Tensor::empty(context, {rows}, exact);
+    const Tensor maxima = Tensor::empty(context, {rows}, exact), rests = Tensor::empty(context, {rows}, exact);
+    const Tensor d_x_rows = of_sum.x.defined() ? as_matrix(of_sum.x, rows) : Tensor{};
     CrossEntropyOptions of_rows = options.loss;
     of_rows.reduction = Reduction::none;
+    GradientMode mode = GradientMode::overwrite;  // of the gradient of the weight
     for_each_part(context, x_rows, weight.value, options.chunk, [&](const auto& part, const Tensor& logits) {
-      kernels::cross_entropy_forward(context, {.logits = rows_view(logits),
-                                               .targets = vector_view(part(row_targets)),
-                                               .loss = {},
-                                               .maxima = vector_view(part(maxima)),
-                                               .rests = vector_view(part(rests)),
-                                               .row_losses = vector_view(part(row_losses)),
-                                               .count = {},
-                                               .options = of_rows});
+      kernels::cross_entropy_forward(context,
+                                     {.logits = rows_view(logits),
+                                      .targets = vector_view(part(row_targets)),
+                                      .loss = {},
+                                      .maxima = vector_view(part(maxima)),
+                                      .rests = vector_view(part(rests)),
+                                      .row_losses = vector_view(part(row_losses)),
+                                      .count = {},
+                                      .d_logits = recorded ? rows_view(logits) : kernels::RowsView{},
+                                      .options = of_rows});
+      if (d_x_rows.defined()) {
+        kernels::gemm(context, {.a = rows_view(logits),
+                                .b = rows_view(weight.value),
+                                .bias = {},
+                                .c = {rows_view(part(d_x_rows))}});
+      }
+      if (of_sum.weight.defined()) {
+        kernels::gemm(context, {.a = rows_view(logits),
+                                .b = rows_view(part(x_rows)),
+                                .transpose_a = Transpose::yes,
+                                .bias = {},
+                                .c = {rows_view(of_sum.weight), mode}});
+        mode = GradientMode::accumulate;
+      }
     });
     kernels::reduce_losses(context, {vector_view(row_losses), vector_view(row_targets), vector_view(loss.value),
                                      vector_view(count), options.loss});
   }
   if (!recorded) return loss;
 
-  tape.record(LinearCrossEntropyNode{.options = options,
+  tape.record(LinearCrossEntropyNode{.reduction = options.loss.reduction,
+                                     .dtype = x.dtype(),
                                      .x = x.slot,
                                      .weight = weight.slot,
                                      .loss = loss.slot,
-                                     .saved_x = x_rows,
-                                     .saved_weight = weight.value,
-                                     .targets = row_targets,
-                                     .maxima = maxima,
-                                     .rests = rests,
+                                     .of_sum = of_sum,
                                      .count = count},
               {x, weight}, {loss});
   return loss;

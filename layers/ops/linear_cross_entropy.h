@@ -1,9 +1,10 @@
 // Cross entropy of the logits x weight^T, a part of the rows at a time.            docs/layers.md#linear-cross-entropy
 //   loss = cross_entropy(linear(x, weight), targets)
 // x: (..., dim), rows may be strided; weight: (classes, dim) of the dtype of x; targets: int32 of the other dimensions
-// of x, dense; loss: a scalar in the accumulate type. The logits of `chunk` rows exist at a time, in forward and again
-// in backward, which computes them anew. Kept for backward: x, weight and two numbers a row. Source: Wijmans et al.,
-// "Cut your losses in large-vocabulary language models", arXiv:2411.09009.
+// of x, dense; loss: a scalar in the accumulate type. The logits of `chunk` rows exist at a time. Where gradients are
+// wanted, forward writes those of the logits over them and multiplies them by weight and x at once; backward only scales
+// by the gradient of the loss. Kept for backward: the gradients of x and weight in the accumulate type, if wanted.
+// Source: Hsu et al., "Liger Kernel: efficient Triton kernels for LLM training", arXiv:2410.10989, section 3.2.
 #pragma once
 
 #include <cstdint>

@@ -93,7 +93,7 @@ TEST_P(LinearCrossEntropyTest, EqualsTheComposition) {
   }
 }
 
-// In bytes: the logits of one chunk, and the numbers that are kept for each row.
+// In bytes: the logits of one chunk and three numbers for each row while the loss is computed, after it the gradients.
 TEST_P(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
   const int64_t rows = 256, dim = 16, classes = 512, chunk = 64;
   for (const DeviceType device : {GetParam(), DeviceType::meta}) {
@@ -113,13 +113,57 @@ TEST_P(LinearCrossEntropyTest, HoldsTheLogitsOfOneChunk) {
     allocator.reset_peaks();
     const Variable loss = linear_cross_entropy(tape, tape.leaf(x, d_x, "x"), tape.leaf(weight, d_weight, "weight"),
                                                targets, {.chunk = chunk});
-    EXPECT_EQ(above(before), logits + 3 * row_numbers + 2 * number);  // maxima, rests, losses; the loss, the count
+    const size_t gradients = (rows + classes) * dim * sizeof(float);
+    EXPECT_EQ(above(before), logits + gradients + 3 * row_numbers + 2 * number);  // two numbers: the loss, the count
     const size_t kept = allocator.stats().allocated.current;
-    EXPECT_EQ(kept - before, 2 * row_numbers + 2 * number);
+    EXPECT_EQ(kept - before, gradients + 2 * number);
     allocator.reset_peaks();
     tape.backward(loss, upstream);
-    EXPECT_EQ(above(kept), logits);
+    EXPECT_EQ(above(kept), 0u);
+    EXPECT_EQ(allocator.stats().allocated.current - before, number);  // the loss
   }
+}
+
+// Without a gradient that is wanted, neither memory nor a product is spent on it.
+TEST_P(LinearCrossEntropyTest, OnlyWantedGradientsAreMade) {
+  const int64_t rows = 256, dim = 16, classes = 512;
+  const Tensor x = normal({rows, dim}, DType::float32, 1.0), weight = normal({classes, dim}, DType::float32, 1.0);
+  const Tensor targets = Tensor::zeros(context(), {rows}, DType::int32);
+  const auto kept = [&](bool of_x, bool of_weight) {
+    Gradient d_x, d_weight;
+    Tape tape(context());
+    const size_t before = context().allocator().stats().allocated.current;
+    const Variable loss =
+        linear_cross_entropy(tape, of_x ? tape.leaf(x, d_x, "x") : tape.constant(x),
+                             of_weight ? tape.leaf(weight, d_weight, "weight") : tape.constant(weight), targets);
+    const size_t bytes = context().allocator().stats().allocated.current - before;
+    if (of_x || of_weight) tape.backward(loss);
+    EXPECT_EQ(d_x.tensor.defined(), of_x);
+    EXPECT_EQ(d_weight.tensor.defined(), of_weight);
+    return bytes;
+  };
+  const size_t number = 512, of_x = rows * dim * sizeof(float), of_weight = classes * dim * sizeof(float);
+  EXPECT_EQ(kept(true, true), of_x + of_weight + 2 * number);
+  EXPECT_EQ(kept(true, false), of_x + 2 * number);
+  EXPECT_EQ(kept(false, true), of_weight + 2 * number);
+  EXPECT_EQ(kept(false, false), number);
+}
+
+// The gradient of x stays where forward made it, when it is of that type and nothing else arrived there.
+TEST_P(LinearCrossEntropyTest, TheGradientOfXTakesNoOtherMemory) {
+  const int64_t rows = 256, dim = 16, classes = 512;
+  const Tensor narrow = normal({rows, 1}, DType::float32, 1.0), widened = normal({dim, 1}, DType::float32, 1.0);
+  const Tensor weight = normal({classes, dim}, DType::float32, 1.0);
+  const Tensor targets = Tensor::zeros(context(), {rows}, DType::int32);
+  Gradient d_narrow;
+  Tape tape(context());
+  const Variable x = linear(tape, tape.leaf(narrow, d_narrow, "narrow"), tape.constant(widened));
+  const Variable loss = linear_cross_entropy(tape, x, tape.constant(weight), targets);
+  CachingAllocator& allocator = context().allocator();
+  const size_t before = allocator.stats().allocated.current, number = 512;
+  allocator.reset_peaks();
+  tape.backward(loss);
+  EXPECT_LE(allocator.stats().allocated.peak - before, rows * sizeof(float) + number);  // d_narrow, a one
 }
 
 TEST_P(LinearCrossEntropyTest, NamesWhatDoesNotFit) {

@@ -268,8 +268,8 @@ TEST_P(SavedBytesTest, LinearCrossEntropy) {
     return std::vector{linear_cross_entropy(tape, forward_.input({B, N, D}), forward_.input({V, D}),
                                             forward_.constant({B, N}, DType::int32).value, {.chunk = 8})};
   });
-  EXPECT_EQ(forward_.made(), counted({T * a, T * a, a, a}));
-  EXPECT_EQ(forward_.held(), counted({T * D * e, V * D * e, T * 4}));
+  EXPECT_EQ(forward_.made(), counted({T * D * a, V * D * a, a, a}));
+  EXPECT_EQ(forward_.held(), 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, SavedBytesTest,

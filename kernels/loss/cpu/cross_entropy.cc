@@ -9,6 +9,7 @@
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
+#include "kernels/dense/elementwise.h"
 #include "kernels/loss/cross_entropy_row.h"
 
 namespace heddle::kernels::cpu {
@@ -68,6 +69,29 @@ OtherClasses<accumulate_t<T>> sum_other_classes(const T* z, int64_t classes, int
   return {maximum, static_cast<A>(terms), static_cast<A>(gaps)};
 }
 
+// d_z (=|+=) the gradient of one row's logits z, which may be the same memory.
+template <class T>
+void write_gradient(const T* z, int64_t classes, int64_t target, accumulate_t<T> maximum,
+                    const CrossEntropyRowGradient<accumulate_t<T>>& of_row, T* d_z, GradientMode mode) {
+  using A = accumulate_t<T>;
+  const auto term = [maximum](A logit) { return exponential_of_difference(logit, maximum, Exponential{}); };
+  Buffer<A> buffer, gradient;  // two buffers, because d_z may be the same memory as z
+  for_each_chunk(classes, [&](int64_t begin, int64_t size) {
+    const A* part = load_chunk(z + begin, size, buffer.data());
+    HEDDLE_INDEPENDENT
+    for (int64_t j = 0; j < size; ++j) gradient[j] = of_row.of_other(term(part[j]));
+    const int64_t hit = target - begin;
+    if (hit >= 0 && hit < size) gradient[hit] = of_row.of_target(term(part[hit]));
+    store_chunk(d_z + begin, gradient.data(), size, mode);
+  });
+}
+
+// d_z (=) 0, or += 0.
+template <class T>
+void write_no_gradient(int64_t classes, T* d_z, GradientMode mode) {
+  if (mode == GradientMode::overwrite) std::fill_n(d_z, classes, T(0.0F));
+}
+
 template <class T>
 void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   using A = accumulate_t<T>;
@@ -79,10 +103,18 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   parallel_ranges(context, rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       CrossEntropyRow<A> result{};
+      const T* z = row<const T>(args.logits, i);
+      T* d_z = args.d_logits ? row<T>(args.d_logits, i) : nullptr;
       if (target[i] != ignored) {
-        const T* z = row<const T>(args.logits, i);
         const OtherClasses<A> others = sum_other_classes(z, classes, target[i], smoothing != A(0));
         result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, z_loss, Exponential{});
+        if (d_z != nullptr) {
+          const CrossEntropyRowGradient<A> of_row(A(1), smoothing / static_cast<A>(classes), classes, result.maximum,
+                                                  result.rest, z_loss);
+          write_gradient(z, classes, target[i], result.maximum, of_row, d_z, GradientMode::overwrite);
+        }
+      } else if (d_z != nullptr) {
+        write_no_gradient(classes, d_z, GradientMode::overwrite);
       }
       maxima[i] = result.maximum;
       rests[i] = result.rest;
@@ -103,6 +135,12 @@ void reduce_losses_as(const ReduceLossesArgs& args) {
   *vector<A>(args.loss) = count > A(0) ? sum / divisor : A(0);
 }
 
+// What the sum of the losses is divided by.
+template <class A>
+A divisor_of(Reduction reduction, const VectorView& count) {
+  return reduction == Reduction::mean ? *vector<const A>(count) : A(1);
+}
+
 template <class T>
 void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   using A = accumulate_t<T>;
@@ -111,29 +149,19 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   const A *maxima = vector<const A>(args.maxima), *rests = vector<const A>(args.rests);
   const Reduction reduction = args.options.reduction;
   const A* d_loss = vector<const A>(args.d_loss);
-  const A divisor = reduction == Reduction::mean ? *vector<const A>(args.count) : A(1);
+  const A divisor = divisor_of<A>(reduction, args.count);
   const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
-  const auto term = [](A z, A maximum) { return exponential_of_difference(z, maximum, Exponential{}); };
-  parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t first, int64_t last) {
-    Buffer<A> buffer, gradient;  // two buffers, because d_logits may be the same memory as logits
-    for (int64_t i = first; i < last; ++i) {
-      const bool ignored = target[i] == args.options.ignore_index;
-      const A maximum = maxima[i], rest = rests[i];
-      const A scale = ignored ? A(0) : d_loss[reduction == Reduction::none ? i : 0] / divisor;
-      const CrossEntropyRowGradient<A> of_row(scale, scale * smoothing / static_cast<A>(classes), classes, maximum,
-                                              rest, z_loss);
-      for_each_chunk(classes, [&](int64_t begin, int64_t size) {
-        if (ignored) {
-          std::fill_n(gradient.data(), size, A(0));
-        } else {
-          const A* z = load_chunk(row<const T>(args.logits, i) + begin, size, buffer.data());
-          HEDDLE_INDEPENDENT
-          for (int64_t j = 0; j < size; ++j) gradient[j] = of_row.of_other(term(z[j], maximum));
-          const int64_t hit = target[i] - begin;
-          if (hit >= 0 && hit < size) gradient[hit] = of_row.of_target(term(z[hit], maximum));
-        }
-        store_chunk(row<T>(args.d_logits.view, i) + begin, gradient.data(), size, args.d_logits.mode);
-      });
+  parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T* d_z = row<T>(args.d_logits.view, i);
+      if (target[i] == args.options.ignore_index) {
+        write_no_gradient(classes, d_z, args.d_logits.mode);
+        continue;
+      }
+      const A scale = d_loss[reduction == Reduction::none ? i : 0] / divisor;
+      const CrossEntropyRowGradient<A> of_row(scale, scale * smoothing / static_cast<A>(classes), classes, maxima[i],
+                                              rests[i], z_loss);
+      write_gradient(row<const T>(args.logits, i), classes, target[i], maxima[i], of_row, d_z, args.d_logits.mode);
     }
   });
 }
@@ -153,6 +181,15 @@ void reduce_losses(Context&, const ReduceLossesArgs& args) {
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {
   visit_floating(args.logits.dtype, [&](auto type) { backward_as<decltype(type)>(context, args); });
+}
+
+void scale_by_loss(Context& context, const ScaleByLossArgs& args) {
+  visit_floating(args.from.dtype, [&](auto type) {
+    using A = accumulate_t<decltype(type)>;
+    const A d_loss = *vector<const A>(args.d_loss), divisor = divisor_of<A>(args.reduction, args.count);
+    const A scale = divisor != A(0) ? d_loss / divisor : A(0);
+    accumulate(context, {.from = args.from, .to = args.to, .scale = static_cast<double>(scale)});
+  });
 }
 
 }  // namespace heddle::kernels::cpu

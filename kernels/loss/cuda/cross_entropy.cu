@@ -1,9 +1,11 @@
 // Cross entropy of logits (rows, classes) against class indices.                          kernels/loss/cross_entropy.h
 //   forward    row_losses, maxima, rests (rows) (=), then loss and count (=) unless the losses of the rows are the
-//   result backward   d_logits (=|+=), which may be the memory of the logits
+//              result; the gradients of the rows' losses (=) where they are wanted
+//   backward   d_logits (=|+=), which may be the memory of the logits
 // Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
-// and the sum of exponentials relative to it. One block then adds up the losses of the rows in a fixed order. Backward
-// reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
+// and the sum of exponentials relative to it. Where it also writes gradients, the block keeps the row in shared memory
+// in between; a row that has no room there is read again. One block then adds up the losses of the rows in a fixed
+// order. Backward reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
 #include <algorithm>
 #include <cstdint>
 
@@ -11,6 +13,7 @@
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
+#include "kernels/dense/cuda/map_vectors.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/loss/cross_entropy_row.h"
 
@@ -18,6 +21,7 @@ namespace heddle::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kRowThreads = 512;  // of a row that shared memory holds
 
 template <class T>
 struct Exponential {
@@ -71,14 +75,79 @@ __device__ __forceinline__ Partial<T> merge_row(Partial<T> partial) {
   return partial;
 }
 
+// exp(z - maximum). In 16 bits an error of the exponent of 2^-18 at most is not seen.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<T> maximum) {
+  if constexpr (sizeof(T) == 2) {
+    return exponential<T>(z - maximum);
+  } else {
+    return exponential_of_difference(z, maximum, Exponential<T>{});
+  }
+}
+
+// The gradient of `width` logits of a row. `place` is that of the target among them, if it is one of them.
+template <class T, int width>
+__device__ __forceinline__ Vec<accumulate_t<T>, width> gradient_of(
+    const CrossEntropyRowGradient<accumulate_t<T>>& of_row, const Vec<accumulate_t<T>, width>& values,
+    accumulate_t<T> maximum, int64_t place) {
+  Vec<accumulate_t<T>, width> gradient;
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    const accumulate_t<T> own = term<T>(values[e], maximum);
+    gradient[e] = e == place ? of_row.of_target(own) : of_row.of_other(own);
+  }
+  return gradient;
+}
+
 template <class T>
 struct Forward {
   RowsView logits;
+  RowsView d_logits;  // row_losses_and_gradient only
   const int32_t* targets;
   accumulate_t<T>*row_losses, *maxima, *rests;
   int32_t ignore_index;
-  accumulate_t<T> smoothing, z_loss;
+  accumulate_t<T> smoothing, spread, z_loss;  // spread: the share of every class by label smoothing
 };
+
+// Adds `width` logits of a row to the sums. `place` is that of the target among them, if it is one of them.
+template <class T, int width>
+__device__ __forceinline__ void add_classes(Partial<T>& partial, Vec<accumulate_t<T>, width> values, int64_t place) {
+  using A = accumulate_t<T>;
+  A maximum = partial.sums.maximum, gaps = A(0), terms = A(0);
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    if (e == place) values[e] = -infinity<A>();
+    maximum = values[e] > maximum ? values[e] : maximum;
+  }
+  partial.raise(maximum);
+  partial.classes += place >= 0 && place < width ? A(width - 1) : A(width);
+  if (maximum == -infinity<A>()) return;
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    terms += exponential<T>(values[e] - maximum);
+    gaps += e == place ? A(0) : maximum - values[e];
+  }
+  partial.sums.terms += terms;
+  partial.sums.gaps += gaps;
+}
+
+// Writes row_losses, maxima and rests (=) of row i, from the sums over its other classes.
+template <class T>
+__device__ __forceinline__ CrossEntropyRow<accumulate_t<T>> write_loss(const Forward<T>& p, int64_t i,
+                                                                       const OtherClasses<accumulate_t<T>>& others,
+                                                                       accumulate_t<T> hit) {
+  const auto result = finish_row(others, hit, p.logits.cols, p.smoothing, p.z_loss, Exponential<T>{});
+  p.maxima[i] = result.maximum;
+  p.rests[i] = result.rest;
+  p.row_losses[i] = result.loss;
+  return result;
+}
+
+// The logit of the target; NaN where the target is no class.
+template <class T>
+__device__ __forceinline__ accumulate_t<T> target_logit(const T* z, int32_t target, int64_t classes) {
+  return target >= 0 && target < classes ? widen(z[target]) : nan<accumulate_t<T>>();
+}
 
 // row_losses, maxima, rests (=), 0 for ignored rows.
 template <class T, int width, int threads_per_row>
@@ -96,33 +165,46 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
 #pragma unroll 4
   for (int64_t j = int64_t{lane} * width; j < p.logits.cols; j += threads_per_row * width) {
-    Vec<A, width> values = load_wide<width>(z + j);
-    const int64_t place = target - j;  // of the target among these values
-    A maximum = partial.sums.maximum, gaps = A(0), terms = A(0);
-#pragma unroll
-    for (int e = 0; e < width; ++e) {
-      if (e == place) values[e] = -infinity<A>();
-      maximum = values[e] > maximum ? values[e] : maximum;
-    }
-    partial.raise(maximum);
-    partial.classes += place >= 0 && place < width ? A(width - 1) : A(width);
-    if (maximum == -infinity<A>()) continue;
-#pragma unroll
-    for (int e = 0; e < width; ++e) {
-      terms += exponential<T>(values[e] - maximum);
-      gaps += e == place ? A(0) : maximum - values[e];
-    }
-    partial.sums.terms += terms;
-    partial.sums.gaps += gaps;
+    add_classes<T, width>(partial, load_wide<width>(z + j), target - j);
   }
   partial = merge_row<T, threads_per_row>(partial);
-  if (lane != 0) return;
-  const A hit = target >= 0 && target < p.logits.cols ? widen(z[target]) : nan<A>();
-  const CrossEntropyRow<A> result =
-      finish_row(partial.sums, hit, p.logits.cols, p.smoothing, p.z_loss, Exponential<T>{});
-  p.maxima[i] = result.maximum;
-  p.rests[i] = result.rest;
-  p.row_losses[i] = result.loss;
+  if (lane == 0) write_loss(p, i, partial.sums, target_logit(z, target, p.logits.cols));
+}
+
+// row_losses, maxima, rests and d_logits (=), 0 for ignored rows. One block a row, which shared memory holds.
+template <class T, int width>
+__global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forward<T> p) {
+  using A = accumulate_t<T>;
+  extern __shared__ uint4 dynamic_shared[];
+  __shared__ CrossEntropyRow<A> shared_result;
+  T* kept = reinterpret_cast<T*>(dynamic_shared);
+  const int64_t i = blockIdx.x;
+  const int first = static_cast<int>(threadIdx.x) * width, classes = static_cast<int>(p.logits.cols);
+  constexpr int step = kRowThreads * width;
+  const int32_t target = p.targets[i];
+  T* d_z = row<T>(p.d_logits, i);
+  if (target == p.ignore_index) {
+    if (threadIdx.x == 0) p.row_losses[i] = p.maxima[i] = p.rests[i] = A(0);
+    for (int j = first; j < classes; j += step) store_narrow(d_z + j, Vec<A, width>{});
+    return;
+  }
+  const T* z = row<const T>(p.logits, i);
+  Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
+#pragma unroll 4
+  for (int j = first; j < classes; j += step) {
+    const Vec<T, width> values = load<width>(z + j);
+    store(kept + j, values);  // read by this thread alone
+    add_classes<T, width>(partial, widen_all(values), int64_t{target} - j);
+  }
+  partial = merge_row<T, kRowThreads>(partial);
+  if (threadIdx.x == 0) shared_result = write_loss(p, i, partial.sums, target_logit(z, target, classes));
+  __syncthreads();
+  const CrossEntropyRow<A> result = shared_result;
+  const CrossEntropyRowGradient<A> of_row(A(1), p.spread, classes, result.maximum, result.rest, p.z_loss);
+#pragma unroll 2
+  for (int j = first; j < classes; j += step) {
+    store_narrow(d_z + j, gradient_of<T, width>(of_row, load_wide<width>(kept + j), result.maximum, int64_t{target} - j));
+  }
 }
 
 // loss (=) the sum or the mean of the losses that are not ignored, count (=) their number; one block.
@@ -147,24 +229,15 @@ template <class T>
 struct Backward {
   RowsView logits, d_logits;
   const int32_t* targets;
-  const accumulate_t<T>*maxima, *rests, *d_loss;
-  const accumulate_t<T>* count;  // read for the mean
+  const accumulate_t<T>*maxima, *rests;
+  const accumulate_t<T>* d_loss;  // null: 1
+  const accumulate_t<T>* count;   // read for the mean
   int32_t ignore_index;
   Reduction reduction;
   accumulate_t<T> spread;  // share of every class in the label distribution, by label smoothing
   accumulate_t<T> z_loss;
   bool add;
 };
-
-// exp(z - maximum). In 16 bits an error of the exponent of 2^-18 at most is not seen.
-template <class T>
-__device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<T> maximum) {
-  if constexpr (sizeof(T) == 2) {
-    return exponential<T>(z - maximum);
-  } else {
-    return exponential_of_difference(z, maximum, Exponential<T>{});
-  }
-}
 
 // d_logits (=|+=). Grid: (rows, splits of a row), so that few long rows fill the GPU too. Block: (threads of a row,
 // rows).
@@ -181,7 +254,9 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   const int64_t lane = threadIdx.x + int64_t{blockIdx.y} * blockDim.x;
   const int32_t target = p.targets[i];
   const bool ignored = target == p.ignore_index;
-  const A scale = p.reduction == Reduction::mean ? mean_scale : p.d_loss[p.reduction == Reduction::none ? i : 0];
+  const A scale = p.reduction == Reduction::mean ? mean_scale
+                  : p.d_loss == nullptr          ? A(1)
+                                                 : p.d_loss[p.reduction == Reduction::none ? i : 0];
   const A maximum = p.maxima[i];
   const CrossEntropyRowGradient<A> of_row(scale, scale * p.spread, p.logits.cols, maximum, p.rests[i], p.z_loss);
   const T* z = row<const T>(p.logits, i);
@@ -190,61 +265,17 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   for (int64_t j = lane * width; j < p.logits.cols; j += int64_t{gridDim.y} * blockDim.x * width) {
     Vec<A, width> gradient = {};
     if (!ignored) {
-      const Vec<A, width> values = load_wide<width>(z + j);
-      const int64_t place = target - j;  // of the target among these values
-#pragma unroll
-      for (int e = 0; e < width; ++e) {
-        const A own = term<T>(values[e], maximum);
-        gradient[e] = e == place ? of_row.of_target(own) : of_row.of_other(own);
-      }
+      gradient = gradient_of<T, width>(of_row, load_wide<width>(z + j), maximum, target - j);
     }
     store_or_add(d_z + j, gradient, p.add);
   }
 }
 
+// d_logits (=|+=).
 template <class T>
-void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
-  using A = accumulate_t<T>;
-  const int64_t rows = args.logits.rows;
-  const Forward<T> p = {args.logits,
-                        vector<const int32_t>(args.targets),
-                        vector<A>(args.row_losses),
-                        vector<A>(args.maxima),
-                        vector<A>(args.rests),
-                        args.options.ignore_index,
-                        static_cast<A>(args.options.label_smoothing),
-                        static_cast<A>(args.options.z_loss)};
-  if (rows > 0) {
-    with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
-      constexpr int width = decltype(chosen)::value;
-      if (args.logits.cols <= 1024) {
-        const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads / 32));
-        HEDDLE_LAUNCH(context, (row_losses<T, width, 32>), blocks, kThreads, 0, p);
-      } else {
-        HEDDLE_LAUNCH(context, (row_losses<T, width, kThreads>), static_cast<unsigned>(rows), kThreads, 0, p);
-      }
-    });
-  }
-}
-
-template <class T>
-void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
-  using A = accumulate_t<T>;
-  const int64_t rows = args.logits.rows, classes = args.logits.cols;
-  if (rows == 0 || classes == 0) return;
-  const Backward<T> p = {args.logits,
-                         args.d_logits.view,
-                         vector<const int32_t>(args.targets),
-                         vector<const A>(args.maxima),
-                         vector<const A>(args.rests),
-                         vector<const A>(args.d_loss),
-                         vector<const A>(args.count),
-                         args.options.ignore_index,
-                         args.options.reduction,
-                         static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
-                         static_cast<A>(args.options.z_loss),
-                         args.d_logits.mode == GradientMode::accumulate};
-  const bool aligned = can_vectorize_all(vector_width<T>, args.logits, args.d_logits.view);
+void launch_gradient(Context& context, const Backward<T>& p) {
+  const int64_t rows = p.logits.rows, classes = p.logits.cols;
+  const bool aligned = can_vectorize_all(vector_width<T>, p.logits, p.d_logits);
   with_width<T>(aligned, [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
     const int64_t vectors = ceil_div(classes, width);
@@ -254,6 +285,95 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
     HEDDLE_LAUNCH(context, (logits_gradient<T, width>), grid, dim3(kThreads / rows_per_block, rows_per_block), 0, p);
   });
 }
+
+// Launches row_losses_and_gradient where shared memory holds a row and the rows are long enough for a block each.
+template <class T>
+bool launch_in_one_read(Context& context, const Forward<T>& p) {
+  if (p.logits.cols <= 1024) return false;
+  bool is_launched = false;
+  with_width<T>(can_vectorize_all(vector_width<T>, p.logits, p.d_logits), [&](auto chosen) {
+    constexpr int width = decltype(chosen)::value;
+    const size_t bytes = static_cast<size_t>(p.logits.cols) * sizeof(T);
+    if (resident_blocks(context, row_losses_and_gradient<T, width>, kRowThreads, bytes) == 0) return;
+    HEDDLE_LAUNCH(context, (row_losses_and_gradient<T, width>), static_cast<unsigned>(p.logits.rows), kRowThreads,
+                  bytes, p);
+    is_launched = true;
+  });
+  return is_launched;
+}
+
+template <class T>
+void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
+  using A = accumulate_t<T>;
+  const int64_t rows = args.logits.rows, classes = args.logits.cols;
+  if (rows == 0) return;
+  const Forward<T> p = {args.logits,
+                        args.d_logits,
+                        vector<const int32_t>(args.targets),
+                        vector<A>(args.row_losses),
+                        vector<A>(args.maxima),
+                        vector<A>(args.rests),
+                        args.options.ignore_index,
+                        static_cast<A>(args.options.label_smoothing),
+                        static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
+                        static_cast<A>(args.options.z_loss)};
+  if (args.d_logits && launch_in_one_read(context, p)) return;
+  with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
+    constexpr int width = decltype(chosen)::value;
+    if (classes <= 1024) {
+      const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads / 32));
+      HEDDLE_LAUNCH(context, (row_losses<T, width, 32>), blocks, kThreads, 0, p);
+    } else {
+      HEDDLE_LAUNCH(context, (row_losses<T, width, kThreads>), static_cast<unsigned>(rows), kThreads, 0, p);
+    }
+  });
+  if (!args.d_logits) return;
+  launch_gradient<T>(context, {.logits = args.logits,
+                               .d_logits = args.d_logits,
+                               .targets = p.targets,
+                               .maxima = p.maxima,
+                               .rests = p.rests,
+                               .d_loss = nullptr,
+                               .count = nullptr,
+                               .ignore_index = p.ignore_index,
+                               .reduction = Reduction::none,
+                               .spread = p.spread,
+                               .z_loss = p.z_loss,
+                               .add = false});
+}
+
+template <class T>
+void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
+  using A = accumulate_t<T>;
+  const int64_t classes = args.logits.cols;
+  if (args.logits.rows == 0 || classes == 0) return;
+  launch_gradient<T>(context,
+                     {.logits = args.logits,
+                      .d_logits = args.d_logits.view,
+                      .targets = vector<const int32_t>(args.targets),
+                      .maxima = vector<const A>(args.maxima),
+                      .rests = vector<const A>(args.rests),
+                      .d_loss = vector<const A>(args.d_loss),
+                      .count = vector<const A>(args.count),
+                      .ignore_index = args.options.ignore_index,
+                      .reduction = args.options.reduction,
+                      .spread = static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
+                      .z_loss = static_cast<A>(args.options.z_loss),
+                      .add = args.d_logits.mode == GradientMode::accumulate});
+}
+
+// out = in * d_loss / count
+template <class A>
+struct ScaleByLoss {
+  const A *d_loss, *count;  // count is null for the sum
+  template <int width>
+  __device__ __forceinline__ void operator()(int64_t, const Vec<A, width> (&in)[1], Vec<A, width> (&out)[1]) const {
+    const A divisor = count != nullptr ? *count : A(1);
+    const A scale = divisor != A(0) ? *d_loss / divisor : A(0);
+#pragma unroll
+    for (int j = 0; j < width; ++j) out[0][j] = scale * in[0][j];
+  }
+};
 
 }  // namespace
 
@@ -274,6 +394,16 @@ void reduce_losses(Context& context, const ReduceLossesArgs& args) {
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {
   visit_floating(args.logits.dtype, [&](auto type) { backward_as<decltype(type)>(context, args); });
+}
+
+void scale_by_loss(Context& context, const ScaleByLossArgs& args) {
+  visit_floating(args.to.view.dtype, [&](auto type) {
+    using T = decltype(type);
+    using A = accumulate_t<T>;
+    const bool is_mean = args.reduction == Reduction::mean;
+    map<A, T, 1, 1>(context, {args.from}, {args.to},
+                    ScaleByLoss<A>{vector<const A>(args.d_loss), is_mean ? vector<const A>(args.count) : nullptr});
+  });
 }
 
 }  // namespace heddle::kernels::cuda
