@@ -45,25 +45,36 @@ struct ScanSpans {
   int64_t count = 1, length = 0;
 };
 
+// Features that the blocks of a head share among them in float32: those of the value of a scan. In backward these are
+// the features of v in one scan and of q in the others; the smaller number is what most of the time goes by.
+inline int64_t shared_features(const LinearAttentionForwardArgs& args) { return args.v.dim; }
+inline int64_t shared_features(const LinearAttentionBackwardArgs& args) { return std::min(args.q.dim, args.v.dim); }
+
 // Blocks of a scan that run on one multiprocessor at once; each may have heads of up to 128 features.
-inline int64_t scan_blocks_at_once(DType dtype, int64_t largest_dim) {
-  if (dtype != DType::float32 || largest_dim > 64) return 1;
-  return largest_dim > 32 ? 2 : largest_dim > 16 ? 3 : 4;
+inline int64_t scan_blocks_at_once(DType dtype, int64_t largest, int64_t shared) {
+  if (dtype != DType::float32 || shared > 64) return 1;
+  return largest > 32 ? 2 : largest > 16 ? 3 : 4;
 }
 
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
-// of more than 128 features take more than one multiprocessor each, and some of narrow heads of float32 share one. A
-// GPU is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6
-// times the time of what follows, and the kernels around them about that of 6 windows.
-inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t dim, int64_t value_dim) {
+// of more than 128 features, of which `largest` is the larger number and `shared` in float32 the one above, take more
+// than one multiprocessor each, and some of narrow heads of float32 share one. A GPU is taken to have 132 of them, so
+// that results depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and the
+// kernels around them about that of 6 windows.
+inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t largest, int64_t shared) {
   constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
-  const int64_t largest = std::max(dim, value_dim), windows = parts_of(length, kWindow);
-  const int64_t blocks = heads * parts_of(largest, kFeatures);
-  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, largest);
+  const int64_t windows = parts_of(length, kWindow);
+  const int64_t blocks = heads * parts_of(dtype == DType::float32 ? shared : largest, kFeatures);
+  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, largest, shared);
   const int64_t most = blocks > 0 ? std::min(places / blocks, windows / 2) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
   const int64_t span = parts_of(windows, most);
   return {parts_of(windows, span), span * kWindow};
+}
+template <class Args>
+ScanSpans scan_spans(const Args& args) {
+  return scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, std::max(args.q.dim, args.v.dim),
+                    shared_features(args));
 }
 
 // Where the parts lie: offsets in bytes, and their sum. A part that is not wanted has no bytes.
@@ -95,7 +106,7 @@ struct LinearAttentionWorkspace {
   template <class Args>
   void add_scan(const Args& args) {
     const int64_t heads = args.q.batch * args.q.heads;
-    const int64_t states = (scan_spans(args.q.dtype, heads, args.q.length, args.q.dim, args.v.dim).count - 1) * heads;
+    const int64_t states = (scan_spans(args).count - 1) * heads;
     span_states = add(states * args.q.dim * args.v.dim * static_cast<int64_t>(size_of(accumulate_type(args.q.dtype))));
     const bool per_token = args.log_decay && args.decay_per_token;
     if (per_token) sums = add(heads * args.q.length * 8);

@@ -55,8 +55,9 @@ HEDDLE_HOST_DEVICE_INLINE bool is_ordinary_gradient(A inv_std, A product, A alon
   using Range = NumberRange<A>;
   const auto magnitude = [](A value) { return value < A(0) ? -value : value; };
   const A first = magnitude(product), second = magnitude(along);
-  if (!(first + second + magnitude(rest) <= Range::kLargest)) return false;
-  if (first >= Range::kTiny && second >= Range::kTiny) return true;
+  const bool is_finite = first + second + magnitude(rest) <= Range::kLargest;
+  if (is_finite & (first >= Range::kTiny) & (second >= Range::kTiny)) return true;  // one branch, for almost all
+  if (!is_finite) return false;
   // Exactly 0 is common: a row of zeros, or one whose gradient is 0.
   return product == A(0) && inv_std <= Range::kUsualInvStd && inv_std >= A(1) / Range::kUsualInvStd;
 }

@@ -16,7 +16,7 @@ namespace heddle {
 
 struct LinearCrossEntropyOptions {
   CrossEntropyOptions loss = {};  // reduction: mean or sum
-  int64_t chunk = 1024;           // rows whose logits exist at a time
+  int64_t chunk = 4096;           // rows whose logits exist at a time
 };
 
 // Throws Error when shapes, dtypes or options do not fit, and on the CPU for a target that is no class.

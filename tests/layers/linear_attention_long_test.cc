@@ -57,8 +57,10 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
   EXPECT_EQ(count(67, 32768), 1);
   EXPECT_EQ(count(128, 32768), 1);
   EXPECT_EQ(count(0, 32768), 1);
-  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 128, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 128).count, 2);  // two multiprocessors a head
   EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 64, 32768, 256, 64).count, 1);
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 256).count, 1);
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 64).count, 4);  // blocks share 64 features
   EXPECT_EQ(count(1, 0), 1);
   for (const int64_t heads : {1, 2, 16, 60}) {
     for (int64_t length = 1; length < 5000; length += 37) {
@@ -72,7 +74,7 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
 
 TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
   const Sizes sizes{1, 1100, 2, 1, 5, 3};
-  ASSERT_GT(kernels::scan_spans(DType::float64, sizes.heads, sizes.length, sizes.dim, sizes.value_dim).count, 2);
+  ASSERT_GT(kernels::scan_spans(DType::float64, sizes.heads, sizes.length, sizes.dim, sizes.dim).count, 2);
   for (const bool documents : {false, true}) {
     Tensors x = draw(sizes);
     draw_weak_decays(x);

@@ -163,7 +163,7 @@ template <class A, class Args>
 ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWorkspace& workspace) {
   ScanArgs<A> result;
   result.heads = args.q.heads;
-  const ScanSpans spans = scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim);
+  const ScanSpans spans = scan_spans(args);
   result.spans = spans.count;
   result.span_length = spans.length;
   // One token has no sums and no chunks to find.

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
         apply_gradients<K, decltype(center)::value, decltype(weighted)::value, kAct>(
             segment, items, active, kept, factors, scalars, outputs, parameter_sums);
       };
-      if (factors.is_ordinary(sums[0])) {  // the same in all threads of a row group
+      if (factors.is_ordinary(sums[0])) [[likely]] {  // the same in all threads of a row group
         with_flags(apply, center, weighted);
       } else if (active) {
         has_wide = true;
