@@ -59,8 +59,8 @@ inline int64_t scan_blocks_at_once(DType dtype, int64_t largest, int64_t shared)
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
 // of more than 128 features, of which `largest` is the larger number and `shared` in float32 the one above, take more
 // than one multiprocessor each, and some of narrow heads of float32 share one. A GPU is taken to have 132 of them, so
-// that results depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and the
-// kernels around them about that of 6 windows.
+// that results depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and
+// the kernels around them about that of 6 windows.
 inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t largest, int64_t shared) {
   constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
   const int64_t windows = parts_of(length, kWindow);

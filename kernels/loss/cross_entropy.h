@@ -2,8 +2,9 @@
 //   loss = 1/count * sum over rows with target != ignore_index of
 //          logsumexp(z) - (1 - s) z[target] - s mean(z) + c logsumexp(z)^2           s = label_smoothing, c = z_loss
 // or the sum, or the loss of each row. Forward writes (=) loss, maxima, rests and count, and the gradients of the rows'
-// losses where they are wanted at once. Backward writes (=) or adds (+=) d_logits. The target's gradient is minus the sum of the others', computed as such, so neither pass loses digits
-// to a common offset of the logits or to a target far ahead of, or far behind, the other classes.
+// losses where they are wanted at once. Backward writes (=) or adds (+=) d_logits. The target's gradient is minus the
+// sum of the others', computed as such, so neither pass loses digits to a common offset of the logits or to a target
+// far ahead of, or far behind, the other classes.
 #pragma once
 
 #include <cstdint>
@@ -52,19 +53,8 @@ struct CrossEntropyBackwardArgs {
   CrossEntropyOptions options;
 };
 
-// What gradients of the sum of the rows' losses become when the gradient of the loss is known:
-//   to (=|+=) from * d_loss for the sum, from * d_loss / count for the mean, where a count of 0 makes them 0
-struct ScaleByLossArgs {
-  RowsView from;       // of the accumulate type of `to`
-  RowsDestination to;  // may be the same memory as `from`
-  VectorView count;    // (1) accumulate type; read for the mean
-  VectorView d_loss;   // (1) accumulate type
-  Reduction reduction = Reduction::mean;  // mean or sum
-};
-
 HEDDLE_KERNEL(cross_entropy_forward, CrossEntropyForwardArgs);
 HEDDLE_KERNEL(cross_entropy_backward, CrossEntropyBackwardArgs);
 HEDDLE_KERNEL(reduce_losses, ReduceLossesArgs);
-HEDDLE_KERNEL(scale_by_loss, ScaleByLossArgs);
 
 }  // namespace heddle::kernels

@@ -66,11 +66,11 @@ struct LinearCrossEntropyNode {
   void pass(Tape& tape, Slot input, const Tensor& from, const Tensor& d_loss) const {
     if (!from.defined()) return;
     const auto scale = [&](const GradientDestination& to) {
-      kernels::scale_by_loss(tape.context(), {.from = rows_view(from),
-                                              .to = rows_destination(to),
-                                              .count = vector_view(count),
-                                              .d_loss = vector_view(d_loss),
-                                              .reduction = reduction});
+      kernels::scale(tape.context(),
+                     {.from = rows_view(from),
+                      .to = rows_destination(to),
+                      .factor = vector_view(d_loss),
+                      .divisor = reduction == Reduction::mean ? vector_view(count) : kernels::VectorView{}});
     };
     if (from.dtype() == dtype && tape.can_share_gradient(input)) {
       scale({from});
@@ -118,21 +118,19 @@ Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& wei
     of_rows.reduction = Reduction::none;
     GradientMode mode = GradientMode::overwrite;  // of the gradient of the weight
     for_each_part(context, x_rows, weight.value, options.chunk, [&](const auto& part, const Tensor& logits) {
-      kernels::cross_entropy_forward(context,
-                                     {.logits = rows_view(logits),
-                                      .targets = vector_view(part(row_targets)),
-                                      .loss = {},
-                                      .maxima = vector_view(part(maxima)),
-                                      .rests = vector_view(part(rests)),
-                                      .row_losses = vector_view(part(row_losses)),
-                                      .count = {},
-                                      .d_logits = recorded ? rows_view(logits) : kernels::RowsView{},
-                                      .options = of_rows});
+      kernels::cross_entropy_forward(context, {.logits = rows_view(logits),
+                                               .targets = vector_view(part(row_targets)),
+                                               .loss = {},
+                                               .maxima = vector_view(part(maxima)),
+                                               .rests = vector_view(part(rests)),
+                                               .row_losses = vector_view(part(row_losses)),
+                                               .count = {},
+                                               .d_logits = recorded ? rows_view(logits) : kernels::RowsView{},
+                                               .options = of_rows});
       if (d_x_rows.defined()) {
-        kernels::gemm(context, {.a = rows_view(logits),
-                                .b = rows_view(weight.value),
-                                .bias = {},
-                                .c = {rows_view(part(d_x_rows))}});
+        kernels::gemm(
+            context,
+            {.a = rows_view(logits), .b = rows_view(weight.value), .bias = {}, .c = {rows_view(part(d_x_rows))}});
       }
       if (of_sum.weight.defined()) {
         kernels::gemm(context, {.a = rows_view(logits),

@@ -183,4 +183,13 @@ void accumulate(Context& context, const AccumulateArgs& args) {
   });
 }
 
+void scale(Context& context, const ScaleArgs& args) {
+  visit_floating(args.from.dtype, [&](auto type) {
+    using A = accumulate_t<decltype(type)>;
+    const A factor = *vector<const A>(args.factor), divisor = args.divisor ? *vector<const A>(args.divisor) : A(1);
+    const A quotient = divisor != A(0) ? factor / divisor : A(0);
+    accumulate(context, {.from = args.from, .to = args.to, .scale = static_cast<double>(quotient)});
+  });
+}
+
 }  // namespace heddle::kernels::cpu

@@ -1,7 +1,7 @@
 // Elementwise operations on (rows, cols) with row strides.                              kernels/dense/elementwise.h
 //   activation   y (=);    d_x (=|+=)
 //   glu          y (=);    d_a, d_b (=|+=)
-//   accumulate   to (=|+=)
+//   accumulate, scale   to (=|+=)
 // All are operations of map(), in map_vectors.h.
 #include <cstdint>
 #include <type_traits>
@@ -109,6 +109,19 @@ struct Scale {
   }
 };
 
+// out = in * factor / divisor
+template <class A>
+struct ScaleByQuotient {
+  const A *factor, *divisor;  // divisor may be null: 1
+  template <int width>
+  __device__ __forceinline__ void operator()(int64_t, const Vec<A, width> (&in)[1], Vec<A, width> (&out)[1]) const {
+    const A divided_by = divisor != nullptr ? *divisor : A(1);
+    const A quotient = divided_by != A(0) ? *factor / divided_by : A(0);
+#pragma unroll
+    for (int j = 0; j < width; ++j) out[0][j] = quotient * in[0][j];
+  }
+};
+
 }  // namespace
 
 void activation_forward(Context& context, const ActivationForwardArgs& args) {
@@ -140,6 +153,15 @@ void accumulate(Context& context, const AccumulateArgs& args) {
     visit_floating(args.to.view.dtype, [&](auto to) {
       map<decltype(from), decltype(to), 1, 1>(context, {args.from}, {args.to}, Scale{args.scale});
     });
+  });
+}
+
+void scale(Context& context, const ScaleArgs& args) {
+  visit_floating(args.to.view.dtype, [&](auto type) {
+    using T = decltype(type);
+    using A = accumulate_t<T>;
+    const A* divisor = args.divisor ? vector<const A>(args.divisor) : nullptr;
+    map<A, T, 1, 1>(context, {args.from}, {args.to}, ScaleByQuotient<A>{vector<const A>(args.factor), divisor});
   });
 }
 

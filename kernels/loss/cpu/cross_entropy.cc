@@ -9,7 +9,6 @@
 #include "kernels/common/cpu/convert.h"
 #include "kernels/common/cpu/math.h"
 #include "kernels/common/cpu/parallel.h"
-#include "kernels/dense/elementwise.h"
 #include "kernels/loss/cross_entropy_row.h"
 
 namespace heddle::kernels::cpu {
@@ -135,12 +134,6 @@ void reduce_losses_as(const ReduceLossesArgs& args) {
   *vector<A>(args.loss) = count > A(0) ? sum / divisor : A(0);
 }
 
-// What the sum of the losses is divided by.
-template <class A>
-A divisor_of(Reduction reduction, const VectorView& count) {
-  return reduction == Reduction::mean ? *vector<const A>(count) : A(1);
-}
-
 template <class T>
 void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   using A = accumulate_t<T>;
@@ -149,7 +142,7 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   const A *maxima = vector<const A>(args.maxima), *rests = vector<const A>(args.rests);
   const Reduction reduction = args.options.reduction;
   const A* d_loss = vector<const A>(args.d_loss);
-  const A divisor = divisor_of<A>(reduction, args.count);
+  const A divisor = reduction == Reduction::mean ? *vector<const A>(args.count) : A(1);
   const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
   parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -181,15 +174,6 @@ void reduce_losses(Context&, const ReduceLossesArgs& args) {
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {
   visit_floating(args.logits.dtype, [&](auto type) { backward_as<decltype(type)>(context, args); });
-}
-
-void scale_by_loss(Context& context, const ScaleByLossArgs& args) {
-  visit_floating(args.from.dtype, [&](auto type) {
-    using A = accumulate_t<decltype(type)>;
-    const A d_loss = *vector<const A>(args.d_loss), divisor = divisor_of<A>(args.reduction, args.count);
-    const A scale = divisor != A(0) ? d_loss / divisor : A(0);
-    accumulate(context, {.from = args.from, .to = args.to, .scale = static_cast<double>(scale)});
-  });
 }
 
 }  // namespace heddle::kernels::cpu

@@ -5,15 +5,16 @@
 // Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
 // and the sum of exponentials relative to it. Where it also writes gradients, the block keeps the row in shared memory
 // in between; a row that has no room there is read again. One block then adds up the losses of the rows in a fixed
-// order. Backward reads the logits once. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
+// order. Backward reads the logits once. A target that is neither ignored nor a class makes the loss and the row's
+// gradient NaN.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
-#include "kernels/dense/cuda/map_vectors.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/loss/cross_entropy_row.h"
 
@@ -203,7 +204,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forwar
   const CrossEntropyRowGradient<A> of_row(A(1), p.spread, classes, result.maximum, result.rest, p.z_loss);
 #pragma unroll 2
   for (int j = first; j < classes; j += step) {
-    store_narrow(d_z + j, gradient_of<T, width>(of_row, load_wide<width>(kept + j), result.maximum, int64_t{target} - j));
+    store_narrow(d_z + j,
+                 gradient_of<T, width>(of_row, load_wide<width>(kept + j), result.maximum, int64_t{target} - j));
   }
 }
 
@@ -347,33 +349,19 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
   using A = accumulate_t<T>;
   const int64_t classes = args.logits.cols;
   if (args.logits.rows == 0 || classes == 0) return;
-  launch_gradient<T>(context,
-                     {.logits = args.logits,
-                      .d_logits = args.d_logits.view,
-                      .targets = vector<const int32_t>(args.targets),
-                      .maxima = vector<const A>(args.maxima),
-                      .rests = vector<const A>(args.rests),
-                      .d_loss = vector<const A>(args.d_loss),
-                      .count = vector<const A>(args.count),
-                      .ignore_index = args.options.ignore_index,
-                      .reduction = args.options.reduction,
-                      .spread = static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
-                      .z_loss = static_cast<A>(args.options.z_loss),
-                      .add = args.d_logits.mode == GradientMode::accumulate});
+  launch_gradient<T>(context, {.logits = args.logits,
+                               .d_logits = args.d_logits.view,
+                               .targets = vector<const int32_t>(args.targets),
+                               .maxima = vector<const A>(args.maxima),
+                               .rests = vector<const A>(args.rests),
+                               .d_loss = vector<const A>(args.d_loss),
+                               .count = vector<const A>(args.count),
+                               .ignore_index = args.options.ignore_index,
+                               .reduction = args.options.reduction,
+                               .spread = static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
+                               .z_loss = static_cast<A>(args.options.z_loss),
+                               .add = args.d_logits.mode == GradientMode::accumulate});
 }
-
-// out = in * d_loss / count
-template <class A>
-struct ScaleByLoss {
-  const A *d_loss, *count;  // count is null for the sum
-  template <int width>
-  __device__ __forceinline__ void operator()(int64_t, const Vec<A, width> (&in)[1], Vec<A, width> (&out)[1]) const {
-    const A divisor = count != nullptr ? *count : A(1);
-    const A scale = divisor != A(0) ? *d_loss / divisor : A(0);
-#pragma unroll
-    for (int j = 0; j < width; ++j) out[0][j] = scale * in[0][j];
-  }
-};
 
 }  // namespace
 
@@ -394,16 +382,6 @@ void reduce_losses(Context& context, const ReduceLossesArgs& args) {
 
 void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {
   visit_floating(args.logits.dtype, [&](auto type) { backward_as<decltype(type)>(context, args); });
-}
-
-void scale_by_loss(Context& context, const ScaleByLossArgs& args) {
-  visit_floating(args.to.view.dtype, [&](auto type) {
-    using T = decltype(type);
-    using A = accumulate_t<T>;
-    const bool is_mean = args.reduction == Reduction::mean;
-    map<A, T, 1, 1>(context, {args.from}, {args.to},
-                    ScaleByLoss<A>{vector<const A>(args.d_loss), is_mean ? vector<const A>(args.count) : nullptr});
-  });
 }
 
 }  // namespace heddle::kernels::cuda
