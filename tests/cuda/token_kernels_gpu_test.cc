@@ -121,6 +121,7 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
                                             .rests = vector_view(rests),
                                             .row_losses = vector_view(losses),
                                             .count = reduces ? vector_view(count) : VectorView{},
+                                            .d_logits = {},
                                             .options = options});
             const Tensor d_loss = Tensor::empty(context, {reduces ? 1 : c.rows}, wide);
             std::vector<double> upstream(static_cast<size_t>(d_loss.numel()));
@@ -144,6 +145,45 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
             return results;
           });
         }
+      }
+    }
+  }
+}
+
+// Gradients in forward, also over the logits: where shared memory holds a row, and where it does not.
+TEST_F(CrossEntropyGpu, GradientsInForwardAreThoseOfTheCpu) {
+  for (const DType dtype : kFloating) {
+    for (const LossCase& c : {LossCase{7, 33, {}, 0.1}, LossCase{9, 1024, {3, 1}, 0.1}, LossCase{9, 1025},
+                              LossCase{33, 5000, {8, 0}, 0.1, false, Reduction::none, 0.02}, LossCase{5, 4099, {3, 1}},
+                              LossCase{3, 50304}, LossCase{3, 120000}, LossCase{4, 2048, {}, 0.1, true}}) {
+      for (const bool in_place : {false, true}) {
+        expect_same_as_cpu(dtype, [&](Context& context, DType type) -> Results {
+          Random random(19, RandomStream::test);
+          const DType wide = accumulate_type(type);
+          const Tensor logits = placed_values(context, c.rows, c.classes, type, c.place, random);
+          const Tensor targets = int32_values(context, c.rows, c.classes, random);
+          if (c.all_ignored) {
+            write_values(context, targets, std::vector<double>(static_cast<size_t>(c.rows), -100.0));
+          } else {
+            write_values(context, targets.slice(0, 1, 2), {-100.0});
+          }
+          const Tensor maxima = placed(context, 1, c.rows, wide, {}), rests = placed(context, 1, c.rows, wide, {});
+          const Tensor losses = placed(context, 1, c.rows, wide, {});
+          const Tensor d_logits = in_place ? logits : placed(context, c.rows, c.classes, type, c.place);
+          cross_entropy_forward(
+              context,
+              {.logits = rows_view(logits),
+               .targets = vector_view(targets),
+               .loss = {},
+               .maxima = vector_view(maxima),
+               .rests = vector_view(rests),
+               .row_losses = vector_view(losses),
+               .count = {},
+               .d_logits = rows_view(d_logits),
+               .options = {.label_smoothing = c.smoothing, .reduction = Reduction::none, .z_loss = c.z_loss}});
+          return {read_values(context, losses), read_values(context, maxima), read_values(context, rests),
+                  read_values(context, d_logits)};
+        });
       }
     }
   }

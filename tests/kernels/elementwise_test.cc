@@ -74,5 +74,29 @@ TEST_F(Elementwise, AccumulateTakesScaleAndModeBetweenAllTypes) {
   }
 }
 
+TEST_F(Elementwise, ScaleReadsItsQuotientFromMemory) {
+  const int64_t count = 3 * 4099;
+  for (const DType to : kTypes) {
+    const DType from = accumulate_type(to);
+    const std::vector<double> values = numbers(count, 7), old = numbers(count, 8);
+    const auto number = [&](double value) { return tensor(from, {value, value, value}).slice(0, 0, 1).reshape({1}); };
+    const auto run = [&](GradientMode mode, const VectorView& factor, const VectorView& divisor) {
+      const Tensor target = tensor(to, old);
+      scale(context_, {rows_view(tensor(from, values)), {rows_view(target), mode}, factor, divisor});
+      return read(target);
+    };
+    const auto wanted = [&](double quotient, bool adds) {
+      std::vector<double> result(values.size());
+      for (size_t i = 0; i < values.size(); ++i) result[i] = quotient * values[i] + (adds ? old[i] : 0.0);
+      return read(tensor(to, result));
+    };
+    const Tensor three = number(3.0), six = number(6.0), zero = number(0.0);
+    EXPECT_EQ(run(GradientMode::overwrite, vector_view(three), {}), wanted(3.0, false)) << name(to);
+    EXPECT_EQ(run(GradientMode::accumulate, vector_view(three), vector_view(six)), wanted(0.5, true)) << name(to);
+    EXPECT_EQ(run(GradientMode::overwrite, vector_view(three), vector_view(zero)), wanted(0.0, false)) << name(to);
+    EXPECT_EQ(run(GradientMode::accumulate, vector_view(three), vector_view(zero)), wanted(0.0, true)) << name(to);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::kernels
