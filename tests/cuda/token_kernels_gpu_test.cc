@@ -171,16 +171,15 @@ TEST_F(CrossEntropyGpu, GradientsInForwardAreThoseOfTheCpu) {
           const Tensor losses = placed(context, 1, c.rows, wide, {});
           const Tensor d_logits = in_place ? logits : placed(context, c.rows, c.classes, type, c.place);
           cross_entropy_forward(
-              context,
-              {.logits = rows_view(logits),
-               .targets = vector_view(targets),
-               .loss = {},
-               .maxima = vector_view(maxima),
-               .rests = vector_view(rests),
-               .row_losses = vector_view(losses),
-               .count = {},
-               .d_logits = rows_view(d_logits),
-               .options = {.label_smoothing = c.smoothing, .reduction = Reduction::none, .z_loss = c.z_loss}});
+              context, {.logits = rows_view(logits),
+                        .targets = vector_view(targets),
+                        .loss = {},
+                        .maxima = vector_view(maxima),
+                        .rests = vector_view(rests),
+                        .row_losses = vector_view(losses),
+                        .count = {},
+                        .d_logits = rows_view(d_logits),
+                        .options = {.label_smoothing = c.smoothing, .reduction = Reduction::none, .z_loss = c.z_loss}});
           return {read_values(context, losses), read_values(context, maxima), read_values(context, rests),
                   read_values(context, d_logits)};
         });
