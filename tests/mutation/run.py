@@ -124,13 +124,23 @@ def main():
     parser = argparse.ArgumentParser(prog="./dev mutate")
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults to plant, or beginnings of their names; all")
     parser.add_argument("--cuda", action="store_true", help="the faults in CUDA sources, with the tests on a GPU")
-    parser.add_argument("--programs", type=pathlib.Path, required=True, help="folder of the test programs")
+    parser.add_argument("--programs", type=pathlib.Path, help="folder of the test programs; without it the arguments alone "
+                        "are looked at")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="faults tried side by side")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
 
     faults = weave.read_faults("cuda" if arguments.cuda else "cpu")
+    for name in arguments.names:
+        if not any(fault.name.startswith(name) for fault in faults):
+            parser.error(f"no name of a fault begins with '{name}'")
+    if not arguments.seconds > 0:
+        parser.error(f"--seconds is {arguments.seconds:g}, expected more than 0")
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}, expected at least 1")
+    if arguments.programs is None:
+        return
     if arguments.names:
         faults = [fault for fault in faults if fault.name.startswith(tuple(arguments.names))]
     programs = [Program(path, arguments.cuda) for path in sorted(arguments.programs.resolve().glob("test_*"))
