@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <sstream>
+#include <string>
+#include <utility>
 
 #include "cli/command.h"
 
@@ -21,6 +23,13 @@ class ManualFormatter : public CLI::Formatter {
   std::string make_description(const CLI::App* app) const override {
     return fmt::format("heddle {}: {}\n\n{}\n", app->get_name(), app->get_description(),
                        wrapped(manual_.description, 0));
+  }
+
+  // In the order of CLI11, whose versions do not agree on the empty line before the end.
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
+    if (mode == CLI::AppFormatMode::Sub) return CLI::Formatter::make_help(app, std::move(name), mode);
+    return make_description(app) + make_usage(app, std::move(name)) + make_positionals(app) + make_groups(app, mode) +
+           make_subcommands(app, mode) + "\n" + make_footer(app);
   }
 
   std::string make_footer(const CLI::App*) const override {

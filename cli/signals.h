@@ -15,8 +15,9 @@ namespace heddle::cli {
 //   SIGUSR1                  Asks for a checkpoint.
 //   SIGALRM                  Is taken and has no effect.
 //
-// A signal that the caller had ignored (nohup, a job in the background) stays ignored, and one that had a handler keeps
-// it, which then runs on the waiting thread.
+// A signal that the caller had ignored (nohup, a job in the background) stays ignored, and one that main() gave a
+// handler keeps it, which then runs on the waiting thread. Handlers of the first three that libraries installed before
+// main() are taken away.
 class Signals {
  public:
   // From the first call on, until the process ends. `stopping` is the line that the first request to stop prints: what

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/autograd/test_nodes.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
@@ -237,21 +238,13 @@ TEST_F(ParameterTest, BuffersWithATakenNameOrTheWrongNumberOfValuesAreErrors) {
   ParameterSet set;
   set.add("weight", {2, 3}, Initializer::normal(1.0), true);
   set.add_buffer("angles", {2}, {1, 2});
-  const auto error_of = [](const std::function<void()>& run) -> std::string {
-    try {
-      run();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  };
-  EXPECT_EQ(error_of([&] { set.add_buffer("weight", {1}, {1}); }),
+  EXPECT_EQ(testing::error_of([&] { set.add_buffer("weight", {1}, {1}); }),
             "two parameters are called weight: of shapes (2, 3) and (1)");
-  EXPECT_EQ(error_of([&] { set.add_buffer("angles", {1}, {1}); }),
+  EXPECT_EQ(testing::error_of([&] { set.add_buffer("angles", {1}, {1}); }),
             "angles is the name of a buffer of shape (2) already, and now of another value of shape (1)");
-  EXPECT_EQ(error_of([&] { set.add("angles", {4}, Initializer::normal(1.0), true); }),
+  EXPECT_EQ(testing::error_of([&] { set.add("angles", {4}, Initializer::normal(1.0), true); }),
             "angles is the name of a buffer of shape (2) already, and now of another value of shape (4)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(testing::error_of([&] {
               set.add_buffer("decay", {2, 2}, {1, 2, 3});
             }),
             "buffer decay of shape (2, 2) has 3 values, expected 4");

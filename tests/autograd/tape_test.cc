@@ -14,22 +14,12 @@
 #include <vector>
 
 #include "tests/autograd/test_nodes.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
 
 using ::testing::HasSubstr;
-
-// The text of the Error that `run` throws, "" if it throws none.
-template <class Run>
-std::string error_of(const Run& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 class TapeTest : public ::testing::Test {
  protected:
@@ -180,10 +170,16 @@ TEST_F(TapeTest, SameLeafTwiceIsOneSlot) {
 TEST_F(TapeTest, LeafAndItsGradientMustAgreeInShape) {
   gx_.tensor = Tensor::empty(context_, {3}, DType::float64);
   Tape tape(context_);
-  EXPECT_EQ(error_of([&] { leaf(tape, {1, 2}, gx_, "weight"); }), "leaf weight has shape (2), its gradient (3)");
+  EXPECT_EQ(testing::error_of([&] {
+              leaf(tape, {1, 2}, gx_, "weight");
+            }),
+            "leaf weight has shape (2), its gradient (3)");
   Gradient row;
   row.tensor = Tensor::empty(context_, {1, 2}, DType::float64);
-  EXPECT_EQ(error_of([&] { leaf(tape, {1, 2}, row, "weight"); }), "leaf weight has shape (2), its gradient (1, 2)");
+  EXPECT_EQ(testing::error_of([&] {
+              leaf(tape, {1, 2}, row, "weight");
+            }),
+            "leaf weight has shape (2), its gradient (1, 2)");
 }
 
 TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {
@@ -196,7 +192,7 @@ TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {
   EXPECT_FALSE(x.requires_grad());
   EXPECT_FALSE(y.requires_grad());
   EXPECT_EQ(read_values(context_, y.value), (Values{4}));
-  EXPECT_THAT(error_of([&] { inference.backward(y); }), HasSubstr("depends on no leaf"));
+  EXPECT_THAT(testing::error_of([&] { inference.backward(y); }), HasSubstr("depends on no leaf"));
 }
 
 TEST_F(TapeTest, InferenceKeepsNoMemory) {
@@ -218,7 +214,7 @@ TEST_F(TapeTest, SecondBackwardIsAnError) {
   Tape tape(context_);
   const Variable y = scale(tape, leaf(tape, {1}, gx_), 2.0);
   tape.backward(y);
-  EXPECT_THAT(error_of([&] { tape.backward(y); }), HasSubstr("backward was called twice"));
+  EXPECT_THAT(testing::error_of([&] { tape.backward(y); }), HasSubstr("backward was called twice"));
   EXPECT_EQ(read(gx_), (Values{2}));
 }
 
@@ -228,7 +224,7 @@ TEST_F(TapeTest, LeavesThatNothingReachedAreNamed) {
   const Variable x = leaf(tape, {1}, gx_, "used");
   const Variable unused = leaf(tape, {1}, gy_, "blocks.0.weight");
   scale(tape, leaf(tape, {1}, gz, "blocks.1.weight"), 2.0);
-  EXPECT_EQ(error_of([&] { tape.backward(scale(tape, x, 2.0)); }),
+  EXPECT_EQ(testing::error_of([&] { tape.backward(scale(tape, x, 2.0)); }),
             "no gradient reached: blocks.0.weight, blocks.1.weight; the result does not depend on it");
   EXPECT_EQ(read(gx_), (Values{2})) << "the error comes after the others have their gradients";
 }
@@ -267,12 +263,13 @@ TEST_F(TapeTest, ANodeRunsWhenOneOfItsOutputsIsUsed) {
 TEST_F(TapeTest, UpstreamIsChecked) {
   Tape tape(context_);
   const Variable y = scale(tape, leaf(tape, {1, 2}, gx_), 2.0);
-  EXPECT_EQ(error_of([&] { tape.backward(y); }), "backward from a value of shape (2) needs an upstream gradient");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(testing::error_of([&] { tape.backward(y); }),
+            "backward from a value of shape (2) needs an upstream gradient");
+  EXPECT_EQ(testing::error_of([&] {
               tape.backward(y, make_tensor(context_, {3}, {1, 2, 3}));
             }),
             "backward: upstream gradient float64 (3), expected float64 (2)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(testing::error_of([&] {
               tape.backward(y, make_tensor(context_, {2}, {1, 2}, DType::float32));
             }),
             "backward: upstream gradient float32 (2), expected float64 (2)");
@@ -383,15 +380,15 @@ TEST_F(TapeTest, ShareGradientRefusesWhatDoesNotFit) {
   EXPECT_TRUE(tape.can_share_gradient(h.slot));
   EXPECT_FALSE(tape.can_share_gradient(Slot{}));
   EXPECT_TRUE(tape.share_gradient(Slot{}, {})) << "not wanted: done";
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(testing::error_of([&] {
                 (void)tape.share_gradient(h.slot, make_tensor(context_, {4}, {1, 2, 3, 4}));
               }),
               HasSubstr("share_gradient: gradient float64 (4)"));
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(testing::error_of([&] {
                 (void)tape.share_gradient(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}, DType::float32));
               }),
               HasSubstr("float32"));
-  EXPECT_THAT(error_of([&] {
+  EXPECT_THAT(testing::error_of([&] {
                 (void)tape.share_gradient(h.slot, make_tensor(context_, {2, 2}, {1, 2, 3, 4}).transpose(0, 1));
               }),
               HasSubstr("of strides (1, 2)"));
@@ -409,7 +406,7 @@ class DeclaredInputsTest : public TapeTest {
       tape.record(CallNode{work}, std::move(inputs), {y});
     }
     tape.allow_unused_leaves();
-    return error_of([&] { tape.backward(y); });
+    return testing::error_of([&] { tape.backward(y); });
   }
 };
 
@@ -618,7 +615,7 @@ TEST_F(TapeTest, ANodeThatThrowsLeavesTheContextUsable) {
     const MemoryScope scope(context_, "layer");
     tape.record(CallNode{[](Tape&) { fail("boom"); }}, {}, {y});
   }
-  EXPECT_EQ(error_of([&] { tape.backward(y); }), "boom");
+  EXPECT_EQ(testing::error_of([&] { tape.backward(y); }), "boom");
   EXPECT_EQ(context_.label().scope, 0u);
 }
 

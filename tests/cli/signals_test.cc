@@ -127,6 +127,28 @@ TEST_F(SignalsTest, AlarmsFromOutsideChangeNothing) {
   expect_equal_runs("whole", "alarmed", 60);
 }
 
+// As UCX does, which MPI brings along: a library whose constructor installs a handler is preloaded.
+TEST_F(SignalsTest, HandlersThatLibrariesInstallAreTakenAway) {
+#if defined(HEDDLE_SANITIZED)
+  GTEST_SKIP() << "the library of a sanitizer is to be the first";
+#endif
+  for (const int signal : {SIGHUP, SIGINT, SIGTERM}) {
+    for (const bool ignored : {false, true}) {
+      const std::string name = fmt::format("run_{}_{}", signal, ignored);
+      const auto before = std::signal(signal, ignored ? SIG_IGN : SIG_DFL);
+      ::setenv("LD_PRELOAD", HEDDLE_LIBRARY_WITH_HANDLERS, 1);
+      const std::string steps = ignored ? "200" : "1000000";
+      Process process(train(name, {"trainer.steps=" + steps, "trainer.eval_every=0"}));
+      ::unsetenv("LD_PRELOAD");
+      std::signal(signal, before);
+      ASSERT_TRUE(process.wait_for("step 1/" + steps)) << process.err();
+      process.send(signal);
+      EXPECT_EQ(process.wait(), ignored ? 0 : 130) << signal << ": " << process.err();
+      EXPECT_FALSE(checkpoints(name).empty());
+    }
+  }
+}
+
 // As nohup does for SIGHUP, and a shell for the SIGINT of a job in the background.
 TEST_F(SignalsTest, WhatTheCallerIgnoresStaysIgnored) {
   for (const int signal : {SIGHUP, SIGINT}) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/config/config_load.h"
-#include "tests/config/error_of.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {

@@ -14,6 +14,7 @@
 
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
+#include "tests/error_of.h"
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 
@@ -25,16 +26,6 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::RecordedCalls;
-
-template <class Action>
-std::string message(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 class AtomicFileTest : public ::testing::Test {
  protected:
@@ -88,9 +79,9 @@ TEST_F(AtomicFileTest, BytesThatWereWrittenAreReplaced) {
 }
 
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
-  EXPECT_THAT(message([&] { read_file(folder_ / "none"); }), HasSubstr("none: No such file"));
-  EXPECT_THAT(message([&] { read_file(folder_.path()); }), HasSubstr("it is a folder"));
-  EXPECT_THAT(message([&] { write_file(folder_ / "no/file", "x"); }), HasSubstr("No such file"));
+  EXPECT_THAT(testing::error_of([&] { read_file(folder_ / "none"); }), HasSubstr("none: No such file"));
+  EXPECT_THAT(testing::error_of([&] { read_file(folder_.path()); }), HasSubstr("it is a folder"));
+  EXPECT_THAT(testing::error_of([&] { write_file(folder_ / "no/file", "x"); }), HasSubstr("No such file"));
 }
 
 TEST_F(AtomicFileTest, ALinkAndPermissionsStay) {
@@ -152,7 +143,7 @@ TEST_F(AtomicFileTest, AnyCallMayFail) {
         record.most_bytes = 3;
         record.fails_at = failing;
         record.error = error;
-        EXPECT_THAT(message([&] { write_file(path, "0123456789"); }),
+        EXPECT_THAT(testing::error_of([&] { write_file(path, "0123456789"); }),
                     AllOf(HasSubstr(failing <= 6 ? "file" : folder_.path().string()),
                           HasSubstr(std::generic_category().message(error))))
             << failing;
@@ -175,7 +166,7 @@ TEST_F(AtomicFileTest, AnAppendThatFailsSaysSoAndLeavesNothing) {
       RecordedCalls record(folder_.path());
       record.fails_at = failing;
       record.most_bytes = 3;
-      EXPECT_THAT(message([&] { AppendFile(path).append("text"); }),
+      EXPECT_THAT(testing::error_of([&] { AppendFile(path).append("text"); }),
                   AllOf(HasSubstr(failing == 1 || failing == 2 ? folder_.path().string() : path.string()),
                         HasSubstr("No space left on device")))
           << failing;
@@ -207,7 +198,7 @@ TEST_F(AtomicFileTest, AFullDiskIsAnErrorOfItsOwn) {
 
 TEST_F(AtomicFileTest, RoomIsAskedForWithBothNumbers) {
   EXPECT_NO_THROW(check_room(folder_.path(), 1, "a number"));
-  EXPECT_THAT(message([&] { check_room(folder_.path(), uint64_t{1} << 62, "all the books"); }),
+  EXPECT_THAT(testing::error_of([&] { check_room(folder_.path(), uint64_t{1} << 62, "all the books"); }),
               AllOf(HasSubstr("no room for all the books in " + folder_.path().string() +
                               ": 4611686018427387904 bytes "
                               "are needed, "),

@@ -13,6 +13,7 @@
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/ops/linear.h"
+#include "tests/error_of.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test::linear_cross_entropy_test {
@@ -50,15 +51,6 @@ class LinearCrossEntropyTest : public OnDevices {
     double largest = 0.0;
     for (const double value : expected) largest = std::max(largest, std::abs(value));
     for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], tolerance * largest) << what;
-  }
-
-  static std::string message_of(const auto& call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
   }
 
   Random random_{3, RandomStream::test};
@@ -171,17 +163,18 @@ TEST_P(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
   const Variable x = tape.constant(normal({3, 4}, DType::float32, 1.0));
   const Variable weight = tape.constant(normal({5, 4}, DType::float32, 1.0));
   const Tensor targets = Tensor::zeros(context(), {3}, DType::int32);
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(testing::error_of([&] {
               linear_cross_entropy(tape, x, tape.constant(normal({5, 3}, DType::float32, 1.0)), targets);
             }),
             "[linear_cross_entropy] weight has shape (5, 3), expected (classes, 4), at least one class: 4 is the last "
             "dimension of x (3, 4)");
-  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, Tensor::zeros(context(), {2}, DType::int32)); }),
-            "[linear_cross_entropy] targets are int32 (2), expected dense int32 (3): one for each row of x (3, 4)");
   EXPECT_EQ(
-      message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.loss = {.reduction = Reduction::none}}); }),
-      "[linear_cross_entropy] reduction is none, expected mean or sum");
-  EXPECT_EQ(message_of([&] { linear_cross_entropy(tape, x, weight, targets, {.chunk = 0}); }),
+      testing::error_of([&] { linear_cross_entropy(tape, x, weight, Tensor::zeros(context(), {2}, DType::int32)); }),
+      "[linear_cross_entropy] targets are int32 (2), expected dense int32 (3): one for each row of x (3, 4)");
+  EXPECT_EQ(testing::error_of(
+                [&] { linear_cross_entropy(tape, x, weight, targets, {.loss = {.reduction = Reduction::none}}); }),
+            "[linear_cross_entropy] reduction is none, expected mean or sum");
+  EXPECT_EQ(testing::error_of([&] { linear_cross_entropy(tape, x, weight, targets, {.chunk = 0}); }),
             "[linear_cross_entropy] chunk is 0, expected at least one row");
 }
 

@@ -15,6 +15,7 @@
 #include "core/tensor/transfer.h"
 #include "layers/modules/position.h"
 #include "layers/registry.h"
+#include "tests/error_of.h"
 
 namespace heddle::lrpe_test {
 namespace {
@@ -99,21 +100,12 @@ TEST(Lrpe, HasAnAngleForEachPairOrEachFeatureOfAnAxis) {
   EXPECT_EQ(theta("{type: lrpe_cosine, learnable: true, per_head: true, shape: [2, 2, 2]}"), "(2, 3)");
 }
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(LrpeRotate, NamesWhatDoesNotFit) {
   Context context;
   Tape tape(context);
   const auto message = [&](const Shape& x, const Shape& theta, DType x_dtype = DType::float32,
                            DType theta_dtype = DType::float32) {
-    return message_of([&] {
+    return testing::error_of([&] {
       lrpe_rotate(tape, tape.constant(normal(context, x, x_dtype)), tape.constant(normal(context, theta, theta_dtype)));
     });
   };
@@ -138,7 +130,7 @@ TEST(LrpeCosine, NamesWhatDoesNotFit) {
   Context context;
   Tape tape(context);
   const auto message = [&](const Shape& x, const Shape& theta, const LrpeCosineOptions& options = {}) {
-    return message_of(
+    return testing::error_of(
         [&] { lrpe_cosine(tape, tape.constant(normal(context, x)), tape.constant(normal(context, theta)), options); });
   };
   EXPECT_EQ(message({3, 8}, {1, 8}, {.layout = Layout::bhnd}),
@@ -258,7 +250,7 @@ TEST(LrpeCosine, AGridIsReadInOnePass) {
   parameters.materialize(context, DType::float32, 1);
   Tape tape(context, Tape::Mode::inference);
   EXPECT_EQ(to_string(lrpe->forward(tape, tape.constant(normal(context, {1, 7, 2, 8}))).shape()), "(1, 7, 2, 16)");
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(testing::error_of([&] {
               lrpe->forward(tape, tape.constant(normal(context, {1, 1, 2, 8})), 7);
             }),
             "[lrpe_cosine] a text on the grid (2, 3) is read in one pass, found one that goes on at token 7");

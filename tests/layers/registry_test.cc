@@ -12,23 +12,13 @@
 #include "core/config/config_load.h"
 #include "core/runtime/error.h"
 #include "tests/architecture/docs_sections.h"
+#include "tests/error_of.h"
 
 namespace heddle::test::registry_test {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-// What `call` throws, as text; empty when it throws nothing.
-template <class Call>
-std::string error_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 OperatorFunction make_nothing(const ConfigNode&) {
   return [](Tape&, const NamedVariables& inputs) { return inputs; };
@@ -44,26 +34,27 @@ TEST(Registry, RefusesRowsThatLackSomething) {
   Registry registry;
   Operator row = identity();
   row.cases = nullptr;
-  EXPECT_EQ(error_of([&] { registry.add(row); }),
+  EXPECT_EQ(testing::error_of([&] { registry.add(row); }),
             "operator identity has no cases to be checked by: write them in layers/operators/identity.cc");
   row = identity();
   row.make = nullptr;
-  EXPECT_THAT(error_of([&] { registry.add(row); }), HasSubstr("set Operator::make"));
+  EXPECT_THAT(testing::error_of([&] { registry.add(row); }), HasSubstr("set Operator::make"));
   row = identity();
   row.inputs.clear();
-  EXPECT_THAT(error_of([&] { registry.add(row); }), HasSubstr("set Operator::inputs"));
+  EXPECT_THAT(testing::error_of([&] { registry.add(row); }), HasSubstr("set Operator::inputs"));
   row = identity();
   row.outputs.clear();
-  EXPECT_THAT(error_of([&] { registry.add(row); }), HasSubstr("set Operator::outputs"));
+  EXPECT_THAT(testing::error_of([&] { registry.add(row); }), HasSubstr("set Operator::outputs"));
   EXPECT_TRUE(registry.operators().empty());
 }
 
 TEST(Registry, RefusesANameThatIsTaken) {
   Registry registry = built_in_registry();
   registry.add(identity());
-  EXPECT_EQ(error_of([&] { registry.add(identity()); }), "two operators are called identity");
-  EXPECT_THAT(error_of([&] { registry.add_mixer("lightning", [] { return nullptr; }); }), HasSubstr("lightning"));
-  EXPECT_THAT(error_of([&] { registry.add_channel("glu", [] { return nullptr; }); }), HasSubstr("glu"));
+  EXPECT_EQ(testing::error_of([&] { registry.add(identity()); }), "two operators are called identity");
+  EXPECT_THAT(testing::error_of([&] { registry.add_mixer("lightning", [] { return nullptr; }); }),
+              HasSubstr("lightning"));
+  EXPECT_THAT(testing::error_of([&] { registry.add_channel("glu", [] { return nullptr; }); }), HasSubstr("glu"));
 }
 
 // What a program adds is in its copy only.
@@ -82,7 +73,7 @@ TEST(Registry, EveryOperatorRefusesAnOptionItDoesNotKnow) {
     EXPECT_NO_THROW(bind_operator(op, parse_config(options))) << op.name << " " << options;
     ASSERT_EQ(options.front(), '{') << op.name;
     options.insert(1, options == "{}" ? "no_such_option: 1" : "no_such_option: 1, ");
-    EXPECT_THAT(error_of([&] { bind_operator(op, parse_config(options)); }),
+    EXPECT_THAT(testing::error_of([&] { bind_operator(op, parse_config(options)); }),
                 AllOf(HasSubstr(":1:2: "), HasSubstr("unknown key 'no_such_option'")))
         << op.name << ": layers/operators swallows an option";
   }

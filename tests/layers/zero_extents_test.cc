@@ -20,6 +20,7 @@
 #include "layers/ops/linear_attention.h"
 #include "layers/ops/linear_cross_entropy.h"
 #include "layers/ops/log_sigmoid.h"
+#include "tests/error_of.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test::zero_extents_test {
@@ -45,16 +46,6 @@ class ZeroExtents : public OnDevices {
   void expect_zeros(const Tensor& values) {
     for (const double value : read(values)) ASSERT_EQ(value, 0.0);
   }
-  template <class Call>
-  std::string error_of(const Call& call) {
-    try {
-      call();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
   Random random_{2, RandomStream::test};
 };
 
@@ -102,7 +93,7 @@ TEST_P(ZeroExtents, Embedding) {
     const Variable y = embedding(tape, indices({0}), empty);
     EXPECT_EQ(y.shape(), (Shape{0, 5}));
     tape.backward(y, tensor({0, 5}, dtype));
-    EXPECT_EQ(error_of([&] { embedding(tape, indices({3}), empty); }),
+    EXPECT_EQ(testing::error_of([&] { embedding(tape, indices({3}), empty); }),
               "[embedding] weight has shape (0, 5), expected at least one row for tokens (3)");
   }
 }
@@ -113,7 +104,7 @@ TEST_P(ZeroExtents, EmbeddingOfNoFeaturesChecksItsTokens) {
   Tape tape(context());
   const Tensor tokens = indices({2});
   write_values(context(), tokens, {0.0, 9.0});
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(testing::error_of([&] {
               embedding(tape, tokens, tape.constant(tensor({4, 0}, DType::float32)));
             }),
             "[embedding] token 1 is 9, expected one of [0, 4): the vocabulary");
@@ -137,7 +128,7 @@ TEST_P(ZeroExtents, CrossEntropy) {
       }
     }
     Tape tape(context());
-    EXPECT_EQ(error_of([&] {
+    EXPECT_EQ(testing::error_of([&] {
                 cross_entropy(tape, tape.constant(tensor({2, 3, 0}, dtype)), indices({2, 3}));
               }),
               "[cross_entropy] logits have shape (2, 3, 0), expected at least one class");
@@ -180,7 +171,7 @@ TEST_P(ZeroExtents, LinearAttention) {
       const Variable state = leaf(tape, {batch, heads, dim, value_dim}, wide, gradients[3]);
       const Variable decay = tape.constant(Tensor::zeros(context(), {heads}, wide));
       LinearAttention result;
-      const std::string error = error_of([&] {
+      const std::string error = testing::error_of([&] {
         result = linear_attention(tape, q, k, v, {decay, state}, {.decay = Decay::constant});
       });
       if (dim == 0) {

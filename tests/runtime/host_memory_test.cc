@@ -12,22 +12,13 @@
 #include "core/runtime/checked.h"
 #include "core/runtime/context.h"
 #include "core/runtime/storage.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-template <class Call>
-std::string out_of_memory(const Call& call) {
-  try {
-    call();
-  } catch (const OutOfMemory& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(HostMemoryTest, IsWhatThisMachineMayHave) {
   EXPECT_GT(host_memory_bytes(), size_t{64} << 20);
@@ -39,10 +30,11 @@ TEST(HostMemoryTest, SizesBeyondItAreRefusedWithBothSizes) {
   const auto there = static_cast<std::int64_t>(host_memory_bytes());
   check_host_memory("a list", there / 8, 8);
   const std::string machine = "the machine has " + format_bytes(host_memory_bytes());
-  EXPECT_THAT(out_of_memory([&] { check_host_memory("a list", there / 8 + 1, 8); }),
+  EXPECT_THAT(testing::error_of<OutOfMemory>([&] { check_host_memory("a list", there / 8 + 1, 8); }),
               AllOf(HasSubstr("out of memory on the host: a list would take "), HasSubstr(machine)));
-  EXPECT_THAT(out_of_memory([] { check_host_memory("a list", std::numeric_limits<std::int64_t>::max(), 8); }),
-              HasSubstr("a list would take 17179869184.0 GiB"));
+  EXPECT_THAT(
+      testing::error_of<OutOfMemory>([] { check_host_memory("a list", std::numeric_limits<std::int64_t>::max(), 8); }),
+      HasSubstr("a list would take 17179869184.0 GiB"));
 }
 
 // A system that overcommits grants what it does not have, and ends the process when it is touched.
@@ -50,7 +42,7 @@ TEST(HostMemoryTest, TheAllocatorOfTheCpuRefusesWhatTheMachineLacks) {
   Context context;
   const size_t there = host_memory_bytes();
   const Storage held(context, 100 << 20);
-  const std::string text = out_of_memory([&] { Storage(context, there - (64 << 20)); });
+  const std::string text = testing::error_of<OutOfMemory>([&] { Storage(context, there - (64 << 20)); });
   EXPECT_THAT(text, AllOf(HasSubstr("out of memory on cpu: asked " + format_bytes(there - (64 << 20))),
                           HasSubstr("100.0 MiB allocated of 100.0 MiB reserved"),
                           HasSubstr("the device has " + format_bytes(there))));

@@ -10,21 +10,12 @@
 #include "core/tensor/dtype.h"
 #include "core/tensor/element_types.h"
 #include "core/tensor/shape.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
 
 constexpr DType kAll[] = {DType::float64, DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::int64};
-
-template <class Run>
-std::string error_of(const Run& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(DTypeTest, NamesGoBothWays) {
   for (const DType dtype : kAll) EXPECT_EQ(parse_dtype(name(dtype)), dtype);
@@ -34,7 +25,7 @@ TEST(DTypeTest, NamesGoBothWays) {
 TEST(DTypeTest, UnknownNamesListTheKnownOnes) {
   for (const char* text : {"", "float", "Float32", "float32 ", "bf16"}) {
     EXPECT_EQ(
-        error_of([&] { parse_dtype(text); }),
+        testing::error_of([&] { parse_dtype(text); }),
         fmt::format("unknown dtype '{}', expected one of float64, float32, bfloat16, float16, int32, int64", text));
   }
 }
@@ -62,7 +53,7 @@ TEST(DeviceTest, NamesGoBothWays) {
 TEST(DeviceTest, WhatIsNoDeviceIsRefused) {
   for (const char* text :
        {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:1 ", "CPU", "cpu:0", "cuda:99999999999999999999"}) {
-    EXPECT_EQ(error_of([&] { parse_device(text); }),
+    EXPECT_EQ(testing::error_of([&] { parse_device(text); }),
               fmt::format("unknown device '{}', expected cpu, cuda, cuda:INDEX or meta", text));
   }
 }
@@ -77,7 +68,7 @@ TEST(ShapeTest, IndexesFromBothEnds) {
   EXPECT_EQ(shape, (Shape{2, 3, 5}));
   EXPECT_EQ(to_string(shape), "(2, 3, 5)");
   EXPECT_EQ(shape.part(1, 3), (Shape{3, 5}));
-  EXPECT_EQ(error_of([&] { (void)shape[3]; }), "dimension 3 of a tensor of rank 3");
+  EXPECT_EQ(testing::error_of([&] { (void)shape[3]; }), "dimension 3 of a tensor of rank 3");
   EXPECT_THROW((void)shape[-4], Error);
   EXPECT_THROW((void)Shape{}[0], Error);
 }

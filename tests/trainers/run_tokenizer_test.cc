@@ -13,6 +13,7 @@
 
 #include "core/io/atomic_file.h"
 #include "tests/distributed/threads.h"
+#include "tests/error_of.h"
 #include "tests/trainers/test_config.h"
 #include "tests/trainers/trainer_test.h"
 #include "trainers/data/sentencepiece.h"
@@ -47,16 +48,6 @@ class RunTokenizerTest : public testing::TrainerTest {
   std::string weights(const std::string& run) { return file(run + "/checkpoints/step_12/model.safetensors"); }
   LoadedModel loaded(const std::string& path, const std::vector<std::string>& overrides = {}) {
     return load_model(context_, folder_ / path, overrides, [](const std::string&) {});
-  }
-  // Why it is refused; "" where it is not.
-  template <class Work>
-  static std::string refusal(const Work& work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
   }
   std::string shown(const std::string& name, const std::string& contents) {
     FileDigest digest;
@@ -101,10 +92,10 @@ TEST_F(RunTokenizerTest, AnotherTokenizerIsRefusedAndBothAreNamed) {
   const auto names_both =
       AllOf(HasSubstr("the tokenizer is not that of " + step_5), HasSubstr("now " + shown(model_, others)),
             HasSubstr("then " + shown(model_, pieces_)), HasSubstr("--set data.tokenizer=" + copy("run")));
-  EXPECT_THAT(refusal([&] { run("run", config()); }), names_both);
-  EXPECT_THAT(refusal([&] { run("run", config(), 0, (folder_ / "run").string()); }), names_both);
-  EXPECT_THAT(refusal([&] { dry_run(config(), {.folder = folder_ / "run"}); }), names_both);
-  EXPECT_THAT(refusal([&] { run("run", config("bytes"), 0, (folder_ / "run").string()); }),
+  EXPECT_THAT(testing::error_of([&] { run("run", config()); }), names_both);
+  EXPECT_THAT(testing::error_of([&] { run("run", config(), 0, (folder_ / "run").string()); }), names_both);
+  EXPECT_THAT(testing::error_of([&] { dry_run(config(), {.folder = folder_ / "run"}); }), names_both);
+  EXPECT_THAT(testing::error_of([&] { run("run", config("bytes"), 0, (folder_ / "run").string()); }),
               HasSubstr("now bytes, then"));
   EXPECT_EQ(file("run/tokenizer.model"), pieces_);
   // The copy by its name is no other config.
@@ -124,20 +115,22 @@ TEST_F(RunTokenizerTest, ModelsAreUsedWithTheCopy) {
   fs::create_symlink(folder_ / "disk", folder_ / "run/checkpoints");
   EXPECT_EQ(loaded("run").config.data.tokenizer, copy("run"));
   // What the user names is checked as well.
-  EXPECT_THAT(refusal([&] { loaded("run", {"data.tokenizer='" + model_ + "'"}); }),  // the name that the config has
-              "");
+  EXPECT_THAT(
+      testing::error_of([&] { loaded("run", {"data.tokenizer='" + model_ + "'"}); }),  // the name that the config has
+      "");
   fs::copy(model_, folder_ / "other.model");
-  EXPECT_THAT(refusal([&] { loaded("run", {"data.tokenizer='" + (folder_ / "other.model").string() + "'"}); }),
-              AllOf(HasSubstr("--set data.tokenizer: the tokenizer is not that of"), HasSubstr("other.model ("),
-                    HasSubstr("then " + shown(model_, pieces_))));
-  EXPECT_THAT(refusal([&] { loaded("run", {"data.tokenizer=bytes"}); }), HasSubstr("now bytes, then"));
+  EXPECT_THAT(
+      testing::error_of([&] { loaded("run", {"data.tokenizer='" + (folder_ / "other.model").string() + "'"}); }),
+      AllOf(HasSubstr("--set data.tokenizer: the tokenizer is not that of"), HasSubstr("other.model ("),
+            HasSubstr("then " + shown(model_, pieces_))));
+  EXPECT_THAT(testing::error_of([&] { loaded("run", {"data.tokenizer=bytes"}); }), HasSubstr("now bytes, then"));
   // A checkpoint without its run is used with the file of the config, if it is the same.
-  EXPECT_THAT(refusal([&] { loaded("disk/step_8"); }), HasSubstr("the tokenizer is not that of"));
+  EXPECT_THAT(testing::error_of([&] { loaded("disk/step_8"); }), HasSubstr("the tokenizer is not that of"));
   write_file(model_, pieces_);
   EXPECT_EQ(loaded("disk/step_8").config.data.tokenizer, model_);
   // A copy that was damaged.
   write_file(copy("run"), pieces_.substr(1));
-  EXPECT_THAT(refusal([&] { loaded("run"); }), HasSubstr("now " + shown(copy("run"), pieces_.substr(1))));
+  EXPECT_THAT(testing::error_of([&] { loaded("run"); }), HasSubstr("now " + shown(copy("run"), pieces_.substr(1))));
 }
 
 // Runs of earlier versions: no copy, and nothing of it in the state.
@@ -157,7 +150,7 @@ TEST_F(RunTokenizerTest, FormerRunsGoOnAndGetACopy) {
 TEST_F(RunTokenizerTest, AFileOfThatNameIsNeverReplaced) {
   fs::create_directory(folder_ / "run");
   write_file(copy("run"), "a file of the user");
-  EXPECT_THAT(refusal([&] { run("run", config()); }),
+  EXPECT_THAT(testing::error_of([&] { run("run", config()); }),
               AllOf(HasSubstr(shown(copy("run"), "a file of the user") +
                               ", which keeps the tokenizer of a run, is not " + shown(model_, pieces_)),
                     HasSubstr("--out DIR")));

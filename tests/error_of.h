@@ -1,18 +1,18 @@
 // The error that a function meets, as text.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "core/runtime/error.h"
 
 namespace heddle::testing {
 
-// what() of the Error that `run` throws (a ConfigError is one), or "no error".
-inline std::string error_of(const std::function<void()>& run) {
+// what() of the E that `run` throws, or "no error".
+template <class E = Error, class Run>
+std::string error_of(const Run& run) {
   try {
     run();
-  } catch (const Error& error) {
+  } catch (const E& error) {
     return error.what();
   }
   return "no error";
