@@ -117,7 +117,7 @@ TEST_F(RunTokenizerTest, ModelsAreUsedWithTheCopy) {
   // What the user names is checked as well.
   EXPECT_THAT(
       testing::error_of([&] { loaded("run", {"data.tokenizer='" + model_ + "'"}); }),  // the name that the config has
-      "");
+      "no error");
   fs::copy(model_, folder_ / "other.model");
   EXPECT_THAT(
       testing::error_of([&] { loaded("run", {"data.tokenizer='" + (folder_ / "other.model").string() + "'"}); }),
