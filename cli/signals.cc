@@ -4,10 +4,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdio>
 #include <initializer_list>
+#include <iterator>
 #include <thread>
 
 #include "core/runtime/block_signals.h"
@@ -19,14 +19,14 @@ namespace {
 // Libraries install handlers before main() begins, as UCX, which MPI brings along, does for SIGHUP (it then logs more).
 // The program would take them for what its caller wants. So the actions are noted before the libraries' constructors
 // run, and are what they were again after these, before main().
-constexpr std::array kStops = {SIGINT, SIGTERM, SIGHUP};
+constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
 
 #if defined(__linux__)
-std::array<bool, kStops.size()> ignored_at_start;
+bool ignored_at_start[std::size(kStops)];
 
 // The system call itself, and no sanitizer: neither is set up yet. The handler is the first word of what it fills.
-[[gnu::no_sanitize("address", "undefined", "thread")]] void note_actions(int, char**, char**) {
-  for (size_t i = 0; i < kStops.size(); ++i) {
+__attribute__((no_sanitize("address", "undefined", "thread"))) void note_actions(int, char**, char**) {
+  for (size_t i = 0; i < std::size(kStops); ++i) {
     unsigned long action[16] = {};
     const long failed = ::syscall(SYS_rt_sigaction, kStops[i], nullptr, action, _NSIG / 8);
     ignored_at_start[i] = failed == 0 && action[0] == reinterpret_cast<unsigned long>(SIG_IGN);
@@ -35,7 +35,7 @@ std::array<bool, kStops.size()> ignored_at_start;
 [[gnu::section(".preinit_array"), gnu::used]] void (*const note_before_libraries)(int, char**, char**) = note_actions;
 
 const bool actions_are_restored = [] {
-  for (size_t i = 0; i < kStops.size(); ++i) {
+  for (size_t i = 0; i < std::size(kStops); ++i) {
     struct sigaction action {};
     if (::sigaction(kStops[i], nullptr, &action) != 0) return false;
     const auto at_start = ignored_at_start[i] ? SIG_IGN : SIG_DFL;
