@@ -8,8 +8,8 @@ extents of their inputs are drawn anew, odd ones among them. The formulas of pee
 rounded inputs. An error is the largest difference of a tensor over its largest element; in 16 bits it is counted in
 roundings, which are half a unit in the last place of that element. Beside each error stands that of PyTorch where it
 computes the same formula in the dtype itself, one operator after the other. Exit code 1 when an operator is beyond the
-limit: 1e-5 for values and 1e-4 for gradients in float32; in 16 bits 2 roundings, or PyTorch's own error where that is
-larger, as in chains of operators, which round what they hand on.
+limit: 1e-5 for values and 1e-4 for gradients in float32; in 16 bits 2 roundings, or PyTorch's own error where operators
+round on the way and that is larger, up to a bound of its own.
 """
 
 import argparse
@@ -31,6 +31,10 @@ LARGEST = 1 << 16
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 # The limits of values and of gradients: fractions in float32, roundings in 16 bits.
 LIMITS = {"float32": (1e-5, 1e-4), "float16": (2.0, 2.0), "bfloat16": (2.0, 2.0)}
+# How far PyTorch's own error may raise those of 16 bits: gradients pass through values of 16 bits. Chains of operators round
+# what they hand on, and norms the sum of x and residual, whose mean is taken off after that: these bounds times those below.
+RAISED = (2.0, 8.0)
+CHAINS = {"glu": 3.0, "ffn": 3.0, "glu_product": 2.0, "layer_norm": 2.0, "group_norm": 2.0}
 KINDS = ("values", "gradients")
 
 
@@ -68,9 +72,9 @@ class Trial:
             self.drawn = self.case if is_last else with_new_extents(self.case, self.draw)
             generator = torch.Generator().manual_seed(self.seed)
             try:
-                inputs = layers.make_inputs(self.drawn, getattr(torch, self.dtype), generator)
-                self.expected, self.upstream = layers.run_torch(self.drawn, inputs, generator)
-                return self.drawn, {**inputs, **self.upstream}
+                self.inputs = layers.make_inputs(self.drawn, getattr(torch, self.dtype), generator)
+                self.expected, self.upstream = layers.run_torch(self.drawn, self.inputs, generator)
+                return self.drawn, {**self.inputs, **self.upstream}
             except (RuntimeError, ValueError, IndexError, AssertionError):
                 if is_last:
                     raise
@@ -82,10 +86,8 @@ class Trial:
                 sys.exit(f"{self.drawn.name}: {found}")
             return False
         self.worst = self.errors(found)
-        generator = torch.Generator().manual_seed(self.seed)
-        inputs = layers.make_inputs(self.drawn, getattr(torch, self.dtype), generator)
         try:
-            self.of_torch = self.errors(layers.run_torch_as_stored(self.drawn, inputs, self.upstream))
+            self.of_torch = self.errors(layers.run_torch_as_stored(self.drawn, self.inputs, self.upstream))
         except RuntimeError:  # it does not multiply tensors of different dtypes
             pass
         return True
@@ -134,8 +136,11 @@ def main() -> int:
         worst = {kind: max(trial.worst[kind] for trial in row) for kind in KINDS}
         of_torch = {kind: max((trial.of_torch[kind] for trial in row if trial.of_torch), default=(0.0, ""))
                     for kind in KINDS}
-        right = all(worst[kind][0] <= (limit if dtype == "float32" else max(limit, of_torch[kind][0]))
-                    for kind, limit in zip(KINDS, LIMITS[dtype]))
+        limits = LIMITS[dtype]
+        if dtype != "float32":
+            limits = [max(limit, min(of_torch[kind][0], most * CHAINS.get(operator, 1.0)))
+                      for kind, limit, most in zip(KINDS, limits, RAISED)]
+        right = all(worst[kind][0] <= limit for kind, limit in zip(KINDS, limits))
         beyond += not right
         show = "{:10.1e}" if dtype == "float32" else "{:10.2f}"
         errors = [error for kind in KINDS for error in (worst[kind], of_torch[kind])]

@@ -16,12 +16,11 @@
 namespace heddle::cli {
 namespace {
 
+#if defined(__linux__)
 // Libraries install handlers before main() begins, as UCX, which MPI brings along, does for SIGHUP (it then logs more).
 // The program would take them for what its caller wants. So the actions are noted before the libraries' constructors
 // run, and are what they were again after these, before main().
 constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
-
-#if defined(__linux__)
 bool ignored_at_start[std::size(kStops)];
 
 // The system call itself, and no sanitizer: neither is set up yet. The handler is the first word of what it fills.
