@@ -46,9 +46,19 @@ constexpr std::array kCommands = {
     Command{"info", "Version, build options, devices, libraries", add_info},
 };
 
+// Takes no memory, of which there may be none.
+int report_out_of_memory() {
+  print_message(stderr, "error: out of memory on the host\n");
+  return kFailed;
+}
+
 int report(const char* message, int code) {
-  print_message(stderr, fmt::format("error: {}\n", message));
-  return code;
+  try {
+    print_message(stderr, fmt::format("error: {}\n", message));
+    return code;
+  } catch (const std::bad_alloc&) {
+    return report_out_of_memory();
+  }
 }
 
 // CLI11 would say no more than that a subcommand is required.
@@ -102,9 +112,9 @@ int report_errors(const Run& command) {
   } catch (const UsageError& error) {
     return report(error.what(), kUsage);
   } catch (const std::bad_alloc&) {
-    return report("out of memory on the host", kFailed);
+    return report_out_of_memory();
   } catch (const std::length_error&) {  // a container was asked for more than any memory holds
-    return report("out of memory on the host", kFailed);
+    return report_out_of_memory();
   } catch (const std::system_error& error) {
     if (error.code() != std::errc::resource_unavailable_try_again) return report(error.what(), kFailed);
     return report("cannot start a thread: the memory or the number of threads of this process is at its limit",

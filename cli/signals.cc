@@ -61,7 +61,7 @@ Signals& Signals::install(const char* stopping) {
   return signals;
 }
 
-Signals::Signals(const char* stopping) : stopping_(stopping) {
+Signals::Signals(const char* stopping) : stopping_(fmt::format("\n{}\n", stopping)) {
   sigemptyset(&awaited_);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM}) {
     if (has_default_action(signal)) sigaddset(&awaited_, signal);
@@ -87,7 +87,7 @@ void Signals::wait_for_signals() {
 
 void Signals::request_stop(int signal) {
   if (!stop_requested_.exchange(true)) {
-    print_message(stderr, fmt::format("\n{}\n", stopping_));
+    print_message(stderr, stopping_);
     return;
   }
   sigset_t one;

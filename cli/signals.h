@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <string>
 
 namespace heddle::cli {
 
@@ -21,7 +22,7 @@ namespace heddle::cli {
 class Signals {
  public:
   // From the first call on, until the process ends. `stopping` is the line that the first request to stop prints: what
-  // is still done, and what a second signal does. It must last as long as the process.
+  // is still done, and what a second signal does.
   static Signals& install(const char* stopping);
 
   bool stop_requested() const { return stop_requested_; }
@@ -33,7 +34,7 @@ class Signals {
   [[noreturn]] void wait_for_signals();
   void request_stop(int signal);
 
-  const char* stopping_;
+  std::string stopping_;  // as it is printed, which then takes no memory
   sigset_t awaited_;
   std::atomic<bool> stop_requested_ = false, checkpoint_requested_ = false;
 };

@@ -87,8 +87,9 @@ class ControlChannel::Watcher {
     const std::lock_guard lock(mutex_);
     return failure_;
   }
-  void check() const {
-    const std::lock_guard lock(mutex_);
+  void check(Clock::duration time) const {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, time, [&] { return !failure_.empty(); });
     throw_failure();
   }
 
@@ -355,7 +356,7 @@ class ControlChannel::Watcher {
   std::thread thread_;
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  mutable std::condition_variable changed_;
   std::optional<std::string> own_;                    // given to all_gather(), not yet taken by the thread
   std::optional<std::vector<std::string>> gathered_;  // its result
   bool is_gathering_ = false;                         // all_gather() waits
@@ -375,6 +376,6 @@ int ControlChannel::world_size() const { return watcher_->world_size(); }
 std::vector<std::string> ControlChannel::all_gather(std::string_view bytes) { return watcher_->all_gather(bytes); }
 void ControlChannel::fail(std::string_view reason) noexcept { watcher_->fail(reason); }
 std::string ControlChannel::failure() const { return watcher_->failure(); }
-void ControlChannel::check() const { watcher_->check(); }
+void ControlChannel::check(Clock::duration time) const { watcher_->check(time); }
 
 }  // namespace heddle

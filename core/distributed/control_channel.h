@@ -54,8 +54,8 @@ class ControlChannel {
   void fail(std::string_view reason) noexcept;
   // Who was lost and how; empty as long as nobody is.
   std::string failure() const;
-  // Throws Error when somebody is lost.
-  void check() const;
+  // Throws Error when somebody is lost, or will be within the time given.
+  void check(Clock::duration time = {}) const;
 
  private:
   class Watcher;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -92,9 +93,9 @@ class NcclCommunicator final : public Communicator {
     const std::lock_guard lock(mutex_);
     begin();
     if (values.numel() == 0) return;
-    library_.check(library_.all_reduce(values.raw(), values.raw(), static_cast<size_t>(values.numel()),
-                                       data_type_of(values.dtype()), ncclSum, comm_, stream),
-                   "ncclAllReduce");
+    check_nccl(library_.all_reduce(values.raw(), values.raw(), static_cast<size_t>(values.numel()),
+                                   data_type_of(values.dtype()), ncclSum, comm_, stream),
+               "ncclAllReduce");
   }
 
   void reduce_scatter(const Tensor& values, std::span<const int64_t> bounds, StreamHandle stream) override {
@@ -102,13 +103,13 @@ class NcclCommunicator final : public Communicator {
     begin();
     const ncclDataType_t type = data_type_of(values.dtype());
     if (const size_t count = equal_parts(bounds); count > 0) {
-      return library_.check(
+      return check_nccl(
           library_.reduce_scatter(values.raw(), place(values, bounds, rank()), count, type, ncclSum, comm_, stream),
           "ncclReduceScatter");
     }
     for_each_part(bounds, [&](int part, size_t count) {
       void* data = place(values, bounds, part);
-      library_.check(library_.reduce(data, data, count, type, ncclSum, part, comm_, stream), "ncclReduce");
+      check_nccl(library_.reduce(data, data, count, type, ncclSum, part, comm_, stream), "ncclReduce");
     });
   }
 
@@ -117,13 +118,13 @@ class NcclCommunicator final : public Communicator {
     begin();
     const size_t element = size_of(values.dtype());
     if (const size_t count = equal_parts(bounds); count > 0) {
-      return library_.check(
+      return check_nccl(
           library_.all_gather(place(values, bounds, rank()), values.raw(), count * element, ncclInt8, comm_, stream),
           "ncclAllGather");
     }
     for_each_part(bounds, [&](int part, size_t count) {
       void* data = place(values, bounds, part);
-      library_.check(library_.broadcast(data, data, count * element, ncclInt8, part, comm_, stream), "ncclBroadcast");
+      check_nccl(library_.broadcast(data, data, count * element, ncclInt8, part, comm_, stream), "ncclBroadcast");
     });
   }
 
@@ -132,8 +133,7 @@ class NcclCommunicator final : public Communicator {
     begin();
     if (values.numel() == 0) return;
     const size_t bytes = static_cast<size_t>(values.numel()) * size_of(values.dtype());
-    library_.check(library_.broadcast(values.raw(), values.raw(), bytes, ncclInt8, root, comm_, stream),
-                   "ncclBroadcast");
+    check_nccl(library_.broadcast(values.raw(), values.raw(), bytes, ncclInt8, root, comm_, stream), "ncclBroadcast");
   }
 
   std::vector<std::string> all_gather_bytes(std::string_view bytes) override { return channel_->all_gather(bytes); }
@@ -145,7 +145,7 @@ class NcclCommunicator final : public Communicator {
   void connect() {
     const std::string version = library_.version();
     ncclUniqueId id{};
-    if (rank() == 0) library_.check(library_.get_unique_id(&id), "ncclGetUniqueId");
+    if (rank() == 0) check_nccl(library_.get_unique_id(&id), "ncclGetUniqueId");
     PayloadWriter own;
     own.add(version).add(host_name()).add(bus_id(device_)).add(std::string_view(id.internal, sizeof(id.internal)));
     std::map<std::string, int> rank_of_gpu;
@@ -164,9 +164,15 @@ class NcclCommunicator final : public Communicator {
     }
     HEDDLE_CUDA_CHECK(cudaSetDevice(device_));
     ncclComm_t comm = nullptr;
-    library_.check(library_.comm_init_rank(&comm, size(), id, rank()), "ncclCommInitRank");
+    check_nccl(library_.comm_init_rank(&comm, size(), id, rank()), "ncclCommInitRank");
     const std::lock_guard lock(mutex_);
     comm_ = comm;
+  }
+
+  // NCCL may be the first to notice that a process is gone. It cannot say which, as the channel can a moment later.
+  void check_nccl(ncclResult_t result, const char* call) const {
+    if (result != ncclSuccess) channel_->check(std::chrono::seconds(3));
+    library_.check(result, call);
   }
 
   // Before every call: the device, and whether there still is a communicator.
@@ -202,12 +208,12 @@ class NcclCommunicator final : public Communicator {
   // Calls work(part, elements) for the parts that are not empty, as one operation.
   template <class Work>
   void for_each_part(std::span<const int64_t> bounds, const Work& work) const {
-    library_.check(library_.group_start(), "ncclGroupStart");
+    check_nccl(library_.group_start(), "ncclGroupStart");
     for (int part = 0; part + 1 < static_cast<int>(bounds.size()); ++part) {
       const int64_t count = bounds[static_cast<size_t>(part) + 1] - bounds[static_cast<size_t>(part)];
       if (count > 0) work(part, static_cast<size_t>(count));
     }
-    library_.check(library_.group_end(), "ncclGroupEnd");
+    check_nccl(library_.group_end(), "ncclGroupEnd");
   }
 
   const NcclLibrary library_;

@@ -16,6 +16,10 @@ namespace heddle::kernels {
 inline constexpr int kWindow = 64;
 // Heads of up to this many features are computed on tensor cores, but for float64.
 inline constexpr int64_t kLargestTensorDim = 256;
+// Shorter sequences do not take the matrix instructions of warpgroups.
+inline constexpr int64_t kShortestOnWarpgroups = 16;
+// The most features of query and key that a scan of bfloat16 takes at once.
+inline constexpr int64_t kPartKeys = 128;
 // The value features of the narrowest tile of a scan.
 inline constexpr int kScanTile = 32;
 
@@ -45,8 +49,9 @@ struct ScanSpans {
   int64_t count = 1, length = 0;
 };
 
-// Features that the blocks of a head share among them in float32: those of the value of a scan. In backward these are
-// the features of v in one scan and of q in the others; the smaller number is what most of the time goes by.
+// Features that the blocks of a head share among them in float32 and bfloat16: those of the value of a scan. In
+// backward these are the features of v in one scan and of q in the others; the smaller number is what most of the time
+// goes by.
 inline int64_t shared_features(const LinearAttentionForwardArgs& args) { return args.v.dim; }
 inline int64_t shared_features(const LinearAttentionBackwardArgs& args) { return std::min(args.q.dim, args.v.dim); }
 
@@ -57,14 +62,15 @@ inline int64_t scan_blocks_at_once(DType dtype, int64_t largest, int64_t shared)
 }
 
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
-// of more than 128 features, of which `largest` is the larger number and `shared` in float32 the one above, take more
-// than one multiprocessor each, and some of narrow heads of float32 share one. A GPU is taken to have 132 of them, so
+// of more than 128 features, of which `largest` is the larger number and `shared` the one above, take more than one
+// multiprocessor each, and some of narrow heads of float32 share one. A GPU is taken to have 132 of them, so
 // that results depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and
 // the kernels around them about that of 6 windows.
 inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t largest, int64_t shared) {
   constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
   const int64_t windows = parts_of(length, kWindow);
-  const int64_t blocks = heads * parts_of(dtype == DType::float32 ? shared : largest, kFeatures);
+  const bool by_shared = dtype == DType::float32 || dtype == DType::bfloat16;
+  const int64_t blocks = heads * parts_of(by_shared ? shared : largest, kFeatures);
   const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, largest, shared);
   const int64_t most = blocks > 0 ? std::min(places / blocks, windows / 2) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
@@ -81,13 +87,22 @@ ScanSpans scan_spans(const Args& args) {
 struct LinearAttentionWorkspace {
   int64_t sums = 0, starts = 0;              // of log decays and of tokens at which the state starts anew
   int64_t span_states = 0;                   // before the spans
+  int64_t partial_out = 0;                   // of scans in two parts
   int64_t token_gradients = 0, history = 0;  // for the gradient of log decays
   int64_t d_k = 0, d_v = 0;                  // sums over the heads of q that share a head of k
   int64_t bytes = 0;
 
-  explicit LinearAttentionWorkspace(const LinearAttentionForwardArgs& args) { add_scan(args); }
+  explicit LinearAttentionWorkspace(const LinearAttentionForwardArgs& args) {
+    add_scan(args);
+    partial_out = add(partial_bytes(args, args.q.dim, args.v.dim));
+  }
   explicit LinearAttentionWorkspace(const LinearAttentionBackwardArgs& args) {
     add_scan(args);
+    const bool shares =
+        args.q.heads != args.k.heads;  // then d_k and d_v are sums in float, which no scan in parts adds
+    const bool for_d_q = args.d_q && !args.d_log_decay, for_d_k = args.d_k && !args.d_log_decay && !shares;
+    partial_out = add(std::max(for_d_q || for_d_k ? partial_bytes(args, args.v.dim, args.q.dim) : 0,
+                               args.d_v && !shares ? partial_bytes(args, args.q.dim, args.v.dim) : 0));
     const int64_t number = static_cast<int64_t>(size_of(accumulate_type(args.q.dtype)));
     const int64_t heads = args.q.batch * args.q.heads;
     if (args.d_log_decay) {
@@ -96,7 +111,7 @@ struct LinearAttentionWorkspace {
       token_gradients = add(tiles * heads * args.q.length * number);
       history = add(heads * parts_of(args.q.length, chunk) * args.q.dim * args.v.dim * number);
     }
-    if (args.q.heads == args.k.heads) return;
+    if (!shares) return;
     const int64_t rows = args.k.batch * args.k.length * args.k.heads;
     if (args.d_k) d_k = add(rows * args.k.dim * number);
     if (args.d_v) d_v = add(rows * args.v.dim * number);
@@ -111,6 +126,14 @@ struct LinearAttentionWorkspace {
     const bool per_token = args.log_decay && args.decay_per_token;
     if (per_token) sums = add(heads * args.q.length * 8);
     if (per_token || args.segments) starts = add(heads * parts_of(args.q.length, kWindow) * 8);
+  }
+  // A scan in bfloat16 whose query and key have more than kPartKeys features computes out in two parts, of which the
+  // first is kept in float.
+  template <class Args>
+  static int64_t partial_bytes(const Args& args, int64_t keys, int64_t values) {
+    if (args.q.dtype != DType::bfloat16 || args.q.length < kShortestOnWarpgroups) return 0;
+    if (keys <= kPartKeys || keys > kLargestTensorDim) return 0;
+    return args.q.batch * args.q.heads * values * parts_of(args.q.length, kWindow) * kWindow * 4;
   }
   int64_t add(int64_t size) {
     const int64_t offset = bytes;

@@ -35,14 +35,17 @@ class MemoryLimitTest : public testing::TrainedTest {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   // Gives the process more and more memory, from where its libraries can be loaded and begin on to where it has enough.
+  // A library that ends it before main() may do so with more memory, too, than once was enough.
   void expect_errors(const std::string& command, const fs::path& run_to_remove = {}) {
     const std::string arguments = command + " --device cpu --threads 1";
+    const auto begins = [&](int mebibytes) { return run_limited(mebibytes, "--version") == 0; };
     int mebibytes = 32;
-    while (run_limited(mebibytes, "--version") != 0 && mebibytes < kMost) mebibytes += 4;
+    while (!begins(mebibytes) && mebibytes < kMost) mebibytes += 4;
     int failures = 0, code = 1;
     for (; code != 0 && mebibytes < kMost; ++mebibytes) {
       if (!run_to_remove.empty()) fs::remove_all(run_to_remove);
       code = run_limited(mebibytes, arguments);
+      if (code > kNotLoaded && !begins(mebibytes)) continue;
       ASSERT_THAT(code, AnyOf(0, 1, kNotLoaded)) << mebibytes << " MiB: " << read_file(error_);
       if (code == 1) {
         EXPECT_THAT(read_file(error_), HasSubstr("error: ")) << mebibytes << " MiB";

@@ -147,6 +147,18 @@ TEST(ControlChannelThreaded, WhatTheWatchFindsIsAFailure) {
   EXPECT_EQ(aborted, 2);
 }
 
+// What fails without knowing why waits for the channel to know.
+TEST(ControlChannelThreaded, ALossIsWaitedFor) {
+  const auto errors = run_all(2, [](ControlChannel& channel) {
+    channel.check(milliseconds(20));
+    channel.all_gather("");
+    if (channel.rank() == 0) return channel.check(seconds(20));
+    std::this_thread::sleep_for(milliseconds(200));
+    throw std::runtime_error("");
+  });
+  EXPECT_THAT(errors[0], HasSubstr("rank 1 on"));
+}
+
 // A process that does not notice a loss by itself is ended.
 TEST(ControlChannelThreaded, TheGraceIsOverOnce) {
   ControlChannelOptions options = quick();

@@ -57,8 +57,9 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
   EXPECT_EQ(count(67, 32768), 1);
   EXPECT_EQ(count(128, 32768), 1);
   EXPECT_EQ(count(0, 32768), 1);
-  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 128).count, 2);  // two multiprocessors a head
-  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 64, 32768, 256, 64).count, 1);
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 128).count, 4);  // blocks share 128 features
+  EXPECT_EQ(kernels::scan_spans(DType::float16, 32, 32768, 256, 128).count, 2);
   EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 256).count, 1);
   EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 64).count, 4);  // blocks share 64 features
   EXPECT_EQ(count(1, 0), 1);
@@ -91,7 +92,9 @@ TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
 // documents, and where gradients are added to.
 TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
   for (const Sizes& sizes : {Sizes{1, 1100, 2, 1, 64, 64}, Sizes{1, 1100, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
-                             Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 2, 2, 128, 256}, Sizes{1, 64, 1, 1, 8, 8}}) {
+                             Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 2, 2, 128, 256}, Sizes{1, 64, 1, 1, 8, 8},
+                             Sizes{1, 1100, 1, 1, 136, 40}, Sizes{1, 300, 2, 1, 256, 256},
+                             Sizes{2, 150, 1, 1, 160, 200}, Sizes{1, 90, 1, 1, 192, 256}}) {
     for (const Decay decay : {Decay::constant, Decay::data}) {
       for (const bool documents : {false, true}) {
         for (const DType dtype : {DType::bfloat16, DType::float16}) {
@@ -111,6 +114,7 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
           for (const char* what : {"final_state", "d_initial_state"}) {
             EXPECT_LE(error(found.at(what), exact.at(what)), 1e-4) << what << ", " << where;
           }
+          EXPECT_EQ(run(sizes, x, dtype, decay, DecayGradient::unwanted), found) << "of a second run, " << where;
         }
       }
     }
@@ -145,10 +149,11 @@ TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
 
 // The second of two gradients is added to the first; their sum is rounded once.
 TEST_P(LinearAttentionLong, GradientsAddUp) {
-  const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128}, widest{1, 100, 1, 1, 193, 225};
+  const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128}, widest{1, 100, 1, 1, 193, 225},
+      parts{1, 130, 1, 1, 184, 256};
   for (const auto& [sizes, dtype] :
-       {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16}, std::pair{narrow, DType::float32},
-        std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
+       {std::pair{parts, DType::bfloat16}, std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
+        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
     Tensors x = draw(sizes);
     const auto stored = [&, dtype = dtype, &sizes = sizes](const std::string& what) {
       const Tensor tensor = Tensor::empty(context(), sizes.shape(what), dtype);
@@ -182,10 +187,11 @@ TEST_P(LinearAttentionLong, GradientsAddUp) {
 // that does not depend on it.
 TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
   if (!on_gpu()) GTEST_SKIP() << "the CPU has one kernel for all sizes";
-  const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128}, widest{1, 140, 1, 1, 193, 90};
+  const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128}, widest{1, 140, 1, 1, 193, 90},
+      parts{1, 140, 1, 1, 256, 136};
   for (const auto& [sizes, dtype] :
-       {std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16}, std::pair{narrow, DType::float32},
-        std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
+       {std::pair{parts, DType::bfloat16}, std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
+        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
     Tensors clean = draw(sizes);
     draw_weak_decays(clean);
     set_documents(sizes, clean);

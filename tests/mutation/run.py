@@ -6,6 +6,7 @@ which test noticed a fault, to ask it first the next time, and which programs pa
 import argparse
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -40,8 +41,8 @@ MEMORY = pathlib.Path("/dev/shm")  # a file system on which tests of files need 
 
 
 class Program:
-    def __init__(self, path, gpu):
-        self.path, self.name = path, path.name.removeprefix("test_")
+    def __init__(self, path, gpu, devices):
+        self.path, self.name, self.devices = path, path.name.removeprefix("test_"), devices
         self.seconds = {}  # of each test, without a fault
         self.tests = []
         suite = ""
@@ -59,7 +60,7 @@ class Program:
             report = pathlib.Path(folder, "report.json")
             environment = dict(os.environ, HEDDLE_FAULT=str(fault), GTEST_FAIL_FAST="1", GTEST_FILTER=":".join(tests),
                                GTEST_OUTPUT=f"json:{report}", TMPDIR=folder, TEST_TMPDIR=folder,
-                               OMP_WAIT_POLICY="passive")
+                               OMP_WAIT_POLICY="passive", **next(self.devices))
             process = subprocess.Popen([self.path], env=environment, cwd=folder, text=True, errors="replace",
                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                        start_new_session=True)
@@ -128,6 +129,7 @@ def main():
                         "are looked at")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="faults tried side by side")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that take turns at the runs")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
 
@@ -139,11 +141,15 @@ def main():
         parser.error(f"--seconds is {arguments.seconds:g}, expected more than 0")
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}, expected at least 1")
+    if arguments.gpus < 1:
+        parser.error(f"--gpus is {arguments.gpus}, expected at least 1")
     if arguments.programs is None:
         return
+    devices = itertools.cycle([{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in range(arguments.gpus)]
+                              if arguments.gpus > 1 else [{}])
     if arguments.names:
         faults = [fault for fault in faults if fault.name.startswith(tuple(arguments.names))]
-    programs = [Program(path, arguments.cuda) for path in sorted(arguments.programs.resolve().glob("test_*"))
+    programs = [Program(path, arguments.cuda, devices) for path in sorted(arguments.programs.resolve().glob("test_*"))
                 if os.access(path, os.X_OK) and path.is_file() and path.name != "test_architecture"]
     programs = [program for program in programs if program.tests]
     if not programs or not faults:

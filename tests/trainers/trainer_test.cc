@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <ios>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,12 +109,15 @@ TEST_F(TrainerTest, TheRunFolderHoldsConfigMetricsAndCheckpoints) {
   for (const auto& entry : fs::recursive_directory_iterator(folder_ / "run")) {
     files.push_back(entry.path().lexically_relative(folder_ / "run").string());
   }
-  EXPECT_THAT(files,
-              ::testing::UnorderedElementsAre(
-                  "config.yaml", "metrics.csv", "checkpoints", "checkpoints/best", "checkpoints/step_30",
-                  "checkpoints/step_30/model.safetensors", "checkpoints/step_30/optimizer.safetensors",
-                  "checkpoints/step_30/state.json", "checkpoints/step_40", "checkpoints/step_40/model.safetensors",
-                  "checkpoints/step_40/optimizer.safetensors", "checkpoints/step_40/state.json"));
+  // The newest two and, where it is neither, the best.
+  const std::set<fs::path> kept = {"step_30", "step_40", fs::read_symlink(folder_ / "run/checkpoints/best")};
+  std::vector<std::string> wanted = {"config.yaml", "metrics.csv", "checkpoints", "checkpoints/best"};
+  for (const fs::path& checkpoint : kept) {
+    for (const char* part : {"", "model.safetensors", "optimizer.safetensors", "state.json"}) {
+      wanted.push_back(*part == '\0' ? "checkpoints" / checkpoint : "checkpoints" / checkpoint / part);
+    }
+  }
+  EXPECT_THAT(files, ::testing::UnorderedElementsAreArray(wanted));
   // The resolved config gives the same run.
   const TrainConfig resolved = read_train_config(parse_config(file("run/config.yaml")));
   run("again", resolved);

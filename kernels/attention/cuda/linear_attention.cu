@@ -163,6 +163,7 @@ template <class A, class Args>
 ScanArgs<A> prepared(Context& context, const Args& args, const LinearAttentionWorkspace& workspace) {
   ScanArgs<A> result;
   result.heads = args.q.heads;
+  result.partial_out = part<A>(args, workspace.partial_out);
   const ScanSpans spans = scan_spans(args);
   result.spans = spans.count;
   result.span_length = spans.length;

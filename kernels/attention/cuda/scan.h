@@ -104,6 +104,10 @@ struct ScanArgs {
   StateView<A> span_states;
   bool is_for_span_states = false;
 
+  // Out of the parts of a scan before the last one, without `outer`: (batch, heads of query, values, length rounded up
+  // to a multiple of kWindow). For scans in bfloat16 of heads of query of more than 128 features.
+  A* partial_out = nullptr;
+
   // For the gradient of log decays, where `token_gradients` is given:
   HeadsView partner;             // q in the scan of d_q, k in that of d_k
   A* token_gradients = nullptr;  // (tiles, batch, heads, length): the scan of d_q writes, that of d_k adds

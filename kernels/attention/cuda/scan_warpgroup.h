@@ -1,6 +1,6 @@
 // The scan on the matrix instructions of warpgroups (sm_90a), for bfloat16 heads of up to 128 features of query and
-// key. A block has one or two consumers, warpgroups that hold the state of 64 value features each, transposed, in
-// registers, and compute with it
+// key, or twice as many in two parts. A block has one or two consumers, warpgroups that hold the state of 64 value
+// features each, transposed, in registers, and compute with it
 //   out^T = in (S^T query^T) + value^T scores^T;   S^T = whole S^T + value^T (to key)
 // so that all that is computed from the state is operand A, in registers, and operands B lie in shared memory. in, to
 // and whole are the weights of scan.h. Another warpgroup, the scorer, computes the scores, three warps, the weighers,
@@ -22,7 +22,7 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-template <class Shape, bool OUT, bool ADDS>
+template <class Shape, bool OUT, bool ADDS, PartialOut PARTIAL>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     scan_warpgroup(const __grid_constant__ WarpgroupScan scan) {
 #ifdef HEDDLE_WGMMA
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     ScanScorer<Shape, OUT>(scan.args, shared).run();
   } else if (threadIdx.x < Shape::kThreads - 128) {
     take_registers<Shape::kConsumerRegisters>();
-    ScanConsumer<Shape, OUT, ADDS>(scan, shared).run();
+    ScanConsumer<Shape, OUT, ADDS, PARTIAL>(scan, shared).run();
   } else {
     give_registers<Shape::kLoaderRegisters>();
     const int warp = static_cast<int>(threadIdx.x - (Shape::kThreads - 128)) / 32;
@@ -65,7 +65,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 #endif
 }
 
-template <int KEYS, int GROUPS>
+// The scan of heads of up to KEYS features of query and key, in tiles of 64 GROUPS value features, whose number it
+// returns.
+template <int KEYS, int GROUPS, PartialOut PARTIAL>
 int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
   using Shape = WarpgroupShape<KEYS, GROUPS>;
   constexpr size_t kBytes = sizeof(typename Shape::Shared);
@@ -74,15 +76,25 @@ int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
                            feature_map(args.value, Shape::kRows, 64),
                            args.out ? feature_map(args.out.view, Shape::kRows, 16) : CUtensorMap{}, args};
   const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads * tiles), 1, span_blocks(args));
-  with_out_mode(args, [&](auto out, auto adds) {
-    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, out(), adds()>), grid, Shape::kThreads, kBytes, scan);
-  });
+  const auto start = [&]<bool OUT, bool ADDS>() {
+    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, OUT, ADDS, PARTIAL>), grid, Shape::kThreads, kBytes, scan);
+  };
+  if constexpr (PARTIAL == PartialOut::written) {
+    start.template operator()<true, false>();
+  } else {
+    with_out_mode(args, [&](auto out, auto adds) {
+      if constexpr (out() || PARTIAL == PartialOut::none) start.template operator()<out(), adds()>();
+    });
+  }
   return tiles;
 }
 
-extern template int64_t launch_warpgroups<64, 1>(Context&, const ScanArgs<float>&);
-extern template int64_t launch_warpgroups<64, 2>(Context&, const ScanArgs<float>&);
-extern template int64_t launch_warpgroups<128, 2>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<64, 1, PartialOut::none>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<64, 2, PartialOut::none>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<64, 2, PartialOut::added>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<128, 2, PartialOut::none>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<128, 2, PartialOut::written>(Context&, const ScanArgs<float>&);
+extern template int64_t launch_warpgroups<128, 2, PartialOut::added>(Context&, const ScanArgs<float>&);
 
 }  // namespace detail
 

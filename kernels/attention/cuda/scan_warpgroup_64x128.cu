@@ -4,6 +4,6 @@
 
 namespace heddle::kernels::cuda::detail {
 
-template int64_t launch_warpgroups<64, 2>(Context&, const ScanArgs<float>&);
+template int64_t launch_warpgroups<64, 2, PartialOut::none>(Context&, const ScanArgs<float>&);
 
 }  // namespace heddle::kernels::cuda::detail

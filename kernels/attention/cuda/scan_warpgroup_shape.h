@@ -21,6 +21,10 @@ struct WarpgroupScan {
   ScanArgs<float> args;
 };
 
+// Where out of the scan of a part of the features of query and key goes: to its tensor; to args.partial_out (=); or to
+// its tensor as the sum of both.
+enum class PartialOut { none, written, added };
+
 // KEYS: features of query and key, 64 or 128; GROUPS: consumers.
 template <int KEYS, int GROUPS>
 struct WarpgroupShape {

@@ -1,0 +1,34 @@
+// A scan in parts: out is the sum of the scans of some features of query and key each, and the state has a part for each.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention/cuda/scan.h"
+
+namespace heddle::kernels::cuda {
+namespace detail {
+
+// The view from feature `first` on, of `count` features.
+inline HeadsView features_of(HeadsView view, int64_t first, int64_t count) {
+  view.data = static_cast<char*>(view.data) + first * static_cast<int64_t>(size_of(view.dtype));
+  view.dim = count;
+  return view;
+}
+inline StateView<float> keys_from(StateView<float> states, int64_t first) {
+  if (states.data != nullptr) states.data += first * states.key_stride;
+  return states;
+}
+
+}  // namespace detail
+
+// The scan of `count` features of query and key from `first` on.
+inline ScanArgs<float> part_of_keys(ScanArgs<float> args, int64_t first, int64_t count) {
+  args.query = detail::features_of(args.query, first, count);
+  args.key = detail::features_of(args.key, first, count);
+  args.state_in = detail::keys_from(args.state_in, first);
+  args.state_out = detail::keys_from(args.state_out, first);
+  args.span_states = detail::keys_from(args.span_states, first);
+  return args;
+}
+
+}  // namespace heddle::kernels::cuda
