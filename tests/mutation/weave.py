@@ -1,6 +1,6 @@
 """Copies the sources and plants the faults of faults/ in the copy, each behind the switch of fault_switch.h.
 
-usage: weave.py cpu|cuda DESTINATION
+usage: weave.py cpu|cuda [DESTINATION]      without DESTINATION only looks whether all originals are there
 
 A list of faults is a text file of entries in sections; '#' begins a comment.
 
@@ -146,29 +146,45 @@ def write_if_changed(path, content):
         path.write_bytes(content)
 
 
-def main(kind, destination):
-    faults = read_faults(kind)
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, text=True, check=True).stdout
-    files = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    errors = [f"fault '{fault.name}': there is no file {fault.file}" for fault in faults if fault.file not in files]
-    for name in files:
-        content = (ROOT / name).read_bytes()
-        in_file = [fault for fault in faults if fault.file == name]
+def planted(faults):
+    """The texts of the files that have faults, with all of these."""
+    texts, errors = {}, []
+    for file in dict.fromkeys(fault.file for fault in faults):
+        in_file = [fault for fault in faults if fault.file == file]
+        if not (ROOT / file).is_file():
+            errors += [f"fault '{fault.name}': there is no file {file}" for fault in in_file]
+            continue
         try:
-            write_if_changed(destination / name, weave(content.decode(), in_file).encode() if in_file else content)
+            texts[file] = weave((ROOT / file).read_text(), in_file)
         except FaultError as error:
             errors.append(str(error))
     if errors:
         raise FaultError("\n  ".join(errors))
+    return texts
+
+
+def copy_sources(destination, texts):
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    for name in files:
+        content = texts[name].encode() if name in texts else (ROOT / name).read_bytes()
+        write_if_changed(destination / name, content)
     for path in destination.rglob("*"):
         if path.is_file() and str(path.relative_to(destination)) not in files:
             path.unlink()
-    print(f"planted {len(faults)} faults in {len({fault.file for fault in faults})} files")
+
+
+def main(kind, destination=None):
+    faults = read_faults(kind)
+    texts = planted(faults)
+    if destination is not None:
+        copy_sources(pathlib.Path(destination), texts)
+    print(f"{'planted' if destination else 'checked'} {len(faults)} faults in {len(texts)} files")
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], pathlib.Path(sys.argv[2]))
+        main(*sys.argv[1:])
     except FaultError as error:
         sys.exit(f"weave: {error}")

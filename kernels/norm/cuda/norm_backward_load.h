@@ -234,6 +234,12 @@ struct SegmentInputs {
     } else if constexpr (K::kHasSums) {
       return shared_weight(v);
     } else {
+      if (!K::kHasFormsForFlags && !args.weight) {
+        typename K::WideVec ones;
+#pragma unroll
+        for (int i = 0; i < K::kWidth; ++i) ones[i] = typename K::A(1);
+        return ones;
+      }
       return load_wide<K::kWidth>(vector<const typename K::P>(args.weight) + column + v * K::kThreads * K::kWidth);
     }
   }

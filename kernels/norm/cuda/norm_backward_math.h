@@ -272,9 +272,11 @@ __device__ __forceinline__ void apply_gradients(const SegmentInputs<K>& segment,
 }
 
 // Calls work(center, weighted) with the flags as std::bool_constant.
-template <class Work>
+template <class K, class Work>
 __device__ __forceinline__ void with_flags(const Work& work, bool center, bool weighted) {
-  if (center) {
+  if constexpr (!K::kHasFormsForFlags) {
+    work(std::true_type{}, std::true_type{});
+  } else if (center) {
     if (weighted) {
       work(std::true_type{}, std::true_type{});
     } else {

@@ -90,6 +90,9 @@ struct BackwardTraits {
   static constexpr bool kHoldsAddresses = GATE == Gate::none;
   // The kernel branches on the activation once, around all rows, instead of in each row.
   static constexpr bool kBranchesOnce = GATE == Gate::post && kKeepsElements && THREADS == 256;
+  // Whether the passes exist for each of the flags `center` and `weighted`. With a gate and without parameter sums they
+  // would be too long, so there they subtract a mean of 0 and multiply by a weight of 1 where there is none.
+  static constexpr bool kHasFormsForFlags = kHasSums || GATE == Gate::none;
   // Vectors that the second pass works on together.
   static constexpr int kTileVectors = kKeepsElements ? VECTORS : 1;
 

@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
                                                                                     kept, sums);
       };
       const bool weighted = K::kHasSums || args.weight;
-      with_flags(reduce, center, weighted);
+      with_flags<K>(reduce, center, weighted);
       const auto prefetch_next = [&] {
         if (prefetch_during_sum) prefetcher.first_pass(item + stage_distance, stage);
       };
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
             segment, items, active, kept, factors, scalars, outputs, parameter_sums);
       };
       if (factors.is_ordinary(sums[0])) [[likely]] {  // the same in all threads of a row group
-        with_flags(apply, center, weighted);
+        with_flags<K>(apply, center, weighted);
       } else if (active) {
         has_wide = true;
         if (lane == 0) vector<A>(args.inv_std)[items.segment(item)] = marked(inv_std);
