@@ -1,4 +1,5 @@
-// A scan in parts: out is the sum of the scans of some features of query and key each, and the state has a part for each.
+// A scan in parts: out is the sum of the scans of some features of query and key each, and the state has a part for
+// each.
 #pragma once
 
 #include <cstdint>
