@@ -47,12 +47,6 @@ const bool actions_are_restored = [] {
 }();
 #endif
 
-// Signals with a handler or ignored are left to whoever arranged it.
-bool has_default_action(int signal) {
-  struct sigaction action {};
-  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_DFL;
-}
-
 }  // namespace
 
 // It is never destroyed, since its thread uses it until the end.
@@ -62,10 +56,7 @@ Signals& Signals::install(const char* stopping) {
 }
 
 Signals::Signals(const char* stopping) : stopping_(fmt::format("\n{}\n", stopping)) {
-  sigemptyset(&awaited_);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM}) {
-    if (has_default_action(signal)) sigaddset(&awaited_, signal);
-  }
+  awaited_ = with_default_action({SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM});
   const sigset_t all = asynchronous_signals();
   ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   std::thread([this] { wait_for_signals(); }).detach();

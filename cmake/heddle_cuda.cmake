@@ -3,6 +3,8 @@
 set(HEDDLE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE HEDDLE_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(HEDDLE_CUDA_ARCHITECTURES 90a CACHE STRING "CUDA architectures, as CMAKE_CUDA_ARCHITECTURES")
+set(HEDDLE_CUDA_PARSE_ONLY "" CACHE STRING "For a quick check: regular expression of CUDA sources that are only parsed, and whose kernels do not run")
+mark_as_advanced(HEDDLE_CUDA_PARSE_ONLY)
 
 set(HEDDLE_CUDA_ENABLED OFF)
 set(cpu_only_reason "HEDDLE_CUDA=OFF")

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "core/distributed/socket.h"
+#include "core/runtime/block_signals.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
 
@@ -34,14 +35,8 @@ namespace {
 constexpr size_t kLongestLine = 4096, kKeptLines = 20;
 constexpr auto kImpatience = std::chrono::seconds(2);  // after a second request to end
 
-// Signals that were ignored or have a handler are left to whoever arranged it.
 sigset_t taken_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
-    struct sigaction action {};
-    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) sigaddset(&signals, signal);
-  }
+  sigset_t signals = with_default_action({SIGINT, SIGTERM, SIGHUP, SIGUSR1});
   sigaddset(&signals, SIGCHLD);
   return signals;
 }

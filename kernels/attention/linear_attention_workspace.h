@@ -98,8 +98,8 @@ struct LinearAttentionWorkspace {
   }
   explicit LinearAttentionWorkspace(const LinearAttentionBackwardArgs& args) {
     add_scan(args);
-    const bool shares =
-        args.q.heads != args.k.heads;  // then d_k and d_v are sums in float, which no scan in parts adds
+    // Where heads share one of k, d_k and d_v are sums in float, to which no scan in parts adds.
+    const bool shares = args.q.heads != args.k.heads;
     const bool for_d_q = args.d_q && !args.d_log_decay, for_d_k = args.d_k && !args.d_log_decay && !shares;
     partial_out = add(std::max(for_d_q || for_d_k ? partial_bytes(args, args.v.dim, args.q.dim) : 0,
                                args.d_v && !shares ? partial_bytes(args, args.q.dim, args.v.dim) : 0));

@@ -43,6 +43,7 @@ MEMORY = pathlib.Path("/dev/shm")  # a file system on which tests of files need 
 class Program:
     def __init__(self, path, gpu, devices):
         self.path, self.name, self.devices = path, path.name.removeprefix("test_"), devices
+        self.log = path.with_suffix(".log")  # where something fails without a fault
         self.seconds = {}  # of each test that passes without a fault
         self.tests = []
         suite = ""
@@ -62,7 +63,7 @@ class Program:
     def leave_out_what_fails(self):
         """Without a fault, too: such a test notices nothing."""
         for test in [test for test in self.tests if test not in self.seconds]:
-            print(f"left out, since it fails without a fault: {test} of {self.name}", flush=True)
+            print(f"left out, since it fails without a fault ({self.log}): {test} of {self.name}", flush=True)
             self.tests.remove(test)
 
     def run(self, tests, fault, limit):
@@ -88,6 +89,8 @@ class Program:
                                 for test in suite["testsuite"] if not test.get("failures")}
             if process.returncode == 0:
                 return None
+            if fault == 0:
+                self.log.write_text(output)
         started = re.findall(r"\[ RUN      \] (\S+)", output)
         failed = re.findall(r"\[  FAILED  \] ([^\s,]+[./][^\s,]+)", output)
         return (failed or started[-1:] or ["start of the program"])[0] + late
@@ -180,7 +183,7 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         for program, failed in zip(stale, pool.map(Program.measure, stale)):
             if failed is not None:
-                sys.exit(f"mutate: {failed} ends {program.name} without a fault")
+                sys.exit(f"mutate: {failed} ends {program.name} without a fault ({program.log})")
             memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
             remember()
     for program in programs:

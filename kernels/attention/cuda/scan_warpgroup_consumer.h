@@ -264,12 +264,10 @@ class ScanConsumer {
     }
   }
 
-  // --- Out of a part of the features of query and key lies in args.partial_out, where tokens are next to each other
-  // ---
+  // --- Out of a part of query and key lies in args.partial_out, a row of tokens for each feature ---
 
-  // What the thread has of it: its value features first_feature() and 8 further on, and of both two tokens of every
-  // eight. Calls visit(n, half, place) for those of the value features that are there; place is that of token n * 8 +
-  // t2_ of the chunk.
+  // A thread has two features, 8 apart, and of both two tokens of every eight. Calls visit(n, half, place) for those
+  // features that are there; place is that of token n * 8 + t2_ of the chunk.
   template <class Visit>
   __device__ __forceinline__ void for_each_pair(const Chunk& chunk, const Visit& visit) const {
     const int first = opaque(static_cast<int>(place_.first_value + column_ + g_));
