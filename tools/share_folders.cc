@@ -34,9 +34,8 @@ fs::path shared_file(const fs::path& name) {
 
 fs::path own_or_shared(const fs::path& path) {
   std::error_code unreadable;
-  if (path.is_absolute() || fs::exists(path, unreadable)) return path;
-  for (const fs::path& folder : share_folders()) {
-    if (fs::is_regular_file(folder / path, unreadable)) return folder / path;
+  for (const fs::path& folder : share_folders()) {  // the first is the current one
+    if (fs::exists(folder / path, unreadable)) return folder / path;
   }
   return path;
 }

@@ -164,16 +164,18 @@ TEST_F(SignalsTest, WhatTheCallerIgnoresStaysIgnored) {
 }
 
 TEST_F(SignalsTest, TheSecondSignalEndsAtOnce) {
-  std::ofstream(folder_ / "text") << std::string(4000, 'x');
-  Process process(
-      train("run", {"data={type: text, path: \"" + (folder_ / "text").string() + "\"}", "model.vocab_size=256",
-                    "trainer.steps=1000000", "trainer.eval_batches=100000", "trainer.eval_every=1"}));
-  ASSERT_TRUE(process.wait_for("parameters")) << process.err();
-  process.send(SIGTERM);
-  process.wait_for("a second signal stops at once");
-  process.send(SIGTERM);
-  const int code = process.wait();
-  EXPECT_TRUE(code == -SIGTERM || code == 130) << code;  // 130: it had ended before the second
+  // Both are there when it goes on. It may have ended by itself when it is told of the second, but not every time.
+  std::vector<int> codes;
+  for (int trial = 0; trial < 10 && (codes.empty() || codes.back() >= 0); ++trial) {
+    Process process(train("run" + std::to_string(trial), {"trainer.steps=1000000"}));
+    ASSERT_TRUE(process.wait_for("parameters")) << process.err();
+    process.send(SIGSTOP);
+    process.send(SIGTERM);
+    process.send(SIGINT);
+    process.send(SIGCONT);
+    codes.push_back(process.wait());
+  }
+  EXPECT_THAT(codes.back(), ::testing::AnyOf(-SIGTERM, -SIGINT)) << ::testing::PrintToString(codes);
 }
 
 TEST_F(SignalsTest, TheTextAtTheEndIsCutShort) {

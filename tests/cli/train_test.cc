@@ -43,6 +43,20 @@ class TrainCommandTest : public ::testing::Test {
   fs::path config_ = folder_ / "tiny.yaml";
 };
 
+// A config of the name of one that comes with heddle: the one in the current folder is meant.
+TEST_F(TrainCommandTest, OnesOwnConfigGoesBeforeTheSharedOne) {
+  fs::create_directory(folder_ / "configs");
+  std::ofstream(folder_ / "configs/toy_copy.yaml") << "{}\n";
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_.path());
+  const Finished own = run_heddle({"train", "configs/toy_copy.yaml"});
+  fs::remove(folder_ / "configs/toy_copy.yaml");
+  const Finished shared = run_heddle({"train", "configs/toy_copy.yaml", "--set", "trainer.steps=0"});
+  fs::current_path(before);
+  EXPECT_THAT(own.err, StartsWith("error: configs/toy_copy.yaml:1:1: missing key 'data'"));
+  EXPECT_THAT(shared.err, HasSubstr("trainer.steps"));  // it is read, and no steps are refused
+}
+
 TEST_F(TrainCommandTest, CtrlCWritesACheckpointAndSaysHowToGoOn) {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const std::string name = fmt::format("signal_{}", signal);

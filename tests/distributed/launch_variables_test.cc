@@ -19,6 +19,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 using Environment = std::map<std::string, std::string>;
 
@@ -191,6 +192,8 @@ TEST(NodeList, WhatIsWrongIsShown) {
                            "n[0-99999999999999999999]", "n[0-999]m[0-999]", "n[1],"}) {
     EXPECT_THROW(expand_node_list(list), UsageError) << list;
   }
+  EXPECT_THAT([] { expand_node_list("n[3-1]"); },
+              ThrowsMessage<UsageError>(HasSubstr("the list of hosts 'n[3-1]' has a range that runs backwards")));
 }
 
 }  // namespace

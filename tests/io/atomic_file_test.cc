@@ -12,6 +12,7 @@
 #include <system_error>
 #include <vector>
 
+#include "core/io/atomic_folder.h"
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
 #include "tests/error_of.h"
@@ -54,6 +55,17 @@ TEST_F(AtomicFileTest, WhatAKilledWriterLeftIsNoPartOfTheFile) {
   write_file(partial_path(folder_ / "file"), "the beginning of a long file");
   write_file(folder_ / "file", "short");
   EXPECT_EQ(read_file(folder_ / "file"), "short");
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(AtomicFileTest, AFolderIsReplacedWhole) {
+  const auto write = [&](const char* name) {
+    write_folder(folder_ / "folder", [name](const fs::path& path) { write_file(path / name, name); });
+  };
+  write("earlier");
+  write("later");
+  EXPECT_FALSE(fs::exists(folder_ / "folder/earlier"));
+  EXPECT_EQ(read_file(folder_ / "folder/later"), "later");
   EXPECT_EQ(files(), 1u);
 }
 

@@ -18,6 +18,7 @@
 #include "layers/ops/linear.h"
 #include "layers/ops/view.h"
 #include "layers/registry.h"
+#include "tests/autograd/test_nodes.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::dense_test {
@@ -88,6 +89,37 @@ TEST_F(DenseTest, LinearTakesAVectorAndASliceOfTheLastDimension) {
   const auto found = read_values(context_, of_row.value);
   const auto wanted = read_values(context_, y.value.select(0, 1).select(0, 2));
   for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-5);
+}
+
+// The weight's gradient does not need one of the bias.
+TEST_F(DenseTest, LinearOfAConstantBias) {
+  const Tensor x = tensor({4, 6}), weight = tensor({5, 6}), upstream = tensor({4, 5});
+  std::vector<double> gradients[2];
+  for (const bool biased : {false, true}) {
+    Gradient d_weight;
+    Tape tape(context_);
+    const Variable bias = biased ? tape.constant(tensor({5})) : Variable{};
+    tape.backward(linear(tape, tape.constant(x), tape.leaf(weight, d_weight, "weight"), bias), upstream);
+    gradients[biased] = read_values(context_, d_weight.tensor);
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
+}
+
+// The gradient of x takes the memory of x where nothing else holds that.
+TEST_F(DenseTest, LinearBackwardGivesBackItsInput) {
+  for (const DeviceType device : {DeviceType::cpu, DeviceType::meta}) {
+    Context context({device});
+    Gradient d_first, d_second;
+    Tape tape(context);
+    const Tensor upstream = normal(context, {64, 4});
+    const Variable first = tape.leaf(normal(context, {512, 8}), d_first, "first");
+    const Variable second = tape.leaf(normal(context, {4, 512}), d_second, "second");
+    const Variable y = linear(tape, linear(tape, tape.constant(normal(context, {64, 8})), first), second);
+    const size_t before = context.allocator().stats().allocated.current;
+    context.allocator().reset_peaks();
+    tape.backward(y, upstream);
+    EXPECT_LT(context.allocator().stats().allocated.peak - before, size_t{64} * 512 * 4 / 2);
+  }
 }
 
 TEST_F(DenseTest, LinearModuleHasNamedParametersOfTheRightSize) {
@@ -318,6 +350,30 @@ TEST_F(DenseTest, CrossEntropyBackwardWritesOverTheLogits) {
       EXPECT_EQ(more >= bytes, keep);
       if (device == DeviceType::cpu) gradients[keep] = read_values(context, parameters.gradient());
     }
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
+}
+
+// Logits with gaps are not written over: a gradient without a place of its own has none.
+TEST_F(DenseTest, CrossEntropyBackwardOfLogitsWithGaps) {
+  const Tensor numbers = tensor({3, 5}, DType::float64), targets = indices(context_, {3}, {1, 4, 0});
+  std::vector<double> gradients[2];
+  for (const bool gaps : {false, true}) {
+    Gradient d_x;
+    Tape tape(context_);
+    const Variable x = tape.leaf(numbers, d_x, "x");
+    Variable logits;
+    if (gaps) {
+      logits = tape.output(Tensor::empty(context_, {3, 8}, DType::float64).slice(1, 0, 5), true);
+      write_values(context_, logits.value, read_values(context_, numbers));
+      tape.record(ScaleNode{x.slot, logits.slot, 1.0}, {x}, {logits});
+    } else {
+      logits = scale(tape, x, 1.0);
+    }
+    const Variable loss = cross_entropy(tape, logits, targets);
+    logits = {};
+    tape.backward(loss);
+    gradients[gaps] = read_values(context_, d_x.tensor);
   }
   EXPECT_EQ(gradients[0], gradients[1]);
 }

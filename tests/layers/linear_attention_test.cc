@@ -220,6 +220,8 @@ TEST_P(LinearAttentionTest, ErrorsNameTheArgument) {
   EXPECT_THAT(run(q, q, {given({4}), {}}), message("decay is none, but log_decay is given"));
   EXPECT_THAT(run(q, q, {given({4}, DType::float32), {}}, Decay::constant), message("log_decay is float32 (4)"));
   EXPECT_THAT(run(q, q, {{}, given({2, 4, 5, 6})}), message("initial_state is float64 (2, 4, 5, 6)"));
+  const Variable gaps{normal({2, 4, 5, 7}).slice(3, 0, 5), {}};
+  EXPECT_THAT(run(q, q, {{}, gaps}), message("[linear_attention] initial_state is not contiguous"));
   if (on_gpu()) return;  // numbers on a GPU are not looked at
   EXPECT_THAT(run(q, q, {{log_decay({0, 0, 0.5, 0}), {}}, {}}, Decay::constant),
               message("log_decay[2] is 0.5, expected a number <= 0"));

@@ -17,6 +17,7 @@ namespace heddle::norm_test {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
 
 Variable values(Tape& tape, const Shape& shape, const std::vector<double>& numbers, DType dtype = DType::float32) {
   const Tensor tensor = Tensor::empty(tape.context(), shape, dtype);
@@ -111,6 +112,25 @@ TEST(NormNumbers, LargeOnesOfFloat16KeepTheirDigits) {
     for (const double value : {65504.0, -65504.0, 32752.0, 0.0}) square += (value - mean) * (value - mean) / 4.0;
     EXPECT_NEAR(y[0], (65504.0 - mean) / std::sqrt(square), 1e-3);
     EXPECT_NEAR(y[3], -mean / std::sqrt(square), 1e-3);
+  }
+}
+
+TEST(NormOptions, AreCheckedWithoutAConfigToo) {
+  Context context;
+  Tape tape(context);
+  const Variable x = values(tape, {1, 4}, {1, 2, 3, 4});
+  const auto with = [&](double eps, int64_t groups) {
+    NormOptions options;
+    options.eps = eps;
+    options.groups = groups;
+    return [&tape, x, options] { norm(tape, x, {}, options); };
+  };
+  EXPECT_NO_THROW(with(0.0, 2)());
+  for (const double eps : {-1e-6, -1.0, std::nan("")}) {
+    EXPECT_THAT(with(eps, 1), ThrowsMessage<Error>(HasSubstr("eps")));
+  }
+  for (const int64_t groups : {-1, 0, 3, 8}) {
+    EXPECT_THAT(with(1e-6, groups), ThrowsMessage<Error>(HasSubstr("groups")));
   }
 }
 

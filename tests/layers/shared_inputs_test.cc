@@ -58,6 +58,18 @@ TEST_F(SharedInputsTest, NormOfOneValueAsXResidualAndGate) {
   }
 }
 
+// Rows of one value that overlap though theirs are of different strides.
+TEST_F(SharedInputsTest, NormOfRowsAndOfEverySecondRow) {
+  expect_right({{6, 8}}, [](Tape& tape, const Variables& in) {
+    const Variable second = tape.view(in[0], [](const Tensor& all) { return all.reshape({3, 16}).slice(1, 0, 8); });
+    const Variable first = tape.view(in[0], [](const Tensor& all) { return all.slice(0, 0, 3); });
+    NormOptions options;
+    options.gate_act = Activation::silu;
+    const NormInputs inputs{.residual = {}, .gate = first, .weight = {}, .bias = {}};
+    return Variables{norm(tape, second, inputs, options).y};
+  });
+}
+
 TEST_F(SharedInputsTest, GluOfOneValue) {
   expect_right({{3, 5}},
                [](Tape& tape, const Variables& in) { return Variables{glu(tape, in[0], in[0], Activation::silu)}; });

@@ -139,7 +139,7 @@ TEST_F(GuardsTest, TooManyInARowEndTheRunWithoutADamagedCheckpoint) {
 TEST_F(GuardsTest, TheTimeLimitEndsEachStartWithACheckpoint) {
   const std::vector<std::string> settings = {"trainer.steps=6", "trainer.eval_every=3", "trainer.checkpoint_every=4"};
   std::vector<std::string> limited = settings;
-  limited.push_back("trainer.hours=1.0e-9");
+  limited.push_back("trainer.hours=1.0e-13");  // over before the first step
   run("whole", config(settings));
   // Each start takes one step; the last one ends the run.
   for (int64_t step = 1; step <= 6; ++step) {
@@ -149,11 +149,16 @@ TEST_F(GuardsTest, TheTimeLimitEndsEachStartWithACheckpoint) {
     EXPECT_EQ(result.out_of_time, step < 6);
     EXPECT_EQ(list_checkpoints(folder_ / "limited/checkpoints").back().step, step);
   }
-  EXPECT_THAT(log(), HasSubstr("the time is over (trainer.hours 1e-09)"));
+  EXPECT_THAT(log(), HasSubstr("the time is over (trainer.hours 1e-13)"));
   EXPECT_THAT(log(), HasSubstr("stopped after step 3 of 6; to go on from "));
   for (const char* name : {"metrics.csv", "checkpoints/step_6/model.safetensors"}) {
     EXPECT_EQ(file(std::string("whole/") + name), file(std::string("limited/") + name)) << name;
   }
+}
+
+TEST_F(GuardsTest, TheTimeLimitIsOneOfHours) {
+  const TrainResult result = run("run", config({"trainer.steps=300", "trainer.hours=0.01"}));  // 36 s
+  EXPECT_TRUE(result.finished);
 }
 
 // Another limit, or none, is no other config; time that is left is no limit.

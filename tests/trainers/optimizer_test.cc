@@ -228,6 +228,25 @@ TEST_P(OptimizerFormula, GroupsHaveRatesAndDecaysOfTheirOwn) {
   }
 }
 
+// Numbers that both have are moved to the same bits: with products in float16 small singular values would be lost.
+TEST_P(OptimizerFormula, MuonMultipliesFloat16AsBfloat16) {
+  std::map<std::string, Values> found[2];
+  for (const bool narrow : {false, true}) {
+    OptimizerConfig config = configs().back();
+    Optimized optimized(context(), narrow ? DType::bfloat16 : DType::float16, config);
+    for (const Parameter& parameter : optimized.parameters.all()) {
+      Values gradient(static_cast<size_t>(numel(parameter.shape)));
+      for (size_t i = 0; i < gradient.size(); ++i) gradient[i] = static_cast<double>((i * 7 + i / 9) % 5) / 64.0;
+      write_values(context(), parameter.gradient.tensor, gradient);
+    }
+    optimized.take_step(context(), 1);
+    for (const Parameter& parameter : optimized.parameters.all()) {
+      found[narrow][parameter.name] = read_values(context(), parameter.master);
+    }
+  }
+  EXPECT_EQ(found[0], found[1]);
+}
+
 TEST_P(OptimizerFormula, AGradientThatIsNotFiniteChangesNothing) {
   for (const OptimizerConfig& config : configs()) {
     for (const double bad : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {

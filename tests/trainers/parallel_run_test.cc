@@ -1,9 +1,11 @@
 // Whole runs of several processes, here threads: one set of files, whatever their number; stops that all take part in;
 // and errors that end all of them.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -18,9 +20,11 @@
 
 #include "core/io/atomic_file.h"
 #include "core/io/safetensors.h"
+#include "core/runtime/error.h"
 #include "tests/distributed/threads.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/parallel/processes.h"
 #include "trainers/trainer.h"
 
 namespace heddle::parallel_run_test {
@@ -155,7 +159,10 @@ TEST_F(ParallelRunThreaded, AnotherNumberOfProcessesGoesOn) {
 TEST_F(ParallelRunThreaded, AStopChangesNoBit) {
   const TrainConfig config = tiny_train_config({"trainer.dtype=bfloat16", "trainer.ema=0.9", "model.dropout=0.1"});
   expect_run("whole", config, {.processes = 2});
-  expect_run("stopped", config, {.processes = 2, .stop_after = 17});
+  for (const int asked : {0, 1}) {
+    expect_run("stopped", config, {.processes = 2, .stop_after = 9, .asked = asked});
+    EXPECT_EQ(last_step_, asked == 0 ? 9 : 18);
+  }
   expect_run("stopped", config, {.processes = 2});
   for (const char* tensors : {"model", "optimizer", "average"}) {
     const std::string path = std::string("/checkpoints/step_40/") + tensors + ".safetensors";
@@ -254,6 +261,29 @@ TEST_F(ParallelRunThreaded, AnErrorOfOneEndsAll) {
   };
   const TrainConfig readable = tiny_train_config(testing::learn_text((folder_ / "text").string(), "10"));
   EXPECT_THAT(run("failed", readable, {.processes = 2, .config_of = unreadable}), Each(HasSubstr("/not/there")));
+}
+
+// What one process throws is thrown by all, as an error of the same kind.
+TEST_F(ParallelRunThreaded, AnErrorOfOneIsToldToTheOthers) {
+  for (const int failing : {0, 1, 2}) {
+    std::array<std::string, 3> caught;
+    const std::vector<std::string> errors = testing::run_together(3, [&](Communicator& communicator) {
+      Processes processes(&communicator);
+      EXPECT_EQ(processes.together([&] { return communicator.rank(); }), communicator.rank());
+      try {
+        processes.together([&] {
+          if (communicator.rank() == failing) throw UsageError("no such file");
+        });
+      } catch (const UsageError& error) {
+        caught[static_cast<size_t>(communicator.rank())] = error.what();
+      }
+    });
+    EXPECT_THAT(errors, Each(""));
+    for (int rank = 0; rank < 3; ++rank) {
+      EXPECT_EQ(caught[static_cast<size_t>(rank)],
+                rank == failing ? "no such file" : fmt::format("process {}: no such file", failing));
+    }
+  }
 }
 
 TEST_F(ParallelRunThreaded, ASampleIsThatOfTheFirstProcess) {
