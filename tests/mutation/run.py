@@ -35,6 +35,7 @@ NEAREST = [
 ]
 
 
+TESTS_OF_A_PART = 40  # that are measured together
 SHORT_SECONDS = 1.0  # of a test; longer ones run when these have seen nothing
 RUN_LIMIT_SECONDS = 600.0
 MEMORY = pathlib.Path("/dev/shm")  # a file system on which tests of files need not wait for a disk
@@ -55,10 +56,14 @@ class Program:
             elif bool(re.search(r"Gpu[./]", suite)) == gpu:
                 self.tests.append(suite + line.strip())
 
-    def measure(self):
-        """Runs all tests without a fault and sets `seconds`. Returns what ended the program, or None."""
-        failed = self.run(self.tests, 0, RUN_LIMIT_SECONDS)
-        return failed if not self.seconds else None
+    def begin_measuring(self):
+        self.seconds = {}
+        self.log.unlink(missing_ok=True)
+
+    def parts(self):
+        """All tests, some in each part."""
+        count = -(-len(self.tests) // TESTS_OF_A_PART)
+        return [self.tests[first::count] for first in range(count)]
 
     def leave_out_what_fails(self):
         """Without a fault, too: such a test notices nothing."""
@@ -67,7 +72,7 @@ class Program:
             self.tests.remove(test)
 
     def run(self, tests, fault, limit):
-        """The test that failed, or None where all passed. Without a fault also sets `seconds`."""
+        """The test that failed, or None where all passed. Without a fault also adds to `seconds`."""
         with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
             report = pathlib.Path(folder, "report.json")
             environment = dict(os.environ, HEDDLE_FAULT=str(fault), GTEST_FAIL_FAST=str(int(fault != 0)),
@@ -84,13 +89,14 @@ class Program:
                 output, _ = process.communicate()
                 late = " (time limit)"
             if fault == 0 and report.exists():
-                self.seconds = {f"{suite['name']}.{test['name']}": float(test["time"].rstrip("s"))
-                                for suite in json.loads(report.read_text())["testsuites"]
-                                for test in suite["testsuite"] if not test.get("failures")}
+                self.seconds |= {f"{suite['name']}.{test['name']}": float(test["time"].rstrip("s"))
+                                 for suite in json.loads(report.read_text())["testsuites"]
+                                 for test in suite["testsuite"] if not test.get("failures")}
             if process.returncode == 0:
                 return None
             if fault == 0:
-                self.log.write_text(output)
+                with self.log.open("a") as log:
+                    log.write(output)
         started = re.findall(r"\[ RUN      \] (\S+)", output)
         failed = re.findall(r"\[  FAILED  \] ([^\s,]+[./][^\s,]+)", output)
         return (failed or started[-1:] or ["start of the program"])[0] + late
@@ -180,12 +186,16 @@ def main():
         version, program.seconds = memory["passed"].get(program.name, (0, {}))
         if version != program.path.stat().st_mtime:
             stale.append(program)
+    for program in stale:
+        program.begin_measuring()
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for program, failed in zip(stale, pool.map(Program.measure, stale)):
-            if failed is not None:
-                sys.exit(f"mutate: {failed} ends {program.name} without a fault ({program.log})")
-            memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
-            remember()
+        parts = [(program, tests) for program in stale for tests in program.parts()]
+        list(pool.map(lambda part: part[0].run(part[1], 0, RUN_LIMIT_SECONDS), parts))
+    for program in stale:
+        if not program.seconds:
+            sys.exit(f"mutate: no test of {program.name} passes without a fault ({program.log})")
+        memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
+    remember()
     for program in programs:
         program.leave_out_what_fails()
         seconds = sum(program.seconds.values())

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import sys
 
 import torch
@@ -14,8 +15,9 @@ def muon_in_full_precision():
     from torch.optim import _muon as module
 
     source = inspect.getsource(module._zeropower_via_newtonschulz)
-    assert source.count("torch.bfloat16") == 1
-    exec(source.replace("torch.bfloat16", "grad.dtype"), vars(module))
+    source, count = re.subn(r"grad\.(bfloat16\(\)|to\((dtype=)?torch\.bfloat16\))", "grad.clone()", source)
+    assert count == 1, "torch.optim._muon is not as it was"
+    exec(source, vars(module))
     return module.Muon
 
 
