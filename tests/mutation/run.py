@@ -35,6 +35,7 @@ NEAREST = [
 ]
 
 
+LONG_SECONDS = 10.0  # after which a fault is likely to be noticed by no test
 TESTS_OF_A_PART = 40  # that are measured together
 SHORT_SECONDS = 1.0  # of a test; longer ones run when these have seen nothing
 RUN_LIMIT_SECONDS = 600.0
@@ -128,14 +129,15 @@ def attempts(fault, programs, noticed):
 
 
 def notice(fault, programs, noticed, deadline):
-    """Which program and test noticed the fault: None if none did, and 'time' when the time was over before."""
+    """Which program and test noticed the fault: None if none did. Where the time was over before, the seconds it took."""
+    begin = time.monotonic()
     for program, tests in attempts(fault, programs, noticed):
         left = deadline - time.monotonic()
         if left <= 0:
-            return "time"
+            return time.monotonic() - begin
         test = program.run(tests, fault.number, min(program.limit(tests), left))
         if time.monotonic() >= deadline:
-            return "time"
+            return time.monotonic() - begin
         if test is not None:
             return program.name, test
     return None
@@ -201,15 +203,15 @@ def main():
         seconds = sum(program.seconds.values())
         print(f"without a fault: {program.name}, {len(program.tests)} tests, {seconds:.0f} s", flush=True)
 
-    counts, unnoticed = collections.Counter(), []
+    tried, unnoticed, under_way = 0, [], {}
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {pool.submit(notice, fault, programs, noticed, deadline): fault for fault in faults}
         for future in concurrent.futures.as_completed(futures):
             fault, result = futures[future], future.result()
-            if result == "time":
-                counts["not tried"] += 1
+            if isinstance(result, float):
+                under_way[fault] = result
                 continue
-            counts["tried"] += 1
+            tried += 1
             if result is None:
                 unnoticed.append(fault)
                 noticed.pop(fault.name, None)
@@ -217,13 +219,16 @@ def main():
                 noticed[fault.name] = list(result)
             remember()
             said = "NOT NOTICED" if result is None else f"{result[0]}: {result[1]}"
-            print(f"{counts['tried']:4}/{len(faults)} {fault.name}: {said}", flush=True)
+            print(f"{tried:4}/{len(faults)} {fault.name}: {said}", flush=True)
 
-    found = counts["tried"] - len(unnoticed)
-    score = found / max(1, counts["tried"])
-    print(f"\n{found} of {counts['tried']} faults noticed, {100 * score:.1f} %; {counts['not tried']} not tried")
+    found = tried - len(unnoticed)
+    score = found / max(1, tried)
+    print(f"\n{found} of {tried} faults noticed, {100 * score:.1f} %; {len(faults) - tried} not tried to the end")
     for fault in sorted(unnoticed, key=lambda fault: fault.name):
         print(f"  {fault.name}: {fault.what} ({fault.file})")
+    for fault, seconds in sorted(under_way.items(), key=lambda item: -item[1]):
+        if seconds >= LONG_SECONDS:
+            print(f"  not noticed in {seconds:.0f} s, when the time was over: {fault.name}: {fault.what} ({fault.file})")
     sys.exit(score < LEAST_SCORE)
 
 
