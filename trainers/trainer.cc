@@ -309,7 +309,7 @@ class Run {
       const auto& best = evaluations_.best;
       note_(fmt::format("{} in {} evaluations (stop_after_no_gain)",
                         best ? fmt::format("the validation loss is not better than at step {}", best->step)
-                             : "the validation loss was no number",
+                             : "no validation loss was finite",
                         evaluations_.without_gain));
     }
     EndEvent event;

@@ -15,6 +15,7 @@
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/run/checkpoint_state.h"
 
 namespace heddle::run_folder_test {
 namespace {
@@ -295,9 +296,29 @@ TEST_F(RunFolderTest, TheDataThatAFormerCheckpointUsedAreCountedByItsConfig) {
   EXPECT_EQ(used.tokens, 7 * 3 * 5 * 12);
 }
 
+TEST(EvaluationHistoryTest, IsTheSameInACheckpoint) {
+  const testing::TempFolder folder;
+  for (const bool has_best : {false, true}) {
+    for (const int64_t without_gain : {0, 2}) {
+      CheckpointState state{.step = 3, .seed = 1, .config = "", .program = ""};
+      if (has_best) state.evaluations.best = {2, 0.1};
+      state.evaluations.without_gain = without_gain;
+      write_state(folder / "state.json", state, {{"model.safetensors", {}}});
+      const EvaluationHistory found = read_state(folder / "state.json").state.evaluations;
+      EXPECT_EQ(found.best.has_value(), has_best);
+      EXPECT_EQ(found.without_gain, without_gain);
+      if (!has_best) continue;
+      EXPECT_EQ(found.best->step, 2);
+      EXPECT_EQ(found.best->loss, 0.1);
+    }
+  }
+}
+
 TEST(EvaluationHistoryTest, OnlyALowerLossIsAGain) {
   EvaluationHistory history;
+  EXPECT_FALSE(history.add(0, std::numeric_limits<double>::infinity()));
   EXPECT_FALSE(history.add(1, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_EQ(history.without_gain, 2);
   EXPECT_TRUE(history.add(2, 3.0));
   EXPECT_EQ(history.without_gain, 0);
   EXPECT_FALSE(history.add(3, 3.0));

@@ -68,10 +68,9 @@ Json to_json(const CheckpointState& state) {
     json["tokenizer"] = to_json(tokenizer->digest);
     json["tokenizer"]["name"] = tokenizer->name;
   }
-  if (const auto& best = state.evaluations.best) {
-    json["evaluations"] = {
-        {"best_step", best->step}, {"best_loss", best->loss}, {"without_gain", state.evaluations.without_gain}};
-  }
+  const auto& [best, without_gain] = state.evaluations;
+  if (best || without_gain > 0) json["evaluations"]["without_gain"] = without_gain;
+  if (best) json["evaluations"].update({{"best_step", best->step}, {"best_loss", best->loss}});
   if (const auto& scale = state.loss_scale) {
     json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}, {"left_out", scale->left_out}};
   }
@@ -100,7 +99,9 @@ CheckpointState state_of(const Json& json) {
   }
   if (json.contains("evaluations")) {
     const Json& evaluations = json["evaluations"];
-    state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
+    if (evaluations.contains("best_step")) {
+      state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
+    }
     state.evaluations.without_gain = integer<int64_t>(evaluations, "without_gain");
   }
   if (json.contains("loss_scale")) {
