@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -496,6 +497,11 @@ def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4
     return good
 
 
+def printable(text: str) -> str:
+    """The text as a terminal can show it: control characters but newline and tab as \\xNN."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 class Bytes:
     """Text as tokens of one byte."""
 
@@ -568,7 +574,7 @@ def main() -> int:
         arguments.seed,
         choices=tokenizer.size if tokenizer is not None else None,
     )
-    print(tokenizer.decode(written) if tokenizer is not None else " ".join(map(str, written)))
+    print(printable(tokenizer.decode(written)) if tokenizer is not None else " ".join(map(str, written)))
     return 0
 
 
