@@ -169,5 +169,20 @@ TEST(GradientNorm, OfManyEqualNumbersIsRightToThreeRoundings) {
   }
 }
 
+// As weights and their averages change places.
+TEST(Exchange, OfAllElements) {
+  Context context(Device{}, {.threads = 2, .allocator = {}});
+  for (const int64_t size : {int64_t{0}, int64_t{1}, int64_t{16384}, kSize}) {
+    const Tensor a = Tensor::empty(context, {size}, DType::float32), b = Tensor::empty(context, {size}, DType::float32);
+    Random random(5, RandomStream::test);
+    fill_normal(context, a, random, 0.0, 1.0);
+    fill_normal(context, b, random, 0.0, 1.0);
+    const std::vector<double> first = read_values(context, a), second = read_values(context, b);
+    exchange(context, {.a = vector_view(a), .b = vector_view(b)});
+    EXPECT_EQ(read_values(context, a), second);
+    EXPECT_EQ(read_values(context, b), first);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::kernels

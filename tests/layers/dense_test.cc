@@ -218,6 +218,11 @@ TEST_F(DenseTest, GluNamesWhatDoesNotFit) {
         glu(tape_, constant({4, 8}), constant({4, 7}));
       },
       "[glu] b has shape (4, 7), expected (4, 8): that of a");
+  expect_error(
+      [&] {
+        glu(tape_, constant({4, 8}), constant({4, 8}, DType::bfloat16));
+      },
+      "[glu] b is bfloat16, expected float32: the dtype of a");
 }
 
 // d_product and one buffer for both halves of the projection; weights' gradients are where they belong.

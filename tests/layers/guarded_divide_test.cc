@@ -35,6 +35,16 @@ TEST_P(GuardedDivide, TakesTheGradientOfADivisorAtTheGuard) {
   }
 }
 
+TEST_P(GuardedDivide, ADivisorOfNaNIsNoGuard) {
+  const Tensor x = Tensor::empty(context(), {1, 2}, DType::float32);
+  const Tensor divisor = Tensor::empty(context(), {1, 1}, DType::float32);
+  write_values(context(), x, {1.0, 2.0});
+  write_values(context(), divisor, {std::nan("")});
+  Tape tape(context());
+  const Variable y = guarded_divide(tape, tape.constant(x), tape.constant(divisor), 0.5);
+  for (const double value : read_values(context(), y.value)) EXPECT_TRUE(std::isnan(value));
+}
+
 HEDDLE_ON_DEVICES(GuardedDivide);
 
 }  // namespace

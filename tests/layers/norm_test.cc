@@ -135,6 +135,22 @@ TEST(NormOptions, AreCheckedWithoutAConfigToo) {
   }
 }
 
+TEST(NormMemory, AMeanIsKeptWhereItIsTaken) {
+  const auto kept = [](bool center) {
+    Context context;
+    Tape tape(context);
+    Gradient d_x;
+    NormOptions options;
+    options.center = center;
+    const Variable x = tape.leaf(Tensor::zeros(context, {1024, 4}, DType::float32), d_x, "x");
+    const size_t before = context.allocator().stats().allocated.current;
+    const Normed normed = norm(tape, x, {}, options);
+    return context.allocator().stats().allocated.current - before;
+  };
+  EXPECT_EQ(kept(false), size_t{1024} * 4 * 4 + 1024 * 4);  // y and the reciprocal deviations
+  EXPECT_EQ(kept(true) - kept(false), size_t{1024} * 4);
+}
+
 TEST(NormNumbers, SmallEpsIsNotRaised) {
   Context context;
   Tape tape(context);

@@ -499,6 +499,21 @@ TEST_P(SoftmaxAttentionTest, InfiniteScores) {
 
 // --- Inputs of any form ---
 
+// The log-sum-exp of each row is made for backward alone.
+TEST_P(SoftmaxAttentionTest, WithoutBackwardThereIsNoLogSumExp) {
+  const auto peak = [&](bool recorded) {
+    const Tensor x = normal({1, 256, 4, 8}, DType::float32);
+    Tape tape(context());
+    Gradient d_x;
+    const Variable q = recorded ? tape.leaf(x, d_x, "x") : tape.constant(x);
+    const size_t before = context().allocator().stats().allocated.current;
+    context().allocator().reset_peaks();
+    const Variable o = softmax_attention(tape, q, q, q);
+    return context().allocator().stats().allocated.peak - before;
+  };
+  EXPECT_EQ(peak(true) - peak(false), size_t{256} * 4 * 4);
+}
+
 // q, k and v may be one value, parts of one value with other heads, and k and v the same.
 TEST_P(SoftmaxAttentionTest, OneValueMayBeEveryInput) {
   const GradcheckFunction same = [&](Tape& tape, const std::vector<Variable>& x) {
