@@ -90,6 +90,22 @@ TEST_F(OptimizerRuns, ANewRunStartsFromTheAverage) {
   Context context(Device{}, {.threads = 1});
   const LoadedModel loaded = load_model(context, folder_ / "second", {}, [](const std::string&) {});
   EXPECT_EQ(evaluate(context, loaded.model, *make_dataset(dataset_options(config))).loss, first.evaluation->loss);
+  // Its own average begins there, too.
+  const TrainResult third =
+      run("third", testing::tiny_train_config({"trainer.steps=1", "trainer.ema=0.9",
+                                               "optimizer={type: sgd, lr: 1.0e-30}", "schedule={type: constant}"}));
+  EXPECT_NEAR(third.evaluation->loss, first.evaluation->loss, 1e-6);
+}
+
+TEST_F(OptimizerRuns, ADamagedAverageIsADamagedCheckpoint) {
+  run("run", testing::tiny_train_config({"trainer.steps=4", "trainer.checkpoint_every=2", "trainer.ema=0.9"}));
+  const fs::path path = folder_ / "run/checkpoints/step_4/average.safetensors";
+  std::string bytes = read_file(path);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_file(path, bytes);
+  EXPECT_THAT([&] { open_checkpoint(path.parent_path()); },
+              ::testing::ThrowsMessage<Error>(HasSubstr("average.safetensors: crc32")));
+  EXPECT_NO_THROW(open_checkpoint(folder_ / "run/checkpoints/step_2"));
 }
 
 // A run that is given an average later begins it with the weights of the checkpoint.
