@@ -1,7 +1,10 @@
 #include "core/config/config_load.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -44,6 +47,16 @@ TEST_F(ConfigLoadTest, EachValueKeepsItsOrigin) {
   EXPECT_EQ(a.location_of("x").to_string(), path("base.yaml") + ":2:6");
   EXPECT_EQ(a.location_of("y").to_string(), path("main.yaml") + ":4:6");
   EXPECT_EQ(a.location_of("z").to_string(), "--set a.z=3");
+}
+
+// The file lacks the key, whatever is set beside it.
+TEST_F(ConfigLoadTest, AMissingKeyIsSaidOfTheFile) {
+  write("main.yaml", "a: 1\n");
+  for (const std::vector<std::string>& overrides : {std::vector<std::string>{}, {"b=2"}}) {
+    EXPECT_THAT(
+        [&] { (void)load("main.yaml", overrides).require<int64_t>("c"); },
+        ::testing::ThrowsMessage<std::exception>(::testing::StartsWith(path("main.yaml") + ":1:1: missing key 'c'")));
+  }
 }
 
 TEST_F(ConfigLoadTest, BasesChainAndAreRelativeToTheirFile) {
