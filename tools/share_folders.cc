@@ -35,7 +35,8 @@ fs::path shared_file(const fs::path& name) {
 fs::path own_or_shared(const fs::path& path) {
   std::error_code unreadable;
   for (const fs::path& folder : share_folders()) {  // the first is the current one
-    if (fs::exists(folder / path, unreadable)) return folder / path;
+    const fs::path found = folder / path;
+    if (folder.empty() ? fs::exists(found, unreadable) : fs::is_regular_file(found, unreadable)) return found;
   }
   return path;
 }

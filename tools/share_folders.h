@@ -14,8 +14,8 @@ std::vector<std::filesystem::path> share_folders();
 // names the folders when none has it.
 std::filesystem::path shared_file(const std::filesystem::path& name);
 
-// The path itself where something is, or a path from the root; else what has that name in these folders, if there is
-// anything. So `configs/toy_copy.yaml` is found wherever the program is started.
+// The path itself where something is, or a path from the root; else the file of that name in these folders, if there is
+// one. So `configs/toy_copy.yaml` is found wherever the program is started.
 std::filesystem::path own_or_shared(const std::filesystem::path& path);
 
 }  // namespace heddle

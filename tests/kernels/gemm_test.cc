@@ -153,8 +153,8 @@ TEST(Gemm, LongSumsAndLargeResults) {
 
 // A result that is a row or a column, from sums that the library is not given, and sums so long that they are cut.
 TEST(Gemm, VectorsAndVeryLongSums) {
-  const int64_t sizes[][3] = {{1, 1, 300},    {1, 70, 300},   {70, 1, 300},  {1, 600, 1030},
-                              {1, 1100, 300}, {1100, 1, 300}, {5, 1, 20011}, {3, 2, 20011}};
+  const int64_t sizes[][3] = {{1, 1, 300},   {1, 70, 300},   {70, 1, 300},   {1, 600, 1030}, {1, 1100, 50},
+                              {1100, 1, 50}, {1, 1100, 300}, {1100, 1, 300}, {5, 1, 20011},  {3, 2, 20011}};
   for (DType dtype : kAll) {
     for (const auto& [m, n, k] : sizes) {
       for (Transpose a : {Transpose::no, Transpose::yes}) {

@@ -61,6 +61,11 @@ class Program:
         self.seconds = {}
         self.log.unlink(missing_ok=True)
 
+    def measure(self, tests):
+        """Runs tests without a fault. Returns what ended the program, or None where some of them pass."""
+        failed = self.run(tests, 0, RUN_LIMIT_SECONDS)
+        return None if self.seconds.keys() & set(tests) else failed
+
     def parts(self):
         """All tests, some in each part."""
         count = -(-len(self.tests) // TESTS_OF_A_PART)
@@ -192,10 +197,10 @@ def main():
         program.begin_measuring()
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         parts = [(program, tests) for program in stale for tests in program.parts()]
-        list(pool.map(lambda part: part[0].run(part[1], 0, RUN_LIMIT_SECONDS), parts))
+        for (program, _), failed in zip(parts, pool.map(lambda part: part[0].measure(part[1]), parts)):
+            if failed is not None:
+                sys.exit(f"mutate: {failed} ends {program.name} without a fault ({program.log})")
     for program in stale:
-        if not program.seconds:
-            sys.exit(f"mutate: no test of {program.name} passes without a fault ({program.log})")
         memory["passed"][program.name] = (program.path.stat().st_mtime, program.seconds)
     remember()
     for program in programs:
