@@ -4,8 +4,8 @@
 // Where segments[t] != segments[t-1], S_{t-1} counts as 0. A head of q reads the head h / (heads of q / heads of k) of
 // k and v. Forward writes (=) o and final_state. Backward writes (=) or adds (+=) d_q, d_k, d_v, d_log_decay and
 // d_initial_state; it recomputes the states, so forward saves none. The last chunk may be shorter than the others.
-// Exponentials are taken of non-positive numbers only, so none overflows. Source of the chunked form: Qin et al.,
-// "Lightning Attention-2", arXiv:2401.04658; Yang et al., arXiv:2312.06635.
+// Exponentials are taken of non-positive numbers, on a GPU also of numbers up to 6, so none overflows. Source of the
+// chunked form: Qin et al., "Lightning Attention-2", arXiv:2401.04658; Yang et al., arXiv:2312.06635.
 #pragma once
 
 #include "kernels/common/dispatch.h"

@@ -22,6 +22,8 @@ inline constexpr int64_t kShortestOnWarpgroups = 16;
 inline constexpr int64_t kPartKeys = 128;
 // The value features of the narrowest tile of a scan.
 inline constexpr int kScanTile = 32;
+// The value features of a scan that one multiprocessor takes, and the most parts into which a sequence is cut.
+inline constexpr int64_t kBlockFeatures = 128, kMostSpans = 528;
 
 // Bytes of shared memory that a scan without tensor cores takes for chunks of `chunk` tokens.
 constexpr int64_t scan_shared_bytes(int64_t chunk, int64_t keys, size_t size_of_number) {
@@ -55,32 +57,41 @@ struct ScanSpans {
 inline int64_t shared_features(const LinearAttentionForwardArgs& args) { return args.v.dim; }
 inline int64_t shared_features(const LinearAttentionBackwardArgs& args) { return std::min(args.q.dim, args.v.dim); }
 
-// Blocks of a scan that run on one multiprocessor at once; each may have heads of up to 128 features.
-inline int64_t scan_blocks_at_once(DType dtype, int64_t largest, int64_t shared) {
-  if (dtype != DType::float32 || shared > 64) return 1;
-  return largest > 32 ? 2 : largest > 16 ? 3 : 4;
+// Whether a GPU computes these heads token by token (scan_recurrent.h): states of float32 that are so narrow that the
+// tiles of tensor cores, where a product takes six of pieces, would be slower. `smaller` and `larger` are the numbers
+// of features of q and v.
+inline bool is_recurrent(DType dtype, int64_t smaller, int64_t larger) {
+  return dtype == DType::float32 && smaller <= 32 && larger <= kLargestTensorDim;
+}
+
+// Blocks of a scan that run on one multiprocessor at once; each may have heads of up to kBlockFeatures features.
+// `shared` as in shared_features().
+inline int64_t scan_blocks_at_once(DType dtype, int64_t smaller, int64_t larger, int64_t shared) {
+  constexpr int64_t kWarps = 16;  // of kScanTile value features
+  if (is_recurrent(dtype, smaller, larger)) return kWarps / parts_of(std::min(shared, kBlockFeatures), kScanTile);
+  return dtype == DType::float32 && shared <= 64 ? 2 : 1;
 }
 
 // More than one span where the heads of all sequences leave multiprocessors idle and the sequence is long enough. Heads
-// of more than 128 features, of which `largest` is the larger number and `shared` the one above, take more than one
-// multiprocessor each, and some of narrow heads of float32 share one. A GPU is taken to have 132 of them, so
-// that results depend on the sizes alone. The states of the spans cost about 0.6 times the time of what follows, and
-// the kernels around them about that of 6 windows.
-inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t largest, int64_t shared) {
-  constexpr int64_t kMultiprocessors = 132, kFeatures = 128;
+// of more than 128 features take more than one multiprocessor each, and some of narrow heads of float32 share one. A
+// GPU is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6
+// times the time of what follows, and the kernels around them about that of 6 windows.
+inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t smaller, int64_t larger,
+                            int64_t shared) {
+  constexpr int64_t kMultiprocessors = 132;
   const int64_t windows = parts_of(length, kWindow);
   const bool by_shared = dtype == DType::float32 || dtype == DType::bfloat16;
-  const int64_t blocks = heads * parts_of(by_shared ? shared : largest, kFeatures);
-  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, largest, shared);
-  const int64_t most = blocks > 0 ? std::min(places / blocks, windows / 2) : 0;
+  const int64_t blocks = heads * parts_of(by_shared ? shared : larger, kBlockFeatures);
+  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, smaller, larger, shared);
+  const int64_t most = blocks > 0 ? std::min({places / blocks, windows / 2, kMostSpans}) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
   const int64_t span = parts_of(windows, most);
   return {parts_of(windows, span), span * kWindow};
 }
 template <class Args>
 ScanSpans scan_spans(const Args& args) {
-  return scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, std::max(args.q.dim, args.v.dim),
-                    shared_features(args));
+  return scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, std::min(args.q.dim, args.v.dim),
+                    std::max(args.q.dim, args.v.dim), shared_features(args));
 }
 
 // Where the parts lie: offsets in bytes, and their sum. A part that is not wanted has no bytes.

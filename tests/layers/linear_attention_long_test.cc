@@ -1,6 +1,7 @@
 // Linear attention over sequences that a GPU cuts into spans, and of heads for which it has kernels of their own.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +25,10 @@ class LinearAttentionLong : public LinearAttentionNumbers {
   // Weak decays, so that much of a state outlasts a span.
   void draw_weak_decays(Tensors& x) {
     for (double& value : x["log_decay"]) value = -4e-3 * random_.next_uniform();
+  }
+  // A tenth of them, so that a chunk has weak and strong ones.
+  void strengthen_some_decays(Tensors& x) {
+    for (double& value : x["log_decay"]) value *= random_.next_below(10) == 0 ? 3000.0 : 1.0;
   }
   // Three documents, one of which begins within a window and one at its border.
   static void set_documents(const Sizes& sizes, Tensors& x) {
@@ -50,22 +55,26 @@ class LinearAttentionLong : public LinearAttentionNumbers {
 
 TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
   const auto count = [](int64_t heads, int64_t length) {
-    return kernels::scan_spans(DType::bfloat16, heads, length, 128, 128).count;
+    return kernels::scan_spans(DType::bfloat16, heads, length, 128, 128, 128).count;
   };
   EXPECT_EQ(count(16, 32768), 8);
   EXPECT_EQ(count(16, 512), 1);
   EXPECT_EQ(count(67, 32768), 1);
   EXPECT_EQ(count(128, 32768), 1);
   EXPECT_EQ(count(0, 32768), 1);
-  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 256).count, 2);  // two multiprocessors a head
-  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 128).count, 4);  // blocks share 128 features
-  EXPECT_EQ(kernels::scan_spans(DType::float16, 32, 32768, 256, 128).count, 2);
-  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 256).count, 1);
-  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 64).count, 4);  // blocks share 64 features
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 256, 256, 256).count, 2);  // two multiprocessors a head
+  EXPECT_EQ(kernels::scan_spans(DType::bfloat16, 32, 32768, 128, 256, 128).count, 4);  // blocks share 128 features
+  EXPECT_EQ(kernels::scan_spans(DType::float16, 32, 32768, 128, 256, 128).count, 2);
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 256, 256, 256).count, 1);
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 64, 256, 64).count, 4);   // blocks share 64 features
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 16, 16, 16).count, 32);   // warps share a multiprocessor
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 16, 128, 128).count, 8);  // four to a block
+  EXPECT_EQ(kernels::scan_spans(DType::float32, 64, 4096, 16, 256, 256).count, 4);  // two blocks of four
+  EXPECT_LE(kernels::scan_spans(DType::float32, 1, 1 << 20, 16, 16, 16).count, kernels::kMostSpans);
   EXPECT_EQ(count(1, 0), 1);
   for (const int64_t heads : {1, 2, 16, 60}) {
     for (int64_t length = 1; length < 5000; length += 37) {
-      const auto spans = kernels::scan_spans(DType::bfloat16, heads, length, 64, 64);
+      const auto spans = kernels::scan_spans(DType::bfloat16, heads, length, 64, 64, 64);
       ASSERT_LT((spans.count - 1) * spans.length, length) << "an empty span";
       ASSERT_GE(spans.count * spans.length, length);
       ASSERT_EQ(spans.length % kernels::kWindow, 0);
@@ -75,7 +84,7 @@ TEST(LinearAttentionSpans, AreAsManyAsFillAGpu) {
 
 TEST_P(LinearAttentionLong, IsThatOfTheRecurrence) {
   const Sizes sizes{1, 1100, 2, 1, 5, 3};
-  ASSERT_GT(kernels::scan_spans(DType::float64, sizes.heads, sizes.length, sizes.dim, sizes.dim).count, 2);
+  ASSERT_GT(kernels::scan_spans(DType::float64, sizes.heads, sizes.length, sizes.dim, sizes.dim, sizes.dim).count, 2);
   for (const bool documents : {false, true}) {
     Tensors x = draw(sizes);
     draw_weak_decays(x);
@@ -123,16 +132,21 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
 
 // In float32 the error is that of sums in float32, for the same.
 TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
-  for (const Sizes& sizes : {Sizes{1, 1100, 2, 1, 64, 64}, Sizes{1, 700, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
-                             Sizes{1, 300, 1, 1, 40, 128}, Sizes{1, 90, 4, 2, 100, 36}, Sizes{1, 90, 1, 1, 96, 256},
-                             Sizes{1, 64, 1, 1, 48, 33}, Sizes{1, 17, 1, 1, 64, 64}, Sizes{1, 300, 1, 1, 256, 256},
-                             Sizes{2, 150, 1, 1, 200, 136}, Sizes{1, 600, 2, 1, 127, 65}, Sizes{1, 130, 1, 1, 255, 63},
-                             Sizes{1, 600, 2, 2, 16, 16}, Sizes{1, 300, 1, 1, 9, 30}, Sizes{1, 150, 1, 1, 8, 200}}) {
+  for (const Sizes& sizes :
+       {Sizes{1, 1100, 2, 1, 64, 64},  Sizes{1, 700, 2, 2, 128, 128}, Sizes{2, 200, 2, 2, 128, 72},
+        Sizes{1, 300, 1, 1, 40, 128},  Sizes{1, 90, 4, 2, 100, 36},   Sizes{1, 90, 1, 1, 96, 256},
+        Sizes{1, 64, 1, 1, 48, 33},    Sizes{1, 17, 1, 1, 64, 64},    Sizes{1, 300, 1, 1, 256, 256},
+        Sizes{2, 150, 1, 1, 200, 136}, Sizes{1, 600, 2, 1, 127, 65},  Sizes{1, 130, 1, 1, 255, 63},
+        Sizes{1, 600, 2, 2, 16, 16},   Sizes{1, 300, 1, 1, 9, 30},    Sizes{1, 150, 1, 1, 8, 200},
+        Sizes{1, 900, 2, 1, 8, 5},     Sizes{1, 500, 1, 1, 24, 128},  Sizes{1, 200, 2, 2, 64, 17},
+        Sizes{1, 150, 1, 1, 256, 32},  Sizes{1, 600, 1, 1, 36, 48},   Sizes{1, 90, 3, 1, 33, 7},
+        Sizes{1, 70, 1, 1, 1, 140}}) {
     for (const Decay decay : {Decay::constant, Decay::data}) {
       for (const bool documents : {false, true}) {
         if (!on_gpu() && sizes.length > 200) continue;  // the CPU has one kernel for all sizes
         Tensors x = draw(sizes);
         draw_weak_decays(x);
+        if (std::min(sizes.dim, sizes.value_dim) <= 32 && !documents) strengthen_some_decays(x);
         if (decay == Decay::constant) x["log_decay"].assign(static_cast<size_t>(sizes.heads), -0.003);
         if (documents) set_documents(sizes, x);
         const Tensors found = run(sizes, x, DType::float32, decay, DecayGradient::unwanted);
@@ -150,10 +164,12 @@ TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
 // The second of two gradients is added to the first; their sum is rounded once.
 TEST_P(LinearAttentionLong, GradientsAddUp) {
   const Sizes narrow{1, 150, 2, 2, 64, 64}, wide{1, 200, 2, 1, 128, 128}, widest{1, 100, 1, 1, 193, 225},
-      parts{1, 130, 1, 1, 184, 256};
+      parts{1, 130, 1, 1, 184, 256}, small{1, 150, 2, 1, 12, 16}, uneven{1, 90, 1, 1, 7, 150},
+      long_keys{1, 90, 1, 1, 256, 32};
   for (const auto& [sizes, dtype] :
        {std::pair{parts, DType::bfloat16}, std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
-        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
+        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32},
+        std::pair{small, DType::float32}, std::pair{uneven, DType::float32}, std::pair{long_keys, DType::float32}}) {
     Tensors x = draw(sizes);
     const auto stored = [&, dtype = dtype, &sizes = sizes](const std::string& what) {
       const Tensor tensor = Tensor::empty(context(), sizes.shape(what), dtype);
@@ -188,10 +204,11 @@ TEST_P(LinearAttentionLong, GradientsAddUp) {
 TEST_P(LinearAttentionLong, NoTokenSeesAnotherDocumentOrTheFuture) {
   if (!on_gpu()) GTEST_SKIP() << "the CPU has one kernel for all sizes";
   const Sizes narrow{1, 1100, 1, 1, 64, 64}, wide{1, 140, 1, 1, 128, 128}, widest{1, 140, 1, 1, 193, 90},
-      parts{1, 140, 1, 1, 256, 136};
+      parts{1, 140, 1, 1, 256, 136}, small{1, 600, 1, 1, 16, 16}, uneven{1, 140, 1, 1, 17, 130};
   for (const auto& [sizes, dtype] :
        {std::pair{parts, DType::bfloat16}, std::pair{narrow, DType::bfloat16}, std::pair{wide, DType::bfloat16},
-        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32}}) {
+        std::pair{narrow, DType::float32}, std::pair{wide, DType::float32}, std::pair{widest, DType::float32},
+        std::pair{small, DType::float32}, std::pair{uneven, DType::float32}}) {
     Tensors clean = draw(sizes);
     draw_weak_decays(clean);
     set_documents(sizes, clean);

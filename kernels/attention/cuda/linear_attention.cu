@@ -139,6 +139,7 @@ int64_t scan(Context& context, const ScanArgs<accumulate_t<T>>& args) {
     if (const int64_t tiles = scan_on_warpgroups(context, args); tiles > 0) return tiles;
   }
   if constexpr (std::is_same_v<T, float>) {
+    if (const int64_t tiles = scan_recurrently(context, args); tiles > 0) return tiles;
     if (const int64_t tiles = scan_floats_on_warpgroups(context, args); tiles > 0) return tiles;
   }
   if constexpr (sizeof(T) < sizeof(double)) {

@@ -12,7 +12,8 @@
 //   out_i = exp(L_i) query_i S + sum over j up to i of exp(L_i - L_j) query_i . key_j value_j
 //   S     = exp(L_last) S + sum over j of exp(L_last - L_j) key_j value_j^T
 // and one from the end the same with exp(L_i) and exp(L_last - L_j) exchanged and exp(L_j - L_i) for the pairs: its S
-// is the gradient of the state after the chunk, then of that before it. Exponents are never positive.
+// is the gradient of the state after the chunk, then of that before it. Exponents are never positive, but for one in
+// scan_recurrent.h.
 //
 // Where there are few heads the sequence is cut into spans, each with blocks of its own. A scan first leaves what every
 // span but the last adds to the state, from keys and values alone; combine_spans() makes of it the states before the
@@ -27,6 +28,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <type_traits>
 
 #include "kernels/attention/linear_attention.h"
@@ -193,6 +195,18 @@ class ChunkWalk {
   bool from_end_;
 };
 
+// A ChunkWalk in shared memory, so that it takes no registers.
+class SharedWalk {
+ public:
+  __device__ __forceinline__ void start(const ScanArgs<float>& args, int64_t state_head, int size) {
+    new (&get()) ChunkWalk<float>(args, args.span(), state_head, size);
+  }
+  __device__ __forceinline__ ChunkWalk<float>& get() { return *reinterpret_cast<ChunkWalk<float>*>(bytes_); }
+
+ private:
+  alignas(16) unsigned char bytes_[sizeof(ChunkWalk<float>)];
+};
+
 // exp of a sum of log decays or of a difference of two.
 __device__ __forceinline__ double decay_power(double sum) { return exp(sum); }
 __device__ __forceinline__ float decay_power(float2 sum) { return exp2f(sum.x + sum.y); }
@@ -287,8 +301,9 @@ void with_out_mode(const ScanArgs<float>& args, const Launch& launch) {
 
 // Runs a scan of numbers of T and returns the number of tiles of value features. All but the last launch nothing and
 // return 0 where they are not for this GPU, these sizes or these addresses. The first is for bfloat16 alone, the second
-// for float.
+// and third for float.
 int64_t scan_on_warpgroups(Context& context, const ScanArgs<float>& args);
+int64_t scan_recurrently(Context& context, const ScanArgs<float>& args);
 int64_t scan_floats_on_warpgroups(Context& context, const ScanArgs<float>& args);
 template <class T>
 int64_t scan_on_tensor_cores(Context& context, const ScanArgs<accumulate_t<T>>& args);

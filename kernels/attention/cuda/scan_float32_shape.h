@@ -4,7 +4,6 @@
 #include <cuda_pipeline_primitives.h>
 
 #include <cstdint>
-#include <new>
 
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_decays.h"
@@ -15,18 +14,6 @@
 
 namespace heddle::kernels::cuda {
 namespace detail {
-
-// A ChunkWalk in shared memory, so that it takes no registers.
-class Float32Walk {
- public:
-  __device__ __forceinline__ void start(const ScanArgs<float>& args, int64_t state_head, int size) {
-    new (&get()) ChunkWalk<float>(args, args.span(), state_head, size);
-  }
-  __device__ __forceinline__ ChunkWalk<float>& get() { return *reinterpret_cast<ChunkWalk<float>*>(bytes_); }
-
- private:
-  alignas(16) unsigned char bytes_[sizeof(ChunkWalk<float>)];
-};
 
 // KEYS: features of query and key, 64, 96 or 128; GROUPS: warpgroups, 1 or 2, of 64 value features each.
 template <int KEYS, int GROUPS>
@@ -43,7 +30,7 @@ struct Float32Shape {
     alignas(16) float raw_key[kRows * KEYS];
     ScanDecayShared<kRows> decays;
     ScanChunk chunks[3];  // the one that is computed and the two after it
-    Float32Walk walk;     // of thread 0
+    SharedWalk walk;      // of thread 0
   };
   static_assert(kBlocks * (sizeof(Shared) + 1024) <= 228 * 1024);
 };

@@ -6,11 +6,9 @@
 
 namespace heddle::kernels::cuda {
 int64_t scan_floats_on_warpgroups(Context& context, const ScanArgs<float>& args) {
-  constexpr int64_t kFewest = 32;  // heads of as many features fit the tiles of scan_tensor.h better
   const int64_t keys = args.query.dim, values = args.value.dim;
   if (context.properties().compute_capability != 90 || args.query.length < kShortestOnWarpgroups) return 0;
-  if (std::max(keys, values) <= kFewest || std::max(keys, values) > kLargestTensorDim) return 0;
-  if (args.token_gradients != nullptr) return 0;
+  if (std::max(keys, values) > kLargestTensorDim || args.token_gradients != nullptr) return 0;
   const bool is_narrow = values <= 64;
   const int64_t parts = parts_of(keys, is_narrow ? 64 : 128), part = parts_of(parts_of(keys, parts), 32) * 32;
   for (int64_t first = 0; first < keys; first += part) {

@@ -11,7 +11,7 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-inline constexpr int kSpanThreads = 256, kMostSpans = 528;
+inline constexpr int kSpanThreads = 256;
 // States that are loaded before the first of them is needed.
 inline constexpr int kSpanBatch = 8;
 
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kSpanThreads) combine_spans(const __grid_const
 // Makes of what the spans add to the states, as a scan for the spans' states has left it, the states before the spans.
 template <class A>
 void combine_span_states(Context& context, const ScanArgs<A>& args) {
-  check(args.spans <= detail::kMostSpans, "[linear_attention] a sequence is cut into {} spans", args.spans);
+  check(args.spans <= kMostSpans, "[linear_attention] a sequence is cut into {} spans", args.spans);
   const dim3 grid(static_cast<unsigned>(parts_of(args.span_states.size, detail::kSpanThreads)),
                   static_cast<unsigned>(args.query.batch * args.query.heads));
   HEDDLE_LAUNCH(context, detail::combine_spans<A>, grid, detail::kSpanThreads, 0, args);

@@ -44,10 +44,12 @@ int64_t scan_on_tensor_cores(Context& context, const ScanArgs<float>& args) {
   constexpr bool kIsFloat = sizeof(T) == sizeof(float);
   constexpr int kRows = kIsFloat ? 32 : 64;
   const int64_t keys = args.query.dim;
-  if constexpr (kIsFloat) {
+  if constexpr (kIsFloat && DECAY) {
     if (std::max(keys, args.value.dim) <= 16) return launch_tensor<TensorShape<T, 16, 16, 64, 4, DECAY>>(context, args);
   }
-  if (keys <= 32) return launch_tensor<TensorShape<T, 32, 32, 64, 4, DECAY>>(context, args);
+  if constexpr (!kIsFloat || DECAY) {  // else scan_recurrent.h takes them
+    if (keys <= 32) return launch_tensor<TensorShape<T, 32, 32, 64, 4, DECAY>>(context, args);
+  }
   if (keys <= 64) {
     return launch_tensor<TensorShape<T, 64, kIsFloat ? 32 : 64, 64, 4, DECAY>>(context, args);
   }
