@@ -1,8 +1,10 @@
 // Products, column sums, elementwise kernels, log_sigmoid and dropout against the CPU: aligned, odd and strided rows,
 // both modes of writing, and the same bits from run to run.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -130,6 +132,35 @@ TEST_F(GemmGpu, SearchedAlgorithms) {
 }
 
 // Sums that the library is not given whole: those of a vector, and very long ones.
+// Sums that are cut into parts, with a bias, added to what is there; the vector is a column of a wider matrix.
+TEST_F(GemmGpu, PartsOfSumsAndColumnsAsVectors) {
+  for (const DType dtype : kFloating) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{24, 40, 9001}, {5, 3, 20000}, {70, 1, 300}, {70, 1, 5000}}) {
+      const GemmCase c = {m, n, k, Transpose::no, Transpose::no, true, GradientMode::accumulate, true, Place{3, 1}};
+      expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
+    }
+  }
+}
+
+// An infinite term makes an infinite sum, in every way in which sums are computed.
+TEST_F(GemmGpu, AnInfiniteTermMakesAnInfiniteSum) {
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  Context context({DeviceType::cuda, 0});
+  for (const DType dtype : kFloating) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 3, 300}, {70, 1, 5000}, {24, 40, 9001}}) {
+      const Tensor a = Tensor::empty(context, {m, k}, dtype), b = Tensor::empty(context, {k, n}, dtype);
+      const Tensor y = Tensor::empty(context, {m, n}, dtype);
+      std::vector<double> numbers(static_cast<size_t>(m * k), 0.0);
+      for (int64_t row = 0; row < m; ++row) numbers[static_cast<size_t>(row * k + k / 2)] = kInfinite;
+      write_values(context, a, numbers);
+      write_values(context, b, std::vector<double>(static_cast<size_t>(k * n), 1.0));
+      gemm(context, {.a = rows_view(a), .b = rows_view(b), .bias = {}, .c = {rows_view(y), GradientMode::overwrite}});
+      EXPECT_EQ(read_values(context, y), std::vector<double>(static_cast<size_t>(m * n), kInfinite))
+          << name(dtype) << " " << m << " " << n << " " << k;
+    }
+  }
+}
+
 TEST_F(GemmGpu, VectorsAndVeryLongSums) {
   const int64_t sizes[][3] = {{1, 1, 9001},   {1, 70, 9001},   {70, 1, 9001}, {1, 3, 100003},
                               {3, 1, 100003}, {24, 40, 70001}, {5, 3, 131072}};

@@ -78,6 +78,22 @@ TEST_F(DeviceGpu, PinnedMemoryIsCopiedInOrder) {
   }
 }
 
+// A copy to the host is done when it returns, also to pinned memory and behind work that takes a while.
+TEST_F(DeviceGpu, ACopyToTheHostIsAwaited) {
+  Context context({DeviceType::cuda, 0});
+  const int64_t count = 1 << 26;
+  PinnedBuffer to(context, count * sizeof(float));
+  const Tensor tensor = Tensor::empty(context, {count}, DType::float32),
+               other = Tensor::empty(context, {count}, DType::float32);
+  fill_zero(context, tensor);
+  write_values(context, tensor.slice(0, count - 1, count), {5.0});
+  std::fill_n(to.as<float>(), count, -1.0f);
+  context.synchronize();
+  for (int i = 0; i < 10; ++i) copy(context, other, tensor);
+  copy_to_host(context, other, to.data());
+  EXPECT_EQ(to.as<float>()[count - 1], 5.0f);
+}
+
 TEST_F(DeviceGpu, EventsOrderStreamsAndTellTheTime) {
   Context context({DeviceType::cuda, 0});
   Stream second(context);

@@ -142,11 +142,46 @@ TEST_F(NormGpu, ManyWideRowsAreAsFewOfThem) {
 TEST_F(NormGpu, StretchesOfWideRowsAreAsFewOfThem) {
   compare_many_with_few(61, 9, 4088, DType::float16, true, DType::float16);
 }
+// The kernel for any length, whose blocks then take several rows each.
+TEST_F(NormGpu, ManyRowsOfAnyLengthAreAsFewOfThem) {
+  compare_many_with_few(100, 95, 3, DType::float32, true, DType::float32);
+  compare_many_with_few(100, 13, 515, DType::bfloat16, false, DType::bfloat16);
+}
 // Kernels that keep the weight in registers, and in shared memory.
 TEST_F(NormGpu, ManyRowsWithFullPrecisionWeightsAreAsFewOfThem) {
   compare_many_with_few(600, 41, 2048, DType::bfloat16, true, DType::float32);
   compare_many_with_few(300, 9, 4088, DType::float16, false, DType::float32);
   compare_many_with_few(200, 9, 8192, DType::bfloat16, true, DType::float32);
+}
+
+// Rows whose gradients leave the range of float32 on the way are marked in inv_std, which is the caller's, and done at
+// the end.
+TEST_F(NormGpu, BackwardLeavesTheStatisticsAsTheyWere) {
+  Context context({DeviceType::cuda, 0});
+  constexpr int64_t kRows = 40, kCols = 512;
+  Random random(8, RandomStream::test);
+  const Tensor x = Tensor::empty(context, {kRows, kCols}, DType::float32);
+  const Tensor d_y = Tensor::empty(context, {kRows, kCols}, DType::float32);
+  const Tensor y = Tensor::empty(context, {kRows, kCols}, DType::float32);
+  const Tensor d_x = Tensor::empty(context, {kRows, kCols}, DType::float32);
+  const Tensor inv_std = Tensor::empty(context, {kRows}, DType::float32);
+  fill_normal(context, x, random, 0, 1);
+  fill_normal(context, d_y, random, 0, 1);
+  fill_normal(context, d_y.slice(0, 3, 9), random, 0, 1e37);
+  fill_normal(context, d_y.slice(0, 20, 30), random, 0, 1e-37);
+  NormForwardArgs forward;
+  forward.x = rows_view(x);
+  forward.y = rows_view(y);
+  forward.inv_std = vector_view(inv_std);
+  norm_forward(context, forward);
+  const std::vector<double> before = read_values(context, inv_std);
+  NormBackwardArgs backward;
+  backward.x = forward.x;
+  backward.inv_std = forward.inv_std;
+  backward.d_y = rows_view(d_y);
+  backward.d_x = {rows_view(d_x), GradientMode::overwrite};
+  norm_backward(context, backward);
+  EXPECT_EQ(read_values(context, inv_std), before);
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ class LinearAttentionDecays : public LinearAttentionNumbers {};
 
 TEST_P(LinearAttentionDecays, AreThoseOfTheRecurrence) {
   for (const Sizes& sizes : {Sizes{2, 201, 4, 2, 5, 3}, Sizes{1, 130, 3, 1, 17, 33}, Sizes{1, 64, 2, 2, 1, 1},
-                             Sizes{1, 150, 2, 1, 70, 66}}) {
+                             Sizes{1, 150, 2, 1, 70, 66}, Sizes{1, 150, 1, 1, 64, 64}, Sizes{1, 70, 1, 1, 128, 64}}) {
     for (const bool segments : {false, true}) {
       Tensors x = draw(sizes);
       draw_decays(x);

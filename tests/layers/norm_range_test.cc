@@ -257,9 +257,9 @@ void means_far_above_the_deviation(Context& context) {
   const std::pair<DType, double> means[] = {
       {DType::float32, 0x1p21}, {DType::bfloat16, 192.0}, {DType::float16, 1536.0}};  // long double holds these
   for (const auto& [dtype, mean] : means) {
-    for (const int64_t dim : {6, 16, 512, 4098, 16384}) {
+    for (const int64_t dim : {6, 16, 512, 4098, 8192, 16384}) {
       for (const int kind : {1, 5, 11}) {
-        if (dim > 4000 && kind > 1) continue;
+        if (dim > 4000 && kind > 5) continue;
         Problem problem = problem_of({dtype, 1.0, 1.0, 1e-5}, dim, kind);
         problem.name += " mean";
         problem.options.center = true;
@@ -275,6 +275,25 @@ void means_far_above_the_deviation(Context& context) {
   }
 }
 
+// One number is far larger than all others of its row, wherever it lies.
+void one_large_number_is_seen(Context& context) {
+  for (const auto& [dtype, large] : {std::pair(DType::float64, 1e200), {DType::float32, 1e30}}) {
+    for (const int64_t dim : {16, 100, 520, 4099}) {
+      for (const int64_t place : {int64_t{0}, int64_t{40}, dim / 2, dim - 1}) {
+        for (const int kind : {0, 5}) {
+          if (place >= dim) continue;
+          Problem problem = problem_of({dtype, 1.0, 1.0, 1e-5}, dim, kind);
+          problem.name += fmt::format(" {} at {}", large, place);
+          problem.options.groups = 1;
+          problem.inputs["x"][static_cast<size_t>(dim + place)] = round_to(dtype, large);
+          expect_right(context, problem);
+          if (::testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
 class NormRange : public OnDevices {};
 
 TEST_P(NormRange, LargeAndSmallNumbers) { sizes_are_right(context()); }
@@ -285,6 +304,7 @@ TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }
 TEST_P(NormRange, Zeros) { zeros_are_right(context()); }
 TEST_P(NormRange, ProductsBeyondTheRange) { products_are_right(context()); }
 TEST_P(NormRange, MeansFarAboveTheDeviation) { means_far_above_the_deviation(context()); }
+TEST_P(NormRange, OneLargeNumberIsSeen) { one_large_number_is_seen(context()); }
 TEST_P(NormRange, SumsLeaveNothingOut) { sums_leave_nothing_out(context()); }
 HEDDLE_ON_DEVICES(NormRange);
 

@@ -476,6 +476,34 @@ TEST_P(SoftmaxAttentionTest, HugeScoresDoNotOverflowInWideHeads) {
   }
 }
 
+// Scores that grow, or fall, by 0.1 from key to key: what was summed before is scaled down by much in each block of
+// keys, and by no more than float32 shows.
+TEST_P(SoftmaxAttentionTest, ScoresThatGrowFromKeyToKey) {
+  for (const int64_t dim : {3, 64, 128}) {
+    for (const double step : {0.1, -0.1}) {
+      const Call call{500, 500, 1, 1, dim, dim, {.causal = false, .scale = 1.0}};
+      Numbers x = draw(call);
+      for (int64_t token = 0; token < 500; ++token) {
+        const auto begin = static_cast<size_t>(token * dim);
+        std::fill_n(x.q.begin() + static_cast<ptrdiff_t>(begin), dim, 0.0);
+        x.q[begin] = step;
+        x.k[begin] = static_cast<double>(token);
+      }
+      for (const DType dtype : kAllDTypes) {
+        SCOPED_TRACE(fmt::format("{} features, {}, {}", dim, step, name(dtype)));
+        Numbers rounded = x;
+        for (std::vector<double>* numbers : {&rounded.q, &rounded.k, &rounded.v, &rounded.d_o}) {
+          *numbers = read(tensor({static_cast<int64_t>(numbers->size())}, *numbers, dtype));
+        }
+        const Results exact = run(call, rounded, DType::float64), found = run(call, rounded, dtype);
+        const double tolerance = dtype == DType::float64 ? 1e-12 : std::max(1e-4, 4 * test::roundoff(dtype));
+        expect_near(found.o, exact.o, tolerance, "o");
+        expect_near(found.d_v, exact.d_v, tolerance, "d_v");
+      }
+    }
+  }
+}
+
 // Two equal scores far from 0, where the log-sum-exp of a row is rounded to more than its logarithm of 2.
 TEST_P(SoftmaxAttentionTest, ProbabilitiesAddUpToOneWhereScoresAreLarge) {
   const Call call{2, 2, 1, 1, 1, 1, {.causal = false, .scale = 1.0}};
