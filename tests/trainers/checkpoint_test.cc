@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <ios>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,6 +21,7 @@
 #include "core/tensor/transfer.h"
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
+#include "trainers/evaluation_history.h"
 
 namespace heddle::checkpoint_test {
 namespace {
@@ -52,6 +54,17 @@ struct Trained {
   ParameterSet parameters;
   std::unique_ptr<Optimizer> optimizer;
 };
+
+// Changes the state in a checkpoint, with a checksum that fits.
+void change_state(const fs::path& checkpoint, const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json json = nlohmann::json::parse(read_file(checkpoint / "state.json"));
+  change(json["state"]);
+  const std::string state = json["state"].dump();
+  FileDigest digest;
+  extend(digest, state.data(), state.size());
+  json["crc32"] = digest.crc32;
+  write_file(checkpoint / "state.json", json.dump());
+}
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -211,14 +224,19 @@ TEST_F(CheckpointTest, EveryChangedByteIsSeen) {
 // A whole file of a version to come is not read as if it were of this one.
 TEST_F(CheckpointTest, AnotherFormatIsRefused) {
   const fs::path path = write(1);
-  nlohmann::json json = nlohmann::json::parse(read_file(path / "state.json"));
-  json["state"]["format"] = 2;
-  const std::string state = json["state"].dump();
-  FileDigest digest;
-  extend(digest, state.data(), state.size());
-  json["crc32"] = digest.crc32;
-  write_file(path / "state.json", json.dump());
+  change_state(path, [](nlohmann::json& state) { state["format"] = 2; });
   EXPECT_THAT(refusal(path), HasSubstr("state.json: format 2, expected 1: it was written by heddle test"));
+}
+
+// Former versions wrote null for an infinite first loss, which they took for the best one.
+TEST_F(CheckpointTest, ABestLossOfNullIsNone) {
+  const fs::path path = write(1);
+  change_state(path, [](nlohmann::json& state) {
+    state["evaluations"] = {{"best_step", 1}, {"best_loss", nullptr}, {"without_gain", 2}};
+  });
+  const EvaluationHistory found = read_state(path / "state.json").state.evaluations;
+  EXPECT_FALSE(found.best.has_value());
+  EXPECT_EQ(found.without_gain, 2);
 }
 
 TEST_F(CheckpointTest, TheNewestWholeOneIsFoundAndTheOthersSaid) {

@@ -99,7 +99,8 @@ CheckpointState state_of(const Json& json) {
   }
   if (json.contains("evaluations")) {
     const Json& evaluations = json["evaluations"];
-    if (evaluations.contains("best_step")) {
+    // Former versions took an infinite loss for a best one, and wrote null.
+    if (evaluations.contains("best_step") && !evaluations.at("best_loss").is_null()) {
       state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
     }
     state.evaluations.without_gain = integer<int64_t>(evaluations, "without_gain");
