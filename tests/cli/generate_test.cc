@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <ios>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -146,6 +148,40 @@ TEST_F(GenerateCommandTest, StopsBeforeAText) {
             whole.substr(0, place) + "\n");
   EXPECT_EQ(text({"--prompt", "the ", "--tokens", "60", "--temperature", "0", "--stop", "no such text"}), whole);
   EXPECT_THAT(refusal({"--stop", ""}), HasSubstr("--stop"));
+}
+
+// The separator of documents ends a sample, is not shown, and is read before a prompt.
+TEST_F(GenerateCommandTest, EndsWithItsDocument) {
+  run_ = (folder_ / "packed").string();
+  ASSERT_EQ(train(run_, {"data={type: text, path: \"" + text_ + "\", pack: true, separator: 10}",
+                         "model.vocab_size=256", "trainer.steps=2"})
+                .code,
+            0);
+  const std::string out = text({"--prompt", "the ", "--tokens", "4000", "--temperature", "9"});
+  EXPECT_EQ(out.find('\n'), out.size() - 1) << "it goes on behind the separator";
+
+  run_ = (folder_ / "ids").string();
+  const std::string file = (folder_ / "tokens.bin").string();
+  std::ofstream tokens(file, std::ios::binary);
+  for (uint16_t i = 0; i < 2000; ++i) {
+    const uint16_t token = i % 8;
+    tokens.write(reinterpret_cast<const char*>(&token), sizeof token);
+  }
+  tokens.close();
+  const std::string data =
+      "data={type: tokens, path: '" + file + "', validation_fraction: 0.2, pack: true, separator: 3}";
+  ASSERT_EQ(train(run_, {data, "trainer.steps=2"}).code, 0);
+  const std::vector<std::string> options = {"--tokens", "300", "--temperature", "9", "--prompt-tokens"};
+  const auto sample = [&](const std::string& prompt) {
+    std::vector<std::string> all = options;
+    all.push_back(prompt);
+    return text(all);
+  };
+  const std::string ids = sample("1,2");
+  EXPECT_THAT(ids, StartsWith("1 2 "));
+  EXPECT_EQ(ids.find('3'), std::string::npos) << ids;
+  EXPECT_LT(ids.size(), 300) << ids;
+  EXPECT_EQ("3 " + ids, sample("3,1,2"));
 }
 
 TEST_F(GenerateCommandTest, EndsWhenNobodyReads) {

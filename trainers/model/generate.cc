@@ -82,6 +82,12 @@ std::vector<double> read_tokens(Context& context, const LanguageModel& model, st
 
 void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
                      const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit) {
+  std::vector<int32_t> document;
+  if (options.end && (prompt.empty() || prompt.front() != *options.end)) {
+    document.push_back(*options.end);
+    document.insert(document.end(), prompt.begin(), prompt.end());
+    prompt = document;
+  }
   check_prompt(prompt, model.vocab_size());
   ModelState state = model.initial_state();
   Random random(options.seed, RandomStream::sampling);
@@ -90,15 +96,14 @@ void generate_tokens(Context& context, const LanguageModel& model, std::span<con
     std::vector<double> logits = read_tokens(context, model, prompt, state);
     logits.resize(static_cast<size_t>(std::min(choices, model.vocab_size())));
     token = static_cast<int32_t>(sample_token(logits, options, random.next_uniform()));
-    if (!emit(token) || (options.stop_requested && options.stop_requested())) return;
+    if (token == options.end || !emit(token) || (options.stop_requested && options.stop_requested())) return;
     prompt = {&token, 1};
   }
 }
 
 void generate(Context& context, const LanguageModel& model, const Tokenizer& tokenizer, std::string_view prompt,
               const GenerateOptions& options, const std::function<void(uint8_t)>& emit) {
-  std::vector<int32_t> tokens = encode_text(tokenizer, prompt);
-  if (options.end && (tokens.empty() || tokens.front() != *options.end)) tokens.insert(tokens.begin(), *options.end);
+  const std::vector<int32_t> tokens = encode_text(tokenizer, prompt);
   // A separator behind the tokens of the text, as that of bytes may be, can be drawn with all before it.
   const int64_t choices = std::max(tokenizer.size(), options.end ? int64_t{*options.end} + 1 : 0);
   StopText stop(options.stop);
@@ -106,7 +111,6 @@ void generate(Context& context, const LanguageModel& model, const Tokenizer& tok
     for (char byte : bytes) emit(static_cast<uint8_t>(byte));
   };
   generate_tokens(context, model, tokens, options, choices, [&](int32_t token) {
-    if (token == options.end) return false;
     for (const char byte : tokenizer.bytes_of(token)) {
       emit_all(stop.add(static_cast<uint8_t>(byte)));
       if (stop.reached()) return false;

@@ -24,8 +24,8 @@ struct GenerateOptions {
   int64_t top_k = 0;         // only the k likeliest; 0: all
   double top_p = 1.0;        // only the likeliest whose probabilities reach p together
   uint64_t seed = 1;
-  // generate(): the token that ends a document, and so ends the text. A document begins with it, too: it is read before
-  // a prompt that does not begin with it.
+  // The token that ends a document: nothing comes after it, and it is not shown. A document begins with it, too: it is
+  // read before a prompt that does not begin with it.
   std::optional<int32_t> end = {};
   std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
   std::function<bool()> stop_requested = {};  // asked after every token; ends when it says yes
@@ -36,13 +36,14 @@ struct GenerateOptions {
 std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
                                 ModelState& state);
 
-// Reads `prompt` (at least one id of the vocabulary) and calls emit(token) for each new token, until it returns false.
-// Draws from the first `choices` tokens of the vocabulary. Throws Error for a prompt that is empty or holds other ids.
+// Reads `prompt` (at least one id of the vocabulary, or none where there is an end) and calls emit(token) for each new
+// token, until it returns false. Draws from the first `choices` tokens of the vocabulary. Throws Error for a prompt
+// that is empty or holds other ids.
 void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
                      const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit);
 
 // The same with text: calls emit() for each byte of the new tokens, which are drawn from those of the tokenizer and
-// from options.end. The prompt may be empty where there is an end.
+// from options.end.
 void generate(Context& context, const LanguageModel& model, const Tokenizer& tokenizer, std::string_view prompt,
               const GenerateOptions& options, const std::function<void(uint8_t)>& emit);
 
