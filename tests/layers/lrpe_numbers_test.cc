@@ -212,6 +212,32 @@ void softmax_of_many_features(Context& context) {
   }
 }
 
+// So many features that they are worked on in parts, with angles of each head's own.
+void softmax_of_many_features_and_angles_of_heads(Context& context) {
+  constexpr int64_t kTokens = 3, kHeads = 2, kDim = 4100, kHalf = kDim / 2, kOffset = 5;
+  const Numbers x = random_numbers(kTokens * kHeads * kDim, 1), theta = random_numbers(kHeads * kHalf, 2);
+  Tape tape(context);
+  LrpeRotateOptions options;
+  options.softmax = Softmax::feature;
+  options.offset = kOffset;
+  const Variable input = tape.constant(tensor_of(context, {1, kTokens, kHeads, kDim}, DType::float64, x));
+  const Variable angles = tape.constant(tensor_of(context, {kHeads, kHalf}, DType::float64, theta));
+  const Numbers y = read_values(context, lrpe_rotate(tape, input, angles, options).value);
+  for (int64_t row = 0; row < kTokens * kHeads; ++row) {
+    const double* const numbers = x.data() + row * kDim;
+    double sum = 0.0;
+    for (int64_t i = 0; i < kDim; ++i) sum += std::exp(numbers[i]);
+    for (int64_t i = 0; i < kHalf; ++i) {
+      const double angle =
+          static_cast<double>(row / kHeads + kOffset) * theta[static_cast<size_t>(row % kHeads * kHalf + i)];
+      const double first = std::exp(numbers[i]) / sum, second = std::exp(numbers[i + kHalf]) / sum;
+      const auto at = static_cast<size_t>(row * kDim + i);
+      ASSERT_NEAR(y[at], first * std::cos(angle) - second * std::sin(angle), 1e-14) << row << ", " << i;
+      ASSERT_NEAR(y[at + kHalf], second * std::cos(angle) + first * std::sin(angle), 1e-14) << row << ", " << i;
+    }
+  }
+}
+
 class LrpeNumbers : public test::OnDevices {};
 
 TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_half(context()); }
@@ -219,6 +245,7 @@ TEST_P(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { d_theta_is_the_sum_over_a
 TEST_P(LrpeNumbers, Float64AnglesKeepTheirDigits) { float64_angles_keep_their_digits(context()); }
 TEST_P(LrpeNumbers, OffsetsCountBehindExtraTokens) { offsets_count_behind_extra_tokens(context()); }
 TEST_P(LrpeNumbers, SoftmaxOfManyFeatures) { softmax_of_many_features(context()); }
+TEST_P(LrpeNumbers, SoftmaxOfManyFeaturesAndAnglesOfHeads) { softmax_of_many_features_and_angles_of_heads(context()); }
 HEDDLE_ON_DEVICES(LrpeNumbers);
 
 }  // namespace

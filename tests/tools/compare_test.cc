@@ -2,9 +2,11 @@
 // would not see the same tokens are refused. No test looks at a time.
 #include "tools/compare.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -148,6 +150,9 @@ TEST_F(CompareTest, TextJsonAndChartHoldEveryModel) {
     const ComparedModel& model = comparison.models[i];
     const nlohmann::json& shown = json["models"][i];
     EXPECT_THAT(text, HasSubstr("| " + model.name + " "));
+    ASSERT_THAT(model.losses, SizeIs(2));
+    const double deviation = std::abs(model.losses[0] - model.losses[1]) / std::sqrt(2.0);
+    EXPECT_THAT(text, HasSubstr(fmt::format(" {:.4f} ± {:.4f} ", (model.losses[0] + model.losses[1]) / 2, deviation)));
     EXPECT_THAT(svg, HasSubstr(">" + model.name + ": "));
     EXPECT_EQ(shown["name"], model.name);
     EXPECT_EQ(shown["parameters"], model.parameters);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <ios>
 #include <set>
 #include <string>
@@ -253,6 +254,21 @@ TEST_F(TrainerTest, ANewCheckpointIsWrittenWhenOneIsAskedFor) {
   options.checkpoint_requested = [step = 0]() mutable { return ++step == 33; };
   EXPECT_TRUE(train(context, testing::tiny_train_config(), options).finished);
   EXPECT_TRUE(fs::exists(folder_ / "run/checkpoints/step_33/state.json"));
+}
+
+// Files are brought up to date at each evaluation, with a checkpoint or without.
+TEST_F(TrainerTest, AnEvaluationIsInTheFilesBeforeTheNextStep) {
+  struct Reader : Logger {
+    void step(const StepEvent& event) override {
+      if (event.step == 4) metrics = read();
+    }
+    std::function<std::string()> read;
+    std::string metrics;
+  } reader;
+  reader.read = [this] { return file("run/metrics.csv"); };
+  loggers_ = {&reader};
+  run("run", testing::tiny_train_config({"trainer.eval_every=3", "trainer.checkpoint_every=30"}), 5);
+  EXPECT_THAT(reader.metrics, HasSubstr("\n3,"));
 }
 
 // Training goes on where it was in the data, whatever the batches are.
