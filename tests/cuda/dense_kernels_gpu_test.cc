@@ -135,7 +135,7 @@ TEST_F(GemmGpu, SearchedAlgorithms) {
 // Sums that are cut into parts, with a bias, added to what is there; the vector is a column of a wider matrix.
 TEST_F(GemmGpu, PartsOfSumsAndColumnsAsVectors) {
   for (const DType dtype : kFloating) {
-    for (const auto& [m, n, k] : {std::array<int64_t, 3>{24, 40, 9001}, {5, 3, 20000}, {70, 1, 300}, {70, 1, 5000}}) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{6, 8, 70001}, {70, 1, 9001}, {1, 70, 9001}}) {
       const GemmCase c = {m, n, k, Transpose::no, Transpose::no, true, GradientMode::accumulate, true, Place{3, 1}};
       expect_same_as_cpu(dtype, [&](Context& context, DType type) { return run_gemm(context, type, c); });
     }
@@ -147,7 +147,7 @@ TEST_F(GemmGpu, AnInfiniteTermMakesAnInfiniteSum) {
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
   Context context({DeviceType::cuda, 0});
   for (const DType dtype : kFloating) {
-    for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 3, 300}, {70, 1, 5000}, {24, 40, 9001}}) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 3, 300}, {70, 1, 9001}, {1, 70, 9001}, {6, 8, 70001}}) {
       const Tensor a = Tensor::empty(context, {m, k}, dtype), b = Tensor::empty(context, {k, n}, dtype);
       const Tensor y = Tensor::empty(context, {m, n}, dtype);
       std::vector<double> numbers(static_cast<size_t>(m * k), 0.0);
