@@ -50,7 +50,9 @@ TEST_F(VerifyResumeTest, RunsThatGoOnAreTheSame) {
   for (const std::string more :
        {"trainer.dtype=bfloat16", "model.dropout=0.2", "trainer.hours=1.0e-9", "optimizer.lr=1.0e-30"}) {
     const VerifyResumeResult result =
-        verify(testing::tiny_train_config({more, "trainer.eval_every=3", "trainer.stop_after_no_gain=1"}), 7);
+        verify(testing::tiny_train_config(
+                   {more, "schedule={type: constant}", "trainer.eval_every=3", "trainer.stop_after_no_gain=1"}),
+               7);
     EXPECT_TRUE(result.finished);
     EXPECT_FALSE(result.difference.has_value()) << *result.difference;
     EXPECT_EQ(result.steps, 7);
