@@ -267,7 +267,9 @@ TEST_F(TrainerTest, AnEvaluationIsInTheFilesBeforeTheNextStep) {
   } reader;
   reader.read = [this] { return file("run/metrics.csv"); };
   loggers_ = {&reader};
-  run("run", testing::tiny_train_config({"trainer.eval_every=3", "trainer.checkpoint_every=30"}), 5);
+  run("run",
+      testing::tiny_train_config({"trainer.eval_every=3", "trainer.checkpoint_every=30", "trainer.keep_best=false"}),
+      5);
   EXPECT_THAT(reader.metrics, HasSubstr("\n3,"));
 }
 
