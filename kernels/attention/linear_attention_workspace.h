@@ -57,9 +57,9 @@ struct ScanSpans {
 inline int64_t shared_features(const LinearAttentionForwardArgs& args) { return args.v.dim; }
 inline int64_t shared_features(const LinearAttentionBackwardArgs& args) { return std::min(args.q.dim, args.v.dim); }
 
-// Whether a GPU computes these heads token by token (scan_recurrent.h): states of float32 that are so narrow that the
-// tiles of tensor cores, where a product takes six of pieces, would be slower. `smaller` and `larger` are the numbers
-// of features of q and v.
+// Whether a GPU computes heads token by token (scan_recurrent.h), but for scans with the gradient of log decays: states
+// of float32 that are so narrow that the tiles of tensor cores, where a product takes six products of pieces, would be
+// slower. `smaller` and `larger` are the numbers of features of q and v.
 inline bool is_recurrent(DType dtype, int64_t smaller, int64_t larger) {
   return dtype == DType::float32 && smaller <= 32 && larger <= kLargestTensorDim;
 }
