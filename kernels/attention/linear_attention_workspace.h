@@ -59,16 +59,16 @@ inline int64_t shared_features(const LinearAttentionBackwardArgs& args) { return
 
 // Whether a GPU computes heads token by token (scan_recurrent.h), but for scans with the gradient of log decays: states
 // of float32 that are so narrow that the tiles of tensor cores, where a product takes six products of pieces, would be
-// slower. `smaller` and `larger` are the numbers of features of q and v.
-inline bool is_recurrent(DType dtype, int64_t smaller, int64_t larger) {
-  return dtype == DType::float32 && smaller <= 32 && larger <= kLargestTensorDim;
+// slower.
+inline bool is_recurrent(DType dtype, int64_t dim, int64_t value_dim) {
+  return dtype == DType::float32 && std::min(dim, value_dim) <= 32 && std::max(dim, value_dim) <= kLargestTensorDim;
 }
 
 // Blocks of a scan that run on one multiprocessor at once; each may have heads of up to kBlockFeatures features.
 // `shared` as in shared_features().
-inline int64_t scan_blocks_at_once(DType dtype, int64_t smaller, int64_t larger, int64_t shared) {
+inline int64_t scan_blocks_at_once(DType dtype, int64_t dim, int64_t value_dim, int64_t shared) {
   constexpr int64_t kWarps = 16;  // of kScanTile value features
-  if (is_recurrent(dtype, smaller, larger)) return kWarps / parts_of(std::min(shared, kBlockFeatures), kScanTile);
+  if (is_recurrent(dtype, dim, value_dim)) return kWarps / parts_of(std::min(shared, kBlockFeatures), kScanTile);
   return dtype == DType::float32 && shared <= 64 ? 2 : 1;
 }
 
@@ -76,13 +76,13 @@ inline int64_t scan_blocks_at_once(DType dtype, int64_t smaller, int64_t larger,
 // of more than 128 features take more than one multiprocessor each, and some of narrow heads of float32 share one. A
 // GPU is taken to have 132 of them, so that results depend on the sizes alone. The states of the spans cost about 0.6
 // times the time of what follows, and the kernels around them about that of 6 windows.
-inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t smaller, int64_t larger,
+inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t dim, int64_t value_dim,
                             int64_t shared) {
   constexpr int64_t kMultiprocessors = 132;
   const int64_t windows = parts_of(length, kWindow);
   const bool by_shared = dtype == DType::float32 || dtype == DType::bfloat16;
-  const int64_t blocks = heads * parts_of(by_shared ? shared : larger, kBlockFeatures);
-  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, smaller, larger, shared);
+  const int64_t blocks = heads * parts_of(by_shared ? shared : std::max(dim, value_dim), kBlockFeatures);
+  const int64_t places = kMultiprocessors * scan_blocks_at_once(dtype, dim, value_dim, shared);
   const int64_t most = blocks > 0 ? std::min({places / blocks, windows / 2, kMostSpans}) : 0;
   if (most < 2 || 5 * (windows - 6) * most < 8 * windows) return {1, windows * kWindow};
   const int64_t span = parts_of(windows, most);
@@ -90,8 +90,8 @@ inline ScanSpans scan_spans(DType dtype, int64_t heads, int64_t length, int64_t 
 }
 template <class Args>
 ScanSpans scan_spans(const Args& args) {
-  return scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, std::min(args.q.dim, args.v.dim),
-                    std::max(args.q.dim, args.v.dim), shared_features(args));
+  return scan_spans(args.q.dtype, args.q.batch * args.q.heads, args.q.length, args.q.dim, args.v.dim,
+                    shared_features(args));
 }
 
 // Where the parts lie: offsets in bytes, and their sum. A part that is not wanted has no bytes.

@@ -1,4 +1,5 @@
 // Linear attention on a GPU: which scans compute what, and what is prepared and finished around them. scan.h says how.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -217,6 +218,7 @@ class Backward {
   // Returns the number of parts of each token's gradient of a log decay.
   int64_t run() {
     const int64_t parts = scan_for_d_q();
+    is_after_scan_ = parts > 0;
     // Where heads of q share one of k, the scans of d_k and d_v run for the first head of each group, then for the
     // second, and so on, and add up in the workspace.
     HeadsDestination d_k = args_.d_k, d_v = args_.d_v;
@@ -271,7 +273,12 @@ class Backward {
     for_d_v.state_out_mode = args_.d_initial_state.mode;
     for_d_v.span_states = span_states<A>(args_, workspace_, false);
     find_span_states<T>(context_, is_idle(for_d_v) ? for_d_k : for_d_v);
-    scan<T>(context_, for_d_k);
+    // The first scan for d_k reads nothing that the one for d_q writes, and that for d_v nothing of that for d_k, but
+    // all scans in two parts have one place for their partial out.
+    const bool in_parts = std::max(dim_, value_dim_) > kPartKeys;
+    for_d_k.is_independent = is_after_scan_ && i == 0 && for_d_k.spans == 1 && !in_parts;
+    const bool is_after_d_k = scan<T>(context_, for_d_k) > 0;
+    for_d_v.is_independent = (is_after_d_k || for_d_k.is_independent) && !in_parts;
     scan<T>(context_, for_d_v);
   }
 
@@ -312,6 +319,7 @@ class Backward {
   const LinearAttentionBackwardArgs& args_;
   LinearAttentionWorkspace workspace_;
   ScanArgs<A> prepared_;
+  bool is_after_scan_ = false;  // the last kernel is the scan for d_q
   int64_t dim_ = args_.q.dim, value_dim_ = args_.v.dim, group_ = args_.q.heads / args_.k.heads;
 };
 

@@ -106,6 +106,9 @@ struct ScanArgs {
   StateView<A> span_states;
   bool is_for_span_states = false;
 
+  // The scan reads nothing that the kernel before it in the stream writes, see begin_scan().
+  bool is_independent = false;
+
   // Out of the parts of a scan before the last one, without `outer`: (batch, heads of query, values, length rounded up
   // to a multiple of kWindow). For scans in bfloat16 of heads of query of more than 128 features.
   A* partial_out = nullptr;
@@ -278,8 +281,18 @@ __device__ __forceinline__ void put_state(const ScanArgs<A>& args, const ScanSpa
   to = adds ? to + state : state;
 }
 
-// Keeps the compiler from computing what follows in a rarely taken branch in any case.
-__device__ __forceinline__ void stay_branch() { asm volatile("" ::: "memory"); }
+// Scans are launched as dependents of the kernel before them in the stream. All threads call these two, at the begin
+// and at the end. The blocks of an independent scan start where those of the scan before leave multiprocessors idle,
+// and end after it, so that what follows finds both done.
+template <class A>
+__device__ __forceinline__ void begin_scan(const ScanArgs<A>& args) {
+  if (!args.is_independent) grid_dependency_wait();
+  grid_dependency_trigger();
+}
+template <class A>
+__device__ __forceinline__ void end_scan(const ScanArgs<A>& args) {
+  if (args.is_independent) grid_dependency_wait();
+}
 
 // Blocks along z.
 template <class A>

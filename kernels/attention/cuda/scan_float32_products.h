@@ -86,7 +86,7 @@ __device__ __forceinline__ void start_product(const Numbers& numbers, uint64_t b
   for (int j = 0; j < STEPS; j += 2) {
     FragmentA first[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < 2 && j + i < STEPS; ++i) {
       float2 pairs[4];
       numbers(j + i, pairs);
 #pragma unroll
@@ -96,7 +96,9 @@ __device__ __forceinline__ void start_product(const Numbers& numbers, uint64_t b
     }
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < 2; ++i) wgmma<bf16, STORED>(to, first[i], further_on(b, depth_bytes<STORED>(j + i)), true);
+    for (int i = 0; i < 2 && j + i < STEPS; ++i) {
+      wgmma<bf16, STORED>(to, first[i], further_on(b, depth_bytes<STORED>(j + i)), true);
+    }
     wgmma_commit();
     if (j + 2 < STEPS) wgmma_wait<1>();
   }

@@ -15,7 +15,7 @@
 namespace heddle::kernels::cuda {
 namespace detail {
 
-// KEYS: features of query and key, 64, 96 or 128; GROUPS: warpgroups, 1 or 2, of 64 value features each.
+// KEYS: features of query and key, a multiple of 16 up to 128; GROUPS: warpgroups, 1 or 2, of 64 value features each.
 template <int KEYS, int GROUPS>
 struct Float32Shape {
   static constexpr int kKeys = KEYS, kGroups = GROUPS, kValues = 64 * GROUPS, kRows = 64, kThreads = 128 * GROUPS;
@@ -64,7 +64,7 @@ class Float32Rows {
         const int there = row() + i * kRowStep < rows ? features : 0;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          copy_float_if(there > e, raw_ + i * kActive * 16 + e * 4, there > e ? from + e : origin());
+          copy_async_float_if(there > e, raw_ + i * kActive * 16 + e * 4, there > e ? from + e : origin());
         }
       }
     }
@@ -115,11 +115,6 @@ class Float32Rows {
   __device__ __forceinline__ int64_t step() const { return from_end_ ? -view_.length_stride : view_.length_stride; }
   // An address that is there, of row 0 of the sequence.
   __device__ __forceinline__ const float* origin() const { return first_ - row() * step() - column(); }
-
-  // Starts to copy one float where it is `valid`, else to write 0.
-  static __device__ __forceinline__ void copy_float_if(bool valid, uint32_t to, const float* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
-  }
 
   const float* first_;  // the thread's place in the row of token 0, and its row of a chunk
   const HeadsView& view_;

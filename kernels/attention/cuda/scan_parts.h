@@ -2,6 +2,7 @@
 // each.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/attention/cuda/scan.h"
@@ -29,7 +30,20 @@ inline ScanArgs<float> part_of_keys(ScanArgs<float> args, int64_t first, int64_t
   args.state_in = detail::keys_from(args.state_in, first);
   args.state_out = detail::keys_from(args.state_out, first);
   args.span_states = detail::keys_from(args.span_states, first);
+  args.is_independent &= first == 0;  // the others add to what the first one has written
   return args;
+}
+
+// Calls launch(args, keys) for parts of at most `most` features of query and key each, a multiple of 16. The first one
+// writes or adds to out as args says, the others add.
+template <class Launch>
+void scan_in_parts(const ScanArgs<float>& args, int64_t most, const Launch& launch) {
+  const int64_t keys = args.query.dim, size = parts_of(parts_of(keys, parts_of(keys, most)), 16) * 16;
+  for (int64_t first = 0; first < keys; first += size) {
+    ScanArgs<float> part = part_of_keys(args, first, std::min(size, keys - first));
+    if (first > 0) part.out.mode = GradientMode::accumulate;
+    launch(part, part.query.dim);
+  }
 }
 
 }  // namespace heddle::kernels::cuda

@@ -12,7 +12,9 @@ template <class Shape, bool OUT, bool ADDS>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     scan_recurrent(const __grid_constant__ ScanArgs<float> args, bool aligned) {
   extern __shared__ __align__(16) float numbers[];
+  begin_scan(args);
   RecurrentScan<Shape, OUT, ADDS>(args, aligned, numbers).run();
+  end_scan(args);
 }
 
 // Returns the number of tiles of value features.
@@ -26,8 +28,8 @@ int64_t launch_recurrent(Context& context, const ScanArgs<float>& args) {
                   span_blocks(args));
   const bool aligned = can_vectorize_all(4, args.query, args.key, args.value, args.out.view);
   with_out_mode(args, [&](auto out, auto adds) {
-    HEDDLE_LAUNCH(context, (scan_recurrent<Shape, out(), adds()>), grid, static_cast<unsigned>(warps) * 32,
-                  (RecurrentScan<Shape, out(), adds()>::shared_bytes(width)), args, aligned);
+    HEDDLE_LAUNCH_DEPENDENT(context, (scan_recurrent<Shape, out(), adds()>), grid, static_cast<unsigned>(warps) * 32,
+                            (RecurrentScan<Shape, out(), adds()>::shared_bytes(width)), args, aligned);
   });
   return tiles;
 }
@@ -35,20 +37,15 @@ int64_t launch_recurrent(Context& context, const ScanArgs<float>& args) {
 }  // namespace detail
 
 int64_t scan_recurrently(Context& context, const ScanArgs<float>& args) {
-  constexpr int64_t kMostKeys = 128;
   const int64_t keys = args.query.dim, values = args.value.dim;
-  if (!is_recurrent(DType::float32, std::min(keys, values), std::max(keys, values)) || args.token_gradients != nullptr)
-    return 0;
+  if (!is_recurrent(DType::float32, keys, values) || args.token_gradients != nullptr) return 0;
   if (keys <= 16 && values <= 8) return detail::launch_recurrent<16, 1>(context, args);
   if (keys <= 16 && values <= 16) return detail::launch_recurrent<16, 2>(context, args);
   if (keys <= 16) return detail::launch_recurrent<16, 4>(context, args);
   if (keys <= 32) return detail::launch_recurrent<32, 4>(context, args);
   if (keys <= 64) return detail::launch_recurrent<64, 4>(context, args);
-  for (int64_t first = 0; first < keys; first += kMostKeys) {
-    ScanArgs<float> part = part_of_keys(args, first, std::min(kMostKeys, keys - first));
-    if (first > 0) part.out.mode = GradientMode::accumulate;  // the first part writes or adds as args says
-    detail::launch_recurrent<128, 4>(context, part);
-  }
+  scan_in_parts(args, 128,
+                [&](const ScanArgs<float>& part, int64_t) { detail::launch_recurrent<128, 4>(context, part); });
   return 1;  // there are at most 32 value features
 }
 

@@ -146,21 +146,15 @@ class RecurrentScan {
     const int64_t stride = step * stride_of(view);
     const int there = static_cast<int>(view.dim - feature), rows = there > 0 ? chunk.rows : 0;
     const int end = (chunk.rows + kTokens - 1) / kTokens * kTokens;
+    uint32_t place = shared_address(to);
     if (aligned_) {
-      uint32_t place = shared_address(to);
 #pragma unroll 4
       for (; row < end; row += step, from += stride, place += step * width * 4) copy_async_if(row < rows, place, from);
     } else {
 #pragma unroll 1
-      for (; row < end; row += step, from += stride, to += step * width) {
+      for (; row < end; row += step, from += stride, place += step * width * 4) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (row < rows && there > e) {
-            copy_async_float(shared_address(to + e), from + e);
-          } else {
-            to[e] = 0.0f;
-          }
-        }
+        for (int e = 0; e < 4; ++e) copy_async_float_if(row < rows && there > e, place + e * 4, from + e);
       }
     }
   }

@@ -47,6 +47,7 @@ __device__ __forceinline__ SpanDecay span_decay(const ScanArgs<A>& args, int64_t
 template <class A>
 __global__ void __launch_bounds__(kSpanThreads) combine_spans(const __grid_constant__ ScanArgs<A> args) {
   __shared__ SpanDecay decays[kMostSpans];
+  begin_scan(args);
   const int64_t states = args.query.batch * args.heads, size = args.span_states.size;
   const int64_t state_head = args.state_head(blockIdx.y / args.query.heads, blockIdx.y % args.query.heads);
   const int count = static_cast<int>(args.spans - 1), thread = static_cast<int>(threadIdx.x);
@@ -83,7 +84,7 @@ void combine_span_states(Context& context, const ScanArgs<A>& args) {
   check(args.spans <= kMostSpans, "[linear_attention] a sequence is cut into {} spans", args.spans);
   const dim3 grid(static_cast<unsigned>(parts_of(args.span_states.size, detail::kSpanThreads)),
                   static_cast<unsigned>(args.query.batch * args.query.heads));
-  HEDDLE_LAUNCH(context, detail::combine_spans<A>, grid, detail::kSpanThreads, 0, args);
+  HEDDLE_LAUNCH_DEPENDENT(context, detail::combine_spans<A>, grid, detail::kSpanThreads, 0, args);
 }
 
 }  // namespace heddle::kernels::cuda

@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 #ifdef HEDDLE_WGMMA
   extern __shared__ __align__(1024) unsigned char aligned_raw[];
   auto& shared = *reinterpret_cast<typename Shape::Shared*>(aligned_raw);
+  begin_scan(scan.args);
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * Shape::kGroups;
     for (SharedBarrier& barrier : shared.loaded) barrier.init(33);
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       KeyWeigher<Shape>(scan.args, shared, warp - 1).run();
     }
   }
+  end_scan(scan.args);
 #else
   __trap();
 #endif
@@ -77,7 +79,7 @@ int64_t launch_warpgroups(Context& context, const ScanArgs<float>& args) {
                            args.out ? feature_map(args.out.view, Shape::kRows, 16) : CUtensorMap{}, args};
   const dim3 grid(static_cast<unsigned>(args.query.batch * args.query.heads * tiles), 1, span_blocks(args));
   const auto start = [&]<bool OUT, bool ADDS>() {
-    HEDDLE_LAUNCH(context, (scan_warpgroup<Shape, OUT, ADDS, PARTIAL>), grid, Shape::kThreads, kBytes, scan);
+    HEDDLE_LAUNCH_DEPENDENT(context, (scan_warpgroup<Shape, OUT, ADDS, PARTIAL>), grid, Shape::kThreads, kBytes, scan);
   };
   if constexpr (PARTIAL == PartialOut::written) {
     start.template operator()<true, false>();

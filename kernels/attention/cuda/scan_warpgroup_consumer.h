@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/attention/cuda/scan_warpgroup_partial.h"
 #include "kernels/attention/cuda/scan_warpgroup_shape.h"
 #include "kernels/common/cuda/pieces.h"
 
@@ -59,7 +60,7 @@ class ScanConsumer {
 #pragma unroll
     for (int j = 0; j < 4; ++j) load_transposed(own_values + j * kSixteenRows, values[j].words);
     const bool is_finite = !OUT || all_finite(values);
-    if constexpr (PARTIAL == PartialOut::added) fetch_partial(chunk);
+    if constexpr (PARTIAL == PartialOut::added) partial().fetch(chunk);
     if (is_finite) arrive(shared_.value_free);
     if constexpr (OUT) apply_state<0>(query, out);
     if constexpr (OUT && Shape::kKeys == 64) wgmma_wait<0>();  // frees registers
@@ -92,7 +93,7 @@ class ScanConsumer {
     if constexpr (Shape::kWeightedStages == 1) arrive(shared_.weighted_free);
     if constexpr (OUT) {
       FragmentC before[8];
-      if constexpr (PARTIAL == PartialOut::added) load_partial(chunk, before);
+      if constexpr (PARTIAL == PartialOut::added) partial().load(chunk, before);
       if constexpr (PARTIAL != PartialOut::written) make_room(chunk, parity);
       wgmma_wait<0>();
       hold(out);
@@ -108,7 +109,7 @@ class ScanConsumer {
         }
       }
       if constexpr (PARTIAL == PartialOut::written) {
-        put_partial(chunk, out);
+        partial().put(chunk, out);
       } else {
         put_out(chunk, out);
       }
@@ -264,66 +265,6 @@ class ScanConsumer {
     }
   }
 
-  // --- Out of a part of query and key lies in args.partial_out, a row of tokens for each feature ---
-
-  // A thread has two features, 8 apart, and of both two tokens of every eight. Calls visit(n, half, place) for those
-  // features that are there; place is that of token n * 8 + t2_ of the chunk.
-  template <class Visit>
-  __device__ __forceinline__ void for_each_pair(const Chunk& chunk, const Visit& visit) const {
-    const int first = opaque(static_cast<int>(place_.first_value + column_ + g_));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (first + half * 8 >= args_.value.dim) break;
-      float* const places = partial_row(first + half * 8) + chunk.begin + t2_;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) visit(n, half, places + n * 8);
-    }
-  }
-  __device__ __forceinline__ float* partial_row(int64_t feature) const {
-    const int64_t head_index = place_.batch * args_.query.heads + place_.head;
-    return args_.partial_out +
-           (head_index * args_.value.dim + feature) * (parts_of(args_.query.length, kWindow) * kWindow);
-  }
-  // Starts to bring the partial out of a whole chunk to L2: each thread 32 tokens of one feature.
-  __device__ __forceinline__ void fetch_partial(const Chunk& chunk) const {
-    const int thread = opaque(static_cast<int>(threadIdx.x - 128));
-    const int64_t feature = place_.first_value + thread / 2;
-    if (chunk.rows < Shape::kRows || feature >= args_.value.dim) return;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(partial_row(feature) + chunk.begin + thread % 2 * 32));
-  }
-  __device__ __forceinline__ void load_partial(const Chunk& chunk, FragmentC (&to)[8]) const {
-#pragma unroll
-    for (int n = 0; n < 8; ++n) to[n] = FragmentC{};
-    if (chunk.rows == Shape::kRows) {
-      for_each_pair(chunk, [&](int n, int half, const float* place) {
-        const float2 pair = *reinterpret_cast<const float2*>(place);
-        to[n].values[half * 2] = pair.x;
-        to[n].values[half * 2 + 1] = pair.y;
-      });
-    } else {
-      for_each_pair(chunk, [&](int n, int half, const float* place) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (n * 8 + static_cast<int>(t2_) + e < chunk.rows) to[n].values[half * 2 + e] = place[e];
-        }
-      });
-    }
-  }
-  __device__ __forceinline__ void put_partial(const Chunk& chunk, const FragmentC (&out)[8]) const {
-    if (chunk.rows == Shape::kRows) {
-      for_each_pair(chunk, [&](int n, int half, float* place) {
-        *reinterpret_cast<float2*>(place) = {out[n].values[half * 2], out[n].values[half * 2 + 1]};
-      });
-    } else {
-      for_each_pair(chunk, [&](int n, int half, float* place) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (n * 8 + static_cast<int>(t2_) + e < chunk.rows) place[e] = out[n].values[half * 2 + e];
-        }
-      });
-    }
-  }
-
   // --- Out goes through shared memory, from where the copy engine takes it, 16 features of each warp ---
 
   // Makes sure that the chunk before has left shared memory; brings in what out is added to.
@@ -385,6 +326,7 @@ class ScanConsumer {
   __device__ __forceinline__ int head() const { return static_cast<int>(place_.head); }
   // The first of the warp's features.
   __device__ __forceinline__ int feature() const { return static_cast<int>(place_.first_value + column_); }
+  __device__ __forceinline__ PartialRows<Shape> partial() const { return {args_, place_, column_ + g_, t2_}; }
   // Which of the consumers' warps it is.
   __device__ __forceinline__ unsigned warp() const { return column_ / 16; }
 

@@ -1,6 +1,6 @@
 // Asynchronous matrix products of a warpgroup, four consecutive warps (wgmma, sm_90a), their operands in shared memory
 // and the order between threads and hardware.
-//   C (64, N) = [C +] A (64, 16) B (16, N), N = 32, 64, 96 or 128
+//   C (64, N) = [C +] A (64, 16) B (16, N), N = 32, 48, 64, 80, 96 or 128
 // in float, A and B of a 16-bit type. Warp w of the group holds rows 16 w to 16 w + 15 of C and of an A in registers,
 // in the fragments of mma.h. Only kernels whose body stands within #ifdef HEDDLE_WGMMA may call what is here.
 #pragma once
@@ -152,14 +152,17 @@ enum class Stored : int { by_rows = 0, by_depth = 1 };
 #define HEDDLE_FRAGMENTS_4(use, c, n)                                                                  \
   HEDDLE_FRAGMENTS_1(use, c, n), HEDDLE_FRAGMENTS_1(use, c, n + 1), HEDDLE_FRAGMENTS_1(use, c, n + 2), \
       HEDDLE_FRAGMENTS_1(use, c, n + 3)
+#define HEDDLE_FRAGMENTS_2(use, c, n) HEDDLE_FRAGMENTS_1(use, c, n), HEDDLE_FRAGMENTS_1(use, c, n + 1)
+#define HEDDLE_FRAGMENTS_6(use, c) HEDDLE_FRAGMENTS_4(use, c, 0), HEDDLE_FRAGMENTS_2(use, c, 4)
 #define HEDDLE_FRAGMENTS_8(use, c) HEDDLE_FRAGMENTS_4(use, c, 0), HEDDLE_FRAGMENTS_4(use, c, 4)
+#define HEDDLE_FRAGMENTS_10(use, c) HEDDLE_FRAGMENTS_8(use, c), HEDDLE_FRAGMENTS_2(use, c, 8)
 #define HEDDLE_FRAGMENTS_12(use, c) HEDDLE_FRAGMENTS_8(use, c), HEDDLE_FRAGMENTS_4(use, c, 8)
 #define HEDDLE_FRAGMENTS_16(use, c) HEDDLE_FRAGMENTS_12(use, c), HEDDLE_FRAGMENTS_4(use, c, 12)
 #define HEDDLE_REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define HEDDLE_REGISTERS_32 \
-  HEDDLE_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define HEDDLE_REGISTERS_48 \
-  HEDDLE_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define HEDDLE_REGISTERS_24 HEDDLE_REGISTERS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define HEDDLE_REGISTERS_32 HEDDLE_REGISTERS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define HEDDLE_REGISTERS_40 HEDDLE_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define HEDDLE_REGISTERS_48 HEDDLE_REGISTERS_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define HEDDLE_REGISTERS_64 \
   HEDDLE_REGISTERS_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
@@ -217,8 +220,13 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], uint64_t a, uint64_
 template <class T, Stored STORED_B, int TILES>
 __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], const FragmentA& a, uint64_t b, bool add) {
   constexpr bool kBrain = std::is_same_v<T, bf16>;
-  static_assert(sizeof(T) == 2 && (TILES == 8 || TILES == 16 || (TILES == 12 && kBrain)));
-  if constexpr (TILES == 12) {
+  static_assert(sizeof(T) == 2 &&
+                (TILES == 8 || TILES == 16 || ((TILES == 6 || TILES == 10 || TILES == 12) && kBrain)));
+  if constexpr (TILES == 6) {
+    HEDDLE_WGMMA_REGISTERS(48, bf16, HEDDLE_REGISTERS_24, HEDDLE_FRAGMENTS_6("+f", c), 24, 25, 26, 27, 28, 29, 30);
+  } else if constexpr (TILES == 10) {
+    HEDDLE_WGMMA_REGISTERS(80, bf16, HEDDLE_REGISTERS_40, HEDDLE_FRAGMENTS_10("+f", c), 40, 41, 42, 43, 44, 45, 46);
+  } else if constexpr (TILES == 12) {
     HEDDLE_WGMMA_REGISTERS(96, bf16, HEDDLE_REGISTERS_48, HEDDLE_FRAGMENTS_12("+f", c), 48, 49, 50, 51, 52, 53, 54);
   } else if constexpr (TILES == 8 && kBrain) {
     HEDDLE_WGMMA_REGISTERS(64, bf16, HEDDLE_REGISTERS_32, HEDDLE_FRAGMENTS_8("+f", c), 32, 33, 34, 35, 36, 37, 38);
@@ -235,12 +243,17 @@ __device__ __forceinline__ void wgmma(FragmentC (&c)[TILES], const FragmentA& a,
 #undef HEDDLE_WGMMA_SHARED
 #undef HEDDLE_REGISTERS_64
 #undef HEDDLE_REGISTERS_48
+#undef HEDDLE_REGISTERS_40
 #undef HEDDLE_REGISTERS_32
+#undef HEDDLE_REGISTERS_24
 #undef HEDDLE_REGISTERS_16
 #undef HEDDLE_FRAGMENTS_16
 #undef HEDDLE_FRAGMENTS_12
+#undef HEDDLE_FRAGMENTS_10
 #undef HEDDLE_FRAGMENTS_8
+#undef HEDDLE_FRAGMENTS_6
 #undef HEDDLE_FRAGMENTS_4
+#undef HEDDLE_FRAGMENTS_2
 #undef HEDDLE_FRAGMENTS_1
 
 }  // namespace heddle::kernels::cuda

@@ -33,6 +33,10 @@ __device__ __forceinline__ void copy_async_if(bool valid, uint32_t to, const voi
 __device__ __forceinline__ void copy_async_float(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
+// Starts to copy one float where it is `valid`, else to write 0.
+__device__ __forceinline__ void copy_async_float_if(bool valid, uint32_t to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
+}
 
 // Loads 16 bytes.
 template <class T>

@@ -149,6 +149,9 @@ __device__ __forceinline__ void hide_from_compiler(T*& pointer) {
 __device__ __forceinline__ void hide_from_compiler(uint32_t& word) { asm volatile("" : "+r"(word)); }
 __device__ __forceinline__ void hide_from_compiler(int& word) { asm volatile("" : "+r"(word)); }
 
+// Keeps the compiler from computing what follows in a rarely taken branch in any case.
+__device__ __forceinline__ void stay_branch() { asm volatile("" ::: "memory"); }
+
 // Converts to the type of arithmetic, exactly; 16-bit types two at a time.
 template <class T, int N>
 __device__ __forceinline__ Vec<accumulate_t<T>, N> widen_all(const Vec<T, N>& values) {
