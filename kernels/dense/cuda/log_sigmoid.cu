@@ -26,10 +26,11 @@ __global__ void __launch_bounds__(kMapThreads)
     log_sigmoid_gradient(Grid grid, Rows x, Rows d_y, Rows d_x, accumulate_t<T> divisor, bool add) {
   using A = accumulate_t<T>;
   const int64_t i = blockIdx.x * int64_t{kMapThreads} + threadIdx.x;
-  if (i >= grid.vectors) return;
-  const A derivative = log_sigmoid_derivative(widen(*grid.at<const T>(x, i)));
-  const Vec<A, 1> gradient = {*grid.at<const A>(d_y, i) * derivative / divisor};
-  store_or_add(grid.at<T>(d_x, i), gradient, add);
+  if (i >= grid.vectors()) return;
+  const Grid::Place place = grid.place(i);
+  const A derivative = log_sigmoid_derivative(widen(*grid.at<const T>(x, place)));
+  const Vec<A, 1> gradient = {*grid.at<const A>(d_y, place) * derivative / divisor};
+  store_or_add(grid.at<T>(d_x, place), gradient, add);
 }
 
 Rows rows_of(const RowsView& view) { return {view.data, view.row_stride}; }
@@ -48,7 +49,7 @@ void log_sigmoid_backward(Context& context, const LogSigmoidBackwardArgs& args) 
   const int64_t elements = x.rows * x.cols;
   if (elements == 0) return;
   const bool dense = is_dense(x) && is_dense(d_y) && is_dense(d_x);
-  const Grid grid = {elements, dense ? elements : x.cols, 1};
+  const Grid grid(dense ? 1 : x.rows, dense ? elements : x.cols, 1);
   visit_floating(x.dtype, [&]<class T>(T) {
     HEDDLE_LAUNCH(context, log_sigmoid_gradient<T>, static_cast<unsigned>(ceil_div(elements, kMapThreads)), kMapThreads,
                   0, grid, rows_of(x), rows_of(d_y), rows_of(d_x), static_cast<accumulate_t<T>>(args.divisor),

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
@@ -86,17 +87,27 @@ __device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<
   }
 }
 
-// The gradient of `width` logits of a row. `place` is that of the target among them, if it is one of them.
+// Calls visit(e) for the target among `width` logits of a row, if it is one of them; `place` is how far it is from the
+// first of them. Few threads of a row take this branch, so that a logit costs nothing for it.
+template <int width, class Visit>
+__device__ __forceinline__ void visit_target(int64_t place, const Visit& visit) {
+  if (place < 0 || place >= width) return;
+  stay_branch();
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    if (e == place) visit(e);
+  }
+}
+
+// The gradient of `width` logits of a row. `place` as in visit_target().
 template <class T, int width>
 __device__ __forceinline__ Vec<accumulate_t<T>, width> gradient_of(
     const CrossEntropyRowGradient<accumulate_t<T>>& of_row, const Vec<accumulate_t<T>, width>& values,
     accumulate_t<T> maximum, int64_t place) {
   Vec<accumulate_t<T>, width> gradient;
 #pragma unroll
-  for (int e = 0; e < width; ++e) {
-    const accumulate_t<T> own = term<T>(values[e], maximum);
-    gradient[e] = e == place ? of_row.of_target(own) : of_row.of_other(own);
-  }
+  for (int e = 0; e < width; ++e) gradient[e] = of_row.of_other(term<T>(values[e], maximum));
+  visit_target<width>(place, [&](int e) { gradient[e] = of_row.of_target(term<T>(values[e], maximum)); });
   return gradient;
 }
 
@@ -110,26 +121,28 @@ struct Forward {
   accumulate_t<T> smoothing, spread, z_loss;  // spread: the share of every class by label smoothing
 };
 
-// Adds `width` logits of a row to the sums. `place` is that of the target among them, if it is one of them.
-template <class T, int width>
+// Adds `width` logits of a row to the sums, to the gaps where they are wanted (SMOOTHED). `place` as in visit_target().
+template <bool SMOOTHED, class T, int width>
 __device__ __forceinline__ void add_classes(Partial<T>& partial, Vec<accumulate_t<T>, width> values, int64_t place) {
   using A = accumulate_t<T>;
-  A maximum = partial.sums.maximum, gaps = A(0), terms = A(0);
+  visit_target<width>(place, [&](int e) { values[e] = -infinity<A>(); });
+  A maximum = partial.sums.maximum, terms = A(0);
 #pragma unroll
-  for (int e = 0; e < width; ++e) {
-    if (e == place) values[e] = -infinity<A>();
-    maximum = values[e] > maximum ? values[e] : maximum;
-  }
+  for (int e = 0; e < width; ++e) maximum = fmax(maximum, values[e]);
   partial.raise(maximum);
-  partial.classes += place >= 0 && place < width ? A(width - 1) : A(width);
-  if (maximum == -infinity<A>()) return;
+  const bool is_some = maximum != -infinity<A>();
+  if constexpr (SMOOTHED) {
+    const bool has_target = place >= 0 && place < width;
+    partial.classes += A(has_target ? width - 1 : width);
+    A gaps = A(0);
 #pragma unroll
-  for (int e = 0; e < width; ++e) {
-    terms += exponential<T>(values[e] - maximum);
-    gaps += e == place ? A(0) : maximum - values[e];
+    for (int e = 0; e < width; ++e) gaps += e == place ? A(0) : maximum - values[e];
+    if (is_some) partial.sums.gaps += gaps;
   }
+  if (!is_some) return;
+#pragma unroll
+  for (int e = 0; e < width; ++e) terms += exponential<T>(values[e] - maximum);
   partial.sums.terms += terms;
-  partial.sums.gaps += gaps;
 }
 
 // Writes row_losses, maxima and rests (=) of row i, from the sums over its other classes.
@@ -150,8 +163,8 @@ __device__ __forceinline__ accumulate_t<T> target_logit(const T* z, int32_t targ
   return target >= 0 && target < classes ? widen(z[target]) : nan<accumulate_t<T>>();
 }
 
-// row_losses, maxima, rests (=), 0 for ignored rows.
-template <class T, int width, int threads_per_row>
+// row_losses, maxima, rests (=), 0 for ignored rows. SMOOTHED: there is label smoothing.
+template <class T, int width, int threads_per_row, bool SMOOTHED>
 __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   using A = accumulate_t<T>;
   const int64_t i = blockIdx.x * int64_t{kThreads / threads_per_row} + threadIdx.x / threads_per_row;
@@ -166,14 +179,14 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
 #pragma unroll 4
   for (int64_t j = int64_t{lane} * width; j < p.logits.cols; j += threads_per_row * width) {
-    add_classes<T, width>(partial, load_wide<width>(z + j), target - j);
+    add_classes<SMOOTHED>(partial, load_wide<width>(z + j), target - j);
   }
   partial = merge_row<T, threads_per_row>(partial);
   if (lane == 0) write_loss(p, i, partial.sums, target_logit(z, target, p.logits.cols));
 }
 
 // row_losses, maxima, rests and d_logits (=), 0 for ignored rows. One block a row, which shared memory holds.
-template <class T, int width>
+template <class T, int width, bool SMOOTHED>
 __global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forward<T> p) {
   using A = accumulate_t<T>;
   extern __shared__ uint4 dynamic_shared[];
@@ -191,11 +204,20 @@ __global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forwar
   }
   const T* z = row<const T>(p.logits, i);
   Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
-#pragma unroll 4
-  for (int j = first; j < classes; j += step) {
-    const Vec<T, width> values = load<width>(z + j);
-    store(kept + j, values);  // read by this thread alone
-    add_classes<T, width>(partial, widen_all(values), int64_t{target} - j);
+  constexpr int kAtOnce = 4;  // vectors that are under way
+  for (int begin = first; begin < classes; begin += kAtOnce * step) {
+    Vec<T, width> values[kAtOnce];
+#pragma unroll
+    for (int v = 0; v < kAtOnce; ++v) {
+      if (begin + v * step < classes) values[v] = load<width>(z + begin + v * step);
+    }
+#pragma unroll
+    for (int v = 0; v < kAtOnce; ++v) {
+      const int j = begin + v * step;
+      if (j >= classes) break;
+      store(kept + j, values[v]);  // read by this thread alone
+      add_classes<SMOOTHED>(partial, widen_all(values[v]), int64_t{target} - j);
+    }
   }
   partial = merge_row<T, kRowThreads>(partial);
   if (threadIdx.x == 0) shared_result = write_loss(p, i, partial.sums, target_logit(z, target, classes));
@@ -288,6 +310,12 @@ void launch_gradient(Context& context, const Backward<T>& p) {
   });
 }
 
+// Calls launch(std::bool_constant) with whether there is label smoothing.
+template <class T, class Launch>
+void visit_smoothing(const Forward<T>& p, const Launch& launch) {
+  p.smoothing != 0 ? launch(std::true_type{}) : launch(std::false_type{});
+}
+
 // Launches row_losses_and_gradient where shared memory holds a row and the rows are long enough for a block each.
 template <class T>
 bool launch_in_one_read(Context& context, const Forward<T>& p) {
@@ -296,10 +324,12 @@ bool launch_in_one_read(Context& context, const Forward<T>& p) {
   with_width<T>(can_vectorize_all(vector_width<T>, p.logits, p.d_logits), [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
     const size_t bytes = static_cast<size_t>(p.logits.cols) * sizeof(T);
-    if (resident_blocks(context, row_losses_and_gradient<T, width>, kRowThreads, bytes) == 0) return;
-    HEDDLE_LAUNCH(context, (row_losses_and_gradient<T, width>), static_cast<unsigned>(p.logits.rows), kRowThreads,
-                  bytes, p);
-    is_launched = true;
+    visit_smoothing(p, [&](auto smoothed) {
+      const auto kernel = row_losses_and_gradient<T, width, smoothed()>;
+      if (resident_blocks(context, kernel, kRowThreads, bytes) == 0) return;
+      HEDDLE_LAUNCH(context, kernel, static_cast<unsigned>(p.logits.rows), kRowThreads, bytes, p);
+      is_launched = true;
+    });
   });
   return is_launched;
 }
@@ -322,12 +352,15 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
   if (args.d_logits && launch_in_one_read(context, p)) return;
   with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
-    if (classes <= 1024) {
-      const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads / 32));
-      HEDDLE_LAUNCH(context, (row_losses<T, width, 32>), blocks, kThreads, 0, p);
-    } else {
-      HEDDLE_LAUNCH(context, (row_losses<T, width, kThreads>), static_cast<unsigned>(rows), kThreads, 0, p);
-    }
+    visit_smoothing(p, [&](auto smoothed) {
+      if (classes <= 1024) {
+        const auto blocks = static_cast<unsigned>(ceil_div(rows, kThreads / 32));
+        HEDDLE_LAUNCH(context, (row_losses<T, width, 32, smoothed()>), blocks, kThreads, 0, p);
+      } else {
+        HEDDLE_LAUNCH(context, (row_losses<T, width, kThreads, smoothed()>), static_cast<unsigned>(rows), kThreads, 0,
+                      p);
+      }
+    });
   });
   if (!args.d_logits) return;
   launch_gradient<T>(context, {.logits = args.logits,

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/common/cuda/activation.h"
+#include "kernels/common/cuda/divider.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
@@ -127,6 +128,7 @@ inline Gate gate_of(const RowsView& gate, const NormOptions& options) {
 template <class A>
 struct NormScalars {
   int64_t groups, segments;  // groups of a row, segments of all rows
+  Divider by_groups;         // of numbers of segments
   int64_t extent;            // features of a segment
   A inv_extent, eps, scale;
   OrdinaryVariance<A> ordinary;
@@ -134,6 +136,7 @@ struct NormScalars {
   NormScalars(const RowsView& x, const NormOptions& options)
       : groups(options.groups),
         segments(x.rows * options.groups),
+        by_groups(options.groups),
         extent(x.cols / options.groups),
         inv_extent(A(1) / static_cast<A>(extent)),
         eps(static_cast<A>(options.eps)),

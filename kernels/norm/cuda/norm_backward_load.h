@@ -21,17 +21,24 @@ struct BackwardItems {
   int groups, extent;
   int lane;
   int lane_extent;  // features from the thread's first one to the end of the segment; may be negative
+  Divider by_groups;
 
   // Whether vector v of the thread lies inside the segment.
   __device__ __forceinline__ bool has(int v) const { return v * K::kThreads * K::kWidth < lane_extent; }
-  __device__ __forceinline__ int row(int item) const { return K::kHasSums || groups == 1 ? item : item / groups; }
   __device__ __forceinline__ int segment(int item) const {
     return K::kHasSums ? item * groups + static_cast<int>(blockIdx.y) : item;
   }
-  // First feature of the thread in the row. Its further vectors follow at distances of THREADS * WIDTH.
-  __device__ __forceinline__ int column(int item) const {
-    const int group = K::kHasSums ? static_cast<int>(blockIdx.y) : (groups == 1 ? 0 : item % groups);
-    return group * extent + lane * K::kWidth;
+
+  // The row, and in it the thread's first feature. Its further vectors follow at distances of THREADS * WIDTH.
+  struct Place {
+    int row, column;
+  };
+  __device__ __forceinline__ Place place(int item) const {
+    const int first = lane * K::kWidth;
+    if constexpr (K::kHasSums) return {item, static_cast<int>(blockIdx.y) * extent + first};
+    if (groups == 1) return {item, first};
+    const int row = static_cast<int>(by_groups.quotient(item));
+    return {row, (item - row * groups) * extent + first};
   }
 };
 
@@ -72,9 +79,9 @@ struct Prefetcher {
     return address;
   }
 
-  __device__ __forceinline__ void copy_input(int input, int item, uint32_t to) const {
-    const auto* from =
-        reinterpret_cast<const T*>(tensors.inputs[input].at(items.row(item), items.column(item) * sizeof(T)));
+  using Place = typename BackwardItems<K>::Place;
+  __device__ __forceinline__ void copy_input(int input, const Place& place, uint32_t to) const {
+    const auto* from = reinterpret_cast<const T*>(tensors.inputs[input].at(place.row, place.column * sizeof(T)));
     hide_from_compiler(from);  // the vectors are then at constant offsets from one pointer
 #pragma unroll
     for (int v = 0; v < K::kVectors; ++v) {
@@ -94,18 +101,20 @@ struct Prefetcher {
     if (item >= end) return;
     if (copies_statistics && threadIdx.x % K::kStatisticsThreads == 0) copy_statistics(item, stage);
     const uint32_t to = stage_address(stage);
-    copy_input(0, item, to);  // x and d_y
-    copy_input(1, item, to);
-    if (tensors.second_pass > 2) copy_input(2, item, to);
-    if (tensors.second_pass > 3) copy_input(3, item, to);
+    const Place place = items.place(item);
+    copy_input(0, place, to);  // x and d_y
+    copy_input(1, place, to);
+    if (tensors.second_pass > 2) copy_input(2, place, to);
+    if (tensors.second_pass > 3) copy_input(3, place, to);
   }
 
   // Copies what only the second pass reads, and ends the group of the item.
   __device__ __forceinline__ void second_pass(int item, int stage) const {
-    if (item < end) {
+    if (item < end && tensors.second_pass < tensors.count) {
       const uint32_t to = stage_address(stage);
+      const Place place = items.place(item);
 #pragma unroll 1
-      for (int input = tensors.second_pass; input < tensors.count; ++input) copy_input(input, item, to);
+      for (int input = tensors.second_pass; input < tensors.count; ++input) copy_input(input, place, to);
     }
     __pipeline_commit();
   }
@@ -129,7 +138,7 @@ __device__ __forceinline__ void load_weight(const NormBackwardArgs& args, const 
   using Part = Vec<P, kPart>;
   const P one = narrow<P>(typename K::A(1));
   const P* from = vector<const P>(args.weight) + int64_t{blockIdx.y} * items.extent;
-  if constexpr (K::kKeepsElements) {
+  if constexpr (K::kKeepsWeight) {
 #pragma unroll
     for (int v = 0; v < K::kVectors; ++v) {
       const P* part = from + (items.lane + v * K::kThreads) * K::kWidth;
@@ -228,7 +237,7 @@ struct SegmentInputs {
   __device__ __forceinline__ typename K::WideVec weight(int v) const {
     if constexpr (K::kKeepsWideWeight) {
       return kept_weight[v];
-    } else if constexpr (K::kKeepsElements) {
+    } else if constexpr (K::kKeepsWeight) {
       hide_from_compiler(kept_weight[v]);
       return widen_all(kept_weight[v]);
     } else if constexpr (K::kHasSums) {

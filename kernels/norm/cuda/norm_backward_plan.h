@@ -43,13 +43,14 @@ struct BackwardTraits {
   static constexpr int kSums = static_cast<int>(SUMS);
   static constexpr bool kHasSums = SUMS != ParameterSums::none;
 
-  // Whether registers hold the thread's part of the weight and, between the two passes over a segment, the elements
-  // that the first pass computed. Otherwise the second pass reads and computes them again.
-  static constexpr bool kKeepsElements =
+  // Whether registers hold the thread's part of the weight, for all rows; and, between the two passes over a segment,
+  // the elements that the first pass computed. Otherwise the second pass reads and computes them again.
+  static constexpr bool kKeepsWeight =
       kHasSums && (VECTORS == 1 || (VECTORS == 2 && THREADS == 256 && GATE == Gate::none));
+  static constexpr bool kKeepsElements = kKeepsWeight || (!kHasSums && VECTORS == 1);
   // 256 threads, or 512 where registers hold no third block of 256; the larger block writes half as many rows of
   // partial sums.
-  static constexpr int kMinBlockThreads = kKeepsElements && VECTORS > 1 ? 512 : 256;
+  static constexpr int kMinBlockThreads = kKeepsWeight && VECTORS > 1 ? 512 : 256;
   static constexpr int kBlockThreads = std::max(THREADS, kMinBlockThreads);
   static constexpr int kRowGroups = kBlockThreads / THREADS;
   // Minimum number of blocks on a multiprocessor, which bounds the registers of a thread. No choice makes it spill.
@@ -79,17 +80,17 @@ struct BackwardTraits {
   static constexpr int kParameterBytes = kWidth * static_cast<int>(sizeof(P));  // of the weight of one vector
 
   // The weight is kept in the type of arithmetic; otherwise in the storage type, which takes fewer registers.
-  static constexpr bool kKeepsWideWeight = kKeepsElements && GATE == Gate::none && VECTORS == 1;
+  static constexpr bool kKeepsWideWeight = kKeepsWeight && GATE == Gate::none && VECTORS == 1;
   // Only the costly part of a gate's activation is kept.
   static constexpr bool kKeepsCore =
       !kKeepsElements && GATE != Gate::none && SUMS != ParameterSums::weight_and_bias && THREADS < 512;
   // Only p - mean is kept.
   static constexpr bool kKeepsDeviation = kInstructionBound && VECTORS < 4;
   // Loop counters and addresses are held in registers instead of being computed again; a gate leaves none for them.
-  static constexpr bool kHoldsCounters = kKeepsElements && GATE == Gate::none;
+  static constexpr bool kHoldsCounters = kKeepsWeight && GATE == Gate::none;
   static constexpr bool kHoldsAddresses = GATE == Gate::none;
   // The kernel branches on the activation once, around all rows, instead of in each row.
-  static constexpr bool kBranchesOnce = GATE == Gate::post && kKeepsElements && THREADS == 256;
+  static constexpr bool kBranchesOnce = GATE == Gate::post && kKeepsWeight && THREADS == 256;
   // Whether the passes exist for each of the flags `center` and `weighted`. Where the gate comes first and there are no
   // parameter sums they are too long for it, and subtract a mean of 0 and multiply by a weight of 1 instead: 0.66 of
   // the time. Where the gate comes last that takes up to 1.15 times as long.
@@ -103,7 +104,7 @@ struct BackwardTraits {
   // Bytes of shared memory that hold the weight of a block: none where registers do, nor without parameter sums, where
   // neighbouring segments may belong to different groups.
   __host__ __device__ static constexpr int64_t weight_bytes(int64_t extent) {
-    return kHasSums && !kKeepsElements ? extent * static_cast<int64_t>(sizeof(P)) : 0;
+    return kHasSums && !kKeepsWeight ? extent * static_cast<int64_t>(sizeof(P)) : 0;
   }
 
   using StorageVec = Vec<T, kWidth>;

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
   int buffer = 0;
   if constexpr (K::kHasSums) grid_dependency_trigger();
 
-  const BackwardItems<K> items{groups, extent, lane, extent - lane * K::kWidth};
+  const BackwardItems<K> items{groups, extent, lane, extent - lane * K::kWidth, scalars.by_groups};
   const uint32_t stage_bytes = tensors.count * K::kInputBytes;
   const uint32_t weight_address = shared_address(dynamic_shared) + lane * K::kParameterBytes;
   uint32_t stages_address = shared_address(dynamic_shared) + lane * 16 +
@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
   if constexpr (K::kHasSums) load_weight<K>(args, items, dynamic_shared, loaded_weight);
   int item = begin + row_group;
   prefetcher.fill(item, step, stages);
-  if constexpr (K::kKeepsElements) keep_weight<K>(loaded_weight, kept_weight);
+  if constexpr (K::kKeepsWeight) keep_weight<K>(loaded_weight, kept_weight);
   typename K::ParameterSumArray parameter_sums = {};
-  if constexpr (K::kHasSums && !K::kKeepsElements) {  // the weight came with the first items
+  if constexpr (K::kHasSums && !K::kKeepsWeight) {  // the weight came with the first items
     wait_for_oldest(stages);
     __syncthreads();
   }
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(K::kBlockThreads, K::kMinBlocks)
     // All row groups of a block make the same number of iterations: those that share a warp exchange by shuffles.
     for (; item - row_group < end; item += step) {
       const bool active = K::kRowGroups == 1 || item < end;
-      const int row_index = items.row(item), column = items.column(item);
+      const auto [row_index, column] = items.place(item);
       A mean = A(0), inv_std = A(0);
       if (!copies_statistics && active) inv_std = vector<const A>(args.inv_std)[items.segment(item)];
       wait_for_oldest(stages);
