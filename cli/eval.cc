@@ -45,24 +45,28 @@ struct Evaluated {
   std::string name;
 };
 
+bool asks_for_batches(const EvalArguments& options) {
+  return std::any_of(options.overrides.begin(), options.overrides.end(),
+                     [](const std::string& text) { return text.starts_with("trainer.eval_batches="); });
+}
+
 // All of the files that the user names, or as many batches as he asks for.
-Evaluated whole_files(const TrainConfig& config, const TrainConfig& trained) {
+Evaluated whole_files(const TrainConfig& config, bool asks_for_batches) {
   DatasetOptions options = dataset_options(config);
   options.evaluation_only = true;
-  const bool asks_for_batches = config.trainer.eval_batches != trained.trainer.eval_batches;
   if (!asks_for_batches) options.eval_sequences.reset();
   const std::string path = config.data.validation_path.value_or(config.data.path);
   return {make_dataset(options), asks_for_batches ? path : path + ", all of it"};
 }
 
-Evaluated files_of_option(TrainConfig config, const TrainConfig& trained, const std::string& path) {
+Evaluated files_of_option(TrainConfig config, bool asks_for_batches, const std::string& path) {
   const DataType type = config.data.type;
   if (type != DataType::text && type != DataType::tokens) {
     throw UsageError("--data: this model was trained on data that are generated, and reads no files");
   }
   config.data.validation_path = path;
   try {
-    return whole_files(config, trained);
+    return whole_files(config, asks_for_batches);
   } catch (const ConfigError& error) {
     throw UsageError(fmt::format("--data {}: {}", path, error.message()));
   }
@@ -82,12 +86,13 @@ std::string name_of(const DataConfig& data) {
 // the evaluations in training.
 Evaluated evaluated_data(const EvalArguments& options, const TrainConfig& config, const TrainConfig& trained,
                          const Checkpoint& checkpoint) {
-  if (options.data) return files_of_option(config, trained, *options.data);
-  if (config.data.validation_path != trained.data.validation_path) return whole_files(config, trained);
+  const bool by_batches = asks_for_batches(options);
+  if (options.data) return files_of_option(config, by_batches, *options.data);
+  if (config.data.validation_path != trained.data.validation_path) return whole_files(config, by_batches);
   if (config.data.path != trained.data.path) {
     TrainConfig path_alone = config;
     path_alone.data.validation_path.reset();
-    Evaluated whole = whole_files(path_alone, trained);
+    Evaluated whole = whole_files(path_alone, by_batches);
     if (checkpoint.state.data != whole.data->identity()) return whole;
   }
   Evaluated same = {make_dataset(dataset_options(config)), name_of(config.data)};

@@ -121,6 +121,12 @@ Sampler id_sampler(Context& context, const LanguageModel& model, const GenerateA
 int run(GenerateArguments options, const Registry& registry) {
   const auto context = open_device(options.device);
   const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
+  if (const auto length = fixed_length(loaded.config.model)) {
+    throw Error(
+        fmt::format("{}: its mixer takes sequences of {} tokens alone (lrpe.shape), so that no text can be "
+                    "continued",
+                    options.path, *length));
+  }
   const DataConfig& data = loaded.config.data;
   if (data.pack) options.generate.end = static_cast<int32_t>(data.separator);
   std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(data, loaded.model.vocab_size());
@@ -151,15 +157,13 @@ void add_prompt_options(CLI::App& command, GenerateArguments& options) {
 Run add_generate(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<GenerateArguments>();
   GenerateOptions& generate = options->generate;
-  const CLI::Validator not_empty([](const std::string& text) { return text.empty() ? "the text is empty" : ""; },
-                                 "TEXT");
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
   add_prompt_options(command, *options);
   add_number(command, "--tokens", generate.tokens, "Tokens to write", Range::at_least(0))->option_text("N [200]");
-  command.add_option("--stop", generate.stop, "End where this text was written, and leave it out")
-      ->check(not_empty)
+  refuse_empty(command.add_option("--stop", generate.stop, "End where this text was written, and leave it out"),
+               "a text")
       ->option_text("TEXT");
   add_number(command, "--samples", options->samples, "Samples to write, with the seeds S, S + 1, ..", Range::positive())
       ->option_text("N [1]");

@@ -39,11 +39,11 @@ void add_data_files(NamedFiles& inputs, const DataConfig& data) {
 }
 
 void add_run_files(NamedFiles& inputs, const fs::path& path) {
-  const bool is_folder = fs::is_directory(path);
-  const fs::path folder = is_folder ? path : path.parent_path();
-  const bool is_run = run_folder_of(folder / "config.yaml") || fs::exists(folder / "metrics.csv");
-  const std::string name = fmt::format("a file of {}", folder.empty() ? "." : folder.string());
   std::error_code unreadable;
+  const bool is_folder = fs::is_directory(path, unreadable);
+  const fs::path folder = is_folder ? path : path.parent_path();
+  const bool is_run = run_folder_of(folder / "config.yaml") || fs::exists(folder / "metrics.csv", unreadable);
+  const std::string name = fmt::format("a file of {}", folder.empty() ? "." : folder.string());
   if (is_run) {
     for (const fs::path& file : run_files(folder)) inputs.push_back({name, file});
   } else if (is_folder) {

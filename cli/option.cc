@@ -31,8 +31,8 @@ T parse_number(const std::string& name, const std::string& text, const Range& ra
 
 std::optional<size_t> parse_bytes(const std::string& text) {
   constexpr std::pair<std::string_view, double> units[] = {
-      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
-      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},
+      {"PB", 1e15}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"PiB", 0x1p50}};
   const size_t end = text.find_last_of("0123456789.") + 1;
   const std::optional<double> number = number_of<double>(text.substr(0, end));
   std::string unit = text.substr(end);
@@ -90,6 +90,12 @@ CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector
         }
       },
       description);
+}
+
+CLI::Option* refuse_empty(CLI::Option* option, const std::string& what) {
+  return option->check(CLI::Validator(
+      [what](const std::string& text) { return text.empty() ? fmt::format("found '', expected {}", what) : ""; }, "",
+      "not empty"));
 }
 
 CLI::Option* find_shared_configs(CLI::Option* option) {

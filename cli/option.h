@@ -29,6 +29,10 @@ CLI::Option* add_bytes(CLI::App& command, const std::string& name, size_t& value
 // --set KEY=VALUE, repeatable: overrides of a config, whose example is such an override.
 CLI::Option* add_overrides(CLI::App& command, std::vector<std::string>& overrides, const std::string& example);
 
+// Refuses "" as the value of an option: "--resume: found '', expected WHAT". Shells give it for a variable without a
+// value.
+CLI::Option* refuse_empty(CLI::Option* option, const std::string& what);
+
 // Lets an option, whose values are paths of configs, also find those that came with the program.
 CLI::Option* find_shared_configs(CLI::Option* option);
 

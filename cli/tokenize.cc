@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "cli/output_file.h"
 #include "cli/signals.h"
 #include "core/io/atomic_file.h"
+#include "core/runtime/error.h"
 #include "core/runtime/message.h"
 #include "trainers/data/sentencepiece.h"
 
@@ -125,6 +127,18 @@ void report(const TokenizeArguments& options, const TokenizeResult& result, int6
                   result.decoded_bytes));
 }
 
+// Gives the files their names when all bytes of both are on the disk: an error before that leaves neither.
+void commit(TokenWriter& writer, AtomicFile* model, const TokenizeArguments& options) {
+  if (model != nullptr) model->sync();
+  writer.commit();
+  if (model == nullptr) return;
+  try {
+    model->commit();
+  } catch (const Error& error) {
+    fail("{} is written, but its tokenizer is not: {}", options.out, error.what());
+  }
+}
+
 int run(const TokenizeArguments& options) {
   const Signals& signals = Signals::install("stopping; a second signal stops at once");
   const bool is_trained = options.vocabulary > 0;
@@ -154,8 +168,9 @@ int run(const TokenizeArguments& options) {
       return kInterrupted;
     }
   }
-  if (is_trained) write_file(model_path(options), model);
-  writer.commit();
+  std::optional<AtomicFile> model_file;
+  if (is_trained) model_file.emplace(model_path(options)).write(model.data(), model.size());
+  commit(writer, model_file ? &*model_file : nullptr, options);
   report(options, result, writer.width(), vocabulary, tokenize_options.separator);
   return kDone;
 }

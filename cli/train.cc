@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/command.h"
@@ -50,7 +51,8 @@ struct Subject {
 };
 Subject subject_of(const TrainArguments& options) {
   Subject subject{options.config, options.out};
-  if (std::filesystem::is_directory(subject.config)) subject.config /= "config.yaml";
+  std::error_code unreadable;  // whoever reads it says so
+  if (std::filesystem::is_directory(subject.config, unreadable)) subject.config /= "config.yaml";
   if (options.out.empty()) {
     subject.folder = run_folder_of(subject.config).value_or("runs" / std::filesystem::path(options.config).stem());
   }
@@ -191,15 +193,18 @@ Run add_train(CLI::App& command, const Registry& registry) {
   CLI::Option* const out =
       command.add_option("--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
   CLI::Option* const resume =
-      command
-          .add_option(
+      refuse_empty(
+          command.add_option(
               "--resume", options->resume,
               "auto: go on from the newest whole checkpoint of the run folder, or start; none: start, the folder "
-              "must hold no checkpoints; PATH: go on from that checkpoint or run")
+              "must hold no checkpoints; PATH: go on from that checkpoint or run"),
+          "auto, none or a path")
           ->option_text("auto|none|PATH [auto]");
-  command
-      .add_option("--init-from", options->init_from,
-                  "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote")
+  refuse_empty(
+      command.add_option(
+          "--init-from", options->init_from,
+          "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote"),
+      "a path")
       ->option_text("RUN_OR_CHECKPOINT_OR_DIR");
   CLI::Option* const dry_run =
       command.add_flag("--dry-run", options->dry_run,

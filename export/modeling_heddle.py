@@ -499,7 +499,10 @@ def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4
 
 def printable(text: str) -> str:
     """The text as a terminal can show it: control characters but newline and tab as \\xNN."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    def escaped(found: re.Match) -> str:
+        return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
+
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", escaped, text)
 
 
 class Bytes:

@@ -12,6 +12,7 @@
 
 #include "core/config/config_error.h"
 #include "core/config/config_scalar.h"
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "tools/svg.h"
@@ -92,7 +93,7 @@ std::string table_line(const BenchmarkRow& row, const PublishedFigure* published
 std::string to_json(std::span<const BenchmarkRow> rows) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   for (const BenchmarkRow& row : rows) json.push_back(json_of(row));
-  return json.dump(1) + "\n";
+  return json_text(json, 1) + "\n";
 }
 
 std::string to_csv(std::span<const BenchmarkRow> rows) {

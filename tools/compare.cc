@@ -229,6 +229,17 @@ class Measurement {
   ComparedModel model_;
 };
 
+// What a comparison cannot measure.
+void check_subject(const TrainConfig& config) {
+  check_can_be_read_again(config.data, config.node.section("data"));
+  if (const auto length = fixed_length(config.model)) {
+    config.node.section("model").fail(
+        "mixer", fmt::format("found lrpe.shape, sequences of {} tokens alone, expected none: training at other lengths "
+                             "and generation are timed",
+                             *length));
+  }
+}
+
 }  // namespace
 
 // docs/models.md says what a model gets that looks nothing up.
@@ -256,6 +267,7 @@ std::vector<CompareSubject> load_subjects(std::span<const std::string> paths, co
   std::vector<CompareSubject> subjects;
   for (size_t i = 0; i < paths.size(); ++i) {
     CompareSubject subject{names[i], load_train_config(paths[i], overrides, registry), {}};
+    check_subject(subject.config);
     if (options.recall_steps > 0) subject.recall = load_train_config(paths[i], with_recall, registry);
     subjects.push_back(std::move(subject));
     check_same_tokens(paths[0], subjects[0].config, paths[i], subjects[i].config, registry);

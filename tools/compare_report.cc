@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/io/json_text.h"
 #include "core/runtime/memory_stats.h"
 #include "core/runtime/unsigned_nan.h"
 #include "tools/svg.h"
@@ -146,7 +147,7 @@ std::string to_json(const Comparison& comparison) {
                          {"recall_steps", comparison.recall_steps},
                          {"loss_unit", loss_unit(comparison)},
                          {"models", models}};
-  return json.dump(1) + "\n";
+  return json_text(json, 1) + "\n";
 }
 
 std::string to_svg(const Comparison& comparison) {

@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <regex>
 #include <system_error>
 
 #include "core/io/atomic_file.h"
 #include "core/io/atomic_folder.h"
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 #include "tools/share_folders.h"
@@ -23,16 +25,36 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
-// A tokenizer without a model beside it may be anybody's.
-bool is_exported_file(const fs::path& folder, const std::string& name) {
-  if (name == kModelConfigFile || name == kModelingFile || name == kLogitsFile) return true;
-  if (name == kTokenizerFile) return fs::exists(folder / kModelConfigFile);
-  return name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+// Keys of config.json by which an export is known again.
+constexpr const char* kProgramKey = "trained_by";
+constexpr const char* kStepKey = "step";
+
+// Whether the folder is an earlier export: its config.json has what config_json() writes.
+bool is_export(const fs::path& folder) {
+  const fs::path path = folder / kModelConfigFile;
+  if (!fs::is_regular_file(path)) return false;
+  const OrderedJson config = OrderedJson::parse(read_file(path), nullptr, false);
+  return config.is_object() && config.contains(kProgramKey) && config.contains(kStepKey);
+}
+
+// Whether write_weights() writes files of this name: "model.safetensors", its index,
+// "model-00001-of-00003.safetensors".
+bool is_weights_file(const std::string& name) {
+  static const std::regex pattern(R"(model\.safetensors(\.index\.json)?|model-\d{5,}-of-\d{5,}\.safetensors)");
+  return std::regex_match(name, pattern);
+}
+
+// Whether an export writes files of this name; others may be anybody's.
+bool is_exported_name(const std::string& name) {
+  return name == kModelConfigFile || name == kModelingFile || name == kLogitsFile || name == kTokenizerFile ||
+         is_weights_file(name);
 }
 
 // The folder without symbolic links and a slash at its end, so that it is replaced itself.
 fs::path place_of(const fs::path& folder) {
-  const fs::path place = fs::weakly_canonical(folder);
+  std::error_code unreadable;
+  const fs::path place = fs::weakly_canonical(folder, unreadable);
+  if (unreadable) return folder;
   return place.has_filename() ? place : place.parent_path();
 }
 
@@ -83,8 +105,8 @@ OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config,
     json["model"] = to_json(*to_tree(config, registry).find("model")->value);
   }
   json["torch_dtype"] = name(dtype);
-  json["trained_by"] = checkpoint.state.program;
-  json["step"] = checkpoint.state.step;
+  json[kProgramKey] = checkpoint.state.program;
+  json[kStepKey] = checkpoint.state.step;
   return json;
 }
 
@@ -114,15 +136,18 @@ std::vector<std::string> names_in(const fs::path& folder) {
 
 void check_export_folder(const fs::path& folder) {
   const fs::path place = place_of(folder);
-  if (!fs::exists(place)) return;
-  if (!fs::is_directory(place)) throw UsageError(fmt::format("--out: {} is no folder", folder.string()));
+  std::error_code unreadable;
+  if (!fs::exists(place, unreadable) && !unreadable) return;
+  if (!fs::is_directory(place, unreadable)) throw UsageError(fmt::format("--out: {} is no folder", folder.string()));
   if (fs::equivalent(place, fs::current_path())) {  // it is replaced, and who is in it would see an empty folder
     throw UsageError(fmt::format("--out: {} is the current folder, expected another one", folder.string()));
   }
+  const bool is_earlier_export = is_export(place);
   for (const std::string& name : names_in(place)) {
-    if (is_exported_file(place, name)) continue;
-    throw UsageError(fmt::format("--out: {} holds {}, which no export has written; expected a new or empty folder",
-                                 folder.string(), name));
+    if (is_earlier_export && is_exported_name(name) && fs::is_regular_file(fs::symlink_status(place / name))) continue;
+    throw UsageError(fmt::format(
+        "--out: {} holds {}, which no export has written; expected a new or empty folder, or an earlier export",
+        folder.string(), name));
   }
 }
 
@@ -137,7 +162,11 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   Context context;
   LanguageModel model(config.model);
   model.parameters().materialize(context, dtype, config.seed);
-  load_evaluated_parameters(context, checkpoint, model.parameters());
+  if (config.trainer.ema) {
+    load_evaluated_parameters(context, checkpoint, model.parameters());
+  } else {
+    load_parameters(context, checkpoint, model.parameters());
+  }
   const fs::path place = place_of(options.folder);
   write_folder(place, [&](const fs::path& folder) {
     write_weights(context, folder, exported_weights(context, config.model, model.parameters(), options.names),
@@ -145,7 +174,9 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
     if (!is_retnet) write_file(folder / kModelingFile, read_file(shared_file(fs::path("export") / kModelingFile)));
     if (tokenizer) write_file(folder / kTokenizerFile, *tokenizer);
     if (options.logits > 0) write_logits(context, folder / kLogitsFile, model, config, options.logits);
-    write_file(folder / kModelConfigFile, config_json(checkpoint, config, options, dtype, registry).dump(2) + "\n");
+    write_file(folder / kModelConfigFile,
+               json_text(config_json(checkpoint, config, options, dtype, registry), 2) + "\n");
+    check_export_folder(options.folder);  // what has come into it meanwhile would be lost
   });
   return names_in(place);
 }

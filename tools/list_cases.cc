@@ -7,6 +7,7 @@
 
 #include "core/config/config_scalar.h"
 #include "core/config/config_tree.h"
+#include "core/io/json_text.h"
 
 namespace heddle {
 namespace {
@@ -71,7 +72,7 @@ std::string cases_as_json(const Registry& registry) {
                       {"inputs", inputs}});
     }
   }
-  return list.dump(1);
+  return json_text(list, 1);
 }
 
 }  // namespace heddle

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/config/config_scalar.h"
+#include "core/io/json_text.h"
 
 namespace heddle {
 namespace {
@@ -324,7 +325,7 @@ std::string to_json(const TrainingMemory& memory) {
     json["grid"].push_back(row);
   }
   if (memory.fit) json["fit"] = json_of(*memory.fit);
-  return json.dump(1) + "\n";
+  return json_text(json, 1) + "\n";
 }
 
 }  // namespace heddle

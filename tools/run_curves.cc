@@ -6,9 +6,11 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <string_view>
 #include <utility>
 
 #include "core/runtime/error.h"
+#include "core/runtime/utf8.h"
 #include "tools/svg.h"
 
 namespace heddle {
@@ -70,16 +72,43 @@ std::vector<Curve> curves_of(std::span<const RunMetrics> runs, const CurveOption
   return curves;
 }
 
-// The mean of `count` neighbours, as many before as after: at the beginning, where curves are steep, fewer on both
-// sides, and at the end fewer after.
+// The sum of a window that moves on. Nothing is ever subtracted, so that a huge value is in the sums of those windows
+// alone that hold it.
+class WindowSum {
+ public:
+  void add_last(double value) {
+    newer_.push_back(value);
+    sum_of_newer_ += value;
+  }
+  void remove_first() {
+    if (sums_of_older_.empty()) age();
+    sums_of_older_.pop_back();
+  }
+  double sum() const { return (sums_of_older_.empty() ? 0.0 : sums_of_older_.back()) + sum_of_newer_; }
+
+ private:
+  void age() {
+    double sum = 0.0;
+    for (; !newer_.empty(); newer_.pop_back()) sums_of_older_.push_back(sum += newer_.back());
+    sum_of_newer_ = 0.0;
+  }
+
+  std::vector<double> sums_of_older_;  // of each older value and those behind it; the first value is last
+  std::vector<double> newer_;
+  double sum_of_newer_ = 0.0;
+};
+
+// The mean of `count` neighbours, as many before as after, or one more before: at the beginning, where curves are
+// steep, fewer on both sides, and at the end fewer after.
 Points smoothed(const Points& points, size_t count) {
-  std::vector<double> sums{0.0};
-  for (const auto& [x, y] : points) sums.push_back(sums.back() + y);
+  WindowSum window;
+  size_t begin = 0, end = 0;
   Points means;
   for (size_t i = 0; i < points.size(); ++i) {
-    const size_t reach = std::min(count / 2, i);
-    const size_t begin = i - reach, end = std::min(i + reach + 1, points.size());
-    means.emplace_back(points[i].first, (sums[end] - sums[begin]) / static_cast<double>(end - begin));
+    const size_t before = std::min(count / 2, i), after = std::min((count - 1) / 2, i);
+    for (; end < std::min(i + after + 1, points.size()); ++end) window.add_last(points[end].second);
+    for (; begin < i - before; ++begin) window.remove_first();
+    means.emplace_back(points[i].first, window.sum() / static_cast<double>(end - begin));
   }
   return means;
 }
@@ -112,7 +141,9 @@ std::string path_of(const Points& points, const SvgAxis& x, const SvgAxis& y, co
 }
 
 std::string legend(int index, const std::string& label, const std::string& style) {
-  const std::string text = label.size() > kMostLetters ? ".." + label.substr(label.size() - kMostLetters) : label;
+  const std::string whole = valid_utf8(label);
+  const std::string_view end = last_characters(whole, kMostLetters);
+  const std::string text = end.size() < whole.size() ? fmt::format("..{}", end) : whole;
   const int y = 52 + 18 * index;
   return fmt::format("<path d='M575 {}h20' fill='none' {}/><text x='601' y='{}'>{}</text>\n", y - 4, style, y,
                      svg_escaped(text));

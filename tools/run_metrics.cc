@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 #include <string_view>
+#include <system_error>
 
 #include "core/config/nearest_name.h"
 #include "core/io/atomic_file.h"
@@ -27,9 +28,12 @@ std::vector<std::string> fields_of(std::string_view line) {
 }
 
 fs::path file_of(const fs::path& run) {
-  if (fs::is_regular_file(run)) return run;
-  if (!fs::is_directory(run)) throw UsageError(fmt::format("{}: there is no such run folder", run.string()));
-  if (!fs::exists(run / "metrics.csv")) {
+  std::error_code unreadable;
+  if (fs::is_regular_file(run, unreadable)) return run;
+  if (!fs::is_directory(run, unreadable)) {
+    throw UsageError(fmt::format("{}: there is no such run folder", run.string()));
+  }
+  if (!fs::exists(run / "metrics.csv", unreadable)) {
     throw UsageError(
         fmt::format("{} holds no metrics.csv, expected the folder of a run (logging.csv: true)", run.string()));
   }

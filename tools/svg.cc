@@ -8,19 +8,35 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/runtime/utf8.h"
+
 namespace heddle {
+namespace {
+
+// Of the control characters XML allows the tab and the ends of lines; U+FFFE and U+FFFF are no characters to it.
+bool is_allowed_in_xml(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (first < 0x20) return first == '\t' || first == '\n' || first == '\r';
+  return character != "\xef\xbf\xbe" && character != "\xef\xbf\xbf";
+}
+
+}  // namespace
 
 std::string svg_escaped(const std::string& text) {
+  const std::string valid = valid_utf8(text);
   std::string safe;
-  for (const char c : text) {
-    if (c == '&') {
+  for (std::string_view rest = valid; !rest.empty();) {
+    const std::string_view character = rest.substr(0, character_length(rest));
+    rest.remove_prefix(character.size());
+    if (character == "&") {
       safe += "&amp;";
-    } else if (c == '<') {
+    } else if (character == "<") {
       safe += "&lt;";
     } else {
-      safe += c;
+      safe += is_allowed_in_xml(character) ? character : kReplacementCharacter;
     }
   }
   return safe;

@@ -19,7 +19,8 @@ struct SvgAxis {
 // The place of the plot in a chart of 800 x 420 pixels; what a chart draws comes between svg_begin() and svg_end().
 inline constexpr double kSvgLeft = 70, kSvgRight = 560, kSvgTop = 40, kSvgBottom = 360;
 
-// The text without what SVG would take for markup. Titles and labels below are escaped by the functions.
+// The text without what SVG would take for markup; U+FFFD stands for bytes that are no UTF-8 and for characters that
+// XML does not allow. Titles and labels below are escaped by the functions.
 std::string svg_escaped(const std::string& text);
 
 std::string svg_begin(const std::string& title, const std::string& x_label, const std::string& y_label);

@@ -90,6 +90,7 @@ class Verification {
  public:
   Verification(const TrainConfig& config, const VerifyResumeOptions& options, const Registry& registry)
       : config_(config), options_(options), registry_(registry) {
+    check_can_be_read_again(config.data, config.node.section("data"));
     TrainerConfig& trainer = config_.trainer;
     trainer.checkpoint_every = 1;
     trainer.keep_checkpoints = 1;
@@ -97,7 +98,8 @@ class Verification {
     trainer.stop_after_no_gain = 0;
     trainer.sample.reset();
     trainer.hours.reset();
-    trainer.profile.reset();  // each of the trainings would write its trace
+    trainer.profile.reset();     // each of the trainings would write its trace
+    config_.logging.csv = true;  // its rows are compared
     result_.steps = std::min(options.steps, trainer.steps);
     result_.stop = result_.steps / 2;
     if (result_.stop < 1) throw UsageError("to stop on the way a training needs two steps at least");

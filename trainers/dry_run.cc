@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "core/distributed/unconnected.h"
+#include "trainers/profile/run_profile.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/init_weights.h"
 #include "trainers/run/run_folder.h"
@@ -42,6 +43,7 @@ int64_t check_start(const TrainConfig& config, const DryRunOptions& options, con
 DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Registry& registry) {
   const int processes = options.processes;
   check_processes(config, processes);
+  check_trace(config);
   const TrainerConfig& trainer = config.trainer;
   const std::unique_ptr<Dataset> data =
       make_dataset(training_data(config, options.folder, options.resume, options.init_from));

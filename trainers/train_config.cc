@@ -209,6 +209,19 @@ void check_groups(const TrainConfig& config) {
   config.node.section("optimizer").list("groups")[unmatched->index].fail("pattern", unmatched->message);
 }
 
+// A grid of positions, as lrpe_cosine has by `shape`, makes sequences of one length, which cannot be continued.
+void check_fixed_length(const TrainConfig& config, const ConfigNode& trainer) {
+  const std::optional<std::int64_t> length = fixed_length(config.model);
+  if (!length) return;
+  if (config.trainer.sequence_length != *length) {
+    trainer.fail("sequence_length", "found " + count(config.trainer.sequence_length) + ", expected " + count(*length) +
+                                        ", the tokens of lrpe.shape and lrpe.extra_tokens");
+  }
+  if (config.trainer.sample) {
+    trainer.fail("sample", "found a sample, expected none: a text on the grid of lrpe.shape cannot be continued");
+  }
+}
+
 // The rules between sections. The place that is named is that of the key a user would change.
 void check_train_config(const TrainConfig& config) {
   const ConfigNode data = config.node.section("data");
@@ -229,6 +242,7 @@ void check_train_config(const TrainConfig& config) {
   if (config.data.type == DataType::copy) check_copy(config, data, model);
   check_counts(config, trainer);
   check_groups(config);
+  check_fixed_length(config, trainer);
   if (config.trainer.sample && !config.data.tokenizer) {
     trainer.fail("sample",
                  "found a sample, expected none: only data.type text can be written out, and token files "

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
@@ -80,6 +81,7 @@ class Run {
   void make_loggers() {
     file_loggers_ = make_file_loggers(config_.logging, folder_.path(), note_);
     for (const auto& logger : file_loggers_) loggers_.push_back(logger.get());
+    check_trace(config_);
     if (config_.trainer.profile) profile_.emplace(context_, train_step_, *config_.trainer.profile);
     if (options_.log != nullptr) loggers_.push_back(&console_.emplace(options_.log));
     loggers_.insert(loggers_.end(), options_.loggers.begin(), options_.loggers.end());
@@ -271,9 +273,10 @@ class Run {
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
 
-  // What a user reads after an error of a full disk.
-  std::string newest_saved() const {
-    const std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
+  // What a user reads after an error of a full disk. A damaged checkpoint may be there of a later step.
+  std::string newest_saved(int64_t step) const {
+    std::vector<CheckpointFolder> all = list_checkpoints(folder_.checkpoints());
+    std::erase_if(all, [&](const CheckpointFolder& checkpoint) { return checkpoint.step > step; });
     return all.empty() ? "there is no checkpoint yet"
                        : fmt::format("the newest checkpoint is {}", all.back().path.string());
   }
@@ -286,7 +289,7 @@ class Run {
     } catch (const NoSpace& error) {
       processes_.go_on();
       note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
-                        newest_saved()));
+                        newest_saved(step)));
     }
   }
 
@@ -296,7 +299,7 @@ class Run {
     } catch (const NoSpace& error) {
       throw NoSpace(
           fmt::format("step {}, the last, is not saved: {}; {}; make room and train again with the same config", step,
-                      error.what(), newest_saved()));
+                      error.what(), newest_saved(step)));
     }
   }
 

@@ -59,7 +59,8 @@ int descriptor_of(const fs::path& path) {
 // Calls consume(data, bytes) for consecutive chunks of the file.
 template <class Consume>
 void read_chunks(const fs::path& path, const Consume& consume) {
-  if (fs::is_directory(path)) fail("cannot read {}: it is a folder", path.string());
+  std::error_code unreadable;  // what cannot be looked at cannot be opened
+  if (fs::is_directory(path, unreadable)) fail("cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
   if (!file) fail_errno("open", path);
   std::vector<char> buffer(kChunk);
@@ -124,6 +125,7 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(const void* data, size_t bytes) {
   extend(digest_, data, bytes);
+  is_synced_ = false;
   write_all(descriptor_, data, bytes, partial_.empty() ? path_ : partial_);
 }
 
@@ -135,14 +137,19 @@ void AtomicFile::overwrite(uint64_t offset, const void* data, size_t bytes) {
   write_all(descriptor_, data, bytes, partial_);
   if (::lseek(descriptor_, 0, SEEK_END) < 0) fail_errno("seek in", partial_);
   is_overwritten_ = true;
+  is_synced_ = false;
+}
+
+void AtomicFile::sync() {
+  if (partial_.empty() || is_synced_) return;
+  if (system_calls().fsync(descriptor_) != 0) fail_errno("sync", partial_);
+  is_synced_ = true;
 }
 
 FileDigest AtomicFile::commit() {
   if (is_overwritten_) digest_ = digest_file(partial_);
-  if (!partial_.empty()) {
-    if (system_calls().fsync(descriptor_) != 0) fail_errno("sync", partial_);
-    rename_file(partial_, path_);
-  }
+  sync();
+  if (!partial_.empty()) rename_file(partial_, path_);
   ::close(std::exchange(descriptor_, -1));
   if (!partial_.empty()) sync_directory(path_.parent_path());
   return digest_;

@@ -39,6 +39,9 @@ class AtomicFile {
   // Replaces bytes that were written, from byte `offset` on; commit() then reads the file again for its digest. What is
   // written through cannot be replaced, and is an Error.
   void overwrite(uint64_t offset, const void* data, size_t bytes);
+  // Puts what was written on the disk, still aside, so that of several files that belong together each is known to have
+  // room before the first gets its name.
+  void sync();
   FileDigest commit();
 
  private:
@@ -47,6 +50,7 @@ class AtomicFile {
   int descriptor_ = -1;
   FileDigest digest_;
   bool is_overwritten_ = false;
+  bool is_synced_ = false;
 };
 
 // A file that grows. What was appended before the process ends, however it ends, is there; only the last append() may

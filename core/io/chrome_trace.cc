@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <nlohmann/json.hpp>
 
+#include "core/io/json_text.h"
+
 namespace heddle {
 namespace {
 
@@ -21,7 +23,7 @@ std::vector<std::string_view> parts_of(std::string_view path) {
   return parts;
 }
 
-std::string event(const OrderedJson& json) { return json.dump() + ","; }
+std::string event(const OrderedJson& json) { return json_text(json) + ","; }
 
 }  // namespace
 

@@ -19,7 +19,7 @@ struct FileIdentity {
   std::tuple<uint64_t, uint64_t, const std::filesystem::path&> key() const { return {device, inode, path}; }
 };
 
-// Throws Error for a chain of symbolic links that does not end.
+// A chain of symbolic links that does not end is a file of its own, which whoever opens it cannot open.
 FileIdentity file_identity(const std::filesystem::path& path);
 
 }  // namespace heddle

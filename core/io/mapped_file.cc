@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "core/io/atomic_file.h"
@@ -33,7 +34,8 @@ void* map_file(const std::filesystem::path& path, size_t& size) {
 // A pipe is opened once: a second reader would not get what the first has taken.
 MappedFile::MappedFile(std::filesystem::path path) : path_(std::move(path)) {
   size_t size = 0;
-  if (void* const start = std::filesystem::is_regular_file(path_) ? map_file(path_, size) : nullptr) {
+  std::error_code unreadable;  // read_file() says so
+  if (void* const start = std::filesystem::is_regular_file(path_, unreadable) ? map_file(path_, size) : nullptr) {
     owner_ = std::shared_ptr<const void>(start, [start, size](const void*) { ::munmap(start, size); });
     bytes_ = {static_cast<const char*>(start), size};
     is_mapped_ = true;

@@ -13,7 +13,9 @@
 #include <tuple>
 #include <utility>
 
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
+#include "core/runtime/utf8.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -137,13 +139,14 @@ FileDigest write_safetensors(const std::filesystem::path& path, std::span<const 
     const HostTensor& item = items[i];
     check(item.name != kMetadataKey && !header.contains(item.name), "{}: two tensors are called '{}'", path.string(),
           item.name);
+    check(valid_utf8(item.name) == item.name, "{}: the name of tensor '{}' is no UTF-8", path.string(), item.name);
     check(byte_count(item.shape, item.dtype, bytes[i]), "{}: tensor '{}' is too large", path.string(), item.name);
     header[item.name] = {{"dtype", safetensors_name(item.dtype)},
                          {"shape", std::vector<int64_t>(item.shape.begin(), item.shape.end())},
                          {"data_offsets", {position, position + bytes[i]}}};
     position += bytes[i];
   }
-  std::string text = header.dump();
+  std::string text = json_text(header);
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t length = text.size();
   check(length <= kMaxHeader, "{}: a header of {} bytes, more than the {} allowed", path.string(), length, kMaxHeader);
@@ -156,7 +159,8 @@ FileDigest write_safetensors(const std::filesystem::path& path, std::span<const 
 }
 
 SafetensorsReader::SafetensorsReader(std::filesystem::path path) : path_(std::move(path)) {
-  check(!std::filesystem::is_directory(path_), "cannot read {}: it is a folder", path_.string());
+  std::error_code unreadable;  // what cannot be looked at cannot be opened
+  check(!std::filesystem::is_directory(path_, unreadable), "cannot read {}: it is a folder", path_.string());
   file_.open(path_, std::ios::binary);
   check(file_.is_open(), "cannot open {}: {}", path_.string(), std::generic_category().message(errno));
   read_header();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -103,7 +104,11 @@ class ModuleOptions {
   virtual void describe(ConfigFields& fields, const ModelSize& model) = 0;
   virtual std::unique_ptr<Module> make(const ModuleBuilder& builder, const BlockPlace& place) const = 0;
 };
-using MixerOptions = ModuleOptions<Mixer>;
+class MixerOptions : public ModuleOptions<Mixer> {
+ public:
+  // The tokens of every sequence, where the mixer takes no other number of them and a text cannot be continued.
+  virtual std::optional<int64_t> fixed_length() const { return std::nullopt; }
+};
 using ChannelOptions = ModuleOptions<Channel>;
 
 }  // namespace heddle

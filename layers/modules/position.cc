@@ -64,6 +64,11 @@ Lrpe::Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, 
   }
 }
 
+std::optional<int64_t> Lrpe::Options::fixed_length() const {
+  if (shape.rank() == 0) return std::nullopt;
+  return numel(shape) + extra_tokens;
+}
+
 // Where the tokens from `offset` on lie, the extra tokens being the first of the text.
 LrpeCosineOptions Lrpe::grid_at(int64_t offset, int64_t length) const {
   const int64_t extra = options_.extra_tokens;

@@ -41,6 +41,8 @@ class Lrpe {
     std::optional<std::vector<int64_t>> layers = {};  // the layers that have the encoding; nothing: all
 
     bool is_on(int64_t layer) const;
+    // The tokens of the grid of `shape`, the extra ones included; nothing without a grid.
+    std::optional<int64_t> fixed_length() const;
   };
 
   Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim);

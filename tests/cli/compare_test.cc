@@ -69,6 +69,17 @@ TEST_F(CompareCommand, PrintsAndWritesAllOfIt) {
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs")) << "nothing is kept of the trainings";
 }
 
+TEST_F(CompareCommand, NamesOfAnyBytesAreWritten) {
+  const std::string config = path("caf\xe9.yaml");
+  std::filesystem::copy_file(first_, config);
+  const Finished finished =
+      run_heddle({"compare", config, second_, "--device", "cpu", "--threads", "1", "--steps", "2", "--recall-steps",
+                  "0", "--lengths", "16", "--context", "4", "--json", path("c.json"), "--plot", path("c.svg")});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(nlohmann::json::parse(read_file(path("c.json")))["models"][0]["name"], "caf\xef\xbf\xbd");
+  EXPECT_THAT(read_file(path("c.svg")), HasSubstr(">caf\xef\xbf\xbd: "));
+}
+
 // All trainings would write one trace.
 TEST_F(CompareCommand, ProfilesNoTraining) {
   const Finished finished = run_heddle(

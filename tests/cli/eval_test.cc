@@ -118,6 +118,7 @@ TEST_F(EvalCommandTest, AFileIsEvaluatedWhole) {
   EXPECT_EQ(value(eval({"--data", (folder_ / "moved").string()}), "tokens"), whole);
   // As many batches as are asked for.
   EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer.eval_batches=3"}), "tokens"), "192");
+  EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer.eval_batches=20"}), "tokens"), "1280");  // as in training
 }
 
 // The text that the model was trained on stays that under another name, and is another text when it has changed.

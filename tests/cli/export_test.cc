@@ -223,6 +223,8 @@ TEST_F(ExportTest, OnlyItsOwnFoldersAreReplaced) {
   EXPECT_THAT(refused.err, HasSubstr("holds notes.txt, which no export has written"));
   EXPECT_TRUE(fs::exists(folder_ / "out/notes.txt"));
   EXPECT_EQ(export_to("tiny.yaml").code, 2);
+  fs::create_symlink("circle", folder_ / "circle");
+  EXPECT_THAT(export_to("circle").err, HasSubstr("--out: " + (folder_ / "circle").string() + " is no folder"));
   fs::create_directory(folder_ / "here");
   EXPECT_NE(std::system(("cd '" + (folder_ / "here").string() + "' && '" HEDDLE_PROGRAM "' export '" + run_ +
                          "' --out . 2> ../err")
@@ -233,9 +235,53 @@ TEST_F(ExportTest, OnlyItsOwnFoldersAreReplaced) {
   EXPECT_THAT(names_in(folder_.path()), Not(Contains(::testing::EndsWith(".heddle-partial"))));
 }
 
+// What is called as an export calls it is replaced only where an export has written it.
+TEST_F(ExportTest, FilesOfOthersStay) {
+  const auto refusal = [&](const std::string& out) {
+    const std::vector<std::string> before = names_in(folder_ / out);
+    const Finished refused = export_to(out);
+    EXPECT_EQ(refused.code, 2) << refused.out;
+    EXPECT_EQ(names_in(folder_ / out), before);
+    return refused.err;
+  };
+  fs::create_directory(folder_ / "mine");
+  for (const char* config : {R"({"my": "settings", "step": 1})", "not JSON", "[]"}) {
+    std::ofstream(folder_ / "mine/config.json") << config;
+    EXPECT_THAT(refusal("mine"), HasSubstr("mine holds config.json, which no export has written; expected a new"));
+    EXPECT_EQ(read_file(folder_ / "mine/config.json"), config);
+  }
+  for (const char* name : {"model_of_my_thesis.safetensors", "model-1.safetensors", "model.safetensors.index.json.bak",
+                           "model-00001-of-00003xsafetensors"}) {
+    ASSERT_EQ(export_to("out").code, 0);
+    std::ofstream(folder_ / "out" / name) << "mine";
+    EXPECT_THAT(refusal("out"), HasSubstr(fmt::format("out holds {}, which no export has written", name)));
+    EXPECT_EQ(read_file(folder_ / "out" / name), "mine");
+    fs::remove(folder_ / "out" / name);
+  }
+  fs::create_directory(folder_ / "out/tokenizer.model");
+  EXPECT_THAT(refusal("out"), HasSubstr("out holds tokenizer.model, which no export has written"));
+}
+
+TEST_F(ExportTest, TheAverageIsExportedUnlessTheOverrideTakesTheWeights) {
+  train(run_ + "_ema", {"data={type: text, path: \"" + text_ + "\"}", "model.vocab_size=256", "trainer.ema=0.9"});
+  run_ += "_ema";
+  ASSERT_EQ(export_to("average").code, 0);
+  ASSERT_EQ(export_to("weights", {"--set", "trainer.ema=null"}).code, 0);
+  Context context;
+  const auto tensor_of = [&](const fs::path& path) {
+    SafetensorsReader reader(path);
+    return read_values(context, reader.read(context, *reader.find("head.weight")));
+  };
+  const fs::path checkpoint = fs::path(run_) / "checkpoints/step_40";
+  EXPECT_EQ(tensor_of(folder_ / "average/model.safetensors"), tensor_of(checkpoint / "average.safetensors"));
+  EXPECT_EQ(tensor_of(folder_ / "weights/model.safetensors"), tensor_of(checkpoint / "model.safetensors"));
+  EXPECT_NE(tensor_of(folder_ / "weights/model.safetensors"), tensor_of(folder_ / "average/model.safetensors"));
+}
+
 TEST_F(ExportTest, BadArguments) {
   const std::string out = (folder_ / "out").string();
   EXPECT_EQ(run_heddle({"export", run_}).code, 2);
+  EXPECT_THAT(run_heddle({"export", run_, "--out", ""}).err, HasSubstr("--out: found '', expected a folder"));
   EXPECT_EQ(run_heddle({"export", (folder_ / "nothing").string(), "--out", out}).code, 1);
   EXPECT_THAT(export_to("out", {"--format", "onnx"}).err, HasSubstr("--format: found 'onnx', expected one of hf, fla"));
   EXPECT_EQ(export_to("out", {"--shard-size", "0"}).code, 2);

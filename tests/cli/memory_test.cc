@@ -116,6 +116,7 @@ TEST_F(MemoryCommand, NeedsNoData) {
 }
 
 TEST_F(MemoryCommand, RefusesWhatIsWrong) {
+  EXPECT_EQ(memory({"--fit", "1PiB"}).code, 0);
   EXPECT_THAT(refusal({"--fit", "80GX"}), HasSubstr("--fit: found '80GX', expected a size such as 80GiB"));
   EXPECT_THAT(refusal({"--fit", "-1"}), HasSubstr("--fit: found '-1'"));
   EXPECT_THAT(refusal({"--batch", "4,0"}), HasSubstr("--batch: found '0', expected an integer in [1, 2147483647]"));

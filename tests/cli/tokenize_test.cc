@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -125,7 +126,7 @@ TEST_F(TokenizeCommandTest, AVocabularyIsTrainedAndUsed) {
   EXPECT_EQ(run_heddle({"export", path("pieces"), "--out", path("hf")}).code, 0);
   fs::remove(path("hf/config.json"));
   EXPECT_THAT(run_heddle({"export", path("pieces"), "--out", path("hf")}).err,
-              HasSubstr("holds tokenizer.model, which no export has written"));
+              HasSubstr("holds model.safetensors, which no export has written"));
   fs::remove(path("pieces/tokenizer.model"));
   EXPECT_THAT(run_heddle({"generate", path("pieces")}).err, HasSubstr("the tokenizer is not that of"));
   fs::remove(path("fox.model"));
@@ -176,6 +177,32 @@ TEST_F(TokenizeCommandTest, SizesThatTheTextDoesNotAllow) {
   EXPECT_THAT(error_of("270"), AllOf(HasSubstr("--train-vocab: found a vocabulary of 270 tokens, expected at least "),
                                      HasSubstr(" for this text"), ::testing::Not(HasSubstr("character_coverage"))));
   EXPECT_THAT(error_of("30000"), HasSubstr("found a vocabulary of 30000 tokens, expected at most "));
+}
+
+// The vocabulary has room, and the tokens, the last of which are written at the end, have not.
+TEST_F(TokenizeCommandTest, AFullDiskLeavesTokensAndVocabularyAsTheyWere) {
+  if (!has_sentencepiece()) GTEST_SKIP() << "heddle was built without sentencepiece";
+  const auto tokenize_on_small_disk = [&](const std::string& out) {
+    const std::string command =
+        fmt::format("trap '' XFSZ; ulimit -f 24; '{}' tokenize '{}' '{}' --out '{}' --train-vocab 290 2> '{}'",
+                    HEDDLE_PROGRAM, text_, text_, path(out), path("err"));
+    EXPECT_NE(std::system(fmt::format("bash -c \"{}\"", command).c_str()), 0);
+    EXPECT_THAT(read_file(path("err")), AllOf(HasSubstr("cannot write "), HasSubstr(out)));
+  };
+  std::string text;
+  for (int i = 0; i < 6; ++i) text += read_file(text_);
+  write_file(text_, text);
+  tokenize_on_small_disk("new.bin");
+  EXPECT_FALSE(fs::exists(path("new.bin")));
+  EXPECT_FALSE(fs::exists(path("new.model")));
+  write_file(path("old.bin"), "tokens");
+  write_file(path("old.model"), "vocabulary");
+  tokenize_on_small_disk("old.bin");
+  EXPECT_EQ(read_file(path("old.bin")), "tokens");
+  EXPECT_EQ(read_file(path("old.model")), "vocabulary");
+  for (const char* name : {"new.bin", "new.model", "old.bin", "old.model"}) {
+    EXPECT_FALSE(fs::exists(partial_path(path(name)))) << name;
+  }
 }
 
 // What is stopped leaves neither a token file nor a part of one.

@@ -123,6 +123,8 @@ TEST_F(TrainCommandTest, WrongUsageExitsWithTwo) {
   EXPECT_THAT(refusal(train("run", {"--device", "gpu"})), HasSubstr("gpu"));
   EXPECT_THAT(refusal(train("run", {"--threads", "-1"})), HasSubstr("--threads"));
   EXPECT_THAT(refusal(train("run", {"extra"})), HasSubstr("extra"));
+  EXPECT_THAT(refusal(train("run", {"--init-from", ""})), HasSubstr("--init-from: found '', expected a path"));
+  EXPECT_THAT(refusal(train("run", {"--resume", ""})), HasSubstr("--resume: found '', expected auto, none or a path"));
 }
 
 // A run folder, or the config in it, names the run that goes on.

@@ -77,6 +77,15 @@ inline std::vector<BadConfig> bad_configs() {
       {"MergeKey", {{12, "  <<: {type: cosine}"}}, "config.yaml:12:3", "use 'base: FILE'"},
       {"ListAsKey", {{13, "  [a, b]: 10"}}, "config.yaml:13:3", "expected a name"},
       {"SecondDocument", {{1, "---\nseed: 1\n---"}}, "config.yaml:4:1", "second YAML document"},
+      // A grid of positions has one length, and no text on it can be continued.
+      {"GridOfAnotherLength",
+       {{8, "  mixer: {type: lightning, heads: 2, lrpe: {type: lrpe_cosine, shape: [3, 8], extra_tokens: 2}}"}},
+       "config.yaml:17:20",
+       "found 64, expected 26, the tokens of lrpe.shape and lrpe.extra_tokens"},
+      {"SampleOnAGrid",
+       {{8, "  mixer: {type: lightning, heads: 2, lrpe: {type: lrpe_cosine, shape: [8, 8]}}"}},
+       "config.yaml:18:11",
+       "found a sample, expected none: a text on the grid of lrpe.shape cannot be continued"},
       // Unknown keys.
       {"UnknownSection", {{11, "shedule:"}}, "config.yaml:11:1", "unknown key 'shedule'; did you mean 'schedule'?"},
       {"UnknownSectionFarFromAll", {{1, "wheels: 4"}}, "config.yaml:1:1", "unknown key 'wheels', expected one of"},

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -93,6 +94,10 @@ TEST_F(AtomicFileTest, BytesThatWereWrittenAreReplaced) {
 TEST_F(AtomicFileTest, ErrorsNameTheFile) {
   EXPECT_THAT(testing::error_of([&] { read_file(folder_ / "none"); }), HasSubstr("none: No such file"));
   EXPECT_THAT(testing::error_of([&] { read_file(folder_.path()); }), HasSubstr("it is a folder"));
+  fs::create_symlink("circle", folder_ / "circle");
+  EXPECT_THAT(testing::error_of([&] { read_file(folder_ / "circle"); }),
+              AllOf(HasSubstr("cannot open "), HasSubstr("circle: Too many levels of symbolic links")));
+  EXPECT_THAT(testing::error_of([&] { write_file(folder_ / "circle", "x"); }), HasSubstr("cannot write "));
   EXPECT_THAT(testing::error_of([&] { write_file(folder_ / "no/file", "x"); }), HasSubstr("No such file"));
 }
 
@@ -105,6 +110,24 @@ TEST_F(AtomicFileTest, ALinkAndPermissionsStay) {
   EXPECT_EQ(read_file(path), "new");
   EXPECT_EQ(fs::read_symlink(link), "file");
   EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_exec);
+}
+
+// Files that belong together are synced first and then only renamed.
+TEST_F(AtomicFileTest, ASyncedFileIsNotSyncedAgain) {
+  RecordedCalls record(folder_.path());
+  AtomicFile file(folder_ / "file");
+  file.write("con", 3);
+  file.sync();
+  EXPECT_FALSE(fs::exists(folder_ / "file"));
+  const std::vector<std::string> before = record.calls;
+  file.commit();
+  EXPECT_EQ(before.back(), "fsync .file.heddle-partial");
+  EXPECT_EQ(record.calls[before.size()], "rename .file.heddle-partial to file");
+  AtomicFile longer(folder_ / "file");
+  longer.sync();
+  longer.write("contents", 8);
+  longer.commit();
+  EXPECT_EQ(std::count(record.calls.begin(), record.calls.end(), "fsync .file.heddle-partial"), 3);
 }
 
 // The bytes are on the disk before they have their name, and the name is before commit() returns.

@@ -36,7 +36,9 @@ TEST(FileIdentityTest, OfAFileThatIsNotThereYet) {
   EXPECT_NE(file_identity(folder / "other"), file_identity(folder / "new"));
   EXPECT_EQ(file_identity("heddle_new"), file_identity(fs::current_path() / "heddle_new"));
   fs::create_symlink("circle", folder / "circle");
-  EXPECT_THROW(file_identity(folder / "circle"), Error);
+  EXPECT_EQ(file_identity(folder / "circle"), file_identity(folder / "./circle"));
+  EXPECT_NE(file_identity(folder / "circle"), file_identity(folder / "new"));
+  EXPECT_THROW(is_written_through(folder / "circle"), Error);
 }
 
 // A descriptor is written through whatever it leads to.

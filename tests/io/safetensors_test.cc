@@ -92,6 +92,9 @@ TEST(SafetensorsTest, HeaderIsThatOfTheFormat) {
 TEST(SafetensorsTest, NamesMustDiffer) {
   const std::vector<HostTensor> twice = {{"a", DType::float32, {0}, nullptr}, {"a", DType::float32, {0}, nullptr}};
   EXPECT_THROW(write_safetensors(test_file("twice.safetensors"), twice), Error);
+  const float number = 0;
+  const std::vector<HostTensor> named = {{"caf\xe9", DType::float32, {1}, &number}};
+  EXPECT_THROW(write_safetensors(test_file("bytes.safetensors"), named), Error);
   EXPECT_FALSE(fs::exists(test_file("twice.safetensors")));
 }
 

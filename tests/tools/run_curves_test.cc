@@ -133,6 +133,49 @@ TEST_F(RunCurvesTest, MeansAreDrawnOverTheRows) {
   EXPECT_EQ(count(svg, "<circle "), 0u);
 }
 
+// Of an even number of rows one more lies before.
+TEST_F(RunCurvesTest, AnEvenNumberOfRowsIsAveragedToo) {
+  const std::vector<RunMetrics> runs = {metrics("a", "step,loss\n1,0\n2,3\n3,1\n4,3\n5,6\n")};
+  const SvgAxis y{0, 6.24, kSvgBottom, kSvgTop};
+  const auto curve = [&](const std::vector<double>& means) {
+    return fmt::format("M70.0 {:.1f}L192.5 {:.1f}L315.0 {:.1f}L437.5 {:.1f}L560.0 {:.1f}' fill='none'", y(means[0]),
+                       y(means[1]), y(means[2]), y(means[3]), y(means[4]));
+  };
+  EXPECT_THAT(curves_svg(runs, {.metrics = {"loss"}, .smooth = 2}), HasSubstr(curve({0, 1.5, 2, 2, 4.5})));
+  EXPECT_THAT(curves_svg(runs, {.metrics = {"loss"}, .smooth = 4}),
+              HasSubstr(curve({0, 4.0 / 3, 7.0 / 4, 13.0 / 4, 10.0 / 3})));
+}
+
+// The mean of a window without the huge value is what it would be if that value were nowhere.
+TEST_F(RunCurvesTest, AHugeValueIsInItsWindowsAlone) {
+  std::string text = "step,loss\n";
+  for (int step = 1; step <= 40; ++step) text += fmt::format("{},{}\n", step, step == 10 ? "1e25" : "2");
+  const std::vector<RunMetrics> runs = {metrics("a", text)};
+  const std::string svg = curves_svg(runs, {.metrics = {"loss"}, .smooth = 5, .is_logarithmic = true});
+  EXPECT_THAT(svg, AllOf(Not(HasSubstr("nan")), Not(HasSubstr("inf"))));
+  const std::string mean = svg.substr(svg.find("<path d='M", svg.find("opacity='0.3'")));
+  const std::string line = mean.substr(0, mean.find("' fill"));
+  EXPECT_EQ(count(line, " 360.0"), 35u) << "a mean of 2, the lowest value, everywhere but in five windows: " << line;
+}
+
+// A label is cut between characters, and what is no UTF-8 is replaced.
+TEST_F(RunCurvesTest, NamesOfAnyBytesMakeWellFormedText) {
+  const std::string text = "step,loss\n1,4\n2,3\n", umlaut = "\xc3\xa4";
+  std::string name = "a";
+  for (int i = 0; i < 40; ++i) name += umlaut;
+  const std::vector<RunMetrics> runs = {metrics(name, text), metrics("caf\xe9", text)};
+  const std::string svg = curves_svg(runs, {.metrics = {"loss"}});
+  std::string end;
+  for (int i = 0; i < 27; ++i) end += umlaut;
+  EXPECT_THAT(svg, HasSubstr(">.." + end + " loss</text>"));
+  EXPECT_THAT(svg, HasSubstr(">caf\xef\xbf\xbd loss</text>"));
+}
+
+TEST(SvgEscapedTest, WhatXmlDoesNotAllowIsReplaced) {
+  EXPECT_EQ(svg_escaped("a<b & \xc3\xa4\t"), "a&lt;b &amp; \xc3\xa4\t");
+  for (const char* bad : {"\x1b", "\xe9", "\xef\xbf\xbf"}) EXPECT_EQ(svg_escaped(bad), "\xef\xbf\xbd");
+}
+
 // Of a long run the extremes are kept.
 TEST_F(RunCurvesTest, ALongRunIsDrawnByFewPoints) {
   std::string text = "step,loss\n";

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <cstdlib>
@@ -45,10 +46,23 @@ class VerifyResumeTest : public ::testing::Test {
   int64_t asked_ = 0, stop_at_ = -1;
 };
 
+// The data are read three times, and a pipe can be read once.
+TEST_F(VerifyResumeTest, DataInAPipeAreRefused) {
+  const testing::TempFolder other;
+  const std::string pipe = (other.path() / "pipe").string();
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  try {
+    verify(testing::tiny_train_config({"data={type: text, path: " + pipe + "}", "model.vocab_size=256"}), 4);
+    FAIL() << "it was verified";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("found '" + pipe + "', a pipe or a device, expected a file"));
+  }
+}
+
 // What would end a training early, a loss that no longer falls among it, is left out.
 TEST_F(VerifyResumeTest, RunsThatGoOnAreTheSame) {
-  for (const std::string more :
-       {"trainer.dtype=bfloat16", "model.dropout=0.2", "trainer.hours=1.0e-9", "optimizer.lr=1.0e-30"}) {
+  for (const std::string more : {"trainer.dtype=bfloat16", "model.dropout=0.2", "trainer.hours=1.0e-9",
+                                 "optimizer.lr=1.0e-30", "logging.csv=false"}) {
     const VerifyResumeResult result =
         verify(testing::tiny_train_config(
                    {more, "schedule={type: constant}", "trainer.eval_every=3", "trainer.stop_after_no_gain=1"}),

@@ -186,6 +186,40 @@ TEST_F(CheckpointTest, TheNewestAreKept) {
   }
 }
 
+// What is damaged, or later than the one that was written, takes the place of none.
+TEST_F(CheckpointTest, OnlyWholeOnesAreCounted) {
+  fs::create_directories(folder_ / "checkpoints/step_999");
+  fs::resize_file(write(500) / "model.safetensors", 20);
+  for (int64_t step : {1, 2}) write(step, 1);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{2, 500, 999}));
+  fs::create_directories(folder_ / "checkpoints/step_3");
+  fs::remove(write(4) / "optimizer.safetensors");
+  EXPECT_EQ(steps(), (std::vector<int64_t>{2, 3, 4, 500, 999}));
+  write(5, 2);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{2, 3, 4, 5, 500, 999}));
+  write(6, 2);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{5, 6, 500, 999}));
+  EXPECT_EQ(refusal(folder_ / "checkpoints/step_5"), "accepted");
+}
+
+TEST_F(CheckpointTest, AFolderOfCheckpointsMustBeOne) {
+  const fs::path checkpoints = folder_ / "checkpoints";
+  const auto said = [&] {
+    try {
+      find_checkpoint(folder_.path(), [](const std::string&) {});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  fs::create_directory_symlink("/nowhere/disk", checkpoints);
+  EXPECT_EQ(said(),
+            checkpoints.string() + " is a link to /nowhere/disk, where no folder is; its disk may not be mounted");
+  fs::remove(checkpoints);
+  write_file(checkpoints, "x");
+  EXPECT_EQ(said(), checkpoints.string() + " is a file, expected a folder of checkpoints");
+}
+
 TEST_F(CheckpointTest, TruncatedFilesAreRefused) {
   for (const char* name : {"model.safetensors", "optimizer.safetensors", "state.json"}) {
     const fs::path path = write(1);

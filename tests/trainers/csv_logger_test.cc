@@ -93,6 +93,26 @@ TEST_F(CsvLoggerTest, RowsThatAreFarApartAreNotMissing) {
   EXPECT_THAT(notes_, ElementsAre(HasSubstr("rows before step 13 are missing or damaged")));
 }
 
+// Before the second row nothing shows how far they are apart but the config.
+TEST_F(CsvLoggerTest, NoRowIsMissingThatTheConfigDoesNotHold) {
+  StartEvent event;
+  fs::create_directories(folder_ / "checkpoints/step");
+  event.checkpoint = folder_ / "checkpoints/step";
+  const std::string first = kHeader + "1,,,,,,\n", second = first + "10,,,,,,\n";
+  const auto notes_at = [&](int64_t step, const std::string& rows) {
+    notes_.clear();
+    write_file(path_, rows);
+    event.step = step;
+    CsvLogger(path_, [this](const std::string& line) { notes_.push_back(line); }, {.every = 10}).start(event);
+    return notes_.size();
+  };
+  for (int64_t step = 1; step <= 9; ++step) EXPECT_EQ(notes_at(step, first), 0u) << step;
+  for (int64_t step = 10; step <= 19; ++step) EXPECT_EQ(notes_at(step, second), 0u) << step;
+  EXPECT_EQ(notes_at(10, first), 1u);
+  EXPECT_EQ(notes_at(20, second), 1u);
+  EXPECT_EQ(notes_at(5, kHeader), 1u);
+}
+
 TEST_F(CsvLoggerTest, RowsAfterTheCheckpointAreDropped) {
   const std::string rows = kHeader + "1,2,3,4,5,,\n2,2,3,4,5,,\n";
   write_file(path_, rows + "3,2,3,4,5,,\n4,2,3,4");
@@ -212,12 +232,27 @@ TEST_F(CsvLoggerTest, AWholeFileIsNotOverwrittenByLess) {
   EXPECT_EQ(read_file(path_), kHeader);
   EXPECT_EQ(aside("before"), rows);
   EXPECT_THAT(notes_, ElementsAre(HasSubstr("metrics.csv is kept as metrics.csv.before")));
-  // The rows of a start that came to no checkpoint are written again.
-  notes_.clear();
-  write_file(path_, kHeader + "1,,,,,,\n2,,,,,,\n");
+}
+
+// However short it is, and whatever the config says of checkpoints.
+TEST_F(CsvLoggerTest, AShortFileOfAnEarlierStartIsKept) {
+  StartEvent event;
+  event.steps = 10;
+  const std::string rows = kHeader + "1,,,,,,\n2,,,,,,\n";
+  write_file(path_, rows);
   logger_.start(event);
   EXPECT_FALSE(fs::exists(path_));
-  EXPECT_TRUE(notes_.empty());
+  EXPECT_EQ(aside("before"), rows);
+  // The same rows, or some of them, are kept already, and more of them take their place.
+  const std::string other = kHeader + "1,7,,,,,\n";
+  for (const std::string& text : {rows, kHeader + "1,,,,,,\n", rows + "3,,,,,,\n", other, rows, kHeader}) {
+    write_file(path_, text);
+    logger_.start(event);
+    EXPECT_FALSE(fs::exists(path_));
+  }
+  EXPECT_EQ(aside("before"), rows + "3,,,,,,\n");
+  EXPECT_EQ(aside("before.2"), other);
+  EXPECT_FALSE(fs::exists(path_.string() + ".before.3"));
 }
 
 }  // namespace

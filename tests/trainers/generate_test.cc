@@ -34,6 +34,9 @@ TEST(Utf8PrinterTest, TextStaysAndOtherBytesAreEscaped) {
   EXPECT_EQ(printed("plain\n\ttext"), "plain\n\ttext");
   EXPECT_EQ(printed("\xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80"), "\xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80");
   EXPECT_EQ(printed("a\x1B[31m\r\x7F"), "a\\x1b[31m\\x0d\\x7f");
+  EXPECT_EQ(printed("a\xC2\x9B"
+                    "2J\xC2\x80\xC2\xA0"),
+            "a\\xc2\\x9b2J\\xc2\\x80\xC2\xA0");
   EXPECT_EQ(printed("\xFF\x80z"), "\\xff\\x80z");
   EXPECT_EQ(printed("\xC3(\xE2\x82"), "\\xc3(\\xe2\\x82");                  // cut short, also at the end
   EXPECT_EQ(printed("\xE2\xC3\xA4"), "\\xe2\xC3\xA4");                      // a new character within one

@@ -123,6 +123,32 @@ TEST_F(JsonlLoggerTest, LinesAfterTheCheckpointAreDropped) {
   EXPECT_THAT(notes_, IsEmpty());
 }
 
+// Starts that were cut off before their first checkpoint differ in nothing but times. What one left is kept until the
+// next one has written the same.
+TEST_F(JsonlLoggerTest, AStartThatBeginsAgainAndAgainLeavesNothing) {
+  const auto step = [](int64_t number, double seconds) {
+    return StepEvent{.step = number, .steps = 9, .tokens = 5 * number, .seconds = seconds};
+  };
+  const fs::path before = path_.string() + ".before";
+  for (const double seconds : {1.0, 2.0, 3.0}) {
+    JsonlLogger log = logger();
+    log.start({});
+    log.step(step(1, seconds));
+    log.step(step(2, seconds));
+    log.flush();
+    EXPECT_FALSE(fs::exists(before));
+  }
+  JsonlLogger log = logger();
+  log.start({});
+  EXPECT_THAT(names_of(lines_of(before)), ElementsAre("start 0", "step 1", "step 2"));
+  log.step(step(1, 4.0));
+  log.flush();
+  EXPECT_TRUE(fs::exists(before));
+  log.step(step(2, 4.0));
+  log.flush();
+  EXPECT_FALSE(fs::exists(before));
+}
+
 TEST_F(JsonlLoggerTest, DamagedLinesAreKeptAside) {
   const std::string whole = R"({"event": "step", "step": 1})", other = R"({"event": "step", "step": 2})";
   const std::string text = whole + "\n[1]\n" + R"({"event": "step", "step": "x"})" + "\n{\n" + other + "\n";

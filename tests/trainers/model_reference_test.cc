@@ -60,7 +60,7 @@ std::vector<ModelCase> all_model_cases() {
         "model.mixer={type: lightning, heads: 3, act: sigmoid, lrpe: {type: lrpe_cosine, shape: [3, 4], "
         "extra_tokens: 2, theta_init: low_half, learnable: true, per_head: true}, "
         "gate: {act: sigmoid, position: pre, rank: 7}}",
-        "model.channel={type: glu, hidden: 20, act: none}"},
+        "model.channel={type: glu, hidden: 20, act: none}", "trainer.sequence_length=14", "trainer.sample=null"},
        true},
       {"high_half",
        {"model.norm={type: group_norm, groups: 2, weight: false}",

@@ -16,6 +16,7 @@
 #include "core/runtime/error.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/dry_run.h"
 #include "trainers/profile/run_profile.h"
 #include "trainers/trainer.h"
 
@@ -214,13 +215,21 @@ TEST_F(ProfileTest, ATraceThatCannotBeWrittenIsSaid) {
 TEST_F(ProfileTest, AFileThatCannotBeMadeIsKnownBeforeTheFirstStep) {
   const TrainConfig config = testing::tiny_train_config(
       {"trainer.profile={steps: [4, 6], trace: '" + (folder_ / "no/t.json").string() + "'}"});
-  EXPECT_THROW(run("run", config), Error);
+  const std::string said = "trainer.profile.trace: cannot create " + (folder_ / "no").string();
+  const auto refusal = [](const auto& starts) -> std::string {
+    try {
+      starts();
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(refusal([&] { run("run", config); }), HasSubstr(said));
+  EXPECT_THAT(refusal([&] { dry_run(config, {.folder = folder_ / "run"}); }), HasSubstr(said));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "run/config.yaml"));
   const std::string there = (folder_ / "there.json").string();
   write_file(there, "something");
-  Context context(Device{}, {.threads = 1});
-  TrainStep train_step(context, config);
-  const RunProfile profile(context, train_step, {.first = 1, .last = 2, .trace = there});
+  check_trace(testing::tiny_train_config({"trainer.profile={steps: [4, 6], trace: '" + there + "'}"}));
   EXPECT_EQ(read_file(there), "something") << "it is replaced when there is something to write";
 }
 

@@ -197,6 +197,22 @@ TEST_F(RunFolderTest, AutoDoesNotStartOverDamagedCheckpoints) {
   EXPECT_THAT(notes_[0], HasSubstr("state.json: the file is missing"));
 }
 
+TEST_F(RunFolderTest, NoRunStartsWhereItsCheckpointsCannotBe) {
+  fs::create_directories(run_);
+  fs::create_directory_symlink("/nowhere/disk", run_ / "checkpoints");
+  for (const std::string resume : {"auto", "none"}) {
+    EXPECT_THAT(choice(run_, resume), HasSubstr("run/checkpoints is a link to /nowhere/disk, where no folder is"));
+  }
+}
+
+TEST_F(RunFolderTest, DamagedCheckpointsAreNoLaterOnes) {
+  const fs::path first = write(run_, 5);
+  fs::resize_file(write(run_, 10) / "model.safetensors", 20);
+  fs::create_directories(run_ / "checkpoints/step_999");
+  EXPECT_EQ(choice(run_, first.string()), "5");
+  EXPECT_EQ(choice(run_, run_.string()), "5");
+}
+
 TEST_F(RunFolderTest, NoneNeedsAFolderWithoutCheckpoints) {
   EXPECT_EQ(choice(run_, "none"), "0");
   write(run_, 5);

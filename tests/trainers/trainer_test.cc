@@ -219,6 +219,39 @@ TEST_F(TrainerTest, AFinishedRunKeepsNoMoreCheckpointsThanItShould) {
   EXPECT_EQ(open_checkpoint(checkpoints / "step_10").state.step, 10);
 }
 
+TEST_F(TrainerTest, ARunAdvancesBesideALaterDamagedCheckpoint) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.keep_checkpoints=1"});
+  const fs::path checkpoints = folder_ / "run/checkpoints";
+  fs::create_directories(folder_ / "run/checkpoints/step_999");
+  EXPECT_THROW(run("run", config), Error) << "none of the checkpoints is whole";
+  fs::remove_all(checkpoints);
+  run("run", config, 15);
+  fs::create_directories(checkpoints / "step_999");
+  EXPECT_EQ(run("run", config, 10).step, 25);
+  EXPECT_EQ(open_checkpoint(checkpoints / "step_25").state.step, 25);
+  EXPECT_TRUE(run("run", config).finished);
+  EXPECT_EQ(open_checkpoint(checkpoints / "step_40").state.step, 40);
+  EXPECT_TRUE(fs::exists(checkpoints / "step_999"));
+}
+
+// A loss on other data is none to beat.
+TEST_F(TrainerTest, TheBestOfOtherDataIsForgotten) {
+  const std::vector<std::string> common = {"trainer.stop_after_no_gain=0", "schedule.type=constant"};
+  const auto with = [&](const std::string& steps, const std::string& more) {
+    std::vector<std::string> all = common;
+    all.insert(all.end(), {"trainer.steps=" + steps, more});
+    return testing::tiny_train_config(all);
+  };
+  run("run", with("40", "seed=7"));
+  const double before = open_checkpoint(folder_ / "run/checkpoints/step_40").state.evaluations.best->loss;
+  run("other", with("50", "data.length=5"), 0, (folder_ / "run").string());
+  EXPECT_THAT(log(), HasSubstr("was of other validation data: it starts anew"));
+  const EvaluationHistory history = open_checkpoint(folder_ / "other/checkpoints/step_50").state.evaluations;
+  EXPECT_EQ(history.best->step, 50);
+  EXPECT_NE(history.best->loss, before);
+  EXPECT_EQ(fs::read_symlink(folder_ / "other/checkpoints/best"), "step_50");
+}
+
 TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {
   const TrainConfig config = testing::tiny_train_config({"trainer.steps=10", "schedule.type=constant"});
   const TrainConfig longer = testing::tiny_train_config({"trainer.steps=20", "schedule.type=constant"});

@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "core/config/config_fields.h"
@@ -116,6 +119,21 @@ void describe(ConfigFields& fields, DataConfig& data) {
     fields.field("length", data.length, Range::count());
   } else {
     fields.refuse("length", "it belongs to type copy");
+  }
+}
+
+void check_can_be_read_again(const DataConfig& data, const ConfigNode& section) {
+  const auto check_path = [](const ConfigNode& node, const std::string& key, const std::string& path) {
+    std::error_code error;  // whoever reads the data says what is wrong with a path that leads nowhere
+    const std::filesystem::file_type type = std::filesystem::status(path, error).type();
+    if (type != std::filesystem::file_type::fifo && type != std::filesystem::file_type::character) return;
+    node.fail(key,
+              fmt::format("found '{}', a pipe or a device, expected a file: the data are read several times", path));
+  };
+  if (!data.path.empty()) check_path(section, "path", data.path);
+  if (data.validation_path) check_path(section, "validation_path", *data.validation_path);
+  for (size_t i = 0; i < data.sources.size(); ++i) {
+    check_path(section.list("sources")[i], "path", data.sources[i].path);
   }
 }
 

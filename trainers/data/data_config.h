@@ -43,6 +43,10 @@ bool is_bytes_of_text(const DataConfig& data);
 // Reads or writes the fields of data.type.
 void describe(ConfigFields& fields, DataConfig& data);
 
+// Throws ConfigError for data in a pipe or a device, at its place in `section`: commands that train several times
+// read the data for each training, and a pipe can be read once.
+void check_can_be_read_again(const DataConfig& data, const ConfigNode& section);
+
 struct DatasetOptions {
   DataConfig data;
   std::int64_t batch_size = 16;  // sequences of a batch

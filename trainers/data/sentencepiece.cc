@@ -59,7 +59,8 @@ void check_trained(const sentencepiece::util::Status& status, int64_t vocabulary
     refuse("at least", *taken + 1);
   }
   if (const auto most = number_after(reason, "value <= ")) refuse("at most", *most);
-  fail("cannot train a vocabulary of {} tokens on this text: {}", vocabulary, reason);
+  fail("cannot train a vocabulary of {} tokens on this text: {}", vocabulary,
+       reason.empty() ? "it holds nothing but line breaks" : reason);
 }
 
 // The byte of a piece "<0x0A>".

@@ -31,25 +31,27 @@ int64_t step_of_row(std::string_view line) {
 }
 
 // Rows with skipped steps or without; a file of the other kind loses that column, or gets it with 0.
-StepLogFormat format_of(bool with_skipped) {
+StepLogFormat format_of(bool with_skipped, const LoggingConfig& logging) {
   return {.header = header(with_skipped),
           .step_of = step_of_row,
           .is_one_line_a_step = true,
           .other_header = header(!with_skipped),
-          .converted = [with_skipped](std::string_view line) {
-            return with_skipped ? fmt::format("{},0\n", line.substr(0, line.size() - 1))
-                                : fmt::format("{}\n", line.substr(0, line.rfind(',')));
-          }};
+          .converted =
+              [with_skipped](std::string_view line) {
+                return with_skipped ? fmt::format("{},0\n", line.substr(0, line.size() - 1))
+                                    : fmt::format("{}\n", line.substr(0, line.rfind(',')));
+              },
+          .logging = logging};
 }
 
 }  // namespace
 
 CsvLogger::CsvLogger(std::filesystem::path path, Note note, const LoggingConfig& config)
-    : config_(config), log_(std::move(path), format_of(false), std::move(note)) {}
+    : config_(config), log_(std::move(path), format_of(false, config), std::move(note)) {}
 
 void CsvLogger::start(const StartEvent& event) {
   with_skipped_ = event.skip_nonfinite > 0;
-  log_.set_format(format_of(with_skipped_));
+  log_.set_format(format_of(with_skipped_, config_));
   log_.start(event);
 }
 

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "core/io/json_text.h"
+
 namespace heddle {
 namespace {
 
@@ -15,16 +17,21 @@ OrderedJson event_of(std::string_view name, int64_t step) {
   return {{"event", name}, {"step", step}, {"time", wall_time()}};
 }
 
-// What is no UTF-8 in a path or text becomes U+FFFD.
-std::string line_of(const OrderedJson& json) {
-  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
-}
+std::string line_of(const OrderedJson& json) { return json_text(json) + "\n"; }
 
 int64_t step_of_object(std::string_view line) {
   const OrderedJson json = OrderedJson::parse(line, nullptr, false);
   if (!json.is_object() || !json.contains("event")) return -1;
   const auto step = json.find("step");
   return step != json.end() && step->is_number_integer() ? step->get<int64_t>() : -1;
+}
+
+// Half a line stays as it is.
+std::string line_without_times(std::string_view line) {
+  OrderedJson json = OrderedJson::parse(line, nullptr, false);
+  if (!json.is_object()) return std::string(line);
+  for (const char* key : {"time", "tokens_per_second"}) json.erase(key);
+  return line_of(json);
 }
 
 OrderedJson bytes_of(const CategoryBytes& bytes) {
@@ -38,7 +45,10 @@ OrderedJson bytes_of(const CategoryBytes& bytes) {
 }  // namespace
 
 JsonlLogger::JsonlLogger(std::filesystem::path path, Note note, const LoggingConfig& config)
-    : config_(config), log_(std::move(path), {.header = {}, .step_of = step_of_object}, std::move(note)) {}
+    : config_(config),
+      log_(std::move(path),
+           {.header = {}, .step_of = step_of_object, .logging = config, .without_times = line_without_times},
+           std::move(note)) {}
 
 void JsonlLogger::start(const StartEvent& event) {
   log_.start(event);

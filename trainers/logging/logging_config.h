@@ -1,6 +1,7 @@
 // The section `logging` of a training config: which files tell how the run goes.               docs/config.md#logging
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "trainers/logging/logger.h"
@@ -18,6 +19,10 @@ struct LoggingConfig {
   // Whether the files hold this step: the first, the last, every N-th. It does not depend on where a run was continued.
   bool holds(const StepEvent& event) const {
     return event.step == 1 || event.step == event.steps || event.step % every == 0;
+  }
+  // The last step up to this one that the files hold, whatever the last of the run is; 0: none.
+  std::int64_t last_held(std::int64_t step) const {
+    return step < every ? std::min<std::int64_t>(step, 1) : step - step % every;
   }
 };
 

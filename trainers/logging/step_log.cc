@@ -61,23 +61,56 @@ StepLog::StepLog(fs::path path, StepLogFormat format, Note note)
     : path_(std::move(path)), format_(std::move(format)), note_(std::move(note)) {}
 
 void StepLog::start(const StartEvent& event) {
-  if (!event.checkpoint) return begin(event);
+  if (!event.checkpoint) return begin();
   std::error_code ignored;
   const bool same_run = fs::equivalent(event.checkpoint->parent_path(), path_.parent_path() / "checkpoints", ignored) &&
                         fs::exists(path_);
   go_on(same_run ? path_ : file_of_run(*event.checkpoint, path_.filename()), event.step);
 }
 
-// A start that was cut off before its first checkpoint may have left lines, which this one writes again. More lines
-// than that are of a run whose checkpoints are gone.
-void StepLog::begin(const StartEvent& event) {
+// Nothing tells yet whether the lines are of another run, or of a start of this one that was cut off before its first
+// checkpoint and whose lines are written again: then drop_before() takes the file away.
+void StepLog::begin() {
   if (!fs::exists(path_)) return;
-  const Kept before = kept(read_file(path_), INT64_MAX);
-  const int64_t first_checkpoint = event.checkpoint_every > 0 ? event.checkpoint_every : event.steps;
-  if (before.last > first_checkpoint || before.damaged) {
-    keep_aside("it belongs to an earlier run, of which there is no checkpoint", "before");
-  }
+  const std::string text = read_file(path_);
+  const Kept before = kept(text, INT64_MAX);
+  if (before.last > 0 || before.damaged) keep_before(text);
   fs::remove(path_);
+}
+
+// Where a file that was kept begins as the text does, the longer of them is enough.
+void StepLog::keep_before(const std::string& text) {
+  const std::string lines = without_times(text);
+  int number = 1;
+  for (; fs::exists(path_aside("before", number)); ++number) {
+    const std::string other = without_times(read_file(path_aside("before", number)));
+    before_ = path_aside("before", number);
+    if (other.starts_with(lines)) return;
+    if (lines.starts_with(other)) break;
+  }
+  before_ = path_aside("before", number);
+  keep_as(*before_, "it belongs to an earlier start, of which there is no checkpoint");
+}
+
+// Takes away what was kept where this run has written the same lines.
+void StepLog::drop_before() {
+  if (!before_ || !fs::exists(*before_)) return;
+  const std::string before = without_times(read_file(*before_)), lines = without_times(read_file(path_));
+  if (!lines.starts_with(before)) return;
+  fs::remove(*before_);
+  before_.reset();
+}
+
+// The text as every start of one run writes it.
+std::string StepLog::without_times(const std::string& text) const {
+  if (!format_.without_times) return text;
+  std::string lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size() - 1) + 1;
+    lines += format_.without_times(std::string_view(text).substr(begin, end - begin));
+    begin = end;
+  }
+  return lines;
 }
 
 void StepLog::go_on(const fs::path& from, int64_t last_step) {
@@ -92,9 +125,11 @@ void StepLog::go_on(const fs::path& from, int64_t last_step) {
   const std::string text = read_file(from);
   const Kept found = kept(text, last_step);
   if (found.damaged && in_place) keep_aside("some of its rows are damaged", "damaged");
-  // With logging.every a file holds no line of the last step; then its lines are as far from each other.
-  const int64_t missing = last_step - found.last;
-  if ((missing > 0 && missing >= found.largest_gap) || found.damaged) {
+  // With logging.every a file may hold no line of the last step. Where it was larger before, the lines are far from
+  // each other.
+  const bool is_short =
+      found.last < format_.logging.last_held(last_step) && last_step - found.last >= found.largest_gap;
+  if (is_short || found.damaged) {
     note_(fmt::format("{}: rows before step {} are missing or damaged, and the others are kept", from.string(),
                       last_step + 1));
   }
@@ -106,10 +141,20 @@ void StepLog::go_on(const fs::path& from, int64_t last_step) {
 }
 
 void StepLog::keep_aside(const std::string& reason, const std::string& suffix) {
-  fs::path aside = path_.string() + "." + suffix;
-  for (int number = 2; fs::exists(aside); ++number) aside = fmt::format("{}.{}.{}", path_.string(), suffix, number);
+  int number = 1;
+  while (fs::exists(path_aside(suffix, number))) ++number;
+  keep_as(path_aside(suffix, number), reason);
+}
+
+void StepLog::keep_as(const fs::path& aside, const std::string& reason) {
   write_file(aside, read_file(path_));
   note_(fmt::format("{} is kept as {}: {}", path_.string(), aside.filename().string(), reason));
+}
+
+// metrics.csv.before, metrics.csv.before.2 and so on.
+fs::path StepLog::path_aside(const std::string& suffix, int number) const {
+  const std::string first = path_.string() + "." + suffix;
+  return number == 1 ? first : fmt::format("{}.{}", first, number);
 }
 
 void StepLog::flush() {
@@ -120,6 +165,7 @@ void StepLog::flush() {
   if (!file_) file_ = std::make_unique<AppendFile>(path_);
   file_->append(lines_);
   lines_.clear();
+  drop_before();
 }
 
 }  // namespace heddle

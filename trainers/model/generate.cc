@@ -178,6 +178,8 @@ std::string Utf8Printer::add(uint8_t byte) {
   const bool control = byte < 0x80 && (byte < 0x20 || byte == 0x7F) && byte != '\n' && byte != '\t';
   if (length_ == 0 || control) return finish();
   if (pending_.size() < length_) return "";
+  const bool is_c1 = pending_.size() == 2 && pending_[0] == '\xC2' && byte < 0xA0;  // U+0080 to U+009F
+  if (is_c1) return finish();
   return std::exchange(pending_, "");
 }
 

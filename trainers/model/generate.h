@@ -67,7 +67,7 @@ class StopText {
 };
 
 // Bytes as text that a terminal can show: valid UTF-8 as it is, other bytes and control characters (but not newline and
-// tab) as \xNN. A character is returned when its last byte was added.
+// tab, and U+0080 to U+009F among them) as \xNN. A character is returned when its last byte was added.
 class Utf8Printer {
  public:
   std::string add(uint8_t byte);

@@ -14,6 +14,13 @@ const Choices<Recompute> kRecomputeChoices = {{"none", Recompute::none},
 
 }  // namespace
 
+std::optional<std::int64_t> fixed_length(const ModelConfig& model) {
+  for (const auto& [name, section] : model.mixer.kinds) {
+    if (const auto length = section.options->fixed_length()) return length;
+  }
+  return std::nullopt;
+}
+
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry) {
   fields.required("vocab_size", model.vocab_size, Range::between(2, Range::count().high));
   fields.required("dim", model.dim, Range::count());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "layers/modules/norm.h"
 #include "layers/registry.h"
@@ -23,6 +24,9 @@ struct ModelConfig {
   MixerPattern mixer;
   ChannelSection channel;
 };
+
+// The tokens of every sequence, where a mixer takes no other number of them and a text cannot be continued.
+std::optional<std::int64_t> fixed_length(const ModelConfig& model);
 
 // Reads or writes the model with the options of its layers, whose types `registry` knows.
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry);

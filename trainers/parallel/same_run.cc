@@ -9,6 +9,7 @@
 #include "core/config/config_difference.h"
 #include "core/config/config_tree.h"
 #include "core/io/atomic_file.h"
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
@@ -41,7 +42,7 @@ std::string difference_of(const Json& here, const Json& first) {
 void check_same_run(Processes& processes, const RunIdentity& mine) {
   if (processes.count() == 1) return;
   const Json json = {{"version", mine.program}, {"config", mine.config}, {"data", mine.data}, {"device", mine.device}};
-  const std::vector<std::string> all = processes.gather(json.dump());
+  const std::vector<std::string> all = processes.gather(json_text(json));
   processes.together([&] {
     for (size_t rank = 1; rank < all.size(); ++rank) {
       const std::string difference = difference_of(Json::parse(all[rank]), Json::parse(all[0]));

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 
@@ -13,14 +15,22 @@ constexpr int64_t kWarmUp = 2;
 
 }  // namespace
 
+void check_trace(const TrainConfig& config) {
+  if (!config.trainer.profile) return;
+  const std::string& trace = config.trainer.profile->trace;
+  if (trace.empty() || is_written_through(trace)) return;
+  try {
+    const AtomicFile tried(trace);  // not committed
+  } catch (const Error& error) {
+    config.node.section("trainer").section("profile").fail("trace", error.what());
+  }
+}
+
 RunProfile::RunProfile(Context& context, TrainStep& train_step, const ProfileConfig& config)
     : train_step_(train_step),
       config_(config),
       profiler_(context),
-      profile_{.device = context.device(), .plain_milliseconds = {}, .steps = {}} {
-  if (config.trace.empty() || is_written_through(config.trace)) return;
-  const AtomicFile tried(config.trace);  // not committed: nothing is left
-}
+      profile_{.device = context.device(), .plain_milliseconds = {}, .steps = {}} {}
 
 void RunProfile::before(int64_t step, double seconds) {
   if (step < config_.first || step > config_.last) {

@@ -6,13 +6,18 @@
 
 #include "trainers/logging/logger.h"
 #include "trainers/profile/profile_report.h"
+#include "trainers/train_config.h"
 #include "trainers/train_step.h"
 
 namespace heddle {
 
+// Throws ConfigError, naming trainer.profile.trace, when the file for the trace cannot be made. Nothing is left of the
+// trial.
+void check_trace(const TrainConfig& config);
+
 class RunProfile {
  public:
-  // Throws Error when the file for the trace cannot be made. The step must outlive it.
+  // The step must outlive it.
   RunProfile(Context& context, TrainStep& train_step, const ProfileConfig& config);
 
   // Before each step of the run, with the seconds spent in the steps before it since the start.

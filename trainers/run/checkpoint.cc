@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <ranges>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -30,14 +31,49 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
 
-void check_file(const fs::path& path, const FileDigest& expected) {
+void check_size(const fs::path& path, const FileDigest& expected) {
   check(fs::exists(path), "{}: the file is missing", path.string());
   const uint64_t found = fs::file_size(path);
   check(found == expected.bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, expected.bytes,
         found < expected.bytes ? "truncated" : "too long");
+}
+
+void check_content(const fs::path& path, const FileDigest& expected) {
   const FileDigest digest = digest_file(path);
   check(digest.crc32 == expected.crc32, "{}: crc32 {:08x}, expected {:08x}: the file is corrupt", path.string(),
         digest.crc32, expected.crc32);
+}
+
+// The state of a checkpoint all of whose files are there, each of its size. Throws Error where they are not.
+StateFile read_complete(const fs::path& path) {
+  const fs::path state_file = path / kStateFile;
+  check(fs::exists(state_file), "{}: the file is missing", state_file.string());
+  StateFile read = read_state(state_file);
+  for (const char* name : {kModelFile, kOptimizerFile}) {
+    check(read.files.contains(name), "{}: it has no size and checksum of {}", state_file.string(), name);
+  }
+  for (const auto& [name, digest] : read.files) check_size(path / name, digest);
+  return read;
+}
+
+// What can be said without reading the tensors.
+bool has_all_files(const fs::path& path) {
+  try {
+    read_complete(path);
+    return true;
+  } catch (const std::exception&) {  // of the file system, too
+    return false;
+  }
+}
+
+// Throws Error where something that is no folder takes the place of one.
+void check_place_is_free(const fs::path& folder) {
+  const fs::file_status found = fs::symlink_status(folder);
+  if (fs::is_symlink(found)) {
+    fail("{} is a link to {}, where no folder is; its disk may not be mounted", folder.string(),
+         fs::read_symlink(folder).string());
+  }
+  check(!fs::exists(found), "{} is a file, expected a folder of checkpoints", folder.string());
 }
 
 // Reads the part that this process has of each tensor.
@@ -149,8 +185,14 @@ void remove_older_checkpoints(const fs::path& folder, const CheckpointState& sta
     best = linked_best(folder);
   }
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
-  for (size_t i = 0; i + static_cast<size_t>(kept.newest) < all.size(); ++i) {
-    if (all[i].step != best) remove_folder(all[i].path);
+  int64_t counted = 0;
+  for (const CheckpointFolder& checkpoint : std::views::reverse(all)) {
+    if (checkpoint.step > state.step) continue;
+    if (counted < kept.newest) {
+      counted += has_all_files(checkpoint.path) ? 1 : 0;
+    } else if (checkpoint.step != best) {
+      remove_folder(checkpoint.path);
+    }
   }
 }
 
@@ -184,20 +226,17 @@ std::vector<NamedTensor> masters(const ParameterSet& parameters) {
 }
 
 Checkpoint open_checkpoint(const fs::path& path) {
-  const fs::path state_file = path / kStateFile;
-  check(fs::exists(state_file), "{}: the file is missing", state_file.string());
-  auto [state, files] = read_state(state_file);
-  for (const char* name : {kModelFile, kOptimizerFile}) {
-    check(files.contains(name), "{}: it has no size and checksum of {}", state_file.string(), name);
-    check_file(path / name, files[name]);
-  }
-  if (files.contains(kAverageFile)) check_file(path / kAverageFile, files[kAverageFile]);
+  auto [state, files] = read_complete(path);
+  for (const auto& [name, digest] : files) check_content(path / name, digest);
   return {path, std::move(state)};
 }
 
 std::vector<CheckpointFolder> list_checkpoints(const fs::path& folder) {
   std::vector<CheckpointFolder> all;
-  if (!fs::is_directory(folder)) return all;
+  if (!fs::is_directory(folder)) {
+    check_place_is_free(folder);
+    return all;
+  }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(kPrefix)) continue;

@@ -46,8 +46,9 @@ std::filesystem::path write_checkpoint(Context& context, const std::filesystem::
                                        const CheckpointState& state, const KeptCheckpoints& kept,
                                        const WeightAverage* average = nullptr, DataParallel* parallel = nullptr);
 
-// Removes the checkpoints that are not to be kept beside that of `state`, the newest one. The best that was written is
-// kept, and `folder`/best leads to it.
+// Removes the checkpoints that are not to be kept beside that of `state`. Only those up to its step that have all their
+// files are counted, so that damaged or later ones never take the place of a whole one; later ones are left alone. The
+// best that was written is kept, and `folder`/best leads to it.
 void remove_older_checkpoints(const std::filesystem::path& folder, const CheckpointState& state,
                               const KeptCheckpoints& kept);
 
@@ -59,7 +60,8 @@ struct CheckpointFolder {
   int64_t step = 0;
   std::filesystem::path path;
 };
-// The oldest comes first.
+// The oldest comes first; there are none where `folder` does not exist. Throws Error when it is something else than a
+// folder, such as a link to a disk that is not there.
 std::vector<CheckpointFolder> list_checkpoints(const std::filesystem::path& folder);
 
 // The newest whole checkpoint of a folder RUN/checkpoints. Notes of each newer one why it is skipped.

@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <ranges>
+#include <string>
+#include <vector>
 
 #include "core/config/config_difference.h"
 #include "core/config/config_load.h"
@@ -25,6 +29,26 @@ std::string describe(const ConfigDifference& difference) {
   const std::string now = difference.first.empty() ? "missing" : difference.first;
   if (difference.second.empty()) return fmt::format("{} is {}, the checkpoint has none", difference.path, now);
   return fmt::format("{} is {}, the checkpoint's {}", difference.path, now, difference.second);
+}
+
+// The differences that change the run.
+std::vector<ConfigDifference> differences(const TrainConfig& config, const Checkpoint& checkpoint,
+                                          const Registry& registry, const std::optional<TokenizerIdentity>& tokenizer) {
+  TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
+  // What is written about a run, and by how many processes it is computed, does not change the run.
+  then.logging = config.logging;
+  then.trainer.profile = config.trainer.profile;
+  then.trainer.parallel = config.trainer.parallel;
+  then.trainer.hours = config.trainer.hours;
+  if (is_same(tokenizer, checkpoint.state.tokenizer)) then.data.tokenizer = config.data.tokenizer;
+  return config_differences(to_tree(config, registry), to_tree(then, registry));
+}
+
+// Where files of data lie does not matter: they are told apart by their contents.
+bool changes_evaluations(const ConfigDifference& difference) {
+  const std::string& path = difference.path;
+  return path == "trainer.eval_batches" || path == "trainer.sequence_length" ||
+         (path.starts_with("data") && !path.ends_with("path"));
 }
 
 }  // namespace
@@ -53,18 +77,22 @@ TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, co
 
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry,
                               const std::optional<TokenizerIdentity>& tokenizer) {
-  TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
-  // What is written about a run, and by how many processes it is computed, does not change the run.
-  then.logging = config.logging;
-  then.trainer.profile = config.trainer.profile;
-  then.trainer.parallel = config.trainer.parallel;
-  if (is_same(tokenizer, checkpoint.state.tokenizer)) then.data.tokenizer = config.data.tokenizer;
   std::string text;
-  for (const ConfigDifference& difference : config_differences(to_tree(config, registry), to_tree(then, registry))) {
-    if (difference.path == "trainer.hours") continue;  // when a run stops changes none of its numbers
+  for (const ConfigDifference& difference : differences(config, checkpoint, registry, tokenizer)) {
     text += (text.empty() ? "" : "; ") + describe(difference);
   }
   return text;
+}
+
+bool is_evaluated_alike(const TrainConfig& config, const DataIdentity& data, const Checkpoint& checkpoint,
+                        const Registry& registry) {
+  if (!data_difference(data, checkpoint).empty()) return false;
+  try {
+    return std::ranges::none_of(differences(config, checkpoint, registry, checkpoint.state.tokenizer),
+                                changes_evaluations);
+  } catch (const ConfigError&) {
+    return true;
+  }
 }
 
 }  // namespace heddle

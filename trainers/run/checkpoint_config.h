@@ -28,4 +28,9 @@ TrainedOn trained_on(const Checkpoint& checkpoint, const TrainConfig& config, co
 std::string config_difference(const TrainConfig& config, const Checkpoint& checkpoint, const Registry& registry,
                               const std::optional<TokenizerIdentity>& tokenizer = {});
 
+// Whether losses of the run of the checkpoint can be compared with those of `config` on these data: both are of the
+// same data. A config of the checkpoint that cannot be read is taken for one that evaluates them alike.
+bool is_evaluated_alike(const TrainConfig& config, const DataIdentity& data, const Checkpoint& checkpoint,
+                        const Registry& registry);
+
 }  // namespace heddle

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
 
 namespace heddle {
@@ -22,7 +23,7 @@ T integer(const Json& json, const char* name) {
   const bool fits = value.is_number_unsigned() ? std::in_range<T>(value.get<uint64_t>())
                                                : value.is_number_integer() && std::in_range<T>(value.get<int64_t>());
   if (!fits) {
-    throw Json::other_error::create(501, fmt::format("'{}' is {}, expected an integer", name, value.dump()), &json);
+    throw Json::other_error::create(501, fmt::format("'{}' is {}, expected an integer", name, json_text(value)), &json);
   }
   return value.get<T>();
 }
@@ -38,14 +39,16 @@ Json to_json(const FileDigest& digest) { return {{"bytes", digest.bytes}, {"crc3
 FileDigest digest_of(const Json& json) { return {integer<uint64_t>(json, "bytes"), integer<uint32_t>(json, "crc32")}; }
 
 // Writes the state with a checksum over its own text.
-std::string seal(const Json& state) { return Json{{"crc32", checksum(state.dump())}, {"state", state}}.dump(1) + "\n"; }
+std::string seal(const Json& state) {
+  return json_text(Json{{"crc32", checksum(json_text(state))}, {"state", state}}, 1) + "\n";
+}
 
 Json unseal(const fs::path& path) {
   try {
     const Json json = Json::parse(read_file(path));
     const Json& state = json.at("state");
-    check(integer<uint32_t>(json, "crc32") == checksum(state.dump()), "{}: its checksum does not fit: it was changed",
-          path.string());
+    check(integer<uint32_t>(json, "crc32") == checksum(json_text(state)),
+          "{}: its checksum does not fit: it was changed", path.string());
     return state;
   } catch (const Json::exception& error) {
     fail("{}: truncated or damaged: {}", path.string(), error.what());

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/io/atomic_file.h"
+#include "core/io/json_text.h"
 #include "core/runtime/error.h"
 #include "kernels/dense/elementwise.h"
 #include "trainers/model/retnet_names.h"
@@ -215,7 +216,7 @@ void write_weights(Context& context, const fs::path& folder, std::span<const Nam
     }
   }
   index["metadata"]["total_size"] = total;
-  write_file(folder / kIndexFile, index.dump(2) + "\n");
+  write_file(folder / kIndexFile, json_text(index, 2) + "\n");
 }
 
 bool is_model_folder(const fs::path& folder) {

@@ -169,8 +169,11 @@ Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& s
         fmt::format("{} holds checkpoints of another run; give a fresh folder with --out DIR", path_.string()));
   }
   if (!here.empty() && here.back().step > checkpoint.state.step) {
-    throw UsageError(fmt::format("{} holds later checkpoints, up to step {}; give a fresh folder with --out DIR",
-                                 path_.string(), here.back().step));
+    const auto newest = newest_checkpoint(checkpoints(), [](const std::string&) {});  // damaged ones do not count
+    if (newest && newest->state.step > checkpoint.state.step) {
+      throw UsageError(fmt::format("{} holds later checkpoints, up to step {}; give a fresh folder with --out DIR",
+                                   path_.string(), newest->state.step));
+    }
   }
   heddle::check_tokenizer(subject.config.data, subject.tokenizer, checkpoint);
   try {

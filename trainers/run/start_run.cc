@@ -80,14 +80,22 @@ class Starter {
     if (state.loss_scale) train_step_.set_loss_scale(*state.loss_scale);
     train_step_.set_skipped(state.skipped);
     start_.trained_on = trained_on(checkpoint, run_.config, run_.registry);
-    start_.evaluations = state.evaluations;
+    start_.evaluations = evaluations_of(checkpoint);
     start_.step = state.step;
     // The process that wrote it may have been killed before it removed the older ones.
     const std::filesystem::path folder = run_.folder.checkpoints();
-    if (run_.processes.is_first() && is_in_this_folder(checkpoint) &&
-        list_checkpoints(folder).back().step == state.step) {
+    if (run_.processes.is_first() && is_in_this_folder(checkpoint)) {
       remove_older_checkpoints(folder, state, kept_checkpoints(run_.config.trainer));
     }
+  }
+
+  // The best loss on other data is none to beat.
+  EvaluationHistory evaluations_of(const Checkpoint& checkpoint) const {
+    const EvaluationHistory& then = checkpoint.state.evaluations;
+    if (!then.best || is_evaluated_alike(run_.config, run_.data.identity(), checkpoint, run_.registry)) return then;
+    run_.note(fmt::format("the best validation loss, {:g} at step {}, was of other validation data: it starts anew",
+                          then.best->loss, then.best->step));
+    return {};
   }
 
   void go_on_with(const Checkpoint& checkpoint, WeightAverage& average) {

@@ -104,10 +104,13 @@ template <class T, int width>
 __device__ __forceinline__ Vec<accumulate_t<T>, width> gradient_of(
     const CrossEntropyRowGradient<accumulate_t<T>>& of_row, const Vec<accumulate_t<T>, width>& values,
     accumulate_t<T> maximum, int64_t place) {
-  Vec<accumulate_t<T>, width> gradient;
+  Vec<accumulate_t<T>, width> terms, gradient;
 #pragma unroll
-  for (int e = 0; e < width; ++e) gradient[e] = of_row.of_other(term<T>(values[e], maximum));
-  visit_target<width>(place, [&](int e) { gradient[e] = of_row.of_target(term<T>(values[e], maximum)); });
+  for (int e = 0; e < width; ++e) {
+    terms[e] = term<T>(values[e], maximum);
+    gradient[e] = of_row.of_other(terms[e]);
+  }
+  visit_target<width>(place, [&](int e) { gradient[e] = of_row.of_target(terms[e]); });
   return gradient;
 }
 
@@ -187,7 +190,7 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
 
 // row_losses, maxima, rests and d_logits (=), 0 for ignored rows. One block a row, which shared memory holds.
 template <class T, int width, bool SMOOTHED>
-__global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forward<T> p) {
+__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 8 ? 1 : 2) row_losses_and_gradient(Forward<T> p) {
   using A = accumulate_t<T>;
   extern __shared__ uint4 dynamic_shared[];
   __shared__ CrossEntropyRow<A> shared_result;
@@ -204,7 +207,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) row_losses_and_gradient(Forwar
   }
   const T* z = row<const T>(p.logits, i);
   Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
-  constexpr int kAtOnce = 4;  // vectors that are under way
+  constexpr int kAtOnce = sizeof(T) == 8 ? 1 : 4;  // vectors that are under way
+#pragma unroll 1
   for (int begin = first; begin < classes; begin += kAtOnce * step) {
     Vec<T, width> values[kAtOnce];
 #pragma unroll

@@ -128,20 +128,20 @@ inline Gate gate_of(const RowsView& gate, const NormOptions& options) {
 template <class A>
 struct NormScalars {
   int64_t groups, segments;  // groups of a row, segments of all rows
-  Divider by_groups;         // of numbers of segments
   int64_t extent;            // features of a segment
   A inv_extent, eps, scale;
   OrdinaryVariance<A> ordinary;
+  Divider by_groups;  // of numbers of segments
 
   NormScalars(const RowsView& x, const NormOptions& options)
       : groups(options.groups),
         segments(x.rows * options.groups),
-        by_groups(options.groups),
         extent(x.cols / options.groups),
         inv_extent(A(1) / static_cast<A>(extent)),
         eps(static_cast<A>(options.eps)),
         scale(static_cast<A>(options.scale)),
-        ordinary(options) {}
+        ordinary(options),
+        by_groups(options.groups) {}
 };
 
 // act(gate) of N neighbours. The activation is chosen at run time, by one branch that all threads take together.

@@ -275,7 +275,12 @@ __global__ void __launch_bounds__(K::Shape::kBlockThreads, K::kMinBlocks)
   const bool active = own < segments;
   const int index = active ? own : segments - 1;
   const int groups = static_cast<int>(scalars.groups);
-  const int row_index = groups == 1 ? index : static_cast<int>(scalars.by_groups.quotient(index));
+  int row_index = index;
+  if constexpr (K::kThreads < 64) {
+    if (groups != 1) row_index = static_cast<int>(scalars.by_groups.quotient(index));
+  } else {  // long segments have no registers to spare, and a division is little beside their work
+    row_index = groups == 1 ? index : index / groups;
+  }
   const int extent = static_cast<int>(scalars.extent), vectors = extent / K::kWidth;
   const int first = groups == 1 ? 0 : (index - row_index * groups) * extent;
   const ForwardSegment<K> segment{lane, vectors, row_index, first};

@@ -55,6 +55,9 @@ class Lightning : public RecurrentMixer {
 struct LightningConfig : MixerOptions {
   Lightning::Options options;
 
+  std::optional<int64_t> fixed_length() const override {
+    return options.lrpe ? options.lrpe->fixed_length() : std::nullopt;
+  }
   void describe(ConfigFields& fields, const ModelSize& model) override;
   std::unique_ptr<Mixer> make(const ModuleBuilder& builder, const BlockPlace& place) const override;
 };

@@ -1,0 +1,22 @@
+// Text as UTF-8, for formats that hold nothing else. Names of files may be any bytes.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace heddle {
+
+inline constexpr std::string_view kReplacementCharacter = "\xef\xbf\xbd";  // U+FFFD
+
+// Bytes of the character that `text` begins with; 0 where it begins with none. Overlong forms, surrogates and what is
+// above U+10FFFF are no characters.
+size_t character_length(std::string_view text);
+
+// The text with U+FFFD in place of each byte that belongs to no character.
+std::string valid_utf8(std::string_view text);
+
+// The last `count` characters of valid UTF-8, or all of it.
+std::string_view last_characters(std::string_view text, size_t count);
+
+}  // namespace heddle
