@@ -38,7 +38,7 @@ NORMS = [("simple RMS norm", "srms_norm", "plain", 32768),
 POSITIONS = [("rotate", "lrpe_rotate", "none", 32768), ("rotate, silu", "lrpe_rotate", "silu", 32768),
              ("cosine", "lrpe_cosine", "1d_l0", 32768), ("cosine, 3 axes", "lrpe_cosine", "3d_l0", 32)]
 ATTENTION = [("4 x 8192 tokens,\n32 heads of 128", "linear_attention", "b4h32d128", 8192)]
-TRAINING = [("3.5 M, H200", "training", "3.5M", 16384, "H200"), ("165 M, H100", "training", "165M", 32768, "H100")]
+TRAINING = [("3.5 M, H200", "training", "3.5M", 16384, "H200"), ("165 M, H200", "training", "165M", 32768, "H200")]
 PANELS = [
     [("Norms: forward, H200", "fwd", "speed", "H200", NORMS),
      ("backward, H200", "bwd_first", "speed", "H200", NORMS),
@@ -50,12 +50,12 @@ PANELS = [
      ("peak memory of backward", "bwd", "memory", "any",
       [("rotate", "lrpe_rotate", "none", 4096), ("rotate, softmax", "lrpe_rotate", "softmax_feature", 4096),
        ("cosine", "lrpe_cosine", "1d_l0", 4096)])],
-    [("Linear attention: forward, H100", "fwd", "speed", "H100", ATTENTION),
-     ("backward, H100", "bwd_first", "speed", "H100", ATTENTION),
+    [("Linear attention: forward, H200", "fwd", "speed", "H200", ATTENTION),
+     ("backward, H200", "bwd_first", "speed", "H200", ATTENTION),
      ("peak memory of backward", "bwd", "memory", "any",
       [("4 x 1024 tokens,\n32 heads of 128", "linear_attention", "b4h32d128", 1024)])],
     [("Training step: forward, backward and AdamW", "step", "speed", None, TRAINING), None,
-     ("peak memory", "step", "memory", "H100", [("165 M, H100", "training", "165M", 32768)])],
+     ("peak memory", "step", "memory", "H200", [("165 M, H200", "training", "165M", 32768)])],
 ]
 
 
