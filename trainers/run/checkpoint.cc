@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
-#include <ranges>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -186,12 +185,12 @@ void remove_older_checkpoints(const fs::path& folder, const CheckpointState& sta
   }
   const std::vector<CheckpointFolder> all = list_checkpoints(folder);
   int64_t counted = 0;
-  for (const CheckpointFolder& checkpoint : std::views::reverse(all)) {
-    if (checkpoint.step > state.step) continue;
+  for (auto checkpoint = all.rbegin(); checkpoint != all.rend(); ++checkpoint) {
+    if (checkpoint->step > state.step) continue;
     if (counted < kept.newest) {
-      counted += has_all_files(checkpoint.path) ? 1 : 0;
-    } else if (checkpoint.step != best) {
-      remove_folder(checkpoint.path);
+      counted += has_all_files(checkpoint->path) ? 1 : 0;
+    } else if (checkpoint->step != best) {
+      remove_folder(checkpoint->path);
     }
   }
 }

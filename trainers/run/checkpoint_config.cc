@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <ranges>
 #include <string>
 #include <vector>
 
@@ -88,8 +87,8 @@ bool is_evaluated_alike(const TrainConfig& config, const DataIdentity& data, con
                         const Registry& registry) {
   if (!data_difference(data, checkpoint).empty()) return false;
   try {
-    return std::ranges::none_of(differences(config, checkpoint, registry, checkpoint.state.tokenizer),
-                                changes_evaluations);
+    const auto found = differences(config, checkpoint, registry, checkpoint.state.tokenizer);
+    return std::none_of(found.begin(), found.end(), changes_evaluations);
   } catch (const ConfigError&) {
     return true;
   }
