@@ -17,6 +17,7 @@
 #include "tools/share_folders.h"
 #include "trainers/model/language_model.h"
 #include "trainers/model/retnet_names.h"
+#include "trainers/run/loaded_model.h"
 #include "trainers/run/run_tokenizer.h"
 
 namespace heddle {
@@ -162,11 +163,7 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   Context context;
   LanguageModel model(config.model);
   model.parameters().materialize(context, dtype, config.seed);
-  if (config.trainer.ema) {
-    load_evaluated_parameters(context, checkpoint, model.parameters());
-  } else {
-    load_parameters(context, checkpoint, model.parameters());
-  }
+  load_weights(context, checkpoint, config, model.parameters());
   const fs::path place = place_of(options.folder);
   write_folder(place, [&](const fs::path& folder) {
     write_weights(context, folder, exported_weights(context, config.model, model.parameters(), options.names),

@@ -8,8 +8,9 @@ namespace {
 
 bool is_continuation(char byte) { return (static_cast<uint8_t>(byte) & 0xC0) == 0x80; }
 
-// How many bytes a character has that begins with this one; 0: none does.
-size_t length_after(uint8_t first) {
+}  // namespace
+
+size_t length_of_character(uint8_t first) {
   if (first < 0x80) return 1;
   if (first >= 0xC2 && first < 0xE0) return 2;
   if (first >= 0xE0 && first < 0xF0) return 3;
@@ -17,23 +18,30 @@ size_t length_after(uint8_t first) {
   return 0;
 }
 
-// Whether the first two bytes of a character of several are those of an overlong form, of a surrogate, or of a number
-// above U+10FFFF.
-bool is_out_of_range(uint8_t first, uint8_t second) {
-  return (first == 0xE0 && second < 0xA0) || (first == 0xED && second >= 0xA0) || (first == 0xF0 && second < 0x90) ||
-         (first == 0xF4 && second >= 0x90);
+bool continues_character(std::string_view before, uint8_t byte) {
+  if (before.size() > 1) return byte >= 0x80 && byte < 0xC0;
+  switch (static_cast<uint8_t>(before[0])) {
+    case 0xE0:
+      return byte >= 0xA0 && byte < 0xC0;
+    case 0xED:
+      return byte >= 0x80 && byte < 0xA0;
+    case 0xF0:
+      return byte >= 0x90 && byte < 0xC0;
+    case 0xF4:
+      return byte >= 0x80 && byte < 0x90;
+    default:
+      return byte >= 0x80 && byte < 0xC0;
+  }
 }
-
-}  // namespace
 
 size_t character_length(std::string_view text) {
   if (text.empty()) return 0;
-  const auto first = static_cast<uint8_t>(text[0]);
-  const size_t length = length_after(first);
-  if (length <= 1) return length;
-  if (text.size() < length || is_out_of_range(first, static_cast<uint8_t>(text[1]))) return 0;
-  const std::string_view rest = text.substr(1, length - 1);
-  return std::all_of(rest.begin(), rest.end(), is_continuation) ? length : 0;
+  const size_t length = length_of_character(static_cast<uint8_t>(text[0]));
+  if (text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if (!continues_character(text.substr(0, i), static_cast<uint8_t>(text[i]))) return 0;
+  }
+  return length;
 }
 
 std::string valid_utf8(std::string_view text) {

@@ -2,12 +2,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace heddle {
 
 inline constexpr std::string_view kReplacementCharacter = "\xef\xbf\xbd";  // U+FFFD
+
+// Bytes of the character that this byte begins; 0 where it begins none.
+size_t length_of_character(uint8_t first);
+
+// Whether `byte` may follow `before`, the bytes of a character so far: no overlong forms, no surrogates, nothing above
+// U+10FFFF.
+bool continues_character(std::string_view before, uint8_t byte);
 
 // Bytes of the character that `text` begins with; 0 where it begins with none. Overlong forms, surrogates and what is
 // above U+10FFFF are no characters.

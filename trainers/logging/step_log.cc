@@ -81,23 +81,25 @@ void StepLog::begin() {
 // Where a file that was kept begins as the text does, the longer of them is enough.
 void StepLog::keep_before(const std::string& text) {
   const std::string lines = without_times(text);
+  bool is_kept = false;
   int number = 1;
   for (; fs::exists(path_aside("before", number)); ++number) {
     const std::string other = without_times(read_file(path_aside("before", number)));
-    before_ = path_aside("before", number);
-    if (other.starts_with(lines)) return;
-    if (lines.starts_with(other)) break;
+    is_kept = other.starts_with(lines);
+    if (is_kept || lines.starts_with(other)) break;
   }
   before_ = path_aside("before", number);
-  keep_as(*before_, "it belongs to an earlier start, of which there is no checkpoint");
+  if (!is_kept) keep_as(*before_, "it belongs to an earlier start, of which there is no checkpoint");
 }
 
-// Takes away what was kept where this run has written the same lines.
+// Takes away what was kept where this run has written the same lines. Once a line differs it never will, and the files
+// are not read again.
 void StepLog::drop_before() {
-  if (!before_ || !fs::exists(*before_)) return;
-  const std::string before = without_times(read_file(*before_)), lines = without_times(read_file(path_));
-  if (!lines.starts_with(before)) return;
-  fs::remove(*before_);
+  if (!before_) return;
+  const std::string before = fs::exists(*before_) ? without_times(read_file(*before_)) : "";
+  const std::string lines = without_times(read_file(path_));
+  if (before.size() > lines.size() && before.starts_with(lines)) return;
+  if (lines.starts_with(before)) fs::remove(*before_);
   before_.reset();
 }
 

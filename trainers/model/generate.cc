@@ -13,6 +13,7 @@
 
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
+#include "core/runtime/utf8.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -22,32 +23,6 @@ std::string escape(std::string_view bytes) {
   std::string text;
   for (char byte : bytes) text += fmt::format("\\x{:02x}", static_cast<uint8_t>(byte));
   return text;
-}
-
-// Bytes of the character that this byte begins; 0 when it begins none.
-size_t utf8_length(uint8_t byte) {
-  if (byte < 0x80) return 1;
-  if (byte >= 0xC2 && byte < 0xE0) return 2;
-  if (byte >= 0xE0 && byte < 0xF0) return 3;
-  if (byte >= 0xF0 && byte < 0xF5) return 4;
-  return 0;
-}
-
-// Whether `byte` may follow `before` in a character: no overlong forms, no surrogates, nothing above U+10FFFF.
-bool continues(std::string_view before, uint8_t byte) {
-  if (before.size() > 1) return byte >= 0x80 && byte < 0xC0;
-  switch (static_cast<uint8_t>(before[0])) {
-    case 0xE0:
-      return byte >= 0xA0 && byte < 0xC0;
-    case 0xED:
-      return byte >= 0x80 && byte < 0xA0;
-    case 0xF0:
-      return byte >= 0x90 && byte < 0xC0;
-    case 0xF4:
-      return byte >= 0x80 && byte < 0x90;
-    default:
-      return byte >= 0x80 && byte < 0xC0;
-  }
 }
 
 // Logits of the last position after the model has read `tokens`, which continue the text of `state`.
@@ -169,11 +144,11 @@ std::string StopText::add(uint8_t byte) {
 std::string StopText::rest() { return std::exchange(held_, ""); }
 
 std::string Utf8Printer::add(uint8_t byte) {
-  if (!pending_.empty() && !continues(pending_, byte)) {
+  if (!pending_.empty() && !continues_character(pending_, byte)) {
     const std::string broken = finish();
     return broken + add(byte);
   }
-  if (pending_.empty()) length_ = utf8_length(byte);
+  if (pending_.empty()) length_ = length_of_character(byte);
   pending_ += static_cast<char>(byte);
   const bool control = byte < 0x80 && (byte < 0x20 || byte == 0x7F) && byte != '\n' && byte != '\t';
   if (length_ == 0 || control) return finish();
