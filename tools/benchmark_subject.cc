@@ -9,6 +9,16 @@
 #include "core/tensor/transfer.h"
 
 namespace heddle {
+namespace {
+
+// Inputs of full precision, such as angles and decays, have a gradient only where the config says so.
+bool names_gradient(const BenchmarkConfig& config, const std::string& input) {
+  const auto moved = config.moved.find("bwd");
+  return moved != config.moved.end() &&
+         std::find(moved->second.begin(), moved->second.end(), "d_" + input) != moved->second.end();
+}
+
+}  // namespace
 
 void fill_quickly(Context& context, const Tensor& tensor, Random& random) {
   if (context.is_meta() || tensor.numel() == 0) return;
@@ -38,7 +48,7 @@ BenchmarkSubject::BenchmarkSubject(Context& context, const Registry& registry, c
     Tensor tensor = Tensor::empty(context, config.shape_of(extents, n), dtype);
     draw(*spec, tensor, random);
     inputs_[name] = tensor;
-    if (spec->is_real() && spec->kind != InputKind::full_precision) gradients_[name];
+    if (spec->is_real() && (spec->kind != InputKind::full_precision || names_gradient(config, name))) gradients_[name];
   }
 }
 

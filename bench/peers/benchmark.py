@@ -282,7 +282,7 @@ def subjects_of(config, n, device):
         tensor = torch.randn(shape, device=device, dtype=DTYPES[dtype], generator=generator)
         if name == "log_decay":
             tensor = -0.1 * tensor.abs()
-        inputs[name] = tensor.requires_grad_(not exact)
+        inputs[name] = tensor.requires_grad_(not exact or f"d_{name}" in config.get("moved", {}).get("bwd", []))
     for provider, operator in providers(config["operator"], options, inputs):
         yield provider, Subject(operator, inputs)
 

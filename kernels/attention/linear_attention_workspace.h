@@ -14,6 +14,10 @@ namespace heddle::kernels {
 
 // No chunk of a GPU's scan crosses a multiple of this many tokens.
 inline constexpr int kWindow = 64;
+// Tokens of a window whose gradients of log decays a GPU computes at once, and features that it takes at once
+// (decay_gradient.h).
+inline constexpr int kDecayWindow = 256;
+inline constexpr int64_t kDecayPart = 128;
 // Heads of up to this many features are computed on tensor cores, but for float64.
 inline constexpr int64_t kLargestTensorDim = 256;
 // Shorter sequences do not take the matrix instructions of warpgroups.
@@ -111,16 +115,18 @@ struct LinearAttentionWorkspace {
     add_scan(args);
     // Where heads share one of k, d_k and d_v are sums in float, to which no scan in parts adds.
     const bool shares = args.q.heads != args.k.heads;
-    const bool for_d_q = args.d_q && !args.d_log_decay, for_d_k = args.d_k && !args.d_log_decay && !shares;
-    partial_out = add(std::max(for_d_q || for_d_k ? partial_bytes(args, args.v.dim, args.q.dim) : 0,
+    partial_out = add(std::max(args.d_q || (args.d_k && !shares) ? partial_bytes(args, args.v.dim, args.q.dim) : 0,
                                args.d_v && !shares ? partial_bytes(args, args.q.dim, args.v.dim) : 0));
     const int64_t number = static_cast<int64_t>(size_of(accumulate_type(args.q.dtype)));
     const int64_t heads = args.q.batch * args.q.heads;
     if (args.d_log_decay) {
-      const int64_t tiles = parts_of(args.q.dim, kScanTile);
+      const int64_t decay_parts = parts_of(args.q.dim, kDecayPart) * parts_of(args.v.dim, kDecayPart);
+      const int64_t tiles = std::max(parts_of(args.q.dim, kScanTile), decay_parts);
       const int64_t chunk = scan_chunk(args.q.dtype, args.q.dim, args.v.dim);
       token_gradients = add(tiles * heads * args.q.length * number);
-      history = add(heads * parts_of(args.q.length, chunk) * args.q.dim * args.v.dim * number);
+      // By windows there are two of each: before it, and the gradient of that after it.
+      const int64_t states = std::max(parts_of(args.q.length, chunk), 2 * parts_of(args.q.length, kDecayWindow));
+      history = add(heads * states * args.q.dim * args.v.dim * number);
     }
     if (!shares) return;
     const int64_t rows = args.k.batch * args.k.length * args.k.heads;

@@ -19,15 +19,17 @@ template <>
 struct NumberRange<float> {
   static constexpr float kSmallest = 0x1p-126f;  // normal number
   static constexpr float kLargest = 0x1.fffffep127f;
-  static constexpr float kTiny = 0x1p-100f;       // rounding among subnormal numbers is far below it
-  static constexpr float kUsualInvStd = 0x1p32f;  // and its inverse: where a sum of 0 is taken for what it says
+  static constexpr float kTiny = 0x1p-100f;  // rounding among subnormal numbers is far below it
+  // Between its inverse and it a sum of 0 is taken for what it says: the features of such a group times a gradient of
+  // any normal number are not 0.
+  static constexpr float kUsualInvStd = 0x1p20f;
 };
 template <>
 struct NumberRange<double> {
   static constexpr double kSmallest = 0x1p-1022;
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
   static constexpr double kTiny = 0x1p-800;
-  static constexpr double kUsualInvStd = 0x1p256;
+  static constexpr double kUsualInvStd = 0x1p50;
 };
 
 // The values of mean(q^2) + eps with which forward is ordinary: no square was lost, and the factor scale / s is normal.

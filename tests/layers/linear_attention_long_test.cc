@@ -132,6 +132,68 @@ TEST_P(LinearAttentionLong, TheErrorIsThatOfOneRounding) {
   }
 }
 
+// The same with the gradient of the decays, whose terms are products of numbers that were not rounded. A GPU computes
+// it by windows of 256 tokens.
+TEST_P(LinearAttentionLong, GradientsOfDecaysInSixteenBits) {
+  for (const Sizes& sizes : {Sizes{1, 513, 2, 1, 64, 64}, Sizes{1, 600, 2, 2, 128, 128}, Sizes{2, 150, 2, 2, 128, 72},
+                             Sizes{1, 256, 1, 1, 40, 128}, Sizes{2, 20, 2, 2, 8, 8}, Sizes{1, 257, 3, 1, 17, 33},
+                             Sizes{1, 255, 1, 1, 66, 128}, Sizes{1, 90, 1, 1, 136, 64}, Sizes{3, 1, 2, 2, 16, 16}}) {
+    for (const Decay decay : {Decay::learned, Decay::data}) {
+      for (const bool documents : {false, true}) {
+        for (const DType dtype : {DType::bfloat16, DType::float16}) {
+          if (!on_gpu() && sizes.length > 200) continue;  // the CPU has one kernel for all sizes
+          Tensors x = draw(sizes);
+          draw_weak_decays(x);
+          if (!documents) strengthen_some_decays(x);
+          if (decay == Decay::learned) x["log_decay"].resize(static_cast<size_t>(sizes.heads));
+          if (documents) set_documents(sizes, x);
+          const Tensors found = run(sizes, x, dtype, decay);
+          const Tensors exact = run(sizes, x, DType::float64, decay);
+          const std::string where = std::string(name(dtype)) + (documents ? " with documents, N = " : ", N = ") +
+                                    std::to_string(sizes.length) + ", D = " + std::to_string(sizes.dim) +
+                                    ", Dv = " + std::to_string(sizes.value_dim);
+          for (const char* what : {"d_q", "d_k", "d_v"}) {
+            EXPECT_LE(error(found.at(what), exact.at(what)), 1.25 * error_of_rounding(exact.at(what), dtype))
+                << what << ", " << where;
+          }
+          // Learned decays: a sum over all tokens, whose terms cancel.
+          EXPECT_LE(error(found.at("d_log_decay"), exact.at("d_log_decay")), decay == Decay::data ? 6e-5 : 2e-3)
+              << where;
+          EXPECT_EQ(run(sizes, x, dtype, decay), found) << "of a second run, " << where;
+        }
+      }
+    }
+  }
+}
+
+// An infinity or NaN of a token changes no bit of the gradient of a decay that does not weigh it: of q and d_o those of
+// later tokens, of k and v those of the token itself and earlier ones, and in neither case those of another document.
+TEST_P(LinearAttentionLong, NoDecaySeesWhatItDoesNotWeigh) {
+  const Sizes sizes = on_gpu() ? Sizes{1, 600, 1, 1, 64, 64} : Sizes{1, 100, 1, 1, 16, 8};
+  Tensors clean = draw(sizes);
+  draw_weak_decays(clean);
+  set_documents(sizes, clean);
+  for (const DType dtype : {DType::bfloat16, DType::float16}) {
+    const std::vector<double> wanted = run(sizes, clean, dtype).at("d_log_decay");
+    for (const int64_t token : {int64_t{0}, int64_t{1}, int64_t{63}, int64_t{64}, sizes.length / 2 + 4,
+                                sizes.length / 2 + 5, sizes.length - 60, sizes.length - 1}) {
+      for (const std::string poisoned : {"q", "k", "v", "d_o"}) {
+        Tensors x = clean;
+        const int64_t width = static_cast<int64_t>(x[poisoned].size()) / sizes.length;
+        x[poisoned][token * width + 5] = token % 2 == 0 ? kInfinity : std::nan("");
+        const std::vector<double> found = run(sizes, x, dtype).at("d_log_decay");
+        const bool is_row = poisoned == "q" || poisoned == "d_o";
+        for (int64_t t = 0; t < sizes.length; ++t) {
+          const bool same_document = clean["segments"][t] == clean["segments"][token];
+          if (same_document && (is_row ? t <= token : t > token)) continue;
+          ASSERT_EQ(found[t], wanted[t]) << heddle::name(dtype) << ": " << poisoned << " of token " << token
+                                         << " changes the gradient of the decay of token " << t;
+        }
+      }
+    }
+  }
+}
+
 // In float32 the error is that of sums in float32, for the same.
 TEST_P(LinearAttentionLong, InFloat32TheErrorIsThatOfItsSums) {
   for (const Sizes& sizes :

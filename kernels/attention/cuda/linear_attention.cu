@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/attention/cuda/decay_gradient.h"
 #include "kernels/attention/cuda/linear_attention_decode.h"
 #include "kernels/attention/cuda/scan.h"
 #include "kernels/attention/cuda/scan_any.h"
@@ -129,7 +130,8 @@ HeadsView every(HeadsView view, int64_t index, int64_t step) {
 // Whether a scan has nothing to write.
 template <class A>
 bool is_idle(const ScanArgs<A>& args) {
-  return !args.is_for_span_states && !args.out && args.state_out.data == nullptr && args.token_gradients == nullptr;
+  return !args.is_for_span_states && !args.out && args.state_out.data == nullptr && args.token_gradients == nullptr &&
+         args.window_states.data == nullptr;
 }
 
 // Returns the number of tiles of value features.
@@ -156,6 +158,7 @@ void find_span_states(Context& context, ScanArgs<accumulate_t<T>> args) {
   args.is_for_span_states = true;
   args.out = {};
   args.token_gradients = nullptr;
+  args.window_states = {};
   scan<T>(context, args);
   combine_span_states(context, args);
 }
@@ -213,12 +216,13 @@ class Backward {
   using A = accumulate_t<T>;
 
   Backward(Context& context, const LinearAttentionBackwardArgs& args)
-      : context_(context), args_(args), workspace_(args), prepared_(prepared<A>(context, args, workspace_)) {}
+      : context_(context), args_(args), workspace_(args), prepared_(prepared<A>(context, args, workspace_)) {
+    if constexpr (sizeof(T) == 2) by_windows_ = args.d_log_decay && has_decay_gradient_by_windows(context, args);
+  }
 
   // Returns the number of parts of each token's gradient of a log decay.
   int64_t run() {
     const int64_t parts = scan_for_d_q();
-    is_after_scan_ = parts > 0;
     // Where heads of q share one of k, the scans of d_k and d_v run for the first head of each group, then for the
     // second, and so on, and add up in the workspace.
     HeadsDestination d_k = args_.d_k, d_v = args_.d_v;
@@ -228,11 +232,14 @@ class Backward {
     }
     for (int64_t i = 0; i < group_; ++i) {
       if (group_ > 1) d_k.mode = d_v.mode = i == 0 ? GradientMode::overwrite : GradientMode::accumulate;
-      scan_for_d_k_and_d_v(i, d_k, d_v);
+      scan_for_d_k_and_d_v(i, d_k, d_v, i == 0 && parts > 0);
     }
     if (group_ > 1) {
       put_sums(d_k.view, args_.d_k);
       put_sums(d_v.view, args_.d_v);
+    }
+    if constexpr (sizeof(T) == 2) {
+      if (by_windows_) return put_gradients_by_windows();
     }
     return parts;
   }
@@ -248,13 +255,14 @@ class Backward {
     scan_args.state_in = state_view<A>(args_.initial_state, dim_, value_dim_, true);
     scan_args.span_states = span_states<A>(args_, workspace_, true);
     scan_args.outer = static_cast<A>(args_.scale);
-    want_decay_gradient(scan_args, args_.q);
+    want_decay_gradient(scan_args, args_.q, 0);
     find_span_states<T>(context_, scan_args);
     return scan<T>(context_, scan_args);
   }
 
-  // The two scans have the same states before the spans, but for the order of the features.
-  void scan_for_d_k_and_d_v(int64_t i, const HeadsDestination& d_k, const HeadsDestination& d_v) {
+  // The two scans have the same states before the spans, but for the order of the features. `follows_d_q`: the kernel
+  // before them is the scan for d_q.
+  void scan_for_d_k_and_d_v(int64_t i, const HeadsDestination& d_k, const HeadsDestination& d_v, bool follows_d_q) {
     ScanArgs<A> for_d_k = from_end(i);
     for_d_k.query = args_.v;
     for_d_k.key = every(args_.d_o, i, group_);
@@ -262,7 +270,7 @@ class Backward {
     for_d_k.out = d_k;
     for_d_k.state_in = state_view<A>(args_.d_final_state, dim_, value_dim_, true);
     for_d_k.span_states = span_states<A>(args_, workspace_, true);
-    want_decay_gradient(for_d_k, args_.k);
+    want_decay_gradient(for_d_k, args_.k, 1);
     ScanArgs<A> for_d_v = from_end(i);
     for_d_v.query = args_.k;
     for_d_v.key = every(args_.q, i, group_);
@@ -276,7 +284,7 @@ class Backward {
     // The first scan for d_k reads nothing that the one for d_q writes, and that for d_v nothing of that for d_k, but
     // all scans in two parts have one place for their partial out.
     const bool in_parts = std::max(dim_, value_dim_) > kPartKeys;
-    for_d_k.is_independent = is_after_scan_ && i == 0 && for_d_k.spans == 1 && !in_parts;
+    for_d_k.is_independent = follows_d_q && for_d_k.spans == 1 && !in_parts;
     const bool is_after_d_k = scan<T>(context_, for_d_k) > 0;
     for_d_v.is_independent = (is_after_d_k || for_d_k.is_independent) && !in_parts;
     scan<T>(context_, for_d_v);
@@ -291,11 +299,34 @@ class Backward {
     return scan_args;
   }
 
-  void want_decay_gradient(ScanArgs<A>& scan_args, const HeadsView& partner) const {
+  void want_decay_gradient(ScanArgs<A>& scan_args, const HeadsView& partner, int which_states) const {
     if (!args_.d_log_decay) return;
+    if (by_windows_) {
+      scan_args.window_states = {window_states(which_states), dim_ * value_dim_, 1, value_dim_};
+      return;
+    }
     scan_args.partner = partner;
     scan_args.token_gradients = part<A>(args_, workspace_.token_gradients);
     scan_args.history = part<A>(args_, workspace_.history);
+  }
+
+  // Those before the windows (0), and the gradients of those after them (1).
+  A* window_states(int which) const {
+    const int64_t windows = args_.q.batch * args_.q.heads * parts_of(args_.q.length, kDecayWindow);
+    return part<A>(args_, workspace_.history) + which * windows * dim_ * value_dim_;
+  }
+
+  int64_t put_gradients_by_windows() const {
+    DecayGradientArgs by_windows = {.decays = prepared_,
+                                    .k = args_.k,
+                                    .v = args_.v,
+                                    .d_o = args_.d_o,
+                                    .states = window_states(0),
+                                    .d_states = window_states(1),
+                                    .token_gradients = part<A>(args_, workspace_.token_gradients),
+                                    .scale = static_cast<float>(args_.scale)};
+    by_windows.decays.query = args_.q;
+    return decay_gradient_by_windows(context_, by_windows);
   }
 
   // A view of the workspace as a contiguous tensor of the extents of `like`.
@@ -319,7 +350,7 @@ class Backward {
   const LinearAttentionBackwardArgs& args_;
   LinearAttentionWorkspace workspace_;
   ScanArgs<A> prepared_;
-  bool is_after_scan_ = false;  // the last kernel is the scan for d_q
+  bool by_windows_ = false;  // the gradient of the log decays, see decay_gradient.h
   int64_t dim_ = args_.q.dim, value_dim_ = args_.v.dim, group_ = args_.q.heads / args_.k.heads;
 };
 

@@ -23,8 +23,8 @@
 //   sum over j < t <= i of P_ij + sum over i >= t of X_i + sum over j < t of c_j + exp(L_last) <S, dS>
 //   P_ij = scale M_ij (q_i . k_j) (d_o_i . v_j);  X_i = q_i . (the part of d_q_i that comes from S);  c_j likewise of
 //   k, d_k
-// in which nothing cancels. P and X come from the scan of d_q, which also keeps S before each chunk; the others from
-// the scan of d_k. Each is a sum over features, so every tile adds its part.
+// in which nothing cancels. Where decay_gradient.h does not compute it, P and X come from the scan of d_q, which also
+// keeps S before each chunk; the others from the scan of d_k. Each is a sum over features, so every tile adds its part.
 #pragma once
 
 #include <cstdint>
@@ -113,6 +113,10 @@ struct ScanArgs {
   // to a multiple of kWindow). For scans in bfloat16 of heads of query of more than 128 features.
   A* partial_out = nullptr;
 
+  // Where it has data, the scan also writes (=) here its state before each window of kDecayWindow tokens, in its own
+  // order: those of one batch and head are one after the other, in the order of tokens.
+  StateView<A> window_states;
+
   // For the gradient of log decays, where `token_gradients` is given:
   HeadsView partner;             // q in the scan of d_q, k in that of d_k
   A* token_gradients = nullptr;  // (tiles, batch, heads, length): the scan of d_q writes, that of d_k adds
@@ -134,6 +138,14 @@ struct ScanArgs {
       if (place == spans - 1) result.state_out = state_out;
     }
     return result;
+  }
+  // The number of the window whose first chunk, in the order of the scan, this is, among all of a batch and head; -1
+  // where it is another chunk of one.
+  template <class Chunk>
+  __device__ __forceinline__ int64_t window_begun_by(const Chunk& chunk, int64_t state_head) const {
+    const int64_t end = chunk.begin + chunk.rows, windows = parts_of(query.length, kDecayWindow);
+    const bool begins = from_end ? end % kDecayWindow == 0 || end == query.length : chunk.begin % kDecayWindow == 0;
+    return begins ? state_head * windows + chunk.begin / kDecayWindow : -1;
   }
   // The token of row r of a chunk, in the order of the scan.
   __device__ __forceinline__ int64_t token(const ScanChunk& chunk, int r) const {

@@ -30,6 +30,7 @@ inline ScanArgs<float> part_of_keys(ScanArgs<float> args, int64_t first, int64_t
   args.state_in = detail::keys_from(args.state_in, first);
   args.state_out = detail::keys_from(args.state_out, first);
   args.span_states = detail::keys_from(args.span_states, first);
+  args.window_states = detail::keys_from(args.window_states, first);
   args.is_independent &= first == 0;  // the others add to what the first one has written
   return args;
 }

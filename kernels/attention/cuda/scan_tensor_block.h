@@ -59,6 +59,8 @@ class TensorScan {
       if constexpr (Shape::kDecay) {
         load_partner(chunk);
         __syncthreads();
+      } else {
+        if (args_.window_states.data != nullptr) put_window_state(chunk);
       }
       if (!args_.is_for_span_states) {
         compute_out(chunk, decays, key, value);
@@ -127,6 +129,12 @@ class TensorScan {
   }
   __device__ __forceinline__ void share_state() {
     for_each_pair([&](int d, int c, const float* s) { shared_.state.put_computed(d, c, s[0], s[1]); });
+  }
+
+  __device__ __forceinline__ void put_window_state(const ScanChunk& chunk) {
+    const int64_t window = args_.window_begun_by(chunk, state_head_);
+    if (window < 0) return;
+    for_each_number([&](int64_t d, int64_t c, float& s) { args_.window_states.at(window, d, c) = s; });
   }
 
   // out = exp(..) query S + the sum over the chunk's pairs, for the warp's rows and columns.

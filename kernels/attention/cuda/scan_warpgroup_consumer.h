@@ -35,6 +35,7 @@ class ScanConsumer {
       shared_.ready[pair].wait(t / 2 % 2);
       const Chunk& chunk = shared_.chunks[stage];
       if (chunk.rows == 0) break;
+      if (args_.window_states.data != nullptr) put_window_state(chunk);
       shared_.value_loaded[pair].wait(t / 2 % 2);
       advance(chunk, shared_.chunks[stage].in, t % 2, shared_.query[stage], shared_.scores[pair],
               shared_.weighted[pair % Shape::kWeightedStages]);
@@ -134,6 +135,24 @@ class ScanConsumer {
         const int64_t key = n * 8 + static_cast<int>(t2_) + e % 2,
                       value = place_.first_value + column_ + g_ + e / 2 * 8;
         if (key < args_.query.dim && value < args_.value.dim) visit(key, value, state_[n].values[e]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void put_window_state(const Chunk& chunk) const {
+    const int64_t window = args_.window_begun_by(chunk, place_.state_head);
+    if (window < 0) return;
+    stay_branch();
+    const int keys = static_cast<int>(args_.query.dim),
+              first = opaque(static_cast<int>(place_.first_value + column_ + g_));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (first + half * 8 >= args_.value.dim) break;
+      float* const row = &args_.window_states.at(window, 0, first + half * 8) + t2_;
+#pragma unroll
+      for (int n = 0; n < Shape::kKeys / 8; ++n) {
+        if (n * 8 >= keys) break;
+        *reinterpret_cast<float2*>(row + n * 8) = {state_[n].values[half * 2], state_[n].values[half * 2 + 1]};
       }
     }
   }
