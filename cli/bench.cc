@@ -123,10 +123,9 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   const Choices<BenchmarkQuantity> quantities = {{"speed", BenchmarkQuantity::speed},
                                                  {"memory", BenchmarkQuantity::memory}};
   add_choices(command, "--quantity", benchmark.quantities, "Only this", quantities)->option_text("speed|memory");
-  command.add_option("--json", arguments->json, "Write the rows as JSON")->option_text("FILE");
-  command.add_option("--csv", arguments->csv, "Write the rows as CSV")->option_text("FILE");
-  command
-      .add_option("--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
+  add_path(command, "--json", arguments->json, "Write the rows as JSON")->option_text("FILE");
+  add_path(command, "--csv", arguments->csv, "Write the rows as CSV")->option_text("FILE");
+  add_path(command, "--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
       ->option_text("DIR");
   set_manual(
       command,

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <new>
@@ -115,6 +116,9 @@ int report_errors(const Run& command) {
     return report_out_of_memory();
   } catch (const std::length_error&) {  // a container was asked for more than any memory holds
     return report_out_of_memory();
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string path = error.path1().string();  // what() names the function of the library, too
+    return report(fmt::format("{}{}{}", path, path.empty() ? "" : ": ", error.code().message()).c_str(), kFailed);
   } catch (const std::system_error& error) {
     if (error.code() != std::errc::resource_unavailable_try_again) return report(error.what(), kFailed);
     return report("cannot start a thread: the memory or the number of threads of this process is at its limit",

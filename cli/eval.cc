@@ -145,7 +145,7 @@ Run add_eval(CLI::App& command, const Registry& registry) {
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
-  command.add_option("--data", options->data, "Evaluate all of this file, or of the files that this glob matches")
+  add_path(command, "--data", options->data, "Evaluate all of this file, or of the files that this glob matches")
       ->option_text("FILE");
   add_overrides(command, options->overrides, "trainer.eval_batches=all");
   add_device_options(command, options->device);

@@ -46,9 +46,7 @@ Run add_export(CLI::App& command, const Registry& registry) {
   command.add_option("run", options->path, "Run folder (its newest whole checkpoint) or checkpoint")
       ->required()
       ->option_text("RUN_OR_CHECKPOINT");
-  refuse_empty(
-      command.add_option("--out", options->exported.folder, "Folder to write; an earlier export there is replaced"),
-      "a folder")
+  add_path(command, "--out", options->exported.folder, "Folder to write; an earlier export there is replaced")
       ->required()
       ->option_text("DIR");
   add_choice<WeightNames>(command, "--format", options->exported.names,

@@ -144,7 +144,7 @@ void add_prompt_options(CLI::App& command, GenerateArguments& options) {
   CLI::Option* const text =
       command.add_option("--prompt", options.prompt, "Text to go on from")->option_text("TEXT [newline]");
   CLI::Option* const file =
-      command.add_option("--prompt-file", options.prompt_file, "File with the text; -: stdin")->option_text("FILE");
+      add_path(command, "--prompt-file", options.prompt_file, "File with the text; -: stdin")->option_text("FILE");
   CLI::Option* const ids =
       command.add_option("--prompt-tokens", options.prompt_tokens, "Token ids, for a model whose data are no text")
           ->option_text("1,2,3");

@@ -79,14 +79,13 @@ Run add_memory(CLI::App& command, const Registry& registry) {
   add_number(command, "--gpus", options->processes,
              "Count for one of as many processes that train together, each on a GPU", Range::between(1, 65536))
       ->option_text("N [trainer.parallel.data, or 1]");
-  command.add_option("--json", options->json, "Write everything as JSON")->option_text("FILE");
-  command.add_option("--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
+  add_path(command, "--json", options->json, "Write everything as JSON")->option_text("FILE");
+  add_path(command, "--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
       ->option_text("FILE");
-  command
-      .add_option("--trace", options->trace,
-                  "Write layers and bytes over time for chrome://tracing and ui.perfetto.dev")
+  add_path(command, "--trace", options->trace,
+           "Write layers and bytes over time for chrome://tracing and ui.perfetto.dev")
       ->option_text("FILE");
-  command.add_option("--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
+  add_path(command, "--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
       ->option_text("FILE");
   add_device_options(command, options->device, DeviceUse::count);
   set_manual(

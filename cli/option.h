@@ -33,6 +33,12 @@ CLI::Option* add_overrides(CLI::App& command, std::vector<std::string>& override
 // value.
 CLI::Option* refuse_empty(CLI::Option* option, const std::string& what);
 
+// The path of a file or folder, which "" is not.
+template <class Value>
+CLI::Option* add_path(CLI::App& command, const std::string& name, Value& value, const std::string& description) {
+  return refuse_empty(command.add_option(name, value, description), "a path");
+}
+
 // Lets an option, whose values are paths of configs, also find those that came with the program.
 CLI::Option* find_shared_configs(CLI::Option* option);
 

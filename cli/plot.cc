@@ -44,7 +44,7 @@ Run add_plot(CLI::App& command, const Registry&) {
   command.add_option("runs", options->runs, "Run folders, whose metrics.csv is read")
       ->required()
       ->option_text("RUN...");
-  command.add_option("--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
+  add_path(command, "--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
   command
       .add_option_function<std::string>(
           "--metric", [&curves](const std::string& text) { curves.metrics = split_at_commas(text); },

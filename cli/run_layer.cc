@@ -14,6 +14,7 @@
 #include "cli/dtype.h"
 #include "cli/input_files.h"
 #include "cli/manual.h"
+#include "cli/option.h"
 #include "core/runtime/error.h"
 #include "tools/run_operator.h"
 
@@ -59,10 +60,10 @@ Run add_run_layer(CLI::App& command, const Registry& registry) {
   command.add_option("spec", options->specs, "YAML files: layer: NAME, options: {...}")
       ->required()
       ->option_text("SPEC.yaml...");
-  command.add_option("--inputs", options->inputs, "Inputs and parameters by name; d_y and so on: run backward, too")
+  add_path(command, "--inputs", options->inputs, "Inputs and parameters by name; d_y and so on: run backward, too")
       ->required()
       ->option_text("IN.safetensors...");
-  command.add_option("--outputs", options->outputs, "Where the outputs and gradients go; one file each a spec")
+  add_path(command, "--outputs", options->outputs, "Where the outputs and gradients go; one file each a spec")
       ->required()
       ->option_text("OUT.safetensors...");
   add_dtype_option(command, options->dtype, "Round the inputs to it and write the results in it");

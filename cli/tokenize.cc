@@ -105,8 +105,8 @@ int32_t separator_of(const TokenizeArguments& options, const Tokenizer& tokenize
   }
   const auto separator = static_cast<int32_t>(options.separator);
   if (tokenizer.bytes_of(separator).empty()) return separator;
-  throw UsageError(fmt::format("--separator: token {} is text ('{}'), which documents may hold; expected another id",
-                               separator, tokenizer.bytes_of(separator)));
+  throw UsageError(
+      fmt::format("--separator: token {} is text, which documents may hold; expected another id", separator));
 }
 
 void report(const TokenizeArguments& options, const TokenizeResult& result, int64_t width, int64_t vocabulary,
@@ -183,9 +183,10 @@ Run add_tokenize(CLI::App& command, const Registry&) {
       .add_option("input", options->inputs, "Text files, or globs of them; they are read as one text, in this order")
       ->required()
       ->option_text("INPUT...");
-  command.add_option("--out", options->out, "Token file to write")->required()->option_text("FILE.bin");
+  add_path(command, "--out", options->out, "Token file to write")->required()->option_text("FILE.bin");
   CLI::Option* const tokenizer =
-      command.add_option("--tokenizer", options->tokenizer, "bytes, or a model file of sentencepiece")
+      refuse_empty(command.add_option("--tokenizer", options->tokenizer, "bytes, or a model file of sentencepiece"),
+                   "bytes or a path")
           ->option_text("bytes|FILE.model [bytes]");
   add_number(command, "--train-vocab", options->vocabulary,
              "Train a vocabulary of this many tokens on the text first, and write it beside the tokens as FILE.model",

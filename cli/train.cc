@@ -191,7 +191,7 @@ Run add_train(CLI::App& command, const Registry& registry) {
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "trainer.steps=100");
   CLI::Option* const out =
-      command.add_option("--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
+      add_path(command, "--out", options->out, "Run folder")->option_text("DIR [runs/NAME_OF_CONFIG]");
   CLI::Option* const resume =
       refuse_empty(
           command.add_option(
@@ -200,11 +200,8 @@ Run add_train(CLI::App& command, const Registry& registry) {
               "must hold no checkpoints; PATH: go on from that checkpoint or run"),
           "auto, none or a path")
           ->option_text("auto|none|PATH [auto]");
-  refuse_empty(
-      command.add_option(
-          "--init-from", options->init_from,
-          "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote"),
-      "a path")
+  add_path(command, "--init-from", options->init_from,
+           "Start a new run from the weights of that run or checkpoint, or of a folder that heddle export wrote")
       ->option_text("RUN_OR_CHECKPOINT_OR_DIR");
   CLI::Option* const dry_run =
       command.add_flag("--dry-run", options->dry_run,

@@ -46,16 +46,21 @@ _heddle_suites() {
 }
 
 # Values of the option $1, which the help $2 shows as "--option KIND": a space before KIND, several before a description.
+# KIND names one value or several ("auto|none|PATH"): those in lower case as they are, others as what they stand for.
 # Returns 1 when the option takes no value.
 _heddle_values() {
-  local kind
+  local kind value words=
   kind=$(sed -nE "s/^ *$1 ([^ ]+).*/\\1/p" <<<"$2")
-  case $kind in
-    '' | *:) return 1 ;;  # nothing, or "Excludes:"
-    DEVICE) COMPREPLY=($(compgen -W 'auto cpu cuda cuda:0' -- "$cur")) ;;
-    FILE | DIR | *.safetensors* | RUN_OR* | *PATH) _heddle_files ;;
-    *\|*) COMPREPLY=($(compgen -W "${kind//|/ }" -- "$cur")) ;;
-  esac
+  [[ -z $kind || $kind == *: ]] && return 1  # nothing, or "Excludes:"
+  for value in ${kind//[|,]/ }; do
+    case $value in
+      DEVICE) words+=' auto cpu cuda cuda:0' ;;
+      FILE* | DIR | PATH | RUN_OR* | *.safetensors*) _heddle_files ;;
+      [[:lower:]]*) words+=" $value" ;;
+    esac
+  done
+  COMPREPLY+=($(compgen -W "$words" -- "$cur"))
+  return 0
 }
 
 _heddle() {

@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "trainers/gemm_cache.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/logging/file_loggers.h"
+#include "trainers/logging/write_clock.h"
 #include "trainers/out_of_memory.h"
 #include "trainers/parallel/requests.h"
 #include "trainers/profile/run_profile.h"
@@ -91,21 +93,23 @@ class Run {
     start();
     TrainResult result;
     result.step = start_;
-    while (!is_complete(result.step)) {
-      result.out_of_time = is_out_of_time(result.step);
-      if (result.out_of_time || requests_.stop()) {
-        save_last(result.step);
-        end(result);
-        return result;
-      }
-      take_step(++result.step, result);
-    }
+    while (!is_complete(result.step) && !must_stop(result)) take_step(++result.step, result);
     save_last(result.step);
-    result.finished = true;
+    result.finished = is_complete(result.step);
     end(result);
-    if (config_.trainer.sample) result.sample = sample(result.step, true);
-    result.finished = !processes_.any(stopped_in_sample_);
+    if (result.finished && config_.trainer.sample) {
+      result.sample = sample(result.step, true);
+      flush_loggers_if_there_is_room();
+      result.finished = !processes_.any(stopped_in_sample_);
+    }
+    if (!unwritten_.empty()) note_(unwritten_ + ": its last lines are missing");
     return result;
+  }
+
+  // Whether the run ends before its last step.
+  bool must_stop(TrainResult& result) {
+    result.out_of_time = is_out_of_time(result.step);
+    return result.out_of_time || requests_.stop();
   }
 
   static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const TrainOptions& options,
@@ -139,8 +143,24 @@ class Run {
   void tell(void (Logger::*hear)(const Event&), const Event& event) {
     for (Logger* logger : loggers_) (logger->*hear)(event);
   }
+  // Throws NoSpace; the next call makes up for what is not written.
   void flush_loggers() {
-    for (Logger* logger : loggers_) logger->flush();
+    try {
+      for (Logger* logger : loggers_) logger->flush();
+      unwritten_.clear();
+    } catch (const NoSpace& error) {
+      unwritten_ = error.what();
+      throw;
+    }
+  }
+  // Where nothing has to wait for the files of the loggers, a full disk is no reason to end. It is noted once.
+  void flush_loggers_if_there_is_room() {
+    const bool is_known = !unwritten_.empty();
+    try {
+      flush_loggers();
+    } catch (const NoSpace&) {
+      if (!is_known) note_(unwritten_ + "; its lines are kept, and written when there is room");
+    }
   }
 
   void start() {
@@ -191,11 +211,7 @@ class Run {
                           train_step_.loss_scale().value));
       }
     } catch (const NonFinite& error) {
-      try {
-        flush_loggers();
-      } catch (const NoSpace& full) {
-        note_(full.what());
-      }
+      flush_loggers_if_there_is_room();
       throw NonFinite(fmt::format("{}. {}", error.what(), advice()));
     }
     return event;
@@ -238,12 +254,10 @@ class Run {
     }
     const bool is_asked_for = requests_.checkpoint();
     if (is_complete(step)) return;  // run() saves it
-    if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) {
-      go_on_without_space(step, [&] { save(step); });
-    } else if (result.evaluation) {
-      go_on_without_space(step, [this] { flush_loggers(); });
-    }
-    if (trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0) sample(step, false);
+    if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) save_if_there_is_room(step);
+    const bool has_sample = trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0;
+    if (has_sample) sample(step, false);
+    if (result.evaluation || has_sample || write_clock_.is_due()) flush_loggers_if_there_is_room();
   }
 
   EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
@@ -282,10 +296,9 @@ class Run {
   }
 
   // On the way, a full disk is no reason to end: what is written next makes up for what is not written now.
-  template <class Write>
-  void go_on_without_space(int64_t step, const Write& write) {
+  void save_if_there_is_room(int64_t step) {
     try {
-      write();
+      save(step);
     } catch (const NoSpace& error) {
       processes_.go_on();
       note_(fmt::format("step {} is not saved: {}; {}, and the next that is due is tried again", step, error.what(),
@@ -329,6 +342,7 @@ class Run {
     event.checkpoint = checkpoint_path(result.step);
     if (result.evaluation) event.evaluation = evaluation_event(result.step, *result.evaluation);
     tell(&Logger::end, event);
+    flush_loggers_if_there_is_room();
   }
 
   std::string sample(int64_t step, bool is_last) {
@@ -356,8 +370,10 @@ class Run {
   std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
-  Stopwatch stopwatch_;  // of the steps alone
-  Stopwatch clock_;      // of everything since the start
+  WriteClock write_clock_;  // of their files
+  std::string unwritten_;   // why one of their files lacks lines; empty: none does
+  Stopwatch stopwatch_;     // of the steps alone
+  Stopwatch clock_;         // of everything since the start
   Requests requests_{processes_, options_.stop_requested, options_.checkpoint_requested,
                      [this] { return is_time_over(); }};
   std::optional<GemmCache> gemm_cache_;

@@ -48,10 +48,9 @@ struct TrainResult {
 // Trains to the last step of the config, or continues to it. A run that was stopped or killed and continues ends with
 // the same bytes in model.safetensors and metrics.csv as one that was not. `registry` knows the layers of the config.
 // Throws ConfigError, UsageError, NonFinite, or Error for what fails on the way; what fails on one of several processes
-// ends all of them. A full disk ends a run only when the
-// last checkpoint cannot be written: NoSpace. When the memory of a context that
-// records (AllocatorOptions::trace_capacity) runs out, out_of_memory.pickle in the run folder shows what it was taken
-// by.
+// ends all of them. Once a run has started, a full disk ends it only when the last checkpoint cannot be written:
+// NoSpace. When the memory of a context that records (AllocatorOptions::trace_capacity) runs out, out_of_memory.pickle
+// in the run folder shows what it was taken by.
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options,
                   const Registry& registry = built_in_registry());
 

@@ -28,6 +28,14 @@ ConfigTree replace_scalars(const ConfigValue& value, const std::function<std::st
   return copy;
 }
 
+void visit_scalars(const ConfigValue& value, const std::string& path,
+                   const std::function<void(const std::string& path, const ConfigValue& value)>& visit) {
+  if (value.kind == Kind::scalar) visit(path, value);
+  const std::string prefix = path.empty() ? "" : path + ".";
+  for (std::size_t i = 0; i < value.items.size(); ++i) visit_scalars(*value.items[i], prefix + std::to_string(i), visit);
+  for (const ConfigEntry& entry : value.entries) visit_scalars(*entry.value, prefix + entry.name, visit);
+}
+
 ConfigTree empty_map() {
   auto map = std::make_shared<ConfigValue>();
   map->kind = Kind::map;
@@ -237,6 +245,11 @@ std::vector<ConfigNode> ConfigNode::list(const std::string& key) const {
 ConfigNode ConfigNode::with_scalars(const std::function<std::string(const std::string&)>& replace) const {
   reading_->handed_on = true;
   return ConfigNode(replace_scalars(*value_, replace), location_, path_);
+}
+
+void ConfigNode::for_each_scalar(
+    const std::function<void(const std::string& path, const ConfigValue& value)>& visit) const {
+  visit_scalars(*value_, path_, visit);
 }
 
 void ConfigNode::finish() const {

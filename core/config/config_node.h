@@ -111,6 +111,10 @@ class ConfigNode {
   // is an outermost node of its own, which its reader finishes: finish() takes the original as read.
   ConfigNode with_scalars(const std::function<std::string(const std::string&)>& replace) const;
 
+  // Calls visit(path, value) for each scalar that is written in this map and below it, in order, with its dotted name.
+  // Makes no key known.
+  void for_each_scalar(const std::function<void(const std::string& path, const ConfigValue& value)>& visit) const;
+
   // Call when all has been read: refuses the first key that nobody asked for, here and then in the sections and list
   // items that were asked for through this node, in the order of asking.
   void finish() const;

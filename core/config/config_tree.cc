@@ -1,5 +1,6 @@
 #include "core/config/config_tree.h"
 
+#include <fmt/format.h>
 #include <yaml-cpp/emitter.h>
 #include <yaml-cpp/emittermanip.h>
 #include <yaml-cpp/eventhandler.h>
@@ -7,14 +8,23 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <sstream>
+#include <string_view>
 #include <utility>
+
+#include "core/config/config_scalar.h"
+#include "core/runtime/utf8.h"
 
 namespace heddle {
 namespace {
 
 using Kind = ConfigValue::Kind;
+
+// Maps and lists inside of each other. yaml-cpp has a limit, too, but does not say where it is passed.
+constexpr size_t kMostLevels = 100;
 
 // Builds the tree from yaml-cpp's events, which (unlike YAML::Node) carry exact marks and show duplicate keys.
 class TreeBuilder : public YAML::EventHandler {
@@ -123,6 +133,10 @@ class TreeBuilder : public YAML::EventHandler {
             const std::string& found) {
     refuse_as_key(mark, found);
     if (tag != "?" && !tag.empty()) refuse_tag(mark, tag);
+    if (open_.size() == kMostLevels) {
+      throw ConfigError(location(mark),
+                        fmt::format("found {} inside of {} others, expected fewer", found, kMostLevels));
+    }
     open_.push_back({make(kind, mark), anchor, false, "", {}});
   }
 
@@ -152,11 +166,37 @@ class TreeBuilder : public YAML::EventHandler {
   std::map<YAML::anchor_t, ConfigTree> anchored_;
 };
 
+// Throws ConfigError at the first byte that is no UTF-8: yaml-cpp would put another character in its place.
+void check_is_utf8(std::string_view text, const std::string& file) {
+  int line = 1, column = 1;
+  while (!text.empty()) {
+    const size_t length = character_length(text);
+    if (length == 0) {
+      throw ConfigError({file, line, column}, fmt::format("found the byte 0x{:02x}, which is no UTF-8; expected a file "
+                                                          "in UTF-8",
+                                                          static_cast<uint8_t>(text[0])));
+    }
+    ++column;
+    if (text[0] == '\n') {
+      ++line;
+      column = 1;
+    }
+    text.remove_prefix(length);
+  }
+}
+
 bool holds_only_scalars(const ConfigValue& value) {
   for (const ConfigTree& item : value.items) {
     if (item->kind == Kind::sequence || item->kind == Kind::map) return false;
   }
   return true;
+}
+
+void emit_text(YAML::Emitter& out, const std::string& text, bool quoted) {
+  if (quoted) out << YAML::DoubleQuoted;
+  // YAML wants DEL escaped, but by default the emitter writes it as it is.
+  if (text.find('\x7f') != std::string::npos) out << YAML::EscapeNonAscii;
+  out << text;
 }
 
 void emit(YAML::Emitter& out, const ConfigValue& value) {
@@ -165,10 +205,7 @@ void emit(YAML::Emitter& out, const ConfigValue& value) {
       out << YAML::Null;
       return;
     case Kind::scalar:
-      if (value.quoted) out << YAML::DoubleQuoted;
-      // YAML wants DEL escaped, but by default the emitter writes it as it is.
-      if (value.scalar.find('\x7f') != std::string::npos) out << YAML::EscapeNonAscii;
-      out << value.scalar;
+      emit_text(out, value.scalar, value.quoted);
       return;
     case Kind::sequence:
       if (holds_only_scalars(value)) out << YAML::Flow;
@@ -179,7 +216,9 @@ void emit(YAML::Emitter& out, const ConfigValue& value) {
     case Kind::map:
       out << YAML::BeginMap;
       for (const ConfigEntry& entry : value.entries) {
-        out << YAML::Key << entry.name << YAML::Value;
+        out << YAML::Key;
+        emit_text(out, entry.name, needs_quotes(entry.name));
+        out << YAML::Value;
         emit(out, *entry.value);
       }
       out << YAML::EndMap;
@@ -201,6 +240,7 @@ ConfigEntry* ConfigValue::find(std::string_view name) {
 }
 
 ConfigTree parse_yaml(const std::string& text, const std::string& file, const Location* fixed_location) {
+  if (fixed_location == nullptr) check_is_utf8(text, file);
   TreeBuilder builder(file, fixed_location);
   try {
     // yaml-cpp misses an unclosed quote when the text ends in a line break, but not when a comment follows.

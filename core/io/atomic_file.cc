@@ -1,6 +1,7 @@
 #include "core/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -71,6 +72,35 @@ void read_chunks(const fs::path& path, const Consume& consume) {
   if (file.bad()) fail_errno("read", path);
 }
 
+// Whether the name still leads to the file that was opened under it.
+bool is_named(int descriptor, const fs::path& name) {
+  struct stat opened {};
+  struct stat found {};
+  return ::fstat(descriptor, &opened) == 0 && ::stat(name.c_str(), &found) == 0 && opened.st_dev == found.st_dev &&
+         opened.st_ino == found.st_ino;
+}
+
+// Opens an empty file that no other writer has open. The lock ends with the process that holds it, so what is there
+// without one was left by a process that was killed.
+int open_partial(const fs::path& partial, const fs::path& path) {
+  while (true) {
+    const int descriptor = system_calls().open(partial.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (descriptor < 0) fail_errno("create", partial);
+    const bool is_locked = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+    if (!is_locked && errno == EWOULDBLOCK) {
+      ::close(descriptor);
+      fail("cannot write {}: another process is writing it", path.string());
+    }
+    // Its writer may have renamed or removed it before it was locked.
+    const bool is_ours = !is_locked || is_named(descriptor, partial);
+    if (is_ours && ::ftruncate(descriptor, 0) == 0) return descriptor;
+    const int code = errno;
+    ::close(descriptor);
+    errno = code;
+    if (is_ours) fail_errno("empty", partial);
+  }
+}
+
 }  // namespace
 
 void extend(FileDigest& digest, const void* data, size_t bytes) {
@@ -112,15 +142,14 @@ AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
     return;
   }
   partial_ = partial_path(path_);
-  descriptor_ = system_calls().open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail_errno("create", partial_);
+  descriptor_ = open_partial(partial_, path_);
   if (exists) ::fchmod(descriptor_, found.st_mode & 07777);  // where it cannot be done, the file is a new one's
 }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
+  if (!partial_.empty()) ::unlink(partial_.c_str());  // first, while it is locked: it cannot be another writer's
   ::close(descriptor_);
-  if (!partial_.empty()) ::unlink(partial_.c_str());
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {

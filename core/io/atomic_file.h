@@ -22,8 +22,9 @@ void extend(FileDigest& digest, const void* data, size_t bytes);
 
 // Writes a file aside, as ".NAME.heddle-partial" in the same folder; commit() syncs it, renames it to its name and
 // syncs the folder. Without a commit() nothing is left, and a file that was there before stays as it was. A symbolic
-// link is followed: what it points to is replaced, the link stays. An existing file keeps its permissions. Only one
-// writer at a time may write one path.
+// link is followed: what it points to is replaced, the link stays. An existing file keeps its permissions. A second
+// writer of a path that is still being written gets an Error; what a killed writer left aside is written anew. (File
+// systems that know no locks do not tell a second writer.)
 //
 // Anything else that is at `path` is written through, byte by byte as write() is called: pipes, terminals, devices, and
 // descriptors by name (/dev/stdout, /dev/fd/3). The constructor throws when the file cannot be created, so a long

@@ -134,7 +134,8 @@ void EventFile::text(double time, int64_t step, std::string_view name, std::stri
 
 void EventFile::write() {
   if (!file_) file_ = std::make_unique<AppendFile>(path_);
-  file_->append(std::exchange(records_, {}));
+  file_->append(records_);
+  records_.clear();
 }
 
 }  // namespace heddle

@@ -25,7 +25,7 @@ uint32_t crc32c(std::string_view bytes);
 using EventScalar = std::pair<std::string, double>;
 
 // A new file beside those that are there, with a name as TensorBoard expects it. `time` is in seconds since 1970.
-// Events are kept until write(). Throws Error naming the file.
+// Events are kept until write() has written them. Throws Error naming the file.
 class EventFile {
  public:
   // `folder` must be there. The file is created by the first write().

@@ -64,8 +64,13 @@ TEST_F(EvalCommandTest, GivesTheLossOfTheLastRow) {
 TEST_F(EvalCommandTest, NamesWhatIsWrong) {
   EXPECT_EQ(run_heddle({"eval", run_, "--set", "trainer.evalbatches=1"}).code, 2);
   const Finished nowhere = run_heddle({"eval", run_ + "/nowhere"});
-  EXPECT_EQ(nowhere.code, 1);
-  EXPECT_THAT(nowhere.err, HasSubstr("nowhere does not exist"));
+  EXPECT_EQ(nowhere.code, 2);
+  EXPECT_EQ(nowhere.err, "error: '" + run_ + "/nowhere' does not exist, expected a run folder or a checkpoint\n");
+  const std::string link = (folder_ / "link").string();  // to itself
+  fs::create_symlink("link", link);
+  EXPECT_EQ(run_heddle({"eval", link}).err, "error: " + link + ": Too many levels of symbolic links\n");
+  EXPECT_THAT(eval({"--set", "model.dim=32"}).err, HasSubstr("float32 (256, 32): the config is of another model"));
+  EXPECT_EQ(eval({"--set", "model.dim=32"}).code, 2);
   fs::resize_file(run_ + "/checkpoints/step_40/model.safetensors", 99);
   const Finished passed_over = run_heddle({"eval", run_});
   EXPECT_EQ(passed_over.code, 0);
@@ -74,6 +79,11 @@ TEST_F(EvalCommandTest, NamesWhatIsWrong) {
   const Finished damaged = run_heddle({"eval", run_ + "/checkpoints/step_40"});
   EXPECT_EQ(damaged.code, 1);
   EXPECT_THAT(damaged.err, StartsWith("error: " + run_ + "/checkpoints/step_40/model.safetensors: 99 bytes, expected"));
+}
+
+TEST_F(EvalCommandTest, TheWeightsAreReadIntoAnotherDtype) {
+  const double loss = std::stod(value(eval(), "validation loss"));
+  EXPECT_NEAR(std::stod(value(eval({"--set", "trainer.dtype=float64"}), "validation loss")), loss, 1e-4);
 }
 
 // What was asked for is printed, and a script that looks at the exit code does not take nan for a loss.

@@ -180,6 +180,13 @@ TEST_F(CompletionTest, ValuesOfOptions) {
   fs::create_directory(folder_ / "runs");
   EXPECT_THAT(complete({"export", "runs/a", "--out", "ru"}), ElementsAre("runs"));
   EXPECT_THAT(complete({"train", "a.yaml", "--set", "ru"}), IsEmpty());
+  EXPECT_THAT(complete({"train", "a.yaml", "--resume", ""}), IsSupersetOf({"auto", "none", "runs"}));
+  EXPECT_THAT(complete({"train", "a.yaml", "--resume", "no"}), ElementsAre("none"));
+  EXPECT_THAT(complete({"tokenize", "a.txt", "--out", "ru"}), ElementsAre("runs"));
+  EXPECT_THAT(complete({"tokenize", "a.txt", "--tokenizer", ""}), IsSupersetOf({"bytes", "runs"}));
+  EXPECT_THAT(complete({"tokenize", "a.txt", "--tokenizer", "FI"}), IsEmpty());
+  EXPECT_THAT(complete({"bench", "--pass", "bw"}), ElementsAre("bwd", "bwd_first"));
+  EXPECT_THAT(complete({"train", "a.yaml", "--gpus", ""}), IsEmpty());
 }
 
 TEST_F(CompletionTest, ConfigsAndOperators) {

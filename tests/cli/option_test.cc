@@ -111,5 +111,36 @@ TEST(OptionTest, EveryCommandRefusesWhatIsNoNumber) {
                         "mean 'float32'?"));
 }
 
+// What a shell makes of a variable without a value is no path, and must not mean what no option at all means.
+TEST(OptionTest, EveryPathOfEveryCommandIsNotEmpty) {
+  const std::vector<std::vector<std::string>> commands = {{"train", "a.yaml", "--out"},
+                                                          {"train", "a.yaml", "--resume"},
+                                                          {"train", "a.yaml", "--init-from"},
+                                                          {"tokenize", "a.txt", "--out"},
+                                                          {"tokenize", "a.txt", "--out", "a.bin", "--tokenizer"},
+                                                          {"eval", "run", "--data"},
+                                                          {"generate", "run", "--prompt-file"},
+                                                          {"export", "run", "--out"},
+                                                          {"compare", "a.yaml", "--json"},
+                                                          {"compare", "a.yaml", "--plot"},
+                                                          {"memory", "a.yaml", "--json"},
+                                                          {"memory", "a.yaml", "--snapshot"},
+                                                          {"memory", "a.yaml", "--trace"},
+                                                          {"memory", "a.yaml", "--plot"},
+                                                          {"run-layer", "a.yaml", "--outputs", "b", "--inputs"},
+                                                          {"run-layer", "a.yaml", "--inputs", "b", "--outputs"},
+                                                          {"bench", "--json"},
+                                                          {"bench", "--csv"},
+                                                          {"bench", "--plot"},
+                                                          {"plot", "run", "--out"}};
+  for (std::vector<std::string> command : commands) {
+    const std::string option = command.back();
+    command.emplace_back("");
+    const testing::Finished finished = testing::run_heddle(command);
+    EXPECT_EQ(finished.code, 2) << command[0] << option;
+    EXPECT_THAT(finished.err, HasSubstr("error: " + option + ": found '', expected ")) << command[0];
+  }
+}
+
 }  // namespace
 }  // namespace heddle::cli

@@ -131,7 +131,7 @@ TEST_F(TokenizeCommandTest, AVocabularyIsTrainedAndUsed) {
   EXPECT_THAT(run_heddle({"generate", path("pieces")}).err, HasSubstr("the tokenizer is not that of"));
   fs::remove(path("fox.model"));
   const Finished without = run_heddle({"generate", path("pieces")});
-  EXPECT_EQ(without.code, 1);
+  EXPECT_EQ(without.code, 2);
   EXPECT_THAT(without.err, HasSubstr("found no file '" + path("fox.model")));
   EXPECT_EQ(run_heddle({"export", path("pieces"), "--out", path("weights")}).code, 0);
   EXPECT_FALSE(fs::exists(path("weights/tokenizer.model")));
@@ -151,7 +151,7 @@ TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--separator", "256"}), HasSubstr("there are no documents"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "lines"}), HasSubstr("did you mean 'line'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "97"}),
-              HasSubstr("token 97 is text ('a')"));
+              HasSubstr("token 97 is text, which documents may hold"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "-1"}),
               HasSubstr("--separator: found '-1'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "255"}), HasSubstr("--train-vocab: found '255'"));
@@ -203,6 +203,25 @@ TEST_F(TokenizeCommandTest, AFullDiskLeavesTokensAndVocabularyAsTheyWere) {
   for (const char* name : {"new.bin", "new.model", "old.bin", "old.model"}) {
     EXPECT_FALSE(fs::exists(partial_path(path(name)))) << name;
   }
+}
+
+TEST_F(TokenizeCommandTest, OfTwoThatWriteOneFileTheSecondIsRefused) {
+  const std::string small = path("small.txt");
+  write_file(small, "a few words");
+  fs::resize_file(text_, uint64_t{4} << 30);
+  testing::Process first({"tokenize", text_, "--out", path("x.bin")});
+  while (first.running() && !fs::exists(partial_path(path("x.bin")))) continue;
+  const Finished second = run_heddle({"tokenize", small, "--out", path("x.bin")});
+  EXPECT_TRUE(first.running());
+  EXPECT_EQ(second.code, 1);
+  EXPECT_EQ(second.err, "error: cannot write " + path("x.bin") + ": another process is writing it\n");
+  EXPECT_TRUE(fs::exists(partial_path(path("x.bin"))));
+  first.send(SIGKILL);
+  first.wait();
+  const Finished third = run_heddle({"tokenize", small, "--out", path("x.bin")});
+  EXPECT_EQ(third.code, 0) << third.err;
+  EXPECT_EQ(fs::file_size(path("x.bin")), 1024u + 2 * 11);
+  EXPECT_FALSE(fs::exists(partial_path(path("x.bin"))));
 }
 
 // What is stopped leaves neither a token file nor a part of one.

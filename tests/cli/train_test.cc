@@ -300,12 +300,16 @@ TEST_F(TrainCommandTest, ADryRunLooksForTheStart) {
   EXPECT_THAT(dry({"--resume", run}).out, HasSubstr("new, from step 40"));
   EXPECT_THAT(dry({"--init-from", run}).out, HasSubstr("new, from the weights of " + run));
   EXPECT_THAT(dry({}).out, HasSubstr("new, from the beginning"));
-  EXPECT_EQ(dry({"--resume", run + "_not"}).code, 1);
-  EXPECT_EQ(dry({"--init-from", run + "_not"}).code, 1);
-  EXPECT_EQ(dry({"--init-from", run, "--set", "model.dim=32"}).code, 1);
+  EXPECT_EQ(dry({"--resume", run + "_not"}).code, 2);
+  EXPECT_EQ(dry({"--init-from", run + "_not"}).code, 2);
+  EXPECT_EQ(dry({"--init-from", run, "--set", "model.dim=32"}).code, 2);
+  for (const char* from : {"--init-from", "--resume"}) {
+    EXPECT_EQ(dry({from, run, "--set", "trainer.dtype=float64", "--set", "trainer.steps=50"}).code, 0) << from;
+  }
   EXPECT_EQ(dry({"--set", "trainer.steps=5"}, "run").code, 2);
   std::ofstream(folder_.path() / "file") << "text";
   EXPECT_THAT(dry({}, "file").err, HasSubstr("is a file, expected a run folder"));
+  EXPECT_EQ(dry({}, "file").code, 2);
   EXPECT_FALSE(fs::exists(folder_.path() / "new"));
 }
 
@@ -316,7 +320,18 @@ TEST_F(TrainCommandTest, ARunThatIsOverDoesNotGoOnElsewhere) {
   const Finished finished = run_heddle(train("new", {"--resume", run, "--set", "trainer.steps=16"}));
   EXPECT_EQ(finished.code, 2);
   EXPECT_THAT(finished.err, HasSubstr("step_40 is at step 40, and trainer.steps is 16: there is nothing to do in "));
-  EXPECT_FALSE(fs::exists(folder_.path() / "new/metrics.csv"));
+  EXPECT_FALSE(fs::exists(folder_.path() / "new"));
+}
+
+TEST_F(TrainCommandTest, ARunGoesOnInAnotherDtype) {
+  ASSERT_EQ(run_heddle(train("run", {"--set", "trainer.steps=10"})).code, 0);
+  for (const char* from : {"--resume", "--init-from"}) {
+    const Finished wide = run_heddle(
+        train(from, {from, (folder_ / "run").string(), "--set", "trainer.dtype=float64", "--set", "trainer.steps=12"}));
+    EXPECT_EQ(wide.code, 0) << wide.err;
+    const std::string checkpoint = fmt::format("{}/checkpoints/step_12/model.safetensors", from);
+    EXPECT_THAT(file(checkpoint), HasSubstr(R"("dtype":"F64")"));
+  }
 }
 
 TEST_F(TrainCommandTest, ResumeSaysWhatItDoes) {

@@ -3,14 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/nearest_name.h"
+#include "tests/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {
@@ -105,6 +108,37 @@ TEST_F(ConfigLoadTest, AnchorsAreCopiedNotShared) {
 TEST_F(ConfigLoadTest, AnOverrideMayBeginWithAStar) {
   const std::vector<std::string> overrides = {"data.path=*.txt"};
   EXPECT_EQ(parse_config("data: {path: a}", "c.yaml", overrides).section("data").require<std::string>("path"), "*.txt");
+}
+
+TEST_F(ConfigLoadTest, AFileThatIsNoUtf8IsRefusedWithThePlace) {
+  const auto refusal = [&](const std::string& text) {
+    write("main.yaml", text);
+    return testing::error_of([&] { (void)load("main.yaml"); });
+  };
+  EXPECT_EQ(refusal("a: 1\nb: \"\xC3\xA4\xFF\"\n"),
+            path("main.yaml") + ":2:6: found the byte 0xff, which is no UTF-8; expected a file in UTF-8");
+  EXPECT_THAT(refusal("a: \xE2\x82"), ::testing::HasSubstr(":1:4: found the byte 0xe2"));
+}
+
+TEST_F(ConfigLoadTest, TooDeepNestingIsRefusedWithThePlace) {
+  const auto nested = [](int levels, const std::string& open, const std::string& close) {
+    std::string text = "a:\n  ";
+    for (int i = 0; i < levels; ++i) text += open;
+    for (int i = 0; i < levels; ++i) text += close;
+    return text + "\n";
+  };
+  for (const auto& [open, close] : {std::pair("[", "]"), std::pair("{a: ", "}"), std::pair("- ", "")}) {
+    write("main.yaml", nested(99, open, close));
+    EXPECT_NO_THROW((void)load("main.yaml"));
+    for (const int levels : {100, 5000}) {
+      write("main.yaml", nested(levels, open, close));
+      const size_t column = 3 + 99 * std::string(open).size();
+      EXPECT_THAT(
+          testing::error_of([&] { (void)load("main.yaml"); }),
+          ::testing::AllOf(::testing::StartsWith(path("main.yaml") + ":2:" + std::to_string(column) + ": found a "),
+                           ::testing::HasSubstr(" inside of 100 others, expected fewer")));
+    }
+  }
 }
 
 TEST_F(ConfigLoadTest, AnEmptyFileIsAnEmptyMap) {

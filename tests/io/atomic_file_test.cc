@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "core/io/atomic_folder.h"
 #include "core/io/disk_space.h"
+#include "core/io/system_calls.h"
 #include "core/runtime/error.h"
 #include "tests/error_of.h"
 #include "tests/io/recorded_calls.h"
@@ -56,6 +59,40 @@ TEST_F(AtomicFileTest, WhatAKilledWriterLeftIsNoPartOfTheFile) {
   write_file(partial_path(folder_ / "file"), "the beginning of a long file");
   write_file(folder_ / "file", "short");
   EXPECT_EQ(read_file(folder_ / "file"), "short");
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(AtomicFileTest, ASecondWriterIsRefused) {
+  const fs::path path = folder_ / "file";
+  AtomicFile first(path);
+  first.write("first", 5);
+  EXPECT_THAT(testing::error_of([&] { write_file(path, "second"); }), HasSubstr("file: another process is writing it"));
+  first.commit();
+  EXPECT_EQ(read_file(path), "first");
+  write_file(path, "third");
+  EXPECT_EQ(read_file(path), "third");
+}
+
+// The first writer gives the file its name just when a second one has opened what it wrote.
+TEST_F(AtomicFileTest, ASecondWriterLeavesAFileThatHasItsNameAlone) {
+  const fs::path path = folder_ / "file";
+  auto first = std::make_unique<AtomicFile>(path);
+  first->write("first", 5);
+  const SystemCalls real = system_calls();
+  system_calls().open = [&](const char* name, int flags, mode_t mode) {
+    const int descriptor = real.open(name, flags, mode);
+    if (const auto writer = std::move(first)) writer->commit();
+    return descriptor;
+  };
+  {
+    AtomicFile second(path);
+    system_calls() = real;
+    EXPECT_EQ(read_file(path), "first");
+    second.write("second", 6);
+    EXPECT_EQ(read_file(path), "first");
+    second.commit();
+  }
+  EXPECT_EQ(read_file(path), "second");
   EXPECT_EQ(files(), 1u);
 }
 

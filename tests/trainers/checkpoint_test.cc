@@ -293,13 +293,48 @@ TEST_F(CheckpointTest, TheNewestWholeOneIsFoundAndTheOthersSaid) {
   EXPECT_THROW(find_checkpoint(folder_ / "nowhere", note), Error);
 }
 
+// A folder where a file belongs, and a checkpoint that cannot be entered, here a link to itself.
+TEST_F(CheckpointTest, WhatCannotBeReadIsPassedOver) {
+  write(5);
+  const fs::path folder = write(10) / "optimizer.safetensors";
+  fs::remove(folder);
+  fs::create_directory(folder);
+  fs::create_directory_symlink("step_15", folder_ / "checkpoints/step_15");
+  std::vector<std::string> skipped;
+  const auto newest =
+      newest_checkpoint(folder_ / "checkpoints", [&](const std::string& line) { skipped.push_back(line); });
+  ASSERT_TRUE(newest.has_value());
+  EXPECT_EQ(newest->state.step, 5);
+  EXPECT_THAT(skipped, ::testing::ElementsAre(HasSubstr("step_15/state.json: Too many levels of symbolic links"),
+                                              HasSubstr("step_10/optimizer.safetensors: it is no file")));
+}
+
+// A float32 is a float64, and a float64 is rounded.
+TEST_F(CheckpointTest, IsReadIntoAnotherFloatingDtype) {
+  const auto read = [&](const fs::path& path, DType dtype) {
+    const Checkpoint checkpoint = open_checkpoint(path);
+    Trained other(context_, 2, dtype);
+    load_parameters(context_, checkpoint, other.parameters);
+    load_optimizer(context_, checkpoint, *other.optimizer);
+    return other.numbers(context_);
+  };
+  EXPECT_EQ(read(write(1), DType::float64), trained_.numbers(context_));
+  const Trained wide(context_, 3, DType::float64);
+  const fs::path path = write_checkpoint(context_, folder_ / "wide", wide.parameters, *wide.optimizer,
+                                         {1, 3, "seed: 3\n", "heddle test"}, {});
+  std::vector<double> rounded;
+  for (const double number : wide.numbers(context_)) rounded.push_back(static_cast<float>(number));
+  EXPECT_NE(rounded, wide.numbers(context_));
+  EXPECT_EQ(read(path, DType::float32), rounded);
+}
+
 TEST_F(CheckpointTest, AnotherModelIsRefused) {
   const Checkpoint checkpoint = open_checkpoint(write(1));
   Trained wider(context_, 1, DType::float32, 4);
   const auto message = [&](ParameterSet& parameters) -> std::string {
     try {
       load_parameters(context_, checkpoint, parameters);
-    } catch (const Error& error) {
+    } catch (const UsageError& error) {
       return error.what();
     }
     return "accepted";
@@ -312,7 +347,7 @@ TEST_F(CheckpointTest, AnotherModelIsRefused) {
   ParameterSet other;
   other.add("row", {5}, Initializer::normal(1.0), false);
   other.materialize(context_, DType::float32, 1);
-  EXPECT_THAT(message(other), HasSubstr("no tensor 'row', found: matrix, vector"));
+  EXPECT_THAT(message(other), HasSubstr("no tensor 'row' (5): the config is of another model"));
 }
 
 }  // namespace

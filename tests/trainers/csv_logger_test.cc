@@ -191,6 +191,21 @@ TEST_F(CsvLoggerTest, ADamagedFileDoesNotEndARun) {
   EXPECT_TRUE(notes_.empty());
 }
 
+// Whether what it leads to is there or not.
+TEST_F(CsvLoggerTest, ALinkStaysALink) {
+  fs::create_directory(folder_ / "other");
+  const fs::path target = folder_ / "other/rows.csv";
+  fs::create_symlink("other/rows.csv", path_);
+  for (const int step : {1, 2}) {
+    CsvLogger logger(path_, [](const std::string&) {});
+    logger.start({});
+    logger.step({.step = step, .total_tokens = 64, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.001});
+    logger.flush();
+    EXPECT_EQ(fs::read_symlink(path_), "other/rows.csv");
+    EXPECT_EQ(read_file(target), kHeader + fmt::format("{},64,2.5,1,0.001,,\n", step));
+  }
+}
+
 TEST_F(CsvLoggerTest, SkippedStepsAreCountedWhereTheyMayBe) {
   const std::string with =
       "step,tokens,loss,gradient_norm,learning_rate,validation_loss,validation_accuracy,skipped_steps\n";

@@ -1,4 +1,5 @@
 // A disk that is full on the way: training goes on, what is there stays, and what could not be written is made up for.
+// A disk that is full after the last checkpoint takes nothing but the last lines of the logs.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,6 +9,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -23,17 +26,23 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using testing::RecordedCalls;
+using ::testing::StartsWith;
 
-// Writes down the notes, and calls a function after each step.
+// Writes down the notes, and calls functions after each step and each checkpoint.
 struct Watcher : Logger {
   void step(const StepEvent& event) override {
     if (after_step) after_step(event.step);
   }
+  void checkpoint(const CheckpointEvent& event) override {
+    if (after_checkpoint) after_checkpoint(event.step);
+  }
   void note(const std::string& line) override { notes.push_back(line); }
 
-  std::function<void(int64_t step)> after_step;
+  std::function<void(int64_t step)> after_step, after_checkpoint;
   std::vector<std::string> notes;
 };
 
@@ -46,6 +55,35 @@ class DiskFullTest : public ::testing::Test {
     settings.insert(settings.end(), more.begin(), more.end());
     return testing::tiny_train_config(settings);
   }
+  // Six steps on a text, with these files of logs; a sample after each of them, and one checkpoint, at the end.
+  TrainConfig sampling(const std::string& logging) const {
+    const std::string text = (folder_ / "text").string();
+    write_file(text, std::string(400, 'x'));
+    return config({"data={type: text, path: '" + text + "'}", "model.vocab_size=256", "trainer.sequence_length=8",
+                   "trainer.checkpoint_every=0", "trainer.eval_every=0", "logging=" + logging,
+                   "trainer.sample={prompt: a, tokens: 3, every: 1}"});
+  }
+  // What the files of logs hold beside times and notes: rows, events with their steps, the bytes of an event file.
+  std::string logged(const std::string& name) const {
+    std::string all;
+    for (const auto& entry : fs::directory_iterator(folder_ / name)) {
+      const std::string file = entry.path().filename().string();
+      if (file == "metrics.csv") all += read_file(entry.path());
+      if (file.starts_with("events.")) all += fmt::format("{} bytes of events\n", entry.file_size());
+      if (file != "log.jsonl") continue;
+      std::istringstream lines(read_file(entry.path()));
+      for (std::string line; std::getline(lines, line);) {
+        const nlohmann::json event = nlohmann::json::parse(line);
+        if (event["event"] != "note") all += event["event"].dump() + event["step"].dump() + "\n";
+      }
+    }
+    return all;
+  }
+  static void fill(RecordedCalls& record) {
+    record.fails_on = true;
+    record.fails_at = record.made;
+  }
+  static void make_room(RecordedCalls& record) { record.fails_at = SIZE_MAX; }
   TrainResult run(const std::string& name, const TrainConfig& config) {
     Context context(Device{}, {.threads = 1});
     TrainOptions options;
@@ -78,6 +116,7 @@ class DiskFullTest : public ::testing::Test {
     return steps;
   }
   void expect_no_partial_files(const std::string& name) const {
+    if (!fs::exists(folder_ / name)) return;  // it could not start
     for (const auto& entry : fs::recursive_directory_iterator(folder_ / name)) {
       EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
     }
@@ -140,7 +179,8 @@ TEST_F(DiskFullTest, AtEveryWriteInTurn) {
     } else if (failed) {
       ++ended;
       ASSERT_EQ(watcher_.notes.size(), 1u) << failing;
-      EXPECT_THAT(watcher_.notes[0], AllOf(HasSubstr("is not saved: cannot "), HasSubstr("No space left on device")));
+      EXPECT_THAT(watcher_.notes[0], AllOf(HasSubstr("cannot "), HasSubstr("No space left on device; "),
+                                           ::testing::AnyOf(StartsWith("step "), HasSubstr("; its lines are kept"))));
     }
     expect_the_end_of("whole", "run");
     fs::remove_all(folder_ / "run");
@@ -181,6 +221,43 @@ TEST_F(DiskFullTest, FromEveryWriteOn) {
     ASSERT_FALSE(HasFailure()) << "call " << failing;
   }
   EXPECT_GT(failing, 50u);
+}
+
+// A log that finds no room between two checkpoints keeps its lines until there is some.
+TEST_F(DiskFullTest, LogsWaitForRoom) {
+  for (const char* logging : {"{csv: true}", "{csv: false, jsonl: true}", "{csv: false, tensorboard: true}"}) {
+    const TrainConfig config = sampling(logging);
+    run("whole", config);
+    RecordedCalls record(folder_.path());
+    watcher_.after_step = [&](int64_t step) {
+      if (step == 2) fill(record);
+      if (step == 5) make_room(record);
+    };
+    EXPECT_TRUE(run("run", config).finished);
+    EXPECT_THAT(watcher_.notes, ElementsAre(AllOf(StartsWith("cannot "), HasSubstr((folder_ / "run").string()),
+                                                  EndsWith("No space left on device; its lines are kept, and written "
+                                                           "when there is room"))))
+        << "at three samples, and said once";
+    EXPECT_EQ(logged("run"), logged("whole"));
+    watcher_ = {};
+    for (const char* name : {"run", "whole"}) fs::remove_all(folder_ / name);
+  }
+}
+
+TEST_F(DiskFullTest, AFinishedRunHasItsTextThoughItsLogsHaveNoRoom) {
+  for (const char* logging : {"{jsonl: true}", "{tensorboard: true}"}) {
+    const TrainConfig config = sampling(logging);
+    RecordedCalls record(folder_.path());
+    watcher_.after_checkpoint = [&](int64_t) { fill(record); };
+    const TrainResult result = run("run", config);
+    EXPECT_TRUE(result.finished);
+    EXPECT_THAT(result.sample, StartsWith("a"));
+    EXPECT_EQ(steps("run"), std::vector<int64_t>{6});
+    EXPECT_THAT(watcher_.notes, ElementsAre(HasSubstr("No space left on device; its lines are kept"),
+                                            EndsWith("No space left on device: its last lines are missing")));
+    watcher_ = {};
+    fs::remove_all(folder_ / "run");
+  }
 }
 
 // The best checkpoint that was written stays when a better one finds no room.

@@ -86,6 +86,7 @@ TEST_F(JsonlLoggerTest, EveryEventIsAnObject) {
   end.best = EvaluationHistory::Best{.step = 2, .loss = 0.5};
   log.end(end);
   log.sample({.step = 4, .text = "not \xFF UTF-8\n"});
+  log.flush();
   const std::vector<json> lines = lines_of(path_);
   EXPECT_THAT(names_of(lines), ElementsAre("start 0", "note 0", "step 1", "step 3", "evaluation 4", "checkpoint 4",
                                            "profile 4", "end 4", "sample 4"));

@@ -144,10 +144,20 @@ TEST_F(OptimizerRuns, AnotherOptimizerIsRefused) {
               ::testing::AllOf(HasSubstr("optimizer.type is lion, but"), HasSubstr("was trained with adamw"),
                                HasSubstr("--init-from")));
   EXPECT_EQ(refusal("{type: adamw, lr: 1.0e-3}", path), "accepted");
-  fs::remove_all(folder_ / "run");
-  run("run", testing::tiny_train_config({"trainer.steps=4", "optimizer={type: sgd, momentum: 0}"}));
-  EXPECT_THAT(refusal("{type: sgd}", path),
-              ::testing::AllOf(HasSubstr("optimizer.safetensors: holds no 'embedding.weight.m', which sgd needs")));
+}
+
+// A momentum that is switched on begins at 0, and one that is switched off is forgotten.
+TEST_F(OptimizerRuns, SgdGoesOnWithAMomentumOrWithoutOne) {
+  const auto moments = [&](const std::string& name, const std::string& momentum, int steps, const fs::path& resume) {
+    const std::string optimizer = "optimizer={type: sgd, momentum: " + momentum + "}";
+    run(name, testing::tiny_train_config({fmt::format("trainer.steps={}", steps), optimizer}), 0, resume.string());
+    const std::string written = fmt::format("{}/checkpoints/step_{}/optimizer.safetensors", name, steps);
+    return SafetensorsReader(folder_ / written).entries().size();
+  };
+  EXPECT_EQ(moments("without", "0", 4, "auto"), 0u);
+  EXPECT_GT(moments("with", "0.9", 8, folder_ / "without"), 0u);
+  EXPECT_EQ(moments("without_again", "0", 12, folder_ / "with"), 0u);
+  EXPECT_THAT(log(), HasSubstr("optimizer.momentum is 0.9, the checkpoint's 0"));
 }
 
 }  // namespace

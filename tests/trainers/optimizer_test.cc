@@ -14,11 +14,14 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 #include "layers/modules/module.h"
+#include "layers/ops/linear.h"
+#include "tests/error_of.h"
 #include "tests/layers/on_devices.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/reference_optimizer.h"
@@ -378,6 +381,56 @@ TEST(OptimizerTest, APatternWithoutParametersIsRefused) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(),
                  "optimizer.groups.1.pattern: found 'matriks', which matches no parameter; did you mean 'matrix'?");
+  }
+}
+
+TEST(OptimizerTest, AnUpdateWithoutAStepIsRefused) {
+  Context context;
+  Optimized optimized(context, DType::float32, {});
+  const auto before = optimized.numbers(context);
+  EXPECT_EQ(testing::error_of([&] { optimized.optimizer->apply(); }), "the optimizer was to update without set_step()");
+  for (const int64_t step : {0, -1}) {
+    EXPECT_EQ(testing::error_of([&] { optimized.optimizer->set_step(step, 0.1, 1.0); }),
+              fmt::format("the optimizer was given step {}: steps count from 1", step));
+  }
+  EXPECT_EQ(optimized.numbers(context), before);
+}
+
+TEST(OptimizerTest, ParametersWithoutMemoryAreRefused) {
+  Context context;
+  ParameterSet parameters;
+  parameters.add("w", {2}, Initializer::constant(1.0), true);
+  EXPECT_EQ(testing::error_of([&] { Optimizer(context, parameters, {}); }),
+            "the parameters have no memory yet: materialize() comes first");
+}
+
+// Its gradient is zero then, not that of the step before.
+TEST(OptimizerTest, AParameterThatAStepDoesNotUseIsNotMovedByIt) {
+  Context context;
+  ParameterSet parameters;
+  Parameter& always = parameters.add("always", {1, 2}, Initializer::constant(1.0), true);
+  Parameter& once = parameters.add("once", {1, 2}, Initializer::constant(1.0), true);
+  parameters.materialize(context, DType::float64, 1);
+  const OptimizerConfig config{.type = OptimizerType::sgd, .weight_decay = 0.0, .clip_norm = 0.0};
+  Optimizer optimizer(context, parameters, config);
+  const Tensor x = Tensor::empty(context, {1, 2}, DType::float64),
+               upstream = Tensor::empty(context, {1, 1}, DType::float64);
+  write_values(context, x, {3, 4});
+  write_values(context, upstream, {0.1});
+  for (int64_t step = 1; step <= 3; ++step) {
+    parameters.zero_grad();
+    Tape tape(context);
+    std::vector<Tape::Root> roots;
+    for (Parameter* parameter : {&always, &once}) {
+      if (parameter == &once && step > 1) continue;
+      roots.push_back({linear(tape, tape.constant(x), ParameterSet::on(tape, *parameter)), upstream});
+    }
+    tape.backward(std::move(roots));
+    optimizer.set_step(step, 1.0, 1.0);
+    optimizer.apply();
+    EXPECT_NEAR(optimizer.gradient_norm(), step == 1 ? 0.5 * std::sqrt(2.0) : 0.5, 1e-12);
+    EXPECT_NEAR(read_values(context, always.master)[0], 1.0 - 0.3 * static_cast<double>(step), 1e-12);
+    EXPECT_NEAR(read_values(context, once.master)[0], 0.7, 1e-12) << step;
   }
 }
 

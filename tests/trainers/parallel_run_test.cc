@@ -22,6 +22,7 @@
 #include "core/io/safetensors.h"
 #include "core/runtime/error.h"
 #include "tests/distributed/threads.h"
+#include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/parallel/processes.h"
@@ -115,6 +116,27 @@ class ParallelRunThreaded : public ::testing::Test {
   testing::TempFolder folder_;
   std::atomic<int64_t> last_step_ = 0;
 };
+
+// Process 0 alone has logs, and goes on without them as one process alone does.
+TEST_F(ParallelRunThreaded, LogsWithoutRoomEndNoProcess) {
+  testing::RecordedCalls record(folder_.path());
+  struct Filler : Logger {
+    explicit Filler(testing::RecordedCalls& record) : record(record) {}
+    void checkpoint(const CheckpointEvent&) override {
+      record.fails_on = true;
+      record.fails_at = record.made;
+    }
+    void note(const std::string& line) override { notes.push_back(line); }
+    testing::RecordedCalls& record;
+    std::vector<std::string> notes;
+  } filler(record);
+  const auto fill = [&](TrainOptions& options, int rank) {
+    if (rank == 0) options.loggers = {&filler};
+  };
+  expect_run("run", well_conditioned({"trainer.steps=4", "logging.jsonl=true"}), {.processes = 2, .change = fill});
+  EXPECT_EQ(last_step_, 4);
+  EXPECT_THAT(filler.notes, ::testing::Contains(HasSubstr("log.jsonl: No space left on device")));
+}
 
 TEST_F(ParallelRunThreaded, AnyNumberOfProcessesWritesTheSameFiles) {
   for (const char* optimizer : {"{type: adamw, lr: 3.0e-3}", "{type: muon, lr: 3.0e-3}"}) {

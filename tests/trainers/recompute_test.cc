@@ -14,6 +14,8 @@
 #include "core/autograd/gradcheck.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "layers/ops/activation.h"
+#include "layers/ops/dropout.h"
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/norm.h"
@@ -146,6 +148,75 @@ TEST(RecomputeTest, FunctionsOfSeveralValues) {
     return std::vector<Variable>{outputs[0], linear(tape, outputs[1], in[2])};
   };
   EXPECT_GRADIENTS_MATCH(context, function, inputs);
+}
+
+// In use nothing is recorded and nothing dropped, as without recomputation.
+TEST(RecomputeTest, InInferenceTheFunctionIsCalledAsItIs) {
+  Context context(Device{}, {.threads = 1});
+  Tape tape(context, Tape::Mode::inference);
+  const Tensor x = Tensor::empty(context, {8}, DType::float64);
+  write_values(context, x, std::vector<double>(8, 1.0));
+  const size_t before = context.allocator().stats().allocated.current;
+  {
+    const std::vector<Variable> y = recompute(tape, {tape.constant(x)}, {}, [](Tape& inner, const auto& in) {
+      return std::vector<Variable>{
+          activation(inner, dropout(inner, in[0], {.p = 0.5, .seed = 1}), kernels::Activation::relu)};
+    });
+    EXPECT_EQ(read_values(context, y[0].value), std::vector<double>(8, 1.0));
+    EXPECT_FALSE(y[0].requires_grad());
+  }
+  EXPECT_EQ(context.allocator().stats().allocated.current, before) << "nothing was kept";
+}
+
+TEST(RecomputeTest, WithConstantsAloneThereIsNothingToDifferentiate) {
+  Context context(Device{}, {.threads = 1});
+  Tape tape(context);
+  Gradient gradient;
+  const Tensor x = Tensor::empty(context, {2}, DType::float64);
+  write_values(context, x, {1, 2});
+  const std::vector<Variable> y = recompute(tape, {tape.constant(x)}, {}, [](Tape& inner, const auto& in) {
+    return std::vector<Variable>{activation(inner, in[0], kernels::Activation::relu)};
+  });
+  EXPECT_FALSE(y[0].requires_grad());
+  tape.backward(glu(tape, y[0], tape.leaf(x, gradient, "x"), kernels::Activation::none), x);
+  EXPECT_EQ(read_values(context, gradient.tensor), (std::vector<double>{1, 4}));
+}
+
+// An output that is not used, the input and the parameter that only it depends on, an input that the function does not
+// use, and an output that depends on no input.
+TEST(RecomputeTest, WhatIsNotUsedHasNoGradient) {
+  Context context(Device{}, {.threads = 1});
+  const auto tensor = [&](const Shape& shape, const std::vector<double>& values) {
+    Tensor result = Tensor::empty(context, shape, DType::float64);
+    write_values(context, result, values);
+    return result;
+  };
+  const auto gradients = [&](bool is_recomputed) {
+    ParameterSet parameters;
+    Parameter& weight = parameters.add("weight", {2, 2}, Initializer::constant(1.0), true);
+    parameters.materialize(context, DType::float64, 1);
+    std::array<Gradient, 3> leaves;
+    Tape tape(context);
+    std::vector<Variable> inputs;
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      inputs.push_back(tape.leaf(tensor({1, 2}, {1.0 + static_cast<double>(i), 2.0}), leaves[i], "leaf"));
+    }
+    const RecomputedFunction function = [&](Tape& inner, const std::vector<Variable>& in) {
+      const Variable used = activation(inner, in[0], kernels::Activation::silu);
+      const Variable unused = linear(inner, in[1], ParameterSet::on(inner, weight));
+      return std::vector<Variable>{used, unused, inner.constant(tensor({1, 2}, {5, 6}))};
+    };
+    const std::vector<Variable> outputs =
+        is_recomputed ? recompute(tape, inputs, {&weight}, function) : function(tape, inputs);
+    Variable y =
+        glu(tape, glu(tape, outputs[0], outputs[2], kernels::Activation::none), inputs[2], kernels::Activation::none);
+    tape.allow_unused_leaves();
+    tape.backward(y, tensor({1, 2}, {1, 1}));
+    EXPECT_FALSE(weight.gradient.written);
+    EXPECT_FALSE(leaves[1].written);
+    return std::array{read_values(context, leaves[0].tensor), read_values(context, leaves[2].tensor)};
+  };
+  EXPECT_EQ(gradients(true), gradients(false));
 }
 
 TEST(RecomputeTest, WhatAFunctionThrowsInBackwardReachesTheCaller) {

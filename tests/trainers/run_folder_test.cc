@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -301,6 +302,31 @@ TEST_F(RunFolderTest, AutoWantsTheSameData) {
 TEST_F(RunFolderTest, AFileIsNoRunFolder) {
   write_file(run_, "x");
   EXPECT_THAT(choice(run_, "auto"), HasSubstr("is a file, expected a run folder"));
+}
+
+// Of another user, such as lost+found. Root, whom no mode stops, takes the rights of another one.
+TEST_F(RunFolderTest, AFolderThatCannotBeReadIsLeftOut) {
+  const fs::path locked = run_ / "checkpoints/lost+found", checkpoint = write(run_, 5);
+  fs::create_directory(locked);
+  fs::permissions(locked, fs::perms::none);
+  fs::permissions(folder_.path(), fs::perms::all);
+  const uid_t user = ::geteuid();
+  if (user == 0) ASSERT_EQ(::seteuid(65534), 0);
+  std::vector<fs::path> files;
+  EXPECT_NO_THROW(files = run_files(run_));
+  EXPECT_EQ(::seteuid(user), 0);
+  fs::permissions(locked, fs::perms::owner_all);
+  EXPECT_THAT(files, ::testing::Contains(checkpoint / "model.safetensors"));
+}
+
+TEST_F(RunFolderTest, AnEmptyFolderThatWasMadeForNothingIsRemoved) {
+  { const RunFolder failed(run_); }
+  EXPECT_FALSE(fs::exists(run_));
+  { RunFolder(run_).write_config("seed: 1\n"); }
+  EXPECT_TRUE(fs::exists(run_ / "config.yaml"));
+  fs::create_directory(folder_ / "mine");
+  { const RunFolder failed(folder_ / "mine"); }
+  EXPECT_TRUE(fs::exists(folder_ / "mine"));
 }
 
 // A checkpoint that does not say how much data it has used was made with the batches of its config, not of today's.

@@ -75,6 +75,7 @@ TEST_F(TensorBoardTest, NumbersAndTextsAreThoseThatWereTold) {
   for (int64_t step = 1; step <= 5; ++step) logger.step(step_event(step));
   logger.evaluation({.step = 5, .loss = 0.75, .accuracy = 0.5});
   logger.sample({.step = 5, .text = "And it\ncame"});
+  logger.flush();
   const json events = events_of(folder_.path());
   EXPECT_EQ(events["scalars"]["train/loss"], json::parse("[[1, 1.0], [2, 0.5], [4, 0.25]]"));
   EXPECT_EQ(events["scalars"]["train/gradient_norm"], json::parse("[[1, 2.0], [2, 4.0], [4, 8.0]]"));

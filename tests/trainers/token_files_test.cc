@@ -159,6 +159,7 @@ TEST_F(TokenFilesTest, FilesOfAnotherKindAreNamed) {
   EXPECT_THAT(refusal("\x93NUMPY\x01" + std::string(1, '\0') + "\x76" + std::string(1, '\0') + shape + ids),
               HasSubstr("is a NumPy .npy file, expected raw text or tokens: array.tofile(FILE)"));
   EXPECT_THAT(refusal("\x1f\x8b\x08" + std::string(1, '\0') + ids), HasSubstr("is a gzip file"));
+  EXPECT_THAT(refusal("BZh91AY&SY" + ids), HasSubstr("is a bzip2 file"));
   EXPECT_THAT(refusal("PK\x03\x04" + ids), HasSubstr("is a zip"));
   const std::string json = R"({"x":{"dtype":"U16","shape":[200],"data_offsets":[0,400]}})";
   EXPECT_THAT(refusal(raw<int64_t>({static_cast<int64_t>(json.size())}) + json + ids),
@@ -173,6 +174,8 @@ TEST_F(TokenFilesTest, FilesOfAnotherKindAreNamed) {
   const DataConfig text;
   EXPECT_THAT(refusal("\x93NUMPY\x01" + ids, text), HasSubstr("is a NumPy .npy file"));
   EXPECT_THAT(refusal("\x1f\x8b\x08" + ids, text), HasSubstr("is a gzip file"));
+  EXPECT_THAT(refusal("BZh11AY&SY" + ids, text), HasSubstr("is a bzip2 file, expected raw text or tokens: decompress"));
+  EXPECT_EQ(refusal("BZh9", text), "accepted");
   EXPECT_THAT(refusal(llmc(some_ids(20)), text), HasSubstr("expected text; data.type: tokens reads it"));
   EXPECT_EQ(refusal(ids + '\xff', text), "accepted") << "text is bytes of any value";
 }

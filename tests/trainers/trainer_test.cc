@@ -74,17 +74,19 @@ TEST_F(TrainerTest, LoggersHearWhatHappensInItsOrder) {
   Listener listener;
   loggers_ = {&listener};
   run("run", config, 1);
-  EXPECT_THAT(listener.told, ::testing::ElementsAre("start 0" + start, "step 1 of 4: 64 tokens, 64 in all", "flush",
-                                                    "checkpoint step_1", "end 0 to 1 of 4: stopped, 64 tokens"));
+  EXPECT_THAT(listener.told,
+              ::testing::ElementsAre("start 0" + start, "step 1 of 4: 64 tokens, 64 in all", "flush",
+                                     "checkpoint step_1", "end 0 to 1 of 4: stopped, 64 tokens", "flush"));
   fs::create_directories(folder_ / "run/checkpoints/step_3");
   Listener second;
   loggers_ = {&second};
   run("run", config);
-  EXPECT_THAT(second.told, ::testing::ElementsAre(
-                               HasSubstr("note passing over"), "start 1" + start, "step 2 of 4: 64 tokens, 128 in all",
-                               "flush", "checkpoint step_2", "step 3 of 4: 64 tokens, 192 in all", "evaluation 3",
-                               "flush", "checkpoint step_3", "step 4 of 4: 64 tokens, 256 in all", "evaluation 4",
-                               "flush", "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens"));
+  EXPECT_THAT(second.told,
+              ::testing::ElementsAre(HasSubstr("note passing over"), "start 1" + start,
+                                     "step 2 of 4: 64 tokens, 128 in all", "flush", "checkpoint step_2",
+                                     "step 3 of 4: 64 tokens, 192 in all", "evaluation 3", "flush", "checkpoint step_3",
+                                     "flush", "step 4 of 4: 64 tokens, 256 in all", "evaluation 4", "flush",
+                                     "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens", "flush"));
 }
 
 TEST_F(TrainerTest, ASampleIsToldAndReturned) {
@@ -96,7 +98,8 @@ TEST_F(TrainerTest, ASampleIsToldAndReturned) {
                                              "model.vocab_size=256", "trainer.steps=6", "trainer.sequence_length=8",
                                              "trainer.sample={prompt: abc, tokens: 5, temperature: 0}"}));
   EXPECT_THAT(result.sample, ::testing::StartsWith("abc"));
-  EXPECT_EQ(listener.told.back(), fmt::format("sample of {} bytes", result.sample.size()));
+  const std::string sample = fmt::format("sample of {} bytes", result.sample.size());
+  EXPECT_THAT(std::vector(listener.told.end() - 2, listener.told.end()), ::testing::ElementsAre(sample, "flush"));
 }
 
 TEST_F(TrainerTest, TheRunFolderHoldsConfigMetricsAndCheckpoints) {
@@ -448,6 +451,16 @@ TEST_F(TrainerTest, ANewRunMayStartFromWeights) {
   EXPECT_THROW(run("third", testing::tiny_train_config({"model.dim=32"})), Error);
   EXPECT_FALSE(fs::exists(folder_ / "third/config.yaml"));
   EXPECT_THROW(run("third", config, 0, (folder_ / "first").string()), UsageError);
+}
+
+TEST_F(TrainerTest, ARunThatGoesOnSaysThatItStartsFromNoWeights) {
+  const TrainConfig config = testing::tiny_train_config({"trainer.steps=20"});
+  run("run", config, 5);
+  init_from_ = folder_ / "run";
+  EXPECT_EQ(run("run", config).step, 20);
+  EXPECT_THAT(log(), HasSubstr("note: --init-from is for a new run, and has no effect here: this one goes on from " +
+                               (folder_ / "run/checkpoints/step_5").string()));
+  EXPECT_THAT(log(), ::testing::Not(HasSubstr("the weights are those of")));
 }
 
 TEST_F(TrainerTest, TextsAreShownOnTheWay) {

@@ -49,12 +49,16 @@ bool is_safetensors(std::string_view bytes) {
   return int32_at(bytes, 1) == 0 && length >= 2 && length <= bytes.size() - 8;
 }
 
+// "BZh", the size of its blocks as a digit, then the mark of a block.
+bool is_bzip2(std::string_view bytes) { return bytes.starts_with("BZh") && bytes.substr(3, 7).ends_with("1AY&SY"); }
+
 void refuse_foreign(const MappedFile& file) {
   const std::string_view bytes = file.bytes();
   for (const ForeignKind& kind : kForeignKinds) {
     check(!bytes.starts_with(kind.start), "{} is a {} file, expected raw text or tokens: {}", file.path().string(),
           kind.name, kind.help);
   }
+  check(!is_bzip2(bytes), "{} is a bzip2 file, expected raw text or tokens: {}", file.path().string(), kDecompress);
   check(!is_safetensors(bytes), "{} is a safetensors file, expected raw text or tokens: {}", file.path().string(),
         kExport);
 }

@@ -36,8 +36,8 @@ std::vector<std::string> matches_of(const std::string& pattern) {
   const std::string place =
       fs::path(name).is_absolute() ? "" : fmt::format(" (looked in {})", fs::current_path().string());
   const bool is_bible = fs::path(name).lexically_normal() == fs::path("data/kjv.txt");
-  fail("found no file {}'{}'{}{}", is_pattern ? "that matches " : "", name, place,
-       is_bible ? "; ./dev setup prepares this text" : "");
+  throw UsageError(fmt::format("found no file {}'{}'{}{}", is_pattern ? "that matches " : "", name, place,
+                               is_bible ? "; ./dev setup prepares this text" : ""));
 }
 
 }  // namespace

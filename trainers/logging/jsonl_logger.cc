@@ -82,7 +82,6 @@ void JsonlLogger::step(const StepEvent& event) {
     json["memory"] = bytes_of(event.category_peaks);
     log_.add(line_of(json));
   }
-  if (clock_.is_due()) flush();
 }
 
 void JsonlLogger::evaluation(const EvaluationEvent& event) {
@@ -114,14 +113,12 @@ void JsonlLogger::end(const EndEvent& event) {
   json["peak_bytes"] = event.peak_bytes;
   if (event.best) json["best"] = {{"step", event.best->step}, {"loss", event.best->loss}};
   log_.add(line_of(json));
-  flush();
 }
 
 void JsonlLogger::sample(const SampleEvent& event) {
   OrderedJson json = event_of("sample", event.step);
   json["text"] = event.text;
   log_.add(line_of(json));
-  flush();
 }
 
 void JsonlLogger::note(const std::string& line) {

@@ -14,7 +14,7 @@ namespace heddle {
 
 // Each object has "event", the name of the function of Logger that was told, "step" and "time" (seconds since 1970);
 // numbers that are not finite are null. Steps are those that the config holds. StepLog says what becomes of the lines
-// of a run that continues. The file is written at flush(), at the end, and every ten seconds.
+// of a run that continues.
 class JsonlLogger : public Logger {
  public:
   JsonlLogger(std::filesystem::path path, Note note, const LoggingConfig& config = {});
@@ -32,7 +32,6 @@ class JsonlLogger : public Logger {
  private:
   LoggingConfig config_;
   StepLog log_;
-  WriteClock clock_;
   TokenRate rate_;
   int64_t step_ = 0;                // of the last event
   int64_t tokens_ = 0;              // since the last step that was written

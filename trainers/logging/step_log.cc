@@ -71,11 +71,11 @@ void StepLog::start(const StartEvent& event) {
 // Nothing tells yet whether the lines are of another run, or of a start of this one that was cut off before its first
 // checkpoint and whose lines are written again: then drop_before() takes the file away.
 void StepLog::begin() {
-  if (!fs::exists(path_)) return;
+  if (!fs::is_regular_file(path_)) return;
   const std::string text = read_file(path_);
   const Kept before = kept(text, INT64_MAX);
   if (before.last > 0 || before.damaged) keep_before(text);
-  fs::remove(path_);
+  fs::remove(follow_links(path_));
 }
 
 // Where a file that was kept begins as the text does, the longer of them is enough.

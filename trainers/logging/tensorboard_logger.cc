@@ -43,7 +43,6 @@ void TensorBoardLogger::step(const StepEvent& event) {
     file_->scalars(wall_time(), event.step, scalars);
   }
   if (is_first) memory();
-  if (clock_.is_due()) flush();
 }
 
 void TensorBoardLogger::memory() {
@@ -66,7 +65,6 @@ void TensorBoardLogger::evaluation(const EvaluationEvent& event) {
 void TensorBoardLogger::sample(const SampleEvent& event) {
   if (!file_) return;
   file_->text(wall_time(), event.step, "sample", as_code(event.text));
-  flush();
 }
 
 void TensorBoardLogger::flush() {

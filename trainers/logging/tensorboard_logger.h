@@ -14,7 +14,7 @@ namespace heddle {
 // Numbers: train/loss, train/gradient_norm, train/learning_rate and train/tokens_per_second of the steps that the
 // config holds; validation/loss and validation/accuracy; memory/CATEGORY, the peaks in MiB, at the first step and with
 // each evaluation. Texts: sample. Every start writes a file of its own, and says that steps after its first one begin
-// anew. The file is written at flush(), with each sample, and every ten seconds.
+// anew.
 class TensorBoardLogger : public Logger {
  public:
   TensorBoardLogger(std::filesystem::path folder, const LoggingConfig& config = {});
@@ -31,7 +31,6 @@ class TensorBoardLogger : public Logger {
   std::filesystem::path folder_;
   LoggingConfig config_;
   std::optional<EventFile> file_;  // from the start on
-  WriteClock clock_;
   TokenRate rate_;
   StepEvent last_;      // the last step
   int64_t tokens_ = 0;  // since the last step that was written

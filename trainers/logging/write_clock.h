@@ -1,4 +1,4 @@
-// When a file that others watch is to be brought up to date between two flushes.
+// When the files of a run, which others watch, are to be brought up to date though nothing else asks for it.
 #pragma once
 
 #include <chrono>

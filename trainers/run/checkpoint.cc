@@ -17,6 +17,7 @@
 #include "core/io/disk_space.h"
 #include "core/runtime/error.h"
 #include "trainers/parallel/collect.h"
+#include "trainers/run/copy_scaled.h"
 
 namespace heddle {
 namespace {
@@ -30,8 +31,17 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kPrefix = "step_";
 constexpr const char* kBest = "best";
 
+// Throws Error where there is no file, or where its folder cannot be searched.
+void check_is_file(const fs::path& path) {
+  std::error_code reason;
+  const fs::file_type type = fs::status(path, reason).type();
+  check(type != fs::file_type::none, "{}: {}", path.string(), reason.message());
+  check(type != fs::file_type::not_found, "{}: the file is missing", path.string());
+  check(type == fs::file_type::regular, "{}: it is no file", path.string());
+}
+
 void check_size(const fs::path& path, const FileDigest& expected) {
-  check(fs::exists(path), "{}: the file is missing", path.string());
+  check_is_file(path);
   const uint64_t found = fs::file_size(path);
   check(found == expected.bytes, "{}: {} bytes, expected {}: the file is {}", path.string(), found, expected.bytes,
         found < expected.bytes ? "truncated" : "too long");
@@ -46,7 +56,7 @@ void check_content(const fs::path& path, const FileDigest& expected) {
 // The state of a checkpoint all of whose files are there, each of its size. Throws Error where they are not.
 StateFile read_complete(const fs::path& path) {
   const fs::path state_file = path / kStateFile;
-  check(fs::exists(state_file), "{}: the file is missing", state_file.string());
+  check_is_file(state_file);
   StateFile read = read_state(state_file);
   for (const char* name : {kModelFile, kOptimizerFile}) {
     check(read.files.contains(name), "{}: it has no size and checksum of {}", state_file.string(), name);
@@ -75,22 +85,43 @@ void check_place_is_free(const fs::path& folder) {
   check(!fs::exists(found), "{} is a file, expected a folder of checkpoints", folder.string());
 }
 
-// Reads the part that this process has of each tensor.
+bool has_tensor(const std::vector<ShardedTensor>& tensors, const std::string& name) {
+  return std::any_of(tensors.begin(), tensors.end(), [&](const ShardedTensor& tensor) { return tensor.name == name; });
+}
+
+// The file is whole, so that what does not fit is the model of a config that the user has changed.
+void check_fits(const fs::path& path, const SafetensorsReader& reader, const std::vector<ShardedTensor>& tensors) {
+  const auto refuse = [&](const std::string& problem) {
+    throw UsageError(fmt::format("{}: {}: the config is of another model", path.string(), problem));
+  };
+  for (const ShardedTensor& tensor : tensors) {
+    const SafetensorsEntry* const entry = reader.find(tensor.name);
+    if (entry == nullptr) {
+      refuse(fmt::format("there is no tensor '{}' {}", tensor.name, to_string(tensor.shape)));
+    } else if (!is_floating(entry->dtype) || entry->shape != tensor.shape) {
+      refuse(fmt::format("tensor '{}' is {} {}, expected {} {}", tensor.name, name(entry->dtype),
+                         to_string(entry->shape), name(tensor.dtype), to_string(tensor.shape)));
+    }
+  }
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    if (!has_tensor(tensors, entry.name)) refuse(fmt::format("tensor '{}' is no parameter of the model", entry.name));
+  }
+}
+
+// Reads the part that this process has of a tensor, in its own dtype.
+void read_part(Context& context, SafetensorsReader& reader, const ShardedTensor& tensor) {
+  const SafetensorsEntry& entry = reader.at(tensor.name);
+  if (!tensor.part.defined()) return;
+  if (entry.dtype == tensor.dtype) return reader.read_part(context, entry, tensor.begin, tensor.part);
+  const Tensor read = Tensor::empty(context, tensor.part.shape(), entry.dtype);
+  reader.read_part(context, entry, tensor.begin, read);
+  copy_scaled(context, read, tensor.part);
+}
+
 void load(Context& context, const fs::path& path, const std::vector<ShardedTensor>& tensors) {
   SafetensorsReader reader(path);
-  for (const ShardedTensor& tensor : tensors) {
-    const SafetensorsEntry& entry = reader.at(tensor.name);
-    check(entry.dtype == tensor.dtype && entry.shape == tensor.shape, "{}: tensor '{}' is {} {}, expected {} {}",
-          path.string(), tensor.name, name(entry.dtype), to_string(entry.shape), name(tensor.dtype),
-          to_string(tensor.shape));
-    if (tensor.part.defined()) reader.read_part(context, entry, tensor.begin, tensor.part);
-  }
-  if (reader.entries().size() == tensors.size()) return;
-  for (const SafetensorsEntry& entry : reader.entries()) {
-    const bool known = std::any_of(tensors.begin(), tensors.end(),
-                                   [&](const ShardedTensor& tensor) { return tensor.name == entry.name; });
-    check(known, "{}: tensor '{}' is no parameter of the model", path.string(), entry.name);
-  }
+  check_fits(path, reader, tensors);
+  for (const ShardedTensor& tensor : tensors) read_part(context, reader, tensor);
 }
 
 // A file of a checkpoint and what is in it.
@@ -263,8 +294,10 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& folder, const Note& 
 }
 
 Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) {
-  check(fs::exists(run_or_checkpoint), "{} does not exist, expected a run folder or a checkpoint",
-        run_or_checkpoint.string());
+  if (!fs::exists(run_or_checkpoint)) {
+    throw UsageError(
+        fmt::format("'{}' does not exist, expected a run folder or a checkpoint", run_or_checkpoint.string()));
+  }
   if (fs::exists(run_or_checkpoint / kStateFile)) return open_checkpoint(run_or_checkpoint);
   for (const fs::path& folder : {run_or_checkpoint / "checkpoints", run_or_checkpoint}) {
     if (list_checkpoints(folder).empty()) continue;
@@ -273,7 +306,8 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
   }
   // A checkpoint that lost its state.json: its own reason says more.
   if (fs::exists(run_or_checkpoint / kModelFile)) return open_checkpoint(run_or_checkpoint);
-  fail("{} holds no checkpoint: no {} and no checkpoints/step_N", run_or_checkpoint.string(), kStateFile);
+  throw UsageError(
+      fmt::format("{} holds no checkpoint: no {} and no checkpoints/step_N", run_or_checkpoint.string(), kStateFile));
 }
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {
@@ -281,20 +315,27 @@ void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSe
   write_compute_copies(context, parameters);
 }
 
+// Whether sgd has a momentum now and had none then, which begins at 0, or the other way round, where it is forgotten.
+bool changes_use_of_momentum(const SafetensorsReader& reader, const Optimizer& optimizer,
+                             const std::vector<ShardedTensor>& state) {
+  const std::vector<SafetensorsEntry>& entries = reader.entries();
+  return optimizer.config().type == OptimizerType::sgd && entries.empty() != state.empty() &&
+         std::all_of(entries.begin(), entries.end(),
+                     [](const SafetensorsEntry& entry) { return entry.name.ends_with(".m"); });
+}
+
 // Which tensors there are depends on the type of the optimizer, on whether sgd has a momentum, and on the model.
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer) {
   const fs::path path = checkpoint.path / kOptimizerFile;
   const std::vector<ShardedTensor> state = optimizer.parts_of_state();
-  const auto is_expected = [&](const std::string& name) {
-    return std::any_of(state.begin(), state.end(), [&](const ShardedTensor& tensor) { return tensor.name == name; });
-  };
   const SafetensorsReader reader(path);
+  if (changes_use_of_momentum(reader, optimizer, state)) return;
   for (const ShardedTensor& tensor : state) {
     check(reader.find(tensor.name) != nullptr, "{}: holds no '{}', which {} needs: it was written by another optimizer",
           path.string(), tensor.name, name(optimizer.config().type));
   }
   for (const SafetensorsEntry& entry : reader.entries()) {
-    check(is_expected(entry.name), "{}: holds '{}', which {} does not keep: it was written by another optimizer",
+    check(has_tensor(state, entry.name), "{}: holds '{}', which {} does not keep: it was written by another optimizer",
           path.string(), entry.name, name(optimizer.config().type));
   }
   load(context, path, state);

@@ -67,13 +67,15 @@ std::vector<CheckpointFolder> list_checkpoints(const std::filesystem::path& fold
 // The newest whole checkpoint of a folder RUN/checkpoints. Notes of each newer one why it is skipped.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder, const Note& note);
 
-// The newest checkpoint of a run folder, or the checkpoint itself. Throws Error when the path is neither.
+// The newest checkpoint of a run folder, or the checkpoint itself. Throws UsageError when the path is neither,
+// and Error when none is whole.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
 
 // The master weights, each under the name of its parameter.
 std::vector<NamedTensor> masters(const ParameterSet& parameters);
 
-// Throw Error when names or shapes do not fit the model, or what an optimizer keeps is not what this one keeps.
+// Of any floating dtype. Throw UsageError when names or shapes do not fit the model, and Error when what an optimizer
+// keeps is not what this one keeps.
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters);
 void load_optimizer(Context& context, const Checkpoint& checkpoint, const Optimizer& optimizer);
 

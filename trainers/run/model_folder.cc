@@ -16,9 +16,9 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json_text.h"
 #include "core/runtime/error.h"
-#include "kernels/dense/elementwise.h"
 #include "trainers/model/retnet_names.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/run/copy_scaled.h"
 #include "trainers/weight_average.h"
 
 namespace heddle {
@@ -88,12 +88,6 @@ std::vector<NamedTensor> named_masters(const ParameterSet& parameters, WeightNam
   return names == WeightNames::retnet ? retnet_weights(parameters) : masters(parameters);
 }
 
-void scale(Context& context, const Tensor& from, const Tensor& to, double factor) {
-  kernels::accumulate(
-      context,
-      {.from = kernels::rows_view(from), .to = {kernels::rows_view(to), GradientMode::overwrite}, .scale = factor});
-}
-
 // A file of the folder, and a tensor in it.
 struct Found {
   SafetensorsReader* file = nullptr;
@@ -147,7 +141,7 @@ std::string list(const std::vector<std::string>& problems, std::string_view what
                      first.size() < problems.size() ? ", .." : "");
 }
 
-// Throws an Error that names all tensors which do not fit.
+// Throws a UsageError that names all tensors which do not fit.
 void check_fit(const fs::path& folder, const std::vector<NamedTensor>& wanted,
                const std::map<std::string, Found>& found) {
   std::vector<std::string> missing, shapes, unexpected;
@@ -168,7 +162,8 @@ void check_fit(const fs::path& folder, const std::vector<NamedTensor>& wanted,
   }
   const std::string problems =
       list(missing, "missing") + list(shapes, "of another kind") + list(unexpected, "unexpected");
-  check(problems.empty(), "the weights of {} do not fit the model of the config{}", folder.string(), problems);
+  if (problems.empty()) return;
+  throw UsageError(fmt::format("the weights of {} do not fit the model of the config{}", folder.string(), problems));
 }
 
 // Writes the tensor of a file, multiplied by `factor`, into a master.
@@ -177,7 +172,7 @@ void read_tensor(Context& context, const Found& found, const Tensor& master, dou
     found.file->read(context, *found.entry, master);
     return;
   }
-  scale(context, found.file->read(context, *found.entry), master, factor);
+  copy_scaled(context, found.file->read(context, *found.entry), master, factor);
 }
 
 bool is_value_projection(const std::string& name) { return name.ends_with(".attn.v_proj.weight"); }
@@ -191,7 +186,7 @@ std::vector<NamedTensor> exported_weights(Context& context, const ModelConfig& m
   for (NamedTensor& named : tensors) {
     if (factor == 1.0 || !is_value_projection(named.name)) continue;
     const Tensor scaled = Tensor::empty(context, named.tensor.shape(), named.tensor.dtype());
-    scale(context, named.tensor, scaled, factor);
+    copy_scaled(context, named.tensor, scaled, factor);
     named.tensor = scaled;
   }
   return tensors;

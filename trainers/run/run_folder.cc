@@ -24,6 +24,16 @@ constexpr const char* kConfigFile = "config.yaml";
 // The first line of a config.yaml that a run has written.
 constexpr std::string_view kConfigHeader = "# The resolved config of this run. heddle replaces this file.\n";
 
+// What is in a folder, as far as it can be read.
+template <class Iterator>
+std::vector<fs::directory_entry> readable_entries(const fs::path& folder) {
+  std::vector<fs::directory_entry> entries;
+  std::error_code unreadable;
+  Iterator entry(folder, fs::directory_options::skip_permission_denied, unreadable);
+  for (; entry != Iterator(); entry.increment(unreadable)) entries.push_back(*entry);
+  return entries;
+}
+
 bool is_written_by_a_run(const fs::path& config) { return read_file(config).starts_with(kConfigHeader); }
 
 // What an optimizer of one type keeps of its steps means nothing to another.
@@ -52,20 +62,22 @@ std::vector<fs::path> run_files(const fs::path& folder) {
   for (const char* name : {kConfigFile, kTokenizerFile, "metrics.csv", "log.jsonl", "out_of_memory.pickle"}) {
     files.push_back(folder / name);
   }
-  std::error_code unreadable;
-  for (const auto& entry : fs::directory_iterator(folder, unreadable)) {
+  for (const auto& entry : readable_entries<fs::directory_iterator>(folder)) {
     if (entry.path().filename().string().starts_with("events.out.tfevents.")) files.push_back(entry.path());
   }
-  for (const auto& entry : fs::recursive_directory_iterator(checkpoints, unreadable)) {
-    if (entry.is_regular_file() && !entry.is_symlink()) files.push_back(entry.path());
+  std::error_code unreadable;
+  for (const auto& entry : readable_entries<fs::recursive_directory_iterator>(checkpoints)) {
+    if (entry.symlink_status(unreadable).type() == fs::file_type::regular) files.push_back(entry.path());
   }
   return files;
 }
 
 RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
-  check(!fs::exists(path_) || fs::is_directory(path_), "{} is a file, expected a run folder", path_.string());
+  if (fs::exists(path_) && !fs::is_directory(path_)) {
+    throw UsageError(fmt::format("{} is a file, expected a run folder", path_.string()));
+  }
   if (access == Access::read) return;
-  fs::create_directories(path_);
+  is_new_ = fs::create_directories(path_);
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   // File systems that know no locks get none.
   if (lock_ >= 0 && ::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
@@ -77,6 +89,8 @@ RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
 }
 
 RunFolder::~RunFolder() {
+  std::error_code ignored;
+  if (is_new_) fs::remove(path_, ignored);  // what holds something stays
   if (lock_ >= 0) ::close(lock_);
 }
 

@@ -30,6 +30,7 @@ std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& 
 std::vector<std::filesystem::path> run_files(const std::filesystem::path& folder);
 
 // With write access the folder is made when it is missing, and locked: a second process that opens it so gets an Error.
+// One that was made and is still empty at the end, since the run could not start, is removed.
 // What a killed run left half-written is removed. With read access, of further processes of the same run, nothing is
 // changed.
 class RunFolder {
@@ -77,6 +78,7 @@ class RunFolder {
 
   std::filesystem::path path_;
   int lock_ = -1;
+  bool is_new_ = false;  // made for this run
 };
 
 }  // namespace heddle

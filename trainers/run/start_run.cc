@@ -58,6 +58,10 @@ class Starter {
 
   void load(const std::optional<Checkpoint>& checkpoint) {
     if (checkpoint) {
+      if (!run_.options.init_from.empty()) {
+        run_.note("--init-from is for a new run, and has no effect here: this one goes on from " +
+                  checkpoint->path.string());
+      }
       go_on_from(*checkpoint);
       check_steps_are_left(*checkpoint);
     } else if (!run_.options.init_from.empty()) {
