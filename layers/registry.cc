@@ -136,13 +136,16 @@ void Registry::describe_mixers(ConfigFields& fields, const ModelSize& model, Mix
   fields.required_section("kinds", [&](ConfigFields& kinds) {
     if (fields.reads()) {
       mixers.kinds.clear();
-      for (const std::string& name : kinds.node().keys()) mixers.kinds.emplace_back(name, MixerSection{});
+      for (const std::string& name : kinds.node().keys()) {
+        if (kinds.node().has(name)) mixers.kinds.emplace_back(name, MixerSection{});  // null takes one of a base away
+      }
     }
     for (auto& kind : mixers.kinds) {
       kinds.required_section(kind.first, [&](ConfigFields& section) { describe_mixer(section, model, kind.second); });
     }
   });
   if (!fields.reads()) return;
+  if (mixers.kinds.empty()) fields.fail("kinds", "found none, expected a section for each name of the pattern");
   if (mixers.pattern.empty()) fields.fail("pattern", "found an empty list, expected names of `kinds`");
   std::vector<std::string> known;
   for (const auto& [name, mixer] : mixers.kinds) {

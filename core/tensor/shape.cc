@@ -19,7 +19,11 @@ void Shape::append(int64_t extent) {
   extents_[rank_++] = extent;
 }
 
-Shape Shape::part(int first, int last) const { return Shape(std::span(begin() + first, begin() + last)); }
+Shape Shape::part(int first, int last) const {
+  check(0 <= first && first <= last && last <= rank_, "the dimensions [{}, {}) of a shape of rank {}", first, last,
+        rank_);
+  return Shape(std::span(begin() + first, begin() + last));
+}
 
 bool Shape::operator==(const Shape& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
 

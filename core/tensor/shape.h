@@ -27,7 +27,7 @@ class Shape {
   const int64_t* end() const { return extents_.data() + rank_; }
 
   void append(int64_t extent);
-  // The extents [first, last) as a shape of their own.
+  // The extents [first, last) as a shape of their own. Throws Error when there are no such dimensions.
   Shape part(int first, int last) const;
   bool operator==(const Shape& other) const;
 

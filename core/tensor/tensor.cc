@@ -1,9 +1,11 @@
 #include "core/tensor/tensor.h"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "core/runtime/checked.h"
@@ -35,7 +37,9 @@ Shape complete(const Shape& wanted, const Shape& from) {
   if (unknown >= 0) {
     result[unknown] = 1;
     const int64_t known = numel(result);
-    result[unknown] = known > 0 ? numel(from) / known : 0;
+    check(known > 0, "cannot reshape {} to {}: any extent would do for -1 beside an extent of 0", to_string(from),
+          to_string(wanted));
+    result[unknown] = numel(from) / known;
   }
   check(numel(result) == numel(from), "cannot reshape {} to {}: the numbers of elements differ", to_string(from),
         to_string(wanted));
@@ -95,6 +99,20 @@ Tensor Tensor::empty(Context& context, const Shape& shape, DType dtype) {
   tensor.shape_ = shape;
   tensor.strides_ = contiguous_strides(shape);
   tensor.storage_ = std::make_shared<Storage>(context, bytes);
+  return tensor;
+}
+
+Tensor Tensor::empty_in_order(Context& context, const Shape& shape, const Shape& strides, DType dtype) {
+  Tensor tensor = empty(context, shape, dtype);
+  std::array<int, kMaxRank> dims{};
+  const auto end = dims.begin() + shape.rank();
+  std::iota(dims.begin(), end, 0);
+  std::sort(dims.begin(), end, [&](int a, int b) { return std::pair(strides[a], -a) < std::pair(strides[b], -b); });
+  int64_t stride = 1;
+  for (auto dim = dims.begin(); dim != end; ++dim) {
+    tensor.strides_[*dim] = stride;
+    stride *= std::max<int64_t>(shape[*dim], 1);
+  }
   return tensor;
 }
 

@@ -21,6 +21,8 @@ class Tensor {
 
   // Uninitialized memory from the context's allocator, counted for the context's scope and category.
   static Tensor empty(Context& context, const Shape& shape, DType dtype);
+  // The same, with the dimensions in memory in the order of `strides`, the largest outermost, and no gaps.
+  static Tensor empty_in_order(Context& context, const Shape& shape, const Shape& strides, DType dtype);
   static Tensor zeros(Context& context, const Shape& shape, DType dtype);
 
   bool defined() const { return storage_ != nullptr; }

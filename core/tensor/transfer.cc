@@ -16,6 +16,12 @@ namespace {
 
 size_t byte_count(const Tensor& tensor) { return static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype()); }
 
+// Only meta takes tensors of other devices: it does not look at them.
+void require_device(const Context& context, const Tensor& tensor, const char* what) {
+  check(context.is_meta() || tensor.device() == context.device(), "{}: the tensor is on device {}, the context on {}",
+        what, to_string(tensor.device()), to_string(context.device()));
+}
+
 void require_contiguous(const Tensor& tensor, const char* what) {
   check(tensor.is_contiguous(), "{}: the tensor of shape {} and strides {} is not contiguous", what,
         to_string(tensor.shape()), to_string(tensor.strides()));
@@ -77,6 +83,7 @@ void encode(const std::vector<double>& values, std::vector<char>& bytes) {
 }
 
 void fill_byte(Context& context, const Tensor& tensor, int byte) {
+  require_device(context, tensor, "fill");
   if (context.is_meta()) return;
   for_each_stretch(
       tensor, [&](char* data, size_t bytes) { context.backend().fill_bytes(data, byte, bytes, context.stream()); });
@@ -85,16 +92,19 @@ void fill_byte(Context& context, const Tensor& tensor, int byte) {
 }  // namespace
 
 void copy_from_host(Context& context, const Tensor& tensor, const void* host) {
+  require_device(context, tensor, "copy_from_host");
   require_contiguous(tensor, "copy_from_host");
   context.backend().copy_from_host(tensor.raw(), host, byte_count(tensor), context.stream());
 }
 
 void copy_to_host(Context& context, const Tensor& tensor, void* host) {
+  require_device(context, tensor, "copy_to_host");
   require_contiguous(tensor, "copy_to_host");
   context.backend().copy_to_host(host, tensor.raw(), byte_count(tensor), context.stream());
 }
 
 void copy_to_host_async(Context& context, const Tensor& tensor, void* host) {
+  require_device(context, tensor, "copy_to_host_async");
   require_contiguous(tensor, "copy_to_host_async");
   context.backend().copy_to_host_async(host, tensor.raw(), byte_count(tensor), context.stream());
 }
@@ -103,6 +113,8 @@ void copy(Context& context, const Tensor& to, const Tensor& from) {
   check(to.shape() == from.shape() && to.dtype() == from.dtype(), "copy: {} {} to {} {}", name(from.dtype()),
         to_string(from.shape()), name(to.dtype()), to_string(to.shape()));
   if (context.is_meta()) return;
+  require_device(context, to, "copy");
+  require_device(context, from, "copy");
   if (to.is_contiguous() && from.is_contiguous()) {
     context.backend().copy(to.raw(), from.raw(), byte_count(to), context.stream());
   } else {
@@ -117,6 +129,7 @@ Tensor clone(Context& context, const Tensor& tensor) {
 }
 
 std::vector<double> read_values(Context& context, const Tensor& tensor) {
+  require_device(context, tensor, "read_values");
   check_host_memory("the values of a tensor", tensor.numel(), sizeof(double));
   std::vector<char> bytes(byte_count(tensor));
   char* position = bytes.data();
@@ -132,6 +145,7 @@ std::vector<double> read_values(Context& context, const Tensor& tensor) {
 void write_values(Context& context, const Tensor& tensor, const std::vector<double>& values) {
   check(static_cast<int64_t>(values.size()) == tensor.numel(), "write_values: {} values for a tensor of shape {}",
         values.size(), to_string(tensor.shape()));
+  require_device(context, tensor, "write_values");
   std::vector<char> bytes(byte_count(tensor));
   visit_type(tensor.dtype(), [&](auto type) { encode<decltype(type)>(values, bytes); });
   const char* position = bytes.data();

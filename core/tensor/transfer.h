@@ -1,4 +1,5 @@
-// Moving data between tensors and the host, and within a device. Ordered on the context's stream.
+// Moving data between tensors and the host, and within a device. Ordered on the context's stream. Each throws Error for
+// a tensor on another device than the context's, unless that is meta.
 #pragma once
 
 #include <vector>

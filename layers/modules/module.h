@@ -75,8 +75,9 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
   // With `state`, which must be one of this mixer, x continues the text that the state has seen, and the state is moved
-  // on. That is for inference only: no gradient flows through a state. With `segments`, int32 (B, N), non-decreasing
-  // along N, x holds several documents, and a token sees tokens of its own segment only; there is no state then.
+  // on; when forward() throws, it is as it was. That is for tapes that do not record: no gradient flows through a
+  // state. Batch and length may be 0. With `segments`, int32 (B, N), non-decreasing along N, x holds several documents,
+  // and a token sees tokens of its own segment only; there is no state then.
   virtual Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const = 0;
   // The state at the start of a text.
   virtual std::unique_ptr<MixerState> make_state() const = 0;
@@ -108,6 +109,8 @@ class MixerOptions : public ModuleOptions<Mixer> {
  public:
   // The tokens of every sequence, where the mixer takes no other number of them and a text cannot be continued.
   virtual std::optional<int64_t> fixed_length() const { return std::nullopt; }
+  // Whether several documents may be packed into a sequence: Mixer::forward() takes segments.
+  virtual bool takes_segments() const { return true; }
 };
 using ChannelOptions = ModuleOptions<Channel>;
 

@@ -55,6 +55,8 @@ Lrpe::Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, 
   check(options.type == LrpeType::cosine || head_dim % 2 == 0,
         "[lrpe_rotate] heads have {} features, expected an even number", head_dim);
   check(options.softmax != Softmax::sequence, "[lrpe] a softmax over the sequence looks ahead");
+  check(options.base > 0.0 && std::isfinite(options.base), "[lrpe] base is {}, expected a number above 0",
+        options.base);
   const Shape shape = theta_shape(options, heads, head_dim);
   std::vector<double> values = start_theta(options, shape, head_dim);
   if (options.learnable) {
@@ -101,9 +103,15 @@ Variable Lrpe::forward(Tape& tape, const Variable& x, int64_t offset) const {
 }
 
 void Lrpe::check_segments(const Tensor& segments) const {
-  check(!segments.defined() || (options_.shape.rank() == 0 && options_.extra_tokens == 0),
+  check(!segments.defined() || !options_.counts_from_start(),
         "[lrpe_cosine] found packed documents beside lrpe.shape or lrpe.extra_tokens, expected one of them: their "
         "positions are those of a whole sequence (data.pack)");
+}
+
+std::optional<Lrpe> make_lrpe(const std::optional<Lrpe::Options>& options, const ModuleBuilder& builder,
+                              const BlockPlace& place, int64_t heads) {
+  if (!options || !options->is_on(place.layer)) return {};
+  return Lrpe(*options, builder.child("lrpe"), heads, place.dim / heads);
 }
 
 void describe_lrpe_activation(ConfigFields& fields, Activation& act, Softmax& softmax) {

@@ -43,6 +43,8 @@ class Lrpe {
     bool is_on(int64_t layer) const;
     // The tokens of the grid of `shape`, the extra ones included; nothing without a grid.
     std::optional<int64_t> fixed_length() const;
+    // Whether positions are counted from the start of the sequence, wherever a document begins in it.
+    bool counts_from_start() const { return shape.rank() > 0 || extra_tokens > 0; }
   };
 
   Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim);
@@ -52,7 +54,7 @@ class Lrpe {
   const Options& options() const { return options_; }
   // What attention sees of the encodings is the difference of two positions, which is the same wherever a document
   // begins in a sequence, so that the positions of packed documents start anew by themselves. Throws Error where
-  // `segments` are defined and positions are counted from the start of the sequence: by `shape` or `extra_tokens`.
+  // `segments` are defined and the options count from the start of the sequence.
   void check_segments(const Tensor& segments) const;
 
  private:
@@ -62,6 +64,10 @@ class Lrpe {
   const Buffer* buffer_ = nullptr;  // the theta that is fixed
   Parameter* parameter_ = nullptr;  // the theta that is learned
 };
+
+// The encoding of a mixer at this place, whose parts are called `lrpe`; none where the options have none for its layer.
+std::optional<Lrpe> make_lrpe(const std::optional<Lrpe::Options>& options, const ModuleBuilder& builder,
+                              const BlockPlace& place, int64_t heads);
 
 // Reads or writes the section {type: lrpe_rotate, theta_init, base, learnable, per_head, act, act_dim, pairing, layers}
 // of a mixer whose heads have `head_dim` features, or {type: lrpe_cosine, ..., shape, extra_tokens, layers} without

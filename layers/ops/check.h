@@ -1,33 +1,61 @@
 // What several layers demand of their inputs. Each check throws Error naming the layer and the argument.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "core/autograd/tape.h"
 #include "core/runtime/error.h"
+#include "kernels/common/activation.h"
 #include "kernels/common/views.h"
 
 namespace heddle {
+
+// What `make` returns, the view of an argument that kernels see. When there is none, the error names layer and
+// argument.
+template <class Make>
+auto view_of(std::string_view layer, std::string_view what, const Make& make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    fail("[{}] {}: {}", layer, what, error.what());
+  }
+}
 
 // Real numbers (..., dim) that can be seen as rows at even distances, as a slice of the last dimension can.
 inline void check_rows(std::string_view layer, std::string_view what, const Variable& x) {
   check(x.defined(), "[{}] {} is missing", layer, what);
   check(is_floating(x.dtype()) && x.value.rank() >= 1, "[{}] {} is {} {}, expected real numbers (..., dim)", layer,
         what, name(x.dtype()), to_string(x.shape()));
-  try {
-    kernels::rows_view(x.value);
-  } catch (const Error& error) {
-    fail("[{}] {}: {}", layer, what, error.what());
-  }
+  view_of(layer, what, [&] { return kernels::rows_view(x.value); });
 }
 
-// Real numbers (batch, length, heads, dim), at least one feature.
+// Real numbers (batch, length, heads, dim), at least one feature, which lie side by side.
 inline void check_heads(std::string_view layer, std::string_view what, const Variable& x) {
   check(x.defined(), "[{}] {} is missing", layer, what);
   check(is_floating(x.dtype()) && x.value.rank() == 4,
         "[{}] {} is {} {}, expected real numbers (batch, length, heads, dim)", layer, what, name(x.dtype()),
         to_string(x.shape()));
   check(x.shape()[3] > 0, "[{}] {} has shape {}, expected at least one feature", layer, what, to_string(x.shape()));
+  view_of(layer, what, [&] { return kernels::heads_view(x.value); });
+}
+
+// Elements that lie side by side in memory, the last dimension fastest.
+inline void check_dense(std::string_view layer, std::string_view what, const Variable& x) {
+  check(x.value.is_contiguous(), "[{}] {} is not contiguous: {} has strides {}, expected {}", layer, what,
+        to_string(x.shape()), to_string(x.value.strides()), to_string(contiguous_strides(x.shape())));
+}
+
+// An activation that kernels compute which fuse it with other work.
+inline void check_fused_activation(std::string_view layer, std::string_view what, kernels::Activation act) {
+  if (kernels::is_fused_activation(act)) return;
+  std::string expected;
+  for (const kernels::ActivationName& known : kernels::kActivations) {
+    expected += fmt::format("{}{}", expected.empty() ? "" : ", ", known.name);
+  }
+  const std::string_view found = kernels::name(act);
+  fail("[{}] {} is {}, expected one of {}", layer, what,
+       found.empty() ? std::to_string(static_cast<int>(act)) : std::string(found), expected);
 }
 
 // `found` has that dtype and shape, for the reason that `because` names.

@@ -1,6 +1,6 @@
-// Destinations for a kernel that writes its gradients in no particular order. One value may be several inputs of a
-// node; then the second destination is memory of the first, to which it adds. A kernel that reads what it adds to
-// before it has written all would add to what was there before.
+// Destinations for a kernel that writes several gradients in no particular order. Inputs of a node may be one value, or
+// views of one value that overlap; then a later destination is, or overlaps, memory of an earlier one, to which it
+// adds. A kernel that reads what it adds to before it has written all would add to what was there before.
 //
 //   DistinctDestinations destinations(tape);
 //   args.d_gate = rows_destination(destinations.of(gate));
@@ -19,8 +19,8 @@ class DistinctDestinations {
  public:
   explicit DistinctDestinations(Tape& tape) : tape_(tape) {}
 
-  // Tape::destination(slot), or a workspace that is written over where that shares memory with an earlier one. The
-  // memory of a slot can be seen as rows, or as heads (batch, length, heads, dim) whose tokens each can.
+  // Tape::destination(slot), or a workspace of its shape that is written over where that may share elements with an
+  // earlier one. The last dimension is contiguous, as kernels demand.
   GradientDestination of(Slot slot);
   // Adds the workspaces to where they belong. Call it once, after the kernel.
   void finish();

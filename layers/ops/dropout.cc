@@ -1,5 +1,8 @@
 #include "layers/ops/dropout.h"
 
+#include <cstdint>
+#include <limits>
+
 #include "kernels/dense/dropout.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
@@ -28,6 +31,10 @@ struct DropoutNode {
 Variable dropout(Tape& tape, const Variable& x, const DropoutOptions& options) {
   check_rows("dropout", "x", x);
   check(options.p >= 0.0 && options.p <= 1.0, "[dropout] p is {}, expected a number from 0 to 1", options.p);
+  const int64_t last = std::numeric_limits<int64_t>::max() - x.value.numel();
+  check(options.first_element >= 0 && options.first_element <= last,
+        "[dropout] first_element is {}, expected 0 to {}: elements that come before x {}", options.first_element, last,
+        to_string(x.shape()));
   if (options.p == 0.0 || tape.mode() == Tape::Mode::inference) return x;
   const bool recorded = tape.records({&x});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);

@@ -16,7 +16,8 @@ struct DropoutOptions {
   int64_t first_element = 0;
 };
 
-// On a tape for inference, and where p is 0, the result is x itself. Throws Error for a p outside [0, 1], and on a GPU.
+// On a tape for inference, and where p is 0, the result is x itself. Throws Error for a p outside [0, 1], and for a
+// first_element that is negative or so large that places in the mask are beyond an int64.
 Variable dropout(Tape& tape, const Variable& x, const DropoutOptions& options);
 
 }  // namespace heddle

@@ -5,6 +5,7 @@
 
 #include "kernels/dense/elementwise.h"
 #include "layers/ops/check.h"
+#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 #include "layers/ops/view.h"
 
@@ -20,10 +21,12 @@ struct GluNode {
 
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
+    DistinctDestinations destinations(tape);
     kernels::GluBackwardArgs args{rows_view(saved_a), rows_view(saved_b), rows_view(d_y), {}, {}, act};
-    args.d_a = rows_destination(tape.destination(a));
-    args.d_b = rows_destination(tape.destination(b));
+    args.d_a = rows_destination(destinations.of(a));
+    args.d_b = rows_destination(destinations.of(b));
     kernels::glu_backward(tape.context(), args);
+    destinations.finish();
   }
 };
 

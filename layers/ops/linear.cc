@@ -20,10 +20,10 @@ void check_linear(const Variable& x, const Variable& weight, const Variable& bia
   check_dtype("linear", "weight", weight, "x", x);
   if (!bias.defined()) return;
   const Shape expected{weight.shape()[0]};
-  check(bias.shape() == expected && bias.value.is_contiguous(),
-        "[linear] bias has shape {}, expected {}: the first dimension of weight {}", to_string(bias.shape()),
-        to_string(expected), to_string(weight.shape()));
+  check(bias.shape() == expected, "[linear] bias has shape {}, expected {}: the first dimension of weight {}",
+        to_string(bias.shape()), to_string(expected), to_string(weight.shape()));
   check_dtype("linear", "bias", bias, "x", x);
+  check_dense("linear", "bias", bias);
 }
 
 struct LinearNode {

@@ -49,11 +49,11 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
   if (options.decay == Decay::data) {
     check_tensor("linear_attention", "log_decay", inputs.log_decay, exact, {shape[0], shape[1], heads},
                  "one for each token and head of q, in its accumulate type");
-    check(inputs.log_decay.value.is_contiguous(), "[linear_attention] log_decay is not contiguous");
   } else if (decays) {
     check_tensor("linear_attention", "log_decay", inputs.log_decay, exact, {heads},
                  "one for each head of q, in its accumulate type");
   }
+  if (decays) check_dense("linear_attention", "log_decay", inputs.log_decay);
   if (inputs.segments.defined()) {
     const Tensor& segments = inputs.segments;
     check(segments.dtype() == DType::int32 && segments.shape() == Shape{shape[0], shape[1]} && segments.is_contiguous(),
@@ -64,7 +64,7 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
     check_tensor("linear_attention", "initial_state", inputs.initial_state, exact,
                  {shape[0], shape[2], shape[3], v.shape()[3]},
                  "(batch, heads, dim of q, dim of v), in the accumulate type");
-    check(inputs.initial_state.value.is_contiguous(), "[linear_attention] initial_state is not contiguous");
+    check_dense("linear_attention", "initial_state", inputs.initial_state);
   }
 }
 
@@ -95,9 +95,7 @@ struct LinearAttentionNode {
       const Shape& shape = saved_q.shape();
       d_o = Tensor::zeros(context, {shape[0], shape[1], shape[2], saved_v.size(3)}, saved_v.dtype());
     }
-    // One value may be several inputs, and so may parts of one value that overlap.
     DistinctDestinations destinations(tape);
-    const auto destination = [&](Slot slot) { return heads_destination(destinations.of(slot)); };
     kernels::LinearAttentionBackwardArgs args;
     args.q = heads_view(saved_q);
     args.k = heads_view(saved_k);
@@ -108,11 +106,11 @@ struct LinearAttentionNode {
     args.initial_state = vector_view(saved_initial_state);
     args.d_o = heads_view(d_o);
     args.d_final_state = vector_view(d_final_state);
-    args.d_q = destination(q);
-    args.d_k = destination(k);
-    args.d_v = destination(v);
-    args.d_log_decay = vector_destination(tape.destination(log_decay));
-    args.d_initial_state = vector_destination(tape.destination(initial_state));
+    args.d_q = heads_destination(destinations.of(q));
+    args.d_k = heads_destination(destinations.of(k));
+    args.d_v = heads_destination(destinations.of(v));
+    args.d_log_decay = vector_destination(destinations.of(log_decay));
+    args.d_initial_state = vector_destination(destinations.of(initial_state));
     args.scale = scale;
     const Tensor workspace = add_workspace(context, args);
     kernels::linear_attention_backward(context, args);

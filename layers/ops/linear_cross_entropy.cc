@@ -1,7 +1,9 @@
 #include "layers/ops/linear_cross_entropy.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/dense/gemm.h"
 #include "kernels/loss/cross_entropy.h"
@@ -19,6 +21,17 @@ constexpr const char* kOperator = "linear_cross_entropy";
 
 // The rows of a tensor (..., dim).
 Tensor as_matrix(const Tensor& tensor, int64_t rows) { return tensor.reshape({rows, tensor.size(-1)}); }
+
+// On the CPU, where targets are at hand. Of a target that is no class, a kernel knows the place within its part only.
+void check_classes(const Context& context, const Tensor& targets, int64_t classes, int32_t ignored) {
+  if (context.device().type != DeviceType::cpu) return;
+  const std::span target(targets.data<int32_t>(), static_cast<size_t>(targets.numel()));
+  const auto wrong = std::find_if(target.begin(), target.end(),
+                                  [&](int32_t found) { return found != ignored && (found < 0 || found >= classes); });
+  if (wrong == target.end()) return;
+  fail("[{}] target {} is {}, expected one of [0, {}) or ignore_index {}", kOperator, wrong - target.begin(), *wrong,
+       classes, ignored);
+}
 
 // Computes the logits of one part of the rows after the other in the same memory, which visit may write over.
 // visit(part, logits) is called with part(tensor), the rows of the part of a tensor whose first dimension is rows; once
@@ -100,6 +113,7 @@ Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& wei
                               const LinearCrossEntropyOptions& options) {
   Context& context = tape.context();
   check_inputs(x, weight, targets, options);
+  check_classes(context, targets, weight.shape()[0], options.loss.ignore_index);
   const bool recorded = tape.records({&x, &weight});
   const DType exact = accumulate_type(x.dtype());
   const int64_t rows = targets.numel();

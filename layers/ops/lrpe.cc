@@ -1,31 +1,39 @@
 #include "layers/ops/lrpe.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/runtime/error.h"
+#include "layers/ops/check.h"
 
 namespace heddle {
 
-kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout) {
+kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout, Activation act) {
+  check(x.defined(), "[{}] x is missing", op);
   const char* expected = layout == Layout::bnhd ? "(B, N, H, D) or (B, N, D)" : "(B, H, N, D) or (B, N, D)";
-  check(x.defined() && is_floating(x.dtype()) && (x.value.rank() == 3 || x.value.rank() == 4) && x.shape()[-1] > 0,
-        "[{}] x has shape {}, expected real numbers {}", op, to_string(x.shape()), expected);
-  return kernels::heads_view(x.value, layout);
+  check(is_floating(x.dtype()) && (x.value.rank() == 3 || x.value.rank() == 4),
+        "[{}] x is {} {}, expected real numbers {}", op, name(x.dtype()), to_string(x.shape()), expected);
+  check(x.shape()[-1] > 0, "[{}] x has shape {}, expected at least one feature", op, to_string(x.shape()));
+  check_fused_activation(op, "act", act);
+  return view_of(op, "x", [&] { return kernels::heads_view(x.value, layout); });
 }
 
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta) {
-  check(theta.defined() && theta.value.rank() == 2, "[{}] theta has shape {}, expected (H, E) or (1, E)", op,
-        to_string(theta.shape()));
+  check(theta.defined(), "[{}] theta is missing", op);
+  check(theta.value.rank() == 2, "[{}] theta has shape {}, expected (H, E) or (1, E)", op, to_string(theta.shape()));
   const DType wide = accumulate_type(x.dtype());
   const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
   check(theta.dtype() == wide || theta.dtype() == x.dtype(), "[{}] theta is {}, expected {}{}: x is {}", op,
         name(theta.dtype()), same, name(wide), name(x.dtype()));
+  view_of(op, "theta", [&] { return kernels::rows_view(theta.value); });
 }
 
-void check_lrpe_offset(std::string_view op, int64_t offset) {
+void check_lrpe_offset(std::string_view op, int64_t offset, int64_t tokens) {
   constexpr int64_t kLargest = int64_t{1} << 53;
-  check(offset >= -kLargest && offset <= kLargest, "[{}] offset is {}, expected {} to {}", op, offset, -kLargest,
-        kLargest);
+  const int64_t last = kLargest - std::max<int64_t>(tokens - 1, 0);
+  check(offset >= -kLargest && offset <= last,
+        "[{}] offset is {}, expected {} to {}: the positions of {} tokens are integers of at most 2^53", op, offset,
+        -kLargest, last, tokens);
 }
 
 }  // namespace heddle

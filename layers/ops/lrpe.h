@@ -7,6 +7,7 @@
 
 #include "core/autograd/tape.h"
 #include "kernels/position/lrpe.h"
+#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
 namespace heddle {
@@ -15,12 +16,13 @@ using kernels::Activation;
 using kernels::Layout;
 using kernels::Softmax;
 
-// The view of x, (B, N, H, D) or (B, H, N, D) by `layout`, or (B, N, D): one head. Throws Error when x is none of them.
-kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout);
+// The view of x, (B, N, H, D) or (B, H, N, D) by `layout`, or (B, N, D): one head. Throws Error when x is none of them,
+// or when the kernels do not compute `act`.
+kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout layout, Activation act);
 // theta is a matrix of x's dtype or of the accumulate type.
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta);
-// Positions are integers that double holds.
-void check_lrpe_offset(std::string_view op, int64_t offset);
+// Positions, offset to offset + tokens - 1, are integers that double holds.
+void check_lrpe_offset(std::string_view op, int64_t offset, int64_t tokens);
 
 // `Encoding` names one of the two: kName, Options, ForwardArgs, BackwardArgs, forward(), backward() and kKeepsDim,
 // whether y has the features of x.
@@ -42,7 +44,8 @@ struct LrpeNode {
     args.maximum = kernels::vector_view(maximum);
     args.sum = kernels::vector_view(sum);
     args.options = options;
-    args.d_theta = rows_destination(tape.destination(theta));
+    DistinctDestinations destinations(tape);
+    args.d_theta = rows_destination(destinations.of(theta));
     Tensor partials, dots;
     {
       const MemoryScope scope(context, MemoryCategory::workspace);
@@ -58,8 +61,9 @@ struct LrpeNode {
     }
     // d_theta needs d_y as it came.
     const bool in_place = Encoding::kKeepsDim && !args.d_theta && d_y.is_unique() && tape.can_share_gradient(x);
-    args.d_x = in_place ? kernels::HeadsDestination{args.d_y} : heads_destination(tape.destination(x), layout);
+    args.d_x = in_place ? kernels::HeadsDestination{args.d_y} : heads_destination(destinations.of(x), layout);
     Encoding::backward(context, args);
+    destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);
   }
 };

@@ -37,7 +37,7 @@ kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const L
         length, to_string(x.shape()));
   check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",
         options.offset, to_string(shape), shape.rank());
-  check_lrpe_offset(Cosine::kName, options.offset);
+  check_lrpe_offset(Cosine::kName, options.offset, length - extra);
   kernels::LrpeCosineOptions grid;
   grid.act = options.act;
   grid.softmax = options.softmax;
@@ -50,7 +50,7 @@ kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const L
 
 kernels::LrpeCosineOptions check_lrpe_cosine(const Variable& x, const Variable& theta,
                                              const LrpeCosineOptions& options) {
-  const kernels::HeadsView view = check_lrpe_x(Cosine::kName, x, options.layout);
+  const kernels::HeadsView view = check_lrpe_x(Cosine::kName, x, options.layout, options.act);
   const kernels::LrpeCosineOptions grid = check_grid(x, view.length, options);
   check_lrpe_theta(Cosine::kName, x, theta);
   const int64_t heads = theta.shape()[0], angles = theta.shape()[1], least = (view.dim + grid.axes - 1) / grid.axes;

@@ -20,8 +20,8 @@ struct Rotate {
 };
 
 void check_lrpe_rotate(const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
-  const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, options.layout);
-  check_lrpe_offset(Rotate::kName, options.offset);
+  const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, options.layout, options.act);
+  check_lrpe_offset(Rotate::kName, options.offset, view.length);
   check(view.dim % 2 == 0, "[lrpe_rotate] x has shape {}, expected an even last dimension", to_string(x.shape()));
   check_lrpe_theta(Rotate::kName, x, theta);
   const int64_t heads = theta.shape()[0], angles = theta.shape()[1];

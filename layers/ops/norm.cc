@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/runtime/error.h"
+#include "layers/ops/check.h"
 #include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
 
@@ -17,6 +18,7 @@ void check_same(std::string_view layer, const char* what, const Variable& found,
   if (!found.defined()) return;
   check(found.shape() == x.shape() && found.dtype() == x.dtype(), "[{}] {} is {} {}, expected {} {}: that of x", layer,
         what, name(found.dtype()), to_string(found.shape()), name(x.dtype()), to_string(x.shape()));
+  check_rows(layer, what, found);
 }
 
 void check_vector(std::string_view layer, const char* what, const Variable& found, const Variable& x) {
@@ -28,18 +30,20 @@ void check_vector(std::string_view layer, const char* what, const Variable& foun
   const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
   check(found.dtype() == wide || found.dtype() == x.dtype(), "[{}] {} is {}, expected {}{}: x is {}", layer, what,
         name(found.dtype()), same, name(wide), name(x.dtype()));
+  check_dense(layer, what, found);
 }
 
 void check_norm(std::string_view layer, const Variable& x, const NormInputs& inputs, const NormOptions& options) {
-  check(is_floating(x.dtype()) && x.value.rank() >= 1, "[{}] x is {} {}, expected real numbers (..., dim)", layer,
-        name(x.dtype()), to_string(x.shape()));
+  check_rows(layer, "x", x);
   const int64_t dim = x.shape()[-1];
-  check(options.groups >= 1 && dim % options.groups == 0 && dim > 0,
+  check(dim > 0, "[{}] x has shape {}, expected at least one feature", layer, to_string(x.shape()));
+  check(options.groups >= 1 && dim % options.groups == 0,
         "[{}] groups is {}, expected a divisor of the last dimension of x {}", layer, options.groups,
         to_string(x.shape()));
   check(options.eps >= 0.0, "[{}] eps is {}, expected a number >= 0", layer, options.eps);
   check_same(layer, "residual", inputs.residual, x);
   check_same(layer, "gate", inputs.gate, x);
+  if (inputs.gate.defined()) check_fused_activation(layer, "gate_act", options.gate_act);
   check_vector(layer, "weight", inputs.weight, x);
   check_vector(layer, "bias", inputs.bias, x);
   check(!inputs.weight.defined() || !inputs.bias.defined() || inputs.bias.dtype() == inputs.weight.dtype(),

@@ -1,5 +1,6 @@
 #include "layers/ops/recompute.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -25,6 +26,7 @@ struct RecomputeNode {
   void backward(Tape& tape) {
     Context& context = tape.context();
     Tape inner(context);
+    inner.allow_unused_leaves();  // of an output that nothing uses; the outer tape knows whether a leaf was reached
     inner.watch(tape.watched_by());
     std::vector<Gradient> gradients(inputs.size()), replaced_gradients(replaced.size());
     std::vector<Variable> leaves;
@@ -44,7 +46,8 @@ struct RecomputeNode {
     std::vector<Tape::Root> roots;
     for (size_t i = 0; i < outputs.size(); ++i) {
       Tensor upstream = tape.take_gradient(outputs[i]);
-      if (upstream.defined()) roots.push_back({again[i], std::move(upstream)});
+      const bool depends_on_leaf = again[i].requires_grad();
+      if (upstream.defined() && depends_on_leaf) roots.push_back({again[i], std::move(upstream)});
     }
     leaves.clear();
     again.clear();
@@ -72,6 +75,9 @@ std::vector<Variable> recompute(Tape& tape, const std::vector<Variable>& inputs,
     node.replaced.push_back({parameter, leaf});
     forward.replace_leaf(parameter->gradient, forward.constant(leaf.value));
   }
+  const bool records = tape.mode() == Tape::Mode::record &&
+                       std::any_of(slots.begin(), slots.end(), [](Slot slot) { return slot.requires_grad(); });
+  if (!records) return node.function(tape, inputs);
   std::vector<Variable> constants;
   for (const Variable& input : inputs) constants.push_back({input.value, {}});
   std::vector<Variable> outputs;

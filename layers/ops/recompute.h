@@ -15,7 +15,8 @@ namespace heddle {
 using RecomputedFunction = std::function<std::vector<Variable>(Tape& tape, const std::vector<Variable>& inputs)>;
 
 // The outputs of `function`. Only the inputs are kept for backward. `parameters` are those that the function uses; they
-// get the same gradients, bit for bit, as without recomputation, and so do inputs that nothing else uses.
+// get the same gradients, bit for bit, as without recomputation, and so do inputs that nothing else uses. Where there
+// is nothing to differentiate, on a tape that does not record or with constants alone, the function is called as it is.
 std::vector<Variable> recompute(Tape& tape, const std::vector<Variable>& inputs,
                                 const std::vector<Parameter*>& parameters, RecomputedFunction function);
 

@@ -38,7 +38,7 @@ void check_softmax_attention(const Variable& q, const Variable& k, const Variabl
         to_string(k.shape()), length, to_string(q.shape()), options.causal ? "causal is true" : "there are segments");
   if (!segments.defined()) return;
   check_tensor("softmax_attention", "segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
-  check(segments.value.is_contiguous(), "[softmax_attention] segments is not contiguous");
+  check_dense("softmax_attention", "segments", segments);
 }
 
 kernels::SoftmaxAttentionInputs kernel_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
@@ -64,18 +64,16 @@ struct SoftmaxAttentionNode {
       const MemoryScope scope(context, MemoryCategory::workspace);
       return Tensor::empty(context, shape, lse.dtype());
     };
-    // One value may be several inputs, and so may parts of one value that overlap.
     DistinctDestinations destinations(tape);
-    const auto destination = [&](Slot slot) { return heads_destination(destinations.of(slot)); };
     const Tensor inverse_sums = workspace(lse.shape()), row_products = workspace(lse.shape());
     kernels::SoftmaxAttentionBackwardArgs args;
     args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
     args.o = heads_view(saved_o);
     args.lse = vector_view(lse);
     args.d_o = heads_view(d_o);
-    args.d_q = destination(q);
-    args.d_k = destination(k);
-    args.d_v = destination(v);
+    args.d_q = heads_destination(destinations.of(q));
+    args.d_k = heads_destination(destinations.of(k));
+    args.d_v = heads_destination(destinations.of(v));
     args.inverse_sums = vector_view(inverse_sums);
     args.row_products = vector_view(row_products);
     const Tensor query_sums = workspace({args.d_q ? softmax_attention_query_sums(args.inputs) : 0});

@@ -10,7 +10,7 @@
 
 namespace heddle {
 
-// One extent may be -1: it is what the others leave. Throws Error when that needs a copy.
+// One extent may be -1: it is what the others leave; none of them may be 0 then. Throws Error when that needs a copy.
 inline Variable reshape(Tape& tape, const Variable& x, const Shape& shape) {
   return tape.view(x, [shape](const Tensor& whole) { return whole.reshape(shape); });
 }

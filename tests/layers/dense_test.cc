@@ -293,6 +293,22 @@ TEST_F(DenseTest, ChainsNameTheirOwnInputs) {
   const FeedForward channel({FeedForwardType::ffn, 5, Activation::relu}, ModuleBuilder(set), 3);
   set.materialize(context_, DType::float32, 1);
   expect_error([&] { channel.forward(tape_, x); }, "[ffn] x has shape (2, 3, 4), expected (..., 3)");
+  expect_error([&] { FeedForward({.hidden = -2}, ModuleBuilder(set, "negative"), 3); },
+               "[glu] hidden is -2, expected at least 1");
+  expect_error(
+      [&] {
+        FeedForward({FeedForwardType::ffn, 0}, ModuleBuilder(set, "none"), 3);
+      },
+      "[ffn] hidden is 0, expected at least 1");
+}
+
+TEST_F(DenseTest, LinearNamesABiasThatIsNotContiguous) {
+  const Variable bias = tape_.constant(tensor({5, 2}).slice(1, 0, 1).reshape({5}));
+  expect_error(
+      [&] {
+        linear(tape_, constant({3, 4}), constant({5, 4}), bias);
+      },
+      "[linear] bias is not contiguous: (5) has strides (2), expected (1)");
 }
 
 TEST_F(DenseTest, NamesThatAreNotThereAreNamed) {

@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <limits>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "core/runtime/error.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "tests/error_of.h"
 #include "tests/layers/on_devices.h"
 
 namespace heddle::test::dropout_test {
@@ -118,6 +120,19 @@ TEST_P(Dropout, RefusesWhatIsNoProbability) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "[dropout] p is 1.5, expected a number from 0 to 1");
   }
+}
+
+TEST_P(Dropout, RefusesPlacesThatNoMaskHas) {
+  Tape tape(context());
+  const Variable x = tape.constant(Tensor::zeros(context(), {3}, DType::float32));
+  const auto message = [&](int64_t first) {
+    return testing::error_of([&] { dropout(tape, x, {.p = 0.5, .first_element = first}); });
+  };
+  const int64_t last = std::numeric_limits<int64_t>::max() - 3;
+  const std::string expected = fmt::format(", expected 0 to {}: elements that come before x (3)", last);
+  EXPECT_EQ(message(-1), "[dropout] first_element is -1" + expected);
+  EXPECT_EQ(message(last + 1), fmt::format("[dropout] first_element is {}", last + 1) + expected);
+  EXPECT_EQ(message(last), "no error");
 }
 
 HEDDLE_ON_DEVICES(Dropout);

@@ -222,6 +222,10 @@ TEST_P(LinearAttentionTest, ErrorsNameTheArgument) {
   EXPECT_THAT(run(q, q, {{}, given({2, 4, 5, 6})}), message("initial_state is float64 (2, 4, 5, 6)"));
   const Variable gaps{normal({2, 4, 5, 7}).slice(3, 0, 5), {}};
   EXPECT_THAT(run(q, q, {{}, gaps}), message("[linear_attention] initial_state is not contiguous"));
+  const Variable sparse{normal({4, 2}).slice(1, 0, 1).reshape({4}), {}};
+  EXPECT_THAT(run(q, q, {sparse, {}}, Decay::constant),
+              message("[linear_attention] log_decay is not contiguous: (4) has strides (2), expected (1)"));
+  EXPECT_THAT(run(q, {normal({2, 3, 5, 4}).transpose(2, 3), {}}), message("[linear_attention] v: heads: the last"));
   if (on_gpu()) return;  // numbers on a GPU are not looked at
   EXPECT_THAT(run(q, q, {{log_decay({0, 0, 0.5, 0}), {}}, {}}, Decay::constant),
               message("log_decay[2] is 0.5, expected a number <= 0"));

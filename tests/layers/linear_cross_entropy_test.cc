@@ -178,6 +178,18 @@ TEST_P(LinearCrossEntropyTest, NamesWhatDoesNotFit) {
             "[linear_cross_entropy] chunk is 0, expected at least one row");
 }
 
+// Counted over all rows, whichever part of them a target is in.
+TEST_P(LinearCrossEntropyTest, NamesTheTargetThatIsNoClass) {
+  if (on_gpu()) GTEST_SKIP() << "a GPU does not check targets";
+  Tape tape(context());
+  const Variable x = tape.constant(normal({7, 4}, DType::float32, 1.0));
+  const Variable weight = tape.constant(normal({5, 4}, DType::float32, 1.0));
+  const Tensor targets = Tensor::zeros(context(), {7}, DType::int32);
+  write_values(context(), targets, {0, 1, -100, 3, 4, 5, -1});
+  EXPECT_EQ(testing::error_of([&] { linear_cross_entropy(tape, x, weight, targets, {.chunk = 2}); }),
+            "[linear_cross_entropy] target 5 is 5, expected one of [0, 5) or ignore_index -100");
+}
+
 HEDDLE_ON_DEVICES(LinearCrossEntropyTest);
 
 }  // namespace

@@ -110,7 +110,7 @@ TEST(LrpeRotate, NamesWhatDoesNotFit) {
     });
   };
   EXPECT_EQ(message({3, 8}, {1, 4}),
-            "[lrpe_rotate] x has shape (3, 8), expected real numbers (B, N, H, D) or (B, N, D)");
+            "[lrpe_rotate] x is float32 (3, 8), expected real numbers (B, N, H, D) or (B, N, D)");
   EXPECT_EQ(message({1, 3, 7}, {1, 3}), "[lrpe_rotate] x has shape (1, 3, 7), expected an even last dimension");
   EXPECT_EQ(message({1, 3, 8}, {4}), "[lrpe_rotate] theta has shape (4), expected (H, E) or (1, E)");
   EXPECT_EQ(message({1, 3, 2, 8}, {2, 5}),
@@ -134,7 +134,7 @@ TEST(LrpeCosine, NamesWhatDoesNotFit) {
         [&] { lrpe_cosine(tape, tape.constant(normal(context, x)), tape.constant(normal(context, theta)), options); });
   };
   EXPECT_EQ(message({3, 8}, {1, 8}, {.layout = Layout::bhnd}),
-            "[lrpe_cosine] x has shape (3, 8), expected real numbers (B, H, N, D) or (B, N, D)");
+            "[lrpe_cosine] x is float32 (3, 8), expected real numbers (B, H, N, D) or (B, N, D)");
   EXPECT_EQ(message({1, 3, 2, 8}, {3, 8}),
             "[lrpe_cosine] theta has shape (3, 8), expected (1 or 2, at least 8): the heads and the features of x "
             "(1, 3, 2, 8) on 1 axis");
@@ -154,8 +154,66 @@ TEST(LrpeCosine, NamesWhatDoesNotFit) {
   EXPECT_EQ(message({1, 1, 8}, {1, 4}, {.shape = {1, 1, 1, 1, 1, 1, 1}}),
             "[lrpe_cosine] shape is (1, 1, 1, 1, 1, 1, 1), expected 1 to 6 extents of at least 0");
   EXPECT_EQ(message({1, 4, 8}, {1, 9}, {.shape = {4}, .offset = 3}), "no error");
-  EXPECT_EQ(message({1, 4, 8}, {1, 9}, {.offset = INT64_MAX}),
-            "[lrpe_cosine] offset is 9223372036854775807, expected -9007199254740992 to 9007199254740992");
+  EXPECT_EQ(
+      message({1, 4, 8}, {1, 9}, {.offset = INT64_MAX}),
+      "[lrpe_cosine] offset is 9223372036854775807, expected -9007199254740992 to 9007199254740989: the positions "
+      "of 4 tokens are integers of at most 2^53");
+}
+
+// Of every token, not of the first alone.
+TEST(LrpeOperators, PositionsAreIntegersThatDoubleHolds) {
+  Context context;
+  Tape tape(context);
+  constexpr int64_t kLargest = int64_t{1} << 53;
+  const auto message = [&](int64_t tokens, int64_t offset, int64_t extra) {
+    const Variable x = tape.constant(normal(context, {1, tokens, 4}));
+    LrpeRotateOptions rotation;
+    rotation.offset = offset;
+    const auto rotate = [&] { lrpe_rotate(tape, x, tape.constant(normal(context, {1, 2})), rotation); };
+    const auto encode = [&] {
+      lrpe_cosine(tape, x, tape.constant(normal(context, {1, 4})), {.extra_tokens = extra, .offset = offset});
+    };
+    return extra == 0 ? testing::error_of(rotate) : testing::error_of(encode);
+  };
+  const std::string expected =
+      "offset is 9007199254740992, expected -9007199254740992 to 9007199254740991: the positions of 2 tokens are "
+      "integers of at most 2^53";
+  EXPECT_EQ(message(2, kLargest, 0), "[lrpe_rotate] " + expected);
+  EXPECT_EQ(message(5, kLargest, 3), "[lrpe_cosine] " + expected);
+  for (const int64_t extra : {0, 3}) {
+    EXPECT_EQ(message(1 + extra, kLargest, extra), "no error");
+    EXPECT_EQ(message(2 + extra, kLargest - 1, extra), "no error");
+    EXPECT_EQ(message(2 + extra, -kLargest, extra), "no error");
+  }
+}
+
+TEST(LrpeOperators, NameTheArgument) {
+  Context context;
+  Tape tape(context);
+  const Variable x = tape.constant(normal(context, {1, 3, 8})), theta = tape.constant(normal(context, {1, 4}));
+  const auto transposed = [&](const Shape& wide) { return tape.constant(normal(context, wide).transpose(-2, -1)); };
+  const auto rotate = [&](const Variable& x, const Variable& theta, Activation act = Activation::none) {
+    LrpeRotateOptions options;
+    options.act = act;
+    return testing::error_of([&] { lrpe_rotate(tape, x, theta, options); });
+  };
+  const auto cosine = [&](const Variable& x, const Variable& theta, Activation act = Activation::none) {
+    return testing::error_of([&] { lrpe_cosine(tape, x, theta, {.act = act}); });
+  };
+  EXPECT_EQ(rotate({}, theta), "[lrpe_rotate] x is missing");
+  EXPECT_EQ(cosine({}, theta), "[lrpe_cosine] x is missing");
+  EXPECT_EQ(rotate(x, {}), "[lrpe_rotate] theta is missing");
+  EXPECT_EQ(rotate(transposed({1, 8, 3}), theta),
+            "[lrpe_rotate] x: heads: the last dimension of a tensor of shape (1, 3, 8) and strides (24, 1, 3) is not "
+            "contiguous");
+  EXPECT_EQ(rotate(x, transposed({4, 1}), Activation::silu), "no error");
+  EXPECT_EQ(cosine(tape.constant(normal(context, {1, 3, 2, 4})), transposed({4, 2})),
+            "[lrpe_cosine] theta: rows: the last dimension of a tensor of shape (2, 4) and strides (1, 2) is not "
+            "contiguous");
+  EXPECT_EQ(rotate(x, theta, Activation::gelu),
+            "[lrpe_rotate] act is gelu, expected one of none, relu, sigmoid, silu, elu1");
+  EXPECT_EQ(cosine(x, theta, static_cast<Activation>(99)),
+            "[lrpe_cosine] act is 99, expected one of none, relu, sigmoid, silu, elu1");
 }
 
 TEST(LrpeCosine, RefusesAnOffsetOnAGrid) {

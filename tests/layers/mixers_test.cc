@@ -8,12 +8,19 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/autograd/gradcheck.h"
 #include "core/runtime/error.h"
+#include "core/runtime/work_listener.h"
 #include "core/tensor/transfer.h"
+#include "layers/modules/mixers/lightning.h"
+#include "layers/modules/mixers/linear_attention.h"
+#include "layers/modules/mixers/retention.h"
+#include "layers/modules/mixers/softmax_attention.h"
+#include "tests/error_of.h"
 #include "tests/layers/mixer_of.h"
 
 namespace heddle::mixers_test {
@@ -67,6 +74,100 @@ TEST_P(Mixers, StepsWithTheStateAreTheWhole) {
       state = model.mixer->load_state(context, state->save(context));
     }
   }
+}
+
+// Without sequences or without tokens there is nothing, and gradients of parameters are 0 and not what was there.
+TEST_P(Mixers, NoSequencesAndNoTokensGiveNothing) {
+  for (const Shape& shape : {Shape{0, 4, 8}, Shape{2, 0, 8}, Shape{0, 0, 8}}) {
+    SCOPED_TRACE(to_string(shape));
+    Context context;
+    MixerModel model(context, GetParam(), {8, 0, 2}, DType::float32);
+    for (const Parameter& parameter : model.parameters.all()) poison(context, parameter.gradient.tensor);
+    const Tensor nothing = Tensor::empty(context, shape, DType::float32);
+    model.parameters.zero_grad();
+    Gradient d_x;
+    Tape tape(context);
+    const Variable y = model.mixer->forward(tape, tape.leaf(nothing, d_x, "x"), nullptr, {});
+    EXPECT_EQ(y.shape(), shape);
+    tape.backward(y, nothing);
+    EXPECT_EQ(d_x.tensor.shape(), shape);
+    for (const Parameter& parameter : model.parameters.all()) {
+      EXPECT_THAT(read_values(context, parameter.gradient.tensor), ::testing::Each(0.0)) << parameter.name;
+    }
+  }
+}
+
+// A part without tokens leaves the state where it was.
+TEST_P(Mixers, NoTokensMoveAStateByNothing) {
+  Context context;
+  MixerModel model(context, GetParam(), {8, 0, 2}, DType::float64);
+  Tape tape(context, Tape::Mode::inference);
+  const Tensor x = normal(context, {2, 6, 8}, DType::float64);
+  const Tensor whole = model.mixer->forward(tape, tape.constant(x), nullptr, {}).value;
+  const std::unique_ptr<MixerState> state = model.mixer->make_state();
+  for (const auto& [begin, end] : {std::pair{0, 0}, std::pair{0, 4}, std::pair{4, 4}, std::pair{4, 6}}) {
+    const Variable part = tape.constant(clone(context, x.slice(1, begin, end)));
+    const Variable y = model.mixer->forward(tape, part, state.get(), {});
+    EXPECT_THAT(read_values(context, y.value),
+                Pointwise(DoubleNear(1e-12), read_values(context, whole.slice(1, begin, end))));
+  }
+}
+
+// Throws at the call of a kernel.
+struct Failure : WorkListener {
+  explicit Failure(int at) : at(at) {}
+  void mark(std::string_view) override {}
+  void begin_kernel(const char* name, const KernelWork&) override { check(at-- > 0, "{} is made to fail", name); }
+  void end_kernel() override {}
+  int at;  // calls before that one
+};
+
+// Whatever fails, early or after the new state is there: what is saved is the same, and the text goes on.
+TEST_P(Mixers, AFailedPassLeavesTheState) {
+  Context context;
+  MixerModel model(context, GetParam(), {8, 0, 2}, DType::float64);
+  Tape tape(context, Tape::Mode::inference);
+  const Tensor x = normal(context, {2, 300, 8}, DType::float64);
+  const Tensor whole = model.mixer->forward(tape, tape.constant(x), nullptr, {}).value;
+  const auto part = [&](int64_t begin, int64_t end) { return tape.constant(clone(context, x.slice(1, begin, end))); };
+  const std::unique_ptr<MixerState> state = model.mixer->make_state();
+  model.mixer->forward(tape, part(0, 5), state.get(), {});
+  const auto saved = [&] {
+    std::map<std::string, std::vector<double>> values;
+    for (const auto& [name, tensor] : state->save(context)) values[name] = read_values(context, tensor);
+    return values;
+  };
+  const auto before = saved();
+  EXPECT_THROW(model.mixer->forward(tape, tape.constant(normal(context, {1, 3, 8}, DType::float64)), state.get(), {}),
+               Error);
+  EXPECT_EQ(saved(), before) << "after a batch that is not that of the state";
+  const Variable rest = part(5, 300);  // more than the cache of keys and values has room for
+  for (int at = 0;; ++at) {
+    ASSERT_LT(at, 100);
+    Failure failure(at);
+    context.set_listener(&failure);
+    std::string error;
+    try {
+      const Variable y = model.mixer->forward(tape, rest, state.get(), {});
+      EXPECT_THAT(read_values(context, y.value),
+                  Pointwise(DoubleNear(1e-12), read_values(context, whole.slice(1, 5, 300))));
+    } catch (const Error& caught) {
+      error = caught.what();
+    }
+    context.set_listener(nullptr);
+    if (error.empty()) break;
+    EXPECT_EQ(saved(), before) << error;
+  }
+}
+
+TEST_P(Mixers, AStateIsRefusedWhereGradientsAreRecorded) {
+  Context context;
+  MixerModel model(context, GetParam(), {8, 0, 2}, DType::float32);
+  Tape tape(context);
+  const Variable x = tape.constant(normal(context, {1, 3, 8}, DType::float32));
+  const std::unique_ptr<MixerState> state = model.mixer->make_state();
+  EXPECT_THAT([&] { model.mixer->forward(tape, x, state.get(), {}); },
+              ThrowsMessage<Error>(HasSubstr("found a state on a tape that records")));
 }
 
 // Forward and backward allocate the same bytes, at their peak and in between, where there is no data.
@@ -132,6 +233,50 @@ TEST(MixerOptions, BadOnesNameTheirPlace) {
               message("act_dim: found 'sequence'"));
   EXPECT_THAT(build("{type: linear_attention, heads: 2, kv_heads: 1, lrpe: {type: lrpe_rotate, per_head: true}}"),
               message("lrpe: found per_head: true"));
+}
+
+// Without a config, too, what no mixer can have is refused before it is built.
+TEST(MixerOptions, BadOnesAreRefusedInCppToo) {
+  const auto refusal = []<class M>(const typename M::Options& options) {
+    ParameterSet parameters;
+    const std::string error = testing::error_of([&] { M(options, ModuleBuilder(parameters), BlockPlace{8, 0, 1}); });
+    EXPECT_TRUE(parameters.all().empty()) << error;
+    return error;
+  };
+  const auto softmax = [&](const SoftmaxAttentionMixer::Options& options) {
+    return refusal.operator()<SoftmaxAttentionMixer>(options);
+  };
+  EXPECT_EQ(softmax({.heads = 0}), "[softmax_attention] heads is 0, expected a divisor of dim 8");
+  EXPECT_EQ(softmax({.heads = 3}), "[softmax_attention] heads is 3, expected a divisor of dim 8");
+  EXPECT_EQ(softmax({.heads = 2, .kv_heads = 3}),
+            "[softmax_attention] kv_heads is 3, expected a divisor of the 2 heads, or 0: as many");
+  EXPECT_EQ(softmax({.heads = 2, .kv_heads = -1}),
+            "[softmax_attention] kv_heads is -1, expected a divisor of the 2 heads, or 0: as many");
+  EXPECT_EQ(softmax({.heads = 2, .window = -1}), "[softmax_attention] window is -1, expected 0, for none, or more");
+  EXPECT_EQ(softmax({.heads = 2, .base = 0.0}), "[lrpe] base is 0, expected a number above 0");
+  EXPECT_EQ(softmax({.heads = 8}), "[lrpe_rotate] heads have 1 features, expected an even number");
+
+  const auto linear = [&](const LinearAttentionMixer::Options& options) {
+    return refusal.operator()<LinearAttentionMixer>(options);
+  };
+  EXPECT_EQ(linear({.heads = 0}), "[linear_attention] heads is 0, expected a divisor of dim 8");
+  EXPECT_EQ(linear({.heads = 2, .kv_heads = 3}),
+            "[linear_attention] kv_heads is 3, expected a divisor of the 2 heads, or 0: as many");
+  EXPECT_EQ(linear({.heads = 2, .kv_heads = 1, .lrpe = Lrpe::Options{.per_head = true}}),
+            "[linear_attention] lrpe.per_head is true, expected false: q has 2 heads and k 1");
+
+  const auto retention = [&](const Retention::Options& options) { return refusal.operator()<Retention>(options); };
+  EXPECT_EQ(retention({.heads = 2, .expand_k = 0.3}),
+            "[retention] expand_k is 0.3, expected a number above 0 that makes dim 8 a multiple of the 2 heads");
+  EXPECT_EQ(retention({.heads = 2, .expand_k = -1.0}),
+            "[retention] expand_k is -1, expected a number above 0 that makes dim 8 a multiple of the 2 heads");
+  EXPECT_EQ(retention({.heads = 2, .expand_v = 0.0}),
+            "[retention] expand_v is 0, expected a number above 0 that makes dim 8 a multiple of the 2 heads");
+  EXPECT_EQ(retention({.heads = 2, .eps = 0.0}), "[retention] eps is 0, expected a number above 0");
+  EXPECT_EQ(retention({.kind = Retention::Kind::simple_gla, .heads = 2, .divisor = -1.0}),
+            "[simple_gla] divisor is -1, expected a number above 0");
+  EXPECT_EQ(refusal.operator()<Lightning>({.heads = 2, .gate = LightningGate{.rank = -1}}),
+            "[lightning] gate.rank is -1, expected 0, for a full one, or more");
 }
 
 // Names and shapes are those of flash-linear-attention's modules.

@@ -13,6 +13,7 @@
 #include "core/config/config_load.h"
 #include "core/tensor/transfer.h"
 #include "layers/registry.h"
+#include "tests/error_of.h"
 
 namespace heddle::norm_test {
 namespace {
@@ -73,6 +74,37 @@ TEST(NormOptions, NameTheShapesThatDoNotFit) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "[rms_norm] weight has shape (2), expected (3): the last dimension of x (1, 2, 3)");
   }
+}
+
+TEST(NormOptions, NameTheArgumentAndWhatIsWrongWithIt) {
+  Context context;
+  Tape tape(context);
+  const Variable x = values(tape, {1, 2, 3}, {1, 2, 3, 4, 5, 6});
+  const auto every_second = [](Variable of) {
+    of.value = of.value.reshape({-1, 2}).slice(1, 0, 1).reshape({-1});
+    return of;
+  };
+  const auto message = [&](const Variable& x, const NormInputs& inputs, const NormOptions& options = {}) {
+    return testing::error_of([&] { norm(tape, x, inputs, options, "rms_norm"); });
+  };
+  const Variable sparse = every_second(values(tape, {6}, {1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(message(x, {.residual = {}, .gate = {}, .weight = sparse, .bias = {}}),
+            "[rms_norm] weight is not contiguous: (3) has strides (2), expected (1)");
+  EXPECT_EQ(message(x, {.residual = {}, .gate = {}, .weight = {}, .bias = sparse}),
+            "[rms_norm] bias is not contiguous: (3) has strides (2), expected (1)");
+  Variable columns = values(tape, {1, 3, 2}, {1, 2, 3, 4, 5, 6});
+  columns.value = columns.value.transpose(1, 2);
+  const std::string strided =
+      ": rows: the last dimension of a tensor of shape (1, 2, 3) and strides (6, 1, 2) is not contiguous";
+  EXPECT_EQ(message(columns, {}), "[rms_norm] x" + strided);
+  EXPECT_EQ(message(x, {.residual = columns, .gate = {}, .weight = {}, .bias = {}}), "[rms_norm] residual" + strided);
+  EXPECT_EQ(message(x, {.residual = {}, .gate = columns, .weight = {}, .bias = {}}), "[rms_norm] gate" + strided);
+  NormOptions gelu;
+  gelu.gate_act = Activation::gelu;
+  EXPECT_EQ(message(x, {.residual = {}, .gate = x, .weight = {}, .bias = {}}, gelu),
+            "[rms_norm] gate_act is gelu, expected one of none, relu, sigmoid, silu, elu1");
+  EXPECT_EQ(message({}, {}), "[rms_norm] x is missing");
+  EXPECT_EQ(message(values(tape, {2, 0}, {}), {}), "[rms_norm] x has shape (2, 0), expected at least one feature");
 }
 
 TEST(NormModule, ReadsItsSection) {

@@ -15,6 +15,7 @@
 #include "core/runtime/error.h"
 #include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
@@ -211,6 +212,26 @@ TEST_F(TransferTest, EmptyAndScalarTensors) {
   const Tensor scalar = Tensor::zeros(context_, {}, DType::float32);
   write_values(context_, scalar, {5});
   EXPECT_EQ(read_values(context_, scalar), (Values{5}));
+}
+
+TEST_F(TransferTest, TensorsOfAnotherDeviceAreRefused) {
+  Context meta(Device{DeviceType::meta});
+  const Tensor far = Tensor::empty(meta, {2}, DType::float32), near = Tensor::empty(context_, {2}, DType::float32);
+  Values host(2);
+  EXPECT_EQ(testing::error_of([&] { read_values(context_, far); }),
+            "read_values: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { write_values(context_, far, host); }),
+            "write_values: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { copy(context_, near, far); }),
+            "copy: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { copy(context_, far, near); }),
+            "copy: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { fill_zero(context_, far); }),
+            "fill: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { copy_to_host(context_, far, host.data()); }),
+            "copy_to_host: the tensor is on device meta, the context on cpu");
+  EXPECT_EQ(testing::error_of([&] { copy_from_host(context_, far, host.data()); }),
+            "copy_from_host: the tensor is on device meta, the context on cpu");
 }
 
 TEST_F(TransferTest, MetaHasNoDataToReadAndIgnoresWrites) {

@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "core/runtime/device.h"
 #include "core/runtime/error.h"
@@ -71,6 +72,15 @@ TEST(ShapeTest, IndexesFromBothEnds) {
   EXPECT_EQ(testing::error_of([&] { (void)shape[3]; }), "dimension 3 of a tensor of rank 3");
   EXPECT_THROW((void)shape[-4], Error);
   EXPECT_THROW((void)Shape{}[0], Error);
+}
+
+TEST(ShapeTest, APartHasDimensionsThatThereAre) {
+  const Shape shape{2, 3, 4};
+  EXPECT_EQ(shape.part(1, 3), (Shape{3, 4}));
+  EXPECT_EQ(shape.part(3, 3), Shape{});
+  for (const auto& [first, last] : {std::pair(0, 4), std::pair(2, 1), std::pair(-1, 2)}) {
+    EXPECT_THROW(shape.part(first, last), Error) << first << " " << last;
+  }
 }
 
 TEST(ShapeTest, ComparesExtentsAndRank) {

@@ -220,6 +220,15 @@ TEST_F(ViewTest, ReshapeGivesAViewExactlyWhereOneExists) {
   EXPECT_GT(refusals, 100);
 }
 
+TEST_F(ViewTest, ATensorCanBeMadeInTheOrderOfAnother) {
+  const Tensor like = counted(context_, {2, 5, 3, 4}).slice(1, 1, 4).transpose(0, 3);
+  const Tensor tensor = Tensor::empty_in_order(context_, like.shape(), like.strides(), DType::float64);
+  EXPECT_EQ(tensor.shape(), (Shape{4, 3, 3, 2}));
+  EXPECT_EQ(tensor.strides(), (Shape{1, 12, 4, 36}));
+  EXPECT_TRUE(tensor.transpose(0, 3).is_contiguous());
+  EXPECT_TRUE(Tensor::empty_in_order(context_, {1, 3, 1}, {1, 1, 1}, DType::float32).is_contiguous());
+}
+
 TEST_F(ViewTest, ViewsShareStorage) {
   const Tensor tensor = counted(context_, {4, 6});
   const Tensor view = tensor.slice(1, 2, 5).transpose(0, 1);
@@ -263,7 +272,7 @@ TEST_F(ViewTest, ReshapeCompletesOneExtent) {
   EXPECT_EQ(counted(context_, {1}).reshape({}).rank(), 0);
   EXPECT_EQ(counted(context_, {}).reshape({1, 1}).shape(), (Shape{1, 1}));
   EXPECT_EQ(counted(context_, {0, 3}).reshape({-1, 3}).shape(), (Shape{0, 3}));
-  EXPECT_EQ(counted(context_, {0, 3}).reshape({0, -1}).shape(), (Shape{0, 0}));
+  EXPECT_EQ(counted(context_, {0, 3}).reshape({3, -1}).shape(), (Shape{3, 0}));
 }
 
 class ViewErrorTest : public ViewTest {
@@ -290,6 +299,12 @@ TEST_F(ViewErrorTest, NameTheShapes) {
   expect_error("cannot reshape (4, 6) to (5, 5): the numbers of elements differ", [&] { tensor.reshape({5, 5}); });
   expect_error("cannot reshape (4, 6) to (5, -1): the numbers of elements differ", [&] { tensor.reshape({5, -1}); });
   expect_error("cannot reshape (4, 6) to (-1, -1): only one extent may be -1", [&] { tensor.reshape({-1, -1}); });
+  expect_error("cannot reshape (0, 3) to (0, -1): any extent would do for -1 beside an extent of 0", [&] {
+    counted(context_, {0, 3}).reshape({0, -1});
+  });
+  expect_error("cannot reshape (4, 6) to (0, -1): any extent would do for -1 beside an extent of 0", [&] {
+    tensor.reshape({0, -1});
+  });
   expect_error("cannot reshape (4, 6) to (-2, -12): negative extent", [&] { tensor.reshape({-2, -12}); });
   expect_error("cannot view (6, 4) with strides (1, 6) as (24) without a copy",
                [&] { tensor.transpose(0, 1).reshape({24}); });
@@ -311,6 +326,15 @@ TEST_F(ViewErrorTest, ImpossibleTensors) {
   EXPECT_EQ(Tensor::empty(context_, {0, huge}, DType::float32).numel(), 0);
   Context limited(Device{}, {.allocator = {.limit_bytes = 1 << 20}});
   EXPECT_THROW(Tensor::empty(limited, {huge, 1 << 20}, DType::float32), OutOfMemory);
+}
+
+// Meta has no memory that could be used up, but its bytes are counted.
+TEST_F(ViewErrorTest, MoreTensorsThanCanBeCountedAreAnErrorOnMeta) {
+  Context meta(Device{DeviceType::meta});
+  const Shape large = {(int64_t{1} << 62) - (int64_t{1} << 30)};
+  const Tensor first = Tensor::empty(meta, large, DType::float16), second = Tensor::empty(meta, large, DType::float16);
+  EXPECT_THROW(Tensor::empty(meta, large, DType::float16), OutOfMemory);
+  EXPECT_EQ(meta.allocator().stats().allocated.current, 2 * 2 * static_cast<size_t>(numel(large)));
 }
 
 TEST_F(ViewErrorTest, UndefinedTensorsAndWrongTypes) {

@@ -26,14 +26,32 @@ double out_init_std(const BlockPlace& place, int64_t in) {
   return 1.0 / std::sqrt(2.0 * static_cast<double>(place.layers) * static_cast<double>(in));
 }
 
+void check_head_count(std::string_view type, int64_t dim, int64_t heads) {
+  check(heads >= 1 && dim % heads == 0, "[{}] heads is {}, expected a divisor of dim {}", type, heads, dim);
+}
+
+void check_kv_heads(std::string_view type, int64_t heads, int64_t kv_heads) {
+  check(kv_heads == 0 || (kv_heads > 0 && heads % kv_heads == 0),
+        "[{}] kv_heads is {}, expected a divisor of the {} heads, or 0: as many", type, kv_heads, heads);
+}
+
+void check_positive(std::string_view type, std::string_view option, double found) {
+  check(found > 0.0 && std::isfinite(found), "[{}] {} is {}, expected a number above 0", type, option, found);
+}
+
 void check_mixer_input(std::string_view type, const Variable& x, int64_t dim) {
+  check(x.defined(), "[{}] x is missing", type);
   check(x.value.rank() == 3 && x.shape()[-1] == dim, "[{}] x has shape {}, expected (batch, length, {})", type,
         to_string(x.shape()), dim);
 }
 
-void check_no_state_beside(std::string_view type, const MixerState* state, const Tensor& segments) {
-  check(state == nullptr || !segments.defined(),
+void check_state_use(std::string_view type, const Tape& tape, const MixerState* state, const Tensor& segments) {
+  if (state == nullptr) return;
+  check(!segments.defined(),
         "[{}] found segments beside a state, expected one of them: a state goes on with one document", type);
+  check(tape.mode() != Tape::Mode::record,
+        "[{}] found a state on a tape that records, expected a tape for inference: no gradient flows through a state",
+        type);
 }
 
 Tensor saved_position(Context& context, int64_t position) {

@@ -19,11 +19,20 @@ void describe_kv_heads(ConfigFields& fields, int64_t heads, int64_t& kv_heads);
 // (Radford et al., GPT-2).
 double out_init_std(const BlockPlace& place, int64_t in);
 
-// Throws Error unless x is (batch, length, dim). `type` is the name of the mixer.
-void check_mixer_input(std::string_view type, const Variable& x, int64_t dim);
+// Each of the following checks throws Error unless what it says holds. `type` is the name of the mixer.
+// The first three are about options, which no config has checked where a mixer is built in C++.
+// heads divides dim.
+void check_head_count(std::string_view type, int64_t dim, int64_t heads);
+// kv_heads divides heads, or is 0: as many.
+void check_kv_heads(std::string_view type, int64_t heads, int64_t kv_heads);
+// The option is a number above 0.
+void check_positive(std::string_view type, std::string_view option, double found);
 
-// Throws Error when there are both: segments are of documents that begin in this pass.
-void check_no_state_beside(std::string_view type, const MixerState* state, const Tensor& segments);
+// x is (batch, length, dim).
+void check_mixer_input(std::string_view type, const Variable& x, int64_t dim);
+// Nothing is recorded beside a state, through which no gradient flows, and there are no segments, which are of
+// documents that begin in this pass. `state` may be null.
+void check_state_use(std::string_view type, const Tape& tape, const MixerState* state, const Tensor& segments);
 
 // The position of the next token as MixerState::save() gives it: an int32 tensor of one element.
 Tensor saved_position(Context& context, int64_t position);

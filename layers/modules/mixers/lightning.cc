@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/runtime/error.h"
 #include "layers/modules/choices.h"
 #include "layers/modules/mixers/heads.h"
 #include "layers/ops/linear_attention.h"
@@ -11,10 +12,11 @@
 namespace heddle {
 namespace {
 
-std::optional<Lrpe> make_lrpe(const Lightning::Options& options, const ModuleBuilder& builder,
-                              const BlockPlace& place) {
-  if (!options.lrpe || !options.lrpe->is_on(place.layer)) return {};
-  return Lrpe(*options.lrpe, builder.child("lrpe"), options.heads, place.dim / options.heads);
+// The options, when a mixer can have them. Its heads have been checked.
+const Lightning::Options& checked(const Lightning::Options& options) {
+  check(!options.gate || options.gate->rank >= 0, "[lightning] gate.rank is {}, expected 0, for a full one, or more",
+        options.gate ? options.gate->rank : 0);
+  return options;
 }
 
 }  // namespace
@@ -48,10 +50,10 @@ std::unique_ptr<Mixer> LightningConfig::make(const ModuleBuilder& builder, const
 
 Lightning::Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place)
     : RecurrentMixer("lightning", place, options.heads),
-      options_(options),
+      options_(checked(options)),
       log_decay_(builder.add_buffer("log_decay", {options.heads},
                                     lightning_log_decay(options.heads, place.layer, place.layers))),
-      lrpe_(make_lrpe(options, builder, place)),
+      lrpe_(make_lrpe(options.lrpe, builder, place, options.heads)),
       qkv_({}, builder.child("qkv"), place.dim, 3 * place.dim),
       out_({.bias = false, .init_std = out_init_std(place, place.dim)}, builder.child("out"), place.dim, place.dim) {
   if (!options.gate) return;
@@ -66,8 +68,7 @@ Variable Lightning::gate_of(Tape& tape, const Variable& x) const {
   return gate_->forward(tape, gate_down_ ? gate_down_->forward(tape, x) : x);
 }
 
-Variable Lightning::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
-  check_input(x);
+Variable Lightning::mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const {
   const int64_t head_dim = dim() / heads();
   const Shape head_shape{x.shape()[0], x.shape()[1], 3 * heads(), head_dim};
 

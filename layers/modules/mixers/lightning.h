@@ -39,9 +39,8 @@ class Lightning : public RecurrentMixer {
 
   Lightning(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
 
-  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
-
  private:
+  Variable mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const override;
   Variable gate_of(Tape& tape, const Variable& x) const;
 
   Options options_;
@@ -58,6 +57,7 @@ struct LightningConfig : MixerOptions {
   std::optional<int64_t> fixed_length() const override {
     return options.lrpe ? options.lrpe->fixed_length() : std::nullopt;
   }
+  bool takes_segments() const override { return !options.lrpe || !options.lrpe->counts_from_start(); }
   void describe(ConfigFields& fields, const ModelSize& model) override;
   std::unique_ptr<Mixer> make(const ModuleBuilder& builder, const BlockPlace& place) const override;
 };

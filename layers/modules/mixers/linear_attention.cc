@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/runtime/error.h"
 #include "layers/modules/choices.h"
 #include "layers/modules/mixers/heads.h"
 #include "layers/modules/mixers/lightning.h"
@@ -15,7 +16,18 @@
 namespace heddle {
 namespace {
 
+constexpr const char* kLinearAttention = "linear_attention";
 constexpr double kNormalizerEps = 1e-6;
+
+// The options, when a mixer can have them. Its heads have been checked.
+const LinearAttentionMixer::Options& checked(const LinearAttentionMixer::Options& options) {
+  check_kv_heads(kLinearAttention, options.heads, options.kv_heads);
+  const bool has_fewer_keys = options.kv_heads != 0 && options.kv_heads != options.heads;
+  check(!has_fewer_keys || !options.lrpe || !options.lrpe->per_head,
+        "[{}] lrpe.per_head is true, expected false: q has {} heads and k {}", kLinearAttention, options.heads,
+        options.kv_heads);
+  return options;
+}
 
 }  // namespace
 
@@ -41,18 +53,16 @@ std::unique_ptr<Mixer> LinearAttentionMixerConfig::make(const ModuleBuilder& bui
 
 LinearAttentionMixer::LinearAttentionMixer(const Options& options, const ModuleBuilder& builder,
                                            const BlockPlace& place)
-    : RecurrentMixer("linear_attention", place, options.heads, options.normalizer ? KeySums::kept : KeySums::none),
-      options_(options),
+    : RecurrentMixer(kLinearAttention, place, options.heads, options.normalizer ? KeySums::kept : KeySums::none),
+      options_(checked(options)),
       kv_heads_(options.kv_heads > 0 ? options.kv_heads : options.heads),
       head_dim_(place.dim / options.heads),
+      lrpe_(make_lrpe(options.lrpe, builder, place, options.heads)),
       qkv_({}, builder.child("qkv"), place.dim, (options.heads + 2 * kv_heads_) * head_dim_),
       out_({.bias = false, .init_std = out_init_std(place, place.dim)}, builder.child("out"), place.dim, place.dim) {
   if (options.decay) {
     log_decay_ =
         builder.add_buffer("log_decay", {options.heads}, lightning_log_decay(options.heads, place.layer, place.layers));
-  }
-  if (options.lrpe && options.lrpe->is_on(place.layer)) {
-    lrpe_.emplace(*options.lrpe, builder.child("lrpe"), options.heads, head_dim_);
   }
 }
 
@@ -62,13 +72,12 @@ Variable LinearAttentionMixer::feature_map(Tape& tape, const Variable& x) const 
   return activation(tape, x, options_.act);
 }
 
-Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
-  check_input(x);
+Variable LinearAttentionMixer::mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const {
   if (lrpe_) lrpe_->check_segments(segments);
   const int64_t key_dim = kv_heads_ * head_dim_;
   const std::vector<Variable> parts = split_last(tape, qkv_.forward(tape, x), {dim(), key_dim, key_dim});
   const auto by_head = [&](const Variable& part) {
-    return reshape(tape, part, {x.shape()[0], x.shape()[1], -1, head_dim_});
+    return reshape(tape, part, {x.shape()[0], x.shape()[1], part.shape()[-1] / head_dim_, head_dim_});
   };
   const auto encoded = [&, offset = position(state)](const Variable& features) {
     return lrpe_ ? lrpe_->forward(tape, features, offset) : features;
@@ -87,7 +96,7 @@ Variable LinearAttentionMixer::forward(Tape& tape, const Variable& x, MixerState
   NormOptions norm_options;
   norm_options.groups = heads();
   norm_options.return_residual = false;
-  return out_.forward(tape, norm(tape, o, {}, norm_options, "linear_attention").y);
+  return out_.forward(tape, norm(tape, o, {}, norm_options, kLinearAttention).y);
 }
 
 }  // namespace heddle

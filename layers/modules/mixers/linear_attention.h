@@ -29,9 +29,9 @@ class LinearAttentionMixer : public RecurrentMixer {
   };
 
   LinearAttentionMixer(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
-  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
 
  private:
+  Variable mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const override;
   Variable feature_map(Tape& tape, const Variable& x) const;
 
   Options options_;
@@ -48,6 +48,7 @@ struct LinearAttentionMixerConfig : MixerOptions {
   std::optional<int64_t> fixed_length() const override {
     return options.lrpe ? options.lrpe->fixed_length() : std::nullopt;
   }
+  bool takes_segments() const override { return !options.lrpe || !options.lrpe->counts_from_start(); }
   void describe(ConfigFields& fields, const ModelSize& model) override;
   std::unique_ptr<Mixer> make(const ModuleBuilder& builder, const BlockPlace& place) const override;
 };

@@ -9,10 +9,10 @@
 #include "layers/ops/view.h"
 
 namespace heddle {
-namespace {
 
-// The recurrent state of each head, and the position of the next token.
-struct RecurrentState : MixerState {
+// The recurrent state of each head, and the position of the next token. Its tensors are replaced, never written to, so
+// that a copy stays what it was.
+struct RecurrentMixer::State : MixerState {
   Tensor state;     // (B, H, D, Dv), accumulate type; undefined: zeros
   Tensor key_sums;  // (B, H, D, 1), the same
   int64_t position = 0;
@@ -24,6 +24,8 @@ struct RecurrentState : MixerState {
     return tensors;
   }
 };
+
+namespace {
 
 // linear_attention from `state` on, in whose place the state after the last token comes; null: from zeros on, in each
 // of the segments.
@@ -43,14 +45,14 @@ Variable attend_from(Tensor* state, Tape& tape, const Variable& q, const Variabl
 
 RecurrentMixer::RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads, KeySums key_sums)
     : type_(std::move(type)), dim_(place.dim), heads_(heads), key_sums_(key_sums) {
-  check(heads >= 1 && dim_ % heads == 0, "[{}] heads is {}, expected a divisor of dim {}", type_, heads, dim_);
+  check_head_count(type_, dim_, heads);
 }
 
-std::unique_ptr<MixerState> RecurrentMixer::make_state() const { return std::make_unique<RecurrentState>(); }
+std::unique_ptr<MixerState> RecurrentMixer::make_state() const { return std::make_unique<State>(); }
 
 std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
                                                        const std::map<std::string, Tensor>& tensors) const {
-  auto loaded = std::make_unique<RecurrentState>();
+  auto loaded = std::make_unique<State>();
   for (const auto& [name, tensor] : tensors) {
     const bool has_heads = tensor.rank() == 4 && tensor.size(1) == heads_;
     if (name == "position" && tensor.numel() == 1) {
@@ -69,33 +71,34 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
   return loaded;
 }
 
-void RecurrentMixer::check_input(const Variable& x) const { check_mixer_input(type_, x, dim_); }
-
-int64_t RecurrentMixer::position(const MixerState* state) const {
-  if (state == nullptr) return 0;
-  const auto* const own = dynamic_cast<const RecurrentState*>(state);
+Variable RecurrentMixer::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
+  check_mixer_input(type_, x, dim_);
+  check_state_use(type_, tape, state, segments);
+  if (state == nullptr) return mix(tape, x, nullptr, segments);
+  auto* const own = dynamic_cast<State*>(state);
   check(own != nullptr, "[{}] the state is that of another mixer", type_);
-  return own->position;
+  State next = *own;
+  Variable y = mix(tape, x, &next, segments);
+  next.position += x.shape()[1];
+  *own = std::move(next);
+  return y;
 }
 
+int64_t RecurrentMixer::position(const State* state) { return state != nullptr ? state->position : 0; }
+
 Variable RecurrentMixer::attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
-                                const Variable& log_decay, const LinearAttentionOptions& options, MixerState* state,
-                                const Tensor& segments) const {
-  check_no_state_beside(type_, state, segments);
-  auto* const own = dynamic_cast<RecurrentState*>(state);
-  if (own != nullptr) own->position += q.shape()[1];
-  return attend_from(own != nullptr ? &own->state : nullptr, tape, q, k, v, log_decay, options, segments);
+                                const Variable& log_decay, const LinearAttentionOptions& options, State* state,
+                                const Tensor& segments) {
+  return attend_from(state != nullptr ? &state->state : nullptr, tape, q, k, v, log_decay, options, segments);
 }
 
 Variable RecurrentMixer::attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
-                                        const LinearAttentionOptions& options, MixerState* state,
-                                        const Tensor& segments) const {
-  auto* const own = dynamic_cast<RecurrentState*>(state);
+                                        const LinearAttentionOptions& options, State* state, const Tensor& segments) {
   const Variable zeros =
       tape.constant(Tensor::zeros(tape.context(), {k.shape()[0], k.shape()[1], k.shape()[2], 1}, k.dtype()));
   const Variable ones = activation(tape, zeros, Activation::elu1);  // exp(0)
   const Variable sums =
-      attend_from(own != nullptr ? &own->key_sums : nullptr, tape, q, k, ones, log_decay, options, segments);
+      attend_from(state != nullptr ? &state->key_sums : nullptr, tape, q, k, ones, log_decay, options, segments);
   return reshape(tape, sums, q.shape().part(0, 3));
 }
 

@@ -14,30 +14,35 @@ namespace heddle {
 
 class RecurrentMixer : public Mixer {
  public:
+  // Checks what every mixer of this kind demands, runs mix(), and moves the state on when that has succeeded: an error
+  // leaves the state as it was.
+  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const final;
   std::unique_ptr<MixerState> make_state() const override;
   std::unique_ptr<MixerState> load_state(Context& context, const std::map<std::string, Tensor>& tensors) const override;
 
  protected:
   // Whether the state holds the sums of k beside the sums of k v^T.
   enum class KeySums { none, kept };
+  struct State;
 
   // `type` is the name of the mixer in YAML and in errors.
   RecurrentMixer(std::string type, const BlockPlace& place, int64_t heads, KeySums key_sums = KeySums::none);
 
   int64_t dim() const { return dim_; }
   int64_t heads() const { return heads_; }
-  // Throws Error unless x is (B, N, dim).
-  void check_input(const Variable& x) const;
-  // The position of the first token of x; `state` may be null. Throws Error when it is a state of another mixer.
-  int64_t position(const MixerState* state) const;
-  // linear_attention from the state on, which is moved past these tokens; without a state from zeros on, and with
-  // `segments` from zeros on in each of them.
-  Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,
-                  const LinearAttentionOptions& options, MixerState* state, const Tensor& segments) const;
+
+  // What the mixer computes of x (B, N, dim); `state` may be null.
+  virtual Variable mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const = 0;
+  // The position of the first token of x.
+  static int64_t position(const State* state);
+  // linear_attention from the state on, in whose place the state after these tokens comes; without a state from zeros
+  // on, and with `segments` from zeros on in each of them.
+  static Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,
+                         const LinearAttentionOptions& options, State* state, const Tensor& segments);
   // What attend() gives where all values are 1, (B, N, H): scale * q_t . z_t, with z the sum of k, decayed as the state
-  // is. For mixers that keep the sums of k. It moves those on, but not the position.
-  Variable attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
-                          const LinearAttentionOptions& options, MixerState* state, const Tensor& segments) const;
+  // is. For mixers that keep the sums of k, which it moves on.
+  static Variable attend_to_ones(Tape& tape, const Variable& q, const Variable& k, const Variable& log_decay,
+                                 const LinearAttentionOptions& options, State* state, const Tensor& segments);
 
  private:
   std::string type_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/runtime/error.h"
 #include "layers/modules/mixers/heads.h"
 #include "layers/ops/log_sigmoid.h"
 #include "layers/ops/view.h"
@@ -10,11 +11,12 @@
 namespace heddle {
 namespace {
 
-// The number of features that `factor` times those of x are; a whole number of them for each head, or 0.
+// The number of features that `factor` times those of x are; 0 unless each head gets a whole number of them, at
+// least 1.
 int64_t expanded(int64_t dim, double factor, int64_t heads) {
   const double features = static_cast<double>(dim) * factor;
   const auto whole = static_cast<int64_t>(std::lround(features));
-  return std::abs(features - static_cast<double>(whole)) < 1e-6 && whole % heads == 0 ? whole : 0;
+  return std::abs(features - static_cast<double>(whole)) < 1e-6 && whole > 0 && whole % heads == 0 ? whole : 0;
 }
 
 Norm::Options norm_options(const Retention::Options& options) {
@@ -27,6 +29,20 @@ Norm::Options norm_options(const Retention::Options& options) {
 }
 
 const char* name(Retention::Kind kind) { return kind == Retention::Kind::retention ? "retention" : "simple_gla"; }
+
+// The options, when a mixer can have them. Its heads have been checked.
+const Retention::Options& checked(const Retention::Options& options, const BlockPlace& place) {
+  const char* const type = name(options.kind);
+  for (const auto& [option, factor] :
+       {std::pair{"expand_k", options.expand_k}, std::pair{"expand_v", options.expand_v}}) {
+    check(expanded(place.dim, factor, options.heads) > 0,
+          "[{}] {} is {}, expected a number above 0 that makes dim {} a multiple of the {} heads", type, option, factor,
+          place.dim, options.heads);
+  }
+  check_positive(type, "eps", options.eps);
+  if (options.kind == Retention::Kind::simple_gla) check_positive(type, "divisor", options.divisor);
+  return options;
+}
 
 }  // namespace
 
@@ -72,7 +88,7 @@ std::unique_ptr<Mixer> RetentionConfig::make(const ModuleBuilder& builder, const
 
 Retention::Retention(const Options& options, const ModuleBuilder& builder, const BlockPlace& place)
     : RecurrentMixer(name(options.kind), place, options.heads),
-      options_(options),
+      options_(checked(options, place)),
       key_dim_(expanded(place.dim, options.expand_k, options.heads)),
       value_dim_(expanded(place.dim, options.expand_v, options.heads)),
       q_({}, builder.child("q_proj"), place.dim, key_dim_),
@@ -91,10 +107,11 @@ Retention::Retention(const Options& options, const ModuleBuilder& builder, const
                   key_dim_ / options.heads);
 }
 
-Variable Retention::forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const {
-  check_input(x);
+Variable Retention::mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const {
   const int64_t batch = x.shape()[0], length = x.shape()[1];
-  const auto by_head = [&](const Variable& all) { return reshape(tape, all, {batch, length, heads(), -1}); };
+  const auto by_head = [&](const Variable& all) {
+    return reshape(tape, all, {batch, length, heads(), all.shape()[-1] / heads()});
+  };
   const int64_t offset = position(state), head_dim = key_dim_ / heads();
   Variable q = by_head(q_.forward(tape, x)), k = by_head(k_.forward(tape, x));
   const Variable v = by_head(v_.forward(tape, x));

@@ -38,9 +38,9 @@ class Retention : public RecurrentMixer {
   };
 
   Retention(const Options& options, const ModuleBuilder& builder, const BlockPlace& place);
-  Variable forward(Tape& tape, const Variable& x, MixerState* state, const Tensor& segments) const override;
 
  private:
+  Variable mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const override;
   Options options_;
   int64_t key_dim_, value_dim_;  // of all heads
   Linear q_, k_, v_, gate_;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/runtime/error.h"
@@ -14,7 +16,18 @@
 namespace heddle {
 namespace {
 
-// Keys and values of the tokens before the next one.
+constexpr const char* kSoftmaxAttention = "softmax_attention";
+
+// The options, when a mixer can have them.
+const SoftmaxAttentionMixer::Options& checked(const SoftmaxAttentionMixer::Options& options, const BlockPlace& place) {
+  check_head_count(kSoftmaxAttention, place.dim, options.heads);
+  check_kv_heads(kSoftmaxAttention, options.heads, options.kv_heads);
+  check(options.window >= 0, "[{}] window is {}, expected 0, for none, or more", kSoftmaxAttention, options.window);
+  return options;
+}
+
+// Keys and values of the tokens before the next one. A copy shares their memory and stays what it was when tokens are
+// added to the other: they are written behind those that it holds.
 class KeyValueCache : public MixerState {
  public:
   // window 0: all tokens.
@@ -24,9 +37,13 @@ class KeyValueCache : public MixerState {
   Tensor keys() const { return keys_.slice(1, 0, length_); }
   Tensor values() const { return values_.slice(1, 0, length_); }
 
-  // Adds those of the next tokens, (B, n, KV, D) each, and returns how many tokens are now held.
+  // Adds those of the next tokens, (B, n, KV, D) each.
   void append(Context& context, const Tensor& keys, const Tensor& values) {
-    if (!keys_.defined() || length_ + keys.size(1) > keys_.size(1)) grow(context, keys, values);
+    if (length_ > 0) {
+      check(keys_.size(0) == keys.size(0), "[{}] x has a batch of {}, expected {}: that of the state",
+            kSoftmaxAttention, keys.size(0), keys_.size(0));
+    }
+    if (length_ == 0 || length_ + keys.size(1) > keys_.size(1)) grow(context, keys, values);
     copy(context, keys_.slice(1, length_, length_ + keys.size(1)), keys);
     copy(context, values_.slice(1, length_, length_ + values.size(1)), values);
     length_ += keys.size(1);
@@ -85,7 +102,7 @@ std::unique_ptr<Mixer> SoftmaxAttentionMixerConfig::make(const ModuleBuilder& bu
 
 SoftmaxAttentionMixer::SoftmaxAttentionMixer(const Options& options, const ModuleBuilder& builder,
                                              const BlockPlace& place)
-    : options_(options),
+    : options_(checked(options, place)),
       dim_(place.dim),
       kv_heads_(options.kv_heads > 0 ? options.kv_heads : options.heads),
       head_dim_(place.dim / options.heads),
@@ -100,18 +117,18 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::make_state() const {
 std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
                                                               const std::map<std::string, Tensor>& tensors) const {
   const auto at = tensors.find("position");
-  check(at != tensors.end() && at->second.numel() == 1, "[softmax_attention] a state needs its position");
+  check(at != tensors.end() && at->second.numel() == 1, "[{}] a state needs its position", kSoftmaxAttention);
   const auto position = static_cast<int64_t>(read_values(context, at->second)[0]);
   if (tensors.size() == 1) return std::make_unique<KeyValueCache>(options_.window, position);
   for (const auto& [name, tensor] : tensors) {
     if (name == "position") continue;
     check((name == "keys" || name == "values") && tensor.rank() == 4 && tensor.size(1) <= position &&
               tensor.size(2) == kv_heads_ && tensor.size(3) == head_dim_,
-          "[softmax_attention] a state has no tensor {} of shape {}", name, to_string(tensor.shape()));
+          "[{}] a state has no tensor {} of shape {}", kSoftmaxAttention, name, to_string(tensor.shape()));
   }
   check(tensors.contains("keys") && tensors.contains("values") &&
             tensors.at("keys").shape() == tensors.at("values").shape(),
-        "[softmax_attention] a state needs as many keys as values");
+        "[{}] a state needs as many keys as values", kSoftmaxAttention);
   const Tensor& keys = tensors.at("keys");
   auto loaded = std::make_unique<KeyValueCache>(options_.window, position - keys.size(1));
   loaded->append(context, keys, tensors.at("values"));
@@ -120,23 +137,28 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
 
 Variable SoftmaxAttentionMixer::forward(Tape& tape, const Variable& x, MixerState* state,
                                         const Tensor& segments) const {
-  check_mixer_input("softmax_attention", x, dim_);
+  check_mixer_input(kSoftmaxAttention, x, dim_);
+  check_state_use(kSoftmaxAttention, tape, state, segments);
   auto* const cache = dynamic_cast<KeyValueCache*>(state);
-  check(state == nullptr || cache != nullptr, "[softmax_attention] the state is that of another mixer");
-  check_no_state_beside("softmax_attention", state, segments);
-  const Variable qkv = reshape(tape, qkv_.forward(tape, x), {x.shape()[0], x.shape()[1], -1, head_dim_});
-  const std::vector<Variable> parts = tape.split(qkv, 2, {options_.heads, kv_heads_, kv_heads_});
+  check(state == nullptr || cache != nullptr, "[{}] the state is that of another mixer", kSoftmaxAttention);
+  const Shape heads{x.shape()[0], x.shape()[1], options_.heads + 2 * kv_heads_, head_dim_};
+  const std::vector<Variable> parts =
+      tape.split(reshape(tape, qkv_.forward(tape, x), heads), 2, {options_.heads, kv_heads_, kv_heads_});
   const int64_t offset = cache != nullptr ? cache->position() : 0;
   const Variable q = rotary_.forward(tape, parts[0], offset);
   Variable k = rotary_.forward(tape, parts[1], offset), v = parts[2];
+  std::optional<KeyValueCache> next;  // the state after these tokens
   if (cache != nullptr) {
-    cache->append(tape.context(), k.value, v.value);
-    k = tape.constant(cache->keys());
-    v = tape.constant(cache->values());
+    next = *cache;
+    next->append(tape.context(), k.value, v.value);
+    k = tape.constant(next->keys());
+    v = tape.constant(next->values());
   }
   const Variable o =
       softmax_attention(tape, q, k, v, tape.constant(segments), {.causal = true, .window = options_.window});
-  return out_.forward(tape, reshape(tape, o, x.shape()));
+  Variable y = out_.forward(tape, reshape(tape, o, x.shape()));
+  if (next) *cache = std::move(*next);  // nothing has failed
+  return y;
 }
 
 }  // namespace heddle
