@@ -108,6 +108,8 @@ void Optimizer::make_parts() {
 }
 
 void Optimizer::set_step(int64_t step, double learning_rate, double gradient_scale) {
+  check(step >= 1, "the optimizer was given step {}: steps count from 1", step);
+  has_step_ = true;
   gradient_scale_ = gradient_scale;
   const DType dtype = scalars_.dtype();
   const auto put = [&](kernels::StepScalar scalar, double value) {
@@ -123,6 +125,8 @@ void Optimizer::set_step(int64_t step, double learning_rate, double gradient_sca
 }
 
 void Optimizer::apply(const Tensor& losses) {
+  check(has_step_, "the optimizer was to update without set_step()");
+  parameters_.zero_unwritten_gradients(context_);
   const size_t bytes = kernels::step_scalars * size_of(scalars_.dtype());
   Backend& backend = context_.backend();
   backend.copy_from_host(scalars_.raw(), staged_.data(), bytes, context_.stream());

@@ -19,21 +19,22 @@ namespace heddle {
 // after the next set_step().
 class Optimizer {
  public:
-  // The parameters must have their memory. What is kept of past gradients starts at zero, counted as optimizer memory.
-  // `average`, of these parameters and alive as long as this, is brought up to date in each step. Where several
-  // processes share the state, `parallel` says which part is that of this one; the average is shared likewise. Throws
-  // Error when a group of the config matches no parameter.
+  // The parameters must have their memory, which is an Error otherwise. What is kept of past gradients starts at zero,
+  // counted as optimizer memory. `average`, of these parameters and alive as long as this, is brought up to date in
+  // each step. Where several processes share the state, `parallel` says which part is that of this one; the average is
+  // shared likewise. Throws Error when a group of the config matches no parameter.
   Optimizer(Context& context, ParameterSet& parameters, const OptimizerConfig& config,
             const WeightAverage* average = nullptr, DataParallel* parallel = nullptr);
 
   const OptimizerConfig& config() const { return config_; }
 
-  // Prepares step number `step` (from 1) on the host; the device must be done with the step before. The gradients are
-  // multiplied by `gradient_scale` first.
+  // Prepares step number `step` (from 1, else an Error) on the host; the device must be done with the step before. The
+  // gradients are multiplied by `gradient_scale` first.
   void set_step(int64_t step, double learning_rate, double gradient_scale);
   // Collective where the state is shared. Computes the norm of the gradients, then updates what is kept of them, the
   // masters, the compute copies of the parameters and the average. A norm that is not finite changes none of them, nor
-  // does one of `losses`: numbers on the device, (n) of the dtype of the masters, or undefined.
+  // does one of `losses`: numbers on the device, (n) of the dtype of the masters, or undefined. Gradients that no
+  // backward has written since zero_grad() are zero. Throws Error before the first set_step().
   void apply(const Tensor& losses = {});
   // The norm of the scaled gradient before clipping, as apply() found it; the device must be done. Not finite when
   // apply() changed nothing. NaN on meta.
@@ -72,8 +73,9 @@ class Optimizer {
   std::vector<Matrix> matrices_;
   std::vector<int64_t> offsets_of_v_;  // by parameter; -1: it has none
   Tensor m_, v_, parts_, scalars_;
-  Tensor norms_;         // (processes): of their ranges of the gradient; undefined where this process has all of it
-  PinnedBuffer staged_;  // the scalars of the step as the host wrote them, then as the device returned them
+  Tensor norms_;           // (processes): of their ranges of the gradient; undefined where this process has all of it
+  PinnedBuffer staged_;    // the scalars of the step as the host wrote them, then as the device returned them
+  bool has_step_ = false;  // whether the scalars were set
   double gradient_scale_ = 1.0;
 };
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,22 @@ double spread_of(const Values& values) {
   return spread > 0.0 && std::isfinite(spread) ? spread : 1.0;
 }
 
+template <class Visit>
+void for_each_address(const Tensor& tensor, const Visit& visit) {
+  if (tensor.rank() == 0) return visit(tensor.raw());
+  for (int64_t i = 0; i < tensor.size(0); ++i) for_each_address(tensor.select(0, i), visit);
+}
+
+// Whether some number belongs to both.
+bool overlap(const Tensor& a, const Tensor& b) {
+  if (!a.defined() || !a.shares_storage_with(b)) return false;
+  std::unordered_set<const void*> addresses;
+  for_each_address(a, [&](const void* address) { addresses.insert(address); });
+  bool found = false;
+  for_each_address(b, [&](const void* address) { found = found || addresses.contains(address); });
+  return found;
+}
+
 // The identity as an operator: what is computed from its output has an input that is no leaf.
 struct IdentityNode {
   Slot x, y;
@@ -63,6 +80,12 @@ class Checker {
       check(input.value.dtype() == DType::float64 || !input.differentiate,
             "[gradcheck] input {} is {}, expected float64", input.name, name(input.value.dtype()));
     }
+    // Each input is moved alone, so one that has numbers of another gets its own.
+    for (size_t i = 1; i < inputs_.size(); ++i) {
+      const bool overlaps = std::any_of(inputs_.begin(), inputs_.begin() + static_cast<std::ptrdiff_t>(i),
+                                        [&](const auto& other) { return overlap(other.value, inputs_[i].value); });
+      if (overlaps) inputs_[i].value = clone(context, inputs_[i].value);
+    }
   }
 
   GradcheckReport run() {
@@ -71,9 +94,11 @@ class Checker {
     report.deterministic = agree(analytic, gradients(InputKind::leaf), [](double a, double b, double) {
       return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
     });
-    // Another order of additions is allowed. NaN agrees with nothing.
+    // Another order of additions is allowed. NaN agrees with nothing; a sum may be beyond the largest number.
     const auto times = [](double factor) {
-      return [factor](double a, double b, double largest) { return std::abs(factor * a - b) <= 1e-9 * largest; };
+      return [factor](double a, double b, double largest) {
+        return std::abs(factor * a - b) <= 1e-9 * largest || (std::isfinite(a) && factor * a == b);
+      };
     };
     report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic), times(2.0));
     report.composes = agree(analytic, gradients(InputKind::output), times(1.0));
@@ -100,7 +125,7 @@ class Checker {
         variables.push_back(tape.constant(input.value));
         continue;
       }
-      leaves[i].tensor = Tensor::empty(context_, input.value.shape(), DType::float64);
+      leaves[i].tensor = Tensor::empty_in_order(context_, input.value.shape(), input.value.strides(), DType::float64);
       if (kind == InputKind::written_leaf) {
         write_values(context_, leaves[i].tensor, start[i]);
         leaves[i].written = true;
@@ -154,6 +179,20 @@ class Checker {
     return all;
   }
 
+  // The values of all outputs where `input` has other values for once.
+  Values outputs_at(const Tensor& input, const Values& values, const Values& moved) {
+    write_values(context_, input, moved);
+    Values found;
+    try {
+      found = outputs();
+    } catch (...) {
+      write_values(context_, input, values);
+      throw;
+    }
+    write_values(context_, input, values);
+    return found;
+  }
+
   // f = sum over outputs of <upstream, output>. Gives f(values + t direction) - f(values) - <gradient, what was moved>;
   // the points are the numbers of float64 next to those on the line.
   double deviation(const Tensor& input, const Values& values, const Values& gradient, const Values& direction,
@@ -164,9 +203,7 @@ class Checker {
       moved[i] += t * direction[i];
       if (moved[i] != values[i]) change -= static_cast<long double>(gradient[i]) * (moved[i] - values[i]);
     }
-    write_values(context_, input, moved);
-    const Values found = outputs();
-    write_values(context_, input, values);
+    const Values found = outputs_at(input, values, moved);
     for (size_t i = 0; i < found.size(); ++i) {
       // Infinity minus infinity is NaN, and a function of such values has no derivative.
       if (found[i] != base_[i] || !std::isfinite(found[i])) {
@@ -191,8 +228,10 @@ class Checker {
     };
 
     draw_direction();
-    const double f_size = terms_of_f();
     LineScales scales;
+    Values moved = values;  // the terms of f may all be 0 at x itself, as those of x^2 are at 0
+    for (size_t i = 0; i < moved.size(); ++i) moved[i] += scales.step * direction[i];
+    const double f_size = std::max(size_of_terms(base_), size_of_terms(outputs_at(input.value, values, moved)));
     scales.noise = std::max(4.0 * rounding_noise(along, 0x1p-40), 0x1p-56 * f_size);
     double worst_rank = -1.0;
     const auto check_along = [&](int64_t element, double unit, double size) {
@@ -237,10 +276,12 @@ class Checker {
     return report;
   }
 
-  // The sum of the magnitudes of the terms of f.
-  double terms_of_f() const {
+  // The sum of the magnitudes of the terms of f, where it has these outputs.
+  double size_of_terms(const Values& outputs) const {
     double sum = 0.0;
-    for (size_t i = 0; i < base_.size(); ++i) sum += std::isfinite(base_[i]) ? std::abs(upstream_[i] * base_[i]) : 0.0;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      sum += std::isfinite(outputs[i]) ? std::abs(upstream_[i] * outputs[i]) : 0.0;
+    }
     return sum;
   }
 
@@ -256,7 +297,7 @@ class Checker {
 
   Context& context_;
   const GradcheckFunction& function_;
-  const std::vector<GradcheckInput>& inputs_;
+  std::vector<GradcheckInput> inputs_;  // none of them shares a number with another
   const GradcheckOptions& options_;
   Values base_, upstream_;  // of all outputs, one after the other
 };

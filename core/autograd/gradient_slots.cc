@@ -1,5 +1,6 @@
 #include "core/autograd/gradient_slots.h"
 
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -7,63 +8,126 @@
 #include "core/tensor/transfer.h"
 
 namespace heddle {
+namespace {
+
+// From 1. An address would not do: a tape may lie where one of the step before did.
+uint32_t new_tape_number() {
+  static std::atomic<uint32_t> last{0};
+  return ++last;
+}
+
+// Operators see of a leaf and of its gradient the same views, and demand contiguous ones.
+void check_bound_gradient(const Tensor& value, const Tensor& gradient, std::string_view leaf) {
+  check(value.shape() == gradient.shape(), "leaf {} has shape {}, its gradient {}", leaf, to_string(value.shape()),
+        to_string(gradient.shape()));
+  const DType dtype = value.dtype(), wide = accumulate_type(dtype);
+  check(gradient.dtype() == dtype || gradient.dtype() == wide, "leaf {} is {}, its gradient {}, expected {}{}", leaf,
+        name(dtype), name(gradient.dtype()), name(dtype), wide == dtype ? "" : fmt::format(" or {}", name(wide)));
+  for (int dim = 0; dim < value.rank(); ++dim) {
+    check(value.size(dim) < 2 || value.stride(dim) != 1 || gradient.stride(dim) == 1,
+          "leaf {} of shape {} has strides {}, its gradient {}, expected 1 in dimension {} of both", leaf,
+          to_string(value.shape()), to_string(value.strides()), to_string(gradient.strides()), dim);
+  }
+}
+
+}  // namespace
+
+void Gradient::zero_unless_written(Context& context) {
+  if (written || !may_hold_numbers_ || !tensor.defined()) return;
+  fill_zero(context, tensor);
+  may_hold_numbers_ = false;
+}
+
+GradientSlots::GradientSlots(Context& context) : context_(context), tape_(new_tape_number()) {}
+
+const GradientSlots::State& GradientSlots::at(Slot slot) const {
+  check(contains(slot), "a value of another tape: what is computed on a tape can be used on that one alone");
+  return slots_[slot.id];
+}
+
+GradientSlots::State& GradientSlots::at(Slot slot) { return const_cast<State&>(std::as_const(*this).at(slot)); }
 
 Slot GradientSlots::add(const Tensor& value) {
   State& state = slots_.emplace_back();
   state.shape = value.shape();
+  state.strides = value.strides();
   state.dtype = value.dtype();
-  return {static_cast<int>(slots_.size()) - 1};
+  return {static_cast<int>(slots_.size()) - 1, tape_};
 }
 
 Slot GradientSlots::add_leaf(const Tensor& value, Gradient& gradient, std::string_view name) {
-  const auto [found, is_new] = slot_of_leaf_.try_emplace(&gradient, Slot{static_cast<int>(slots_.size())});
-  const Slot slot = found->second;
-  if (is_new) {
-    leaves_.push_back(slot);
-    State& state = slots_[add(value).id];
-    state.leaf = &gradient;
-    state.leaf_name = name;
+  if (gradient.tensor.defined()) check_bound_gradient(value, gradient.tensor, name);
+  const auto found = slot_of_leaf_.find(&gradient);
+  if (found != slot_of_leaf_.end()) {
+    const State& known = at(found->second);
+    check(value.shape() == known.shape && value.dtype() == known.dtype,
+          "leaf {} is {} {}, its gradient is that of leaf {}, {} {}", name, heddle::name(value.dtype()),
+          to_string(value.shape()), known.leaf_name, heddle::name(known.dtype), to_string(known.shape));
+    return found->second;
   }
-  const Shape& expected = gradient.tensor.defined() ? gradient.tensor.shape() : slots_[slot.id].shape;
-  check(value.shape() == expected, "leaf {} has shape {}, its gradient {}", name, to_string(value.shape()),
-        to_string(expected));
+  const Slot slot = add(value);
+  slot_of_leaf_[&gradient] = slot;
+  leaves_.push_back(slot);
+  State& state = at(slot);
+  state.leaf = &gradient;
+  state.leaf_name = name;
   return slot;
 }
 
 Slot GradientSlots::add_view(Slot of, const Tensor& value, View view) {
+  const bool is_whole = value.numel() == numel(at(of).shape);
   const Slot slot = add(value);
-  State& state = slots_[slot.id];
+  State& state = at(slot);
   state.view_of = of.id;
   state.view = std::move(view);
-  if (numel(state.shape) == numel(slots_[of.id].shape)) state.partition = {slot.id, 1};
+  if (is_whole) state.partition = {slot.id, 1};
+  check_view_of_gradient(slot);
   return slot;
 }
 
+// What a bound gradient of other strides than its value does not allow is found here, not in the middle of backward.
+void GradientSlots::check_view_of_gradient(Slot slot) const {
+  const State& leaf = at(whole(slot));
+  if (leaf.leaf == nullptr || !leaf.leaf->tensor.defined()) return;
+  try {
+    view_of(at(slot), leaf.leaf->tensor);
+  } catch (const Error& error) {
+    fail("the gradient of leaf {} has strides {}, unlike its value, which allows a view that it does not: {}",
+         leaf.leaf_name, to_string(leaf.leaf->tensor.strides()), error.what());
+  }
+}
+
+Tensor GradientSlots::view_of(const State& state, const Tensor& whole) const {
+  return state.view_of < 0 ? whole : state.view(view_of(slots_[state.view_of], whole));
+}
+
 void GradientSlots::make_partition(const std::vector<Slot>& parts) {
-  for (Slot part : parts) slots_[part.id].partition = {parts.front().id, static_cast<int>(parts.size())};
+  for (Slot part : parts) at(part).partition = {parts.front().id, static_cast<int>(parts.size())};
 }
 
 Slot GradientSlots::whole(Slot slot) const {
-  while (slots_[slot.id].view_of >= 0) slot.id = slots_[slot.id].view_of;
+  while (at(slot).view_of >= 0) slot.id = at(slot).view_of;
   return slot;
 }
 
 std::string GradientSlots::describe(Slot slot) const {
-  const State& state = slots_[slot.id];
+  const State& state = at(slot);
   if (state.leaf != nullptr) return fmt::format("leaf {}", state.leaf_name);
   return fmt::format("a value {} {}", name(state.dtype), to_string(state.shape));
 }
 
 Tensor GradientSlots::take(Slot slot) {
-  close(slots_[slot.id]);
-  return std::move(slots_[slot.id].gradient);
+  State& state = at(slot);
+  close(state);
+  return std::move(state.gradient);
 }
 
 GradientDestination GradientSlots::destination(Slot slot) {
-  State& state = slots_[slot.id];
-  if (Gradient* leaf = slots_[whole(slot).id].leaf) {
+  State& state = at(slot);
+  if (Gradient* leaf = at(whole(slot)).leaf) {
     close_in_other_tape(*leaf);
     ++leaf->writes_;
+    leaf->may_hold_numbers_ = true;
   }
   close(state);
   const GradientMode mode = holds_gradient(state) ? GradientMode::accumulate : GradientMode::overwrite;
@@ -77,7 +141,7 @@ GradientDestination GradientSlots::destination(Slot slot) {
 Tensor GradientSlots::memory(State& state) {
   if (state.view_of >= 0) return state.view(memory(slots_[state.view_of]));
   Tensor& tensor = state.leaf != nullptr ? state.leaf->tensor : state.gradient;
-  if (!tensor.defined()) tensor = Tensor::empty(context_, state.shape, state.dtype);
+  if (!tensor.defined()) tensor = Tensor::empty_in_order(context_, state.shape, state.strides, state.dtype);
   const int64_t writer = std::exchange(state.writer, node_);
   if (state.leaf == nullptr && writer != node_ && !tensor.is_unique()) tensor = clone(context_, tensor);
   return tensor;
@@ -141,13 +205,13 @@ void GradientSlots::close_in_other_tape(const Gradient& leaf) {
 }
 
 bool GradientSlots::can_share_gradient(Slot slot) const {
-  const State& state = slots_[slot.id];
+  const State& state = at(slot);
   return state.leaf == nullptr && state.view_of < 0 && !state.reached;
 }
 
 bool GradientSlots::share_gradient(Slot slot, const Tensor& gradient) {
   if (!can_share_gradient(slot)) return false;
-  State& state = slots_[slot.id];
+  State& state = at(slot);
   check(gradient.shape() == state.shape && gradient.dtype() == state.dtype && gradient.is_contiguous(),
         "share_gradient: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()),
         to_string(gradient.shape()), to_string(gradient.strides()), name(state.dtype), to_string(state.shape));
@@ -166,7 +230,7 @@ void GradientSlots::begin_backward() {
 }
 
 Gradient* GradientSlots::finish_leaf(Slot slot) {
-  State& state = slots_[slot.id];
+  State& state = at(slot);
   close(state);
   state.writes_at_finish = state.leaf->writes_;
   return state.writes_at_finish > state.writes_before ? state.leaf : nullptr;

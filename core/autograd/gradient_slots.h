@@ -18,6 +18,7 @@ namespace heddle {
 // Where the tape keeps the gradient of one value; id < 0: no gradient is wanted.
 struct Slot {
   int id = -1;
+  uint32_t tape = 0;  // the number of that tape: on another one the id means another value, or none
   bool requires_grad() const { return id >= 0; }
 };
 
@@ -27,11 +28,22 @@ class GradientSlots;
 // also a tape that runs inside a node of another one. The first write after `written` was cleared overwrites, later
 // ones add.
 struct Gradient {
-  Tensor tensor;  // bound beforehand (a view of a flat buffer), or undefined: allocated by the first write
+  // Bound beforehand (a view of a flat buffer), in the dtype of the value or in its accumulate type. Or undefined: then
+  // the first write allocates it, with the dimensions in memory in the order of those of the value.
+  Tensor tensor;
   bool written = false;
+
+  // The next write overwrites. The memory keeps its numbers until then.
+  void clear() {
+    may_hold_numbers_ |= written;
+    written = false;
+  }
+  // For those who read the memory whether a backward has written it or not: zeroes what it holds of an older gradient.
+  void zero_unless_written(Context& context);
 
  private:
   friend class GradientSlots;
+  bool may_hold_numbers_ = false;     // false: all zeros, or the caller's
   GradientSlots* open_in_ = nullptr;  // the slots through which some of its parts were written, and others not yet
   int64_t writes_ = 0;                // number of destinations given so far, by all tapes
 };
@@ -49,38 +61,42 @@ class GradientSlots {
  public:
   using View = std::function<Tensor(const Tensor&)>;
 
-  explicit GradientSlots(Context& context) : context_(context) {}
+  explicit GradientSlots(Context& context);
   GradientSlots(const GradientSlots&) = delete;
   GradientSlots& operator=(const GradientSlots&) = delete;
 
   Slot add(const Tensor& value);
+  // Throws Error when the gradient's tensor does not fit the value, or the value that the gradient was added with.
   Slot add_leaf(const Tensor& value, Gradient& gradient, std::string_view name);
-  // The slot of `value` = view(value of `of`). It has no memory of its own.
+  // The slot of `value` = view(value of `of`). It has no memory of its own. Throws Error when `of` is a leaf whose
+  // gradient's tensor has no such view.
   Slot add_view(Slot of, const Tensor& value, View view);
   // Declares that these views, added one after the other, cover the value they are views of without overlap.
   void make_partition(const std::vector<Slot>& parts);
 
   int count() const { return static_cast<int>(slots_.size()); }
+  // Whether the slot is one of these. All other functions throw Error for a slot that is not.
+  bool contains(Slot slot) const { return slot.tape == tape_; }
   // The slot with the memory: follows views to the value they are views of.
   Slot whole(Slot slot) const;
   // "leaf NAME" or the shape and dtype of the value, for errors.
   std::string describe(Slot slot) const;
   const std::vector<Slot>& leaves() const { return leaves_; }
-  bool is_leaf(Slot slot) const { return slots_[slot.id].leaf != nullptr; }
-  std::string_view leaf_name(Slot slot) const { return slots_[slot.id].leaf_name; }
+  bool is_leaf(Slot slot) const { return at(slot).leaf != nullptr; }
+  std::string_view leaf_name(Slot slot) const { return at(slot).leaf_name; }
 
   // A backward pass starts: what is written from here on counts for it.
   void begin_backward();
   // From here to the next call one node runs.
   void begin_node() { ++node_; }
   // Whether something was written to the slot, which is no leaf, or to a view of it.
-  bool reached(Slot slot) const { return slots_[slot.id].reached; }
+  bool reached(Slot slot) const { return at(slot).reached; }
   // See Tape for the next four.
   Tensor take(Slot slot);
   GradientDestination destination(Slot slot);
   bool share_gradient(Slot slot, const Tensor& gradient);
   bool can_share_gradient(Slot slot) const;
-  void release(Slot slot) { slots_[slot.id].gradient = {}; }
+  void release(Slot slot) { at(slot).gradient = {}; }
 
   // The gradient of a leaf is complete: zeroes the parts that nothing wrote. Returns the Gradient, or nullptr when this
   // backward pass did not reach it.
@@ -99,7 +115,7 @@ class GradientSlots {
     bool operator==(const Partition&) const = default;
   };
   struct State {
-    Shape shape;
+    Shape shape, strides;  // of the value
     DType dtype;
 
     // Values that are no leaves, and views.
@@ -123,6 +139,10 @@ class GradientSlots {
     Partition open;  // the parts through which this value is being written
   };
 
+  State& at(Slot slot);
+  const State& at(Slot slot) const;
+  void check_view_of_gradient(Slot slot) const;
+  Tensor view_of(const State& state, const Tensor& whole) const;
   Tensor memory(State& state);
   bool is_written(const State& state) const;
   void set_written(State& state);
@@ -132,6 +152,7 @@ class GradientSlots {
   void close_in_other_tape(const Gradient& leaf);
 
   Context& context_;
+  uint32_t tape_;  // the number of these slots
   std::vector<State> slots_;
   int64_t node_ = 0;
   std::vector<Slot> leaves_;

@@ -31,7 +31,7 @@ struct Rung {
 // Differences at ever smaller steps. Those at which g is infinite or NaN are left out.
 class Ladder {
  public:
-  Ladder(const LineFunction& g, const LineScales& scales) : g_(g), scales_(scales), noise_(scales.noise) {}
+  Ladder(const LineFunction& g, const LineScales& scales) : g_(g), scales_(scales) {}
 
   // Takes the next step; false when there is none.
   bool descend() {
@@ -42,7 +42,6 @@ class Ladder {
       count_ = 0;
       return true;
     }
-    if (has_lost_the_function(step, above, below)) return false;
     Rung& rung = rungs_[count_++];
     rung.step = step;
     rung.central = (above - below) / (2.0 * step);
@@ -63,7 +62,7 @@ class Ladder {
 
   size_t count() const { return count_; }
   const Rung& operator[](size_t i) const { return rungs_[i]; }
-  double rounding(size_t i) const { return 2.0 * noise_ / rungs_[i].step; }
+  double rounding(size_t i) const { return 2.0 * scales_.noise / rungs_[i].step; }
   Estimate estimate(size_t i) const { return {rungs_[i].best.slope, rungs_[i].best.error + rounding(i)}; }
   Estimate best() const {
     Estimate best;
@@ -72,34 +71,14 @@ class Ladder {
   }
 
  private:
-  // Whether the function itself, g + claimed t, has not changed at all, though it did at the step before: it is stored
-  // in fewer digits than g is computed in. What it changed by then is its rounding error.
-  bool has_lost_the_function(double step, double above, double below) {
-    const double claimed = scales_.claimed * step;
-    const double change = std::max(std::abs(above + claimed), std::abs(below - claimed));
-    if (change > 0x1p-40 * std::abs(claimed) || claimed == 0.0 || last_change_ == 0.0) {
-      last_change_ = change;
-      return false;
-    }
-    noise_ = std::max(noise_, last_change_);
-    return true;
-  }
-
   const LineFunction& g_;
   const LineScales& scales_;
-  double noise_;
   std::array<Rung, kSteps> rungs_{};
   size_t taken_ = 0, count_ = 0;  // steps taken, and those of them that are kept
-  double last_change_ = 0.0;
 };
 
-}  // namespace
-
-std::string to_string(Verdict verdict) {
-  return verdict == Verdict::ok ? "ok" : verdict == Verdict::wrong ? "WRONG" : "undecided";
-}
-
-LineSlope check_flat(const LineFunction& g, const LineScales& scales) {
+// check_flat() with the noise that it is given.
+LineSlope judge(const LineFunction& g, const LineScales& scales) {
   const double allowed = kRelativeRounding * std::abs(scales.claimed) + kSizeRounding * scales.size;
   const auto is_zero = [&](double slope, double error) {
     return std::abs(slope) <= std::max(2.0 * error, allowed) && error <= kResolution * scales.size;
@@ -138,22 +117,78 @@ LineSlope check_flat(const LineFunction& g, const LineScales& scales) {
   return answer(Verdict::undecided, best);
 }
 
-double rounding_noise(const LineFunction& g, double spacing) {
-  constexpr size_t kPoints = 9, kMiddle = kPoints / 2;
-  std::array<double, kPoints> differences{};
-  for (size_t i = 0; i < kPoints; ++i) differences[i] = g(spacing * (static_cast<double>(i) - kMiddle));
-  double noise = std::numeric_limits<double>::infinity(), factor = 1.0;  // (order!)^2 / (2 order)!
-  for (size_t order = 1; order < kPoints - 2; ++order) {
-    factor *= static_cast<double>(order) / (2.0 * (2.0 * static_cast<double>(order) - 1.0));
-    double squares = 0.0;
-    for (size_t i = 0; i + order < kPoints; ++i) {
-      differences[i] = differences[i + 1] - differences[i];
-      squares += differences[i] * differences[i];
+// Where rounding_noise() takes values, in spacings. At equal distances the rounding errors of a function that is nearly
+// straight may lie on a straight line, too.
+constexpr std::array<double, 9> kPlaces = {0.61, 1.97, 2.72, 4.18, 4.83, 6.29, 6.94, 8.27, 9.06};
+using ValuesAtPlaces = std::array<double, kPlaces.size()>;
+
+// The standard deviation of the errors of these values, from their divided differences of this order: sums of order + 1
+// neighbours with weights of which polynomials of lower degree leave nothing.
+double noise_of_order(const ValuesAtPlaces& values, size_t order) {
+  double squares = 0.0;
+  const size_t differences = kPlaces.size() - order;
+  for (size_t first = 0; first < differences; ++first) {
+    double difference = 0.0, weights = 0.0;
+    for (size_t i = first; i <= first + order; ++i) {
+      double weight = 1.0;
+      for (size_t j = first; j <= first + order; ++j) weight /= i == j ? 1.0 : kPlaces[i] - kPlaces[j];
+      difference += weight * values[i];
+      weights += weight * weight;
     }
-    // Low orders still hold the function itself.
-    if (order >= 3) noise = std::min(noise, std::sqrt(factor * squares / static_cast<double>(kPoints - order)));
+    squares += difference * difference / weights;
   }
+  return std::sqrt(squares / static_cast<double>(differences));
+}
+
+ValuesAtPlaces values_at_places(const LineFunction& g, double spacing) {
+  ValuesAtPlaces values{};
+  std::transform(kPlaces.begin(), kPlaces.end(), values.begin(), [&](double place) { return g(spacing * place); });
+  return values;
+}
+
+double noise_of(const ValuesAtPlaces& values) {
+  double noise = std::numeric_limits<double>::infinity();
+  // Lower orders still hold the function itself.
+  for (size_t order = 3; order <= 6; ++order) noise = std::min(noise, noise_of_order(values, order));
   return std::isfinite(noise) ? noise : 0.0;
 }
+
+// The largest noise at any spacing, on either side. What the differences hold of the function itself grows with the
+// spacing, as a kink among the values does, and rounding does not: so noise counts that is no more than doubled where
+// the spacing is four times as large. So does the first change of a function, g + claimed t, that did not change at all
+// at smaller spacings.
+double noise_at_all_spacings(const LineFunction& g, double claimed) {
+  double largest = 0.0;
+  for (const double side : {1.0, -1.0}) {
+    double before = 0.0;
+    bool was_flat = false;
+    for (double spacing = 0x1p-40; spacing <= 0x1p-6; spacing *= 4.0) {
+      const ValuesAtPlaces values = values_at_places(g, side * spacing);
+      const double noise = noise_of(values), last = claimed * side * spacing * kPlaces.back();
+      const bool is_flat = std::abs(values.back() + last) <= 0x1p-40 * std::abs(last);
+      if (noise <= 2.0 * before) largest = std::max(largest, before);
+      if (was_flat && !is_flat) largest = std::max(largest, noise);
+      before = noise;
+      was_flat = is_flat;
+    }
+  }
+  return largest;
+}
+
+}  // namespace
+
+std::string to_string(Verdict verdict) {
+  return verdict == Verdict::ok ? "ok" : verdict == Verdict::wrong ? "WRONG" : "undecided";
+}
+
+LineSlope check_flat(const LineFunction& g, const LineScales& scales) {
+  const LineSlope slope = judge(g, scales);
+  if (slope.verdict != Verdict::wrong) return slope;
+  LineScales measured = scales;
+  measured.noise = std::max(scales.noise, 4.0 * noise_at_all_spacings(g, scales.claimed));
+  return judge(g, measured);
+}
+
+double rounding_noise(const LineFunction& g, double spacing) { return noise_of(values_at_places(g, spacing)); }
 
 }  // namespace heddle

@@ -37,10 +37,14 @@ struct LineSlope {
 //              at 0 and the slope of one side is 0
 //   wrong      where the slope is beyond 8 times its error and stays so at smaller steps, on both sides of 0
 //   undecided  otherwise
+// A function that is stored in few digits does not change at all over short distances, so that its rounding error does
+// not show there. So before it says wrong it measures that error over longer distances as well: where it is larger than
+// `noise`, the verdict is that with the larger one.
 LineSlope check_flat(const LineFunction& g, const LineScales& scales);
 
-// The standard deviation of the rounding errors of g near 0, from the differences of high order of values that lie
-// `spacing` apart (Moré and Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33, 2011).
+// The standard deviation of the rounding errors of g near 0, from the differences of high order of nine values that lie
+// about `spacing` apart, on the side of its sign (Moré and Wild, "Estimating computational noise", SIAM J. Sci. Comput.
+// 33, 2011).
 double rounding_noise(const LineFunction& g, double spacing);
 
 }  // namespace heddle

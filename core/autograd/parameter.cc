@@ -44,6 +44,8 @@ void initialize(Context& context, const Parameter& parameter, uint64_t seed, uin
 // Throws Error when nothing of this name can be added.
 void ParameterSet::check_new(const std::string& name, const Shape& shape) const {
   check(!master_.defined(), "{} was added after the parameters got their memory", name);
+  check(std::all_of(shape.begin(), shape.end(), [](int64_t extent) { return extent >= 0; }),
+        "{} has shape {}: an extent is negative", name, to_string(shape));
   if (!names_.contains(name)) return;
   for (const Parameter& other : parameters_) {
     check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, to_string(other.shape),
@@ -80,6 +82,8 @@ Buffer& ParameterSet::add_buffer(std::string name, const Shape& shape, std::vect
 
 void ParameterSet::materialize(Context& context, DType compute_dtype, uint64_t seed, int parts) {
   check(!master_.defined(), "the parameters have their memory already");
+  check(is_floating(compute_dtype), "parameters cannot be {}: they are real numbers", name(compute_dtype));
+  check(parts >= 1, "the parameters are to have {} parts, expected at least 1", parts);
   const auto round_up = [](int64_t number, int64_t multiple) { return (number + multiple - 1) / multiple * multiple; };
   int64_t total = 0;
   offsets_.resize(parameters_.size());
@@ -127,7 +131,11 @@ Variable ParameterSet::on(Tape& tape, Parameter& parameter) {
 }
 
 void ParameterSet::zero_grad() {
-  for (Parameter& parameter : parameters_) parameter.gradient.written = false;
+  for (Parameter& parameter : parameters_) parameter.gradient.clear();
+}
+
+void ParameterSet::zero_unwritten_gradients(Context& context) {
+  for (Parameter& parameter : parameters_) parameter.gradient.zero_unless_written(context);
 }
 
 }  // namespace heddle

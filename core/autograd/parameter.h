@@ -51,8 +51,8 @@ struct Buffer {
 // Two steps: layers add() their parameters and buffers while the model is built, then materialize() gives them memory.
 class ParameterSet {
  public:
-  // The reference stays valid as long as the set. Throws Error when the name is taken, when the set is materialized,
-  // and when all parameters together would have more than 2^60 numbers.
+  // The reference stays valid as long as the set. Throws Error when the name is taken, when an extent is negative, when
+  // the set is materialized, and when all parameters together would have more than 2^60 numbers.
   Parameter& add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay);
 
   // The same for a buffer; parameters and buffers share one space of names. Throws Error also when the number of values
@@ -63,14 +63,17 @@ class ParameterSet {
   // of 128 elements, gaps are zero) and initializes the masters: parameter i draws from its own substream, so its start
   // does not depend on the others. Then the buffers get their values, each in memory of its own, in the order in which
   // they were added. The flat buffers are a multiple of `parts` times 128 elements long, so that as many equal parts
-  // have the alignment of parameters.
+  // have the alignment of parameters. Throws Error for integers, and for less than one part.
   void materialize(Context& context, DType compute_dtype, uint64_t seed, int parts = 1);
 
   // The parameter as a leaf of this tape.
   static Variable on(Tape& tape, Parameter& parameter);
 
-  // The next backward overwrites all gradients.
+  // The next backward overwrites all gradients. It touches no memory: see the next function.
   void zero_grad();
+  // Sets those gradients to zero that no backward has written since zero_grad(). To be called before the flat buffer of
+  // gradients is read. It does nothing when all were written.
+  void zero_unwritten_gradients(Context& context);
 
   std::deque<Parameter>& all() { return parameters_; }
   const std::deque<Parameter>& all() const { return parameters_; }

@@ -39,9 +39,21 @@ std::string operator_name(const std::type_info& node) {
 
 }  // namespace
 
+void Tape::check_device(const Tensor& value, std::string_view name) const {
+  if (context_.is_meta() || !value.defined()) return;
+  check(value.device() == context_.device(), "{} is on device {}, the tape on {}", name, to_string(value.device()),
+        to_string(context_.device()));
+}
+
+Variable Tape::constant(Tensor value) const {
+  check_device(value, "a value");
+  return {std::move(value), {}};
+}
+
 Variable Tape::leaf(Tensor value, Gradient& gradient, std::string_view name) {
   const auto replaced = replaced_leaves_.find(&gradient);
   if (replaced != replaced_leaves_.end()) return replaced->second;
+  check_device(value, name);
   if (mode_ != Mode::record) return constant(std::move(value));
   const Slot slot = slots_.add_leaf(value, gradient, name);
   return {std::move(value), slot};
@@ -75,16 +87,32 @@ bool Tape::records(std::initializer_list<const Variable*> inputs) const {
 
 Variable Tape::output(Tensor value, bool recorded) {
   const Slot slot = recorded ? slots_.add(value) : Slot{};
-  if ((disturbance_ || watch_) && recorded) new_outputs_.push_back(value);
-  return {std::move(value), slot};
+  Variable output{std::move(value), slot};
+  if ((disturbance_ || watch_) && recorded) new_outputs_.push_back(output);
+  return output;
+}
+
+// Without those of an operator that threw before its node was recorded.
+std::vector<Tensor> Tape::take_new_outputs(const std::vector<Slot>& outputs) {
+  std::vector<Tensor> made;
+  for (const Variable& output : std::exchange(new_outputs_, {})) {
+    const bool is_own = std::any_of(outputs.begin(), outputs.end(), [&](Slot own) { return own.id == output.slot.id; });
+    if (is_own) made.push_back(output.value);
+  }
+  return made;
 }
 
 void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, std::vector<Slot> outputs) {
   if (ran_backward_) fail("{} was recorded on a tape that has run backward", readable(node->type()));
-  std::vector<Tensor> made = std::exchange(new_outputs_, {});
+  std::vector<Tensor> made = take_new_outputs(outputs);
   if (disturbance_) std::for_each(made.begin(), made.end(), disturbance_);
   std::erase_if(inputs, [](Slot slot) { return !slot.requires_grad(); });
   std::erase_if(outputs, [](Slot slot) { return !slot.requires_grad(); });
+  for (const std::vector<Slot>* slots : {&inputs, &outputs}) {
+    const bool are_own = std::all_of(slots->begin(), slots->end(), [&](Slot slot) { return slots_.contains(slot); });
+    check(are_own, "{} was given a value of another tape: what is computed on a tape can be used on that one alone",
+          operator_name(node->type()));
+  }
   for (Slot& input : inputs) input = slots_.whole(input);
   entries_.push_back({.node = std::move(node),
                       .label = {context_.label().scope, MemoryCategory::gradient},

@@ -56,10 +56,12 @@ class Tape {
 
   Context& context() { return context_; }
 
-  // A value that is not differentiated.
-  Variable constant(Tensor value) const { return {std::move(value), {}}; }
+  // A value that is not differentiated. Here and in leaf() the value lies on the device of the context; on meta it may
+  // lie anywhere.
+  Variable constant(Tensor value) const;
   // A value whose gradient goes to `gradient`, which must outlive the tape. Asking twice for the same Gradient gives
-  // the same slot. `name` appears in errors.
+  // the same slot. `name` appears in errors. Throws Error when the gradient's tensor does not fit the value in shape,
+  // dtype or strides.
   Variable leaf(Tensor value, Gradient& gradient, std::string_view name);
   // From now on leaf() returns `by` for this gradient: a check replaces a parameter by values of its own this way.
   void replace_leaf(const Gradient& gradient, const Variable& by) { replaced_leaves_[&gradient] = by; }
@@ -80,7 +82,8 @@ class Tape {
   Variable output(Tensor value, bool recorded);
   // Takes over the node of an operator. Nodes run backward in the reverse order of recording. T is any struct with
   // `void backward(Tape&)`. `inputs` are all values whose gradients that function may write, `outputs` those whose
-  // gradients it takes; values that are undefined or not differentiated are skipped.
+  // gradients it takes; values that are undefined or not differentiated are skipped, and one of another tape is an
+  // Error.
   //
   // A node may run another tape in its backward, as recomputation does. Then its inputs name also the leaves that the
   // other tape writes (leaf() gives their slots), and it writes what it asked destinations for on this tape before it
@@ -172,6 +175,8 @@ class Tape {
   void check_root(const Root& root) const;
   void write_root(const Root& root);
   void run(Entry& entry);
+  void check_device(const Tensor& value, std::string_view name) const;
+  std::vector<Tensor> take_new_outputs(const std::vector<Slot>& outputs);
   void tell(const Entry& entry, bool is_gradient, std::vector<Tensor> numbers) const;
   void finish_leaf(Slot leaf);
   void check_input(Slot slot) const;
@@ -184,9 +189,9 @@ class Tape {
   GradientHook on_gradient_final_;
   Disturbance disturbance_;
   Watch watch_;
-  std::vector<Tensor> new_outputs_;  // of the operator whose node is not recorded yet; for those who look at them
-  std::vector<Tensor> written_;      // what the running node was given to write to, while somebody watches
-  const Entry* running_ = nullptr;   // during backward
+  std::vector<Variable> new_outputs_;  // of the operator whose node is not recorded yet; for those who look at them
+  std::vector<Tensor> written_;        // what the running node was given to write to, while somebody watches
+  const Entry* running_ = nullptr;     // during backward
   bool ran_backward_ = false;
   bool allow_unused_leaves_ = false;
 };

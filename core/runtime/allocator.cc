@@ -210,7 +210,8 @@ CachingAllocator::Block* CachingAllocator::reserve_segment(size_t bytes, const P
 
 // The bytes that may still be reserved, as far as the limits tell.
 size_t CachingAllocator::room() const {
-  size_t room = std::numeric_limits<size_t>::max();
+  // What is counted must fit the counters, also on meta, which has no limit of its own.
+  size_t room = std::numeric_limits<size_t>::max() - stats_.reserved.current;
   for (const size_t limit : {options_.limit_bytes, backend_->properties().memory_bytes}) {
     if (limit > 0) room = std::min(room, limit - std::min(limit, stats_.reserved.current));
   }
@@ -416,8 +417,8 @@ void CachingAllocator::record_block(MemoryAction action, const Block* block) {
 }
 
 void CachingAllocator::throw_out_of_memory(size_t bytes, MemoryLabel label) {
-  const size_t left = room();
-  record(MemoryAction::out_of_memory, label, left == std::numeric_limits<size_t>::max() ? 0 : left, bytes, nullptr);
+  const bool has_limit = options_.limit_bytes > 0 || backend_->properties().memory_bytes > 0;
+  record(MemoryAction::out_of_memory, label, has_limit ? room() : 0, bytes, nullptr);
   std::vector<const ScopeBytes*> holders;
   for (const ScopeBytes& scope : scopes_) {
     if (scope.allocated.current > 0) holders.push_back(&scope);

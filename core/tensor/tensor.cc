@@ -1,12 +1,12 @@
 #include "core/tensor/tensor.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <numeric>
 #include <utility>
+#include <vector>
 
 #include "core/runtime/checked.h"
 #include "core/runtime/context.h"
@@ -104,14 +104,14 @@ Tensor Tensor::empty(Context& context, const Shape& shape, DType dtype) {
 
 Tensor Tensor::empty_in_order(Context& context, const Shape& shape, const Shape& strides, DType dtype) {
   Tensor tensor = empty(context, shape, dtype);
-  std::array<int, kMaxRank> dims{};
-  const auto end = dims.begin() + shape.rank();
-  std::iota(dims.begin(), end, 0);
-  std::sort(dims.begin(), end, [&](int a, int b) { return std::pair(strides[a], -a) < std::pair(strides[b], -b); });
+  std::vector<int> dims(static_cast<size_t>(shape.rank()));
+  std::iota(dims.begin(), dims.end(), 0);
+  std::sort(dims.begin(), dims.end(),
+            [&](int a, int b) { return std::pair(strides[a], -a) < std::pair(strides[b], -b); });
   int64_t stride = 1;
-  for (auto dim = dims.begin(); dim != end; ++dim) {
-    tensor.strides_[*dim] = stride;
-    stride *= std::max<int64_t>(shape[*dim], 1);
+  for (const int dim : dims) {
+    tensor.strides_[dim] = stride;
+    stride *= std::max<int64_t>(shape[dim], 1);
   }
   return tensor;
 }

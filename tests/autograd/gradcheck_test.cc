@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "core/tensor/element_types.h"
+#include "core/tensor/random.h"
 #include "tests/autograd/test_nodes.h"
 
 namespace heddle {
@@ -288,6 +290,92 @@ TEST_F(GradcheckTest, InputsOfOtherDtypesAreRefused) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "[gradcheck] input x is float32, expected float64");
   }
+}
+
+// Where a function is stored in fewer digits than float64 its differences do not change at all at small steps.
+TEST_F(GradcheckTest, RightGradientsOfFunctionsStoredInFewDigitsAreNotCalledWrong) {
+  const std::vector<std::function<double(double)>> storages = {
+      [](double y) { return static_cast<double>(static_cast<float>(y)); },
+      [](double y) { return std::round(y * 1e9) / 1e9; },
+      [](double y) { return static_cast<double>(static_cast<bfloat16>(static_cast<float>(y))); },
+  };
+  for (const auto& storage : storages) {
+    const Elementwise right{[&](double x) { return storage(std::sin(x)); },
+                            [](double x, size_t) { return std::cos(x); }};
+    for (uint64_t seed = 0; seed < 30; ++seed) {
+      Random random(seed, RandomStream::test);
+      for (const int projections : {0, 2}) {
+        for (const size_t count : {1, 4}) {
+          Values values(count);
+          for (double& value : values) value = random.next_normal();
+          const GradcheckReport report = check_of(right, values, {.projections = projections});
+          EXPECT_NE(report.verdict(), Verdict::wrong) << seed << "\n" << report.to_string();
+        }
+      }
+    }
+  }
+}
+
+TEST_F(GradcheckTest, WrongGradientsOfAFunctionStoredInFloat32AreFound) {
+  const Elementwise wrong{[](double x) { return static_cast<double>(static_cast<float>(std::sin(x))); },
+                          [](double x, size_t) { return 1.05 * std::cos(x); }};
+  for (const int projections : {0, 2}) {
+    const GradcheckReport report = check_of(wrong, {-0.3, 0.9, 1.1, 0.2}, {.projections = projections});
+    EXPECT_EQ(report.verdict(), Verdict::wrong) << report.to_string();
+  }
+}
+
+// The function is 0 there, too, and its typical slope is not seen at the point itself.
+TEST_F(GradcheckTest, AGradientOfZeroIsRightAtAMinimumOfZero) {
+  const Elementwise square{[](double x) { return x * x; }, [](double x, size_t) { return 2.0 * x; }};
+  const GradcheckReport report = check_of(square, {0, 0, 0});
+  EXPECT_TRUE(report.passed()) << report.to_string();
+  Elementwise wrong = square;
+  wrong.derivative = [](double, size_t) { return 0.01; };
+  EXPECT_EQ(check_of(wrong, {0, 0, 0}).verdict(), Verdict::wrong);
+}
+
+TEST_F(GradcheckTest, GradientsThatNoSumCanHoldAreNotCalledWrong) {
+  const Elementwise large{[](double x) { return 1e308 * x; }, [](double, size_t) { return 1e308; }};
+  const GradcheckReport report = check_of(large, {0.1, 0.2});
+  EXPECT_TRUE(report.accumulates);
+  EXPECT_NE(report.verdict(), Verdict::wrong) << report.to_string();
+}
+
+TEST_F(GradcheckTest, InputsThatShareNumbersAreMovedOneByOne) {
+  const auto product = [](Tape& tape, const std::vector<Variable>& in) {
+    return std::vector<Variable>{multiply(tape, in[0], in[1])};
+  };
+  const Tensor x = make_tensor(context_, {5}, {1, 2, 3, 4, 5});
+  const GradcheckReport same = gradcheck(context_, product, {{"a", x}, {"b", x}});
+  EXPECT_TRUE(same.passed()) << same.to_string();
+  const GradcheckReport shifted = gradcheck(context_, product, {{"a", x.slice(0, 0, 4)}, {"b", x.slice(0, 1, 5)}});
+  EXPECT_TRUE(shifted.passed()) << shifted.to_string();
+}
+
+TEST_F(GradcheckTest, InputsAreLeftAsTheyWereByAFunctionThatThrows) {
+  const GradcheckInput x = input({1, 2, 3});
+  for (const int last : {1, 6, 9, 20}) {
+    int calls = 0;
+    const auto function = [&](Tape& tape, const std::vector<Variable>& in) {
+      if (++calls == last) fail("no more");
+      return std::vector<Variable>{apply(tape, in[0], kSin)};
+    };
+    EXPECT_THROW(gradcheck(context_, function, {x}), Error);
+    EXPECT_EQ(read_values(context_, x.value), (Values{1, 2, 3})) << last;
+  }
+}
+
+TEST_F(GradcheckTest, AnInputMayLieTransposedInMemory) {
+  const Tensor x = make_tensor(context_, {2, 3}, {1, 2, 3, 4, 5, 6}).transpose(0, 1);
+  std::vector<Shape> strides;
+  const auto function = [&](Tape& tape, const std::vector<Variable>& in) {
+    strides.push_back(in[0].value.strides());
+    return std::vector<Variable>{apply(tape, in[0], kSin)};
+  };
+  const GradcheckReport report = gradcheck(context_, function, {{"x", x}});
+  EXPECT_TRUE(report.passed()) << report.to_string();
+  for (const Shape& shape : strides) EXPECT_EQ(shape, x.strides());
 }
 
 }  // namespace

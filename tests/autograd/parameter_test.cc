@@ -183,6 +183,55 @@ TEST_F(ParameterTest, GradientsArriveInTheFlatBufferAndAccumulateUntilZeroGrad) 
   EXPECT_EQ(flat, expected) << "gaps stay zero";
 }
 
+// zero_grad() touches no memory, so the numbers of the step before are still there.
+TEST_F(ParameterTest, GradientsThatNothingHasWrittenSinceZeroGradCanBeSetToZero) {
+  ParameterSet set;
+  Parameter& a = set.add("a", {2}, Initializer::given({2, 3}), true);
+  Parameter& b = set.add("b", {2}, Initializer::given({5, 7}), true);
+  set.materialize(context_, DType::float64, 1);
+  const auto step = [&](Parameter& parameter) {
+    Tape tape(context_);
+    tape.backward(scale(tape, ParameterSet::on(tape, parameter), 3.0), make_tensor(context_, {2}, {1, 1}));
+  };
+  set.zero_grad();
+  step(a);
+  step(b);
+  set.zero_grad();
+  step(a);
+  EXPECT_EQ(read(b.gradient.tensor), (Values{3, 3}));
+  set.zero_unwritten_gradients(context_);
+  EXPECT_EQ(read(a.gradient.tensor), (Values{3, 3}));
+  EXPECT_EQ(read(b.gradient.tensor), (Values{0, 0}));
+  step(a);
+  EXPECT_EQ(read(a.gradient.tensor), (Values{6, 6})) << "what was written is still added to";
+  // What a caller writes counts until the next zero_grad() where he says that it is written.
+  write_values(context_, b.gradient.tensor, {8, 8});
+  b.gradient.written = true;
+  set.zero_unwritten_gradients(context_);
+  EXPECT_EQ(read(b.gradient.tensor), (Values{8, 8}));
+  set.zero_grad();
+  set.zero_unwritten_gradients(context_);
+  EXPECT_EQ(read(set.gradient()), Values(256, 0.0));
+}
+
+TEST_F(ParameterTest, ImpossibleOnesAreRefused) {
+  ParameterSet set;
+  EXPECT_EQ(testing::error_of([&] { set.add("a", {-2, 3}, {}, true); }), "a has shape (-2, 3): an extent is negative");
+  EXPECT_EQ(testing::error_of([&] {
+              set.add_buffer("b", {-1, -2}, {1, 2});
+            }),
+            "b has shape (-1, -2): an extent is negative");
+  EXPECT_EQ(set.count(), 0);
+  set.add("a", {2}, Initializer::constant(1.0), true);
+  EXPECT_EQ(testing::error_of([&] { set.materialize(context_, DType::int32, 1); }),
+            "parameters cannot be int32: they are real numbers");
+  for (const int parts : {0, -1}) {
+    EXPECT_EQ(testing::error_of([&] { set.materialize(context_, DType::float32, 1, parts); }),
+              fmt::format("the parameters are to have {} parts, expected at least 1", parts));
+  }
+  set.materialize(context_, DType::float32, 1);
+}
+
 TEST_F(ParameterTest, MemoryIsCountedByCategoryAndTheSameOnMeta) {
   Context meta(Device{DeviceType::meta});
   for (Context* context : {&context_, &meta}) {

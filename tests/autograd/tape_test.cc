@@ -70,6 +70,19 @@ TEST_F(TapeTest, AWatchSeesWhatEachOperatorMakes) {
                         "d add in 'outer.inner' of [y]: [2, 2] [2, 2]", "d scale in 'outer.inner' of [x]: [6, 6]"));
 }
 
+// It has an output and no node; the next operator did not make it.
+TEST_F(TapeTest, AWatchSeesNothingOfAnOperatorThatThrew) {
+  std::vector<Values> seen;
+  Tape tape(context_);
+  tape.watch([&](const Tape::Made& made) {
+    for (const Tensor& numbers : made.numbers) seen.push_back(read_values(context_, numbers));
+  });
+  const Variable x = leaf(tape, {1, 2}, gx_);
+  tape.output(make_tensor(context_, {1}, {77}), true);
+  scale(tape, x, 3.0);
+  EXPECT_EQ(seen, (std::vector<Values>{{3, 6}}));
+}
+
 TEST_F(TapeTest, AWatchMayEndABackwardPass) {
   Tape tape(context_);
   const Variable y = scale(tape, scale(tape, leaf(tape, {5}, gx_), 4.0), 2.0);
@@ -180,6 +193,62 @@ TEST_F(TapeTest, LeafAndItsGradientMustAgreeInShape) {
               leaf(tape, {1, 2}, row, "weight");
             }),
             "leaf weight has shape (2), its gradient (1, 2)");
+}
+
+TEST_F(TapeTest, LeafAndItsGradientMustAgreeInDtype) {
+  Tape tape(context_);
+  const auto refusal = [&](DType value, DType gradient) {
+    gx_.tensor = Tensor::empty(context_, {1}, gradient);
+    return testing::error_of([&] { tape.leaf(make_tensor(context_, {1}, {1}, value), gx_, "x"); });
+  };
+  EXPECT_EQ(refusal(DType::float64, DType::float32), "leaf x is float64, its gradient float32, expected float64");
+  EXPECT_EQ(refusal(DType::float32, DType::float64), "leaf x is float32, its gradient float64, expected float32");
+  EXPECT_EQ(refusal(DType::bfloat16, DType::float16),
+            "leaf x is bfloat16, its gradient float16, expected bfloat16 or float32");
+  EXPECT_EQ(refusal(DType::float32, DType::int32), "leaf x is float32, its gradient int32, expected float32");
+}
+
+TEST_F(TapeTest, OneGradientIsThatOfOneValue) {
+  Tape tape(context_);
+  leaf(tape, {1, 2}, gx_, "a");
+  EXPECT_EQ(testing::error_of([&] {
+              leaf(tape, {1, 2, 3}, gx_, "b");
+            }),
+            "leaf b is float64 (3), its gradient is that of leaf a, float64 (2)");
+  EXPECT_EQ(testing::error_of([&] {
+              tape.leaf(make_tensor(context_, {2}, {1, 2}, DType::float32), gx_, "b");
+            }),
+            "leaf b is float32 (2), its gradient is that of leaf a, float64 (2)");
+}
+
+TEST_F(TapeTest, AValueOfAnotherDeviceIsRefused) {
+  Context meta(Device{DeviceType::meta});
+  const Tensor far = Tensor::empty(meta, {2}, DType::float64);
+  Tape tape(context_);
+  EXPECT_EQ(testing::error_of([&] { tape.leaf(far, gx_, "x"); }), "x is on device meta, the tape on cpu");
+  EXPECT_EQ(testing::error_of([&] { tape.constant(far); }), "a value is on device meta, the tape on cpu");
+  Tape counting(meta);
+  EXPECT_EQ(testing::error_of([&] { leaf(counting, {1, 2}, gx_); }), "no error");
+}
+
+// Also of one that is gone, whose place in memory and whose ids the next tape may have.
+TEST_F(TapeTest, AValueOfAnotherTapeIsRefused) {
+  Variable other;
+  {
+    Tape before(context_);
+    other = scale(before, leaf(before, {1, 2}, gy_, "y"), 2.0);
+  }
+  Tape tape(context_);
+  const Variable x = scale(tape, leaf(tape, {3, 4}, gx_), 1.0);
+  ASSERT_EQ(x.slot.id, other.slot.id);
+  EXPECT_EQ(testing::error_of([&] { multiply(tape, x, other); }),
+            "multiply was given a value of another tape: what is computed on a tape can be used on that one alone");
+  const std::string refusal = "a value of another tape: what is computed on a tape can be used on that one alone";
+  EXPECT_EQ(testing::error_of([&] { tape.view(other, [](const Tensor& whole) { return whole; }); }), refusal);
+  EXPECT_EQ(testing::error_of([&] { tape.split(other, 0, {1, 1}); }), refusal);
+  EXPECT_EQ(testing::error_of([&] { tape.backward(other, ones(other)); }), refusal);
+  Tape inference(context_, Tape::Mode::inference);
+  EXPECT_EQ(read_values(context_, scale(inference, other, 3.0).value), (Values{6, 12})) << "it is but a number there";
 }
 
 TEST_F(TapeTest, ConstantsAndInferenceRecordNothing) {

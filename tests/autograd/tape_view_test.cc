@@ -12,6 +12,7 @@
 
 #include "core/tensor/random.h"
 #include "tests/autograd/test_nodes.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
@@ -227,6 +228,40 @@ TEST_F(TapeViewTest, SplitsThatDoNotCoverAreErrors) {
   EXPECT_THROW(tape.split(x, 0, {1, 2}), Error);
   EXPECT_THROW(tape.split(x, 0, {3, 2}), Error);
   EXPECT_THROW(tape.split(x, 1, {4}), Error);
+}
+
+// So that what is contiguous in a view of the value is contiguous in its gradient.
+TEST_F(TapeViewTest, AGradientLiesInMemoryAsItsValue) {
+  const Tensor dense = tensor({2, 3}, {1, 2, 3, 4, 5, 6});
+  const auto transposed = [](const Tensor& whole) { return whole.transpose(0, 1); };
+  Tape tape(context_);
+  const Variable x = tape.leaf(transposed(dense), gx_, "x");
+  Shape strides;
+  const Variable rows = tape.view(x, transposed), y = tape.output(rows.value, true);
+  const auto call = [&, from = rows.slot, to = y.slot](Tape& running) {
+    const GradientDestination destination = running.destination(from);
+    strides = destination.tensor.strides();
+    write_gradient(running, destination, read_values(context_, running.take_gradient(to)));
+  };
+  tape.record(CallNode{call}, {rows}, {y});
+  tape.backward(y, dense);
+  EXPECT_EQ(strides, dense.strides());
+  EXPECT_EQ(gx_.tensor.shape(), (Shape{3, 2}));
+  EXPECT_EQ(read(gx_), (Values{1, 4, 2, 5, 3, 6}));
+}
+
+TEST_F(TapeViewTest, ABoundGradientMustHaveTheViewsOfItsValue) {
+  const Tensor value = tensor({2, 3}, {1, 2, 3, 4, 5, 6});
+  gx_.tensor = Tensor::empty(context_, {3, 2}, DType::float64).transpose(0, 1);
+  Tape tape(context_);
+  EXPECT_EQ(testing::error_of([&] { tape.leaf(value, gx_, "x"); }),
+            "leaf x of shape (2, 3) has strides (3, 1), its gradient (1, 2), expected 1 in dimension 1 of both");
+  Gradient rows;
+  rows.tensor = Tensor::empty(context_, {2, 4}, DType::float64).slice(1, 0, 3);
+  const Variable x = tape.leaf(value, rows, "x");
+  EXPECT_EQ(testing::error_of([&] { tape.view(x, [](const Tensor& whole) { return whole.reshape({6}); }); }),
+            "the gradient of leaf x has strides (4, 1), unlike its value, which allows a view that it does not: cannot "
+            "view (2, 3) with strides (4, 1) as (6) without a copy");
 }
 
 // Random programs of scales, adds, products, splits, views, residuals and nested tapes over vectors, against

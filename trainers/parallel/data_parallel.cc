@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 
 namespace heddle {
@@ -27,6 +28,7 @@ void DataParallel::gather_values() {
 }
 
 FlatRange updated_range(const DataParallel* parallel, const ParameterSet& parameters) {
+  check(parameters.master().defined(), "the parameters have no memory yet: materialize() comes first");
   if (parallel == nullptr || !parallel->is_sharded()) return {0, parameters.master().numel()};
   const auto rank = static_cast<size_t>(parallel->rank());
   return {parallel->bounds()[rank], parallel->bounds()[rank + 1]};

@@ -51,7 +51,8 @@ class DataParallel {
   GradientReduction gradients_;
 };
 
-// The range that this process updates: all of it for nullptr and without sharding.
+// The range that this process updates: all of it for nullptr and without sharding. Throws Error when the parameters
+// have no memory yet.
 FlatRange updated_range(const DataParallel* parallel, const ParameterSet& parameters);
 
 // The part of this process of the tensor that belongs to parameter `index`, as its master does. `flat` holds the
