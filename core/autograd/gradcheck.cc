@@ -45,9 +45,20 @@ void for_each_address(const Tensor& tensor, const Visit& visit) {
   for (int64_t i = 0; i < tensor.size(0); ++i) for_each_address(tensor.select(0, i), visit);
 }
 
+// From the first number of a tensor to the end of its last one.
+std::pair<const char*, const char*> span_of(const Tensor& tensor) {
+  int64_t last = 0;
+  for (int dim = 0; dim < tensor.rank(); ++dim) last += (tensor.size(dim) - 1) * tensor.stride(dim);
+  const auto* const begin = static_cast<const char*>(tensor.raw());
+  return {begin, begin + (last + 1) * static_cast<int64_t>(size_of(tensor.dtype()))};
+}
+
 // Whether some number belongs to both.
 bool overlap(const Tensor& a, const Tensor& b) {
-  if (!a.defined() || !a.shares_storage_with(b)) return false;
+  if (!a.defined() || !a.shares_storage_with(b) || a.numel() == 0 || b.numel() == 0) return false;
+  const auto [a_begin, a_end] = span_of(a);
+  const auto [b_begin, b_end] = span_of(b);
+  if (a_end <= b_begin || b_end <= a_begin) return false;
   std::unordered_set<const void*> addresses;
   for_each_address(a, [&](const void* address) { addresses.insert(address); });
   bool found = false;

@@ -153,23 +153,35 @@ double noise_of(const ValuesAtPlaces& values) {
   return std::isfinite(noise) ? noise : 0.0;
 }
 
-// The largest noise at any spacing, on either side. What the differences hold of the function itself grows with the
-// spacing, as a kink among the values does, and rounding does not: so noise counts that is no more than doubled where
-// the spacing is four times as large. So does the first change of a function, g + claimed t, that did not change at all
-// at smaller spacings.
-double noise_at_all_spacings(const LineFunction& g, double claimed) {
-  double largest = 0.0;
+// Whether g jumps between two neighbours of these places. Halving the interval again and again where g changes most,
+// what a smooth function or a kink changes by is halved as well, and what a jump changes it by stays.
+bool jumps(const LineFunction& g, double spacing, const ValuesAtPlaces& values) {
+  constexpr int kHalvings = 24;
+  constexpr double kShare = 0x1p-12;  // of the change at first: there may be many jumps, of which one is found
+  size_t widest = 0;
+  const auto change = [&](size_t i) { return std::abs(values[i + 1] - values[i]); };
+  for (size_t i = 1; i + 1 < values.size(); ++i) widest = change(i) > change(widest) ? i : widest;
+  const double first = change(widest);
+  double low = spacing * kPlaces[widest], high = spacing * kPlaces[widest + 1];
+  double at_low = values[widest], at_high = values[widest + 1];
+  for (int i = 0; i < kHalvings; ++i) {
+    const double middle = 0.5 * (low + high), at_middle = g(middle);
+    const bool is_lower = std::abs(at_middle - at_low) > std::abs(at_high - at_middle);
+    (is_lower ? high : low) = middle;
+    (is_lower ? at_high : at_low) = at_middle;
+  }
+  return std::abs(at_high - at_low) > kShare * first;
+}
+
+// The largest noise at any spacing, on either side, at which the function jumps: from one number that it can be stored
+// as to another.
+double noise_of_jumps(const LineFunction& g, double known) {
+  double largest = known;
   for (const double side : {1.0, -1.0}) {
-    double before = 0.0;
-    bool was_flat = false;
     for (double spacing = 0x1p-40; spacing <= 0x1p-6; spacing *= 4.0) {
       const ValuesAtPlaces values = values_at_places(g, side * spacing);
-      const double noise = noise_of(values), last = claimed * side * spacing * kPlaces.back();
-      const bool is_flat = std::abs(values.back() + last) <= 0x1p-40 * std::abs(last);
-      if (noise <= 2.0 * before) largest = std::max(largest, before);
-      if (was_flat && !is_flat) largest = std::max(largest, noise);
-      before = noise;
-      was_flat = is_flat;
+      const double noise = noise_of(values);
+      if (noise > largest && jumps(g, side * spacing, values)) largest = noise;
     }
   }
   return largest;
@@ -185,8 +197,8 @@ LineSlope check_flat(const LineFunction& g, const LineScales& scales) {
   const LineSlope slope = judge(g, scales);
   if (slope.verdict != Verdict::wrong) return slope;
   LineScales measured = scales;
-  measured.noise = std::max(scales.noise, 4.0 * noise_at_all_spacings(g, scales.claimed));
-  return judge(g, measured);
+  measured.noise = 4.0 * noise_of_jumps(g, scales.noise / 4.0);
+  return measured.noise > scales.noise ? judge(g, measured) : slope;
 }
 
 double rounding_noise(const LineFunction& g, double spacing) { return noise_of(values_at_places(g, spacing)); }

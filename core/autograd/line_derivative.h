@@ -38,8 +38,8 @@ struct LineSlope {
 //   wrong      where the slope is beyond 8 times its error and stays so at smaller steps, on both sides of 0
 //   undecided  otherwise
 // A function that is stored in few digits does not change at all over short distances, so that its rounding error does
-// not show there. So before it says wrong it measures that error over longer distances as well: where it is larger than
-// `noise`, the verdict is that with the larger one.
+// not show there. So before it says wrong it looks for jumps over longer distances, from one number that can be stored
+// to the next, and measures the error there: where it is larger than `noise`, the verdict is that with the larger one.
 LineSlope check_flat(const LineFunction& g, const LineScales& scales);
 
 // The standard deviation of the rounding errors of g near 0, from the differences of high order of nine values that lie

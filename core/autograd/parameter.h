@@ -72,7 +72,7 @@ class ParameterSet {
   // The next backward overwrites all gradients. It touches no memory: see the next function.
   void zero_grad();
   // Sets those gradients to zero that no backward has written since zero_grad(). To be called before the flat buffer of
-  // gradients is read. It does nothing when all were written.
+  // gradients is read. It does nothing when all were written. In a CUDA graph it is decided when that is captured.
   void zero_unwritten_gradients(Context& context);
 
   std::deque<Parameter>& all() { return parameters_; }

@@ -41,8 +41,8 @@ std::string operator_name(const std::type_info& node) {
 
 void Tape::check_device(const Tensor& value, std::string_view name) const {
   if (context_.is_meta() || !value.defined()) return;
-  check(value.device() == context_.device(), "{} is on device {}, the tape on {}", name, to_string(value.device()),
-        to_string(context_.device()));
+  if (value.device() == context_.device()) return;
+  fail("{} is on device {}, the tape on {}", name, to_string(value.device()), to_string(context_.device()));
 }
 
 Variable Tape::constant(Tensor value) const {
@@ -110,8 +110,9 @@ void Tape::add_entry(std::unique_ptr<AnyNode> node, std::vector<Slot> inputs, st
   std::erase_if(outputs, [](Slot slot) { return !slot.requires_grad(); });
   for (const std::vector<Slot>* slots : {&inputs, &outputs}) {
     const bool are_own = std::all_of(slots->begin(), slots->end(), [&](Slot slot) { return slots_.contains(slot); });
-    check(are_own, "{} was given a value of another tape: what is computed on a tape can be used on that one alone",
-          operator_name(node->type()));
+    if (are_own) continue;
+    fail("{} was given a value of another tape: what is computed on a tape can be used on that one alone",
+         operator_name(node->type()));
   }
   for (Slot& input : inputs) input = slots_.whole(input);
   entries_.push_back({.node = std::move(node),

@@ -32,7 +32,9 @@ void visit_scalars(const ConfigValue& value, const std::string& path,
                    const std::function<void(const std::string& path, const ConfigValue& value)>& visit) {
   if (value.kind == Kind::scalar) visit(path, value);
   const std::string prefix = path.empty() ? "" : path + ".";
-  for (std::size_t i = 0; i < value.items.size(); ++i) visit_scalars(*value.items[i], prefix + std::to_string(i), visit);
+  for (std::size_t i = 0; i < value.items.size(); ++i) {
+    visit_scalars(*value.items[i], prefix + std::to_string(i), visit);
+  }
   for (const ConfigEntry& entry : value.entries) visit_scalars(*entry.value, prefix + entry.name, visit);
 }
 

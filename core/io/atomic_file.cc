@@ -83,16 +83,17 @@ bool is_named(int descriptor, const fs::path& name) {
 // Opens an empty file that no other writer has open. The lock ends with the process that holds it, so what is there
 // without one was left by a process that was killed.
 int open_partial(const fs::path& partial, const fs::path& path) {
-  while (true) {
+  constexpr int kMostTries = 100;  // where a file system cannot tell one file from another
+  for (int tries = 1;; ++tries) {
     const int descriptor = system_calls().open(partial.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (descriptor < 0) fail_errno("create", partial);
     const bool is_locked = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
     if (!is_locked && errno == EWOULDBLOCK) {
       ::close(descriptor);
-      fail("cannot write {}: another process is writing it", path.string());
+      fail("cannot write {}: it is being written already", path.string());
     }
     // Its writer may have renamed or removed it before it was locked.
-    const bool is_ours = !is_locked || is_named(descriptor, partial);
+    const bool is_ours = !is_locked || is_named(descriptor, partial) || tries == kMostTries;
     if (is_ours && ::ftruncate(descriptor, 0) == 0) return descriptor;
     const int code = errno;
     ::close(descriptor);

@@ -104,6 +104,7 @@ Tensor Tensor::empty(Context& context, const Shape& shape, DType dtype) {
 
 Tensor Tensor::empty_in_order(Context& context, const Shape& shape, const Shape& strides, DType dtype) {
   Tensor tensor = empty(context, shape, dtype);
+  if (strides == tensor.strides_) return tensor;
   std::vector<int> dims(static_cast<size_t>(shape.rank()));
   std::iota(dims.begin(), dims.end(), 0);
   std::sort(dims.begin(), dims.end(),

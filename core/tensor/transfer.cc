@@ -18,8 +18,9 @@ size_t byte_count(const Tensor& tensor) { return static_cast<size_t>(tensor.nume
 
 // Only meta takes tensors of other devices: it does not look at them.
 void require_device(const Context& context, const Tensor& tensor, const char* what) {
-  check(context.is_meta() || tensor.device() == context.device(), "{}: the tensor is on device {}, the context on {}",
-        what, to_string(tensor.device()), to_string(context.device()));
+  if (context.is_meta() || tensor.device() == context.device()) return;
+  fail("{}: the tensor is on device {}, the context on {}", what, to_string(tensor.device()),
+       to_string(context.device()));
 }
 
 void require_contiguous(const Tensor& tensor, const char* what) {

@@ -41,40 +41,6 @@ bool may_meet(const Tensor& first, const Tensor& second) {
   return std::none_of(a.begin(), a.end(), are_side_by_side) && std::none_of(b.begin(), b.end(), are_side_by_side);
 }
 
-// Whether the dimensions [begin, end) of a tensor can be seen as one, whose stride is `stride`; 0: any.
-bool are_one(const Tensor& tensor, int begin, int end, int64_t stride) {
-  int64_t expected = stride;  // of the next dimension outwards
-  for (int dim = end - 1; dim >= begin; --dim) {
-    if (tensor.size(dim) == 1) continue;
-    if (expected != 0 && tensor.stride(dim) != expected) return false;
-    expected = tensor.stride(dim) * tensor.size(dim);
-  }
-  return true;
-}
-
-// Adds `from` to `to`, in one kernel where both can be seen as the same matrix, else part by part.
-void add(Context& context, const Tensor& from, const GradientDestination& to) {
-  const int rank = from.rank();
-  for (int inner = rank - 1; inner >= 0; --inner) {  // the first dimension that belongs to the columns
-    const auto is_matrix = [&](const Tensor& tensor) {
-      return are_one(tensor, 0, inner, 0) && are_one(tensor, inner, rank, 1);
-    };
-    if (!is_matrix(from) || !is_matrix(to.tensor)) continue;
-    const int64_t rows = numel(from.shape().part(0, inner));
-    const Shape matrix{rows, from.numel() / rows};
-    const GradientDestination target{to.tensor.reshape(matrix), to.mode};
-    kernels::accumulate(context, {kernels::rows_view(from.reshape(matrix)), rows_destination(target), 1.0});
-    return;
-  }
-  int cut = 0;  // the shortest dimension of several parts
-  for (int dim = 1; dim < rank - 1; ++dim) {
-    if (from.size(dim) > 1 && (from.size(cut) == 1 || from.size(dim) < from.size(cut))) cut = dim;
-  }
-  for (int64_t part = 0; part < from.size(cut); ++part) {
-    add(context, from.slice(cut, part, part + 1), {to.tensor.slice(cut, part, part + 1), to.mode});
-  }
-}
-
 }  // namespace
 
 GradientDestination DistinctDestinations::of(Slot slot) {
@@ -92,7 +58,8 @@ GradientDestination DistinctDestinations::of(Slot slot) {
 }
 
 void DistinctDestinations::finish() {
-  for (const Postponed& postponed : postponed_) add(tape_.context(), postponed.workspace, postponed.destination);
+  for (const Postponed& postponed : postponed_)
+    add_gradient(tape_.context(), postponed.workspace, postponed.destination);
 }
 
 }  // namespace heddle

@@ -18,10 +18,14 @@ inline kernels::HeadsDestination heads_destination(const GradientDestination& de
   return {kernels::heads_view(destination.tensor, layout), destination.mode};
 }
 
+// Writes (=) or adds (+=) `from` to `to`, of one shape: in one kernel where both can be seen as the same matrix, else
+// part by part. Both are contiguous in the same dimension.
+void add_gradient(Context& context, const Tensor& from, const GradientDestination& to);
+
 // Gives a gradient to an input unchanged: shared where that is possible, added where something is already there.
 inline void pass_gradient(Tape& tape, Slot slot, const Tensor& gradient) {
   if (tape.share_gradient(slot, gradient)) return;
-  kernels::accumulate(tape.context(), {kernels::rows_view(gradient), rows_destination(tape.destination(slot)), 1.0});
+  add_gradient(tape.context(), gradient, tape.destination(slot));
 }
 
 }  // namespace heddle

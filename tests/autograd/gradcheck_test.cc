@@ -325,6 +325,23 @@ TEST_F(GradcheckTest, WrongGradientsOfAFunctionStoredInFloat32AreFound) {
   }
 }
 
+// What fast functions and kinks change by over a distance is not taken for rounding.
+TEST_F(GradcheckTest, WrongGradientsOfFastFunctionsAndBesideKinksAreFound) {
+  const Elementwise fast{[](double x) { return std::sin(1000.0 * x) / 1000.0; },
+                         [](double x, size_t) { return std::cos(1000.0 * x); }};
+  const Elementwise relu{[](double x) { return std::max(x, 0.0); },
+                         [](double x, size_t) { return x > 0.0 ? 1.0 : 0.0; }};
+  for (const Elementwise& right : {fast, relu}) {
+    EXPECT_TRUE(check_of(right, {0.01, -0.7, 0.01, -1.0}).passed());
+    for (const double factor : {0.0, 1.01, 2.0}) {
+      Elementwise wrong = right;
+      wrong.derivative = [&, factor](double x, size_t i) { return factor * right.derivative(x, i); };
+      const GradcheckReport report = check_of(wrong, {0.01, -0.7, 0.01, -1.0});
+      EXPECT_EQ(report.verdict(), Verdict::wrong) << factor << ": " << report.to_string();
+    }
+  }
+}
+
 // The function is 0 there, too, and its typical slope is not seen at the point itself.
 TEST_F(GradcheckTest, AGradientOfZeroIsRightAtAMinimumOfZero) {
   const Elementwise square{[](double x) { return x * x; }, [](double x, size_t) { return 2.0 * x; }};

@@ -19,6 +19,7 @@
 #include "layers/ops/glu.h"
 #include "layers/ops/linear.h"
 #include "layers/ops/norm.h"
+#include "layers/ops/softmax_attention.h"
 #include "tests/layers/on_devices.h"
 #include "tests/trainers/reference_model.h"
 #include "tests/trainers/test_config.h"
@@ -217,6 +218,30 @@ TEST(RecomputeTest, WhatIsNotUsedHasNoGradient) {
     return std::array{read_values(context, leaves[0].tensor), read_values(context, leaves[2].tensor)};
   };
   EXPECT_EQ(gradients(true), gradients(false));
+}
+
+// Heads of (2, 3, 5, 4) seen as (2, 5, 3, 4): their gradients lie in memory as they do.
+TEST(RecomputeTest, ALeafMayLieTransposedInMemory) {
+  Context context(Device{}, {.threads = 1});
+  Random random(1, RandomStream::test);
+  const auto draw = [&](const Shape& shape) {
+    const Tensor tensor = Tensor::empty(context, shape, DType::float64);
+    fill_normal(context, tensor, random, 0.0, 1.0);
+    return tensor;
+  };
+  const Tensor value = draw({2, 3, 5, 4}).transpose(1, 2), upstream = draw({2, 5, 3, 4});
+  const RecomputedFunction attention = [](Tape& tape, const std::vector<Variable>& in) {
+    return std::vector<Variable>{softmax_attention(tape, in[0], in[0], in[0], {}, {.causal = true})};
+  };
+  const auto gradient_of = [&](bool is_recomputed) {
+    Gradient gradient;
+    Tape tape(context);
+    const Variable x = tape.leaf(value, gradient, "x");
+    const Variable y = is_recomputed ? recompute(tape, {x}, {}, attention)[0] : attention(tape, {x})[0];
+    tape.backward(y, upstream);
+    return read_values(context, gradient.tensor);
+  };
+  EXPECT_EQ(gradient_of(true), gradient_of(false));
 }
 
 TEST(RecomputeTest, WhatAFunctionThrowsInBackwardReachesTheCaller) {

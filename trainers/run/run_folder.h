@@ -30,7 +30,7 @@ std::optional<std::filesystem::path> run_folder_of(const std::filesystem::path& 
 std::vector<std::filesystem::path> run_files(const std::filesystem::path& folder);
 
 // With write access the folder is made when it is missing, and locked: a second process that opens it so gets an Error.
-// One that was made and is still empty at the end, since the run could not start, is removed.
+// One that was made and is still empty at the end, since the run could not start, is removed, its parents are not.
 // What a killed run left half-written is removed. With read access, of further processes of the same run, nothing is
 // changed.
 class RunFolder {

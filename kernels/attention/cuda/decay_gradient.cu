@@ -6,6 +6,7 @@
 
 #include "kernels/attention/cuda/decay_gradient.h"
 #include "kernels/attention/cuda/row_copier.h"
+#include "kernels/attention/cuda/scan_tensor_shape.h"
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/pieces.h"
@@ -405,6 +406,13 @@ class DecayBlock {
   int rows_ = 0, first_key_ = 0, first_value_ = 0;
   int thread_ = static_cast<int>(threadIdx.x), tile_ = thread_ / 32, g_ = thread_ % 32 / 4, t2_ = thread_ % 4 * 2;
 };
+
+// So where this kernel runs, so do the scans on tensor cores, which leave the states that it reads.
+template <class T, int DIM, class Scan>
+inline constexpr bool has_more_shared = sizeof(typename DecayShape<T, DIM>::Shared) >= sizeof(typename Scan::Shared);
+static_assert(has_more_shared<bf16, 64, detail::TensorShape<bf16, 64, 64, 64, 4, false>>);
+static_assert(has_more_shared<bf16, 128, detail::TensorShape<bf16, 128, 64, 64, 4, false>>);
+static_assert(has_more_shared<bf16, 128, detail::TensorShape<bf16, 256, 32, 64, 4, false>>);
 
 template <class Shape>
 __global__ void __launch_bounds__(kThreads)

@@ -52,9 +52,9 @@ class KeyValueCache : public MixerState {
 
   std::map<std::string, Tensor> save(Context& context) const override {
     std::map<std::string, Tensor> tensors{{"position", saved_position(context, position_)}};
-    if (length_ > 0) {
-      tensors["keys"] = clone(context, keys());
-      tensors["values"] = clone(context, values());
+    if (const int64_t first = first_seen(); first < length_) {
+      tensors["keys"] = clone(context, keys_.slice(1, first, length_));
+      tensors["values"] = clone(context, values_.slice(1, first, length_));
     }
     return tensors;
   }
@@ -62,9 +62,12 @@ class KeyValueCache : public MixerState {
  private:
   static constexpr int64_t kStep = 256;  // tokens; the capacity at least doubles, so that copying stays cheap
 
+  // The first of the tokens held that a token to come sees.
+  int64_t first_seen() const { return window_ > 0 ? std::max<int64_t>(0, length_ - (window_ - 1)) : 0; }
+
   // Makes room for the next tokens, and lets go of those that no token to come sees.
   void grow(Context& context, const Tensor& keys, const Tensor& values) {
-    const int64_t kept = window_ > 0 ? std::min(length_, window_ - 1) : length_;
+    const int64_t kept = length_ - first_seen();
     const int64_t needed = std::max(kept + keys.size(1), 2 * kept);
     const auto grown = [&](const Tensor& old, const Tensor& next) {
       const MemoryScope scope(context, MemoryCategory::cache);
