@@ -11,6 +11,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -64,22 +65,25 @@ std::optional<Prompt> read_prompt(const GenerateArguments& options) {
   return prompt;
 }
 
-// "1, 2 3" as ids.
+// "1, 2 3" as ids. A comma has one on both sides.
 std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
-  constexpr const char* kSeparators = ", \t\r\n";
-  std::vector<int32_t> ids;
-  for (size_t begin = 0; (begin = prompt.text.find_first_not_of(kSeparators, begin)) != std::string::npos;) {
-    const std::string word = prompt.text.substr(begin, prompt.text.find_first_of(kSeparators, begin) - begin);
-    begin += word.size();
+  constexpr const char* kExample = ", as in 1,2,3";
+  const auto parse_id = [&](const std::string& word) {
     int32_t id = -1;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error != std::errc() || end != word.data() + word.size() || id < 0 || id >= vocab_size) {
-      throw UsageError(
-          fmt::format("{}: found '{}', expected token ids in [0, {}), as in 1,2,3", prompt.option, word, vocab_size));
+    if (error == std::errc() && end == word.data() + word.size() && id >= 0 && id < vocab_size) return id;
+    throw UsageError(
+        fmt::format("{}: found '{}', expected token ids in [0, {}){}", prompt.option, word, vocab_size, kExample));
+  };
+  std::vector<int32_t> ids;
+  for (const std::string& part : split_at_commas(prompt.text)) {
+    std::istringstream words(part);
+    const size_t before = ids.size();
+    for (std::string word; words >> word;) ids.push_back(parse_id(word));
+    if (ids.size() == before) {
+      throw UsageError(fmt::format("{}: found no token id, expected some{}", prompt.option, kExample));
     }
-    ids.push_back(id);
   }
-  if (ids.empty()) throw UsageError(fmt::format("{}: found no token id", prompt.option));
   return ids;
 }
 
@@ -96,7 +100,7 @@ Sampler text_sampler(Context& context, const LanguageModel& model, const Generat
   const std::string prompt = given ? given->text : options.generate.end ? "" : "\n";
   return [&context, &model, tokenizer = std::move(tokenizer), prompt](const GenerateOptions& sample) {
     Utf8Printer printer;
-    show(prompt);
+    show(printer.add(prompt));
     generate(context, model, *tokenizer, prompt, sample, [&](uint8_t byte) { show(printer.add(byte)); });
     show(printer.finish() + "\n");
   };

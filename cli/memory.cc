@@ -14,6 +14,7 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
+#include "core/config/config_error.h"
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 #include "tools/memory_tables.h"
@@ -33,8 +34,22 @@ struct MemoryArguments {
   DeviceOptions device;
 };
 
+// A length is refused where it would be as trainer.sequence_length.
+void check_lengths(const MemoryArguments& options, const Registry& registry) {
+  for (const int64_t length : options.lengths) {
+    std::vector<std::string> overrides = options.overrides;
+    overrides.push_back(fmt::format("trainer.sequence_length={}", length));
+    try {
+      load_train_config(options.config, overrides, registry);
+    } catch (const ConfigError& error) {
+      throw UsageError(fmt::format("--length {}: {}", length, error.message()));
+    }
+  }
+}
+
 int run(const MemoryArguments& options, const Registry& registry) {
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
+  check_lengths(options, registry);
   NamedFiles inputs;
   add_training_files(inputs, options.config, config);
   check_output_files({{"--json", options.json},

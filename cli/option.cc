@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -86,7 +87,12 @@ CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector
       [&values, name, range](const std::string& text) {
         values.clear();
         for (const std::string& part : split_at_commas(text)) {
-          values.push_back(parse_number<int64_t>(name, part, range));
+          const auto value = parse_number<int64_t>(name, part, range);
+          if (std::find(values.begin(), values.end(), value) != values.end()) {
+            throw CLI::ValidationError(fmt::format("{}: found {} twice, expected each number once", name, value),
+                                       CLI::ExitCodes::ValidationError);
+          }
+          values.push_back(value);
         }
       },
       description);

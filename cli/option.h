@@ -19,7 +19,7 @@ template <ConfigScalar T>
 CLI::Option* add_number(CLI::App& command, const std::string& name, T& value, const std::string& description,
                         const Range& range = {});
 
-// Numbers between commas.
+// Numbers between commas, each of them once.
 CLI::Option* add_numbers(CLI::App& command, const std::string& name, std::vector<int64_t>& values,
                          const std::string& description, const Range& range = {});
 

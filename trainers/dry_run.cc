@@ -17,7 +17,8 @@ double operations_per_token(const ParameterSet& parameters, bool embedding_is_he
   double numbers = 0.0;
   for (const Parameter& parameter : parameters.all()) {
     const bool is_looked_up = parameter.name == "embedding.weight" && !embedding_is_head;
-    if (parameter.shape.rank() == 2 && !is_looked_up) numbers += static_cast<double>(numel(parameter.shape));
+    const bool is_weight = parameter.shape.rank() == 2 && parameter.weight_decay;  // angles are none, and do not decay
+    if (is_weight && !is_looked_up) numbers += static_cast<double>(numel(parameter.shape));
   }
   return 6.0 * numbers;
 }

@@ -19,8 +19,8 @@ struct DryRun {
                                                            // several processes that of the first
   std::array<size_t, kMemoryCategories> category_peaks{};  // the peak of each category alone
   // Floating-point operations of the matrix products of a step: 6 for each number of a weight matrix and each token, 2
-  // forward and 4 backward. Rows of the embedding are looked up and cost none. Source: Kaplan et al., "Scaling laws for
-  // neural language models", arXiv:2001.08361, section 2.1.
+  // forward and 4 backward. Rows of the embedding are looked up and cost none; what model.recompute computes once more
+  // is not counted. Source: Kaplan et al., "Scaling laws for neural language models", arXiv:2001.08361, section 2.1.
   double operations_per_step = 0.0;
   int64_t tokens_per_step = 0;
   int64_t files = 0;        // that would be read

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "core/config/config_fields.h"
@@ -71,11 +72,18 @@ double default_loss_scale(const TrainerConfig& trainer) {
 
 // Only the range of float16 is too small. A scale of 1 says nothing; earlier versions wrote it for every dtype.
 void describe_loss_scale(ConfigFields& fields, TrainerConfig& trainer) {
-  if (trainer.dtype == DType::float16) {
-    if (fields.reads()) trainer.loss_scale = default_loss_scale(trainer);
+  const bool is_float16 = trainer.dtype == DType::float16;
+  if (fields.reads()) {
+    trainer.loss_scale = is_float16 ? default_loss_scale(trainer) : 1.0;
+    if (!fields.node().has("loss_scale")) return;  // nor does null say anything, which takes a base's scale away
+  }
+  if (fields.reads() || is_float16) {
     fields.number_or_word("loss_scale", trainer.loss_scale, "dynamic", Range::positive());
-  } else if (fields.reads() && fields.node().get<double>("loss_scale", 1.0) != 1.0) {
-    fields.refuse("loss_scale", fmt::format("gradients fit into the range of {}", name(trainer.dtype)));
+  }
+  if (!is_float16 && trainer.loss_scale != 1.0) {
+    fields.refuse("loss_scale", fmt::format("gradients fit into the range of {} (trainer.loss_scale: null takes away "
+                                            "that of another dtype)",
+                                            name(trainer.dtype)));
   }
 }
 
@@ -209,6 +217,40 @@ void check_groups(const TrainConfig& config) {
   config.node.section("optimizer").list("groups")[unmatched->index].fail("pattern", unmatched->message);
 }
 
+// Packed documents are told apart by every mixer.
+void check_pack(const TrainConfig& config, const ConfigNode& data) {
+  check_separator(config, data);
+  if (takes_segments(config.model)) return;
+  data.fail("pack",
+            "found true, expected false: positions with lrpe.shape or lrpe.extra_tokens are those of a whole "
+            "sequence, not of a document");
+}
+
+// Whether the device computes with what is written there, if it is a number.
+bool is_computed_with(const std::string& path) {
+  if (path.find(".pattern") != std::string::npos) return false;  // names, whatever they look like
+  return path.starts_with("model.") || path.starts_with("optimizer.") || path.starts_with("schedule.") ||
+         path == "trainer.loss_scale" || path == "trainer.ema";
+}
+
+// The device holds numbers in the accumulate type. One that is beyond its normal numbers becomes inf or 0 there, or its
+// reciprocal does.
+void check_numbers(const TrainConfig& config) {
+  const DType held_in = accumulate_type(config.trainer.dtype);
+  const bool is_double = held_in == DType::float64;
+  const double smallest = is_double ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
+  const double largest = is_double ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  config.node.for_each_scalar([&](const std::string& path, const ConfigValue& value) {
+    if (value.quoted || !is_computed_with(path)) return;
+    const double size = std::abs(number_of<double>(value.scalar).value_or(0.0));
+    if (size == 0.0 || (size >= smallest && size <= largest)) return;
+    throw ConfigError(value.location,
+                      fmt::format("{}: found '{}', expected a number of a size in [{:.2g}, {:.2g}]: trainer.dtype {} "
+                                  "computes in {}",
+                                  path, value.scalar, smallest, largest, name(config.trainer.dtype), name(held_in)));
+  });
+}
+
 // A grid of positions, as lrpe_cosine has by `shape`, makes sequences of one length, which cannot be continued.
 void check_fixed_length(const TrainConfig& config, const ConfigNode& trainer) {
   const std::optional<std::int64_t> length = fixed_length(config.model);
@@ -228,6 +270,7 @@ void check_train_config(const TrainConfig& config) {
   const ConfigNode model = config.node.section("model");
   const ConfigNode schedule = config.node.section("schedule");
   const ConfigNode trainer = config.node.section("trainer");
+  check_numbers(config);
   if (config.schedule.min_lr > config.optimizer.lr) {
     schedule.fail("min_lr", "found " + format_scalar(config.schedule.min_lr) + ", expected at most optimizer.lr (" +
                                 format_scalar(config.optimizer.lr) + ")");
@@ -237,7 +280,7 @@ void check_train_config(const TrainConfig& config) {
     model.fail("vocab_size", "found " + count(config.model.vocab_size) +
                                  ", expected at least 256: tokens of data.type text are bytes");
   }
-  if (config.data.pack) check_separator(config, data);
+  if (config.data.pack) check_pack(config, data);
   if (config.data.type == DataType::mqar) check_recall(config, data);
   if (config.data.type == DataType::copy) check_copy(config, data, model);
   check_counts(config, trainer);

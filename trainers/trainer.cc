@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
+#include "core/runtime/unsigned_nan.h"
 #include "trainers/data/read_ahead.h"
 #include "trainers/gemm_cache.h"
 #include "trainers/logging/console_logger.h"
@@ -99,10 +101,9 @@ class Run {
     end(result);
     if (result.finished && config_.trainer.sample) {
       result.sample = sample(result.step, true);
-      flush_loggers_if_there_is_room();
       result.finished = !processes_.any(stopped_in_sample_);
     }
-    if (!unwritten_.empty()) note_(unwritten_ + ": its last lines are missing");
+    flush_loggers_at_last();
     return result;
   }
 
@@ -143,15 +144,17 @@ class Run {
   void tell(void (Logger::*hear)(const Event&), const Event& event) {
     for (Logger* logger : loggers_) (logger->*hear)(event);
   }
-  // Throws NoSpace; the next call makes up for what is not written.
+  // Throws NoSpace when one of them had no room; the next call makes up for what is not written.
   void flush_loggers() {
-    try {
-      for (Logger* logger : loggers_) logger->flush();
-      unwritten_.clear();
-    } catch (const NoSpace& error) {
-      unwritten_ = error.what();
-      throw;
+    unwritten_.clear();
+    for (Logger* logger : loggers_) {
+      try {
+        logger->flush();
+      } catch (const NoSpace& error) {
+        if (unwritten_.empty()) unwritten_ = error.what();
+      }
     }
+    if (!unwritten_.empty()) throw NoSpace(unwritten_);
   }
   // Where nothing has to wait for the files of the loggers, a full disk is no reason to end. It is noted once.
   void flush_loggers_if_there_is_room() {
@@ -160,6 +163,14 @@ class Run {
       flush_loggers();
     } catch (const NoSpace&) {
       if (!is_known) note_(unwritten_ + "; its lines are kept, and written when there is room");
+    }
+  }
+  // Before the training ends.
+  void flush_loggers_at_last() {
+    try {
+      flush_loggers();
+    } catch (const NoSpace&) {
+      note_(unwritten_ + ": its last lines are missing");
     }
   }
 
@@ -211,7 +222,7 @@ class Run {
                           train_step_.loss_scale().value));
       }
     } catch (const NonFinite& error) {
-      flush_loggers_if_there_is_room();
+      flush_loggers_at_last();
       throw NonFinite(fmt::format("{}. {}", error.what(), advice()));
     }
     return event;
@@ -320,6 +331,10 @@ class Run {
     if (const int64_t skipped = train_step_.skipped().total; skipped > 0) {
       note_(fmt::format("{} of {} steps were left out, since their numbers were not finite", skipped, result.step));
     }
+    if (result.evaluation && !std::isfinite(result.evaluation->loss)) {
+      note_(fmt::format("the validation loss after step {} is {}, though the losses of the steps were finite",
+                        result.step, unsigned_nan(result.evaluation->loss)));
+    }
     if (result.out_of_time) note_(fmt::format("the time is over (trainer.hours {:g})", *config_.trainer.hours));
     if (result.finished && result.step < steps()) {
       const auto& best = evaluations_.best;
@@ -342,7 +357,7 @@ class Run {
     event.checkpoint = checkpoint_path(result.step);
     if (result.evaluation) event.evaluation = evaluation_event(result.step, *result.evaluation);
     tell(&Logger::end, event);
-    flush_loggers_if_there_is_room();
+    if (result.finished && config_.trainer.sample) flush_loggers_if_there_is_room();  // its text takes a while
   }
 
   std::string sample(int64_t step, bool is_last) {

@@ -86,6 +86,19 @@ TEST_F(EvalCommandTest, TheWeightsAreReadIntoAnotherDtype) {
   EXPECT_NEAR(std::stod(value(eval({"--set", "trainer.dtype=float64"}), "validation loss")), loss, 1e-4);
 }
 
+TEST_F(EvalCommandTest, AnAverageIsThatOfTheRunOrNone) {
+  const Finished without = eval({"--set", "trainer.ema=0.9"});
+  EXPECT_EQ(without.code, 2);
+  EXPECT_THAT(without.err, StartsWith("error: --set trainer.ema=0.9: trainer.ema: found 0.9, expected none: " + run_ +
+                                      "/checkpoints/step_40 holds no average of the weights"));
+  run_ = (folder_ / "averaged").string();
+  ASSERT_EQ(train(run_, {"trainer.ema=0.5", "trainer.steps=2"}).code, 0);
+  EXPECT_EQ(eval({"--set", "trainer.ema=0.5"}).out, eval().out);
+  EXPECT_EQ(eval({"--set", "trainer.ema=null"}).code, 0);
+  EXPECT_THAT(eval({"--set", "trainer.ema=0.9"}).err,
+              HasSubstr("trainer.ema: found 0.9, expected 0.5, the decay of the average in"));
+}
+
 // What was asked for is printed, and a script that looks at the exit code does not take nan for a loss.
 TEST_F(EvalCommandTest, ALossThatIsNotFiniteIsExitCodeOne) {
   Context context(Device{}, {.threads = 1});

@@ -192,6 +192,16 @@ TEST_F(GenerateCommandTest, EndsWhenNobodyReads) {
   EXPECT_THAT(finished.err, StartsWith("error: cannot write to stdout"));
 }
 
+// As what is generated is: a terminal shows both.
+TEST_F(GenerateCommandTest, APromptIsShownEscaped) {
+  EXPECT_THAT(text({"--prompt", "a\x1b[31m\xff \xC3\xA4\n", "--tokens", "1"}),
+              StartsWith("a\\x1b[31m\\xff \xC3\xA4\n"));
+  const Finished sampled =
+      train((folder_ / "sampled").string(), {"data={type: text, path: \"" + text_ + "\"}", "model.vocab_size=256",
+                                             "trainer.steps=1", "trainer.sample={prompt: \"a\\e[31m\", tokens: 1}"});
+  EXPECT_THAT(sampled.out, StartsWith("a\\x1b[31m"));
+}
+
 // A model whose data are no text reads and writes ids.
 TEST_F(GenerateCommandTest, IdsInAndOut) {
   run_ = (folder_ / "copy").string();
@@ -212,7 +222,9 @@ TEST_F(GenerateCommandTest, IdsInAndOut) {
               HasSubstr("--prompt-tokens: found '8', expected token ids in [0, 8), as in 1,2,3"));
   EXPECT_THAT(refusal({"--prompt", "1 -2"}), HasSubstr("--prompt: found '-2'"));
   EXPECT_THAT(refusal({"--prompt", "a text"}), HasSubstr("--prompt: found 'a'"));
-  EXPECT_THAT(refusal({"--prompt", " , "}), HasSubstr("--prompt: found no token id"));
+  for (const char* ids : {" , ", "1,", ",1", "1,,2", "1, \n"}) {
+    EXPECT_THAT(refusal({"--prompt", ids}), HasSubstr("--prompt: found no token id, expected some")) << ids;
+  }
   EXPECT_THAT(refusal({"--prompt", "1", "--stop", "x"}), HasSubstr("--stop: this model writes token ids"));
 }
 

@@ -72,6 +72,15 @@ TEST_F(MemoryCommand, SizesThatCannotBeCountedAreRefusedByOption) {
   EXPECT_THAT(refusal({"--fit", "2000000TiB"}), AllOf(HasSubstr("--fit: found"), HasSubstr("expected at most")));
 }
 
+TEST_F(MemoryCommand, ALengthThatAConfigCannotHaveIsRefused) {
+  const std::string grid = "model.mixer={type: lightning, heads: 2, lrpe: {type: lrpe_cosine, shape: [4, 4]}}";
+  EXPECT_THAT(refusal({"--length", "16,8", "--set", grid, "--set", "data.length=3"}),
+              HasSubstr("error: --length 8: trainer.sequence_length: found 8, expected 16, the tokens of lrpe.shape"));
+  EXPECT_THAT(refusal({"--length", "8", "--set", "data={type: mqar, num_pairs: 3}"}),
+              HasSubstr("error: --length 8: data.num_pairs: found 3 pairs and 3 queries, which need "
+                        "trainer.sequence_length >= 12, found 8"));
+}
+
 TEST_F(MemoryCommand, PrintsAndWritesAllOfIt) {
   const Finished finished =
       memory({"--batch", "4,8", "--length", "16", "--fit", "64MiB", "--json", path("m.json"), "--snapshot",

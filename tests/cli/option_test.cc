@@ -49,14 +49,14 @@ std::string error_of(const std::string& text) {
 
 TEST(OptionTest, NumbersAreReadAsInAConfig) {
   Options options;
-  EXPECT_EQ(parse("--threads 2 --tokens 010 --seed 18446744073709551615 --temperature 1e-3 --n 3,1024,3 --pass bwd,fwd",
+  EXPECT_EQ(parse("--threads 2 --tokens 010 --seed 18446744073709551615 --temperature 1e-3 --n 3,1024,1 --pass bwd,fwd",
                   options),
             "");
   EXPECT_EQ(options.threads, 2);
   EXPECT_EQ(options.tokens, 10) << "decimal, whatever it begins with";
   EXPECT_EQ(options.seed, std::numeric_limits<uint64_t>::max());
   EXPECT_EQ(options.temperature, 1e-3);
-  EXPECT_THAT(options.sizes, ElementsAre(3, 1024, 3));
+  EXPECT_THAT(options.sizes, ElementsAre(3, 1024, 1));
   EXPECT_THAT(options.passes, ElementsAre(2, 1));
 }
 
@@ -79,6 +79,7 @@ TEST(OptionTest, ErrorsSayWhatWasFoundAndExpected) {
   EXPECT_EQ(error_of("--temperature nan"), "--temperature: found 'nan', expected a number >= 0");
   EXPECT_EQ(error_of("--temperature inf"), "--temperature: found 'inf', expected a number >= 0");
   EXPECT_EQ(error_of("--n 1024,0"), "--n: found '0', expected an integer >= 1");
+  EXPECT_EQ(error_of("--n 8,16,8"), "--n: found 8 twice, expected each number once");
   EXPECT_EQ(error_of("--n 1024,,2"), "--n: found '', expected an integer >= 1");
   EXPECT_EQ(error_of("--pass fdw"), "--pass: found 'fdw', expected one of fwd, bwd; did you mean 'fwd'?");
   EXPECT_EQ(error_of("--pass 1"), "--pass: found '1', expected one of fwd, bwd");

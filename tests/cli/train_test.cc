@@ -216,6 +216,17 @@ TEST_F(TrainCommandTest, ADryRunCountsAndWritesNothing) {
   EXPECT_THAT(run_heddle(train("run", dry_run)).out, HasSubstr("run, from step 40"));
 }
 
+// Angles turn features and are in no product, learned or not.
+TEST_F(TrainCommandTest, ADryRunCountsTheOperationsOfWeights) {
+  const auto operations = [&](const char* learnable) {
+    const std::string out = run_heddle(train("run", {"--dry-run", "--set", learnable})).out;
+    const size_t at = out.find("operations ");
+    return out.substr(at, out.find('\n', at) - at);
+  };
+  EXPECT_EQ(operations("model.mixer.lrpe={type: lrpe_rotate, learnable: true, per_head: true}"),
+            operations("model.mixer.lrpe={type: lrpe_rotate}"));
+}
+
 TEST_F(TrainCommandTest, TheRunFolderHasTheNameOfTheConfigUnlessItIsGiven) {
   const std::vector<std::string> arguments = {"train", config_.string(), "--dry-run"};
   EXPECT_THAT(run_heddle(arguments).out, HasSubstr("run folder   runs/tiny, from the beginning"));

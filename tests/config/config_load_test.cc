@@ -39,7 +39,7 @@ TEST_F(ConfigLoadTest, FileWinsOverItsBaseKeyByKey) {
   write("main.yaml", "base: base.yaml\na: {y: 20, z: 30, deep: {q: 20}}\nlist: [9]\nseed: 2\n");
   const ConfigNode node = load("main.yaml");
   EXPECT_EQ(node.dump(),
-            "seed: 2\na:\n  x: 1\n  y: 20\n  deep:\n    p: 1\n    q: 20\n  z: 30\nlist: [9]\nkept: yes it is\n");
+            "seed: 2\na:\n  x: 1\n  \"y\": 20\n  deep:\n    p: 1\n    q: 20\n  z: 30\nlist: [9]\nkept: yes it is\n");
 }
 
 TEST_F(ConfigLoadTest, EachValueKeepsItsOrigin) {
@@ -101,7 +101,8 @@ TEST_F(ConfigLoadTest, NullTakesAnInheritedSectionAway) {
 
 TEST_F(ConfigLoadTest, AnchorsAreCopiedNotShared) {
   write("main.yaml", "a: &same {x: 1, y: [1, 2]}\nb: *same\n");
-  EXPECT_EQ(load("main.yaml", {"b.x=2", "b.y.0=7"}).dump(), "a:\n  x: 1\n  y: [1, 2]\nb:\n  x: 2\n  y: [7, 2]\n");
+  EXPECT_EQ(load("main.yaml", {"b.x=2", "b.y.0=7"}).dump(),
+            "a:\n  x: 1\n  \"y\": [1, 2]\nb:\n  x: 2\n  \"y\": [7, 2]\n");
 }
 
 // A pattern of files, which YAML would take for an alias.

@@ -317,6 +317,18 @@ TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {
       ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
 }
 
+// docs/model.md#parameters: the running number of a parameter picks the random numbers that it starts with.
+TEST(MixerParameters, ALearnedThetaComesFirst) {
+  for (const char* type : {"lightning", "linear_attention"}) {
+    ParameterSet parameters;
+    make_mixer(fmt::format("{{type: {}, heads: 2, lrpe: {{type: lrpe_rotate, learnable: true}}}}", type),
+               ModuleBuilder(parameters), {8, 0, 2});
+    std::vector<std::string> names;
+    for (const Parameter& parameter : parameters.all()) names.push_back(parameter.name);
+    EXPECT_EQ(names, (std::vector<std::string>{"lrpe.theta", "qkv.weight", "out.weight"})) << type;
+  }
+}
+
 // The sums of k belong to the state of a mixer with a normalizer, and to no other.
 TEST(MixerStates, SumsOfKeysAreSavedWhereTheyAreKept) {
   Context context;
@@ -352,6 +364,24 @@ TEST(MixerStates, ACacheGrowsInStepsAndKeepsAWindow) {
       model.mixer->forward(tape, tape.constant(normal(context, {1, 1, 8}, DType::float32)), state.get(), {});
       const size_t steps = tokens <= 256 ? 1 : window > 0 ? 1 : tokens <= 512 ? 2 : tokens <= 1024 ? 4 : 8;
       ASSERT_EQ(cache(), steps * kBytesAStep) << tokens;
+    }
+  }
+}
+
+// Whenever the cache was last trimmed.
+TEST(MixerStates, ASavedCacheHoldsWhatATokenToComeSees) {
+  for (const int64_t window : {0, 1, 8}) {
+    Context context;
+    const std::string options = fmt::format("{{type: softmax_attention, heads: 2, window: {}}}", window);
+    MixerModel model(context, options, {8, 0, 2}, DType::float32);
+    std::unique_ptr<MixerState> state = model.mixer->make_state();
+    for (int64_t tokens = 1; tokens <= 300; ++tokens) {
+      Tape tape(context, Tape::Mode::inference);
+      model.mixer->forward(tape, tape.constant(normal(context, {1, 1, 8}, DType::float32)), state.get(), {});
+      const std::map<std::string, Tensor> saved = state->save(context);
+      const int64_t seen = window > 0 ? std::min(tokens, window - 1) : tokens;
+      ASSERT_EQ(saved.contains("keys") ? saved.at("keys").size(1) : 0, seen) << tokens;
+      ASSERT_EQ(saved.contains("values") ? saved.at("values").size(1) : 0, seen) << tokens;
     }
   }
 }

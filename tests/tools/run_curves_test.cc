@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <regex>
@@ -55,6 +56,13 @@ TEST_F(RunCurvesTest, FieldsAreNumbersOrEmpty) {
   EXPECT_THAT(found.rows[0], ElementsAre(1.0, 2.5, IsNan()));
   EXPECT_THAT(found.column(1), ElementsAre(2.5, -1e-3));
   EXPECT_EQ(read_metrics(folder_ / "run/metrics.csv").rows.size(), 2u);
+}
+
+// A loss that was not finite is no damage, and nothing that could be drawn.
+TEST_F(RunCurvesTest, FieldsMayBeNotFinite) {
+  const std::vector<RunMetrics> runs = {metrics("run", "step,loss\n1,2.5\n2,nan\n3,inf\n4,2\n")};
+  EXPECT_THAT(runs[0].column(1), ElementsAre(2.5, IsNan(), INFINITY, 2.0));
+  EXPECT_THAT(curves_svg(runs, {.metrics = {"loss"}}), AllOf(Not(HasSubstr("nan")), Not(HasSubstr("inf"))));
 }
 
 TEST_F(RunCurvesTest, WhatIsNoRunIsRefused) {

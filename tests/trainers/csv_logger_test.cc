@@ -57,6 +57,18 @@ TEST_F(CsvLoggerTest, EmptyFieldsAreWhatWasNotMeasured) {
                                   "3,192,1e-12,1e+09,0.002,2,\n");
 }
 
+// Not what a step without an evaluation has.
+TEST_F(CsvLoggerTest, NumbersThatAreNotFiniteAreNoEmptyFields) {
+  const double nan = std::copysign(std::nan(""), -1.0);
+  logger_.start({});
+  logger_.step({.step = 1, .total_tokens = 64, .loss = nan, .gradient_norm = nan, .learning_rate = 0.001});
+  logger_.evaluation({.step = 1, .loss = nan});
+  logger_.step({.step = 2, .total_tokens = 128, .loss = 2.0, .gradient_norm = 1.0, .learning_rate = 0.001});
+  logger_.evaluation({.step = 2, .loss = INFINITY, .accuracy = 0.5});
+  logger_.flush();
+  EXPECT_EQ(read_file(path_), kHeader + "1,64,nan,nan,0.001,nan,\n2,128,2,1,0.001,inf,0.5\n");
+}
+
 TEST_F(CsvLoggerTest, RowsAreAppended) {
   logger_.start({});
   logger_.step({.step = 1, .total_tokens = 64, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.001});
@@ -223,15 +235,15 @@ TEST_F(CsvLoggerTest, SkippedStepsAreCountedWhereTheyMayBe) {
   logger_.step(
       {.step = 3, .total_tokens = 192, .loss = 2.5, .gradient_norm = 1.0, .learning_rate = 0.1, .skipped_steps = 1});
   logger_.flush();
-  const std::string rows = "1,64,2.5,1,0.1,,,0\n2,128,,inf,0.1,2,,1\n3,192,2.5,1,0.1,,,1\n";
+  const std::string rows = "1,64,2.5,1,0.1,,,0\n2,128,nan,inf,0.1,2,,1\n3,192,2.5,1,0.1,,,1\n";
   EXPECT_EQ(read_file(path_), with + rows);
   // A run that goes on with another setting brings its rows into the form of its own.
   go_on(2);
-  EXPECT_EQ(read_file(path_), kHeader + "1,64,2.5,1,0.1,,\n2,128,,inf,0.1,2,\n");
+  EXPECT_EQ(read_file(path_), kHeader + "1,64,2.5,1,0.1,,\n2,128,nan,inf,0.1,2,\n");
   event.step = 2;
   event.checkpoint = folder_ / "checkpoints/step_2";
   logger_.start(event);
-  EXPECT_EQ(read_file(path_), with + "1,64,2.5,1,0.1,,,0\n2,128,,inf,0.1,2,,0\n");
+  EXPECT_EQ(read_file(path_), with + "1,64,2.5,1,0.1,,,0\n2,128,nan,inf,0.1,2,,0\n");
   EXPECT_TRUE(notes_.empty());
 }
 

@@ -120,7 +120,7 @@ TEST_F(GuardsTest, TooManyInARowEndTheRunWithoutADamagedCheckpoint) {
     EXPECT_THAT(said, HasSubstr("loss is nan at step 4: blocks.0.mixer made the first non-finite number (forward, nan) "
                                 "from finite inputs; the step was not taken, nor were the 3 before it"));
     EXPECT_THAT(said, HasSubstr("A lower optimizer.lr"));
-    EXPECT_THAT(file(name + "/metrics.csv"), ::testing::EndsWith("\n3,192,,,0.0018,,,3\n"));
+    EXPECT_THAT(file(name + "/metrics.csv"), ::testing::EndsWith("\n3,192,nan,nan,0.0018,,,3\n"));
   }
   EXPECT_TRUE(list_checkpoints(folder_ / "whole/checkpoints").empty());
   for (const CheckpointFolder& checkpoint : list_checkpoints(folder_ / "parts/checkpoints")) {

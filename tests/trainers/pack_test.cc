@@ -261,11 +261,13 @@ TEST_F(PackedTextTest, WhatCannotBeMeantIsRefused) {
               HasSubstr("data.separator: found 300, expected less than model.vocab_size (300)"));
   EXPECT_THAT(refusal("", {"data={type: copy, pack: true}"}), HasSubstr("it belongs to types text and tokens"));
   // Encodings that count from the start of a sequence cannot start anew.
+  const std::string from_the_start = "model.mixer.lrpe={type: lrpe_cosine, extra_tokens: 1}";
+  EXPECT_THAT(refusal(", pack: true, separator: 10", {from_the_start}),
+              HasSubstr("data.pack: found true, expected false: positions with lrpe.shape or lrpe.extra_tokens"));
   Context context(Device{}, {.threads = 1});
-  const TrainConfig grid =
-      config(", pack: true, separator: 10", {"model.mixer.lrpe={type: lrpe_cosine, extra_tokens: 1}"});
-  TrainStep train_step(context, grid);
-  EXPECT_THAT([&] { train_step.step({make_dataset(dataset_options(grid))->training_batch(0)}, 1, 1e-3); },
+  const TrainConfig packed = config(", pack: true, separator: 10");
+  TrainStep train_step(context, config("", {from_the_start}));
+  EXPECT_THAT([&] { train_step.step({make_dataset(dataset_options(packed))->training_batch(0)}, 1, 1e-3); },
               ::testing::ThrowsMessage<Error>(HasSubstr("found packed documents beside lrpe.shape")));
 }
 

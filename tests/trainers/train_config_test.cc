@@ -178,6 +178,43 @@ TEST(TrainConfigTest, TheLossScaleOfFloat16IsThatOfTheBatch) {
   EXPECT_THAT(to_yaml(testing::tiny_train_config({"trainer.dtype=float16"})), HasSubstr("  loss_scale: 64\n"));
 }
 
+// A run of float16 is used in another dtype, and a config goes another way than its base.
+TEST(TrainConfigTest, NullTakesALossScaleAway) {
+  for (const char* scale : {"3", "dynamic"}) {
+    const std::string text =
+        to_yaml(testing::tiny_train_config({"trainer.dtype=float16", std::string("trainer.loss_scale=") + scale}));
+    const auto changed = [&](const std::vector<std::string>& overrides) {
+      return read_train_config(parse_config(text, "config", overrides)).trainer.loss_scale;
+    };
+    EXPECT_EQ(changed({"trainer.loss_scale=null"}), 64.0);
+    EXPECT_EQ(changed({"trainer.dtype=float32", "trainer.loss_scale=null"}), 1.0);
+    try {
+      changed({"trainer.dtype=float32"});
+      ADD_FAILURE() << scale << " was accepted";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.message(),
+                  AllOf(HasSubstr(std::string("trainer.loss_scale: found '") + scale + "', expected no such key"),
+                        HasSubstr("trainer.loss_scale: null takes away that of another dtype")));
+    }
+  }
+}
+
+// float64 holds what float32 does not; a name is no number.
+TEST(TrainConfigTest, OnlyNumbersThatTheDeviceCannotHoldAreRefused) {
+  const std::string pattern =
+      "model.mixer={pattern: [1e300], kinds: {1e300: {type: retention, heads: 2, eps: 1.0e-60}}}";
+  const TrainConfig config =
+      testing::tiny_train_config({pattern, "optimizer.eps=1.0e-46", "trainer.hours=1.0e+300", "trainer.dtype=float64"});
+  EXPECT_EQ(config.optimizer.eps, 1e-46);
+  EXPECT_THROW(testing::tiny_train_config({pattern}), ConfigError);
+}
+
+TEST(TrainConfigTest, WithoutMomentumNothingLooksAhead) {
+  EXPECT_FALSE(testing::tiny_train_config({"optimizer={type: muon, momentum: 0}"}).optimizer.nesterov);
+  EXPECT_TRUE(testing::tiny_train_config({"optimizer={type: muon}"}).optimizer.nesterov);
+  EXPECT_THROW(testing::tiny_train_config({"optimizer={type: muon, momentum: 0, nesterov: true}"}), ConfigError);
+}
+
 // So that anybody may try a config for a few steps.
 TEST(TrainConfigTest, AWarmupLongerThanTheRunIsCut) {
   const TrainConfig short_run = testing::tiny_train_config({"trainer.steps=3"});
@@ -253,6 +290,31 @@ TEST(TrainConfigTest, APatternReplacesATypeAndATypeAPattern) {
   EXPECT_EQ(turned.of_layer(4).type, "softmax_attention");
   EXPECT_THROW(mixer("model.mixer.pattern=[b, c, a]"), ConfigError);
   EXPECT_THROW(mixer("model.mixer.pattern=[b]"), ConfigError);
+}
+
+TEST(TrainConfigTest, AKindOfTheBaseCanBeTakenAway) {
+  const std::string both =
+      "model.mixer={pattern: [a, b], kinds: {a: {type: retention, heads: 2}, b: {type: softmax_attention, heads: 4}}}";
+  const MixerPattern left =
+      testing::tiny_train_config({both, "model.mixer.kinds.b=null", "model.mixer.pattern=[a]"}).model.mixer;
+  ASSERT_EQ(left.kinds.size(), 1u);
+  EXPECT_EQ(left.kinds[0].first, "a");
+  try {
+    testing::tiny_train_config({both, "model.mixer.kinds.b=null"});
+    ADD_FAILURE() << "the pattern names a kind that is gone";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.message(), HasSubstr("model.mixer.pattern: found 'b', expected one of a"));
+  }
+}
+
+// Readers of YAML 1.1 would take these names for a boolean, numbers, a date.
+TEST(TrainConfigTest, NamesOfKindsStayText) {
+  for (const std::string name : {"on", "yes", "1", "0x10", ".nan", "2024-01-01", "~", "a: b"}) {
+    const std::string text = to_yaml(testing::tiny_train_config(
+        {"model.mixer={pattern: ['" + name + "'], kinds: {'" + name + "': {type: retention, heads: 2}}}"}));
+    EXPECT_THAT(text, HasSubstr("    kinds:\n      \"" + name + "\":\n"));
+    EXPECT_EQ(again(text), text);
+  }
 }
 
 TEST(TrainConfigTest, ShippedConfigsAreGoodAndSurviveWriting) {

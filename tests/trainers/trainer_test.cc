@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -525,6 +526,18 @@ TEST_F(TrainerTest, StopsBeforeTheUpdateWhenNumbersBlowUp) {
   const std::string metrics = file("run/metrics.csv");
   EXPECT_THAT(metrics, HasSubstr("\n1,"));
   EXPECT_THAT(metrics, ::testing::Not(HasSubstr("nan")));
+}
+
+// The only step is taken from good weights to such as no evaluation survives.
+TEST_F(TrainerTest, AValidationLossThatIsNotFiniteIsNoted) {
+  const TrainConfig config = testing::tiny_train_config(
+      {"trainer.steps=1", "optimizer.lr=1.0e+30", "schedule={type: constant}", "trainer.sample=null"});
+  const TrainResult result = run("run", config);
+  EXPECT_TRUE(result.finished);
+  EXPECT_FALSE(std::isfinite(result.evaluation.value().loss));
+  EXPECT_THAT(log(), HasSubstr("note: the validation loss after step 1 is nan, though the losses of the steps were "
+                               "finite\n"));
+  EXPECT_THAT(file("run/metrics.csv"), HasSubstr(",nan,"));
 }
 
 TEST_F(TrainerTest, LearnsToCopyAndToRecall) {

@@ -11,6 +11,8 @@
 #include <system_error>
 #include <utility>
 
+#include "core/runtime/unsigned_nan.h"
+
 namespace heddle {
 namespace {
 
@@ -20,7 +22,7 @@ constexpr std::string_view kSkippedColumn = ",skipped_steps";
 
 std::string header(bool with_skipped) { return fmt::format("{}{}\n", kColumns, with_skipped ? kSkippedColumn : ""); }
 
-std::string field(double value) { return std::isnan(value) ? std::string() : fmt::format("{:.9g}", value); }
+std::string field(double value) { return fmt::format("{:.9g}", unsigned_nan(value)); }
 
 int64_t step_of_row(std::string_view line) {
   const int64_t more = std::count(line.begin(), line.end(), ',') - std::count(kColumns.begin(), kColumns.end(), ',');
@@ -65,7 +67,7 @@ void CsvLogger::step(const StepEvent& event) {
 }
 
 void CsvLogger::evaluation(const EvaluationEvent& event) {
-  evaluation_ = fmt::format(",{},{}", field(event.loss), field(event.accuracy));
+  evaluation_ = fmt::format(",{},{}", field(event.loss), std::isnan(event.accuracy) ? "" : field(event.accuracy));
   is_held_ = true;
 }
 

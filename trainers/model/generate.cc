@@ -158,6 +158,12 @@ std::string Utf8Printer::add(uint8_t byte) {
   return std::exchange(pending_, "");
 }
 
+std::string Utf8Printer::add(std::string_view bytes) {
+  std::string text;
+  for (const char byte : bytes) text += add(static_cast<uint8_t>(byte));
+  return text;
+}
+
 std::string Utf8Printer::finish() { return escape(std::exchange(pending_, "")); }
 
 }  // namespace heddle

@@ -71,6 +71,7 @@ class StopText {
 class Utf8Printer {
  public:
   std::string add(uint8_t byte);
+  std::string add(std::string_view bytes);
   std::string finish();  // what is left of an unfinished character
 
  private:

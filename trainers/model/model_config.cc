@@ -1,5 +1,7 @@
 #include "trainers/model/model_config.h"
 
+#include <algorithm>
+
 #include "core/config/config_fields.h"
 
 namespace heddle {
@@ -19,6 +21,12 @@ std::optional<std::int64_t> fixed_length(const ModelConfig& model) {
     if (const auto length = section.options->fixed_length()) return length;
   }
   return std::nullopt;
+}
+
+bool takes_segments(const ModelConfig& model) {
+  const auto& kinds = model.mixer.kinds;
+  return std::all_of(kinds.begin(), kinds.end(),
+                     [](const auto& kind) { return kind.second.options->takes_segments(); });
 }
 
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry) {

@@ -28,6 +28,9 @@ struct ModelConfig {
 // The tokens of every sequence, where a mixer takes no other number of them and a text cannot be continued.
 std::optional<std::int64_t> fixed_length(const ModelConfig& model);
 
+// Whether all mixers can tell apart the documents that are packed into a sequence.
+bool takes_segments(const ModelConfig& model);
+
 // Reads or writes the model with the options of its layers, whose types `registry` knows.
 void describe(ConfigFields& fields, ModelConfig& model, const Registry& registry);
 

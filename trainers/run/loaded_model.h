@@ -25,8 +25,8 @@ LoadedModel load_model(Context& context, const std::filesystem::path& run_or_che
                        std::span<const std::string> overrides, const Note& note,
                        const Registry& registry = built_in_registry());
 
-// Loads the weights that are evaluated and exported: the average where there is one and `config`, which an override may
-// have changed, has trainer.ema; else those that are trained.
+// Loads the weights that are evaluated and exported: the average where `config`, which an override may have changed,
+// has trainer.ema; else those that are trained. Throws ConfigError when the checkpoint holds no average of this decay.
 void load_weights(Context& context, const Checkpoint& checkpoint, const TrainConfig& config, ParameterSet& parameters);
 
 }  // namespace heddle

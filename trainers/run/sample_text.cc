@@ -16,7 +16,7 @@ std::string sample_text(Context& context, const LanguageModel& model, const Toke
   options.stop_requested = stop_requested;
   if (config.data.pack) options.end = static_cast<int32_t>(config.data.separator);
   Utf8Printer printer;
-  std::string written = sample.prompt;
+  std::string written = printer.add(sample.prompt);
   generate(context, model, tokenizer, sample.prompt, options, [&](uint8_t byte) { written += printer.add(byte); });
   return written + printer.finish();
 }
