@@ -13,9 +13,9 @@
 //       flops: {fwd: 2*n*2048, bwd: 4*n*2048}                 # extents, too; not needed
 //       passes: [fwd]                                         # those that make sense; not given: all
 //
-// `moved` names what must be read or written once: an input, an output, or the gradient of one. Inputs of full precision
-// (angles, decays, states) have a gradient only where it is named. `flops` says how many floating-point operations a
-// pass takes at least, a multiplication and an addition being two.
+// `moved` names what must be read or written once: an input, an output, or the gradient of one. Inputs of full
+// precision (angles, decays, states) have a gradient only where it is named. `flops` says how many floating-point
+// operations a pass takes at least, a multiplication and an addition being two.
 #pragma once
 
 #include <cstdint>
