@@ -311,7 +311,9 @@ TEST_F(RunFolderTest, AFolderThatCannotBeReadIsLeftOut) {
   fs::permissions(locked, fs::perms::none);
   fs::permissions(folder_.path(), fs::perms::all);
   const uid_t user = ::geteuid();
-  if (user == 0) ASSERT_EQ(::seteuid(65534), 0);
+  if (user == 0) {
+    ASSERT_EQ(::seteuid(65534), 0);
+  }
   std::vector<fs::path> files;
   EXPECT_NO_THROW(files = run_files(run_));
   EXPECT_EQ(::seteuid(user), 0);
