@@ -33,8 +33,8 @@ template <class... Args>
   throw Error(write(unsigned_nan(args)...));
 }
 
-// Throws Error with a formatted message unless `condition` holds. The message is made only on failure, but the arguments
-// are evaluated always: those that cost something belong behind an `if` and fail().
+// Throws Error with a formatted message unless `condition` holds. The message is made only on failure, but the
+// arguments are evaluated always: those that cost something belong behind an `if` and fail().
 template <class... Args>
 void check(bool condition, fmt::format_string<Args...> format, Args&&... args) {
   if (!condition) fail(format, std::forward<Args>(args)...);
