@@ -119,10 +119,12 @@ class DecayBlock {
   __device__ __forceinline__ const HeadsView& q() const { return args_.decays.query; }
   static __device__ __forceinline__ float power_of(float2 sum) { return fast_exp2(sum.x + sum.y); }
 
+  // Starts to load them, as a group of copies.
   __device__ __forceinline__ void load_rows(const HeadsView& view, int64_t heads, int64_t first, Rows& to) const {
     const int64_t batch = state_head_ / q().heads, head = state_head_ % q().heads / (q().heads / heads);
     const RowCopier<T, kDecayThreads, kDecayWindow, kDim> copier(view, batch, head, first, false);
     copier.copy(begin_, rows_, vectorized_, to);
+    __pipeline_commit();
   }
 
   // Each of the first threads finds those of one token.
