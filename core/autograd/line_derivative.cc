@@ -173,8 +173,8 @@ bool jumps(const LineFunction& g, double spacing, const ValuesAtPlaces& values) 
   return std::abs(at_high - at_low) > kShare * first;
 }
 
-// The largest noise at any spacing, on either side, at which the function jumps: from one number that it can be stored
-// as to another.
+// The largest noise at any spacing, on either side, at which the function jumps from one storable number to
+// the next.
 double noise_of_jumps(const LineFunction& g, double known) {
   double largest = known;
   for (const double side : {1.0, -1.0}) {

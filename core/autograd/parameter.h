@@ -69,7 +69,8 @@ class ParameterSet {
   // The parameter as a leaf of this tape.
   static Variable on(Tape& tape, Parameter& parameter);
 
-  // The next backward overwrites all gradients. It touches no memory: see the next function.
+  // Clears the flags alone, so that the next backward overwrites all gradients. The memory keeps its numbers: see the
+  // next function.
   void zero_grad();
   // Sets those gradients to zero that no backward has written since zero_grad(). To be called before the flat buffer of
   // gradients is read. It does nothing when all were written. In a CUDA graph it is decided when that is captured.

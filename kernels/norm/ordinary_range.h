@@ -20,8 +20,8 @@ struct NumberRange<float> {
   static constexpr float kSmallest = 0x1p-126f;  // normal number
   static constexpr float kLargest = 0x1.fffffep127f;
   static constexpr float kTiny = 0x1p-100f;  // rounding among subnormal numbers is far below it
-  // Between its inverse and it a sum of 0 is taken for what it says: the features of such a group times a gradient of
-  // any normal number are not 0.
+  // A sum of products that is 0 is trusted where 1 / s lies between 1 / kUsualInvStd and kUsualInvStd: features of that
+  // size times a normal gradient do not underflow to 0.
   static constexpr float kUsualInvStd = 0x1p20f;
 };
 template <>

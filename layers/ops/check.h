@@ -46,7 +46,7 @@ inline void check_dense(std::string_view layer, std::string_view what, const Var
         to_string(x.shape()), to_string(x.value.strides()), to_string(contiguous_strides(x.shape())));
 }
 
-// An activation that kernels compute which fuse it with other work.
+// Throws Error unless the fused kernels compute act.
 inline void check_fused_activation(std::string_view layer, std::string_view what, kernels::Activation act) {
   if (kernels::is_fused_activation(act)) return;
   std::string expected;

@@ -12,7 +12,7 @@ inline double wall_time() {
 
 class WriteClock {
  public:
-  // Whether ten seconds have gone by since it was so, or since the beginning.
+  // Whether ten seconds have gone by since it last returned true, or since it was made.
   bool is_due() {
     const Clock::time_point now = Clock::now();
     if (now - last_ < std::chrono::seconds(10)) return false;

@@ -14,7 +14,8 @@ namespace {
 using detail::DecayShape;
 using detail::kDecayThreads;
 
-// So where this kernel runs, so do the scans on tensor cores, which leave the states that it reads.
+// This kernel needs at least as much shared memory as the scans on tensor cores that leave its states, so where it runs
+// they do.
 template <class T, int DIM, class Scan>
 inline constexpr bool has_more_shared = sizeof(typename DecayShape<T, DIM>::Shared) >= sizeof(typename Scan::Shared);
 static_assert(has_more_shared<bf16, 64, detail::TensorShape<bf16, 64, 64, 64, 4, false>>);

@@ -23,7 +23,8 @@ struct DecayGradientArgs {
   float scale = 1.0f;
 };
 
-// Whether this GPU computes the gradient so: it has enough shared memory for the heads.
+// Whether the gradient is computed by windows: numbers of 16 bits, at most kLargestTensorDim features, and a GPU whose
+// blocks can have the shared memory.
 bool has_decay_gradient_by_windows(const Context& context, const LinearAttentionBackwardArgs& args);
 // Returns the number of parts.
 int64_t decay_gradient_by_windows(Context& context, const DecayGradientArgs& args);

@@ -28,7 +28,7 @@ struct DecayShape {
   struct Shared {
     StoredMatrix<T, kDecayWindow, DIM> rows, columns;  // q and d_o, then k and v
     ComputedMatrix<T, DIM, DIM> state;                 // S, then dS
-    float2 sums[kDecayWindow];                         // of log decays, from the begin of the window
+    float2 sums[kDecayWindow];                         // of log decays, from the start of the window
     int documents[kDecayWindow];                       // how many tokens up to this one start anew
     // Of each token: X of its row, c of its column, and sums of P_ij (scan.h): over the columns of the tiles before,
     // for its row i; over the rows of the tiles after, for its column j; and over the pairs of its tile on either side
@@ -119,7 +119,7 @@ class DecayBlock {
   __device__ __forceinline__ const HeadsView& q() const { return args_.decays.query; }
   static __device__ __forceinline__ float power_of(float2 sum) { return fast_exp2(sum.x + sum.y); }
 
-  // Starts to load them, as a group of copies.
+  // Starts to copy the window's rows of one tensor to shared memory, as one group of asynchronous copies.
   __device__ __forceinline__ void load_rows(const HeadsView& view, int64_t heads, int64_t first, Rows& to) const {
     const int64_t batch = state_head_ / q().heads, head = state_head_ % q().heads / (q().heads / heads);
     const RowCopier<T, kDecayThreads, kDecayWindow, kDim> copier(view, batch, head, first, false);
@@ -127,7 +127,7 @@ class DecayBlock {
     __pipeline_commit();
   }
 
-  // Each of the first threads finds those of one token.
+  // The first kDecayWindow threads each compute the sum of log decays and the document number of one token.
   __device__ __forceinline__ void find_decays() {
     if (thread_ >= kDecayWindow) return;
     const ScanArgs<float>& args = args_.decays;
@@ -156,7 +156,7 @@ class DecayBlock {
     return static_cast<double>(sum.x) + static_cast<double>(sum.y);
   }
 
-  // Those of the window and the block's features among states.
+  // The state of this block's head and window, from the block's first features on.
   __device__ __forceinline__ const float* state_of_window(const float* states) const {
     const int64_t windows = parts_of(q().length, kDecayWindow);
     return states + ((state_head_ * windows + begin_ / kDecayWindow) * q().dim + first_key_) * args_.v.dim +
@@ -242,7 +242,7 @@ class DecayBlock {
 
   // --- Pairs ---
 
-  // Those of the rows of the warp's tile with the columns of the tiles before it, and of its own.
+  // Computes the pairs of the rows of the warp's tile with the columns of the tiles before it, and of its own.
   __device__ __forceinline__ void multiply_pairs(const RowFragments& queries, const RowFragments& gradients) {
     const TokenDecays rows = {{shared_.sums[tile_ * 16 + g_], shared_.sums[tile_ * 16 + g_ + 8]},
                               {shared_.documents[tile_ * 16 + g_], shared_.documents[tile_ * 16 + g_ + 8]}};
@@ -271,10 +271,10 @@ class DecayBlock {
     multiply_tile(queries, gradients, rows, tile_, pairs);
     put_pairs_of_tile(pairs);
   }
-  // Of the sums for tiles i and j < i.
+  // Index in columns_of_tile of the sums for tiles i and j < i.
   static __device__ __forceinline__ int place_of(int i, int j) { return i * (i - 1) / 2 + j; }
 
-  // What the weight of a pair takes of two tokens.
+  // Sums of log decays and document numbers of the two rows that a lane holds.
   struct TokenDecays {
     float2 sums[2];
     int documents[2];
