@@ -214,7 +214,7 @@ TEST_F(TokenizeCommandTest, OfTwoThatWriteOneFileTheSecondIsRefused) {
   const Finished second = run_heddle({"tokenize", small, "--out", path("x.bin")});
   EXPECT_TRUE(first.running());
   EXPECT_EQ(second.code, 1);
-  EXPECT_EQ(second.err, "error: cannot write " + path("x.bin") + ": another process is writing it\n");
+  EXPECT_EQ(second.err, "error: cannot write " + path("x.bin") + ": it is being written already\n");
   EXPECT_TRUE(fs::exists(partial_path(path("x.bin"))));
   first.send(SIGKILL);
   first.wait();

@@ -66,7 +66,7 @@ TEST_F(AtomicFileTest, ASecondWriterIsRefused) {
   const fs::path path = folder_ / "file";
   AtomicFile first(path);
   first.write("first", 5);
-  EXPECT_THAT(testing::error_of([&] { write_file(path, "second"); }), HasSubstr("file: another process is writing it"));
+  EXPECT_THAT(testing::error_of([&] { write_file(path, "second"); }), HasSubstr("file: it is being written already"));
   first.commit();
   EXPECT_EQ(read_file(path), "first");
   write_file(path, "third");

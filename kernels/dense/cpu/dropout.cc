@@ -17,9 +17,9 @@ namespace {
 // Random words of consecutive elements. Philox gives four at once, so that the first may be that of an element before.
 class Words {
  public:
-  // Draws those of the elements begin .. begin + count - 1, count <= kChunk; returns the first of them.
+  // Draws those of the elements begin .. begin + count - 1, 0 < count <= kChunk; returns the first of them.
   const uint32_t* draw(const DropoutRule& rule, int64_t begin, int64_t count) {
-    const int64_t first = begin / 4, blocks = (begin + count + 3) / 4 - first;
+    const int64_t first = begin / 4, blocks = (begin + (count - 1)) / 4 - first + 1;
     for (int64_t block = 0; block < blocks; ++block) {
       std::copy_n(rule.words(first + block).words, 4, &words_[static_cast<size_t>(4 * block)]);
     }
