@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
+#include "core/tensor/overlap.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
 
@@ -37,33 +37,6 @@ double norm_of(const Values& values) {
 double spread_of(const Values& values) {
   const double spread = norm_of(values) / std::sqrt(static_cast<double>(values.size()));
   return spread > 0.0 && std::isfinite(spread) ? spread : 1.0;
-}
-
-template <class Visit>
-void for_each_address(const Tensor& tensor, const Visit& visit) {
-  if (tensor.rank() == 0) return visit(tensor.raw());
-  for (int64_t i = 0; i < tensor.size(0); ++i) for_each_address(tensor.select(0, i), visit);
-}
-
-// From the first number of a tensor to the end of its last one.
-std::pair<const char*, const char*> span_of(const Tensor& tensor) {
-  int64_t last = 0;
-  for (int dim = 0; dim < tensor.rank(); ++dim) last += (tensor.size(dim) - 1) * tensor.stride(dim);
-  const auto* const begin = static_cast<const char*>(tensor.raw());
-  return {begin, begin + (last + 1) * static_cast<int64_t>(size_of(tensor.dtype()))};
-}
-
-// Whether some number belongs to both.
-bool overlap(const Tensor& a, const Tensor& b) {
-  if (!a.defined() || !a.shares_storage_with(b) || a.numel() == 0 || b.numel() == 0) return false;
-  const auto [a_begin, a_end] = span_of(a);
-  const auto [b_begin, b_end] = span_of(b);
-  if (a_end <= b_begin || b_end <= a_begin) return false;
-  std::unordered_set<const void*> addresses;
-  for_each_address(a, [&](const void* address) { addresses.insert(address); });
-  bool found = false;
-  for_each_address(b, [&](const void* address) { found = found || addresses.contains(address); });
-  return found;
 }
 
 // The identity as an operator: what is computed from its output has an input that is no leaf.
@@ -93,8 +66,9 @@ class Checker {
     }
     // Each input is moved alone, so one that has numbers of another gets its own.
     for (size_t i = 1; i < inputs_.size(); ++i) {
-      const bool overlaps = std::any_of(inputs_.begin(), inputs_.begin() + static_cast<std::ptrdiff_t>(i),
-                                        [&](const auto& other) { return overlap(other.value, inputs_[i].value); });
+      const bool overlaps = std::any_of(
+          inputs_.begin(), inputs_.begin() + static_cast<std::ptrdiff_t>(i),
+          [&](const auto& other) { return other.value.defined() && may_overlap(other.value, inputs_[i].value); });
       if (overlaps) inputs_[i].value = clone(context, inputs_[i].value);
     }
   }
