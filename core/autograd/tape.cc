@@ -222,14 +222,17 @@ void Tape::write_root(const Root& root) {
     write_values(context_, seed, {1.0});
   }
   if (seed.is_contiguous() && share_gradient(variable.slot, seed)) return;
-  const GradientDestination destination = this->destination(variable.slot);
-  if (destination.mode == GradientMode::overwrite) {
-    copy(context_, destination.tensor, seed);
-  } else if (!context_.is_meta()) {  // rare: a root given twice, or a leaf that accumulates
-    std::vector<double> sum = read_values(context_, destination.tensor);
-    const std::vector<double> values = read_values(context_, seed);
-    std::transform(sum.begin(), sum.end(), values.begin(), sum.begin(), std::plus<>());
-    write_values(context_, destination.tensor, sum);
+  const auto [to, mode] = destination(variable.slot);
+  const bool adds = mode == GradientMode::accumulate;
+  if (!adds && to.dtype() == seed.dtype()) {
+    copy(context_, to, seed);
+  } else if (!context_.is_meta()) {  // rare: a root given twice, a leaf that accumulates or has a wide gradient
+    std::vector<double> sum = read_values(context_, seed);
+    if (adds) {
+      const std::vector<double> before = read_values(context_, to);
+      std::transform(sum.begin(), sum.end(), before.begin(), sum.begin(), std::plus<>());
+    }
+    write_values(context_, to, sum);
   }
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/dense/elementwise.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -18,8 +19,11 @@ struct ActivationNode {
     const Tensor d_y = tape.take_gradient(y);
     kernels::ActivationBackwardArgs args{rows_view(saved_x), rows_view(d_y), {}, act};
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
-    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(tape.destination(x));
+    KernelDestinations destinations(tape);
+    args.d_x =
+        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, saved_x.dtype()));
     kernels::activation_backward(tape.context(), args);
+    destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);
   }
 };

@@ -5,6 +5,7 @@
 
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -28,8 +29,11 @@ struct CrossEntropyNode {
     args.d_loss = vector_view(d_loss);
     args.options = options;
     const bool in_place = saved_logits.is_unique() && saved_logits.is_contiguous() && tape.can_share_gradient(logits);
-    args.d_logits = in_place ? kernels::RowsDestination{args.logits} : rows_destination(tape.destination(logits));
+    KernelDestinations destinations(tape);
+    args.d_logits = in_place ? kernels::RowsDestination{args.logits}
+                             : rows_destination(destinations.of(logits, saved_logits.dtype()));
     kernels::cross_entropy_backward(tape.context(), args);
+    destinations.finish();
     if (in_place) pass_gradient(tape, logits, saved_logits);
   }
 };

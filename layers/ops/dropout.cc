@@ -6,6 +6,7 @@
 #include "kernels/dense/dropout.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -19,9 +20,11 @@ struct DropoutNode {
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
+    KernelDestinations destinations(tape);
     const kernels::RowsDestination d_x =
-        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(tape.destination(x));
+        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, d_y.dtype()));
     kernels::dropout(tape.context(), {rows_view(d_y), d_x, options.p, options.seed, options.first_element});
+    destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);
   }
 };

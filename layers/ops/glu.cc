@@ -5,8 +5,8 @@
 
 #include "kernels/dense/elementwise.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 #include "layers/ops/view.h"
 
 namespace heddle {
@@ -21,10 +21,10 @@ struct GluNode {
 
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
-    DistinctDestinations destinations(tape);
+    KernelDestinations destinations(tape);
     kernels::GluBackwardArgs args{rows_view(saved_a), rows_view(saved_b), rows_view(d_y), {}, {}, act};
-    args.d_a = rows_destination(destinations.of(a));
-    args.d_b = rows_destination(destinations.of(b));
+    args.d_a = rows_destination(destinations.of(a, d_y.dtype()));
+    args.d_b = rows_destination(destinations.of(b, d_y.dtype()));
     kernels::glu_backward(tape.context(), args);
     destinations.finish();
   }

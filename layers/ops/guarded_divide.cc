@@ -4,8 +4,8 @@
 
 #include "kernels/dense/guarded_divide.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -21,11 +21,11 @@ struct GuardedDivideNode {
 
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
-    DistinctDestinations destinations(tape);
+    KernelDestinations destinations(tape);
     kernels::GuardedDivideBackwardArgs args{rows_view(saved_y), rows_view(saved_divisor), rows_view(d_y), {}, {}, eps};
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
-    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x));
-    args.d_divisor = rows_destination(destinations.of(divisor));
+    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, d_y.dtype()));
+    args.d_divisor = rows_destination(destinations.of(divisor, d_y.dtype()));
     kernels::guarded_divide_backward(tape.context(), args);
     destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);

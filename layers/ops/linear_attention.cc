@@ -6,8 +6,8 @@
 #include "kernels/attention/linear_attention.h"
 #include "kernels/attention/linear_attention_workspace.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -95,7 +95,7 @@ struct LinearAttentionNode {
       const Shape& shape = saved_q.shape();
       d_o = Tensor::zeros(context, {shape[0], shape[1], shape[2], saved_v.size(3)}, saved_v.dtype());
     }
-    DistinctDestinations destinations(tape);
+    KernelDestinations destinations(tape);
     kernels::LinearAttentionBackwardArgs args;
     args.q = heads_view(saved_q);
     args.k = heads_view(saved_k);
@@ -106,9 +106,9 @@ struct LinearAttentionNode {
     args.initial_state = vector_view(saved_initial_state);
     args.d_o = heads_view(d_o);
     args.d_final_state = vector_view(d_final_state);
-    args.d_q = heads_destination(destinations.of(q));
-    args.d_k = heads_destination(destinations.of(k));
-    args.d_v = heads_destination(destinations.of(v));
+    args.d_q = heads_destination(destinations.of(q, d_o.dtype()));
+    args.d_k = heads_destination(destinations.of(k, d_o.dtype()));
+    args.d_v = heads_destination(destinations.of(v, d_o.dtype()));
     args.d_log_decay = vector_destination(destinations.of(log_decay));
     args.d_initial_state = vector_destination(destinations.of(initial_state));
     args.scale = scale;

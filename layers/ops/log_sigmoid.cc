@@ -3,6 +3,7 @@
 #include "kernels/dense/log_sigmoid.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -16,8 +17,10 @@ struct LogSigmoidNode {
 
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
-    kernels::log_sigmoid_backward(tape.context(),
-                                  {rows_view(saved_x), rows_view(d_y), rows_destination(tape.destination(x)), divisor});
+    KernelDestinations destinations(tape);
+    const kernels::RowsDestination d_x = rows_destination(destinations.of(x, saved_x.dtype()));
+    kernels::log_sigmoid_backward(tape.context(), {rows_view(saved_x), rows_view(d_y), d_x, divisor});
+    destinations.finish();
   }
 };
 

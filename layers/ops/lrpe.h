@@ -7,8 +7,8 @@
 
 #include "core/autograd/tape.h"
 #include "kernels/position/lrpe.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 
@@ -44,7 +44,7 @@ struct LrpeNode {
     args.maximum = kernels::vector_view(maximum);
     args.sum = kernels::vector_view(sum);
     args.options = options;
-    DistinctDestinations destinations(tape);
+    KernelDestinations destinations(tape);
     args.d_theta = rows_destination(destinations.of(theta));
     Tensor partials, dots;
     {
@@ -61,7 +61,8 @@ struct LrpeNode {
     }
     // d_theta needs d_y as it came.
     const bool in_place = Encoding::kKeepsDim && !args.d_theta && d_y.is_unique() && tape.can_share_gradient(x);
-    args.d_x = in_place ? kernels::HeadsDestination{args.d_y} : heads_destination(destinations.of(x), layout);
+    args.d_x =
+        in_place ? kernels::HeadsDestination{args.d_y} : heads_destination(destinations.of(x, d_y.dtype()), layout);
     Encoding::backward(context, args);
     destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);

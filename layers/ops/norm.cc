@@ -5,8 +5,8 @@
 
 #include "core/runtime/error.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -78,8 +78,8 @@ struct NormNode {
     args.inv_std = vector_view(inv_std);
     args.d_y = rows_view(d_y);
     args.options = options;
-    DistinctDestinations destinations(tape);
-    args.d_gate = rows_destination(destinations.of(gate));
+    KernelDestinations destinations(tape);
+    args.d_gate = rows_destination(destinations.of(gate, d_y.dtype()));
     args.d_weight = vector_destination(destinations.of(weight));
     args.d_bias = vector_destination(destinations.of(bias));
     Tensor partials;
@@ -106,8 +106,8 @@ struct NormNode {
       return;
     }
     args.d_r = rows_view(d_r);
-    args.d_x = rows_destination(destinations.of(x));
-    args.d_residual = rows_destination(destinations.of(residual));
+    args.d_x = rows_destination(destinations.of(x, d_y.dtype()));
+    args.d_residual = rows_destination(destinations.of(residual, d_y.dtype()));
     kernels::norm_backward(context, args);
     destinations.finish();
   }

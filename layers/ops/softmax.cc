@@ -3,6 +3,7 @@
 #include "kernels/dense/softmax.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -17,10 +18,11 @@ struct SoftmaxNode {
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
-    kernels::softmax_backward(
-        tape.context(),
-        {rows_view(saved_x), rows_view(d_y),
-         in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(tape.destination(x)), groups});
+    KernelDestinations destinations(tape);
+    const kernels::RowsDestination d_x =
+        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, d_y.dtype()));
+    kernels::softmax_backward(tape.context(), {rows_view(saved_x), rows_view(d_y), d_x, groups});
+    destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);
   }
 };

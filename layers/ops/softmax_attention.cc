@@ -6,8 +6,8 @@
 #include "core/runtime/error.h"
 #include "kernels/attention/softmax_attention.h"
 #include "layers/ops/check.h"
-#include "layers/ops/distinct_destinations.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -64,16 +64,16 @@ struct SoftmaxAttentionNode {
       const MemoryScope scope(context, MemoryCategory::workspace);
       return Tensor::empty(context, shape, lse.dtype());
     };
-    DistinctDestinations destinations(tape);
+    KernelDestinations destinations(tape);
     const Tensor inverse_sums = workspace(lse.shape()), row_products = workspace(lse.shape());
     kernels::SoftmaxAttentionBackwardArgs args;
     args.inputs = kernel_inputs(saved_q, saved_k, saved_v, segments, options);
     args.o = heads_view(saved_o);
     args.lse = vector_view(lse);
     args.d_o = heads_view(d_o);
-    args.d_q = heads_destination(destinations.of(q));
-    args.d_k = heads_destination(destinations.of(k));
-    args.d_v = heads_destination(destinations.of(v));
+    args.d_q = heads_destination(destinations.of(q, d_o.dtype()));
+    args.d_k = heads_destination(destinations.of(k, d_o.dtype()));
+    args.d_v = heads_destination(destinations.of(v, d_o.dtype()));
     args.inverse_sums = vector_view(inverse_sums);
     args.row_products = vector_view(row_products);
     const Tensor query_sums = workspace({args.d_q ? softmax_attention_query_sums(args.inputs) : 0});

@@ -1,4 +1,4 @@
-#include "layers/ops/distinct_destinations.h"
+#include "layers/ops/kernel_destinations.h"
 
 #include <algorithm>
 
@@ -6,21 +6,23 @@
 #include "layers/ops/gradient.h"
 
 namespace heddle {
-GradientDestination DistinctDestinations::of(Slot slot) {
+
+GradientDestination KernelDestinations::of(Slot slot, std::optional<DType> dtype) {
   const GradientDestination wanted = tape_.destination(slot);
   if (!wanted) return wanted;
   const bool is_taken =
       std::any_of(given_.begin(), given_.end(), [&](const Tensor& other) { return may_overlap(other, wanted.tensor); });
-  if (!is_taken) {
+  const DType written = dtype.value_or(wanted.tensor.dtype());
+  if (!is_taken && written == wanted.tensor.dtype()) {
     given_.push_back(wanted.tensor);
     return wanted;
   }
   const MemoryScope scope(tape_.context(), MemoryCategory::workspace);
-  postponed_.push_back({Tensor::empty(tape_.context(), wanted.tensor.shape(), wanted.tensor.dtype()), wanted});
+  postponed_.push_back({Tensor::empty(tape_.context(), wanted.tensor.shape(), written), wanted});
   return {postponed_.back().workspace, GradientMode::overwrite};
 }
 
-void DistinctDestinations::finish() {
+void KernelDestinations::finish() {
   for (const Postponed& postponed : postponed_)
     add_gradient(tape_.context(), postponed.workspace, postponed.destination);
 }
