@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -291,9 +292,13 @@ class Run {
     state.evaluations = evaluations_;
     state.skipped = train_step_.skipped();
     if (!config_.trainer.loss_scale) state.loss_scale = train_step_.loss_scale();
+    KeptCheckpoints kept = kept_checkpoints(config_.trainer);
+    kept.note = [this](const std::string& line) {
+      if (unremoved_.insert(line).second) note_(line);
+    };
     const auto path =
         write_checkpoint(context_, folder_.checkpoints(), train_step_.model().parameters(), train_step_.optimizer(),
-                         state, kept_checkpoints(config_.trainer), train_step_.average(), train_step_.parallel());
+                         state, kept, train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
   }
@@ -385,10 +390,11 @@ class Run {
   std::vector<std::unique_ptr<Logger>> file_loggers_;
   std::optional<ConsoleLogger> console_;
   std::vector<Logger*> loggers_;
-  WriteClock write_clock_;  // of their files
-  std::string unwritten_;   // why one of their files lacks lines; empty: none does
-  Stopwatch stopwatch_;     // of the steps alone
-  Stopwatch clock_;         // of everything since the start
+  WriteClock write_clock_;           // of their files
+  std::set<std::string> unremoved_;  // what was said of old checkpoints that cannot be removed
+  std::string unwritten_;            // why one of their files lacks lines; empty: none does
+  Stopwatch stopwatch_;              // of the steps alone
+  Stopwatch clock_;                  // of everything since the start
   Requests requests_{processes_, options_.stop_requested, options_.checkpoint_requested,
                      [this] { return is_time_over(); }};
   std::optional<GemmCache> gemm_cache_;

@@ -1,7 +1,6 @@
 #include "core/io/atomic_file.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "core/io/disk_space.h"
+#include "core/io/partial_lock.h"
 #include "core/io/system_calls.h"
 #include "core/runtime/error.h"
 
@@ -72,34 +72,17 @@ void read_chunks(const fs::path& path, const Consume& consume) {
   if (file.bad()) fail_errno("read", path);
 }
 
-// Whether the name still leads to the file that was opened under it.
-bool is_named(int descriptor, const fs::path& name) {
-  struct stat opened {};
-  struct stat found {};
-  return ::fstat(descriptor, &opened) == 0 && ::stat(name.c_str(), &found) == 0 && opened.st_dev == found.st_dev &&
-         opened.st_ino == found.st_ino;
-}
-
-// Opens an empty file that no other writer has open. The lock ends with the process that holds it, so what is there
-// without one was left by a process that was killed.
+// Opens an empty file that no other writer has open.
 int open_partial(const fs::path& partial, const fs::path& path) {
-  constexpr int kMostTries = 100;  // where a file system cannot tell one file from another
-  for (int tries = 1;; ++tries) {
-    const int descriptor = system_calls().open(partial.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (descriptor < 0) fail_errno("create", partial);
-    const bool is_locked = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
-    if (!is_locked && errno == EWOULDBLOCK) {
-      ::close(descriptor);
-      fail("cannot write {}: it is being written already", path.string());
-    }
-    // Its writer may have renamed or removed it before it was locked.
-    const bool is_ours = !is_locked || is_named(descriptor, partial) || tries == kMostTries;
-    if (is_ours && ::ftruncate(descriptor, 0) == 0) return descriptor;
-    const int code = errno;
-    ::close(descriptor);
-    errno = code;
-    if (is_ours) fail_errno("empty", partial);
-  }
+  const int descriptor = open_alone(partial, path, [&] {
+    return system_calls().open(partial.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+  });
+  if (descriptor < 0) fail_errno("create", partial);
+  if (::ftruncate(descriptor, 0) == 0) return descriptor;
+  const int code = errno;
+  ::close(descriptor);
+  errno = code;
+  fail_errno("empty", partial);
 }
 
 }  // namespace

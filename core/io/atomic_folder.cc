@@ -1,21 +1,49 @@
 #include "core/io/atomic_folder.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <system_error>
 
 #include "core/io/atomic_file.h"
+#include "core/io/partial_lock.h"
 
 namespace heddle {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// The folder at `partial`, made where it is missing, which no other writer of `path` has as long as this lives.
+class PartialFolder {
+ public:
+  PartialFolder(const fs::path& partial, const fs::path& path) {
+    descriptor_ = open_alone(partial, path, [&] {
+      if (!fs::is_directory(fs::symlink_status(partial))) fs::remove(partial);
+      fs::create_directory(partial);
+      return ::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    });
+    if (descriptor_ < 0)
+      throw fs::filesystem_error("cannot open", partial, std::error_code(errno, std::generic_category()));
+  }
+  ~PartialFolder() { ::close(descriptor_); }
+  PartialFolder(const PartialFolder&) = delete;
+  PartialFolder& operator=(const PartialFolder&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
+}  // namespace
+
 void write_folder(const fs::path& path, const std::function<void(const fs::path&)>& fill) {
   const fs::path parent = path.parent_path(), partial = partial_path(path);
   if (!parent.empty() && fs::create_directories(parent)) sync_directory(parent.parent_path());
-  fs::remove_all(partial);
+  const PartialFolder alone(partial, path);
   try {
-    fs::create_directory(partial);
+    for (const fs::directory_entry& left : fs::directory_iterator(partial)) fs::remove_all(left.path());
     fill(partial);
     if (fs::exists(path)) remove_folder(path);
     rename_file(partial, path);

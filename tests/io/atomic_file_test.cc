@@ -107,6 +107,28 @@ TEST_F(AtomicFileTest, AFolderIsReplacedWhole) {
   EXPECT_EQ(files(), 1u);
 }
 
+// Of two writers of a folder the second one is refused, and what it would have written is no part of the first one's.
+TEST_F(AtomicFileTest, ASecondWriterOfAFolderIsRefused) {
+  const fs::path folder = folder_ / "folder";
+  const auto write = [&](const char* name) {
+    write_folder(folder, [name](const fs::path& path) { write_file(path / name, name); });
+  };
+  write_folder(folder, [&](const fs::path& path) {
+    write_file(path / "first", "first");
+    EXPECT_THAT(testing::error_of([&] { write("second"); }), HasSubstr("folder: it is being written already"));
+  });
+  EXPECT_EQ(read_file(folder / "first"), "first");
+  EXPECT_FALSE(fs::exists(folder / "second"));
+  fs::create_directories(partial_path(folder) / "inner");  // of a process that was killed
+  write_file(partial_path(folder) / "left", "left");
+  write("third");
+  write_file(partial_path(folder), "of a file of this name");
+  write("third");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1);
+  EXPECT_EQ(read_file(folder / "third"), "third");
+  EXPECT_EQ(files(), 1u);
+}
+
 TEST_F(AtomicFileTest, TheDigestIsTheCommonCrc32) {
   const FileDigest digest = write_file(folder_ / "file", "123456789");
   EXPECT_EQ(digest.bytes, 9u);

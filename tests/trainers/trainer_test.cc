@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -12,11 +13,13 @@
 #include <ios>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/io/atomic_file.h"
 #include "core/io/safetensors.h"
+#include "core/io/system_calls.h"
 #include "core/tensor/transfer.h"
 #include "tests/trainers/test_config.h"
 #include "tests/trainers/trainer_test.h"
@@ -221,6 +224,28 @@ TEST_F(TrainerTest, AFinishedRunKeepsNoMoreCheckpointsThanItShould) {
   fs::remove(checkpoints / "step_12/model.safetensors");
   EXPECT_TRUE(run("run", config).finished);
   EXPECT_EQ(open_checkpoint(checkpoints / "step_10").state.step, 10);
+}
+
+// It is said once, and the run goes on; the next one removes what has become removable.
+TEST_F(TrainerTest, AnOldCheckpointThatCannotBeRemovedEndsNoRun) {
+  const TrainConfig config = testing::tiny_train_config(
+      {"trainer.keep_checkpoints=1", "trainer.keep_best=false", "trainer.checkpoint_every=5"});
+  const SystemCalls real = system_calls();
+  system_calls().rename = [&](const char* from, const char* to) {
+    if (!std::string_view(to).ends_with(".step_5.heddle-removed")) return real.rename(from, to);
+    errno = EPERM;
+    return -1;
+  };
+  EXPECT_EQ(run("run", config, 30).step, 30);
+  system_calls() = real;
+  const std::string said = log();
+  const size_t first = said.find("step_5 is not to be kept, and cannot be removed");
+  EXPECT_NE(first, std::string::npos) << said;
+  EXPECT_EQ(said.find("step_5 is not", first + 1), std::string::npos) << said;
+  const fs::path checkpoints = folder_ / "run/checkpoints";
+  EXPECT_EQ(list_checkpoints(checkpoints).size(), 2u);
+  EXPECT_TRUE(run("run", config).finished);
+  EXPECT_EQ(list_checkpoints(checkpoints).size(), 1u);
 }
 
 TEST_F(TrainerTest, ARunAdvancesBesideALaterDamagedCheckpoint) {

@@ -205,6 +205,15 @@ fs::path write(const fs::path& folder, const std::vector<TensorFile>& files, std
   }
 }
 
+void remove_unless_noted(const fs::path& checkpoint, const Note& note) {
+  try {
+    remove_folder(checkpoint);
+  } catch (const std::exception& error) {
+    if (!note) throw;
+    note(fmt::format("{} is not to be kept, and cannot be removed: {}", checkpoint.string(), error.what()));
+  }
+}
+
 }  // namespace
 
 void remove_older_checkpoints(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
@@ -221,7 +230,7 @@ void remove_older_checkpoints(const fs::path& folder, const CheckpointState& sta
     if (counted < kept.newest) {
       counted += has_all_files(checkpoint->path) ? 1 : 0;
     } else if (checkpoint->step != best) {
-      remove_folder(checkpoint->path);
+      remove_unless_noted(checkpoint->path, kept.note);
     }
   }
 }
@@ -369,7 +378,8 @@ void remove_leftovers(const fs::path& folder) {
       leftovers.push_back(entry.path());
     }
   }
-  for (const fs::path& path : leftovers) fs::remove_all(path);
+  std::error_code ignored;  // what cannot be removed is tried again by the next run
+  for (const fs::path& path : leftovers) fs::remove_all(path, ignored);
 }
 
 }  // namespace heddle

@@ -89,7 +89,9 @@ class Starter {
     // The process that wrote it may have been killed before it removed the older ones.
     const std::filesystem::path folder = run_.folder.checkpoints();
     if (run_.processes.is_first() && is_in_this_folder(checkpoint)) {
-      remove_older_checkpoints(folder, state, kept_checkpoints(run_.config.trainer));
+      KeptCheckpoints kept = kept_checkpoints(run_.config.trainer);
+      kept.note = run_.note;
+      remove_older_checkpoints(folder, state, kept);
     }
   }
 
