@@ -121,7 +121,9 @@ void Optimizer::set_step(int64_t step, double learning_rate, double gradient_sca
   put(kernels::scalar_clip_norm, config_.clip_norm);
   put(kernels::scalar_gradient_scale, gradient_scale);
   put(kernels::scalar_gradient_norm, 0.0);
-  put(kernels::scalar_average_decay, average_ != nullptr ? average_->decay(step) : 0.0);
+  const double average_decay = average_ != nullptr ? average_->decay(step) : 0.0;
+  put(kernels::scalar_average_decay, average_decay);
+  put(kernels::scalar_average_rest, 1.0 - average_decay);
 }
 
 void Optimizer::apply(const Tensor& losses) {

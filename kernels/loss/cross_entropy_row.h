@@ -73,30 +73,48 @@ HEDDLE_HOST_DEVICE_INLINE A sum_of_others(A own, A rest) {
   return (A(1) - own) + rest;
 }
 
-// What backward takes the gradient of a row's logits from. `scale` is the gradient of the row's loss, `spread` what
-// label smoothing takes from each class: scale * smoothing / classes.
+// The distribution that label smoothing makes of a label: `of_class` for every class, and `of_target` for the target
+// beside that.
+template <class A>
+struct SmoothedLabel {
+  A of_class, of_target;
+  static SmoothedLabel of(double smoothing, int64_t classes) {
+    return {static_cast<A>(smoothing / static_cast<double>(classes)), static_cast<A>(1.0 - smoothing)};
+  }
+};
+
+// What backward takes the gradient of a row's logits from. `scale` is the gradient of the row's loss.
 template <class A>
 struct CrossEntropyRowGradient {
-  A rest, spread;
+  A rest;
   A factor;  // of exp(z - maximum), for the probability times scale
   A share;   // the same with the derivative of z_loss, which is a multiple of the probability
   A pull;    // what z_loss adds to factor
+  A spread;  // what label smoothing takes from each class
   A spread_over_others;
+  A label;              // of the target, times scale
+  bool is_mostly_even;  // the distribution of the label
 
-  HEDDLE_HOST_DEVICE_INLINE CrossEntropyRowGradient(A scale, A spread_of_class, int64_t classes, A maximum,
-                                                    A rest_of_row, A z_loss)
-      : rest(rest_of_row), spread(spread_of_class) {
+  HEDDLE_HOST_DEVICE_INLINE CrossEntropyRowGradient(A scale, const SmoothedLabel<A>& smoothed, int64_t classes,
+                                                    A maximum, A rest_of_row, A z_loss)
+      : rest(rest_of_row),
+        spread(smoothed.of_class == A(0) ? A(0) : scale * smoothed.of_class),  // scale may be infinite
+        label(scale * smoothed.of_target + spread),
+        is_mostly_even(smoothed.of_target < A(0.5)) {
     factor = scale / (A(1) + rest);
     // The derivative of z_loss by the logarithm of the sum.
     const A slope = z_loss == A(0) ? A(0) : A(2) * z_loss * log_of_sum(maximum, rest);
     share = factor * (A(1) + slope);
-    pull = z_loss == A(0) ? A(0) : factor * slope;  // scale may be infinite
+    pull = z_loss == A(0) ? A(0) : factor * slope;
     spread_over_others = static_cast<A>(classes - 1) * spread;
   }
 
-  // The gradient of a class whose exp(z - maximum) is `term`, and that of the target.
+  // The gradient of a class whose exp(z - maximum) is `term`, and that of the target: its probability less its label,
+  // or what the labels of the others are more than their probabilities. The first loses digits where the target has
+  // most of both, the second where the others have.
   HEDDLE_HOST_DEVICE_INLINE A of_other(A term) const { return term * share - spread; }
   HEDDLE_HOST_DEVICE_INLINE A of_target(A term) const {
+    if (is_mostly_even) return term * share - label;
     return spread_over_others - sum_of_others(term, rest) * factor + term * pull;
   }
 };

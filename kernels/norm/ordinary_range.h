@@ -33,6 +33,8 @@ struct NumberRange<double> {
 };
 
 // The values of mean(q^2) + eps with which forward is ordinary: no square was lost, and the factor scale / s is normal.
+// `shift` is the mean of what the rounded mean left, mean(q^2) = mean(d^2) - shift^2. Where that is not far below the
+// result, as in constant rows with a large mean, the difference has lost its digits.
 template <class A>
 struct OrdinaryVariance {
   A least, most;
@@ -44,7 +46,9 @@ struct OrdinaryVariance {
     least = static_cast<A>(std::max(double{least}, std::min(lowest * lowest, double{most})));
     most = static_cast<A>(std::min(double{most}, highest * highest));
   }
-  HEDDLE_HOST_DEVICE bool holds(A variance) const { return variance >= least && variance <= most; }
+  HEDDLE_HOST_DEVICE bool holds(A variance, A shift = A(0)) const {
+    return variance >= least && variance <= most && !(shift * shift > A(0x1p-8) * variance);
+  }
 
  private:
   using Range = NumberRange<A>;

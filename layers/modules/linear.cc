@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/runtime/error.h"
 #include "layers/ops/linear.h"
 
 namespace heddle {
@@ -15,6 +16,15 @@ Linear::Linear(const Options& options, const ModuleBuilder& builder, int64_t in,
 
 Variable Linear::forward(Tape& tape, const Variable& x) const {
   return linear(tape, x, weight(tape), bias_ != nullptr ? ParameterSet::on(tape, *bias_) : Variable{});
+}
+
+std::vector<Variable> Linear::forward(Tape& tape, const Variable& x, std::initializer_list<const Linear*> maps) {
+  std::vector<Variable> weights;
+  for (const Linear* map : maps) {
+    check(map->bias_ == nullptr, "several linear maps at once cannot have biases");
+    weights.push_back(map->weight(tape));
+  }
+  return linear(tape, x, weights);
 }
 
 Variable Linear::weight(Tape& tape) const { return ParameterSet::on(tape, *weight_); }

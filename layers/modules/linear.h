@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <vector>
 
 #include "core/autograd/parameter.h"
 #include "core/autograd/tape.h"
@@ -21,6 +23,8 @@ class Linear {
 
   Linear(const Options& options, const ModuleBuilder& builder, int64_t in, int64_t out);
   Variable forward(Tape& tape, const Variable& x) const;
+  // What each of these gives, as parts of one tensor: linear() of several weights. None of them has a bias.
+  static std::vector<Variable> forward(Tape& tape, const Variable& x, std::initializer_list<const Linear*> maps);
   // The weight as a leaf, for an operator that multiplies by it itself.
   Variable weight(Tape& tape) const;
 

@@ -3,11 +3,18 @@
 // Backward adds into the gradients of weight and bias inside the product, without a temporary.
 #pragma once
 
+#include <vector>
+
 #include "core/autograd/tape.h"
 
 namespace heddle {
 
 // bias may be undefined. Throws Error naming the argument and both shapes when shapes or dtypes do not fit.
 Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias = {});
+
+// The products with several weights, which are parts of one tensor: x is read once for those that lie one behind the
+// other in memory, as parameters do that were added one after the other, and so are their gradients written. What one
+// of the parts needs for its backward keeps all of them.
+std::vector<Variable> linear(Tape& tape, const Variable& x, const std::vector<Variable>& weights);
 
 }  // namespace heddle

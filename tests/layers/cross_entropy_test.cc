@@ -166,6 +166,39 @@ TEST_P(CrossEntropyDigits, AtAnyOffsetAndForAnyTarget) {
   }
 }
 
+// Where the label is mostly that of all classes, the gradient of the target is a small difference of two sums near 1.
+TEST_P(CrossEntropyDigits, OfTheTargetOfAnEvenLabel) {
+  Random random(8, RandomStream::test);
+  for (const size_t classes : {1000, 50304}) {
+    for (const double smoothing : {0.6, 0.99, 1.0}) {
+      std::vector<double> logits(classes);
+      for (double& value : logits) value = random.next_normal();
+      const double found = run(DType::float32, logits, {7.0}, {.label_smoothing = smoothing}).gradient[7];
+      long double sum = 0.0L;
+      for (const double value : logits) sum += std::exp(static_cast<long double>(value));
+      const long double probability = std::exp(static_cast<long double>(logits[7])) / sum;
+      const long double label = 1.0L - smoothing + smoothing / static_cast<long double>(classes);
+      EXPECT_NEAR(found, kUpstream * (probability - label), 2e-6 * kUpstream * std::max(probability, label))
+          << classes << " classes, smoothing " << smoothing;
+    }
+  }
+}
+
+// An infinite upstream gradient gives infinite gradients, not NaN.
+TEST_P(CrossEntropyDigits, OfAnInfiniteUpstreamGradient) {
+  const Tensor z = Tensor::empty(context(), {1, 2}, DType::float32);
+  write_values(context(), z, {0.0, 1.0});
+  const Tensor target = Tensor::empty(context(), {1}, DType::int32);
+  write_values(context(), target, {0.0});
+  Tape tape(context());
+  Gradient gradient;
+  const Variable loss = cross_entropy(tape, tape.leaf(z, gradient, "logits"), target);
+  const Tensor upstream = Tensor::empty(context(), loss.shape(), loss.dtype());
+  write_values(context(), upstream, {kInfinity});
+  tape.backward(loss, upstream);
+  EXPECT_EQ(read_values(context(), gradient.tensor), (std::vector<double>{-kInfinity, kInfinity}));
+}
+
 // A logit of -infinity masks its class: no probability, no gradient, and no digit less for the others.
 TEST_P(CrossEntropyDigits, MaskedClassesHaveNoShare) {
   Random random(6, RandomStream::test);

@@ -1,6 +1,8 @@
 // What the table of cases does not see of linear, embedding, glu and cross_entropy: errors, modules, memory.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -409,6 +411,94 @@ TEST_F(DenseTest, ActivationBackwardWritesOverTheIncomingGradient) {
   tape_.backward(loss, upstream);
   EXPECT_EQ(context_.allocator().stats().allocations - before, 2);  // d_y, which becomes that of its input, and d_x
 }
+
+// Several weights at once. Where they lie side by side, as parameters do, it is one product in each pass, whose sums
+// are rounded once; where they do not, it is one each.
+class LinearOfSeveral : public test::OnDevices {};
+
+TEST_P(LinearOfSeveral, IsLinearOfEach) {
+  const int64_t rows = 10, in = 64;
+  const std::vector<int64_t> out = {32, 2, 64};
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    for (const bool side_by_side : {false, true}) {
+      for (const bool adds : {false, true}) {
+        const Tensor x = normal(context(), {rows, in}, dtype), all = normal(context(), {98, in}, dtype);
+        const Tensor upstream = normal(context(), {rows, 98}, dtype);
+        const Tensor d_all = Tensor::empty(context(), {98, in}, dtype);
+        write_values(context(), d_all, std::vector<double>(98 * in, adds ? 0.5 : std::nan("")));
+        std::vector<Gradient> gradients(3);
+        Gradient d_x;
+        Tape tape(context());
+        std::vector<Variable> weights;
+        int64_t begin = 0;
+        for (size_t i = 0; i < out.size(); ++i) {
+          const Tensor weight = all.slice(0, begin, begin + out[i]), d_weight = d_all.slice(0, begin, begin + out[i]);
+          gradients[i].tensor = side_by_side ? d_weight : clone(context(), d_weight);
+          gradients[i].written = adds || i == 1;  // of three the second is added to
+          if (i == 1) write_values(context(), gradients[i].tensor, std::vector<double>(2 * in, 0.5));
+          weights.push_back(
+              tape.leaf(side_by_side ? weight : clone(context(), weight), gradients[i], fmt::format("w{}", i)));
+          begin += out[i];
+        }
+        const std::vector<Variable> y = linear(tape, tape.leaf(x, d_x, "x"), weights);
+        std::vector<Tape::Root> roots;
+        begin = 0;
+        for (const Variable& part : y) {
+          roots.push_back({part, upstream.slice(1, begin, begin + part.shape()[1])});
+          begin += part.shape()[1];
+        }
+        tape.backward(roots);
+
+        const std::vector<double> x_values = read_values(context(), x), w = read_values(context(), all);
+        const std::vector<double> d_y = read_values(context(), upstream), d = read_values(context(), d_x.tensor);
+        const double rounding = dtype == DType::float64   ? 0x1p-50
+                                : dtype == DType::float32 ? 0x1p-21
+                                : dtype == DType::float16 ? 0x1p-11
+                                                          : 0x1p-8;
+        const bool rounded_once = size_of(dtype) == 2 && side_by_side;
+        double worst = 0.0;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < in; ++c) {
+            double sum = 0.0;
+            for (int64_t o = 0; o < 98; ++o) sum += d_y[r * 98 + o] * w[o * in + c];
+            const double error = std::abs(d[r * in + c] - sum);
+            worst = std::max(worst, error / (std::abs(sum) + (rounded_once ? 1e-3 : 30.0)));
+          }
+        }
+        EXPECT_LE(worst, rounding) << name(dtype) << side_by_side << adds;
+        begin = 0;
+        for (size_t i = 0; i < out.size(); ++i) {
+          const std::vector<double> found = read_values(context(), y[i].value);
+          const std::vector<double> d_w = read_values(context(), gradients[i].tensor);
+          for (int64_t o = 0; o < out[i]; ++o) {
+            for (int64_t r = 0; r < rows; ++r) {
+              double sum = 0.0;
+              for (int64_t c = 0; c < in; ++c) sum += x_values[r * in + c] * w[(begin + o) * in + c];
+              EXPECT_NEAR(found[r * out[i] + o], sum, rounding * (std::abs(sum) + 30.0));
+            }
+            for (int64_t c = 0; c < in; ++c) {
+              double sum = adds || i == 1 ? 0.5 : 0.0;
+              for (int64_t r = 0; r < rows; ++r) sum += d_y[r * 98 + begin + o] * x_values[r * in + c];
+              EXPECT_NEAR(d_w[o * in + c], sum, rounding * (std::abs(sum) + 10.0));
+            }
+          }
+          begin += out[i];
+        }
+        if (HasFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(LinearOfSeveral, NeedsWeightsThatFit) {
+  Tape tape(context());
+  const Variable x = tape.constant(normal(context(), {2, 3}));
+  EXPECT_THROW(linear(tape, x, std::vector<Variable>{}), Error);
+  const Variable fits = tape.constant(normal(context(), {4, 3})), other = tape.constant(normal(context(), {4, 2}));
+  EXPECT_THROW(linear(tape, x, std::vector<Variable>{fits, other}), Error);
+  EXPECT_EQ(linear(tape, x, std::vector<Variable>{fits, fits})[1].shape(), (Shape{2, 4}));
+}
+HEDDLE_ON_DEVICES(LinearOfSeveral);
 
 }  // namespace
 }  // namespace heddle::dense_test

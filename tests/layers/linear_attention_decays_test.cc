@@ -43,6 +43,19 @@ TEST_P(LinearAttentionDecays, AreThoseOfTheRecurrence) {
   }
 }
 
+// A mask by the least number of a dtype instead of -infinity: the tokens after it keep their digits.
+TEST_P(LinearAttentionDecays, LeastNumbersForget) {
+  const Sizes sizes{2, 150, 3, 3, 5, 4};
+  for (const double least : {-1e9, -1e17, -3.4e38}) {
+    Tensors x = draw(sizes);
+    draw_decays(x);
+    for (double& value : x["log_decay"]) value = random_.next_below(12) == 0 ? least : value;
+    expect_near(run(sizes, x, DType::float64), recurrence(sizes, x), 1e-11);
+    expect_near(run(sizes, x, DType::float32), recurrence(sizes, x), 2e-5);
+    if (HasFatalFailure()) return;
+  }
+}
+
 // The gradient of a decay that is the same for all tokens is the sum of those of the tokens; a constant one has none.
 TEST_P(LinearAttentionDecays, OneForEachHead) {
   const Sizes sizes{2, 150, 3, 3, 4, 6};

@@ -107,6 +107,33 @@ TEST_P(LinearAttentionTest, StepsOfOneTokenAreTheWhole) {
   EXPECT_THAT(values(state), Pointwise(DoubleNear(1e-12), values(whole.final_state)));
 }
 
+// Also where a head has one feature, which a sum of a vector would show.
+TEST_P(LinearAttentionTest, TheSameBitsWhereverHeadsLie) {
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    std::vector<Tensor> dense, strided;
+    for (int i = 0; i < 3; ++i) {
+      const Tensor wide = Tensor::empty(context(), {2, 100, 6, 1}, dtype);
+      Random random(static_cast<uint64_t>(i), RandomStream::test);
+      fill_normal(context(), wide, random, 0.0, 1.0);
+      strided.push_back(wide.slice(2, 1, 3));
+      dense.push_back(clone(context(), strided.back()));
+    }
+    const auto gradients = [&](const std::vector<Tensor>& x) {
+      std::vector<Gradient> of_inputs(3);
+      Tape tape(context());
+      std::vector<Variable> in;
+      for (size_t i = 0; i < 3; ++i) in.push_back(tape.leaf(x[i], of_inputs[i], "x"));
+      const Variable decay{log_decay({-0.01, -0.5}, dtype), {}};
+      const Variable o = linear_attention(tape, in[0], in[1], in[2], {decay, {}}, kConstant).o;
+      tape.backward(o, dense[0]);
+      std::vector<std::vector<double>> numbers = {read_values(context(), o.value)};
+      for (const Gradient& gradient : of_inputs) numbers.push_back(read_values(context(), gradient.tensor));
+      return numbers;
+    };
+    EXPECT_EQ(gradients(strided), gradients(dense)) << name(dtype);
+  }
+}
+
 TEST_P(LinearAttentionTest, GradientsThroughTheStatesAlone) {
   const GradcheckFunction function = [&](Tape& tape, const std::vector<Variable>& x) {
     const LinearAttention result = linear_attention(tape, x[0], x[1], x[2], {x[3], x[4]}, kConstant);

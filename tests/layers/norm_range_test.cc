@@ -276,6 +276,31 @@ void means_far_above_the_deviation(Context& context) {
   }
 }
 
+// Rows of one number, or of one and its neighbour: rounding moves the mean by more than they deviate.
+void nearly_constant_rows(Context& context) {
+  const std::pair<DType, double> means[] = {{DType::float32, 54321.7}, {DType::float32, 1.1e7}, {DType::float32, 1e10},
+                                            {DType::float32, 1e15},    {DType::bfloat16, 1e8},  {DType::float16, 3e4}};
+  for (const auto& [dtype, mean] : means) {
+    for (const int64_t dim : {3, 16, 768, 4098, 8192}) {
+      for (const double eps : {1e-5, 1e-12}) {
+        Problem problem{.name = fmt::format("{} mean {} eps {} dim {}", name(dtype), mean, eps, dim), .dtype = dtype};
+        problem.dim = dim;
+        problem.parameters = dtype;
+        problem.options.center = true;
+        problem.options.eps = eps;
+        Random random(10, RandomStream::test);
+        Numbers& x = problem.inputs["x"];
+        x.assign(static_cast<size_t>(problem.rows * dim), round_to(dtype, mean));
+        const double step = dtype == DType::float32 ? 0x1p-23 : dtype == DType::bfloat16 ? 0x1p-7 : 0x1p-10;
+        x[1] = round_to(dtype, mean * (1.0 + step));  // of the first row
+        problem.inputs["d_y"] = normal_rows(problem, random, 1.0);
+        expect_right(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 // One number is far larger than all others of its row, wherever it lies.
 void one_large_number_is_seen(Context& context) {
   for (const auto& [dtype, large] : {std::pair(DType::float64, 1e200), {DType::float32, 1e30}}) {
@@ -305,6 +330,7 @@ TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }
 TEST_P(NormRange, Zeros) { zeros_are_right(context()); }
 TEST_P(NormRange, ProductsBeyondTheRange) { products_are_right(context()); }
 TEST_P(NormRange, MeansFarAboveTheDeviation) { means_far_above_the_deviation(context()); }
+TEST_P(NormRange, NearlyConstantRows) { nearly_constant_rows(context()); }
 TEST_P(NormRange, OneLargeNumberIsSeen) { one_large_number_is_seen(context()); }
 TEST_P(NormRange, SumsLeaveNothingOut) { sums_leave_nothing_out(context()); }
 HEDDLE_ON_DEVICES(NormRange);

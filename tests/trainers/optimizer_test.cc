@@ -268,6 +268,24 @@ TEST_P(OptimizerFormula, AGradientThatIsNotFiniteChangesNothing) {
 }
 
 // A matrix without a gradient has no direction to be moved in, and nothing is divided by zero.
+// The first step of AdamW is the learning rate in the direction of the gradient, however near 1 the betas are.
+TEST_P(OptimizerFormula, BetasNearOneKeepTheirDigits) {
+  for (const double beta : {0.9, 0.999, 0.99999, 0.9999999, 0.999999999}) {
+    const OptimizerConfig config{
+        .type = OptimizerType::adamw, .betas = {beta, beta}, .eps = 1e-30, .weight_decay = 0.0, .clip_norm = 0.0};
+    Optimized optimized(context(), DType::float32, config);
+    const auto before = optimized.numbers(context());
+    optimized.set_gradients(context(), 1);
+    optimized.take_step(context(), 1, 1.0);
+    const auto after = optimized.numbers(context());
+    for (const Parameter& parameter : optimized.parameters.all()) {
+      for (const double step : minus(after.at(parameter.name), before.at(parameter.name))) {
+        ASSERT_NEAR(std::abs(step), 1.0, 1e-6) << parameter.name << ", beta " << beta;
+      }
+    }
+  }
+}
+
 TEST_P(OptimizerFormula, AGradientOfZerosOnlyDecays) {
   for (const OptimizerConfig& config : configs()) {
     Optimized optimized(context(), DType::float64, config);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/attention/linear_attention.h"
+#include "kernels/attention/log_decay.h"
 #include "kernels/common/cpu/types.h"
 
 namespace heddle::kernels::cpu {
@@ -32,17 +33,19 @@ class HeadDecays {
   }
 
   bool per_token() const { return stride_ != 0; }
-  double log_decay(int64_t token) const {
-    return log_decay_ == nullptr ? 0.0 : static_cast<double>(log_decay_[token * stride_]);
-  }
+  double log_decay(int64_t token) const { return bounded_log_decay(given(token)); }
   // Whether the token's lambda is 0.
-  bool forgets(int64_t token) const { return log_decay(token) == -std::numeric_limits<double>::infinity(); }
+  bool forgets(int64_t token) const { return given(token) == -std::numeric_limits<double>::infinity(); }
   // Whether nothing is left of the state before the token.
   bool starts_anew(int64_t token) const {
     return forgets(token) || (segments_ != nullptr && token > 0 && segments_[token] != segments_[token - 1]);
   }
 
  private:
+  double given(int64_t token) const {
+    return log_decay_ == nullptr ? 0.0 : static_cast<double>(log_decay_[token * stride_]);
+  }
+
   const A* log_decay_;
   const int32_t* segments_;
   int64_t stride_ = 0;  // from one token to the next; 0: one for all

@@ -58,18 +58,19 @@ class Scratch {
 };
 
 // Rows [begin, begin + rows) of a head in the type of arithmetic: in place when the view has that type, else converted
-// into `copy`.
+// into `copy`. Rows of one number are copied, too: Eigen adds up a vector in another order where it is strided.
 template <class T>
 ConstPanel<accumulate_t<T>> load(const HeadsView& view, HeadIndex index, int64_t begin, int64_t rows,
                                  Panel<accumulate_t<T>>& copy) {
   using A = accumulate_t<T>;
   const T* from = head<const T>(view, index.batch, begin, index.head);
   if constexpr (std::is_same_v<T, A>) {
-    return ConstPanel<A>(from, rows, view.dim, Eigen::OuterStride<>(view.length_stride));
+    if (view.dim != 1) return ConstPanel<A>(from, rows, view.dim, Eigen::OuterStride<>(view.length_stride));
+    for (int64_t row = 0; row < rows; ++row) copy(row, 0) = from[row * view.length_stride];
   } else {
     for (int64_t row = 0; row < rows; ++row) to_float(from + row * view.length_stride, copy.row(row).data(), view.dim);
-    return ConstPanel<A>(copy.data(), rows, view.dim, Eigen::OuterStride<>(copy.outerStride()));
   }
+  return ConstPanel<A>(copy.data(), rows, view.dim, Eigen::OuterStride<>(copy.outerStride()));
 }
 
 // Writes (=) or adds (+=) the first `rows` rows of values to rows [begin, begin + rows) of a head of the destination.

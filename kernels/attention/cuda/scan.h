@@ -33,6 +33,7 @@
 
 #include "kernels/attention/linear_attention.h"
 #include "kernels/attention/linear_attention_workspace.h"
+#include "kernels/attention/log_decay.h"
 #include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/types.h"
@@ -244,12 +245,6 @@ __device__ __forceinline__ DecaySum<A> decay_sum(double log_decay) {
     return {high, static_cast<float>(scaled - static_cast<double>(high))};
   }
 }
-// A log decay, no lower than what no double can hold the power of, so that sums of them stay finite. NaN stays NaN.
-__device__ __forceinline__ double bounded_log_decay(double log_decay) {
-  constexpr double kLeast = -16384.0;
-  return log_decay < kLeast ? kLeast : log_decay;
-}
-
 // The decays of one head of one sequence.
 template <class A>
 struct HeadDecay {

@@ -98,6 +98,7 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
   const int32_t* target = vector<const int32_t>(args.targets);
   const int32_t ignored = args.options.ignore_index;
   const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
+  const auto label = SmoothedLabel<A>::of(args.options.label_smoothing, classes);
   A *losses = vector<A>(args.row_losses), *maxima = vector<A>(args.maxima), *rests = vector<A>(args.rests);
   parallel_ranges(context, rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -108,8 +109,7 @@ void forward_as(const Context& context, const CrossEntropyForwardArgs& args) {
         const OtherClasses<A> others = sum_other_classes(z, classes, target[i], smoothing != A(0));
         result = finish_row(others, static_cast<A>(z[target[i]]), classes, smoothing, z_loss, Exponential{});
         if (d_z != nullptr) {
-          const CrossEntropyRowGradient<A> of_row(A(1), smoothing / static_cast<A>(classes), classes, result.maximum,
-                                                  result.rest, z_loss);
+          const CrossEntropyRowGradient<A> of_row(A(1), label, classes, result.maximum, result.rest, z_loss);
           write_gradient(z, classes, target[i], result.maximum, of_row, d_z, GradientMode::overwrite);
         }
       } else if (d_z != nullptr) {
@@ -143,7 +143,8 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
   const Reduction reduction = args.options.reduction;
   const A* d_loss = vector<const A>(args.d_loss);
   const A divisor = reduction == Reduction::mean ? *vector<const A>(args.count) : A(1);
-  const A smoothing = static_cast<A>(args.options.label_smoothing), z_loss = static_cast<A>(args.options.z_loss);
+  const auto label = SmoothedLabel<A>::of(args.options.label_smoothing, classes);
+  const A z_loss = static_cast<A>(args.options.z_loss);
   parallel_ranges(context, args.logits.rows, rows_per_task(classes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* d_z = row<T>(args.d_logits.view, i);
@@ -152,8 +153,7 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
         continue;
       }
       const A scale = d_loss[reduction == Reduction::none ? i : 0] / divisor;
-      const CrossEntropyRowGradient<A> of_row(scale, scale * smoothing / static_cast<A>(classes), classes, maxima[i],
-                                              rests[i], z_loss);
+      const CrossEntropyRowGradient<A> of_row(scale, label, classes, maxima[i], rests[i], z_loss);
       write_gradient(row<const T>(args.logits, i), classes, target[i], maxima[i], of_row, d_z, args.d_logits.mode);
     }
   });

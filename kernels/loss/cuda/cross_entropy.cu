@@ -121,7 +121,8 @@ struct Forward {
   const int32_t* targets;
   accumulate_t<T>*row_losses, *maxima, *rests;
   int32_t ignore_index;
-  accumulate_t<T> smoothing, spread, z_loss;  // spread: the share of every class by label smoothing
+  accumulate_t<T> smoothing, z_loss;
+  SmoothedLabel<accumulate_t<T>> label;
 };
 
 // Adds `width` logits of a row to the sums, to the gaps where they are wanted (SMOOTHED). `place` as in visit_target().
@@ -227,7 +228,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 8 ? 1 : 2) row_losse
   if (threadIdx.x == 0) shared_result = write_loss(p, i, partial.sums, target_logit(z, target, classes));
   __syncthreads();
   const CrossEntropyRow<A> result = shared_result;
-  const CrossEntropyRowGradient<A> of_row(A(1), p.spread, classes, result.maximum, result.rest, p.z_loss);
+  const CrossEntropyRowGradient<A> of_row(A(1), p.label, classes, result.maximum, result.rest, p.z_loss);
 #pragma unroll 2
   for (int j = first; j < classes; j += step) {
     store_narrow(d_z + j,
@@ -262,7 +263,7 @@ struct Backward {
   const accumulate_t<T>* count;   // read for the mean
   int32_t ignore_index;
   Reduction reduction;
-  accumulate_t<T> spread;  // share of every class in the label distribution, by label smoothing
+  SmoothedLabel<accumulate_t<T>> label;
   accumulate_t<T> z_loss;
   bool add;
 };
@@ -286,7 +287,7 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
                   : p.d_loss == nullptr          ? A(1)
                                                  : p.d_loss[p.reduction == Reduction::none ? i : 0];
   const A maximum = p.maxima[i];
-  const CrossEntropyRowGradient<A> of_row(scale, scale * p.spread, p.logits.cols, maximum, p.rests[i], p.z_loss);
+  const CrossEntropyRowGradient<A> of_row(scale, p.label, p.logits.cols, maximum, p.rests[i], p.z_loss);
   const T* z = row<const T>(p.logits, i);
   T* d_z = row<T>(p.d_logits, i);
 #pragma unroll 2
@@ -351,8 +352,8 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
                         vector<A>(args.rests),
                         args.options.ignore_index,
                         static_cast<A>(args.options.label_smoothing),
-                        static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
-                        static_cast<A>(args.options.z_loss)};
+                        static_cast<A>(args.options.z_loss),
+                        SmoothedLabel<A>::of(args.options.label_smoothing, classes)};
   if (args.d_logits && launch_in_one_read(context, p)) return;
   with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;
@@ -376,7 +377,7 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
                                .count = nullptr,
                                .ignore_index = p.ignore_index,
                                .reduction = Reduction::none,
-                               .spread = p.spread,
+                               .label = p.label,
                                .z_loss = p.z_loss,
                                .add = false});
 }
@@ -395,7 +396,7 @@ void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
                                .count = vector<const A>(args.count),
                                .ignore_index = args.options.ignore_index,
                                .reduction = args.options.reduction,
-                               .spread = static_cast<A>(args.options.label_smoothing / static_cast<double>(classes)),
+                               .label = SmoothedLabel<A>::of(args.options.label_smoothing, classes),
                                .z_loss = static_cast<A>(args.options.z_loss),
                                .add = args.d_logits.mode == GradientMode::accumulate});
 }

@@ -4,7 +4,8 @@
 // The variance is computed from d = p - mean and corrected for the rounding error of the mean,
 //   shift = mean(d);   q = d - shift;   mean(q^2) = mean(d^2) - shift^2
 // so that a mean far larger than the deviation costs no digits.
-// A group whose variance has left the ordinary range is computed by wide_group.h, after the chunk that it lies in.
+// A group whose variance has left the ordinary range, or of which that difference leaves few digits, is computed by
+// wide_group.h, after the chunk that it lies in.
 #include "kernels/norm/norm.h"
 
 #include <array>
@@ -92,7 +93,7 @@ class ForwardRow {
     for (int64_t at = 0; at < count; at += size_) {
       const Statistics<A> statistics =
           statistics_of<A, Lanes>(size_, args_.options, [&](const auto& visit) { visit(p + at, size_); });
-      if (!ordinary_.holds(statistics.variance)) wide_groups_.push_back(begin + at);
+      if (!ordinary_.holds(statistics.variance, statistics.shift)) wide_groups_.push_back(begin + at);
       store_statistics(statistics, begin + at);
       normalize(statistics, p + at, weight + (weight != nullptr ? at : 0), bias + (bias != nullptr ? at : 0), out + at,
                 size_);
@@ -109,7 +110,7 @@ class ForwardRow {
       store = false;
     };
     const Statistics<A> statistics = statistics_of<A, LongLanes>(size_, args_.options, chunks);
-    if (!ordinary_.holds(statistics.variance)) return wide_group(begin);
+    if (!ordinary_.holds(statistics.variance, statistics.shift)) return wide_group(begin);
     store_statistics(statistics, begin);
     for_each_chunk(size_, [&](int64_t at, int64_t count) {
       const int64_t from = begin + at;

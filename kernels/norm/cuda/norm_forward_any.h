@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     row_group_sum(moments, sum_storage, 0, buffer);
     const A shift = options.center ? moments[0] * scalars.inv_extent : A(0);
     const A variance = not_negative(moments[1] * scalars.inv_extent - shift * shift) + scalars.eps;
-    if (!scalars.ordinary.holds(variance)) {
+    if (!scalars.ordinary.holds(variance, shift)) {
       const WideTeam<THREADS, 1> team{wide_storage, wide_buffer, 0, static_cast<int>(threadIdx.x)};
       normalize_wide<T, P>(args, team, {row_index, first, extent, index});
       continue;

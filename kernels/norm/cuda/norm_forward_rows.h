@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(K::Shape::kBlockThreads, K::kMinBlocks)
     __syncthreads();
   }
   const A variance = statistics.variance + scalars.eps;
-  const bool is_wide = !scalars.ordinary.holds(variance);  // the same in all threads of a row group
+  const bool is_wide = !scalars.ordinary.holds(variance, statistics.shift);  // the same in all threads of a row group
   if (active && !is_wide) {
     const A inv_std = inverse_root(variance);
     if (lane == 0) {

@@ -15,9 +15,10 @@ namespace {
 
 template <class A, class T>
 void direction_as(const Context& context, const MuonDirectionArgs& args) {
-  const A scale = clipped_scale<A>(args.scalars), momentum = static_cast<A>(args.momentum);
+  const A scale = clipped_scale<A>(args.scalars);
+  const auto momentum = MovingAverage<A>::of(args.momentum);
   // u = of_gradient * gradient + of_m * m
-  const A of_gradient = args.nesterov ? (A(1) - momentum) * scale : A(0), of_m = args.nesterov ? momentum : A(1);
+  const A of_gradient = args.nesterov ? momentum.rest * scale : A(0), of_m = args.nesterov ? momentum.decay : A(1);
   const A* gradient = vector<const A>(args.gradient);
   const A* m = vector<const A>(args.m);
   A* partials = vector<A>(args.partials);
@@ -72,7 +73,7 @@ void apply_as(const Context& context, const MuonApplyArgs& args) {
       A* __restrict master = vector<A>(args.master) + at;
       const A* direction = load_chunk(vector<const T>(args.direction) + at, count, buffer.data());
       for (int64_t i = 0; i < count; ++i) master[i] = decay * master[i] - rate * direction[i];
-      store_master<A>(args.value, args.average, scalar[scalar_average_decay], at, count, master);
+      store_master<A>(args.value, args.average, average_of_weights<A>(args.scalars), at, count, master);
     });
   });
 }

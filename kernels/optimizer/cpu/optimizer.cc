@@ -33,15 +33,22 @@ void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
 // are the reciprocals of those in the scalars.
 template <class A>
 struct Step {
-  A gradient_scale, beta1, beta2, learning_rate, correction1, correction2, eps, momentum, average_decay;
+  MovingAverage<A> beta1, beta2, momentum, average;
+  A gradient_scale, learning_rate, correction1, correction2, eps;
 };
 
 template <class A>
 Step<A> read_step(const UpdateArgs& args) {
   const A* scalar = vector<const A>(args.scalars);
-  return {clipped_scale<A>(args.scalars), static_cast<A>(args.beta1),        static_cast<A>(args.beta2),
-          scalar[scalar_learning_rate],   A(1) / scalar[scalar_correction1], A(1) / scalar[scalar_correction2],
-          static_cast<A>(args.eps),       static_cast<A>(args.momentum),     scalar[scalar_average_decay]};
+  return {.beta1 = MovingAverage<A>::of(args.beta1),
+          .beta2 = MovingAverage<A>::of(args.beta2),
+          .momentum = MovingAverage<A>::of(args.momentum),
+          .average = average_of_weights<A>(args.scalars),
+          .gradient_scale = clipped_scale<A>(args.scalars),
+          .learning_rate = scalar[scalar_learning_rate],
+          .correction1 = A(1) / scalar[scalar_correction1],
+          .correction2 = A(1) / scalar[scalar_correction2],
+          .eps = static_cast<A>(args.eps)};
 }
 
 // A part of the flat vectors: the elements begin .. end - 1.
@@ -76,8 +83,8 @@ void adamw(const Step<A>& step, const Part<A>& part, int64_t count, const A* __r
   const A decay = A(1) - part.learning_rate * part.weight_decay;
   for (int64_t i = 0; i < count; ++i) {
     const A g = gradient[i] * step.gradient_scale;
-    m[i] = step.beta1 * m[i] + (A(1) - step.beta1) * g;
-    v[i] = step.beta2 * v[i] + (A(1) - step.beta2) * (g * g);
+    m[i] = step.beta1.next(m[i], g);
+    v[i] = step.beta2.next(v[i], g * g);
     const A direction = m[i] * step.correction1 / (std::sqrt(v[i] * step.correction2) + step.eps);
     master[i] = decay * master[i] - part.learning_rate * direction;
   }
@@ -89,9 +96,9 @@ void lion(const Step<A>& step, const Part<A>& part, int64_t count, const A* __re
   const A decay = A(1) - part.learning_rate * part.weight_decay;
   for (int64_t i = 0; i < count; ++i) {
     const A g = gradient[i] * step.gradient_scale;
-    const A mixed = step.beta1 * m[i] + (A(1) - step.beta1) * g;
+    const A mixed = step.beta1.next(m[i], g);
     const A sign = mixed > A(0) ? A(1) : mixed < A(0) ? A(-1) : A(0);
-    m[i] = step.beta2 * m[i] + (A(1) - step.beta2) * g;
+    m[i] = step.beta2.next(m[i], g);
     master[i] = decay * master[i] - part.learning_rate * sign;
   }
 }
@@ -107,10 +114,10 @@ void sgd(const Step<A>& step, const Part<A>& part, int64_t count, const A* __res
 template <class A>
 void sgd_with_momentum(const Step<A>& step, const Part<A>& part, bool nesterov, int64_t count,
                        const A* __restrict gradient, A* __restrict m, A* __restrict master) {
-  const A of_gradient = nesterov ? A(1) : A(0), of_m = nesterov ? step.momentum : A(1);
+  const A of_gradient = nesterov ? A(1) : A(0), of_m = nesterov ? step.momentum.decay : A(1);
   for (int64_t i = 0; i < count; ++i) {
     const A g = gradient[i] * step.gradient_scale + part.weight_decay * master[i];
-    m[i] = step.momentum * m[i] + g;
+    m[i] = step.momentum.decay * m[i] + g;
     master[i] -= part.learning_rate * (of_gradient * g + of_m * m[i]);
   }
 }
@@ -118,7 +125,7 @@ void sgd_with_momentum(const Step<A>& step, const Part<A>& part, bool nesterov, 
 template <class A>
 void add_momentum(const Step<A>& step, int64_t count, const A* __restrict gradient, A* __restrict m) {
   for (int64_t i = 0; i < count; ++i) {
-    m[i] = step.momentum * m[i] + (A(1) - step.momentum) * (gradient[i] * step.gradient_scale);
+    m[i] = step.momentum.next(m[i], gradient[i] * step.gradient_scale);
   }
 }
 
@@ -161,7 +168,7 @@ void update_as(const Context& context, const UpdateArgs& args) {
       for_each_chunk(last - first, [&](int64_t offset, int64_t count) {
         const int64_t at = first + offset;
         if (!update_chunk(args, step, part, at, count)) return;
-        store_master<A>(args.value, args.average, step.average_decay, at, count, vector<const A>(args.master) + at);
+        store_master<A>(args.value, args.average, step.average, at, count, vector<const A>(args.master) + at);
       });
     });
   });

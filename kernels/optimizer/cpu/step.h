@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/common/cpu/convert.h"
+#include "kernels/optimizer/moving_average.h"
 #include "kernels/optimizer/optimizer.h"
 
 namespace heddle::kernels::cpu {
@@ -30,14 +31,21 @@ A clipped_scale(const VectorView& scalars) {
   return scale;
 }
 
+// The average of the weights.
+template <class A>
+MovingAverage<A> average_of_weights(const VectorView& scalars) {
+  const A* scalar = vector<const A>(scalars);
+  return {scalar[scalar_average_decay], scalar[scalar_average_rest]};
+}
+
 // Writes `count` <= kChunk new masters from element `at` on into the compute copy and into the average, if there are
 // any.
 template <class A>
-void store_master(const VectorView& value, const VectorView& average, A average_decay, int64_t at, int64_t count,
-                  const A* __restrict master) {
+void store_master(const VectorView& value, const VectorView& average, const MovingAverage<A>& averaged, int64_t at,
+                  int64_t count, const A* __restrict master) {
   if (average) {
     A* __restrict to = vector<A>(average) + at;
-    for (int64_t i = 0; i < count; ++i) to[i] = average_decay * to[i] + (A(1) - average_decay) * master[i];
+    for (int64_t i = 0; i < count; ++i) to[i] = averaged.next(to[i], master[i]);
   }
   if (!value) return;
   visit_floating(value.dtype, [&](auto type) {

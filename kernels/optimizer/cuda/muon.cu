@@ -18,7 +18,7 @@ template <class A>
 struct Momentum {
   const A *gradient, *m, *scalars;
   int64_t size;
-  A momentum;
+  MovingAverage<A> momentum;
   bool nesterov;
 };
 
@@ -31,7 +31,7 @@ struct Mixture {
 template <class A>
 __device__ __forceinline__ Mixture<A> mixture_of(const Momentum<A>& p) {
   if (!p.nesterov) return {A(0), A(1)};
-  return {(A(1) - p.momentum) * clipped_scale(p.scalars), p.momentum};
+  return {p.momentum.rest * clipped_scale(p.scalars), p.momentum.decay};
 }
 
 // partials[block] (=) the sum of squares of one chunk.
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class A, class T>
 void direction_as(Context& context, const MuonDirectionArgs& args) {
-  const Momentum<A> momentum = {vector<const A>(args.gradient), vector<const A>(args.m),
-                                vector<const A>(args.scalars),  args.m.size,
-                                static_cast<A>(args.momentum),  args.nesterov};
+  const Momentum<A> momentum = {vector<const A>(args.gradient),      vector<const A>(args.m),
+                                vector<const A>(args.scalars),       args.m.size,
+                                MovingAverage<A>::of(args.momentum), args.nesterov};
   const int64_t chunks = gradient_norm_partials(args.m.size);
   if (chunks == 0) return;
   HEDDLE_LAUNCH(context, sum_squares<A>, static_cast<unsigned>(chunks), kThreads, 0, momentum,
@@ -103,12 +103,12 @@ __global__ void __launch_bounds__(kThreads) apply(Apply<A> p, const D* direction
   const A learning_rate = p.scalars[scalar_learning_rate] * p.lr_scale;
   const A decay = A(1) - learning_rate * p.weight_decay;
   const A rate = learning_rate * p.direction_scale;
-  const A average_decay = p.scalars[scalar_average_decay];
+  const MovingAverage<A> averaged = average_of_weights(p.scalars);
   const int64_t stride = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < p.size; i += stride) {
     const Vec<A, 1> master = {decay * p.master[i] - rate * static_cast<A>(widen(direction[i]))};
     p.master[i] = master[0];
-    store_copies<1>(copies, i, master, average_decay);
+    store_copies<1>(copies, i, master, averaged);
   }
 }
 

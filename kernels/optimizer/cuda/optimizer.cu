@@ -72,7 +72,8 @@ struct Update {
   const double* parts;
   int part_count;
   int64_t size;
-  A beta1, beta2, eps, momentum;
+  MovingAverage<A> beta1, beta2, momentum;
+  A eps;
   bool nesterov;
 };
 
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Updat
   const A learning_rate = p.scalars[scalar_learning_rate];
   const A correction1 = A(1) / p.scalars[scalar_correction1];
   const A correction2 = A(1) / p.scalars[scalar_correction2];
-  const A average_decay = p.scalars[scalar_average_decay];
+  const MovingAverage<A> averaged = average_of_weights(p.scalars);
   Part<A> part = {};
 
   const int64_t stride = gridDim.x * int64_t{kThreads * width};
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Updat
     if (rule != UpdateRule::sgd || p.m != nullptr) m = load<width>(p.m + i);
     if (rule == UpdateRule::muon && part.begin_v < 0) {
 #pragma unroll
-      for (int j = 0; j < width; ++j) m[j] = p.momentum * m[j] + (A(1) - p.momentum) * (gradient[j] * scale);
+      for (int j = 0; j < width; ++j) m[j] = p.momentum.next(m[j], gradient[j] * scale);
       store(p.m + i, m);
       continue;
     }
@@ -136,8 +137,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Updat
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         const A g = gradient[j] * scale;
-        m[j] = p.beta1 * m[j] + (A(1) - p.beta1) * g;
-        v[j] = p.beta2 * v[j] + (A(1) - p.beta2) * (g * g);
+        m[j] = p.beta1.next(m[j], g);
+        v[j] = p.beta2.next(v[j], g * g);
         const A direction = m[j] * correction1 / (sqrt(v[j] * correction2) + p.eps);
         master[j] = decay * master[j] - part.learning_rate * direction;
       }
@@ -146,23 +147,23 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Updat
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         const A g = gradient[j] * scale;
-        const A mixed = p.beta1 * m[j] + (A(1) - p.beta1) * g;
+        const A mixed = p.beta1.next(m[j], g);
         const A sign = mixed > A(0) ? A(1) : mixed < A(0) ? A(-1) : A(0);
-        m[j] = p.beta2 * m[j] + (A(1) - p.beta2) * g;
+        m[j] = p.beta2.next(m[j], g);
         master[j] = decay * master[j] - part.learning_rate * sign;
       }
     } else {
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         const A g = gradient[j] * scale + part.weight_decay * master[j];
-        m[j] = p.momentum * m[j] + g;
-        const A direction = p.m == nullptr ? g : p.nesterov ? g + p.momentum * m[j] : m[j];
+        m[j] = p.momentum.decay * m[j] + g;
+        const A direction = p.m == nullptr ? g : p.nesterov ? g + p.momentum.decay * m[j] : m[j];
         master[j] -= part.learning_rate * direction;
       }
     }
     if (rule != UpdateRule::sgd || p.m != nullptr) store(p.m + i, m);
     store(p.master + i, master);
-    store_copies<width>(copies, i, master, average_decay);
+    store_copies<width>(copies, i, master, averaged);
   }
 }
 
@@ -192,10 +193,10 @@ void update_as(Context& context, const UpdateArgs& args) {
                                 static_cast<const double*>(args.parts.data),
                                 static_cast<int>(args.parts.rows),
                                 args.master.size,
-                                static_cast<A>(args.beta1),
-                                static_cast<A>(args.beta2),
+                                MovingAverage<A>::of(args.beta1),
+                                MovingAverage<A>::of(args.beta2),
+                                MovingAverage<A>::of(args.momentum),
                                 static_cast<A>(args.eps),
-                                static_cast<A>(args.momentum),
                                 args.nesterov};
   const MasterCopies<A, T> copies = {vector<T>(args.value), vector<A>(args.average)};
   const bool aligned =

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/common/cuda/vec.h"
+#include "kernels/optimizer/moving_average.h"
 #include "kernels/optimizer/optimizer.h"
 
 namespace heddle::kernels::cuda {
@@ -27,6 +28,12 @@ __device__ __forceinline__ A clipped_scale(const A* scalars) {
   return scale;
 }
 
+// The average of the weights.
+template <class A>
+__device__ __forceinline__ MovingAverage<A> average_of_weights(const A* scalars) {
+  return {scalars[scalar_average_decay], scalars[scalar_average_rest]};
+}
+
 // Where new masters go beside the vector of the masters; a null pointer is not written.
 template <class A, class T>
 struct MasterCopies {
@@ -37,12 +44,12 @@ struct MasterCopies {
 // Writes the new masters of the elements i .. i + width - 1 into the compute copy and into the average.
 template <int width, class A, class T>
 __device__ __forceinline__ void store_copies(const MasterCopies<A, T>& copies, int64_t i, const Vec<A, width>& master,
-                                             A average_decay) {
+                                             const MovingAverage<A>& averaged) {
   if (copies.value != nullptr) store_narrow(copies.value + i, master);
   if (copies.average == nullptr) return;
   Vec<A, width> average = load<width>(copies.average + i);
 #pragma unroll
-  for (int j = 0; j < width; ++j) average[j] = average_decay * average[j] + (A(1) - average_decay) * master[j];
+  for (int j = 0; j < width; ++j) average[j] = averaged.next(average[j], master[j]);
   store(copies.average + i, average);
 }
 

@@ -113,8 +113,16 @@ Variable Retention::mix(Tape& tape, const Variable& x, State* state, const Tenso
     return reshape(tape, all, {batch, length, heads(), all.shape()[-1] / heads()});
   };
   const int64_t offset = position(state), head_dim = key_dim_ / heads();
-  Variable q = by_head(q_.forward(tape, x)), k = by_head(k_.forward(tape, x));
-  const Variable v = by_head(v_.forward(tape, x));
+  std::vector<Variable> qkv;
+  if (rotary_) {  // v stays until backward, q and k need not
+    qkv = Linear::forward(tape, x, {&q_, &k_});
+    qkv.push_back(v_.forward(tape, x));
+  } else {
+    qkv = Linear::forward(tape, x, {&q_, &k_, &v_});
+  }
+  Variable q = by_head(qkv[0]), k = by_head(qkv[1]);
+  const Variable v = by_head(qkv[2]);
+  qkv.clear();
   if (rotary_) {
     q = rotary_->forward(tape, q, offset);
     k = rotary_->forward(tape, k, offset);
