@@ -87,26 +87,24 @@ struct SmoothedLabel {
 template <class A>
 struct CrossEntropyRowGradient {
   A rest;
-  A factor;  // of exp(z - maximum), for the probability times scale
-  A share;   // the same with the derivative of z_loss, which is a multiple of the probability
-  A pull;    // what z_loss adds to factor
-  A spread;  // what label smoothing takes from each class
-  A spread_over_others;
-  A label;              // of the target, times scale
+  A factor;             // of exp(z - maximum), for the probability times scale
+  A share;              // the same with the derivative of z_loss, which is a multiple of the probability
+  A pull;               // what z_loss adds to factor
+  A spread;             // what label smoothing takes from each class
   bool is_mostly_even;  // the distribution of the label
+  A label;              // scale times its share for the target where it is mostly even, else that for all others
 
   HEDDLE_HOST_DEVICE_INLINE CrossEntropyRowGradient(A scale, const SmoothedLabel<A>& smoothed, int64_t classes,
                                                     A maximum, A rest_of_row, A z_loss)
       : rest(rest_of_row),
         spread(smoothed.of_class == A(0) ? A(0) : scale * smoothed.of_class),  // scale may be infinite
-        label(scale * smoothed.of_target + spread),
-        is_mostly_even(smoothed.of_target < A(0.5)) {
+        is_mostly_even(smoothed.of_target < A(0.5)),
+        label(is_mostly_even ? scale * smoothed.of_target + spread : static_cast<A>(classes - 1) * spread) {
     factor = scale / (A(1) + rest);
     // The derivative of z_loss by the logarithm of the sum.
     const A slope = z_loss == A(0) ? A(0) : A(2) * z_loss * log_of_sum(maximum, rest);
     share = factor * (A(1) + slope);
     pull = z_loss == A(0) ? A(0) : factor * slope;
-    spread_over_others = static_cast<A>(classes - 1) * spread;
   }
 
   // The gradient of a class whose exp(z - maximum) is `term`, and that of the target: its probability less its label,
@@ -115,7 +113,7 @@ struct CrossEntropyRowGradient {
   HEDDLE_HOST_DEVICE_INLINE A of_other(A term) const { return term * share - spread; }
   HEDDLE_HOST_DEVICE_INLINE A of_target(A term) const {
     if (is_mostly_even) return term * share - label;
-    return spread_over_others - sum_of_others(term, rest) * factor + term * pull;
+    return label - sum_of_others(term, rest) * factor + term * pull;
   }
 };
 
