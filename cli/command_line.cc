@@ -120,6 +120,9 @@ int report_errors(const Run& command) {
     const std::string path = error.path1().string();  // what() names the function of the library, too
     return report(fmt::format("{}{}{}", path, path.empty() ? "" : ": ", error.code().message()).c_str(), kFailed);
   } catch (const std::system_error& error) {
+    if (std::ferror(stdout) != 0) {  // fmt does not say which file it was
+      return report(fmt::format("cannot write to stdout: {}", error.code().message()).c_str(), kFailed);
+    }
     if (error.code() != std::errc::resource_unavailable_try_again) return report(error.what(), kFailed);
     return report("cannot start a thread: the memory or the number of threads of this process is at its limit",
                   kFailed);

@@ -73,8 +73,9 @@ int run(const CompareArguments& options, const Registry& registry) {
 Run add_compare(CLI::App& command, const Registry& registry) {
   const auto options = std::make_shared<CompareArguments>();
   CompareOptions& compare = options->compare;
-  find_shared_configs(
-      command.add_option("configs", options->configs, "YAML files, see docs/config.md, that differ in their models"))
+  find_configs_and_runs(
+      command.add_option("configs", options->configs,
+                         "YAML files, see docs/config.md, or run folders, that differ in their models"))
       ->required()
       ->option_text("CONFIG...");
   add_overrides(command, compare.overrides, "trainer.batch_size=8");

@@ -17,7 +17,7 @@ struct DeviceOptions {
 // What a command does on its device. Counting is possible on meta, which has no data.
 enum class DeviceUse { compute, count };
 
-// `options` must live as long as the command.
+// `options` must live as long as the command, and hold its defaults.
 void add_device_options(CLI::App& command, DeviceOptions& options, DeviceUse use = DeviceUse::compute);
 // Which device the options mean; auto: meta for a command that only counts; else the first GPU where there is one, and
 // the CPU elsewhere.

@@ -1,19 +1,21 @@
 // heddle eval RUN_OR_CHECKPOINT
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
+#include "cli/standard_streams.h"
 #include "core/config/config_error.h"
+#include "core/config/config_load.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "trainers/evaluate.h"
@@ -31,11 +33,31 @@ struct EvalArguments {
   DeviceOptions device;
 };
 
+// Which values the overrides set, however they are written: data.path=x or data={path: x}.
+struct Asked {
+  bool batches = false, path = false, validation_path = false, fraction = false;
+};
+Asked asked_by(const std::vector<std::string>& overrides) {
+  const ConfigNode set = parse_config("{}", "overrides", overrides);
+  const ConfigNode data = set.section("data");
+  return {.batches = set.section("trainer").has("eval_batches"),
+          .path = data.has("path"),
+          .validation_path = data.has("validation_path"),
+          .fraction = data.has("validation_fraction")};
+}
+
+// --data means all of a file.
+void check_data_is_asked_for_once(const EvalArguments& options, const Asked& asked) {
+  if (!options.data) return;
+  for (const auto& [is_set, key] : {std::pair{asked.path, "path"}, std::pair{asked.validation_path, "validation_path"},
+                                    std::pair{asked.fraction, "validation_fraction"}}) {
+    if (is_set) throw UsageError(fmt::format("--data: found --set data.{} beside it, expected one of them", key));
+  }
+}
+
 // The config of a run holds a validation_fraction, which files for validation replace.
-std::vector<std::string> with_validation_files_alone(std::vector<std::string> overrides) {
-  const bool has_files = std::any_of(overrides.begin(), overrides.end(),
-                                     [](const std::string& text) { return text.starts_with("data.validation_path="); });
-  if (has_files) overrides.insert(overrides.begin(), "data.validation_fraction=null");
+std::vector<std::string> with_validation_files_alone(std::vector<std::string> overrides, const Asked& asked) {
+  if (asked.validation_path) overrides.insert(overrides.begin(), "data.validation_fraction=null");
   return overrides;
 }
 
@@ -44,11 +66,6 @@ struct Evaluated {
   std::unique_ptr<Dataset> data;
   std::string name;
 };
-
-bool asks_for_batches(const EvalArguments& options) {
-  return std::any_of(options.overrides.begin(), options.overrides.end(),
-                     [](const std::string& text) { return text.starts_with("trainer.eval_batches="); });
-}
 
 // All of the files that the user names, or as many batches as he asks for.
 Evaluated whole_files(const TrainConfig& config, bool asks_for_batches) {
@@ -82,20 +99,21 @@ std::string name_of(const DataConfig& data) {
   return fmt::format("{}, the last {:g} %", data.path, 100.0 * data.validation_fraction);
 }
 
-// Files that the user names are evaluated as a whole, unless the model was trained on them; else the data are those of
-// the evaluations in training.
-Evaluated evaluated_data(const EvalArguments& options, const TrainConfig& config, const TrainConfig& trained,
-                         const Checkpoint& checkpoint) {
-  const bool by_batches = asks_for_batches(options);
-  if (options.data) return files_of_option(config, by_batches, *options.data);
-  if (config.data.validation_path != trained.data.validation_path) return whole_files(config, by_batches);
-  if (config.data.path != trained.data.path) {
+// Files that the user names are evaluated as a whole, unless he asks for a share or the model was trained on them; else
+// the data are those of the evaluations in training.
+Evaluated evaluated_data(const EvalArguments& options, const Asked& asked, const TrainConfig& config,
+                         const TrainConfig& trained, const Checkpoint& checkpoint) {
+  if (options.data) return files_of_option(config, asked.batches, *options.data);
+  if (config.data.validation_path != trained.data.validation_path) return whole_files(config, asked.batches);
+  const bool has_other_files = config.data.path != trained.data.path;
+  if (has_other_files && !asked.fraction) {
     TrainConfig path_alone = config;
     path_alone.data.validation_path.reset();
-    Evaluated whole = whole_files(path_alone, by_batches);
+    Evaluated whole = whole_files(path_alone, asked.batches);
     if (checkpoint.state.data != whole.data->identity()) return whole;
   }
   Evaluated same = {make_dataset(dataset_options(config)), name_of(config.data)};
+  if (has_other_files) return same;
   const std::string difference = data_difference(same.data->identity(), checkpoint);
   if (!difference.empty()) print_note(difference);
   return same;
@@ -115,11 +133,14 @@ void check_finite(Context& context, const LoadedModel& loaded, double loss) {
 }
 
 int run(const EvalArguments& options, const Registry& registry) {
+  const Asked asked = asked_by(options.overrides);
+  check_data_is_asked_for_once(options, asked);
+  check_is_no_export(options.path);
   const auto context = open_device(options.device);
   const LoadedModel loaded =
-      load_model(*context, options.path, with_validation_files_alone(options.overrides), print_note, registry);
+      load_model(*context, options.path, with_validation_files_alone(options.overrides, asked), print_note, registry);
   const TrainConfig trained = read_checkpoint_config(loaded.checkpoint, {}, registry);
-  const Evaluated evaluated = evaluated_data(options, loaded.config, trained, loaded.checkpoint);
+  const Evaluated evaluated = evaluated_data(options, asked, loaded.config, trained, loaded.checkpoint);
   const Dataset& data = *evaluated.data;
   const Evaluation evaluation = evaluate(*context, loaded.model, data);
   fmt::print("checkpoint        {}\n", loaded.checkpoint.path.string());
@@ -133,7 +154,7 @@ int run(const EvalArguments& options, const Registry& registry) {
     fmt::print("bits per byte     {:.6f}\n", unsigned_nan(evaluation.bits_per_byte()));
   }
   if (data.has_answers()) fmt::print("accuracy          {:.2f} %\n", unsigned_nan(100.0 * evaluation.accuracy));
-  std::fflush(stdout);  // before the error
+  finish_stdout();  // before the error
   check_finite(*context, loaded, evaluation.loss);
   return kDone;
 }

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "tools/export_model.h"
@@ -23,9 +25,20 @@ struct ExportArguments {
   ExportOptions exported;
 };
 
+// The path as an argument of a shell: it is quoted where it holds what a shell reads, and is no option.
+std::string shell_argument(const std::string& path) {
+  const std::string argument = path.starts_with('-') ? "./" + path : path;
+  constexpr std::string_view kPlain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-+,:=@%";
+  if (argument.find_first_not_of(kPlain) == std::string::npos) return argument;
+  std::string quoted;
+  for (const char character : argument) quoted += character == '\'' ? "'\\''" : std::string(1, character);
+  return "'" + quoted + "'";
+}
+
 int run(const ExportArguments& options, const Registry& registry) {
   ExportOptions exported = options.exported;
   exported.shard_bytes = options.shard_bytes;
+  check_is_no_export(options.path);
   check_export_folder(exported.folder);
   const Checkpoint checkpoint = find_checkpoint(options.path, print_note);
   const TrainConfig config = read_checkpoint_config(checkpoint, options.overrides, registry);
@@ -33,7 +46,7 @@ int run(const ExportArguments& options, const Registry& registry) {
   const std::string folder = exported.folder.string();
   fmt::print("{}: {}, of step {}\n", folder, fmt::join(files, ", "), checkpoint.state.step);
   if (exported.names == WeightNames::heddle) {
-    fmt::print("python3 {0}/{1} {0} {2}\n", folder, kModelingFile,
+    fmt::print("python3 {} {} {}\n", shell_argument((exported.folder / kModelingFile).string()), shell_argument(folder),
                config.data.tokenizer ? "--prompt TEXT" : "--prompt-tokens 1,2,3");
   }
   return kDone;

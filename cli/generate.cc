@@ -19,6 +19,7 @@
 
 #include "cli/command.h"
 #include "cli/device.h"
+#include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/standard_streams.h"
@@ -56,12 +57,15 @@ std::string read_prompt_file(const std::string& path) {
   }
 }
 
+// An empty prompt begins a document.
 std::optional<Prompt> read_prompt(const GenerateArguments& options) {
   std::optional<Prompt> prompt;
   if (options.prompt) prompt = {"--prompt", *options.prompt};
   if (options.prompt_file) prompt = {"--prompt-file", read_prompt_file(*options.prompt_file)};
   if (options.prompt_tokens) prompt = {"--prompt-tokens", *options.prompt_tokens};
-  if (prompt && prompt->text.empty()) throw UsageError(fmt::format("{}: the prompt is empty", prompt->option));
+  if (prompt && prompt->text.empty() && !options.generate.end) {
+    throw UsageError(fmt::format("{}: the prompt is empty", prompt->option));
+  }
   return prompt;
 }
 
@@ -76,6 +80,7 @@ std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
         fmt::format("{}: found '{}', expected token ids in [0, {}){}", prompt.option, word, vocab_size, kExample));
   };
   std::vector<int32_t> ids;
+  if (prompt.text.empty()) return ids;
   for (const std::string& part : split_at_commas(prompt.text)) {
     std::istringstream words(part);
     const size_t before = ids.size();
@@ -108,14 +113,15 @@ Sampler text_sampler(Context& context, const LanguageModel& model, const Generat
 
 Sampler id_sampler(Context& context, const LanguageModel& model, const GenerateArguments& options) {
   const std::optional<Prompt> given = read_prompt(options);
-  if (!given)
+  if (!given && !options.generate.end)
     throw UsageError("the tokens of this model are no text: expected ids to go on from, --prompt-tokens 1,2,3");
   if (!options.generate.stop.empty()) throw UsageError("--stop: this model writes token ids, which are no text");
-  const std::vector<int32_t> ids = parse_ids(*given, model.vocab_size());
+  const std::vector<int32_t> ids = given ? parse_ids(*given, model.vocab_size()) : std::vector<int32_t>{};
   return [&context, &model, ids](const GenerateOptions& sample) {
     show(fmt::format("{}", fmt::join(ids, " ")));
-    generate_tokens(context, model, ids, sample, model.vocab_size(), [](int32_t token) {
-      show(fmt::format(" {}", token));
+    const char* space = ids.empty() ? "" : " ";
+    generate_tokens(context, model, ids, sample, model.vocab_size(), [&](int32_t token) {
+      show(fmt::format("{}{}", std::exchange(space, " "), token));
       return true;
     });
     show("\n");
@@ -124,6 +130,7 @@ Sampler id_sampler(Context& context, const LanguageModel& model, const GenerateA
 
 int run(GenerateArguments options, const Registry& registry) {
   const auto context = open_device(options.device);
+  check_is_no_export(options.path);
   const LoadedModel loaded = load_model(*context, options.path, {}, print_note, registry);
   if (const auto length = fixed_length(loaded.config.model)) {
     throw Error(
@@ -146,7 +153,8 @@ int run(GenerateArguments options, const Registry& registry) {
 
 void add_prompt_options(CLI::App& command, GenerateArguments& options) {
   CLI::Option* const text =
-      command.add_option("--prompt", options.prompt, "Text to go on from")->option_text("TEXT [newline]");
+      command.add_option("--prompt", options.prompt, "Text to go on from; without one a model of documents begins one")
+          ->option_text("TEXT [newline]");
   CLI::Option* const file =
       add_path(command, "--prompt-file", options.prompt_file, "File with the text; -: stdin")->option_text("FILE");
   CLI::Option* const ids =

@@ -103,7 +103,6 @@ void check_model(Context& context, const TrainConfig& config, const std::string&
 
 // Without --device all devices there are: a CPU, and the first GPU.
 std::vector<std::unique_ptr<Context>> open_devices(DeviceOptions options) {
-  if (options.threads == 0) options.threads = 1;  // the cases are small: threads would wait for each other
   std::vector<std::unique_ptr<Context>> contexts;
   contexts.push_back(open_device(options));
   if (options.device == "auto" && contexts.front()->device().type != DeviceType::cpu) {
@@ -114,18 +113,22 @@ std::vector<std::unique_ptr<Context>> open_devices(DeviceOptions options) {
 }
 
 int run(const GradcheckArguments& options, const Registry& registry) {
-  if (options.list) {
-    fmt::print("{}\n", cases_as_json(registry));
-    return kDone;
-  }
   const DType dtype = options.dtype.value_or(DType::float64);
   const std::vector<std::string> names = registry.operator_names();
   const bool is_operator = std::find(names.begin(), names.end(), options.subject) != names.end();
   const bool is_all = options.subject.empty();
   if (!is_all && !is_operator && !std::filesystem::exists(options.subject)) {
-    const std::string hint = did_you_mean(options.subject, names);
-    throw UsageError(fmt::format("'{}' is neither an operator nor a config{}", options.subject,
-                                 hint.empty() ? "; operators: " + join_names(names) : hint));
+    std::string hint = did_you_mean(options.subject, names);
+    if (hint.empty()) {
+      hint = fmt::format("; mixers and channel layers are checked by the config of a model; operators: {}",
+                         join_names(names));
+    }
+    throw UsageError(fmt::format("'{}' is neither an operator nor a config{}", options.subject, hint));
+  }
+  if (options.list) {
+    if (!is_all && !is_operator) throw UsageError(fmt::format("--list: '{}' is no operator", options.subject));
+    fmt::print("{}\n", cases_as_json(registry, options.subject));
+    return kDone;
   }
   if (!is_operator && !options.shapes.empty()) throw UsageError("--shape: found no operator that the shapes are for");
   if (options.shapes.empty() && !options.own_options.empty()) {
@@ -168,7 +171,7 @@ std::pair<std::string, Shape> shape_of(const std::string& text) {
 
 Run add_gradcheck(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<GradcheckArguments>();
-  find_shared_configs(
+  find_configs_and_runs(
       command.add_option("subject", options->subject, "An operator, or the config of a model; none: all operators"))
       ->option_text("OPERATOR|CONFIG");
   command
@@ -188,8 +191,11 @@ Run add_gradcheck(CLI::App& command, const Registry& registry) {
   add_overrides(command, options->overrides, "seed=2");
   add_dtype_option(command, options->dtype,
                    "float64: against differences; another: against float64 at the same rounded inputs");
+  options->device.threads = 1;  // the cases are small: threads would wait for each other
   add_device_options(command, options->device);
-  command.add_flag("--list", options->list, "Print the cases of all operators as JSON, and check nothing");
+  CLI::Option* const list = command.add_flag("--list", options->list,
+                                             "Print the cases of the operator, or of all, as JSON, and check nothing");
+  for (const char* other : {"--options", "--shape", "--set", "--dtype", "--device", "--threads"}) list->excludes(other);
   set_manual(command,
              {.description = "Compares the gradients of operators, or of all parameters of a config's model, with "
                              "derivatives taken from their "

@@ -42,7 +42,8 @@ int run(const Registry& registry) {
   fmt::print("  cpu      {}\n", build.instruction_sets);
   fmt::print("  cuda     {}\n", build.cuda ? "yes" : "no");
   fmt::print("devices\n");
-  fmt::print("  cpu      {} threads\n", std::thread::hardware_concurrency());
+  const unsigned threads = std::thread::hardware_concurrency();
+  fmt::print("  cpu      {} thread{}\n", threads, threads == 1 ? "" : "s");
   print_gpus();
   fmt::print("libraries\n  {}\n", build.libraries);
   fmt::print("operators\n{}", wrapped(fmt::format("{}", fmt::join(registry.operator_names(), ", ")), 2));

@@ -9,6 +9,7 @@
 #include "core/runtime/error.h"
 #include "trainers/data/find_files.h"
 #include "trainers/data/tokenizer.h"
+#include "trainers/run/model_folder.h"
 #include "trainers/run/run_folder.h"
 
 namespace heddle::cli {
@@ -56,6 +57,15 @@ void add_training_files(NamedFiles& inputs, const std::string& path, const Train
   add_config_files(inputs, "the config", path);
   add_data_files(inputs, config.data);
   if (const auto folder = run_folder_of(path)) add_run_files(inputs, *folder);
+}
+
+void check_is_no_export(const fs::path& path) {
+  std::error_code unreadable;
+  if (!fs::is_directory(path, unreadable) || !is_model_folder(path)) return;
+  throw UsageError(
+      fmt::format("{0} is a folder that heddle export wrote, expected a run folder or a checkpoint; "
+                  "`heddle train CONFIG --init-from {0}` reads its weights",
+                  path.string()));
 }
 
 }  // namespace heddle::cli

@@ -1,5 +1,5 @@
-// The files that a command reads, so that it replaces none of them. Files that are not there, or cannot be read, are
-// left to whoever reads them.
+// The files that a command reads, so that it replaces none of them and says what they are. Files that are not there, or
+// cannot be read, are left to whoever reads them.
 #pragma once
 
 #include <filesystem>
@@ -26,5 +26,8 @@ void add_run_files(NamedFiles& inputs, const std::filesystem::path& path);
 // What a command that takes a training's config must not replace: the config, its data, and where it is the config.yaml
 // of a run all of that run.
 void add_training_files(NamedFiles& inputs, const std::string& path, const TrainConfig& config);
+
+// Throws UsageError where the path of a run or checkpoint leads to a folder that `heddle export` wrote.
+void check_is_no_export(const std::filesystem::path& path);
 
 }  // namespace heddle::cli

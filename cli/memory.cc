@@ -47,6 +47,17 @@ void check_lengths(const MemoryArguments& options, const Registry& registry) {
   }
 }
 
+// The file is not blamed for a batch or a number of processes that an option gives.
+void check_processes_of_options(const MemoryArguments& options, const TrainConfig& config, int processes) {
+  const std::string expected = fmt::format("expected a multiple of {}, the number of processes", processes);
+  for (const int64_t batch : options.batch_sizes) {
+    if (batch % processes != 0) throw UsageError(fmt::format("--batch: found {}, {}", batch, expected));
+  }
+  const int64_t own = config.trainer.batch_size;
+  if (options.processes == 0 || own % processes == 0) return;
+  throw UsageError(fmt::format("--gpus {}: trainer.batch_size: found {}, {}", processes, own, expected));
+}
+
 int run(const MemoryArguments& options, const Registry& registry) {
   const TrainConfig config = load_train_config(options.config, options.overrides, registry);
   check_lengths(options, registry);
@@ -63,6 +74,7 @@ int run(const MemoryArguments& options, const Registry& registry) {
     throw UsageError(
         fmt::format("one of {} processes is counted on meta, found --device {}", processes.count, to_string(device)));
   }
+  check_processes_of_options(options, config, processes.count);
   TrainingMemory memory = measure_training(device, config, options.device.threads, processes);
   if (!options.batch_sizes.empty() || !options.lengths.empty()) {
     memory.grid = peak_grid(config, options.batch_sizes, options.lengths, processes);
@@ -80,7 +92,7 @@ int run(const MemoryArguments& options, const Registry& registry) {
 
 Run add_memory(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<MemoryArguments>();
-  find_shared_configs(command.add_option("config", options->config, "YAML file, see docs/config.md"))
+  find_configs_and_runs(command.add_option("config", options->config, "YAML file, see docs/config.md, or a run folder"))
       ->required()
       ->option_text("CONFIG");
   add_overrides(command, options->overrides, "model.dim=512");

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -108,6 +110,14 @@ CLI::Option* find_shared_configs(CLI::Option* option) {
   return option->transform([](const std::string& path) { return own_or_shared(path).string(); });
 }
 
+CLI::Option* find_configs_and_runs(CLI::Option* option) {
+  return find_shared_configs(option)->transform([](const std::string& path) {
+    std::error_code unreadable;
+    const std::filesystem::path config = std::filesystem::path(path) / "config.yaml";
+    return !path.empty() && std::filesystem::is_regular_file(config, unreadable) ? config.string() : path;
+  });
+}
+
 std::vector<std::string> split_at_commas(const std::string& text) {
   std::vector<std::string> parts;
   size_t begin = 0;
@@ -115,6 +125,15 @@ std::vector<std::string> split_at_commas(const std::string& text) {
     parts.push_back(text.substr(begin, comma - begin));
   }
   parts.push_back(text.substr(begin));
+  return parts;
+}
+
+std::vector<std::string> parts_given_once(const std::string& name, const std::string& text) {
+  std::vector<std::string> parts = split_at_commas(text);
+  for (auto part = parts.begin(); part != parts.end(); ++part) {
+    if (std::find(parts.begin(), part, *part) == part) continue;
+    throw CLI::ValidationError(fmt::format("{}: {} is given twice", name, *part), CLI::ExitCodes::ValidationError);
+  }
   return parts;
 }
 

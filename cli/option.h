@@ -41,9 +41,14 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, Value& value, 
 
 // Lets an option, whose values are paths of configs, also find those that came with the program.
 CLI::Option* find_shared_configs(CLI::Option* option);
+// The same, where a run folder stands for the config.yaml in it.
+CLI::Option* find_configs_and_runs(CLI::Option* option);
 
 // The parts of "a,b,c".
 std::vector<std::string> split_at_commas(const std::string& text);
+
+// The same of the value of the option `name`. Throws CLI::ValidationError when two parts are equal.
+std::vector<std::string> parts_given_once(const std::string& name, const std::string& text);
 
 // Throws CLI::ValidationError "NAME: found 'FOUND', expected one of ..., did you mean ...?".
 [[noreturn]] void fail_unknown_name(const std::string& name, const std::string& found,
@@ -72,7 +77,7 @@ CLI::Option* add_choices(CLI::App& command, const std::string& name, std::vector
       name,
       [&values, name, choices](const std::string& text) {
         values.clear();
-        for (const std::string& part : split_at_commas(text)) values.push_back(choice_of(name, part, choices));
+        for (const std::string& part : parts_given_once(name, text)) values.push_back(choice_of(name, part, choices));
       },
       description);
 }

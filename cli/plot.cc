@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "core/io/atomic_file.h"
+#include "core/io/file_identity.h"
+#include "core/runtime/error.h"
 #include "tools/run_curves.h"
 
 namespace heddle::cli {
@@ -28,7 +31,11 @@ int run(const PlotArguments& options) {
   for (const std::string& run : options.runs) add_run_files(inputs, run);
   check_output_files({{"--out", out}}, inputs);
   std::vector<RunMetrics> runs;
-  for (const std::string& folder : options.runs) runs.push_back(read_metrics(folder));
+  std::set<FileIdentity> files;
+  for (const std::string& folder : options.runs) {
+    runs.push_back(read_metrics(folder));
+    if (!files.insert(file_identity(runs.back().file)).second) throw UsageError(folder + " is given twice");
+  }
   const std::string svg = curves_svg(runs, options.curves);
   write_file(out, svg);
   if (is_written_through(out)) return kDone;  // the chart may be on stdout
@@ -47,7 +54,7 @@ Run add_plot(CLI::App& command, const Registry&) {
   add_path(command, "--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
   command
       .add_option_function<std::string>(
-          "--metric", [&curves](const std::string& text) { curves.metrics = split_at_commas(text); },
+          "--metric", [&curves](const std::string& text) { curves.metrics = parts_given_once("--metric", text); },
           "Columns of metrics.csv to draw")
       ->option_text("NAME,... [loss,validation_loss]");
   add_choice<std::string>(command, "--x", curves.x, "The column to draw over", {{"step", "step"}, {"tokens", "tokens"}})

@@ -31,6 +31,7 @@ namespace {
 constexpr int64_t kFewestPieces = 260;  // <unk>, <s>, </s> and the bytes, and one that is learned
 constexpr int64_t kNotGiven = -1;
 constexpr int64_t kMostPieces = int64_t{1} << 24;
+const double kLargestId = Range::count().high - 1;  // of the largest vocabulary
 
 struct TokenizeArguments {
   std::vector<std::string> inputs;
@@ -74,7 +75,8 @@ std::string model_path(const TokenizeArguments& options) {
   return std::filesystem::path(options.out).replace_extension(".model").string();
 }
 
-// The files that are written replace none that is read, nor one another.
+// The files that are written replace none that is read, nor one another. The header, which is written last, needs a
+// file in which one can go back.
 void check_outputs(const TokenizeArguments& options, const std::vector<MappedFile>& texts) {
   NamedFiles inputs;
   for (const MappedFile& text : texts) inputs.push_back({"one of the texts", text.path()});
@@ -82,6 +84,10 @@ void check_outputs(const TokenizeArguments& options, const std::vector<MappedFil
   NamedFiles outputs = {{"--out", options.out}};
   if (options.vocabulary > 0) outputs.push_back({"the vocabulary beside --out", model_path(options)});
   check_output_files(outputs, inputs);
+  if (is_written_through(options.out)) {
+    throw UsageError(
+        fmt::format("--out: {} is written as a stream, expected a regular file: its header comes last", options.out));
+  }
 }
 
 std::string trained_vocabulary(const TokenizeArguments& options, const std::vector<MappedFile>& texts) {
@@ -202,7 +208,7 @@ Run add_tokenize(CLI::App& command, const Registry&) {
       ->option_text("none|file|line|paragraph [none]");
   add_number(command, "--separator", options->separator,
              "Id of the separator; when it is not given 256 beside bytes, <s> or </s> of a model file",
-             Range::between(0, Range::count().high))
+             Range::between(0, kLargestId))
       ->option_text("ID");
   set_manual(
       command,
@@ -212,7 +218,7 @@ Run add_tokenize(CLI::App& command, const Registry&) {
        .examples = {{"heddle tokenize books/*.txt --out books.bin", "one token a byte"},
                     {"heddle tokenize data/kjv.txt --out data/kjv.bin --train-vocab 4096",
                      "trains a vocabulary, and writes it as data/kjv.model"}},
-       .exit_codes = {},
+       .exit_codes = {{kInterrupted, "interrupted"}},
        .page = "docs/config.md#tokenizers"});
   return [options] { return run(*options); };
 }

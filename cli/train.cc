@@ -112,7 +112,9 @@ int show_dry_run(const TrainArguments& options, const TrainConfig& config, const
              run.operations_per_step * 1e-9, run.operations_per_step * steps * 1e-15);
   fmt::print("steps        {} of {} tokens, {:.4g} M tokens in all\n", config.trainer.steps, run.tokens_per_step,
              static_cast<double>(run.tokens_per_step) * steps * 1e-6);
-  if (run.files > 0) fmt::print("data         {} files, {}\n", run.files, format_bytes(run.file_bytes));
+  if (run.files > 0) {
+    fmt::print("data         {} file{}, {}\n", run.files, run.files == 1 ? "" : "s", format_bytes(run.file_bytes));
+  }
   fmt::print("evaluation   {} sequences\n", run.evaluated);
   fmt::print("run folder   {}, {}\n", folder.string(), start_of(run, options));
   return kDone;

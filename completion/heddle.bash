@@ -25,7 +25,7 @@ _heddle_files() {
 # YAML files here, and below configs/ those that came with the program, which heddle finds from any folder.
 _heddle_configs() {
   local share path
-  _heddle_files '*.yaml'
+  _heddle_files '*.y?(a)ml'
   share=$(_heddle_share) || return
   [[ -n $share && ! -e configs ]] || return
   while IFS= read -r path; do
@@ -54,7 +54,10 @@ _heddle_values() {
   [[ -z $kind || $kind == *: ]] && return 1  # nothing, or "Excludes:"
   for value in ${kind//[|,]/ }; do
     case $value in
-      DEVICE) words+=' auto cpu cuda cuda:0' ;;
+      DEVICE)
+        words+=' auto cpu cuda cuda:0'
+        [[ $2 =~ cuda:INDEX[[:space:]]+or[[:space:]]+meta ]] && words+=' meta'
+        ;;
       FILE* | DIR | PATH | RUN_OR* | *.safetensors*) _heddle_files ;;
       [[:lower:]]*) words+=" $value" ;;
     esac
@@ -85,9 +88,9 @@ _heddle() {
       ;;
     bench)
       COMPREPLY=($(compgen -W "$(_heddle_operators) $(_heddle_suites)" -- "$cur"))
-      _heddle_files '*.yaml'
+      _heddle_files '*.y?(a)ml'
       ;;
-    run-layer) _heddle_files '*.yaml' ;;
+    run-layer) _heddle_files '*.y?(a)ml' ;;
     *) _heddle_files ;;
   esac
   return 0

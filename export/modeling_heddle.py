@@ -8,10 +8,10 @@
     logits = model(tokens)                                          # (batch, length) -> (batch, length, vocab_size)
     logits, state = model.read(tokens, model.initial_state())       # the same with a state, to go on from
 
-It needs torch and safetensors, and sentencepiece to read and write text by a model of pieces. Modules and parameters have the names of the tensors in the folder,
-options those of docs/config.md; the formulas are those of docs/model.md and docs/layers.md. Dropout is left out: this
-is for inference, though gradients flow. Sums of norms, states and decays are float32 whatever the dtype (float64 in
-float64).
+It needs torch and safetensors, and sentencepiece to read and write text by a model of pieces. Modules and parameters
+have the names of the tensors in the folder, options those of docs/config.md; the formulas are those of docs/model.md
+and docs/layers.md. Dropout is left out: this is for inference, though gradients flow. Sums of norms, states and decays
+are float32 whatever the dtype (float64 in float64).
 """
 
 from __future__ import annotations
@@ -392,6 +392,7 @@ class HeddleForCausalLM(nn.Module):
         super().__init__()
         model = config["model"]
         self.config = config
+        self.separator: int | None = config.get("separator")  # the token before each document, which ends the last one
         self.embedding = nn.Embedding(model["vocab_size"], model["dim"])
         self.blocks = nn.ModuleList(Block(model, layer) for layer in range(model["layers"]))
         self.final_norm = Norm(model["norm"], model["dim"])
@@ -443,25 +444,41 @@ class HeddleForCausalLM(nn.Module):
         top_k: int = 0,
         seed: int = 1,
         choices: int | None = None,
+        top_p: float = 1.0,
     ) -> Iterator[int]:
-        """Yields `tokens` ids after the prompt, of the first `choices` (None: all, or all bytes); temperature 0 takes
-        the likeliest, top_k 0 draws from all."""
+        """Yields up to `tokens` ids after the prompt, of the first `choices` (None: all, or all bytes); see draw().
+
+        A model of documents reads its separator before the prompt, which may be empty there, and ends at the next one.
+        """
         device = self.embedding.weight.device
         generator = torch.Generator().manual_seed(seed)
         if choices is None and self.config["tokens"] == "bytes":
             choices = 256
-        state, unread = self.initial_state(), prompt
+        state, unread = self.initial_state(), list(prompt)
+        if self.separator is not None:
+            if choices is not None:
+                choices = max(choices, self.separator + 1)
+            if unread[:1] != [self.separator]:
+                unread = [self.separator, *unread]
         for _ in range(tokens):
             logits, state = self.read(torch.tensor([unread], device=device), state)
-            scores = logits[0, -1, :choices].double().cpu()
-            if temperature == 0:
-                token = int(scores.argmax())
-            else:
-                if 0 < top_k < scores.numel():
-                    scores[scores < scores.topk(top_k).values[-1]] = -math.inf
-                token = int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))
+            token = draw(logits[0, -1, :choices].double().cpu(), temperature, top_k, top_p, generator)
+            if token == self.separator:
+                return
             yield token
             unread = [token]
+
+
+def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
+    """An index of the logits: the likeliest at temperature 0, else of the top_k likeliest (0: of all) one of the fewest
+    whose share reaches top_p. The lower of equals is the likelier."""
+    scores, order = logits.sort(descending=True, stable=True)
+    if temperature == 0:
+        return int(order[0])
+    weights = ((scores - scores[0]) / temperature).exp()[: top_k or None]
+    sums = weights.cumsum(0)
+    kept = 1 + int((sums[:-1] < top_p * sums[-1]).sum())
+    return int(order[torch.multinomial(weights[:kept], 1, generator=generator)])
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -514,7 +531,7 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, tokens: list[int]) -> str:
-        return bytes(tokens).decode(errors="backslashreplace")
+        return bytes(token for token in tokens if token < self.size).decode(errors="backslashreplace")
 
 
 class Pieces:
@@ -530,17 +547,18 @@ class Pieces:
         return self.processor.encode(text)
 
     def decode(self, tokens: list[int]) -> str:
-        return self.processor.decode(tokens)
+        return self.processor.decode([token for token in tokens if token < self.size])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
-    parser.add_argument("--prompt", default="\n", help="text to go on from, for a model of text")
+    parser.add_argument("--prompt", help="text to go on from; default: a line break, or none where a document is begun")
     parser.add_argument("--prompt-tokens", metavar="IDS", help="token ids to go on from, as in 1,2,3")
-    parser.add_argument("--tokens", type=int, default=200, help="how many to write")
+    parser.add_argument("--tokens", type=int, default=200, help="how many to write, at most")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest only; 0: from all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest of probability P together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -556,17 +574,22 @@ def main() -> int:
     if arguments.check:
         return 0 if check_logits(model, arguments.folder) else 1
     tokenizer: Bytes | Pieces | None = None
+    writes_documents = model.separator is not None
     if arguments.prompt_tokens is not None:
-        prompt = [int(word) for word in arguments.prompt_tokens.split(",")]
+        prompt = [int(word) for word in arguments.prompt_tokens.split(",")] if arguments.prompt_tokens else []
     elif model.config["tokens"] == "ids":
-        parser.error("the tokens of this model are no text: give --prompt-tokens")
+        if not writes_documents or arguments.prompt:
+            parser.error("the tokens of this model are no text: give --prompt-tokens")
+        prompt = []
     else:
         try:
             tokenizer = Bytes() if model.config["tokens"] == "bytes" else Pieces(arguments.folder)
         except (ImportError, OSError, RuntimeError) as error:
             parser.exit(1, f"error: cannot read text: {error}; --prompt-tokens reads and writes token ids\n")
-        prompt = tokenizer.encode(arguments.prompt)
-    if not prompt or not all(0 <= token < model.embedding.num_embeddings for token in prompt):
+        default = "" if writes_documents else "\n"
+        prompt = tokenizer.encode(default if arguments.prompt is None else arguments.prompt)
+    is_empty = not prompt and not writes_documents
+    if is_empty or not all(0 <= token < model.embedding.num_embeddings for token in prompt):
         parser.error(f"expected a prompt of tokens in [0, {model.embedding.num_embeddings})")
     written = list(prompt)
     written += model.generate(
@@ -576,6 +599,7 @@ def main() -> int:
         arguments.top_k,
         arguments.seed,
         choices=tokenizer.size if tokenizer is not None else None,
+        top_p=arguments.top_p,
     )
     print(printable(tokenizer.decode(written)) if tokenizer is not None else " ".join(map(str, written)))
     return 0

@@ -131,9 +131,14 @@ TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length
   return {length, batch.size, static_cast<double>(batch.size * length) / median(seconds)};
 }
 
-GenerationSpeed time_generation(Context& context, const LanguageModel& model, int64_t length) {
+// None when it was stopped, which may be while the context is read.
+std::optional<GenerationSpeed> time_generation(Context& context, const LanguageModel& model, int64_t length,
+                                               const std::function<bool()>& stop_requested) {
   ModelState state = model.initial_state();
-  read_tokens(context, model, tokens_in_turn(model.vocab_size(), length), state);
+  for (int64_t read = 0; read < length; read += kContextPart) {
+    if (stop_requested()) return std::nullopt;
+    read_tokens(context, model, tokens_in_turn(model.vocab_size(), std::min(kContextPart, length - read)), state);
+  }
   GenerationSpeed speed{.context = length, .tokens_per_second = 0.0, .state_bytes = bytes_of(context, state)};
   std::vector<double> seconds;
   for (const int32_t token : tokens_in_turn(model.vocab_size(), kTimedTokens)) {
@@ -175,7 +180,9 @@ class Measurement {
     model_.parameters = train_step.model().parameters().count();
     for (const int64_t length : options_.contexts) {
       if (!begin(fmt::format("generation after {} tokens", length))) return false;
-      model_.generation.push_back(time_generation(context_, train_step.model(), length));
+      const auto speed = time_generation(context_, train_step.model(), length, options_.stop_requested);
+      if (!speed) return false;
+      model_.generation.push_back(*speed);
     }
     return true;
   }
@@ -279,8 +286,11 @@ bool compare(Context& context, std::span<const CompareSubject> subjects, const C
              const std::function<void(const Comparison&)>& report, const Registry& registry) {
   const TrainConfig& first = subjects[0].config;
   const TrainerConfig& trainer = first.trainer;
-  make_dataset(dataset_options(first));      // what is wrong with the data is found before anything is measured
-  check_memory(context, subjects, options);  // and so is what cannot be held
+  // What is wrong with the data, what cannot be held, and a TMPDIR where no training can write are found before
+  // anything is measured.
+  make_dataset(dataset_options(first));
+  check_memory(context, subjects, options);
+  const TemporaryFolder writable("compare");
   Comparison comparison{.device = context.device(),
                         .threads = context.threads(),
                         .is_text = is_bytes_of_text(first.data),

@@ -23,7 +23,8 @@ struct CompareOptions {
   std::vector<int64_t> lengths = {256, 1024, 4096};  // of sequences, at which training is timed
   std::vector<int64_t> contexts = {1024, 32768};     // tokens that are read before generation is timed
   std::FILE* log = stderr;                           // where progress is told; nullptr: nowhere
-  std::function<bool()> stop_requested = [] { return false; };  // asked between steps and measurements
+  // Is asked between steps, measurements and parts of a context.
+  std::function<bool()> stop_requested = [] { return false; };
 };
 
 // A model that is compared.

@@ -12,7 +12,6 @@
 namespace heddle {
 namespace {
 
-constexpr int64_t kPart = 1024;                 // tokens that are read at once
 constexpr int64_t kCounted = int64_t{1} << 17;  // tokens from which on the state is taken to grow as it did
 
 // Bytes of the state after as many tokens, at least.
@@ -24,7 +23,7 @@ double state_bytes_after(const TrainConfig& config, int64_t length) {
   int64_t read = 0;
   const auto read_to = [&](int64_t tokens) {
     while (read < tokens) {
-      const Tensor part = Tensor::empty(meta, {1, std::min(kPart, tokens - read)}, DType::int32);
+      const Tensor part = Tensor::empty(meta, {1, std::min(kContextPart, tokens - read)}, DType::int32);
       Tape tape(meta, Tape::Mode::inference);
       model.forward(tape, part, &state);
       read += part.size(1);

@@ -11,6 +11,9 @@
 
 namespace heddle {
 
+// Tokens of a context that are read at once.
+inline constexpr int64_t kContextPart = 1024;
+
 // The config whose steps are timed at a length: they have as many tokens as its own, or one sequence.
 TrainConfig at_length(TrainConfig config, int64_t length);
 

@@ -53,8 +53,18 @@ Cells header(const Comparison& comparison) {
   return cells;
 }
 
+// The text, in which a table takes nothing for its own lines.
+std::string table_cell(const std::string& text) {
+  std::string safe;
+  for (const char character : text) {
+    if (character == '|') safe += '\\';
+    safe += character == '\n' || character == '\r' ? ' ' : character;
+  }
+  return safe;
+}
+
 Cells row(const ComparedModel& model) {
-  Cells cells = {model.name, std::to_string(model.parameters), with_spread(model.losses, 1.0, 4)};
+  Cells cells = {table_cell(model.name), std::to_string(model.parameters), with_spread(model.losses, 1.0, 4)};
   if (!model.recalls.empty()) cells.push_back(with_spread(model.recalls, 100.0, 1));
   for (const TrainingSpeed& speed : model.training) cells.push_back(fmt::format("{:.0f}", speed.tokens_per_second));
   for (const GenerationSpeed& speed : model.generation) cells.push_back(fmt::format("{:.0f}", speed.tokens_per_second));

@@ -97,12 +97,15 @@ std::optional<std::string> tokenizer_model(const Checkpoint& checkpoint, const T
 OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config, const ExportOptions& options,
                         DType dtype, const Registry& registry) {
   OrderedJson json;
+  const DataConfig& data = config.data;
   if (options.names == WeightNames::retnet) {
     json = retnet_config(config.model);
     json["max_position_embeddings"] = config.trainer.sequence_length;
+    if (data.pack) json["bos_token_id"] = json["eos_token_id"] = data.separator;
   } else {
     json = {{"architectures", {"HeddleForCausalLM"}}, {"model_type", "heddle"}};
-    json["tokens"] = tokens_of(config.data);
+    json["tokens"] = tokens_of(data);
+    if (data.pack) json["separator"] = data.separator;
     json["model"] = to_json(*to_tree(config, registry).find("model")->value);
   }
   json["torch_dtype"] = name(dtype);

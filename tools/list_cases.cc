@@ -58,9 +58,10 @@ Json as_json(const CaseInput& input) {
 
 }  // namespace
 
-std::string cases_as_json(const Registry& registry) {
+std::string cases_as_json(const Registry& registry, const std::string& op_name) {
   Json list = Json::array();
   for (const Operator& op : registry.operators()) {
+    if (!op_name.empty() && op.name != op_name) continue;
     for (const OperatorCase& operator_case : op.cases()) {
       Json inputs = Json::array();
       for (const CaseInput& input : operator_case.inputs) inputs.push_back(as_json(input));

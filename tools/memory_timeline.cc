@@ -60,7 +60,7 @@ std::string timeline_svg(const MemoryReport& report, const std::string& title) {
   const SvgAxis x{0, std::max(time, 1.0), kSvgLeft, kSvgRight}, y{0, most, kSvgBottom, kSvgTop};
   std::string svg = svg_begin(title, "allocations and frees", "allocated");
   const double step = tick_step(most);
-  for (double tick = 0; tick <= most; tick += step) svg += svg_tick(y, tick, format_bytes(static_cast<size_t>(tick)));
+  for (double tick = 0; tick <= most; tick += step) svg += svg_tick(y, {tick, format_bytes(static_cast<size_t>(tick))});
   points = thinned(points);
   std::vector<double> below(points.size(), 0.0);
   int index = 0;

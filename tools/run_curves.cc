@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -101,14 +102,15 @@ class WindowSum {
 // The mean of `count` neighbours, as many before as after, or one more before: at the beginning, where curves are
 // steep, fewer on both sides, and at the end fewer after.
 Points smoothed(const Points& points, size_t count) {
+  constexpr double kScale = 0x1p-32;  // so that a sum of the largest doubles is one
   WindowSum window;
   size_t begin = 0, end = 0;
   Points means;
   for (size_t i = 0; i < points.size(); ++i) {
     const size_t before = std::min(count / 2, i), after = std::min((count - 1) / 2, i);
-    for (; end < std::min(i + after + 1, points.size()); ++end) window.add_last(points[end].second);
+    for (; end < std::min(i + after + 1, points.size()); ++end) window.add_last(points[end].second * kScale);
     for (; begin < i - before; ++begin) window.remove_first();
-    means.emplace_back(points[i].first, window.sum() / static_cast<double>(end - begin));
+    means.emplace_back(points[i].first, window.sum() / static_cast<double>(end - begin) / kScale);
   }
   return means;
 }
@@ -151,7 +153,8 @@ std::string legend(int index, const std::string& label, const std::string& style
 
 // The range of all points, a little wider where the axis is linear.
 std::pair<SvgAxis, SvgAxis> axes_of(const std::vector<Curve>& curves, bool is_logarithmic) {
-  SvgAxis x{1e300, -1e300, kSvgLeft, kSvgRight}, y{1e300, -1e300, kSvgBottom, kSvgTop, is_logarithmic};
+  constexpr double kMost = std::numeric_limits<double>::max();
+  SvgAxis x{kMost, -kMost, kSvgLeft, kSvgRight}, y{kMost, -kMost, kSvgBottom, kSvgTop, is_logarithmic};
   for (const Curve& curve : curves) {
     for (const auto& [at, value] : curve.points) {
       x.low = std::min(x.low, at), x.high = std::max(x.high, at);
@@ -159,10 +162,12 @@ std::pair<SvgAxis, SvgAxis> axes_of(const std::vector<Curve>& curves, bool is_lo
     }
   }
   if (x.low == x.high) x.low -= 1, x.high += 1;
-  if (y.low == y.high)
+  const double size = std::max(std::abs(y.low), std::abs(y.high));
+  if (y.high - y.low <= 1e-12 * size)  // a constant, but for rounding
     y.low *= y.low > 0 ? 0.9 : 1.1, y.high = y.high * (y.high > 0 ? 1.1 : 0.9) + (y.high == 0 ? 1 : 0);
-  const double margin = 0.04 * (y.high - y.low);
+  const double margin = 0.04 * y.high - 0.04 * y.low;
   if (!is_logarithmic) y.high += margin, y.low -= y.low >= 0 ? std::min(margin, y.low) : margin;
+  y.low = std::max(y.low, -kMost), y.high = std::min(y.high, kMost);
   return {x, y};
 }
 
@@ -173,9 +178,9 @@ std::string curves_svg(std::span<const RunMetrics> runs, const CurveOptions& opt
   const auto [x, y] = axes_of(curves, options.is_logarithmic);
   const std::string title = fmt::format("{}", fmt::join(options.metrics, ", "));
   std::string svg = svg_begin(title, options.x, "");
-  for (const double tick : svg_ticks(y, 6)) svg += svg_tick(y, tick, svg_number(tick));
-  for (const double tick : svg_ticks(x, 6)) {
-    if (tick == std::round(tick)) svg += svg_x_tick(x, tick, svg_number(tick));  // steps and tokens are whole numbers
+  for (const SvgTick& tick : svg_ticks(y, 6)) svg += svg_tick(y, tick);
+  for (const SvgTick& tick : svg_ticks(x, 6)) {
+    if (tick.value == std::round(tick.value)) svg += svg_x_tick(x, tick);  // steps and tokens are whole numbers
   }
   int labels = 0;
   for (const Curve& curve : curves) {

@@ -67,7 +67,8 @@ RunMetrics read_metrics(const fs::path& run) {
       continue;
     }
     if (fields.size() != metrics.columns.size()) {
-      refuse(fmt::format("{} fields", fields.size()), fmt::format("{}", metrics.columns.size()));
+      refuse(fmt::format("{} field{}", fields.size(), fields.size() == 1 ? "" : "s"),
+             fmt::format("{}", metrics.columns.size()));
     }
     std::vector<double>& row = metrics.rows.emplace_back();
     for (size_t i = 0; i < fields.size(); ++i) {

@@ -23,6 +23,31 @@ bool is_allowed_in_xml(std::string_view character) {
   return character != "\xef\xbf\xbe" && character != "\xef\xbf\xbf";
 }
 
+constexpr int kFewestDigits = 4, kMostDigits = 15;  // of a number beside an axis
+
+// Digits of a multiple of `step` down to the last that the step changes.
+int digits_of(double value, double step) {
+  if (value == 0) return kFewestDigits;
+  const double digits = std::floor(std::log10(std::abs(value))) - std::floor(std::log10(step)) + 1;
+  return std::clamp(static_cast<int>(digits), kFewestDigits, kMostDigits);
+}
+
+// 1, 2 and 5 times the powers of ten, or of two decades and more the powers alone; of many decades some of them.
+std::vector<SvgTick> powers_of_ten(const SvgAxis& axis) {
+  constexpr int kMostPowers = 20;
+  constexpr double all[] = {1, 2, 5}, one[] = {1};
+  const auto first = static_cast<int>(std::floor(std::log10(axis.low)));
+  const auto last = static_cast<int>(std::floor(std::log10(axis.high)));
+  std::vector<SvgTick> ticks;
+  for (int power = first; power <= last; power += (last - first) / kMostPowers + 1) {
+    for (const double digit : axis.high / axis.low >= 100 ? std::span<const double>(one) : all) {
+      const double value = digit * std::pow(10.0, power);
+      if (value >= axis.low && value <= axis.high) ticks.push_back({value, svg_number(value)});
+    }
+  }
+  return ticks;
+}
+
 }  // namespace
 
 std::string svg_escaped(const std::string& text) {
@@ -43,9 +68,10 @@ std::string svg_escaped(const std::string& text) {
 }
 
 double SvgAxis::operator()(double value) const {
-  const double span = is_logarithmic ? std::log(high / low) : high - low;
-  const double part = (is_logarithmic ? std::log(value / low) : value - low) / std::max(span, 1e-9);
-  return from + (to - from) * part;
+  // Halves, since the difference of two doubles may be beyond all of them.
+  const auto place = [&](double at) { return is_logarithmic ? std::log(at) : at / 2; };
+  const double span = place(high) - place(low);
+  return span > 0 ? from + (to - from) * ((place(value) - place(low)) / span) : from;
 }
 
 std::string svg_begin(const std::string& title, const std::string& x_label, const std::string& y_label) {
@@ -57,30 +83,21 @@ std::string svg_begin(const std::string& title, const std::string& x_label, cons
       svg_escaped(title), svg_escaped(x_label), svg_escaped(y_label));
 }
 
-std::string svg_tick(const SvgAxis& y, double value, const std::string& label) {
+std::string svg_tick(const SvgAxis& y, const SvgTick& tick) {
   return fmt::format(
       "<path d='M70 {0:.1f}H560' stroke='#ddd'/><text x='64' y='{0:.1f}' dy='4' text-anchor='end'>{1}</text>\n",
-      y(value), label);
+      y(tick.value), tick.label);
 }
 
-std::string svg_x_tick(const SvgAxis& x, double value, const std::string& label) {
-  return fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{}</text>\n", x(value), label);
+std::string svg_x_tick(const SvgAxis& x, const SvgTick& tick) {
+  return fmt::format("<text x='{:.1f}' y='378' text-anchor='middle'>{}</text>\n", x(tick.value), tick.label);
 }
 
-std::vector<double> svg_ticks(const SvgAxis& axis, int count) {
-  std::vector<double> ticks;
-  constexpr double digits[] = {1, 2, 5};
-  if (axis.is_logarithmic && axis.high / axis.low >= 10) {
-    const bool has_powers_alone = axis.high / axis.low >= 100;
-    for (double power = std::pow(10.0, std::floor(std::log10(axis.low))); power <= axis.high; power *= 10.0) {
-      for (const double digit : digits) {
-        if (digit > 1 && has_powers_alone) break;
-        if (power * digit >= axis.low && power * digit <= axis.high) ticks.push_back(power * digit);
-      }
-    }
-    return ticks;
-  }
-  const double wanted = (axis.high - axis.low) / count;
+std::vector<SvgTick> svg_ticks(const SvgAxis& axis, int count) {
+  if (axis.is_logarithmic && axis.high / axis.low >= 10) return powers_of_ten(axis);
+  const double wanted = axis.high / count - axis.low / count;
+  const double size = std::max(std::abs(axis.low), std::abs(axis.high));
+  if (wanted <= size * std::pow(10.0, 2 - kMostDigits)) return {{axis.low, svg_number(axis.low, kMostDigits)}};
   double step = std::pow(10.0, std::floor(std::log10(wanted)));
   for (const double digit : {10.0, 5.0, 2.0}) {
     if (step * digit <= wanted * 1.5) {
@@ -88,17 +105,21 @@ std::vector<double> svg_ticks(const SvgAxis& axis, int count) {
       break;
     }
   }
-  for (double at = std::ceil(axis.low / step); at * step <= axis.high; ++at) ticks.push_back(at * step);
+  std::vector<SvgTick> ticks;
+  const double first = std::ceil(axis.low / step), last = std::floor(axis.high / step);
+  for (int i = 0; i <= last - first; ++i) {
+    const double value = (first + i) * step;
+    ticks.push_back({value, svg_number(value, digits_of(value, step))});
+  }
   return ticks;
 }
 
-std::string svg_number(double value) {
+std::string svg_number(double value, int digits) {
   const double size = std::abs(value);
-  if (size < 1e-12) return "0";
-  if (size >= 1e9) return fmt::format("{:.4g}G", value * 1e-9);
-  if (size >= 1e6) return fmt::format("{:.4g}M", value * 1e-6);
-  if (size >= 1e4) return fmt::format("{:.4g}k", value * 1e-3);
-  return fmt::format("{:.4g}", value);
+  if (size >= 1e9) return fmt::format("{:.{}g}G", value * 1e-9, digits);
+  if (size >= 1e6) return fmt::format("{:.{}g}M", value * 1e-6, digits);
+  if (size >= 1e4) return fmt::format("{:.{}g}k", value * 1e-3, digits);
+  return fmt::format("{:.{}g}", value, digits);
 }
 
 std::string svg_legend(int index, const std::string& color, const std::string& label) {
@@ -124,10 +145,8 @@ std::string svg_lines(const std::string& title, const std::string& x_label, cons
     }
   }
   std::string svg = svg_begin(title, x_label, y_label);
-  for (double tick = std::pow(10.0, std::floor(std::log10(y.low))); tick <= y.high * 1.0001; tick *= 10.0) {
-    if (tick >= y.low * 0.9999) svg += svg_tick(y, tick, fmt::format("{:g}", tick));
-  }
-  for (const double tick : x_ticks) svg += svg_x_tick(x, tick, fmt::format("{:g}", tick));
+  for (const SvgTick& tick : svg_ticks(y, 6)) svg += svg_tick(y, tick);
+  for (const double value : x_ticks) svg += svg_x_tick(x, {value, fmt::format("{:g}", value)});
   int labels = 0;
   for (const SvgLine& line : lines) {
     std::string path;

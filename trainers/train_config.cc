@@ -53,10 +53,12 @@ void describe(ConfigFields& fields, ScheduleConfig& schedule) {
   describe_decay(fields, schedule);
 }
 
-void describe(ConfigFields& fields, SampleConfig& sample) {
+// A document begins with its separator, which is read before the prompt.
+void describe(ConfigFields& fields, SampleConfig& sample, const DataConfig& data) {
+  if (fields.reads() && data.pack) sample.prompt = "";
   fields.field("prompt", sample.prompt);
-  if (fields.reads() && sample.prompt.empty()) {
-    fields.fail("prompt", "found an empty prompt, expected at least one character");
+  if (fields.reads() && sample.prompt.empty() && !data.pack) {
+    fields.fail("prompt", "found an empty prompt, expected at least one character; with data.pack it may be empty");
   }
   fields.field("tokens", sample.tokens, Range::positive());
   fields.field("temperature", sample.temperature, Range::at_least(0));
@@ -87,7 +89,7 @@ void describe_loss_scale(ConfigFields& fields, TrainerConfig& trainer) {
   }
 }
 
-void describe(ConfigFields& fields, TrainerConfig& trainer) {
+void describe(ConfigFields& fields, TrainerConfig& trainer, const DataConfig& data) {
   fields.required("steps", trainer.steps, Range::positive());
   fields.field("batch_size", trainer.batch_size, Range::positive());
   fields.field("sequence_length", trainer.sequence_length, Range::count());
@@ -105,8 +107,8 @@ void describe(ConfigFields& fields, TrainerConfig& trainer) {
   fields.field("stop_after_no_gain", trainer.stop_after_no_gain, Range::at_least(0));
   fields.field("skip_nonfinite", trainer.skip_nonfinite, Range::at_least(0));
   fields.optional("hours", trainer.hours, Range::positive());
-  fields.optional_section("sample", trainer.sample,
-                          [](ConfigFields& section, SampleConfig& sample) { describe(section, sample); });
+  fields.optional_section<SampleConfig>(
+      "sample", trainer.sample, [&](ConfigFields& section, SampleConfig& sample) { describe(section, sample, data); });
   fields.optional_section<ProfileConfig>(
       "profile", trainer.profile,
       [&](ConfigFields& section, ProfileConfig& profile) { describe(section, profile, trainer.steps); });
@@ -121,8 +123,24 @@ void describe(ConfigFields& fields, TrainConfig& config, const Registry& registr
   fields.required_section("model", [&](ConfigFields& section) { describe(section, config.model, registry); });
   fields.section("optimizer", [&](ConfigFields& section) { describe(section, config.optimizer); });
   fields.section("schedule", [&](ConfigFields& section) { describe(section, config.schedule); });
-  fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer); });
+  fields.required_section("trainer", [&](ConfigFields& section) { describe(section, config.trainer, config.data); });
   fields.section("logging", [&](ConfigFields& section) { describe(section, config.logging); });
+}
+
+// The `type` of a section that writes none.
+template <class Section>
+std::string default_type() {
+  Section section;
+  ConfigValue map;
+  ConfigFields fields(map);
+  describe(fields, section);
+  return map.find("type")->value->scalar;
+}
+
+const DefaultTypes& default_types() {
+  static const DefaultTypes types = {{"optimizer", default_type<OptimizerConfig>()},
+                                     {"schedule", default_type<ScheduleConfig>()}};
+  return types;
 }
 
 std::string count(std::int64_t value) { return std::to_string(value); }
@@ -192,9 +210,8 @@ void check_counts(const TrainConfig& config, const ConfigNode& node) {
 void cap_warmup(TrainConfig& config) {
   int64_t& warmup = config.schedule.warmup_steps;
   if (warmup <= config.trainer.steps) return;
-  config.notes.push_back(
-      fmt::format("schedule.warmup_steps is {}, but trainer.steps {}: the warm-up takes all {} steps", warmup,
-                  config.trainer.steps, config.trainer.steps));
+  config.notes.push_back(fmt::format("schedule.warmup_steps is {}, but trainer.steps {}: the warm-up takes all of them",
+                                     warmup, config.trainer.steps));
   warmup = config.trainer.steps;
 }
 
@@ -309,7 +326,7 @@ TrainConfig read_train_config(const ConfigNode& node, const Registry& registry) 
 
 TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides,
                               const Registry& registry) {
-  return read_train_config(load_config(path, overrides), registry);
+  return read_train_config(load_config(path, overrides, default_types()), registry);
 }
 
 ConfigValue to_tree(const TrainConfig& config, const Registry& registry) {

@@ -39,7 +39,7 @@ struct ScheduleConfig {
 
 // Text generated at the end of training, and on the way.
 struct SampleConfig {
-  std::string prompt = "\n";
+  std::string prompt = "\n";  // with data.pack it may be empty, which is the default there: a document is begun
   std::int64_t tokens = 200;
   double temperature = 0.8;  // 0: always the likeliest token
   std::int64_t every = 0;    // steps between texts during training; 0: only at the end

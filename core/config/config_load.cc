@@ -82,11 +82,30 @@ ConfigTree merge(const ConfigTree& under, const ConfigTree& over, bool over_is_o
   return merged;
 }
 
+// The map in which sections that write no type have their default one.
+ConfigTree with_default_types(const ConfigTree& root, const DefaultTypes& default_types) {
+  auto typed = std::make_shared<ConfigValue>(*root);
+  for (const auto& [name, default_type] : default_types) {
+    ConfigEntry* const entry = typed->find(name);
+    if (entry == nullptr || entry->value->kind != Kind::map || entry->value->find("type") != nullptr) continue;
+    auto type = std::make_shared<ConfigValue>();
+    type->kind = Kind::scalar;
+    type->location = entry->location;
+    type->scalar = default_type;
+    auto section = std::make_shared<ConfigValue>(*entry->value);
+    section->entries.push_back({"type", entry->location, type});
+    entry->value = section;
+  }
+  return typed;
+}
+
 // Adds the file to `including`, which holds those that led to it, and then its bases.
-ConfigTree load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including);
+ConfigTree load_file(const std::string& path, const Location& asked_at, const DefaultTypes& default_types,
+                     std::vector<fs::path>& including);
 
 // The map that a parsed file stands for: what its `base: FILE` says, with the rest of the file laid over it.
-ConfigTree resolve_base(const ConfigTree& document, const std::string& path, std::vector<fs::path>& including) {
+ConfigTree resolve_base(const ConfigTree& document, const std::string& path, const DefaultTypes& default_types,
+                        std::vector<fs::path>& including) {
   auto root = std::make_shared<ConfigValue>(*document);
   if (root->kind == Kind::null) root->kind = Kind::map;
   if (root->kind != Kind::map) {
@@ -102,17 +121,19 @@ ConfigTree resolve_base(const ConfigTree& document, const std::string& path, std
   root->entries.erase(base);
   const fs::path folder = fs::path(path).parent_path();
   const std::string base_path = (folder / value->scalar).lexically_normal().string();
-  return merge(load_file(base_path, value->location, including), root, false);
+  const ConfigTree under = load_file(base_path, value->location, default_types, including);
+  return merge(with_default_types(under, default_types), root, false);
 }
 
-ConfigTree load_file(const std::string& path, const Location& asked_at, std::vector<fs::path>& including) {
+ConfigTree load_file(const std::string& path, const Location& asked_at, const DefaultTypes& default_types,
+                     std::vector<fs::path>& including) {
   std::error_code ignored;
   const fs::path identity = fs::weakly_canonical(path, ignored);
   if (std::find(including.begin(), including.end(), identity) != including.end()) {
     throw ConfigError(asked_at, "base: '" + path + "' includes itself, directly or through its own base");
   }
   including.push_back(identity);
-  return resolve_base(parse_yaml(read_text(path, asked_at), path), path, including);
+  return resolve_base(parse_yaml(read_text(path, asked_at), path), path, default_types, including);
 }
 
 // A value that begins with '*' is text, such as a pattern of files. In YAML it would be an alias, of which a single
@@ -159,23 +180,26 @@ ConfigTree parse_override(const std::string& text) {
 
 // The overrides are merged among themselves first: `mixer.type=x mixer.heads=8` is one change, in either order, so a
 // new type drops only what the files say.
-ConfigTree apply_overrides(const ConfigTree& root, std::span<const std::string> overrides) {
+ConfigTree apply_overrides(const ConfigTree& root, std::span<const std::string> overrides,
+                           const DefaultTypes& default_types) {
   ConfigTree all;
   for (const std::string& text : overrides) {
     const ConfigTree one = parse_override(text);
     all = all == nullptr ? one : merge(all, one, true);
   }
   if (all == nullptr) return root;
-  auto changed = std::make_shared<ConfigValue>(*merge(root, all, true));
+  auto changed = std::make_shared<ConfigValue>(*merge(with_default_types(root, default_types), all, true));
   changed->location = root->location;
   return changed;
 }
 
 }  // namespace
 
-ConfigNode load_config(const std::string& path, std::span<const std::string> overrides) {
+ConfigNode load_config(const std::string& path, std::span<const std::string> overrides,
+                       const DefaultTypes& default_types) {
   std::vector<fs::path> including;
-  ConfigNode node(apply_overrides(load_file(path, {path, 0, 0}, including), overrides));
+  const ConfigTree root = load_file(path, {path, 0, 0}, default_types, including);
+  ConfigNode node(apply_overrides(root, overrides, default_types));
   node.has("base");  // It was read here: an error that lists the keys of a file shall name it, too.
   return node;
 }
@@ -183,16 +207,18 @@ ConfigNode load_config(const std::string& path, std::span<const std::string> ove
 std::vector<fs::path> config_files(const std::string& path) {
   std::vector<fs::path> files;
   try {
-    load_file(path, {path, 0, 0}, files);
+    load_file(path, {path, 0, 0}, {}, files);
   } catch (const ConfigError&) {  // whoever loads it says what is wrong
   }
   return files;
 }
 
-ConfigNode parse_config(const std::string& text, const std::string& name, std::span<const std::string> overrides) {
+ConfigNode parse_config(const std::string& text, const std::string& name, std::span<const std::string> overrides,
+                        const DefaultTypes& default_types) {
   std::error_code ignored;
   std::vector<fs::path> including{fs::weakly_canonical(name, ignored)};
-  return ConfigNode(apply_overrides(resolve_base(parse_yaml(text, name), name, including), overrides));
+  const ConfigTree root = resolve_base(parse_yaml(text, name), name, default_types, including);
+  return ConfigNode(apply_overrides(root, overrides, default_types));
 }
 
 }  // namespace heddle

@@ -1,6 +1,7 @@
 #include "core/config/config_node.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdint>
 
 #include "core/config/for_each_scalar.h"
@@ -36,6 +37,16 @@ void visit_scalars(const ConfigValue& value, const std::string& path,
     visit_scalars(*value.items[i], prefix + std::to_string(i), visit);
   }
   for (const ConfigEntry& entry : value.entries) visit_scalars(*entry.value, prefix + entry.name, visit);
+}
+
+// "found a map, expected a list" where `expected` belongs. --set betas.1=0.99 makes a map where there is no list.
+std::string found_no_list(const ConfigValue& value, const std::string& expected) {
+  std::string message = "found " + describe_found(value) + ", expected " + expected;
+  const bool is_override = value.location.line == 0, is_map = value.kind == Kind::map && !value.entries.empty();
+  if (is_override && is_map && std::isdigit(static_cast<unsigned char>(value.entries[0].name[0])) != 0) {
+    message += "; the files give no list there, so that it has no item to change: set it whole";
+  }
+  return message;
 }
 
 ConfigTree empty_map() {
@@ -127,8 +138,7 @@ T ConfigNode::parse(const std::string& key, const ConfigValue& value, const Rang
     return parse_scalar<T>(value, path_of(key), range);
   } else {
     if (value.kind != Kind::sequence) {
-      throw ConfigError(value.location,
-                        path_of(key) + ": found " + describe_found(value) + ", expected " + expected<T>());
+      throw ConfigError(value.location, path_of(key) + ": " + found_no_list(value, expected<T>()));
     }
     T items;
     for (std::size_t i = 0; i < value.items.size(); ++i) {
@@ -234,8 +244,7 @@ std::vector<ConfigNode> ConfigNode::list(const std::string& key) const {
   const ConfigValue* value = ask(key);
   if (value == nullptr) return nodes;
   if (value->kind != Kind::sequence) {
-    throw ConfigError(value->location,
-                      path_of(key) + ": found " + describe_found(*value) + ", expected a list of maps");
+    throw ConfigError(value->location, path_of(key) + ": " + found_no_list(*value, "a list of maps"));
   }
   for (std::size_t i = 0; i < value->items.size(); ++i) {
     const ConfigTree& item = value->items[i];

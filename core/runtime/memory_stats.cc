@@ -3,16 +3,19 @@
 #include <fmt/format.h>
 
 #include <cstddef>
+#include <iterator>
 #include <string>
 #include <string_view>
 
 namespace heddle {
 
 std::string format_bytes(size_t bytes) {
-  constexpr size_t kMiB = size_t{1} << 20;
-  if (bytes >= kMiB * 1024) return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1024.0 * kMiB));
-  if (bytes >= kMiB) return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB);
-  return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024.0);
+  if (bytes < 1024) return fmt::format("{} B", bytes);
+  const char* const units[] = {"KiB", "MiB", "GiB", "TiB"};
+  const char* const* unit = units;
+  double size = static_cast<double>(bytes) / 1024;
+  for (; size >= 1024 && unit != std::end(units) - 1; ++unit) size /= 1024;
+  return fmt::format("{:.1f} {}", size, *unit);
 }
 
 std::string_view name(MemoryCategory category) {

@@ -15,7 +15,7 @@ inline constexpr int kMemoryCategories = 8;
 
 std::string_view name(MemoryCategory category);
 
-// "12.5 KiB", "211.0 MiB", "2.1 GiB".
+// "512 B", "12.5 KiB", "211.0 MiB", "2.1 GiB", "1.5 TiB".
 std::string format_bytes(size_t bytes);
 
 // A byte count and the largest value it had since the last reset.

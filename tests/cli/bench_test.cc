@@ -52,6 +52,24 @@ TEST(BenchCommand, RefusesWhatWouldMeasureNothing) {
   EXPECT_THAT(timed.err, HasSubstr("nothing can be timed on device meta"));
 }
 
+// Rows of the same name could not be told apart.
+TEST(BenchCommand, RefusesWhatIsGivenTwice) {
+  const TempFolder folder;
+  const std::string suite = (folder / "srms_norm.yaml").string(), link = (folder / "link.yaml").string();
+  const auto twice = [](const std::string& first, const std::string& second) {
+    const Finished finished = run_heddle({"bench", first, second, "--quantity", "memory"});
+    EXPECT_EQ(finished.code, 2) << finished.out;
+    return finished.err;
+  };
+  fs::create_symlink(suite, link);
+  EXPECT_EQ(twice("glu_product", "glu_product"), "error: glu_product is given twice\n");
+  write_file(suite, "suite: mine\nconfigs: {}\n");
+  EXPECT_EQ(twice(suite, link), "error: " + link + " is given twice\n");
+  EXPECT_EQ(refusal({"--pass", "fwd,bwd,fwd"}), "error: --pass: fwd is given twice\nsee heddle bench --help\n");
+  write_file(suite, "configs: {}\n");
+  EXPECT_THAT(refusal({suite}), HasSubstr(suite + " is a second suite of the name 'srms_norm'"));
+}
+
 // Cases have shapes of their own: --n chooses among them.
 TEST(BenchCommand, SizesChooseAmongCases) {
   const auto cases = [](const std::vector<std::string>& more) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -120,6 +121,14 @@ TEST_F(CompareCommand, RefusesWhatTakesMoreMemoryThanThereIs) {
   EXPECT_THAT(with({"--lengths", "2147483647", "--context", "4"}),
               AllOf(HasSubstr("--lengths: a training step of first at length 2147483647 takes more memory than cpu"),
                     Not(HasSubstr("generation"))));
+}
+
+TEST_F(CompareCommand, AFolderForTrainingsIsLookedForFirst) {
+  std::string command = "TMPDIR='" + path("none") + "' '" HEDDLE_PROGRAM "'";
+  for (const std::string& argument : arguments({"--steps", "4"})) command += " '" + argument + "'";
+  const int status = std::system((command + " 2> '" + path("err") + "'").c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_THAT(read_file(path("err")), AllOf(HasSubstr("which TMPDIR names"), Not(HasSubstr("generation"))));
 }
 
 TEST_F(CompareCommand, RefusesWhatIsWrong) {

@@ -144,6 +144,21 @@ TEST_F(EvalCommandTest, AFileIsEvaluatedWhole) {
   EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer.eval_batches=20"}), "tokens"), "1280");  // as in training
 }
 
+// However an override writes a value, it is asked for; and nothing that is asked for is left out.
+TEST_F(EvalCommandTest, OverridesAreReadAsValues) {
+  const std::string copy = write("copy.txt", read_file(text_) + "x");
+  EXPECT_EQ(value(eval({"--data", copy, "--set", "trainer={eval_batches: 3}"}), "tokens"), "192");
+  EXPECT_EQ(value(eval({"--set", "data={validation_path: '" + copy + "'}"}), "data"), copy + ", all of it");
+  const Finished half = eval({"--set", "data.path=" + copy, "--set", "data.validation_fraction=0.5"});
+  EXPECT_EQ(value(half, "data"), copy + ", the last 50 %");
+  EXPECT_EQ(half.err, "");
+  for (const std::string key : {"path", "validation_path", "validation_fraction"}) {
+    const Finished both = eval({"--data", text_, "--set", "data={" + key + ": 0.1}"});
+    EXPECT_EQ(both.code, 2);
+    EXPECT_EQ(both.err, "error: --data: found --set data." + key + " beside it, expected one of them\n");
+  }
+}
+
 // The text that the model was trained on stays that under another name, and is another text when it has changed.
 TEST_F(EvalCommandTest, DataThatChangedAreTold) {
   const Finished before = eval();

@@ -57,6 +57,13 @@ class ExportTest : public TrainedTest {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return run_heddle(arguments);
   }
+  // Takes a model whose documents are the lines of the text instead.
+  void train_packed() {
+    run_ = (folder_ / "packed").string();
+    const Finished trained = train(run_, {"data={type: text, path: \"" + text_ + "\", pack: true, separator: 10}",
+                                          "model.vocab_size=256", "trainer.sample={tokens: 5}"});
+    ASSERT_EQ(trained.code, 0) << trained.err;
+  }
   // Trains one step of the model of text from weights.
   Finished train_from(const std::string& weights, const std::string& run,
                       const std::vector<std::string>& overrides = {}) {
@@ -294,13 +301,52 @@ TEST_F(ExportTest, BadArguments) {
 
 TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
   if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  const auto compare = [&](const std::string& prompt) {
+    ASSERT_EQ(export_to("hf").code, 0);
+    const Finished ours = run_heddle({"generate", run_, "--prompt", prompt, "--tokens", "40", "--temperature", "0"});
+    const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
+                                (folder_ / "hf").string() + "' --prompt '" + prompt +
+                                "' --tokens 40 --temperature 0 > '" + (folder_ / "text").string() + "'";
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    EXPECT_EQ(read_file(folder_ / "text"), ours.out);
+  };
+  compare("the ");
+  train_packed();
+  compare("the ");
+  compare("");
+}
+
+// A shell reads the command that is printed as it is meant.
+TEST_F(ExportTest, TheCommandThatIsPrintedIsQuoted) {
+  EXPECT_THAT(export_to("it's here").out,
+              HasSubstr("python3 '" + folder_.path().string() + "/it'\\''s here/modeling_"));
+  const std::string program = fs::absolute(HEDDLE_PROGRAM).string();
+  const std::string command =
+      "cd '" + folder_.path().string() + "' && '" + program + "' export '" + run_ + "' --out=-x";
+  ASSERT_EQ(std::system((command + " > out").c_str()), 0);
+  EXPECT_THAT(read_file(folder_ / "out"), HasSubstr("\npython3 ./-x/modeling_heddle.py ./-x --prompt TEXT\n"));
+}
+
+// From an export a training starts, and nothing else.
+TEST_F(ExportTest, AnExportIsNoRun) {
   ASSERT_EQ(export_to("hf").code, 0);
-  const Finished ours = run_heddle({"generate", run_, "--prompt", "the ", "--tokens", "40", "--temperature", "0"});
-  const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
-                              (folder_ / "hf").string() + "' --prompt 'the ' --tokens 40 --temperature 0 > '" +
-                              (folder_ / "text").string() + "'";
-  ASSERT_EQ(std::system(command.c_str()), 0);
-  EXPECT_EQ(read_file(folder_ / "text"), ours.out);
+  const std::string exported = (folder_ / "hf").string();
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"eval", exported}, {"generate", exported}, {"export", exported, "--out", exported + "2"}}) {
+    const Finished refused = run_heddle(command);
+    EXPECT_EQ(refused.code, 2) << command[0];
+    EXPECT_EQ(refused.err, "error: " + exported + " is a folder that heddle export wrote, expected a run folder or a " +
+                               "checkpoint; `heddle train CONFIG --init-from " + exported + "` reads its weights\n");
+  }
+}
+
+// Without it nobody knows where the documents of the model begin and end.
+TEST_F(ExportTest, TheSeparatorOfDocumentsIsExported) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  EXPECT_FALSE(json_of(folder_ / "hf/config.json").contains("separator"));
+  train_packed();
+  ASSERT_EQ(export_to("hf").code, 0);
+  EXPECT_EQ(json_of(folder_ / "hf/config.json")["separator"], 10);
 }
 
 // Options that no config of configs/models has.

@@ -159,6 +159,12 @@ TEST_F(GenerateCommandTest, EndsWithItsDocument) {
             0);
   const std::string out = text({"--prompt", "the ", "--tokens", "4000", "--temperature", "9"});
   EXPECT_EQ(out.find('\n'), out.size() - 1) << "it goes on behind the separator";
+  const std::string empty = (folder_ / "empty").string();
+  std::ofstream(empty).close();
+  const std::string begun = text({});
+  EXPECT_GT(begun.size(), 1u);
+  EXPECT_EQ(text({"--prompt", ""}), begun) << "a document is begun";
+  EXPECT_EQ(text({"--prompt-file", empty}), begun);
 
   run_ = (folder_ / "ids").string();
   const std::string file = (folder_ / "tokens.bin").string();
@@ -182,6 +188,8 @@ TEST_F(GenerateCommandTest, EndsWithItsDocument) {
   EXPECT_EQ(ids.find('3'), std::string::npos) << ids;
   EXPECT_LT(ids.size(), 300) << ids;
   EXPECT_EQ("3 " + ids, sample("3,1,2"));
+  EXPECT_EQ("3 " + sample(""), sample("3"));
+  EXPECT_EQ(sample(""), text({"--tokens", "300", "--temperature", "9"}));
 }
 
 TEST_F(GenerateCommandTest, EndsWhenNobodyReads) {

@@ -177,6 +177,8 @@ TEST_F(CompletionTest, ValuesOfOptions) {
   EXPECT_THAT(complete({"export", "runs/a", "--format", ""}), ElementsAre("hf", "fla"));
   EXPECT_THAT(complete({"bench", "--quantity", "m"}), ElementsAre("memory"));
   EXPECT_THAT(complete({"train", "--device", "cu"}), ElementsAre("cuda", "cuda:0"));
+  EXPECT_THAT(complete({"train", "--device", "m"}), IsEmpty());
+  EXPECT_THAT(complete({"memory", "--device", "m"}), ElementsAre("meta"));
   fs::create_directory(folder_ / "runs");
   EXPECT_THAT(complete({"export", "runs/a", "--out", "ru"}), ElementsAre("runs"));
   EXPECT_THAT(complete({"train", "a.yaml", "--set", "ru"}), IsEmpty());

@@ -51,7 +51,10 @@ TEST_F(MemoryCommand, OneOfSeveralProcesses) {
   EXPECT_THAT(finished.out, HasSubstr("float32, the first of 2 processes\n"));
   EXPECT_EQ(nlohmann::json::parse(read_file(path("m.json")))["processes"], 2);
   EXPECT_THAT(memory({"--set", "trainer.parallel={data: 4}"}).out, HasSubstr("the first of 4 processes"));
-  EXPECT_THAT(refusal({"--gpus", "3"}), HasSubstr("found 4, expected a multiple of 3, the number of processes"));
+  EXPECT_EQ(refusal({"--gpus", "3"}),
+            "error: --gpus 3: trainer.batch_size: found 4, expected a multiple of 3, the number of processes\n");
+  EXPECT_EQ(refusal({"--batch", "4,3", "--gpus", "2"}),
+            "error: --batch: found 3, expected a multiple of 2, the number of processes\n");
   EXPECT_THAT(refusal({"--gpus", "2", "--device", "cpu"}), HasSubstr("one of 2 processes is counted on meta"));
 }
 
@@ -59,7 +62,7 @@ TEST_F(MemoryCommand, OneOfSeveralProcesses) {
 TEST_F(MemoryCommand, AnySizeIsCountedWithoutMemory) {
   const Finished finished = memory({"--batch", "1000000000", "--fit", "1000TiB"});
   ASSERT_EQ(finished.code, 0) << finished.err;
-  EXPECT_THAT(finished.out, HasSubstr("fits 1024000.0 GiB"));
+  EXPECT_THAT(finished.out, HasSubstr("fits 1000.0 TiB"));
   const Finished packed = memory({"--set", "trainer.batch_size=1000000000"});
   EXPECT_EQ(packed.code, 0) << packed.err;
 }
@@ -118,6 +121,14 @@ TEST_F(MemoryCommand, TheCpuTakesWhatMetaSays) {
   EXPECT_EQ(peak("cpu"), peak("meta"));
 }
 
+TEST_F(MemoryCommand, ARunFolderStandsForItsConfig) {
+  std::filesystem::create_directory(folder_ / "run");
+  std::filesystem::copy_file(folder_ / "tiny.yaml", folder_ / "run/config.yaml");
+  const Finished finished = run_heddle({"memory", path("run")});
+  EXPECT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(finished.out, memory({}).out);
+}
+
 // A config may name files that are on another machine.
 TEST_F(MemoryCommand, NeedsNoData) {
   const Finished finished = memory({"--set", "data={type: tokens, path: /there/is/no/such/file.bin}"});
@@ -131,7 +142,10 @@ TEST_F(MemoryCommand, RefusesWhatIsWrong) {
   EXPECT_THAT(refusal({"--batch", "4,0"}), HasSubstr("--batch: found '0', expected an integer in [1, 2147483647]"));
   EXPECT_THAT(refusal({"--length", "99999999999"}), HasSubstr("expected an integer in [1, 2147483647]"));
   EXPECT_THAT(refusal({"--length", "x"}), HasSubstr("--length: found 'x'"));
-  EXPECT_THAT(refusal({"--device", "tpu"}), HasSubstr("tpu"));
+  EXPECT_THAT(refusal({"--device", "tpu"}),
+              HasSubstr("unknown device 'tpu', expected auto, cpu, cuda, cuda:INDEX or meta"));
+  EXPECT_THAT(run_heddle({"eval", "run", "--device", "gpu"}).err,
+              HasSubstr("unknown device 'gpu', expected auto, cpu, cuda or cuda:INDEX\n"));
   EXPECT_THAT(refusal({"--set", "model.dims=4"}), HasSubstr("did you mean"));
   EXPECT_THAT(refusal({"--set", "model.mixer.heads=3"}), HasSubstr("model.mixer.heads: found 3"));
   for (const char* option : {"--json", "--snapshot", "--trace", "--plot"}) {

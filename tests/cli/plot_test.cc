@@ -47,6 +47,9 @@ TEST_F(PlotCommandTest, SaysWhatIsWrong) {
   EXPECT_THAT(error_of({run_, "--smooth", "-1"}, 2), HasSubstr("--smooth: found '-1'"));
   EXPECT_THAT(error_of({run_, "--out", (folder_ / "no/chart.svg").string()}, 2), HasSubstr("--out: "));
   EXPECT_THAT(error_of({}, 2), HasSubstr("runs is required"));
+  EXPECT_EQ(error_of({run_, run_ + "/metrics.csv", "--out", out}, 2),
+            "error: " + run_ + "/metrics.csv is given twice\n");
+  EXPECT_THAT(error_of({run_, "--metric", "loss,loss"}, 2), StartsWith("error: --metric: loss is given twice\n"));
   AppendFile(std::filesystem::path(run_) / "metrics.csv").append("garbage\n");
   EXPECT_THAT(error_of({run_, "--out", out}, 1), HasSubstr("metrics.csv:"));
   EXPECT_FALSE(std::filesystem::exists(out));

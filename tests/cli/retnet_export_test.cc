@@ -255,6 +255,17 @@ TEST_F(RetNetExportTest, TwoEpsilonsBecomeOne) {
   }
 }
 
+TEST_F(RetNetExportTest, TheSeparatorOfDocumentsIsItsFirstAndLastToken) {
+  ASSERT_EQ(train_and_export("none", {}).code, 0);
+  EXPECT_EQ(json_of(folder_ / "none/config.json")["bos_token_id"], nullptr);
+  const Finished exported = train_and_export(
+      "fla", {"data={type: text, path: '" + text_ + "', pack: true, separator: 10}", "model.vocab_size=256"});
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  const nlohmann::json config = json_of(folder_ / "fla/config.json");
+  EXPECT_EQ(config["bos_token_id"], 10);
+  EXPECT_EQ(config["eos_token_id"], 10);
+}
+
 TEST_F(RetNetExportTest, ANormWithoutEpsIsRefused) {
   EXPECT_THAT(train_and_export("none", {"model.norm={type: rms_norm, eps: 0}"}).err,
               HasSubstr("RetNetForCausalLM cannot compute this model: model.norm.eps is 0"));

@@ -126,6 +126,33 @@ TEST_F(RunLayerProgramTest, GradcheckOfAnOperator) {
   const Finished unknown = run_heddle({"gradcheck", "rms_nrom"});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("did you mean 'rms_norm'?"));
+  EXPECT_THAT(run_heddle({"gradcheck", "lightning"}).err,
+              HasSubstr("mixers and channel layers are checked by the config"));
+}
+
+TEST_F(RunLayerProgramTest, GradcheckListsTheCasesOfAnOperatorOrOfAll) {
+  const Finished one = run_heddle({"gradcheck", "embedding", "--list"});
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_THAT(one.out, HasSubstr("\"operator\": \"embedding\""));
+  EXPECT_THAT(one.out, Not(HasSubstr("rms_norm")));
+  EXPECT_THAT(run_heddle({"gradcheck", "--list"}).out, HasSubstr("\"operator\": \"rms_norm\""));
+  write("tiny.yaml", testing::tiny_config());
+  EXPECT_THAT(run_heddle({"gradcheck", path("tiny.yaml"), "--list"}).err, HasSubstr("tiny.yaml' is no operator"));
+  for (const std::string option : {"--options", "--shape", "--set", "--dtype", "--device", "--threads"}) {
+    const std::string given = option == "--shape"    ? "x=1"
+                              : option == "--dtype"  ? "float32"
+                              : option == "--device" ? "cpu"
+                                                     : "1";
+    const Finished refused = run_heddle({"gradcheck", "embedding", "--list", option, given});
+    EXPECT_EQ(refused.code, 2) << option;
+    EXPECT_THAT(refused.err, HasSubstr(option + " excludes --list"));
+  }
+}
+
+// One, unless more are asked for; 0 means all, as everywhere.
+TEST_F(RunLayerProgramTest, GradcheckTakesOneThread) {
+  EXPECT_THAT(run_heddle({"gradcheck", "--help"}).out, HasSubstr("--threads N [1]"));
+  EXPECT_THAT(run_heddle({"eval", "--help"}).out, HasSubstr("--threads N [0]"));
 }
 
 TEST_F(RunLayerProgramTest, GradcheckOfACaseOfOnesOwn) {
@@ -175,6 +202,8 @@ TEST_F(RunLayerProgramTest, GradcheckOfAConfig) {
   EXPECT_EQ(finished.code, 0) << finished.out << finished.err;
   EXPECT_THAT(finished.out, HasSubstr("blocks.0.mixer.qkv.weight"));
   EXPECT_THAT(finished.out, Not(HasSubstr("WRONG")));
+  write("config.yaml", testing::tiny_config());  // as in a run folder
+  EXPECT_THAT(run_heddle({"gradcheck", path(""), "--device", "cpu"}).out, HasSubstr("config.yaml  cpu"));
   write("bad.yaml", "model: {vocab: 3}\n");
   EXPECT_EQ(run_heddle({"gradcheck", path("bad.yaml")}).code, 2);
 }

@@ -62,6 +62,12 @@ TEST_F(TokenizeCommandTest, BytesAreTrainedOn) {
   const Finished evaluated = run_heddle({"eval", path("of_tokens")});
   EXPECT_THAT(evaluated.out, AllOf(HasSubstr("nats per token\n"), HasSubstr("bytes             ")));
   EXPECT_EQ(bits(evaluated.out), bits(run_heddle({"eval", path("of_text")}).out));
+  // Text is evaluated once it is tokens: the error says how.
+  EXPECT_THAT(run_heddle({"eval", path("of_tokens"), "--data", text_}).err,
+              HasSubstr("`heddle tokenize " + text_ + " --tokenizer bytes --out " + text_ + ".bin`"));
+  ASSERT_EQ(tokenize({"--tokenizer", "bytes", "--out", text_ + ".bin"}).code, 0);
+  EXPECT_EQ(bits(run_heddle({"eval", path("of_tokens"), "--data", text_ + ".bin"}).out),
+            bits(run_heddle({"eval", path("of_text"), "--data", text_}).out));
   const std::vector<std::string> prompt = {"--prompt", "the ", "--tokens", "9", "--temperature", "0"};
   std::vector<std::string> by_text = {"generate", path("of_text")}, by_tokens = {"generate", path("of_tokens")};
   for (auto* arguments : {&by_text, &by_tokens}) arguments->insert(arguments->end(), prompt.begin(), prompt.end());
@@ -147,13 +153,17 @@ TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
   EXPECT_THAT(refusal({}), HasSubstr("--out is required"));
   EXPECT_THAT(refusal({"--out", path("no/x.bin")}), HasSubstr("is no folder"));
   EXPECT_THAT(refusal({"--out", text_}), HasSubstr("is one of the texts"));
-  EXPECT_THAT(refusal({"--out", "/dev/null"}, 1), HasSubstr("expected a regular file"));
+  for (const char* out : {"/dev/null", "/dev/stdout"}) {
+    EXPECT_THAT(refusal({"--out", out}), HasSubstr("--out: " + std::string(out) + " is written as a stream"));
+  }
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--separator", "256"}), HasSubstr("there are no documents"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "lines"}), HasSubstr("did you mean 'line'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "97"}),
               HasSubstr("token 97 is text, which documents may hold"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "-1"}),
               HasSubstr("--separator: found '-1'"));
+  EXPECT_THAT(refusal({"--out", path("x.bin"), "--documents", "line", "--separator", "2147483647"}),
+              HasSubstr("--separator: found '2147483647', expected an integer in [0, 2147483646]"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "255"}), HasSubstr("--train-vocab: found '255'"));
   EXPECT_THAT(refusal({"--out", path("x.bin"), "--train-vocab", "300", "--tokenizer", "bytes"}), HasSubstr("excludes"));
   EXPECT_THAT(refusal({"--out", path("x.model"), "--train-vocab", "300"}), HasSubstr("is written by --out, too"));

@@ -176,7 +176,7 @@ TEST_F(TrainCommandTest, AFewStepsOfAnyConfig) {
   const Finished finished = run_heddle(train("run", {"--set", "trainer.steps=3"}));
   EXPECT_EQ(finished.code, 0) << finished.err;
   EXPECT_THAT(finished.err,
-              HasSubstr("schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all 3 steps"));
+              HasSubstr("schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all of them"));
 }
 
 TEST_F(TrainCommandTest, SizesBeyondTheMemoryAreErrors) {
@@ -214,6 +214,10 @@ TEST_F(TrainCommandTest, ADryRunCountsAndWritesNothing) {
   EXPECT_THAT(dry.out, HasSubstr("steps        40 of 192 tokens"));
   EXPECT_THAT(dry.out, HasSubstr("evaluation   24 sequences"));
   EXPECT_THAT(run_heddle(train("run", dry_run)).out, HasSubstr("run, from step 40"));
+  write_file(folder_ / "text", std::string(1024, 'a'));
+  dry_run.insert(dry_run.end(), {"--set", "data={type: text, path: '" + (folder_ / "text").string() + "'}"});
+  dry_run.insert(dry_run.end(), {"--set", "model.vocab_size=256", "--set", "data.validation_fraction=0.5"});
+  EXPECT_THAT(run_heddle(train("text_run", dry_run)).out, HasSubstr("data         1 file, 1.0 KiB\n"));
 }
 
 // Angles turn features and are in no product, learned or not.

@@ -83,6 +83,23 @@ TEST_F(ConfigLoadTest, OverridesOfATypeBelongTogetherInAnyOrder) {
   EXPECT_EQ(load("main.yaml", {"mixer.type=retention"}).dump(), "mixer:\n  type: retention\n");
 }
 
+// A section that writes no type has its default one, and keeps its keys under that alone.
+TEST_F(ConfigLoadTest, ADefaultTypeIsATypeThatAnotherReplaces) {
+  write("base.yaml", "optimizer: {lr: 1}\nother: {lr: 1}\n");
+  write("lion.yaml", "base: base.yaml\noptimizer: {type: lion}\nother: {type: lion}\n");
+  write("third.yaml", "base: lion.yaml\noptimizer: {eps: 2}\n");
+  const DefaultTypes types = {{"optimizer", "adamw"}};
+  const auto optimizer_of = [&](const std::string& file, const std::vector<std::string>& overrides) {
+    return load_config(path(file), overrides, types).section("optimizer").dump();
+  };
+  EXPECT_EQ(optimizer_of("lion.yaml", {}), "type: lion\n");
+  EXPECT_EQ(optimizer_of("third.yaml", {}), "type: lion\neps: 2\n") << "the type of its base";
+  EXPECT_EQ(optimizer_of("base.yaml", {"optimizer.type=lion"}), "type: lion\n");
+  EXPECT_EQ(optimizer_of("base.yaml", {"optimizer.eps=2", "optimizer.type=lion"}), "eps: 2\ntype: lion\n");
+  EXPECT_EQ(optimizer_of("base.yaml", {"optimizer.type=adamw"}), "lr: 1\ntype: adamw\n");
+  EXPECT_EQ(load_config(path("lion.yaml"), {}, types).section("other").dump(), "lr: 1\ntype: lion\n");
+}
+
 TEST_F(ConfigLoadTest, OverridesReachInheritedSectionsAndListItems) {
   write("base.yaml", "optimizer: {betas: [0.9, 0.95], lr: 1}\n");
   write("main.yaml", "base: base.yaml\nseed: 1\n");

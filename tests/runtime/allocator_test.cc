@@ -450,11 +450,11 @@ TEST_F(AllocatorOutOfMemoryTest, ErrorSaysWhatIsHeldByWhom) {
 
 TEST_F(AllocatorOutOfMemoryTest, NothingHeldAndNoScope) {
   backend_->capacity = 0;
-  EXPECT_EQ(error_of(100), "out of memory on meta: asked 0.5 KiB, 0.0 KiB allocated of 0.0 KiB reserved");
+  EXPECT_EQ(error_of(100), "out of memory on meta: asked 512 B, 0 B allocated of 0 B reserved");
   backend_->capacity = SIZE_MAX;
   take(100);
   backend_->capacity = 0;
-  EXPECT_THAT(error_of(4 * kMiB), HasSubstr("; largest: (no scope) other 0.5 KiB"));
+  EXPECT_THAT(error_of(4 * kMiB), HasSubstr("; largest: (no scope) other 512 B"));
 }
 
 TEST_F(AllocatorOutOfMemoryTest, StateIsIntactAfterwards) {
@@ -481,6 +481,14 @@ TEST_F(AllocatorOutOfMemoryTest, RequestsBeyondAnyMemoryDoNotWrapAround) {
     EXPECT_THAT(error_of(bytes), HasSubstr("out of memory")) << bytes;
   }
   EXPECT_EQ(stats().reserved.current, 0u);
+}
+
+TEST(FormatBytesTest, SizesHaveUnitsFromBytesOn) {
+  EXPECT_EQ(format_bytes(0), "0 B");
+  EXPECT_EQ(format_bytes(1023), "1023 B");
+  EXPECT_EQ(format_bytes(1024), "1.0 KiB");
+  EXPECT_EQ(format_bytes(211 * kMiB), "211.0 MiB");
+  EXPECT_EQ(format_bytes(1025 * kMiB * kMiB), "1025.0 TiB");
 }
 
 class AllocatorLimitTest : public AllocatorTest {

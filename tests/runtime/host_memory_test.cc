@@ -34,7 +34,7 @@ TEST(HostMemoryTest, SizesBeyondItAreRefusedWithBothSizes) {
               AllOf(HasSubstr("out of memory on the host: a list would take "), HasSubstr(machine)));
   EXPECT_THAT(
       testing::error_of<OutOfMemory>([] { check_host_memory("a list", std::numeric_limits<std::int64_t>::max(), 8); }),
-      HasSubstr("a list would take 17179869184.0 GiB"));
+      HasSubstr("a list would take 16777216.0 TiB"));
 }
 
 // A system that overcommits grants what it does not have, and ends the process when it is touched.

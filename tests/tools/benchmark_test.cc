@@ -69,6 +69,16 @@ TEST(BenchmarkSuiteTest, IsFoundFromAnyFolder) {
   std::filesystem::current_path(here);
 }
 
+// Published figures lie beside the folder that a link leads to, not beside the link.
+TEST(BenchmarkSuiteTest, IsReadThroughLinks) {
+  const testing::TempFolder folder;
+  const auto link = folder / "configs";
+  std::filesystem::create_directory_symlink(std::string(HEDDLE_SOURCE_DIR) + "/configs", link);
+  EXPECT_FALSE(read_published(load_benchmark_suite(link / "bench/rms_norm.yaml").published).empty());
+  write_file(folder / "mine.yml", "configs: {}\n");
+  EXPECT_EQ(load_benchmark_suite(folder / "mine.yml").name, "mine");
+}
+
 TEST(BenchmarkSuiteTest, NamesOfInputsThatAreNotThereAreRefused) {
   const testing::TempFolder folder;
   const auto refusal = [&](const std::string& more) -> std::string {
@@ -285,6 +295,16 @@ TEST(BenchmarkReportTest, NansAreShownWithoutTheirSign) {
   EXPECT_THAT(csv, HasSubstr(",cpu,nan,"));
   EXPECT_THAT(csv, EndsWith(",nan,nan,nan\n"));
   EXPECT_THAT(to_json(std::span(&row, 1)), HasSubstr("\"value\": null,"));  // JSON has no NaN
+}
+
+// As RFC 4180 says: the names of cases hold commas.
+TEST(BenchmarkReportTest, CsvQuotesNames) {
+  BenchmarkRow row;
+  row.suite = "a \"b\"";
+  row.config = "glu {act: silu} (5, 11)";
+  EXPECT_THAT(to_csv(std::span(&row, 1)), HasSubstr("\n\"a \"\"b\"\"\",\"glu {act: silu} (5, 11)\",fwd,speed,"));
+  row.suite = row.config = "plain";
+  EXPECT_THAT(to_csv(std::span(&row, 1)), HasSubstr("\nplain,plain,fwd,speed,"));
 }
 
 TEST(BenchmarkTest, SpeedRowsOnTheCpuHaveTimesAndRates) {

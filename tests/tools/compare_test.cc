@@ -171,6 +171,15 @@ TEST_F(CompareTest, TextJsonAndChartHoldEveryModel) {
   }
 }
 
+// Names are those of files, which may hold anything.
+TEST(CompareReportTest, NamesBreakNoTable) {
+  Comparison comparison;
+  ComparedModel& model = comparison.models.emplace_back();
+  model.name = "a|b\nc";
+  model.losses = {1.0};
+  EXPECT_THAT(to_text(comparison), HasSubstr("\n| a\\|b c |"));
+}
+
 TEST_F(CompareTest, RefusesModelsThatWouldSeeOtherTokens) {
   const std::string other = file("other.yaml", "base: lightning.yaml\ndata: {length: 5}\n");
   EXPECT_THAT(refusal({lightning_, other}),
@@ -202,6 +211,18 @@ TEST_F(CompareTest, WhenItIsStoppedTheModelsBeforeAreKept) {
   const auto subjects = load_subjects(std::vector{lightning_, softmax_}, options_);
   EXPECT_FALSE(compare(context_, subjects, options_, [&](const Comparison& all) { reported = all.models.size(); }));
   EXPECT_EQ(reported, 1u);
+}
+
+TEST_F(CompareTest, AStopIsLookedForWhileAContextIsRead) {
+  options_.recall_steps = 0;
+  const auto asked = [&](int64_t context) {
+    int count = 0;
+    options_.contexts = {context};
+    options_.stop_requested = [&] { return ++count < 0; };
+    measure({lightning_});
+    return count;
+  };
+  EXPECT_EQ(asked(4 * 1024 + 1), asked(1024) + 4);
 }
 
 // A learning rate that no model survives.

@@ -78,7 +78,7 @@ TEST(MemoryReportTest, NeedsAContextThatRecords) {
   EXPECT_THROW(report_memory(context), Error);
   const MemoryReport nothing = measure_memory({DeviceType::meta}, [](Context&) {});
   EXPECT_EQ(nothing.stats.allocated.peak, 0u);
-  EXPECT_THAT(to_text(nothing), HasSubstr("peak on meta: 0.0 KiB allocated"));
+  EXPECT_THAT(to_text(nothing), HasSubstr("peak on meta: 0 B allocated"));
 }
 
 CategoryBytes activations(size_t bytes) {

@@ -27,7 +27,9 @@ using ::testing::ElementsAre;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsNan;
+using ::testing::Lt;
 using ::testing::Not;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 using ::testing::ThrowsMessage;
 
@@ -78,7 +80,7 @@ TEST_F(RunCurvesTest, DamageIsNamedByItsLine) {
   const auto reading = [&](const std::string& text) { return [run = write("run", text)] { read_metrics(run); }; };
   EXPECT_THAT(reading("a,b\n1,2\n"),
               ThrowsMessage<Error>(EndsWith("metrics.csv:1: found 'a', expected the name of the first column, step")));
-  EXPECT_THAT(reading("step,b\n1,2\n2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:3: found 1 fields, expected 2")));
+  EXPECT_THAT(reading("step,b\n1,2\n2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:3: found 1 field, expected 2")));
   EXPECT_THAT(reading("step,b\n1,2x\n"),
               ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '2x', expected a number in column b")));
   EXPECT_THAT(reading("step,b\n,2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '', expected a step")));
@@ -214,18 +216,71 @@ TEST_F(RunCurvesTest, TheTableHasTheLastAndTheLowest) {
             "a validation_loss        3.25        20        3.25        20\n");
 }
 
+// Losses beyond what a float holds, and losses that differ by rounding alone, have a place on the axis, too.
+TEST_F(RunCurvesTest, ExtremeLossesAreDrawn) {
+  for (const char* losses : {"1.7e308,-1.7e308", "1.7e308,1.7e308", "2.3,2.3000000000000003", "1e300,1e-300"}) {
+    const std::string text = losses;
+    const size_t comma = text.find(',');
+    const std::vector<RunMetrics> runs = {
+        metrics("a", "step,loss\n1," + text.substr(0, comma) + "\n2," + text.substr(comma + 1) + "\n")};
+    for (const int smooth : {1, 2}) {
+      EXPECT_THAT(curves_svg(runs, {.metrics = {"loss"}, .smooth = smooth}),
+                  AllOf(Not(HasSubstr("nan")), Not(HasSubstr("inf"))))
+          << losses;
+    }
+  }
+}
+
+std::vector<double> values_of(const std::vector<SvgTick>& ticks) {
+  std::vector<double> values;
+  for (const SvgTick& tick : ticks) values.push_back(tick.value);
+  return values;
+}
+
+std::vector<std::string> labels_of(const std::vector<SvgTick>& ticks) {
+  std::vector<std::string> labels;
+  for (const SvgTick& tick : ticks) labels.push_back(tick.label);
+  return labels;
+}
+
 TEST(SvgTicksTest, AreRoundNumbers) {
-  EXPECT_THAT(svg_ticks({0, 10, 0, 1}, 5), ElementsAre(0, 2, 4, 6, 8, 10));
-  EXPECT_THAT(svg_ticks({1, 1200, 0, 1}, 6), ElementsAre(200, 400, 600, 800, 1000, 1200));
-  EXPECT_THAT(svg_ticks({2, 30, 0, 1, true}, 5), ElementsAre(2, 5, 10, 20));
-  EXPECT_THAT(svg_ticks({2, 6, 0, 1, true}, 4), ElementsAre(2, 3, 4, 5, 6));
-  EXPECT_THAT(svg_ticks({2, 3000, 0, 1, true}, 5), ElementsAre(10, 100, 1000));
+  EXPECT_THAT(values_of(svg_ticks({0, 10, 0, 1}, 5)), ElementsAre(0, 2, 4, 6, 8, 10));
+  EXPECT_THAT(values_of(svg_ticks({1, 1200, 0, 1}, 6)), ElementsAre(200, 400, 600, 800, 1000, 1200));
+  EXPECT_THAT(values_of(svg_ticks({2, 30, 0, 1, true}, 5)), ElementsAre(2, 5, 10, 20));
+  EXPECT_THAT(values_of(svg_ticks({2, 6, 0, 1, true}, 4)), ElementsAre(2, 3, 4, 5, 6));
+  EXPECT_THAT(values_of(svg_ticks({2, 3000, 0, 1, true}, 5)), ElementsAre(10, 100, 1000));
   EXPECT_EQ(svg_number(0.25), "0.25");
-  EXPECT_EQ(svg_number(1e-17), "0");
+  EXPECT_EQ(svg_number(0), "0");
   EXPECT_EQ(svg_number(9999), "9999");
   EXPECT_EQ(svg_number(20000), "20k");
   EXPECT_EQ(svg_number(1.5e6), "1.5M");
   EXPECT_EQ(svg_number(-2e9), "-2G");
+}
+
+TEST(SvgTicksTest, LabelsOfANarrowAxisDiffer) {
+  EXPECT_THAT(labels_of(svg_ticks({2.31, 2.3104, 0, 1}, 4)),
+              ElementsAre("2.31", "2.3101", "2.3102", "2.3103", "2.3104"));
+  EXPECT_THAT(labels_of(svg_ticks({-1, 1, 0, 1}, 4)), ElementsAre("-1", "-0.5", "0", "0.5", "1"));
+  EXPECT_THAT(labels_of(svg_ticks({1000000, 1000400, 0, 1}, 4)),
+              ElementsAre("1M", "1.0001M", "1.0002M", "1.0003M", "1.0004M"));
+}
+
+TEST(SvgTicksTest, AreFewOnAnyAxis) {
+  const double next = std::nextafter(2.31, 3);
+  EXPECT_THAT(values_of(svg_ticks({2.31, next, 0, 1}, 6)), ElementsAre(2.31));
+  EXPECT_THAT(values_of(svg_ticks({2.31, next, 0, 1, true}, 6)), ElementsAre(2.31));
+  EXPECT_THAT(values_of(svg_ticks({0x1p60, 0x1p60 + 1024, 0, 1}, 6)), ElementsAre(0x1p60));
+  EXPECT_THAT(svg_ticks({-1.7e308, 1.7e308, 0, 1}, 6), SizeIs(7));
+  EXPECT_THAT(svg_ticks({1e-300, 1e300, 0, 1, true}, 6), SizeIs(Lt(25)));
+}
+
+// Between two powers of ten, too.
+TEST(SvgLinesTest, TheAxisOfValuesHasLabels) {
+  const SvgLine line{.label = "", .points = {{8, 1.2}, {16, 3.4}}};
+  EXPECT_THAT(svg_lines("title", "n", "ms", std::vector<SvgLine>{line}),
+              AllOf(HasSubstr(">2</text>"), HasSubstr(">3</text>")));
+  const SvgLine point{.label = "", .points = {{8, 2.5}}};
+  EXPECT_THAT(svg_lines("title", "n", "ms", std::vector<SvgLine>{point}), HasSubstr(">2.5</text>"));
 }
 
 }  // namespace

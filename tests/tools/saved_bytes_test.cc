@@ -326,7 +326,8 @@ TEST(SavedBytesOfAModelTest, MixersAreTheSumsOfTheirOperators) {
                                           T * V * e, T * H * a};            // the gated norm and its statistics
   EXPECT_EQ(bytes("type: retention, expand_k: 2.0, expand_v: 3.0"), counted(retention));
   EXPECT_EQ(bytes("type: simple_gla, expand_k: 2.0, expand_v: 3.0"),
-            counted(retention) + counted({T * H * e, T * H * a}));
+            counted({T * (2 * K + V) * e, T * V * e, T * V * e, T * V * e, T * H * a,  // q, k and v are one tensor
+                     T * H * e, T * H * a}));                                          // the decays
   EXPECT_EQ(bytes("type: softmax_attention, kv_heads: 2"),
             counted({T * (D + 2 * C) * e, T * D * e, T * C * e,  // q, k, v; q and k after the rotation
                      T * D * e, T * H * a}));

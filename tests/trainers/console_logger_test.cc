@@ -87,7 +87,7 @@ TEST(ConsoleLoggerTest, StepsBeforeTheStartDoNotCount) {
     logger.step(
         {.step = 61, .steps = 100, .tokens = 4000, .loss = 1.0, .seconds = 2.0, .elapsed = 3.0, .peak_bytes = 512});
   });
-  EXPECT_THAT(text, HasSubstr("step 61/100  loss 1.0000  2.0 k tokens/s  ETA 1:57  peak 0.5 KiB\n"));
+  EXPECT_THAT(text, HasSubstr("step 61/100  loss 1.0000  2.0 k tokens/s  ETA 1:57  peak 512 B\n"));
 }
 
 TEST(ConsoleLoggerTest, EvaluationsAreOfTextOrOfAnswers) {
@@ -97,7 +97,7 @@ TEST(ConsoleLoggerTest, EvaluationsAreOfTextOrOfAnswers) {
               logger.note("a line");
             }),
             "step 20: validation loss 1.2500 nats/byte (1.803 bits/byte)\n"
-            "step 40: validation loss 0.5000, accuracy 87.50 %\n"
+            "step 40: validation loss 0.5000 nats/token, accuracy 87.50 %\n"
             "note: a line\n");
 }
 
@@ -107,7 +107,7 @@ TEST(ConsoleLoggerTest, NansAreShownWithoutTheirSign) {
               logger.step({.step = 1, .steps = 1, .tokens = 1000, .loss = nan, .seconds = 1.0, .peak_bytes = 512});
               logger.evaluation({.step = 1, .loss = nan, .is_text = true});
             }),
-            "step 1/1  loss nan  1.0 k tokens/s  ETA 0:00  peak 0.5 KiB\n"
+            "step 1/1  loss nan  1.0 k tokens/s  ETA 0:00  peak 512 B\n"
             "step 1: validation loss nan nats/byte (nan bits/byte)\n");
 }
 
@@ -141,9 +141,11 @@ TEST(ConsoleLoggerTest, TheEndIsASummaryOrSaysHowToContinue) {
             "training    steps 11 to 40 of 40, batch 32 x 256, 0.3 M tokens\n"
             "time        1:40, 1:15 of it in steps: 4.0 k tokens/s\n"
             "memory      5.0 MiB at the peak\n"
-            "best loss   0.2500 in validation after step 20\n"
-            "last loss   0.5000, accuracy 87.50 % in validation after step 40\n"
+            "best loss   0.2500 nats/token in validation after step 20\n"
+            "last loss   0.5000 nats/token, accuracy 87.50 % in validation after step 40\n"
             "run folder  runs/toy\n");
+  start.threads = 1;
+  EXPECT_THAT(end_of(), HasSubstr("device      cpu with 1 thread\n"));
   start.device = {DeviceType::cuda, 1};
   start.device_name = "NVIDIA H100";
   event.evaluation->is_text = true;

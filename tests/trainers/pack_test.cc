@@ -251,9 +251,21 @@ TEST_F(PackedTextTest, ATextEndsWithItsDocument) {
   EXPECT_EQ(text("", 10), text("\n", 10));
 }
 
+// A sample needs no prompt: a document is begun.
+TEST_F(PackedTextTest, ASampleBeginsADocument) {
+  const auto prompt = [&](const std::string& more, const std::string& sample) {
+    return config(more, {"trainer.sample=" + sample}).trainer.sample->prompt;
+  };
+  const std::string packed = ", pack: true, separator: 10";
+  EXPECT_EQ(prompt(packed, "{}"), "");
+  EXPECT_EQ(prompt(packed, "{prompt: \"\"}"), "");
+  EXPECT_EQ(prompt(packed, "{prompt: a}"), "a");
+  EXPECT_EQ(prompt("", "{}"), "\n");
+}
+
 TEST_F(PackedTextTest, WhatCannotBeMeantIsRefused) {
   EXPECT_THAT(refusal(", pack: true"), HasSubstr("missing key 'separator' in data"));
-  EXPECT_THAT(refusal(", separator: 10"), HasSubstr("data.separator"));
+  EXPECT_THAT(refusal(", separator: 10"), HasSubstr("data.pack is true; null takes it away"));
   EXPECT_THAT(refusal(", pack: true, separator: -1"), HasSubstr("data.separator: found '-1'"));
   EXPECT_THAT(refusal(", pack: true, separator: 256", {"model.vocab_size=300"}),
               HasSubstr("data.separator: found 256, expected less than 256: the tokens of this text are bytes"));

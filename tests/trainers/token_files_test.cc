@@ -166,6 +166,9 @@ TEST_F(TokenFilesTest, FilesOfAnotherKindAreNamed) {
               HasSubstr("is a safetensors file"));
   EXPECT_THAT(refusal("Ye shall know them by their fruits: \xC3\xA4\xE2\x82\xAC.\n"),
               HasSubstr("is plain text, expected token ids; data.type: text reads it"));
+  DataConfig pieces = tokens();
+  pieces.tokenizer = "kjv.model";
+  EXPECT_THAT(refusal("Ye shall know them by their fruits.\n", pieces), HasSubstr(" --tokenizer kjv.model --out "));
   EXPECT_THAT(refusal("Das Gerippe der Welt, in f\xFCnf Zeilen\n"), HasSubstr("is plain text")) << "Latin-1";
   EXPECT_THAT(refusal("\xD0\x9D\xD0\xB0\xD1\x87\xD0\xB0\xD0\xBB\xD0\xBE \xD0\xB1\xD1\x8B\xD0\xBB\xD0\xBE."),
               HasSubstr("is plain text"));

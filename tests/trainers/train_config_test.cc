@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -220,7 +221,7 @@ TEST(TrainConfigTest, AWarmupLongerThanTheRunIsCut) {
   const TrainConfig short_run = testing::tiny_train_config({"trainer.steps=3"});
   EXPECT_EQ(short_run.schedule.warmup_steps, 3);
   EXPECT_EQ(short_run.notes,
-            std::vector<std::string>{"schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all 3 steps"});
+            std::vector<std::string>{"schedule.warmup_steps is 5, but trainer.steps 3: the warm-up takes all of them"});
   EXPECT_THAT(to_yaml(short_run), HasSubstr("  warmup_steps: 3\n"));
   EXPECT_EQ(again(to_yaml(short_run)), to_yaml(short_run));
   EXPECT_DOUBLE_EQ(learning_rate(short_run, 1), short_run.optimizer.lr / 3);
@@ -264,6 +265,24 @@ TEST(TrainConfigTest, ReadingBuildingAndTrainingChangeNothing) {
 
 TEST(TrainConfigTest, MissingFileIsAConfigError) {
   EXPECT_THROW(load_train_config("nowhere/config.yaml"), ConfigError);
+}
+
+// A config need not write the type that is the default: another one replaces it all the same.
+TEST(TrainConfigTest, AnotherTypeThanTheDefaultHasItsOwnDefaults) {
+  const testing::TempFolder folder;
+  std::string text = testing::tiny_config();
+  text.erase(text.find("type: cosine, "), std::string("type: cosine, ").size());
+  std::ofstream(folder / "tiny.yaml") << text;
+  std::ofstream(folder / "lion.yaml") << "base: tiny.yaml\noptimizer: {type: lion}\nschedule: {min_lr: 0}\n";
+  const auto load = [&](const std::string& file, const std::vector<std::string>& overrides) {
+    return load_train_config((folder / file).string(), overrides);
+  };
+  EXPECT_EQ(load("tiny.yaml", {"optimizer.type=lion", "schedule.min_lr=0"}).optimizer.lr, 1e-4);
+  EXPECT_EQ(load("lion.yaml", {}).optimizer.lr, 1e-4);
+  EXPECT_EQ(load("tiny.yaml", {"optimizer.type=lion", "optimizer.lr=0.5"}).optimizer.lr, 0.5);
+  EXPECT_EQ(load("tiny.yaml", {"optimizer.type=adamw"}).optimizer.lr, 3e-3);
+  EXPECT_EQ(load("tiny.yaml", {"schedule.type=constant"}).schedule.warmup_steps, 0);
+  EXPECT_EQ(load("tiny.yaml", {"schedule.type=cosine"}).schedule.warmup_steps, 5);
 }
 
 TEST(TrainConfigTest, ASampleOfTheBaseCanBeTakenAway) {

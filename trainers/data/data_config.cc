@@ -56,7 +56,7 @@ void describe_packing(ConfigFields& fields, DataConfig& data) {
   if (data.pack) {
     fields.required("separator", data.separator, Range::between(0, Range::count().high));
   } else {
-    fields.refuse("separator", "documents are told apart where data.pack is true");
+    fields.refuse("separator", "documents are told apart where data.pack is true; null takes it away");
   }
 }
 

@@ -175,6 +175,13 @@ void check_width(const MappedFile& file, int64_t width, int64_t vocab_size) {
        upper);
 }
 
+// Says how the text can be read; where the data have a tokenizer, its tokens must be those of this one.
+[[noreturn]] void refuse_text(const std::string& path, const DataConfig& data) {
+  if (!data.tokenizer) fail("{} is plain text, expected token ids; data.type: text reads it", path);
+  fail("{0} is plain text, expected token ids; `heddle tokenize {0} --tokenizer {1}{2} --out {0}.bin` writes them",
+       path, *data.tokenizer, data.pack ? " --documents KIND" : "");
+}
+
 }  // namespace
 
 int32_t read_token(const char* bytes, int64_t width) {
@@ -199,7 +206,7 @@ FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t voc
     return {};
   }
   if (const auto format = llmc_format(file)) return *format;
-  check(!is_text(file.bytes()), "{} is plain text, expected token ids; data.type: text reads it", path);
+  if (is_text(file.bytes())) refuse_text(path, data);
   const int64_t width = data.token_width == TokenWidth::uint16 ? 2 : 4;
   check(file.bytes().size() % static_cast<size_t>(width) == 0,
         "{} has {} bytes, no whole number of tokens of {} bytes (data.token_width: {})", path, file.bytes().size(),

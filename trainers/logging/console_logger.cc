@@ -34,17 +34,16 @@ double thousands_per_second(int64_t tokens, double seconds) {
   return static_cast<double>(tokens) / std::max(seconds, 1e-9) / 1000.0;
 }
 
-// "1.2201 nats/byte (1.760 bits/byte)"
+// "1.2201 nats/byte (1.760 bits/byte)", "5.6397 nats/token"
 std::string describe_loss(double loss, bool is_text) {
-  std::string text = fmt::format("{:.4f}", unsigned_nan(loss));
-  if (is_text) text += fmt::format(" nats/byte ({:.3f} bits/byte)", unsigned_nan(loss / std::log(2.0)));
-  return text;
+  if (!is_text) return fmt::format("{:.4f} nats/token", unsigned_nan(loss));
+  return fmt::format("{:.4f} nats/byte ({:.3f} bits/byte)", unsigned_nan(loss), unsigned_nan(loss / std::log(2.0)));
 }
 
 std::string describe(const EvaluationEvent& event) {
   std::string text = describe_loss(event.loss, event.is_text);
   if (!event.is_text && !std::isnan(event.bits_per_byte)) {
-    text += fmt::format(" nats/token ({:.3f} bits/byte)", event.bits_per_byte);
+    text += fmt::format(" ({:.3f} bits/byte)", event.bits_per_byte);
   }
   if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
   return text;
@@ -52,7 +51,8 @@ std::string describe(const EvaluationEvent& event) {
 
 std::string describe_device(const StartEvent& start) {
   std::string text = to_string(start.device);
-  if (start.device.type == DeviceType::cpu) return text + fmt::format(" with {} threads", start.threads);
+  if (start.device.type == DeviceType::cpu)
+    return text + fmt::format(" with {} thread{}", start.threads, start.threads == 1 ? "" : "s");
   return start.device_name.empty() ? text : text + ", " + start.device_name;
 }
 
