@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <map>
@@ -18,6 +17,9 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/signals.h"
+#include "cli/standard_streams.h"
+#include "core/io/file_identity.h"
+#include "core/runtime/error.h"
 #include "tools/benchmark_report.h"
 
 namespace heddle::cli {
@@ -43,13 +45,29 @@ std::vector<std::string> config_names(const std::vector<std::string>& given,
   std::vector<std::string> names;
   for (const std::string& text : given) {
     const bool is_name = std::any_of(suites.begin(), suites.end(), [&](const BenchmarkSuite& suite) {
-      return std::any_of(suite.configs.begin(), suite.configs.end(),
-                         [&](const BenchmarkConfig& config) { return config.name == text; });
+      const std::vector<std::string> of_suite = suite.config_names();
+      return std::find(of_suite.begin(), of_suite.end(), text) != of_suite.end();
     });
     const std::vector<std::string> parts = is_name ? std::vector<std::string>{text} : split_at_commas(text);
     names.insert(names.end(), parts.begin(), parts.end());
   }
   return names;
+}
+
+// Throws UsageError for a suite that is given twice, and for two of one name, whose rows could not be told apart.
+std::vector<BenchmarkSuite> load_suites(const std::vector<std::string>& given, const Registry& registry) {
+  std::vector<BenchmarkSuite> suites;
+  std::map<std::string, FileIdentity> files;  // that the suites of these names were read from
+  for (const std::string& text : given) {
+    const BenchmarkSuite& suite = suites.emplace_back(load_benchmark_suite(text, registry));
+    const FileIdentity file = suite.files.empty() ? FileIdentity{} : file_identity(suite.files.front());
+    const auto [other, is_new] = files.emplace(suite.name, file);
+    if (is_new) continue;
+    if (other->second == file) throw UsageError(text + " is given twice");
+    throw UsageError(fmt::format("{} is a second suite of the name '{}': expected another name, by the key 'suite'",
+                                 text, suite.name));
+  }
+  return suites;
 }
 
 double print_copy_rate(Context& context) {
@@ -67,27 +85,28 @@ int run(const BenchArguments& arguments, const Registry& registry) {
   options.stop_requested = [&] { return signals.stop_requested(); };
   const std::vector<BenchmarkQuantity>& quantities = options.quantities;
   const bool times = std::find(quantities.begin(), quantities.end(), BenchmarkQuantity::speed) != quantities.end();
-  std::vector<BenchmarkSuite> suites;
+  const std::vector<BenchmarkSuite> suites = load_suites(arguments.suites, registry);
   std::vector<std::vector<PublishedFigure>> published;
-  for (const std::string& name : arguments.suites) {
-    suites.push_back(load_benchmark_suite(name, registry));
-    const std::string& figures = suites.back().published;
+  for (const BenchmarkSuite& suite : suites) {
+    const std::string& figures = suite.published;
     published.push_back(figures.empty() ? std::vector<PublishedFigure>{} : read_published(figures));
   }
   options.configs = config_names(arguments.configs, suites);
   const std::unique_ptr<Context> context = open_device(arguments.device, times ? DeviceUse::compute : DeviceUse::count);
   check_choice(suites, options, context->device());
-  check_fit(suites, options, registry);
+  check_fit(suites, options, context->device(), registry);
   BenchFiles files(arguments.json, arguments.csv, arguments.plot, suites);
 
-  const double copy_rate = times && !context->is_meta() ? print_copy_rate(*context) : 0.0;
+  const bool has_operators =
+      std::any_of(suites.begin(), suites.end(), [](const BenchmarkSuite& suite) { return !suite.configs.empty(); });
+  const double copy_rate = times && has_operators && !context->is_meta() ? print_copy_rate(*context) : 0.0;
   fmt::print("{}\n", table_header());
   bool finished = true;
   for (size_t i = 0; i < suites.size() && finished; ++i) {
     const auto report = [&](const BenchmarkRow& row) {
-      fmt::print("{}\n", table_line(row, best_published(published[i], row)));
-      std::fflush(stdout);
       files.add(row);
+      fmt::print("{}\n", table_line(row, best_published(published[i], row)));
+      finish_stdout();  // nobody may be there to read on
     };
     try {
       finished = run_benchmark(*context, suites[i], options, copy_rate, report, registry);
@@ -117,9 +136,12 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   command.add_option("--config", arguments->configs, "Only these configs of the suites; repeatable")
       ->allow_extra_args(false)
       ->option_text("NAME,...");
-  const Choices<BenchmarkPass> passes = {
-      {"fwd", BenchmarkPass::fwd}, {"bwd", BenchmarkPass::bwd}, {"bwd_first", BenchmarkPass::bwd_first}};
-  add_choices(command, "--pass", benchmark.passes, "Only these passes", passes)->option_text("fwd,bwd,bwd_first");
+  const Choices<BenchmarkPass> passes = {{"fwd", BenchmarkPass::fwd},
+                                         {"bwd", BenchmarkPass::bwd},
+                                         {"bwd_first", BenchmarkPass::bwd_first},
+                                         {"step", BenchmarkPass::step}};
+  add_choices(command, "--pass", benchmark.passes, "Only these passes; step is that of training configs", passes)
+      ->option_text("fwd,bwd,bwd_first,step");
   const Choices<BenchmarkQuantity> quantities = {{"speed", BenchmarkQuantity::speed},
                                                  {"memory", BenchmarkQuantity::memory}};
   add_choices(command, "--quantity", benchmark.quantities, "Only this", quantities)->option_text("speed|memory");
@@ -130,10 +152,11 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   set_manual(
       command,
       {.description = "Measures speed and memory of suites: names below configs/bench, YAML files, or operators, whose "
-                      "large cases are then "
-                      "measured. Ctrl-C ends after the row that is being measured; the rows before are kept.",
+                      "large cases are then measured. The suite 'training' measures training steps. Ctrl-C ends after "
+                      "the row that is being measured; the rows before are kept.",
        .examples = {{"heddle bench rms_norm --n 1024,4096", "two sizes of a suite"},
-                    {"heddle bench linear_attention --quantity memory --json rows.json", "bytes, which need no GPU"}},
+                    {"heddle bench linear_attention --quantity memory --json rows.json", "bytes, which need no GPU"},
+                    {"heddle bench training --device cuda", "ms of a training step, tokens a second"}},
        .exit_codes = {{kInterrupted, "interrupted"}},
        .page = "docs/performance.md"});
   return [arguments, &registry] { return run(*arguments, registry); };

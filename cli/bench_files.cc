@@ -26,7 +26,7 @@ std::string chart_name(const std::string& suite, BenchmarkPass pass, BenchmarkQu
 NamedFiles chart_files(const fs::path& folder, std::span<const BenchmarkSuite> suites) {
   std::set<std::string> names;
   for (const BenchmarkSuite& suite : suites) {
-    for (const BenchmarkPass pass : {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first}) {
+    for (const BenchmarkPass pass : BenchmarkOptions().passes) {
       for (const auto quantity : {BenchmarkQuantity::speed, BenchmarkQuantity::memory}) {
         names.insert(chart_name(suite.name, pass, quantity));
       }

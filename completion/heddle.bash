@@ -41,7 +41,7 @@ _heddle_suites() {
   local share file
   share=$(_heddle_share)
   for file in configs/bench/*.yaml "$share"/configs/bench/*.yaml; do
-    [[ -f $file ]] && grep -q '^configs:' "$file" && basename "$file" .yaml
+    [[ -f $file ]] && grep -qE '^(configs|training):' "$file" && basename "$file" .yaml
   done | sort -u
 }
 

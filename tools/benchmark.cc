@@ -12,7 +12,9 @@
 #include "core/runtime/stream.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "kernels/dense/gemm.h"
 #include "tools/benchmark_subject.h"
+#include "tools/benchmark_training.h"
 #include "tools/median.h"
 
 namespace heddle {
@@ -171,6 +173,23 @@ double measure_copy_rate(Context& context, int64_t bytes) {
   return 2.0 * static_cast<double>(bytes) / (milliseconds * 1e-3);
 }
 
+double measure_gemm_rate(Context& context, DType dtype, int64_t size, const BenchmarkOptions& options) {
+  const Tensor a = Tensor::empty(context, {size, size}, dtype), b = Tensor::empty(context, {size, size}, dtype);
+  const Tensor c = Tensor::empty(context, {size, size}, dtype);
+  Random random(3, RandomStream::test);
+  fill_quickly(context, a, random);
+  fill_quickly(context, b, random);
+  const kernels::GemmArgs args = {.a = kernels::rows_view(a),
+                                  .b = kernels::rows_view(b),
+                                  .transpose_b = kernels::Transpose::yes,
+                                  .bias = {},
+                                  .c = {kernels::rows_view(c)}};
+  Stopwatch stopwatch(context);
+  const double milliseconds = stopwatch.measure(
+      options, [] {}, [&] { kernels::gemm(context, args); });
+  return kernels::work_of(args).operations / (milliseconds * 1e-3);
+}
+
 std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const BenchmarkOptions& options) {
   if (!options.configs.empty() && !contains(options.configs, config.name)) return {};
   if (options.sizes.empty()) return config.sizes;
@@ -186,16 +205,23 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
   }
   std::vector<std::string> names, suite_names;
   std::set<int64_t> sizes, chosen;
-  bool has_pass = options.passes.empty();
+  bool has_config = false, has_pass = options.passes.empty();
   for (const BenchmarkSuite& suite : suites) {
     suite_names.push_back(suite.name);
+    const std::vector<std::string> of_suite = suite.config_names();
+    names.insert(names.end(), of_suite.begin(), of_suite.end());
+    check_training_choice(suite, options, device);
+    if (!chosen_training(suite, options, device).empty()) {
+      has_config = true;
+      has_pass = has_pass || contains(options.passes, BenchmarkPass::step);
+    }
     for (const BenchmarkConfig& config : suite.configs) {
-      names.push_back(config.name);
       const std::vector<int64_t> here = chosen_sizes(config, options);
       chosen.insert(here.begin(), here.end());
-      has_pass = has_pass || here.empty() ||
-                 std::any_of(options.passes.begin(), options.passes.end(),
-                             [&](BenchmarkPass pass) { return contains(config.passes, pass); });
+      has_config = has_config || !here.empty();
+      has_pass =
+          has_pass || (!here.empty() && std::any_of(options.passes.begin(), options.passes.end(),
+                                                    [&](BenchmarkPass pass) { return contains(config.passes, pass); }));
       sizes.insert(config.sizes.begin(), config.sizes.end());
       check_sizes(config, here);
     }
@@ -205,16 +231,22 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
     throw UsageError(fmt::format("found no config '{}' in {}, expected one of {}{}", name, join_names(suite_names),
                                  join_names(names), did_you_mean(name, names)));
   }
-  if (!has_pass) throw UsageError(fmt::format("{} has no such pass", join_names(suite_names)));
+  if (has_config && !has_pass) throw UsageError(fmt::format("{} has no such pass", join_names(suite_names)));
   for (const int64_t n : options.sizes) {
     if (chosen.contains(n)) continue;
+    if (sizes.empty()) {
+      throw UsageError(fmt::format("found size n = {} for {}, expected none: steps have the tokens of their configs", n,
+                                   join_names(suite_names)));
+    }
     throw UsageError(fmt::format("found no case of size n = {} in {}, whose shapes are fixed, expected one of {}", n,
                                  join_names(suite_names), fmt::join(sizes, ", ")));
   }
 }
 
-void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, const Registry& registry) {
+void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device,
+               const Registry& registry) {
   for (const BenchmarkSuite& suite : suites) {
+    for (const BenchmarkTraining* training : chosen_training(suite, options, device)) check_training_fit(*training);
     for (const BenchmarkConfig& config : suite.configs) {
       for (const int64_t n : chosen_sizes(config, options)) {
         try {
@@ -252,7 +284,7 @@ bool run_benchmark(Context& context, const BenchmarkSuite& suite, const Benchmar
       }
     }
   }
-  return true;
+  return run_training_benchmark(context, suite, options, report);
 }
 
 }  // namespace heddle

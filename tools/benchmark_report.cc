@@ -35,7 +35,17 @@ nlohmann::ordered_json json_of(const BenchmarkRow& row) {
           {"bytes", row.bytes},
           {"gbps", row.gbps},
           {"copy_fraction", row.copy_fraction},
-          {"tflops", row.tflops}};
+          {"tflops", row.tflops},
+          {"tokens_per_second", row.tokens_per_second},
+          {"gemm_fraction", row.gemm_fraction}};
+}
+
+// As RFC 4180 writes a field.
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted;
+  for (const char character : text) quoted += character == '"' ? "\"\"" : std::string(1, character);
+  return '"' + quoted + '"';
 }
 
 }  // namespace
@@ -52,7 +62,9 @@ std::vector<PublishedFigure> read_published(const std::string& path) {
     std::stringstream stream(line);
     for (std::string field; std::getline(stream, field, ',');) fields.push_back(field);
     const auto refuse = [&](const std::string& message) { throw ConfigError({path, number, 1}, message); };
-    if (fields.size() != 8) refuse(fmt::format("found {} fields, expected 8", fields.size()));
+    if (fields.size() != 8) {
+      refuse(fmt::format("found {} field{}, expected 8", fields.size(), fields.size() == 1 ? "" : "s"));
+    }
     const auto n = number_of<int64_t>(fields[5]);
     const auto value = number_of<double>(fields[7]);
     if (!n || !value) refuse(fmt::format("found n '{}' and value '{}', expected numbers", fields[5], fields[7]));
@@ -74,8 +86,9 @@ const PublishedFigure* best_published(std::span<const PublishedFigure> figures, 
 }
 
 std::string table_header() {
-  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6} {:>7}  {}", "suite", "config", "pass",
-                     "what", "n", "value", "", "GB/s", "copy", "TFLOP/s", "best published, measured elsewhere");
+  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6} {:>7} {:>9} {:>6}  {}", "suite",
+                     "config", "pass", "what", "n", "value", "", "GB/s", "copy", "TFLOP/s", "tokens/s", "GEMM",
+                     "best published, measured elsewhere");
 }
 
 std::string table_line(const BenchmarkRow& row, const PublishedFigure* published) {
@@ -83,7 +96,9 @@ std::string table_line(const BenchmarkRow& row, const PublishedFigure* published
                                  name(row.pass), name(row.quantity), row.n, unsigned_nan(row.value), unit_of(row));
   line += row.gbps > 0.0 ? fmt::format(" {:>8.0f}", row.gbps) : std::string(9, ' ');
   line += row.copy_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.copy_fraction) : std::string(7, ' ');
-  line += row.tflops > 0.0 ? fmt::format(" {:>7.1f}", row.tflops) : std::string(8, ' ');
+  line += row.tflops > 0.0 ? fmt::format(" {:>7.4g}", row.tflops) : std::string(8, ' ');
+  line += row.tokens_per_second > 0.0 ? fmt::format(" {:>9.0f}", row.tokens_per_second) : std::string(10, ' ');
+  line += row.gemm_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.gemm_fraction) : std::string(7, ' ');
   if (published != nullptr) {
     line += fmt::format("  {:.4f} {} ({}, {})", published->value, unit_of(row), published->provider, published->gpu);
   }
@@ -97,11 +112,14 @@ std::string to_json(std::span<const BenchmarkRow> rows) {
 }
 
 std::string to_csv(std::span<const BenchmarkRow> rows) {
-  std::string text = "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction,tflops\n";
+  std::string text =
+      "suite,config,pass,quantity,n,dtype,device,value,unit,bytes,gbps,copy_fraction,tflops,tokens_per_second,"
+      "gemm_fraction\n";
   for (const BenchmarkRow& row : rows) {
-    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{}\n", row.suite, row.config, name(row.pass),
-                        name(row.quantity), row.n, name(row.dtype), row.device, unsigned_nan(row.value), unit_of(row),
-                        row.bytes, unsigned_nan(row.gbps), unsigned_nan(row.copy_fraction), unsigned_nan(row.tflops));
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(row.suite), csv_field(row.config),
+                        name(row.pass), name(row.quantity), row.n, name(row.dtype), row.device, unsigned_nan(row.value),
+                        unit_of(row), row.bytes, unsigned_nan(row.gbps), unsigned_nan(row.copy_fraction),
+                        unsigned_nan(row.tflops), unsigned_nan(row.tokens_per_second), unsigned_nan(row.gemm_fraction));
   }
   return text;
 }

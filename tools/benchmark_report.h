@@ -30,6 +30,7 @@ std::string table_header();
 std::string table_line(const BenchmarkRow& row, const PublishedFigure* published);
 
 std::string to_json(std::span<const BenchmarkRow> rows);
+// Names with commas or quotes, as those of cases have, are quoted as RFC 4180 says.
 std::string to_csv(std::span<const BenchmarkRow> rows);
 
 // A chart of value over n, one line a config, as SVG; both axes logarithmic.

@@ -12,6 +12,7 @@
 
 #include "core/config/config_load.h"
 #include "core/config/nearest_name.h"
+#include "core/io/file_identity.h"
 #include "core/runtime/checked.h"
 #include "core/runtime/error.h"
 #include "layers/modules/choices.h"
@@ -48,6 +49,7 @@ int64_t evaluate_factor(const std::string& text, int64_t n) {
   return dividend / divisor;
 }
 
+// Those of an operator.
 constexpr BenchmarkPass kPasses[] = {BenchmarkPass::fwd, BenchmarkPass::bwd, BenchmarkPass::bwd_first};
 
 std::vector<BenchmarkPass> read_passes(const ConfigNode& node) {
@@ -157,22 +159,49 @@ BenchmarkConfig read_benchmark_config(const std::string& name, const ConfigNode&
 
 namespace fs = std::filesystem;
 
+// Adds the training configs that the suite lists for devices of this type, which the key names.
+void read_training(const ConfigNode& training, const std::string& key, DeviceType device, const fs::path& folder,
+                   BenchmarkSuite& suite, const Registry& registry) {
+  for (const std::string& file : training.get<std::vector<std::string>>(key, {})) {
+    const fs::path path = folder / file;
+    if (!fs::is_regular_file(path)) training.fail(key, fmt::format("found no file {}", path.string()));
+    const std::string name = path.stem().string();
+    const auto same_name = [&](const BenchmarkTraining& other) { return other.name == name; };
+    const auto other = std::find_if(suite.training.begin(), suite.training.end(), same_name);
+    if (other == suite.training.end()) {
+      suite.training.push_back({name, path.string(), {device}, load_train_config(path.string(), {}, registry)});
+      const std::vector<fs::path> read = config_files(path.string());
+      suite.files.insert(suite.files.end(), read.begin(), read.end());
+    } else if (file_identity(other->file) != file_identity(path)) {
+      training.fail(key, fmt::format("found {} and {}, expected files of different names", other->file, path.string()));
+    } else if (!other->devices.insert(device).second) {
+      training.fail(key, fmt::format("{} is given twice", file));
+    }
+  }
+}
+
 BenchmarkSuite read_suite(const fs::path& path, const Registry& registry) {
   const ConfigNode root = load_config(path.string());
   BenchmarkSuite suite;
   suite.name = root.get<std::string>("suite", path.stem().string());
   const auto published = root.find<std::string>("published");
   if (published) {
-    suite.published = (path.parent_path() / *published).lexically_normal().string();
+    suite.published = fs::weakly_canonical(path.parent_path() / *published).string();  // `..` of a link leads elsewhere
     if (!fs::is_regular_file(suite.published)) root.fail("published", fmt::format("found no file {}", suite.published));
   }
-  const ConfigNode configs = root.require_section("configs");
-  for (const std::string& name : configs.keys()) {
-    suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root, registry));
-  }
-  root.finish();
   suite.files = config_files(path.string());
   if (published) suite.files.emplace_back(suite.published);
+  if (const auto training = root.find_section("training")) {
+    root.refuse("configs", "the rows of a suite are those of operators or of training steps");
+    read_training(*training, "cpu", DeviceType::cpu, path.parent_path(), suite, registry);
+    read_training(*training, "cuda", DeviceType::cuda, path.parent_path(), suite, registry);
+  } else {
+    const ConfigNode configs = root.require_section("configs");
+    for (const std::string& name : configs.keys()) {
+      suite.configs.push_back(read_benchmark_config(name, configs.require_section(name), root, registry));
+    }
+  }
+  root.finish();
   return suite;
 }
 
@@ -184,14 +213,16 @@ std::optional<fs::path> find_suite(const std::string& name) {
   return std::nullopt;
 }
 
-// The suites of all folders. Configs of training runs lie beside them.
+// The suites of all folders. Training configs lie beside them.
 std::vector<std::string> suite_names() {
   std::set<std::string> names;
   for (const fs::path& folder : share_folders()) {
     std::error_code missing;
     for (const auto& entry : fs::directory_iterator(folder / "configs/bench", missing)) {
       const fs::path& path = entry.path();
-      if (path.extension() == ".yaml" && load_config(path.string()).has("configs")) names.insert(path.stem().string());
+      if (path.extension() != ".yaml") continue;
+      const ConfigNode root = load_config(path.string());
+      if (root.has("configs") || root.has("training")) names.insert(path.stem().string());
     }
   }
   return {names.begin(), names.end()};
@@ -215,7 +246,7 @@ void check_index_bounds(const BenchmarkConfig& config, const Operator& op, int64
 }
 
 std::string_view name(BenchmarkPass pass) {
-  constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first"};
+  constexpr std::string_view names[] = {"fwd", "bwd", "bwd_first", "step"};
   return names[static_cast<int>(pass)];
 }
 
@@ -254,6 +285,13 @@ bool BenchmarkConfig::depends_on_n() const {
                      [&](const auto& input) { return std::any_of(input.second.begin(), input.second.end(), holds_n); });
 }
 
+std::vector<std::string> BenchmarkSuite::config_names() const {
+  std::vector<std::string> names;
+  for (const BenchmarkConfig& config : configs) names.push_back(config.name);
+  for (const BenchmarkTraining& config : training) names.push_back(config.name);
+  return names;
+}
+
 BenchmarkSuite suite_of_cases(const Operator& op) {
   std::vector<OperatorCase> cases = op.cases();
   check(!cases.empty(), "operator {} has no case to be measured on: see Operator::cases", op.name);
@@ -281,7 +319,7 @@ BenchmarkSuite suite_of_cases(const Operator& op) {
 }
 
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry) {
-  if (name_or_path.ends_with(".yaml")) return read_suite(name_or_path, registry);
+  if (name_or_path.ends_with(".yaml") || name_or_path.ends_with(".yml")) return read_suite(name_or_path, registry);
   if (const auto path = find_suite(name_or_path)) return read_suite(*path, registry);
   const std::vector<std::string> operators = registry.operator_names();
   if (std::find(operators.begin(), operators.end(), name_or_path) != operators.end()) {

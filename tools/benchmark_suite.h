@@ -16,27 +16,36 @@
 // `moved` names what must be read or written once: an input, an output, or the gradient of one. Inputs of full
 // precision (angles, decays, states) have a gradient only where it is named. `flops` says how many floating-point
 // operations a pass takes at least, a multiplication and an addition being two.
+//
+// A suite of training steps has the key `training` in place of `configs`, and lists files of training configs, relative
+// to its own, by the type of the device on which they are measured:
+//   training:
+//     cpu: [train_toy_cpu.yaml]
+//     cuda: [train_toy_gpu.yaml, train_1b.yaml]
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/config/config_node.h"
+#include "core/runtime/device.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 #include "layers/registry.h"
+#include "trainers/train_config.h"
 
 namespace heddle {
 
-// fwd · bwd: adds to gradients that exist · bwd_first: writes fresh ones.
-enum class BenchmarkPass { fwd, bwd, bwd_first };
+// Of an operator, fwd · bwd: adds to gradients that exist · bwd_first: writes fresh ones. Of a training config, step.
+enum class BenchmarkPass { fwd, bwd, bwd_first, step };
 std::string_view name(BenchmarkPass pass);
-// "fwd" or "bwd": what `moved` and `flops` call it.
+// "fwd" or "bwd": what `moved` and `flops` call the pass of an operator.
 std::string direction_of(BenchmarkPass pass);
 
 struct BenchmarkConfig {
@@ -62,16 +71,29 @@ struct BenchmarkConfig {
   bool depends_on_n() const;
 };
 
+// A training config whose steps are measured.
+struct BenchmarkTraining {
+  std::string name;  // of its file, without folder and ending
+  std::string file;
+  std::set<DeviceType> devices;  // for which the suite lists it
+  TrainConfig config;
+};
+
+// Has configs of operators or training configs.
 struct BenchmarkSuite {
   std::string name;
   std::string published;  // CSV of figures measured elsewhere, or empty
   std::vector<BenchmarkConfig> configs;
+  std::vector<BenchmarkTraining> training;
   std::vector<std::filesystem::path> files;  // that it was read from; none: it is one of cases
+
+  // Names of the configs of both kinds.
+  std::vector<std::string> config_names() const;
 };
 
 // Reads configs/bench/NAME.yaml of the first of share_folders() that has it, or the file itself when `name_or_path`
-// ends in .yaml; for the name of an operator that has no such file, the suite of its cases. Throws ConfigError, and
-// UsageError for a name that is neither.
+// ends in .yaml or .yml; for the name of an operator that has no such file, the suite of its cases. Throws ConfigError,
+// and UsageError for a name that is neither.
 BenchmarkSuite load_benchmark_suite(const std::string& name_or_path, const Registry& registry = built_in_registry());
 
 // Throws ConfigError where an index input may have more values at this size than its operator has rows or classes for.

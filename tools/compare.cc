@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <filesystem>
 #include <iterator>
 #include <set>
@@ -16,6 +15,7 @@
 #include "core/io/temporary_folder.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
+#include "tools/benchmark_step.h"
 #include "tools/compare_memory.h"
 #include "tools/median.h"
 #include "trainers/logging/console_logger.h"
@@ -26,8 +26,6 @@
 namespace heddle {
 namespace {
 
-// Until everything has its memory; on a GPU the second step is captured as a graph.
-constexpr int kWarmupSteps = 2;
 constexpr int kTimedSteps = 3;
 constexpr int kTimedTokens = 32;
 
@@ -100,35 +98,12 @@ class Progress : public Logger {
 
 // --- Speed
 
-using Clock = std::chrono::steady_clock;
-
-template <class Call>
-double seconds_of(const Call& call) {
-  const Clock::time_point begin = Clock::now();
-  call();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// All ids of the vocabulary in turn: the time does not depend on the tokens.
-std::vector<int32_t> tokens_in_turn(int64_t vocab_size, int64_t count) {
-  std::vector<int32_t> tokens;
-  tokens.reserve(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(i % vocab_size));
-  return tokens;
-}
-
 TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length) {
   config = at_length(std::move(config), length);
-  Batch batch{.size = config.trainer.batch_size, .length = length, .tokens = {}, .targets = {}};
-  batch.tokens = tokens_in_turn(config.model.vocab_size, batch.size * length);
-  batch.targets = batch.tokens;
   TrainStep train_step(context, config);
-  std::vector<double> seconds;
-  for (int step = 1; step <= kWarmupSteps + kTimedSteps; ++step) {
-    const double taken = seconds_of([&] { train_step.step({batch}, step, 0.0); });
-    if (step > kWarmupSteps) seconds.push_back(taken);
-  }
-  return {length, batch.size, static_cast<double>(batch.size * length) / median(seconds)};
+  const int64_t batch_size = config.trainer.batch_size;
+  return {length, batch_size,
+          static_cast<double>(batch_size * length) / seconds_per_step(train_step, config, kTimedSteps)};
 }
 
 // None when it was stopped, which may be while the context is read.

@@ -13,16 +13,6 @@
 namespace heddle {
 namespace {
 
-double operations_per_token(const ParameterSet& parameters, bool embedding_is_head) {
-  double numbers = 0.0;
-  for (const Parameter& parameter : parameters.all()) {
-    const bool is_looked_up = parameter.name == "embedding.weight" && !embedding_is_head;
-    const bool is_weight = parameter.shape.rank() == 2 && parameter.weight_decay;  // angles are none, and do not decay
-    if (is_weight && !is_looked_up) numbers += static_cast<double>(numel(parameter.shape));
-  }
-  return 6.0 * numbers;
-}
-
 // What training would go on from, or start from, fits the config. Returns the step.
 int64_t check_start(const TrainConfig& config, const DryRunOptions& options, const Registry& registry,
                     const Dataset& data, Context& context, ParameterSet& parameters) {
@@ -41,11 +31,24 @@ int64_t check_start(const TrainConfig& config, const DryRunOptions& options, con
 
 }  // namespace
 
+int64_t tokens_per_step(const TrainerConfig& trainer) {
+  return trainer.accumulate * trainer.batch_size * trainer.sequence_length;
+}
+
+double operations_per_step(const TrainConfig& config, const ParameterSet& parameters) {
+  double numbers = 0.0;
+  for (const Parameter& parameter : parameters.all()) {
+    const bool is_looked_up = parameter.name == "embedding.weight" && !config.model.tie_embeddings;
+    const bool is_weight = parameter.shape.rank() == 2 && parameter.weight_decay;  // angles are none, and do not decay
+    if (is_weight && !is_looked_up) numbers += static_cast<double>(numel(parameter.shape));
+  }
+  return 6.0 * numbers * static_cast<double>(tokens_per_step(config.trainer));
+}
+
 DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Registry& registry) {
   const int processes = options.processes;
   check_processes(config, processes);
   check_trace(config);
-  const TrainerConfig& trainer = config.trainer;
   const std::unique_ptr<Dataset> data =
       make_dataset(training_data(config, options.folder, options.resume, options.init_from));
   Context context(Device{DeviceType::meta});
@@ -60,9 +63,8 @@ DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Re
   run.parameters = parameters.count();
   run.peak_bytes = stats.allocated.peak;
   for (int i = 0; i < kMemoryCategories; ++i) run.category_peaks[i] = stats.by_category[i].peak;
-  run.tokens_per_step = trainer.accumulate * trainer.batch_size * trainer.sequence_length;
-  run.operations_per_step =
-      operations_per_token(parameters, config.model.tie_embeddings) * static_cast<double>(run.tokens_per_step);
+  run.tokens_per_step = tokens_per_step(config.trainer);
+  run.operations_per_step = operations_per_step(config, parameters);
   run.files = data->identity().files;
   run.file_bytes = data->identity().bytes;
   run.evaluated = data->validation_sequences();

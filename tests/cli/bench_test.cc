@@ -128,6 +128,25 @@ TEST(BenchCommand, WritesRowsAndCharts) {
   EXPECT_TRUE(fs::exists(folder / "charts" / "srms_norm_fwd_memory.svg"));
 }
 
+// Bytes of training steps need neither data nor a GPU.
+TEST(BenchCommand, MeasuresTrainingSteps) {
+  const TempFolder folder;
+  const std::string json = (folder / "rows.json").string();
+  const Finished finished =
+      run_heddle({"bench", "training", "--quantity", "memory", "--config", "train_toy_cpu", "--json", json});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_EQ(std::count(finished.out.begin(), finished.out.end(), '\n'), 2) << "a head and a row";
+  EXPECT_THAT(read_file(json), AllOf(HasSubstr("\"config\": \"train_toy_cpu\""), HasSubstr("\"pass\": \"step\""),
+                                     HasSubstr("\"n\": 4096"), HasSubstr("\"device\": \"meta\"")));
+  const Finished sized = run_heddle({"bench", "training", "--quantity", "memory", "--n", "4096"});
+  EXPECT_EQ(sized.code, 2);
+  EXPECT_THAT(sized.err, HasSubstr("found size n = 4096 for training, expected none"));
+  const std::string config = HEDDLE_SOURCE_DIR "/configs/bench/train_toy_cpu.yaml", before = read_file(config);
+  const Finished over = run_heddle({"bench", "training", "--quantity", "memory", "--json", config});
+  EXPECT_EQ(over.code, 2);
+  EXPECT_EQ(read_file(config), before);
+}
+
 TEST(BenchCommand, AnInterruptKeepsWhatWasMeasured) {
   const TempFolder folder;
   testing::Process process({"bench", "srms_norm", "--device", "cpu", "--threads", "1", "--quantity", "memory", "--n",

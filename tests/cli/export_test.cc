@@ -331,8 +331,9 @@ TEST_F(ExportTest, TheCommandThatIsPrintedIsQuoted) {
 TEST_F(ExportTest, AnExportIsNoRun) {
   ASSERT_EQ(export_to("hf").code, 0);
   const std::string exported = (folder_ / "hf").string();
-  for (const std::vector<std::string>& command :
-       {std::vector<std::string>{"eval", exported}, {"generate", exported}, {"export", exported, "--out", exported + "2"}}) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"eval", exported},
+                                                  {"generate", exported},
+                                                  {"export", exported, "--out", exported + "2"}}) {
     const Finished refused = run_heddle(command);
     EXPECT_EQ(refused.code, 2) << command[0];
     EXPECT_EQ(refused.err, "error: " + exported + " is a folder that heddle export wrote, expected a run folder or a " +

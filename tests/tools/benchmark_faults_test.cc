@@ -35,7 +35,7 @@ class BenchmarkFaultsTest : public ::testing::Test {
       const BenchmarkSuite suite = load_benchmark_suite(path_);
       if (!suite.published.empty()) read_published(suite.published);
       check_choice(std::span(&suite, 1), options, {DeviceType::meta});
-      check_fit(std::span(&suite, 1), options);
+      check_fit(std::span(&suite, 1), options, {DeviceType::meta});
     } catch (const ConfigError& error) {
       return error.what();
     }

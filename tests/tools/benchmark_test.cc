@@ -289,11 +289,12 @@ TEST(BenchmarkReportTest, NansAreShownWithoutTheirSign) {
   row.config = "config";
   row.device = "cpu";
   row.value = row.gbps = row.copy_fraction = row.tflops = std::copysign(std::nan(""), -1.0);
+  row.tokens_per_second = row.gemm_fraction = row.value;
   const std::string line = table_line(row, nullptr), csv = to_csv(std::span(&row, 1));
   EXPECT_THAT(line, HasSubstr(" nan "));
   EXPECT_THAT(line, Not(HasSubstr("-nan")));
   EXPECT_THAT(csv, HasSubstr(",cpu,nan,"));
-  EXPECT_THAT(csv, EndsWith(",nan,nan,nan\n"));
+  EXPECT_THAT(csv, EndsWith(",nan,nan,nan,nan,nan\n"));
   EXPECT_THAT(to_json(std::span(&row, 1)), HasSubstr("\"value\": null,"));  // JSON has no NaN
 }
 
