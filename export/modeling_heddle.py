@@ -446,7 +446,7 @@ class HeddleForCausalLM(nn.Module):
         choices: int | None = None,
         top_p: float = 1.0,
     ) -> Iterator[int]:
-        """Yields up to `tokens` ids after the prompt, of the first `choices` (None: all, or all bytes); see draw().
+        """Yields up to `tokens` ids after the prompt, drawn by draw() from those below `choices` (None: all, or 256).
 
         A model of documents reads its separator before the prompt, which may be empty there, and ends at the next one.
         """
@@ -470,8 +470,8 @@ class HeddleForCausalLM(nn.Module):
 
 
 def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
-    """An index of the logits: the likeliest at temperature 0, else of the top_k likeliest (0: of all) one of the fewest
-    whose share reaches top_p. The lower of equals is the likelier."""
+    """Draws an index of the logits. Temperature 0: the largest. Else: among the top_k largest (0: all), from the
+    smallest set whose probability reaches top_p. Of equal logits the lower index counts as the larger one."""
     scores, order = logits.sort(descending=True, stable=True)
     if temperature == 0:
         return int(order[0])

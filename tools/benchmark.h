@@ -3,7 +3,7 @@
 // Speed: before every timed call a buffer of eight times the L2 is overwritten; device events around the call; 25 ms of
 // warm-up, 100 ms of repeats; the median. Inputs are random normal numbers. Memory: the mean over 20 repeats of the
 // peak of allocated bytes, inputs included; for backward the forward's outputs and the upstream gradient are alive.
-// How training steps are measured says benchmark_training.h.
+// benchmark_training.h says how training steps are measured.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct BenchmarkRow {
   std::string suite, config;
   BenchmarkPass pass = BenchmarkPass::fwd;
   BenchmarkQuantity quantity = BenchmarkQuantity::speed;
-  int64_t n = 0;  // of a training step its tokens
+  int64_t n = 0;  // of a training step: its number of tokens
   DType dtype = DType::bfloat16;
   std::string device;
   double value = 0.0;              // milliseconds or MiB
@@ -41,8 +41,8 @@ struct BenchmarkRow {
 };
 
 struct BenchmarkOptions {
-  // Instead of the suite's, and of configs whose shapes are fixed only those that are among these, which a training
-  // config never is; empty: the suite's.
+  // The sizes to measure; empty: those of the suite. A config with fixed shapes is measured only if its size is listed,
+  // and training configs are left out where sizes are given.
   std::vector<int64_t> sizes;
   std::vector<std::string> configs;  // only these; empty: all
   // Only these.
@@ -63,8 +63,8 @@ std::vector<int64_t> chosen_sizes(const BenchmarkConfig& config, const Benchmark
 // when `device` can measure nothing of what is asked for.
 void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device);
 
-// Runs what the options choose on `device` once on device meta, which takes no time and no memory. Throws ConfigError
-// at a config that does not fit its operator, and at a training config whose bytes cannot be counted.
+// Runs what the options choose for `device` once on meta, which takes little time and no memory of a device. Throws
+// ConfigError at a config that does not fit its operator, and at a training config whose bytes cannot be counted.
 void check_fit(std::span<const BenchmarkSuite> suites, const BenchmarkOptions& options, Device device,
                const Registry& registry = built_in_registry());
 

@@ -102,7 +102,7 @@ class WindowSum {
 // The mean of `count` neighbours, as many before as after, or one more before: at the beginning, where curves are
 // steep, fewer on both sides, and at the end fewer after.
 Points smoothed(const Points& points, size_t count) {
-  constexpr double kScale = 0x1p-32;  // so that a sum of the largest doubles is one
+  constexpr double kScale = 0x1p-32;  // so that sums of the largest doubles do not overflow
   WindowSum window;
   size_t begin = 0, end = 0;
   Points means;

@@ -25,7 +25,7 @@ bool is_allowed_in_xml(std::string_view character) {
 
 constexpr int kFewestDigits = 4, kMostDigits = 15;  // of a number beside an axis
 
-// Digits of a multiple of `step` down to the last that the step changes.
+// Significant digits that tell neighbouring multiples of `step` apart.
 int digits_of(double value, double step) {
   if (value == 0) return kFewestDigits;
   const double digits = std::floor(std::log10(std::abs(value))) - std::floor(std::log10(step)) + 1;
@@ -68,7 +68,7 @@ std::string svg_escaped(const std::string& text) {
 }
 
 double SvgAxis::operator()(double value) const {
-  // Halves, since the difference of two doubles may be beyond all of them.
+  // Halves, because the difference of two doubles may overflow.
   const auto place = [&](double at) { return is_logarithmic ? std::log(at) : at / 2; };
   const double span = place(high) - place(low);
   return span > 0 ? from + (to - from) * ((place(value) - place(low)) / span) : from;

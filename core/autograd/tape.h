@@ -100,7 +100,7 @@ class Tape {
   // it.
   Tensor take_gradient(Slot slot);
   // Where to write the gradient of an input. It has the dtype of the value, or the accumulate type where the gradient
-  // of a leaf was bound so.
+  // of a leaf was bound in that type.
   GradientDestination destination(Slot slot);
   // Gives `gradient` (contiguous) to the input as it is, shared, not copied. False when the slot already holds a
   // gradient or has memory of its own: then write or add through destination().

@@ -1,4 +1,4 @@
-// What is written aside, and will be renamed, has one writer at a time.
+// A lock that gives a partial file or folder, which will be renamed, one writer at a time.
 #pragma once
 
 #include <filesystem>
@@ -6,10 +6,10 @@
 
 namespace heddle {
 
-// The descriptor that `open` gives for what lies at `partial`, where another writer of `path` may put its own aside,
-// and locked against those. The lock ends with the process that holds it, so what is there without one was left by a
-// process that was killed. -1, and errno, when `open` returns that. Throws Error while another writer holds it. (File
-// systems that know no locks do not tell.)
+// Calls `open`, which opens the partial file or folder at `partial`, and locks the descriptor that it returns. Throws
+// Error when another writer of `path` holds the lock. The lock ends with its process: what is there without a lock was
+// left by a writer that was killed. Returns -1, with errno, when `open` does. On file systems without locks another
+// writer is not noticed.
 int open_alone(const std::filesystem::path& partial, const std::filesystem::path& path,
                const std::function<int()>& open);
 

@@ -5,8 +5,8 @@
 
 namespace heddle::kernels {
 
-// A log decay, no lower than what no double holds the power of, so that what is added to it in a sum keeps its digits:
-// masks may be the least number of a dtype. NaN stays NaN.
+// max(log_decay, -1024): exp(-1024) is 0 in double, so the decay stays the same. In a sum the other terms keep their
+// digits then, also where a mask is the lowest finite number of a dtype instead of -infinity. NaN stays NaN.
 HEDDLE_HOST_DEVICE_INLINE double bounded_log_decay(double log_decay) {
   constexpr double kLeast = -1024.0;
   return log_decay < kLeast ? kLeast : log_decay;

@@ -73,8 +73,8 @@ HEDDLE_HOST_DEVICE_INLINE A sum_of_others(A own, A rest) {
   return (A(1) - own) + rest;
 }
 
-// The distribution that label smoothing makes of a label: `of_class` for every class, and `of_target` for the target
-// beside that.
+// The distribution of a label with smoothing: every class has the share of_class = smoothing / classes, and the target
+// has of_target = 1 - smoothing on top of it.
 template <class A>
 struct SmoothedLabel {
   A of_class, of_target;
@@ -90,9 +90,9 @@ struct CrossEntropyRowGradient {
   A factor;             // of exp(z - maximum), for the probability times scale
   A share;              // the same with the derivative of z_loss, which is a multiple of the probability
   A pull;               // what z_loss adds to factor
-  A spread;             // what label smoothing takes from each class
-  bool is_mostly_even;  // the distribution of the label
-  A label;              // scale times its share for the target where it is mostly even, else that for all others
+  A spread;             // scale * of_class, which is taken from the gradient of every class
+  bool is_mostly_even;  // of_target < 0.5
+  A label;              // scale times the target's share of the label if is_mostly_even, else times that of all others
 
   HEDDLE_HOST_DEVICE_INLINE CrossEntropyRowGradient(A scale, const SmoothedLabel<A>& smoothed, int64_t classes,
                                                     A maximum, A rest_of_row, A z_loss)
@@ -107,9 +107,9 @@ struct CrossEntropyRowGradient {
     pull = z_loss == A(0) ? A(0) : factor * slope;
   }
 
-  // The gradient of a class whose exp(z - maximum) is `term`, and that of the target: its probability less its label,
-  // or what the labels of the others are more than their probabilities. The first loses digits where the target has
-  // most of both, the second where the others have.
+  // The gradient of a class whose exp(z - maximum) is `term`, and that of the target. With p its probability that is
+  // p - label or, which is the same, (1 - label) - (1 - p). The first loses digits where both are near 1, the second
+  // where both are near 0, so the label decides.
   HEDDLE_HOST_DEVICE_INLINE A of_other(A term) const { return term * share - spread; }
   HEDDLE_HOST_DEVICE_INLINE A of_target(A term) const {
     if (is_mostly_even) return term * share - label;

@@ -33,8 +33,8 @@ struct NumberRange<double> {
 };
 
 // The values of mean(q^2) + eps with which forward is ordinary: no square was lost, and the factor scale / s is normal.
-// `shift` is the mean of what the rounded mean left, mean(q^2) = mean(d^2) - shift^2. Where that is not far below the
-// result, as in constant rows with a large mean, the difference has lost its digits.
+// `shift` = mean(d) is the rounding error of the mean, and mean(q^2) = mean(d^2) - shift^2. Where shift^2 exceeds 2^-8
+// of the result, as in constant rows with a large mean, the difference has lost digits, and the group is not ordinary.
 template <class A>
 struct OrdinaryVariance {
   A least, most;

@@ -1,12 +1,12 @@
-// Moving averages of both devices.
+// The exponential moving average, for both devices.
 #pragma once
 
 #include "kernels/common/types.h"
 
 namespace heddle::kernels {
 
-// average = decay average + rest value, where rest is 1 - decay, rounded once: 1 minus a decay near 1 that was rounded
-// before has lost digits, which correction factors 1 - decay^step would not share.
+// average = decay * average + rest * value, where rest is 1 - decay, taken in double. In float32 1 - decay loses digits
+// for decays near 1, and would not match the correction factors 1 - decay^step.
 template <class A>
 struct MovingAverage {
   A decay, rest;

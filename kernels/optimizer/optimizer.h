@@ -37,7 +37,7 @@ enum StepScalar : int {
   scalar_gradient_scale,  // 1 / (micro-batches * loss scale)
   scalar_gradient_norm,   // written by gradient_norm: the norm before gradient_scale is applied
   scalar_average_decay,   // of the average of the weights
-  scalar_average_rest,    // 1 - scalar_average_decay
+  scalar_average_rest,    // 1 - that decay, taken in double and rounded once
   step_scalars = 8,
 };
 

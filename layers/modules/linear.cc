@@ -21,7 +21,7 @@ Variable Linear::forward(Tape& tape, const Variable& x) const {
 std::vector<Variable> Linear::forward(Tape& tape, const Variable& x, std::initializer_list<const Linear*> maps) {
   std::vector<Variable> weights;
   for (const Linear* map : maps) {
-    check(map->bias_ == nullptr, "several linear maps at once cannot have biases");
+    check(map->bias_ == nullptr, "[Linear::forward] found a map with a bias among several, expected maps without one");
     weights.push_back(map->weight(tape));
   }
   return linear(tape, x, weights);

@@ -1,7 +1,10 @@
-// Destinations for a kernel that writes several gradients in no particular order, or in the dtype of its inputs alone.
-// Inputs of a node may be one value, or views of one value that overlap; then a later destination is, or overlaps,
-// memory of an earlier one, to which it adds. A kernel that reads what it adds to before it has written all would add
-// to what was there before. And the gradient of a leaf of 16 bits may be float32, which few kernels write.
+// Destinations of gradients for kernels with one of two limits.
+//   Order: the kernel writes several gradients in no particular order. Where two inputs of a node are one value, or
+//     views of one value that overlap, the later gradient is added to memory of the earlier one, which may not be
+//     written yet.
+//   Dtype: the kernel writes gradients in the dtype of its inputs alone, while a leaf of 16 bits may have a float32
+//     gradient.
+// In both cases the kernel writes a workspace, which finish() adds to the destination.
 //
 //   KernelDestinations destinations(tape);
 //   args.d_gate = rows_destination(destinations.of(gate, x.dtype()));
@@ -21,9 +24,9 @@ class KernelDestinations {
  public:
   explicit KernelDestinations(Tape& tape) : tape_(tape) {}
 
-  // Tape::destination(slot), or a workspace of its shape that is written over: where that may share elements with an
-  // earlier one, or is not of `dtype`, the only one that the kernel writes (without it, the kernel writes both that a
-  // gradient may have). The last dimension is contiguous, as kernels demand.
+  // Tape::destination(slot), or a workspace of that shape to overwrite where the destination may overlap an earlier one
+  // or is not of `dtype`. Without `dtype` the kernel writes both dtypes that a gradient may have. The last dimension is
+  // contiguous, as kernels demand.
   GradientDestination of(Slot slot, std::optional<DType> dtype = {});
   // Adds the workspaces to where they belong. Call it once, after the kernel.
   void finish();

@@ -32,13 +32,13 @@ void check_linear(const Variable& x, const Variable& weight, const Variable& bia
   check_dense("linear", "bias", bias);
 }
 
-// Weights, or where their gradients are written, that are one matrix in memory, and the features of y that are theirs.
+// Weights that are adjacent in memory, or the memory of their gradients, as one matrix, and their features of y.
 struct WeightRun {
   int64_t begin, end;
   kernels::RowsDestination weights;
 };
 
-// One run for all that lie one behind the other and are written alike; none for those that are not given.
+// One run for all that are adjacent and have one mode; none for those that are not given.
 std::vector<WeightRun> runs_of(const std::vector<kernels::RowsDestination>& weights,
                                const std::vector<int64_t>& features) {
   std::vector<WeightRun> runs;
@@ -113,7 +113,7 @@ Variable apply(Tape& tape, const Variable& x, const std::vector<Variable>& weigh
   std::vector<int64_t> features;
   std::vector<Tensor> values;
   std::vector<Slot> slots;
-  bool any_weight = false;  // is differentiated
+  bool any_weight = false;  // whether one of them is differentiated
   for (const Variable& weight : weights) {
     check_linear(x, weight, bias);
     features.push_back(weight.shape()[0]);

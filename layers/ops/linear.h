@@ -12,9 +12,9 @@ namespace heddle {
 // bias may be undefined. Throws Error naming the argument and both shapes when shapes or dtypes do not fit.
 Variable linear(Tape& tape, const Variable& x, const Variable& weight, const Variable& bias = {});
 
-// The products with several weights, which are parts of one tensor: x is read once for those that lie one behind the
-// other in memory, as parameters do that were added one after the other, and so are their gradients written. What one
-// of the parts needs for its backward keeps all of them.
+// y_i = x weight_i^T for several weights. The results are parts of one tensor, so a part that is saved for a backward
+// keeps all of them. Weights that lie one behind the other in memory, as parameters do that were added one after the
+// other, share one product: x is read once, and their gradients are written by one product, too.
 std::vector<Variable> linear(Tape& tape, const Variable& x, const std::vector<Variable>& weights);
 
 }  // namespace heddle

@@ -210,7 +210,7 @@ void remove_unless_noted(const fs::path& checkpoint, const Note& note) {
     remove_folder(checkpoint);
   } catch (const std::exception& error) {
     if (!note) throw;
-    note(fmt::format("{} is not to be kept, and cannot be removed: {}", checkpoint.string(), error.what()));
+    note(fmt::format("cannot remove the old checkpoint {}: {}", checkpoint.string(), error.what()));
   }
 }
 

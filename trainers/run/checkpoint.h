@@ -31,7 +31,7 @@ struct Checkpoint {
 struct KeptCheckpoints {
   int64_t newest = 3;  // how many of the last
   bool best = true;    // and the one of the best evaluation
-  Note note = {};      // is told of those that cannot be removed; without it that is an error
+  Note note = {};      // is called for each old one that cannot be removed; without it that is an error
 };
 
 // Writes `folder`/step_N under a hidden name, syncs it and renames it into place. Then those that are not to

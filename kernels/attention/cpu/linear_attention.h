@@ -58,7 +58,7 @@ class Scratch {
 };
 
 // Rows [begin, begin + rows) of a head in the type of arithmetic: in place when the view has that type, else converted
-// into `copy`. Rows of one number are copied, too: Eigen adds up a vector in another order where it is strided.
+// into `copy`. Rows of one number are copied, too, because Eigen adds up a strided vector in another order.
 template <class T>
 ConstPanel<accumulate_t<T>> load(const HeadsView& view, HeadIndex index, int64_t begin, int64_t rows,
                                  Panel<accumulate_t<T>>& copy) {

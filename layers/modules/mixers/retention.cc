@@ -114,7 +114,7 @@ Variable Retention::mix(Tape& tape, const Variable& x, State* state, const Tenso
   };
   const int64_t offset = position(state), head_dim = key_dim_ / heads();
   std::vector<Variable> qkv;
-  if (rotary_) {  // v stays until backward, q and k need not
+  if (rotary_) {  // q and k are let go of once they are rotated; as parts of one tensor they would stay as long as v
     qkv = Linear::forward(tape, x, {&q_, &k_});
     qkv.push_back(v_.forward(tape, x));
   } else {
