@@ -172,7 +172,8 @@ std::pair<std::string, Shape> shape_of(const std::string& text) {
 Run add_gradcheck(CLI::App& command, const Registry& registry) {
   auto options = std::make_shared<GradcheckArguments>();
   find_configs_and_runs(
-      command.add_option("subject", options->subject, "An operator, a config or a run folder; none: all operators"))
+      command.add_option("subject", options->subject, "An operator, a config or a run folder; none: all operators"),
+      registry.operator_names())
       ->option_text("OPERATOR|CONFIG");
   command
       .add_option("--options", options->own_options,

@@ -110,11 +110,13 @@ CLI::Option* find_shared_configs(CLI::Option* option) {
   return option->transform([](const std::string& path) { return own_or_shared(path).string(); });
 }
 
-CLI::Option* find_configs_and_runs(CLI::Option* option) {
-  return find_shared_configs(option)->transform([](const std::string& path) {
+CLI::Option* find_configs_and_runs(CLI::Option* option, std::vector<std::string> others) {
+  return option->transform([others = std::move(others)](const std::string& text) {
+    if (text.empty() || std::find(others.begin(), others.end(), text) != others.end()) return text;
+    const std::filesystem::path path = own_or_shared(text);
     std::error_code unreadable;
-    const std::filesystem::path config = std::filesystem::path(path) / "config.yaml";
-    return !path.empty() && std::filesystem::is_regular_file(config, unreadable) ? config.string() : path;
+    const std::filesystem::path config = path / "config.yaml";
+    return std::filesystem::is_regular_file(config, unreadable) ? config.string() : path.string();
   });
 }
 

@@ -41,8 +41,8 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, Value& value, 
 
 // Lets an option, whose values are paths of configs, also find those that came with the program.
 CLI::Option* find_shared_configs(CLI::Option* option);
-// The same, where a run folder stands for the config.yaml in it.
-CLI::Option* find_configs_and_runs(CLI::Option* option);
+// The same, where a run folder stands for the config.yaml in it. `others`: values that are no paths.
+CLI::Option* find_configs_and_runs(CLI::Option* option, std::vector<std::string> others = {});
 
 // The parts of "a,b,c".
 std::vector<std::string> split_at_commas(const std::string& text);

@@ -231,6 +231,7 @@ void check_choice(std::span<const BenchmarkSuite> suites, const BenchmarkOptions
     throw UsageError(fmt::format("found no config '{}' in {}, expected one of {}{}", name, join_names(suite_names),
                                  join_names(names), did_you_mean(name, names)));
   }
+  if (names.empty()) throw UsageError(fmt::format("{} has no config", join_names(suite_names)));
   if (has_config && !has_pass) throw UsageError(fmt::format("{} has no such pass", join_names(suite_names)));
   for (const int64_t n : options.sizes) {
     if (chosen.contains(n)) continue;

@@ -86,7 +86,7 @@ const PublishedFigure* best_published(std::span<const PublishedFigure> figures, 
 }
 
 std::string table_header() {
-  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6} {:>7} {:>9} {:>6}  {}", "suite",
+  return fmt::format("{:<14} {:<22} {:<9} {:<6} {:>7} {:>11} {:<3} {:>8} {:>6} {:>9} {:>9} {:>6}  {}", "suite",
                      "config", "pass", "what", "n", "value", "", "GB/s", "copy", "TFLOP/s", "tokens/s", "GEMM",
                      "best published, measured elsewhere");
 }
@@ -96,7 +96,7 @@ std::string table_line(const BenchmarkRow& row, const PublishedFigure* published
                                  name(row.pass), name(row.quantity), row.n, unsigned_nan(row.value), unit_of(row));
   line += row.gbps > 0.0 ? fmt::format(" {:>8.0f}", row.gbps) : std::string(9, ' ');
   line += row.copy_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.copy_fraction) : std::string(7, ' ');
-  line += row.tflops > 0.0 ? fmt::format(" {:>7.4g}", row.tflops) : std::string(8, ' ');
+  line += row.tflops > 0.0 ? fmt::format(" {:>9.4g}", row.tflops) : std::string(10, ' ');
   line += row.tokens_per_second > 0.0 ? fmt::format(" {:>9.0f}", row.tokens_per_second) : std::string(10, ' ');
   line += row.gemm_fraction > 0.0 ? fmt::format(" {:>6.3f}", row.gemm_fraction) : std::string(7, ' ');
   if (published != nullptr) {

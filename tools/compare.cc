@@ -20,6 +20,7 @@
 #include "tools/median.h"
 #include "trainers/logging/console_logger.h"
 #include "trainers/model/generate.h"
+#include "trainers/run/run_folder.h"
 #include "trainers/step_memory.h"
 #include "trainers/trainer.h"
 
@@ -72,7 +73,9 @@ std::vector<std::string> names_of(std::span<const std::string> paths) {
   std::set<FileIdentity> files;
   for (const std::string& path : paths) {
     if (!files.insert(file_identity(path)).second) throw UsageError(path + " is given twice");
-    names.push_back(std::filesystem::path(path).stem().string());
+    const std::optional<std::filesystem::path> run = run_folder_of(path);
+    names.push_back(run ? std::filesystem::weakly_canonical(*run).filename().string()
+                        : std::filesystem::path(path).stem().string());
   }
   const std::vector<std::string> stems = names;
   for (size_t i = 0; i < stems.size(); ++i) {

@@ -29,7 +29,8 @@ struct CompareOptions {
 
 // A model that is compared.
 struct CompareSubject {
-  std::string name;  // of the config's file, without folder and ending; the whole path where these are not unique
+  // Of the config's file, without folder and ending, or of the run folder; the whole path where these are not unique.
+  std::string name;
   TrainConfig config;
   std::optional<TrainConfig> recall;  // the same model on the recall task
 };

@@ -97,7 +97,8 @@ std::vector<SvgTick> svg_ticks(const SvgAxis& axis, int count) {
   if (axis.is_logarithmic && axis.high / axis.low >= 10) return powers_of_ten(axis);
   const double wanted = axis.high / count - axis.low / count;
   const double size = std::max(std::abs(axis.low), std::abs(axis.high));
-  if (wanted <= size * std::pow(10.0, 2 - kMostDigits)) return {{axis.low, svg_number(axis.low, kMostDigits)}};
+  if (wanted <= size * std::pow(10.0, 2 - kMostDigits))
+    return {{axis.low, svg_number(axis.low, wanted > 0 ? kMostDigits : kFewestDigits)}};
   double step = std::pow(10.0, std::floor(std::log10(wanted)));
   for (const double digit : {10.0, 5.0, 2.0}) {
     if (step * digit <= wanted * 1.5) {

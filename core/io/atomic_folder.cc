@@ -20,11 +20,7 @@ namespace {
 class PartialFolder {
  public:
   PartialFolder(const fs::path& partial, const fs::path& path) {
-    descriptor_ = open_alone(partial, path, [&] {
-      if (!fs::is_directory(fs::symlink_status(partial))) fs::remove(partial);
-      fs::create_directory(partial);
-      return ::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    });
+    descriptor_ = open_alone(partial, path, [&] { return open_folder(partial); });
     if (descriptor_ < 0)
       throw fs::filesystem_error("cannot open", partial, std::error_code(errno, std::generic_category()));
   }
@@ -33,6 +29,18 @@ class PartialFolder {
   PartialFolder& operator=(const PartialFolder&) = delete;
 
  private:
+  static int open_folder(const fs::path& partial) {
+    constexpr int kMostTries = 100;  // another writer may rename its own between the two calls
+    for (int tries = 1;; ++tries) {
+      if (fs::exists(fs::symlink_status(partial)) && !fs::is_directory(partial)) {
+        ::unlink(partial.c_str());  // a file or link, never the folder of another writer
+      }
+      fs::create_directory(partial);
+      const int descriptor = ::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      if (descriptor >= 0 || errno != ENOENT || tries == kMostTries) return descriptor;
+    }
+  }
+
   int descriptor_ = -1;
 };
 

@@ -45,13 +45,14 @@ std::vector<WeightRun> runs_of(const std::vector<kernels::RowsDestination>& weig
   int64_t begin = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
     const int64_t end = begin + features[i];
-    const auto& [next, mode] = weights[i];
+    const kernels::RowsView& next = weights[i].view;
     if (next) {
       const auto goes_on = [&](const WeightRun& run) {
-        const auto& [view, run_mode] = run.weights;
+        const kernels::RowsView& view = run.weights.view;
         const auto bytes = view.rows * view.cols * static_cast<int64_t>(size_of(view.dtype));
-        return run.end == begin && run_mode == mode && view.dtype == next.dtype && view.row_stride == view.cols &&
-               next.row_stride == next.cols && static_cast<std::byte*>(view.data) + bytes == next.data;
+        return run.end == begin && run.weights.mode == weights[i].mode && view.dtype == next.dtype &&
+               view.row_stride == view.cols && next.row_stride == next.cols &&
+               static_cast<std::byte*>(view.data) + bytes == next.data;
       };
       if (!runs.empty() && goes_on(runs.back())) {
         runs.back().end = end;

@@ -421,11 +421,12 @@ TEST_P(LinearOfSeveral, IsLinearOfEach) {
   const std::vector<int64_t> out = {32, 2, 64};
   for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
     for (const bool side_by_side : {false, true}) {
-      for (const bool adds : {false, true}) {
+      for (const int added_to : {0, 1, 3}) {  // of the three: none, the second, all
+        const auto adds = [added_to](size_t i) { return added_to == 3 || (added_to == 1 && i == 1); };
         const Tensor x = normal(context(), {rows, in}, dtype), all = normal(context(), {98, in}, dtype);
         const Tensor upstream = normal(context(), {rows, 98}, dtype);
         const Tensor d_all = Tensor::empty(context(), {98, in}, dtype);
-        write_values(context(), d_all, std::vector<double>(98 * in, adds ? 0.5 : std::nan("")));
+        write_values(context(), d_all, std::vector<double>(98 * in, std::nan("")));
         std::vector<Gradient> gradients(3);
         Gradient d_x;
         Tape tape(context());
@@ -434,8 +435,8 @@ TEST_P(LinearOfSeveral, IsLinearOfEach) {
         for (size_t i = 0; i < out.size(); ++i) {
           const Tensor weight = all.slice(0, begin, begin + out[i]), d_weight = d_all.slice(0, begin, begin + out[i]);
           gradients[i].tensor = side_by_side ? d_weight : clone(context(), d_weight);
-          gradients[i].written = adds || i == 1;  // of three the second is added to
-          if (i == 1) write_values(context(), gradients[i].tensor, std::vector<double>(2 * in, 0.5));
+          gradients[i].written = adds(i);
+          if (adds(i)) write_values(context(), gradients[i].tensor, std::vector<double>(out[i] * in, 0.5));
           weights.push_back(
               tape.leaf(side_by_side ? weight : clone(context(), weight), gradients[i], fmt::format("w{}", i)));
           begin += out[i];
@@ -465,7 +466,7 @@ TEST_P(LinearOfSeveral, IsLinearOfEach) {
             worst = std::max(worst, error / (std::abs(sum) + (rounded_once ? 1e-3 : 30.0)));
           }
         }
-        EXPECT_LE(worst, rounding) << name(dtype) << side_by_side << adds;
+        EXPECT_LE(worst, rounding) << name(dtype) << side_by_side << added_to;
         begin = 0;
         for (size_t i = 0; i < out.size(); ++i) {
           const std::vector<double> found = read_values(context(), y[i].value);
@@ -477,7 +478,7 @@ TEST_P(LinearOfSeveral, IsLinearOfEach) {
               EXPECT_NEAR(found[r * out[i] + o], sum, rounding * (std::abs(sum) + 30.0));
             }
             for (int64_t c = 0; c < in; ++c) {
-              double sum = adds || i == 1 ? 0.5 : 0.0;
+              double sum = adds(i) ? 0.5 : 0.0;
               for (int64_t r = 0; r < rows; ++r) sum += d_y[r * 98 + begin + o] * x_values[r * in + c];
               EXPECT_NEAR(d_w[o * in + c], sum, rounding * (std::abs(sum) + 10.0));
             }

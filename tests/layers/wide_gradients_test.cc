@@ -15,6 +15,7 @@
 #include "core/config/config_load.h"
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "layers/ops/norm.h"
 #include "layers/ops/view.h"
 #include "layers/registry.h"
 #include "tests/layers/on_devices.h"
@@ -116,6 +117,26 @@ TEST_P(WideGradients, OfRoots) {
   write_values(context(), of_part, {10, 20, 30, 40});
   tape.backward({{leaf, whole}, {part, of_part}});
   EXPECT_EQ(read_values(context(), gradient.tensor), (std::vector<double>{1, 12, 23, 4, 35, 46}));
+}
+// One leaf as the gate, of which a norm writes gradients in 16 bits, and as the weight, of which it writes both dtypes.
+TEST_P(WideGradients, OfAGateThatIsTheWeight) {
+  std::vector<std::vector<double>> found;
+  for (const DType dtype : {DType::bfloat16, DType::float32}) {
+    Gradient gradient;
+    gradient.tensor = Tensor::empty(context(), {4}, dtype);
+    Tape tape(context());
+    const Tensor x = Tensor::empty(context(), {4}, DType::bfloat16), both = Tensor::empty(context(), {4}, x.dtype());
+    write_values(context(), x, {1, 2, -3, 4});
+    write_values(context(), both, {0.5, -1, 2, 1});
+    const Variable leaf = tape.leaf(both, gradient, "both");
+    NormOptions options;
+    options.gate_act = Activation::silu;
+    const NormInputs inputs{.residual = {}, .gate = leaf, .weight = leaf, .bias = {}};
+    const Normed y = norm(tape, tape.constant(x), inputs, options, "rms_norm");
+    tape.backward(y.y, x);
+    found.push_back(read_values(context(), gradient.tensor));
+  }
+  for (size_t i = 0; i < found[0].size(); ++i) EXPECT_NEAR(found[1][i], found[0][i], 0.02 * std::abs(found[0][i]));
 }
 HEDDLE_ON_DEVICES(WideGradients);
 

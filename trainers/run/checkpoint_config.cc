@@ -37,6 +37,7 @@ std::vector<ConfigDifference> differences(const TrainConfig& config, const Check
   // What is written about a run, and by how many processes it is computed, does not change the run.
   then.logging = config.logging;
   then.trainer.profile = config.trainer.profile;
+  then.trainer.sample = config.trainer.sample;
   then.trainer.parallel = config.trainer.parallel;
   then.trainer.hours = config.trainer.hours;
   if (is_same(tokenizer, checkpoint.state.tokenizer)) then.data.tokenizer = config.data.tokenizer;
