@@ -48,6 +48,14 @@ HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative) {
   return chain_rule(act, upstream, derivative);
 }
 
+// The same where act(x) is multiplied by a factor. The derivative, which is 0 far from x = 0 for sigmoids, comes first:
+// upstream * factor could be infinite, and 0 times that NaN.
+template <Activation act, class A>
+HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative, A factor) {
+  constexpr bool kHasFlatPart = act == Activation::relu || act == Activation::relu2;
+  return kHasFlatPart && derivative == A(0) ? A(0) : upstream * derivative * factor;
+}
+
 // All activations, which the elementwise operators accept by these names.
 inline constexpr ActivationName kElementwiseActivations[] = {
     {"none", Activation::none}, {"relu", Activation::relu}, {"sigmoid", Activation::sigmoid},

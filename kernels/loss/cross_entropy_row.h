@@ -28,8 +28,14 @@ template <class A>
 struct OtherClasses {
   A maximum;  // of z
   A terms;    // sum of exp(z - maximum)
-  A gaps;     // sum of maximum - z, for label smoothing
+  A gaps;     // sum of half_gap(maximum, z) * (1 / number of all classes), for label smoothing
 };
+
+// Half of how far z lies below the maximum: the whole may be infinite where both are finite.
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE A half_gap(A maximum, A z) {
+  return A(0.5) * maximum - A(0.5) * z;
+}
 
 template <class A>
 struct CrossEntropyRow {
@@ -51,12 +57,13 @@ HEDDLE_HOST_DEVICE_INLINE CrossEntropyRow<A> finish_row(const OtherClasses<A>& o
   const A own = exponential_of_difference(hit, maximum, exponential);
   const A rest = is_ahead ? others.terms * exponential_of_difference(others.maximum, maximum, exponential)
                           : (others.terms - A(1)) + own;
-  const A gap = maximum - hit;
-  A loss = gap;
+  A loss = maximum - hit;
   if (smoothing != A(0)) {
-    A gaps = gap;  // the sum of maximum - z over all classes
-    if (classes > 1) gaps += static_cast<A>(classes - 1) * (maximum - others.maximum) + others.gaps;
-    loss = (A(1) - smoothing) * gap + smoothing * (gaps / static_cast<A>(classes));
+    const A share = A(1) / static_cast<A>(classes);
+    A gaps = A(0);  // of the other classes, from the maximum of all
+    if (classes > 1) gaps = (A(1) - share) * half_gap(maximum, others.maximum) + others.gaps;
+    const A of_target = (A(1) - smoothing) + smoothing * share;
+    loss = A(2) * of_target * half_gap(maximum, hit) + A(2) * smoothing * gaps;
   }
   loss += std::log1p(rest);
   if (z_loss != A(0)) {

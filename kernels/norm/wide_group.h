@@ -112,8 +112,17 @@ struct WideGroup {
   HEDDLE_TEAM_INLINE WideStatistics<T> statistics() const {
     const NormOptions& options = args.options;
     WideStatistics<T> result;
+    // The mean of equal numbers is that number; rounded otherwise it would miss it by far more than the root of a small
+    // eps. Their scale is that of eps. All threads of a warp take part in all sums, also where numbers are equal.
+    const double first = element(0).p;
+    bool is_constant = false;
+    if (options.center) {
+      const double others = team.maximum(place.extent, [&](int64_t c) { return element(c).p == first ? 0.0 : 1.0; });
+      is_constant = others == 0.0 && std::abs(first) <= 0x1.fffffffffffffp1023;
+    }
     result.scale = WideScale<T>::of([&] {
-      const double largest = team.maximum(place.extent, [&](int64_t c) { return std::abs(element(c).p); });
+      double largest = team.maximum(place.extent, [&](int64_t c) { return std::abs(element(c).p); });
+      if (is_constant) largest *= 0x1p-900;  // p / scale is still finite
       const double least = std::sqrt(options.eps);
       return largest < least ? least : largest;
     });
@@ -122,6 +131,7 @@ struct WideGroup {
     if (options.center) {
       result.mean =
           share * team.template sum<1>(place.extent, [&](int64_t c) { return Numbers<1>{scaled_p(c)}; }).values[0];
+      if (is_constant) result.mean = result.scale.divide(first);
     }
     const auto moments = team.template sum<2>(place.extent, [&](int64_t c) {
       const double q = scaled_p(c) - result.mean;

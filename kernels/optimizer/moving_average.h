@@ -1,5 +1,7 @@
-// The exponential moving average, for both devices.
+// Exponential moving averages, for both devices.
 #pragma once
+
+#include <limits>
 
 #include "kernels/common/types.h"
 
@@ -13,5 +15,15 @@ struct MovingAverage {
   static MovingAverage of(double decay) { return {static_cast<A>(decay), static_cast<A>(1.0 - decay)}; }
   HEDDLE_HOST_DEVICE_INLINE A next(A average, A value) const { return decay * average + rest * value; }
 };
+
+template <class A>
+inline constexpr A kLargestMoment = std::numeric_limits<A>::max();
+
+// A second moment, but the largest finite number where the square of a gradient was infinite: an infinite one would
+// stay so, and its element would not be trained any more.
+template <class A>
+HEDDLE_HOST_DEVICE_INLINE A bounded_moment(A moment) {
+  return moment > kLargestMoment<A> ? kLargestMoment<A> : moment;
+}
 
 }  // namespace heddle::kernels

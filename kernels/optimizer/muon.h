@@ -19,7 +19,7 @@ namespace heddle::kernels {
 struct MuonDirectionArgs {
   VectorView gradient, m;  // of the matrix; float32 or float64
   VectorView scalars;
-  VectorView partials;   // workspace, gradient_norm_partials(m.size) elements of the dtype of m
+  VectorView partials;   // workspace, gradient_norm_partials(m.size) elements of the dtype of m: norms
   VectorView direction;  // as many elements; its accumulate type is the dtype of m
   double momentum = 0.95;
   bool nesterov = true;

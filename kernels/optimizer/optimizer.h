@@ -4,7 +4,7 @@
 //   update_parameters   writes (=) m, v, master, value and average, each part of the vectors with its own lr, the
 //           learning rate times the scale of the part, and its own weight decay wd. In every rule
 //           g = gradient * gradient_scale * min(1, clip_norm / (||gradient|| * gradient_scale))
-//     adamw   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//     adamw   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2, at most the largest finite number
 //             master -= lr * (m / correction1 / (sqrt(v / correction2) + eps) + wd * master)
 //     lion    c = beta1 m + (1 - beta1) g;  m = beta2 m + (1 - beta2) g;  master -= lr * (sign(c) + wd * master)
 //     sgd     h = g + wd * master;  m = momentum m + h;  master -= lr * (nesterov ? h + momentum m : m)
@@ -54,10 +54,11 @@ enum PartColumn : int {
 struct GradientNormArgs {
   VectorView gradient;
   VectorView scalars;
-  VectorView partials;     // workspace, gradient_norm_partials(gradient.size) elements of the accumulate type
+  VectorView partials;     // workspace, gradient_norm_partials(gradient.size) elements of the dtype of gradient
   VectorView losses = {};  // of the micro-batches, dtype of scalars; empty: only the gradient counts
 };
-// Number of partial sums: one for each 16384 elements.
+// Number of partial norms: one for each 16384 elements. They are norms and not sums of squares, so that they fit the
+// dtype wherever the whole norm does. Squares are taken in double, in which those of all numbers of float fit.
 constexpr int64_t gradient_norm_partials(int64_t size) { return (size + 16383) / 16384; }
 
 enum class UpdateRule : uint8_t { adamw, lion, sgd, muon };

@@ -236,6 +236,22 @@ Results run_step(Context& context, DType value, int64_t size, int64_t shift) {
   return results;
 }
 
+// Numbers whose squares, or the sums of those, do not fit float.
+TEST_F(OptimizerGpu, NormsOfNumbersOfAnySize) {
+  Context context({DeviceType::cuda, 0});
+  constexpr int64_t kSize = 40000;  // three partial norms
+  for (const double size : {1e36, 1e30, 1e19, 1e-19, 1e-23, 1e-30}) {
+    const Tensor gradient = Tensor::empty(context, {kSize}, DType::float32);
+    write_values(context, gradient, std::vector<double>(kSize, size));
+    const Tensor scalars = Tensor::zeros(context, {step_scalars}, DType::float32);
+    const Tensor partials = Tensor::empty(context, {gradient_norm_partials(kSize)}, DType::float32);
+    gradient_norm(
+        context,
+        {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
+    EXPECT_NEAR(read_values(context, scalars)[scalar_gradient_norm], 200.0 * size, 1e-6 * 200.0 * size);
+  }
+}
+
 TEST_F(OptimizerGpu, MatchesTheCpu) {
   for (const DType value : kFloating) {
     for (const int64_t size :

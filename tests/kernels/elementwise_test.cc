@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -54,6 +55,18 @@ TEST_F(Elementwise, GluMayWriteEitherGradientOverTheUpstreamOne) {
       EXPECT_EQ(run(false, true), apart) << name(dtype) << " " << one.name;
     }
   }
+}
+
+// d_y times the value is infinite, and the derivative of the gate brings the product back, or is 0.
+TEST_F(Elementwise, GluOfAProductBeyondTheRange) {
+  const Tensor a = tensor(DType::float32, {200.0, -30.0, 30.0}), b = tensor(DType::float32, {1e30, 1e25, 1e25});
+  const Tensor d_y = tensor(DType::float32, {1e20, -1e20, 1e20}), d_a = tensor(DType::float32, {0.0, 0.0, 0.0});
+  glu_backward(context_, {rows_view(a), rows_view(b), rows_view(d_y), {rows_view(d_a)}, {}, Activation::sigmoid});
+  const std::vector<double> found = read(d_a);
+  const double wanted = 1e20 * std::exp(-30.0) * 1e25;
+  EXPECT_EQ(found[0], 0.0);
+  EXPECT_NEAR(found[1], -wanted, 1e-5 * wanted);
+  EXPECT_NEAR(found[2], wanted, 1e-5 * wanted);
 }
 
 TEST_F(Elementwise, AccumulateTakesScaleAndModeBetweenAllTypes) {

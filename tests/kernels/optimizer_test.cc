@@ -7,10 +7,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "core/tensor/random.h"
 #include "core/tensor/transfer.h"
+#include "kernels/optimizer/muon.h"
 
 namespace heddle::kernels {
 namespace {
@@ -167,6 +169,83 @@ TEST(GradientNorm, OfManyEqualNumbersIsRightToThreeRoundings) {
     const double wanted = 0.1f * std::sqrt(static_cast<double>(size));
     EXPECT_NEAR(read_values(context, scalars)[scalar_gradient_norm], wanted, 3 * 0x1p-24 * wanted);
   }
+}
+
+double norm_of(const std::vector<double>& numbers, DType dtype = DType::float32) {
+  Context context;
+  const auto size = static_cast<int64_t>(numbers.size());
+  const Tensor gradient = Tensor::empty(context, {size}, dtype);
+  write_values(context, gradient, numbers);
+  const Tensor scalars = Tensor::zeros(context, {step_scalars}, dtype);
+  const Tensor partials = Tensor::empty(context, {gradient_norm_partials(size)}, dtype);
+  gradient_norm(
+      context, {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
+  return read_values(context, scalars)[scalar_gradient_norm];
+}
+
+// Numbers whose squares, or the sums of those, do not fit the dtype.
+TEST(GradientNorm, OfNumbersOfAnySize) {
+  for (const double size : {3e38, 1e30, 1e19, 1e-19, 1e-23, 1e-30, 1e-38}) {
+    std::vector<double> numbers(40000, 0.0);  // three partial norms
+    numbers[3] = 0.6 * size;
+    numbers[39999] = -0.8 * size;
+    EXPECT_NEAR(norm_of(numbers), size, 1e-6 * size);
+    if (size > 1e37) continue;
+    numbers.assign(numbers.size(), size);
+    EXPECT_NEAR(norm_of(numbers), 200.0 * size, 1e-6 * 200.0 * size);
+  }
+  EXPECT_EQ(norm_of({0.0, 1e-45, 0.0}), static_cast<double>(std::numeric_limits<float>::denorm_min()));
+  const double infinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(norm_of({1.0, -infinity}), infinity);
+  EXPECT_TRUE(std::isnan(norm_of({1.0, std::nan("")})));
+  EXPECT_EQ(norm_of({3.4e38, 3.4e38}), infinity);  // the norm itself does not fit
+}
+
+// A gradient whose square is infinite, without clipping: the second moment stays finite, and so falls again.
+TEST(AdamW, SecondMomentsStayFinite) {
+  Context context;
+  const auto vector = [&](const std::vector<double>& numbers) {
+    const Tensor tensor = Tensor::empty(context, {static_cast<int64_t>(numbers.size())}, DType::float32);
+    write_values(context, tensor, numbers);
+    return tensor;
+  };
+  const Tensor master = vector({1.0, 1.0}), gradient = vector({1e30, 0.5}), m = vector({0.0, 0.0});
+  const Tensor v = vector({0.0, 0.0}), partials = vector({0.0});
+  const Tensor scalars = vector({0.01, 0.1, 0.001, 0.0, 1.0, 0.0, 0.0, 1.0});
+  const Tensor parts = Tensor::empty(context, {1, part_columns}, DType::float64);
+  write_values(context, parts, {2.0, 0.0, 1.0, 0.0});
+  gradient_norm(
+      context, {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
+  update_parameters(context, {.master = vector_view(master),
+                              .gradient = vector_view(gradient),
+                              .m = vector_view(m),
+                              .v = vector_view(v),
+                              .value = {},
+                              .average = {},
+                              .scalars = vector_view(scalars),
+                              .parts = rows_view(parts)});
+  EXPECT_EQ(read_values(context, v)[0], static_cast<double>(std::numeric_limits<float>::max()));
+  EXPECT_NEAR(read_values(context, master)[1], 0.99, 1e-6);
+  EXPECT_TRUE(std::isfinite(read_values(context, master)[0]));
+}
+
+// The direction of a matrix has norm 1, whatever the size of its momentum.
+TEST(Muon, DirectionsOfLargeMomenta) {
+  Context context;
+  const std::vector<double> numbers = {6e29, -8e29, 0.0};
+  const Tensor m = Tensor::empty(context, {3}, DType::float32), direction = Tensor::empty(context, {3}, DType::float32);
+  write_values(context, m, numbers);
+  const Tensor scalars = Tensor::zeros(context, {step_scalars}, DType::float32);
+  const Tensor partials = Tensor::empty(context, {1}, DType::float32);
+  muon_direction(context, {.gradient = vector_view(m),
+                           .m = vector_view(m),
+                           .scalars = vector_view(scalars),
+                           .partials = vector_view(partials),
+                           .direction = vector_view(direction),
+                           .nesterov = false});
+  const std::vector<double> found = read_values(context, direction);
+  EXPECT_NEAR(found[0], 0.6, 1e-6);
+  EXPECT_NEAR(found[1], -0.8, 1e-6);
 }
 
 // As weights and their averages change places.

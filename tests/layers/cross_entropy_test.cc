@@ -11,6 +11,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/tensor/random.h"
@@ -217,6 +218,34 @@ TEST_P(CrossEntropyDigits, MaskedClassesHaveNoShare) {
     EXPECT_EQ(found.loss, kInfinity);
     EXPECT_NEAR(found.gradient[0], -kUpstream, 2 * kUpstream * roundoff(dtype));
     EXPECT_NEAR(found.gradient[1] + found.gradient[2], kUpstream, 2 * kUpstream * roundoff(dtype));
+  }
+}
+
+// Masks by the least number of a dtype are finite, and so is the smoothed loss, although sums of their distances, the
+// distance from a large logit, and the sum of many such losses are not.
+TEST_P(CrossEntropyDigits, MasksByTheLeastNumberWithSmoothing) {
+  Random random(9, RandomStream::test);
+  for (const auto& [dtype, least, rows] :
+       {std::tuple{DType::float32, -3.4e38, 64}, {DType::bfloat16, -3.38e38, 64}, {DType::float64, -1.7e308, 3}}) {
+    for (const int64_t classes : {2, 9, 700, 5000}) {
+      for (const double largest : {0.0, -0.5 * least}) {
+        for (const double smoothing : {0.1, 0.6}) {
+          if (smoothing == 0.6 && dtype == DType::float64) continue;
+          std::vector<double> logits(static_cast<size_t>(rows * classes)), targets;
+          for (double& value : logits) value = random.next_below(2) == 0 ? least : largest + random.next_normal();
+          for (int64_t i = 0; i < rows; ++i) {
+            targets.push_back(static_cast<double>(random.next_below(static_cast<uint32_t>(classes))));
+            logits[static_cast<size_t>(i * classes) + static_cast<size_t>(targets.back())] = largest;
+          }
+          for (const Reduction reduction : {Reduction::mean, Reduction::none}) {
+            expect_digits(
+                dtype, logits, targets, {.label_smoothing = smoothing, .reduction = reduction},
+                fmt::format("{} {} classes, largest {}, smoothing {}", name(dtype), classes, largest, smoothing));
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // Linear attention with decays for each token, segments, and fewer heads of k than of q, against its recurrence in
 // double; and what follows from the recurrence: pieces with the state handed over are the whole, packed documents are
 // the documents alone.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -54,6 +55,44 @@ TEST_P(LinearAttentionDecays, LeastNumbersForget) {
     expect_near(run(sizes, x, DType::float32), recurrence(sizes, x), 2e-5);
     if (HasFatalFailure()) return;
   }
+}
+
+// A score of two tokens, or the product of a query with the state, is beyond float where nothing of it is left: it is
+// as if it were not there. Every token sees itself alone, and all numbers are products of a few.
+TEST_P(LinearAttentionDecays, ProductsBeyondTheRangeAreNotSeenWhereAllIsForgotten) {
+  const Sizes sizes{1, 150, 2, 2, 1, 1};
+  for (const double least : {-200.0, -1e9, -3.4e38, -kInfinity}) {
+    for (const std::string large : {"q k", "d_o v"}) {
+      SCOPED_TRACE(fmt::format("{} {}", large, least));
+      Tensors x = draw(sizes);
+      x["log_decay"].assign(x["log_decay"].size(), least);
+      x["initial_state"].assign(2, 1.0);
+      x["d_final_state"].assign(2, 1.0);
+      const bool of_keys = large == "q k";
+      for (double& value : x[of_keys ? "q" : "d_o"]) value *= random_.next_below(2) == 0 ? 1e20 : 1.0;
+      const std::vector<double>& queries = x[of_keys ? "q" : "d_o"];
+      std::vector<double>& keys = x[of_keys ? "k" : "v"];
+      for (size_t i = 0; i < keys.size(); ++i) keys[i] *= std::abs(queries[i]) > 1e10 ? 1.0 : 1e20;
+      expect_near(run(sizes, x, DType::float32), recurrence(sizes, x), 2e-5);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// A decay that leaves something of a score beyond float leaves what it should.
+TEST_P(LinearAttentionDecays, ProductsBeyondTheRangeDecay) {
+  if (on_gpu()) GTEST_SKIP() << "tensor cores multiply before they weigh";
+  const Sizes sizes{1, 3, 1, 1, 1, 1};
+  Tensors x = draw(sizes);
+  x["q"] = {1.0, 1.0, 1e20};
+  x["k"] = {1e20, 1.0, 1.0};
+  x["v"] = {2.0, 1.0, 1.0};
+  x["d_o"] = {1.0, 1.0, 1.0};
+  x["initial_state"] = x["d_final_state"] = {0.0};
+  x["log_decay"] = {0.0, -25.0, -25.0};
+  const Tensors found = run(sizes, x, DType::float32), wanted = recurrence(sizes, x);
+  EXPECT_NEAR(found.at("o")[2], wanted.at("o")[2], 1e-5 * wanted.at("o")[2]);
+  EXPECT_NEAR(found.at("d_v")[0], wanted.at("d_v")[0], 1e-5 * wanted.at("d_v")[0]);
 }
 
 // The gradient of a decay that is the same for all tokens is the sum of those of the tokens; a constant one has none.

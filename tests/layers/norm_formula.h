@@ -81,9 +81,9 @@ class GroupFormula {
       if (has("residual")) r[i] = round_to(problem_.dtype, static_cast<double>(r[i] + row_number("residual", i)));
       if (gated) act[i] = activated(options.gate_act, row_number("gate", i));
       p[i] = pre ? r[i] * act[i].value : r[i];
-      mean += p[i];
+      mean += p[i] - p[0];  // of a constant row 0
     }
-    mean = options.center ? mean / size_ : 0.0L;  // of a constant row that number itself
+    mean = options.center ? p[0] + mean / size_ : 0.0L;
     for (size_t i = 0; i < size(); ++i) square += (p[i] - mean) * (p[i] - mean) / size_;
     const long double s = std::sqrt(square + static_cast<long double>(options.eps));
     for (size_t i = 0; i < size(); ++i) {

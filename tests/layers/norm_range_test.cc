@@ -222,6 +222,86 @@ void products_are_right(Context& context) {
   }
 }
 
+// d_y times the scale is infinite, and a small weight or a large x brings the gradient of x back. In a single row
+// d_weight is infinite where its only term is.
+void scaled_gradients_are_right(Context& context) {
+  struct Large {
+    DType dtype;
+    double d_y, x;
+  };
+  for (const Large& large : {Large{DType::float32, 1e36, 1e10},
+                             {DType::bfloat16, 1e36, 1e10},
+                             {DType::float64, 1e306, 1e10},
+                             {DType::float32, 1e-4, 1e-30}}) {
+    for (const int64_t dim : {6, 16, 512, 4098, 16384}) {
+      for (int kind = 0; kind < kKinds; ++kind) {
+        const bool weighted = kind >= 3;
+        if (dim > 1000 && kind % 6 != 4) continue;
+        Problem problem = problem_of({large.dtype, weighted ? 1.0 : large.x, large.d_y, 1e-5}, dim, kind);
+        if (large.d_y < 1.0) problem = problem_of({large.dtype, large.x, large.d_y, 1e-80}, dim, kind);
+        problem.name += fmt::format(" scaled, {}", large.x);
+        problem.options.scale = large.d_y < 1.0 ? 1e-3 : 1000.0;
+        for (const char* name : {"residual", "d_r", "bias"}) problem.inputs.erase(name);
+        Random random(11, RandomStream::test);
+        if (weighted && large.d_y > 1.0) problem.inputs["weight"] = normal_vector(problem, random, 1e-4);
+        problem.rows = 1;
+        for (auto& [name, numbers] : problem.inputs) {
+          if (name != "weight") numbers.resize(static_cast<size_t>(dim));
+        }
+        expect_right(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Equal numbers have no deviation, however large they are and however small eps is.
+void constant_rows_are_right(Context& context) {
+  struct Constant {
+    DType dtype;
+    double x, eps;
+  };
+  const auto f64 = DType::float64, f32 = DType::float32, bf16 = DType::bfloat16;
+  for (const Constant& constant : {Constant{f64, 1e154, 1e-50},
+                                   {f64, -1.1e154, 1e-50},
+                                   {f64, 1.3e308, 1e-50},
+                                   {f64, 7.7e200, 1e-5},
+                                   {f64, 1e-200, 1e-300},
+                                   {f64, 0.1, 1e-50},
+                                   {f32, 1.1e30, 1e-5},
+                                   {f32, -3e38, 1e-30},
+                                   {f32, 1e15, 1e-50},
+                                   {f32, 0.1, 1e-50},
+                                   {bf16, 1e30, 1e-20}}) {
+    for (const int64_t dim : {1, 3, 16, 768, 4098}) {
+      for (const int kind : {1, 5, 9, 11}) {
+        if (dim > 4000 && kind > 5) continue;
+        Problem problem = problem_of({constant.dtype, 1.0, 1e-20, constant.eps}, dim, 1);
+        problem.name =
+            fmt::format("{} of {} eps {} dim {} kind {}", name(constant.dtype), constant.x, constant.eps, dim, kind);
+        problem.options.groups = 1;
+        Random random(12, RandomStream::test);
+        const double x = round_to(constant.dtype, constant.x);
+        problem.inputs["x"].assign(static_cast<size_t>(problem.rows * dim), x);
+        if (kind >= 5) {
+          problem.inputs["weight"] = normal_vector(problem, random, 1.0);
+          problem.inputs["bias"] = normal_vector(problem, random, 1.0);
+        }
+        if (kind >= 9) {
+          problem.inputs["gate"] = normal_rows(problem, random, 1.0);
+          problem.options.gate_act = Activation::sigmoid;
+          problem.options.gate_position = GatePosition::post;
+        }
+        expect_right(context, problem);
+        if (::testing::Test::HasFatalFailure()) return;
+        if (dim > 1000 || kind != 1) continue;
+        const Tensors found = operator_results(context, problem);
+        for (const double y : found.at("y")) ASSERT_EQ(y, 0.0) << problem.name;
+      }
+    }
+  }
+}
+
 // Only one number of a row, and only one row, is large: a sum that leaves it out shows. Places are the last of the
 // CPU's chunks of 4096 features and of its 396 chunks of rows, and their neighbours.
 void sums_leave_nothing_out(Context& context) {
@@ -329,6 +409,8 @@ TEST_P(NormRange, MixedRows) { mixed_rows_are_right(context()); }
 TEST_P(NormRange, InfinityAndNaNShow) { special_numbers_show(context()); }
 TEST_P(NormRange, Zeros) { zeros_are_right(context()); }
 TEST_P(NormRange, ProductsBeyondTheRange) { products_are_right(context()); }
+TEST_P(NormRange, ScaledGradientsBeyondTheRange) { scaled_gradients_are_right(context()); }
+TEST_P(NormRange, ConstantRowsOfAnySize) { constant_rows_are_right(context()); }
 TEST_P(NormRange, MeansFarAboveTheDeviation) { means_far_above_the_deviation(context()); }
 TEST_P(NormRange, NearlyConstantRows) { nearly_constant_rows(context()); }
 TEST_P(NormRange, OneLargeNumberIsSeen) { one_large_number_is_seen(context()); }

@@ -52,8 +52,7 @@ void forward_group(const LinearAttentionForwardArgs& args, const HeadGroup& grou
       if (state.is_zero()) {
         o.setZero();
       } else {
-        o.noalias() = q * state.values();
-        o.array().colwise() *= decay.from_start(rows);
+        weighted_rows_product<A>(q, state.values(), decay.from_start(rows), o);
       }
       masked_scores(q, k, decay, scores);
       add_scores_product<A>(scores, v, spare, o);

@@ -102,23 +102,57 @@ void lower_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, Panel<A>& scor
   }
 }
 
+// Whether all numbers of x, an expression of Eigen, are finite: 0 times a finite number is 0, and NaN for others. The
+// sums are Eigen's, in vectors.
+template <class Derived>
+bool all_finite(const Eigen::DenseBase<Derived>& x) {
+  using A = typename Derived::Scalar;
+  return (x.derived().array() * A(0)).sum() == A(0);
+}
+
+// The inner product of two vectors of finite numbers times a weight, in double: for a product that has overflowed A. It
+// is 0 where the weight is.
+template <class VectorA, class VectorB>
+double weighted_product(const VectorA& a, const VectorB& b, double weight) {
+  return weight == 0.0 ? 0.0 : a.template cast<double>().dot(b.template cast<double>()) * weight;
+}
+
 // Writes (=) scores[i][j] = (a b^T)[i][j] * scale * lambda_{j+1} ... lambda_i for j <= i, and 0 for j > i within the
-// block of row i; what lies right of that block is not written.
+// block of row i; what lies right of that block is not written. A product that overflows A where its weight brings it
+// back, or is 0, is taken in double.
 template <class A>
 void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, Panel<A>& scores) {
   lower_scores(a, b, scores);
   for (int64_t row = 0; row < a.rows(); ++row) {
     const int64_t end = std::min<int64_t>((row / kBlockRows + 1) * kBlockRows, a.rows());
-    scores.row(row).head(row + 1).array() *= decay.scores(row).transpose();
+    const auto weights = decay.scores(row);
+    auto seen = scores.row(row).head(row + 1);
+    seen.array() *= weights.transpose();
     scores.row(row).segment(row + 1, end - row - 1).setZero();
+    if (all_finite(seen) || !all_finite(a.row(row))) continue;
+    for (int64_t col = 0; col <= row; ++col) {
+      if (std::isfinite(seen[col]) || !all_finite(b.row(col))) continue;
+      seen[col] = static_cast<A>(weighted_product(a.row(row), b.row(col), static_cast<double>(weights[col])));
+    }
   }
 }
 
-// Whether all numbers of x are finite: 0 times a finite number is 0, and NaN for others. The sums are Eigen's, in
-// vectors.
-template <class A>
-bool all_finite(const ConstPanel<A>& x) {
-  return (x.array() * A(0)).sum() == A(0);
+// y (=) the product of a and b, whose rows are multiplied by their weights; what overflows A before it is weighted is
+// taken in double.
+template <class A, class Matrix>
+void weighted_rows_product(const ConstPanel<A>& a, const Matrix& b, const typename Decay<A>::Segment& weights,
+                           Eigen::Ref<RowMajorMatrix<A>> y) {
+  y.noalias() = a * b;
+  y.array().colwise() *= weights;
+  if (all_finite(y)) return;
+  for (int64_t row = 0; row < y.rows(); ++row) {
+    if (all_finite(y.row(row)) || !all_finite(a.row(row))) continue;
+    for (int64_t col = 0; col < y.cols(); ++col) {
+      if (std::isfinite(y(row, col)) || !all_finite(b.col(col))) continue;
+      y(row, col) =
+          static_cast<A>(weighted_product(a.row(row).transpose(), b.col(col), static_cast<double>(weights[row])));
+    }
+  }
 }
 
 // x itself when all of its numbers are finite, else a copy in `spare` with 0 in place of those that are not.

@@ -94,8 +94,7 @@ class BackwardGroup {
         if (state_.is_zero()) {
           d_q.setZero();
         } else {
-          d_q.noalias() = d_o * state_.values().transpose();
-          d_q.array().colwise() *= decay.from_start(rows);
+          weighted_rows_product<A>(d_o, state_.values().transpose(), decay.from_start(rows), d_q);
         }
         masked_scores(d_o, v, decay, d_scores_);
         add_scores_product<A>(d_scores_, k, spare_keys_, d_q);
@@ -160,8 +159,7 @@ class BackwardGroup {
       auto d_k = d_keys_.topRows(rows);
       if (!d_state.is_zero()) {
         auto from_state = weighted_.topRows(rows);
-        from_state.noalias() = v * d_state.values().transpose();
-        from_state.array().colwise() *= decay.to_end(rows);
+        weighted_rows_product<A>(v, d_state.values().transpose(), decay.to_end(rows), from_state);
         d_k += from_state;
       }
       masked_scores(d_o, v, decay, d_scores_);
@@ -171,8 +169,7 @@ class BackwardGroup {
       auto d_v = d_values_.topRows(rows);
       if (!d_state.is_zero()) {
         auto from_state = spare_values_.topRows(rows);
-        from_state.noalias() = k * d_state.values();
-        from_state.array().colwise() *= decay.to_end(rows);
+        weighted_rows_product<A>(k, d_state.values(), decay.to_end(rows), from_state);
         d_v += from_state;
       }
       masked_scores(q, k, decay, scores_);
@@ -202,14 +199,13 @@ class BackwardGroup {
     for (int64_t row = 1; row < rows; ++row) {
       double before = 0.0;  // sum over j < t of P[row][j]
       for (int64_t t = 1; t <= row; ++t) {
-        before += static_cast<double>(scores_(row, t - 1)) * static_cast<double>(d_scores_(row, t - 1));
+        before += score_product(d_o, v, row, t - 1);
         d_decay[t] += before;
       }
     }
     auto from_state = weighted_.topRows(rows);
     if (!state.is_zero()) {
-      from_state.noalias() = d_o * state.matrix(dim_, value_dim_).transpose();
-      from_state.array().colwise() *= decay.from_start(rows);
+      weighted_rows_product<A>(d_o, state.matrix(dim_, value_dim_).transpose(), decay.from_start(rows), from_state);
       double after = 0.0;  // sum over i >= t
       for (int64_t t = rows - 1; t >= 0; --t) {
         after += from_state.row(t).template cast<double>().dot(q.row(t).template cast<double>());
@@ -217,8 +213,7 @@ class BackwardGroup {
       }
     }
     if (!d_state.is_zero()) {
-      from_state.noalias() = v * d_state.values().transpose();
-      from_state.array().colwise() *= decay.to_end(rows);
+      weighted_rows_product<A>(v, d_state.values().transpose(), decay.to_end(rows), from_state);
       double before = 0.0;  // sum over j < t
       for (int64_t t = 1; t < rows; ++t) {
         before += from_state.row(t - 1).template cast<double>().dot(k.row(t - 1).template cast<double>());
@@ -233,6 +228,14 @@ class BackwardGroup {
       for (int64_t t = 0; t < rows; ++t) d_decay[t] += through;
     }
     for (int64_t t = 0; t < rows; ++t) d_log_decay_[(begin + t) * args_.q.heads + group_.first + i] = d_decay[t];
+  }
+
+  // P[row][col], from the masked scores and those of d_o v^T, which are not masked. Where the latter have overflowed
+  // they are taken again in double.
+  double score_product(const ConstPanel<A>& d_o, const ConstPanel<A>& v, int64_t row, int64_t col) const {
+    const auto score = static_cast<double>(scores_(row, col)), d_score = static_cast<double>(d_scores_(row, col));
+    if (std::isfinite(d_score) || !all_finite(d_o.row(row)) || !all_finite(v.row(col))) return score * d_score;
+    return weighted_product(d_o.row(row), v.row(col), score);
   }
 
   ConstPanel<A> queries(int64_t i, int64_t begin, int64_t rows) {

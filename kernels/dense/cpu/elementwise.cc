@@ -128,7 +128,7 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
     for (int64_t i = 0; i < count; ++i) {
       const Activated<A> activated = activate_with_derivative<act>(gate[i]);
       const A here = upstream[i];
-      d_a_values[i] = chain_rule<act>(here * value[i], activated.derivative);
+      d_a_values[i] = chain_rule<act>(here, activated.derivative, value[i]);
       d_b_values[i] = here * activated.value;
     }
     if (d_a) store_chunk(to_a, d_a_values, count, args.d_a.mode);

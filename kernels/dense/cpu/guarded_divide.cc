@@ -8,6 +8,20 @@
 #include "kernels/dense/cpu/groups.h"
 
 namespace heddle::kernels::cpu {
+namespace {
+
+// to (=) numbers / divisor
+template <class A>
+void divide(const GuardedDivisor<A>& divisor, const A* numbers, int64_t count, A* to) {
+  if (divisor.fits) {
+    HEDDLE_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) to[i] = numbers[i] / divisor.rounded;
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = divisor.divide(numbers[i]);
+  }
+}
+
+}  // namespace
 
 void guarded_divide_forward(Context& context, const GuardedDivideForwardArgs& args) {
   visit_floating(args.x.dtype, [&](auto type) {
@@ -17,14 +31,12 @@ void guarded_divide_forward(Context& context, const GuardedDivideForwardArgs& ar
     parallel_groups(context, args.x, args.divisor.cols, [&](int64_t index, int64_t group, int64_t first) {
       const T* x = row<const T>(args.x, index) + first;
       T* y = row<T>(args.y, index) + first;
-      const auto divisor = static_cast<A>(row<const T>(args.divisor, index)[group]), eps = static_cast<A>(args.eps);
-      const A guarded = divisor <= eps ? eps : divisor;
+      const GuardedDivisor<A> divisor(static_cast<A>(row<const T>(args.divisor, index)[group]), args.eps);
       for_each_chunk(size, [&](int64_t begin, int64_t count) {
         Buffer<A> x_buffer, y_buffer;
         const A* from = load_chunk(x + begin, count, x_buffer);
         A* to = target_chunk(y + begin, GradientMode::overwrite, y_buffer);
-        HEDDLE_INDEPENDENT
-        for (int64_t i = 0; i < count; ++i) to[i] = from[i] / guarded;
+        divide(divisor, from, count, to);
         store_chunk(y + begin, to, count, GradientMode::overwrite);
       });
     });
@@ -40,22 +52,21 @@ void guarded_divide_backward(Context& context, const GuardedDivideBackwardArgs& 
       const T* y = row<const T>(args.y, index) + first;
       const T* d_y = row<const T>(args.d_y, index) + first;
       T* d_x = args.d_x ? row<T>(args.d_x.view, index) + first : nullptr;
-      const auto divisor = static_cast<A>(row<const T>(args.divisor, index)[group]), eps = static_cast<A>(args.eps);
-      const A guarded = divisor <= eps ? eps : divisor;
+      const GuardedDivisor<A> divisor(static_cast<A>(row<const T>(args.divisor, index)[group]), args.eps);
       double sum = 0.0;
       for_each_chunk(size, [&](int64_t begin, int64_t count) {
         Buffer<A> y_buffer, d_y_buffer, d_x_buffer;
         const A* values = load_chunk(y + begin, count, y_buffer);
         const A* upstream = load_chunk(d_y + begin, count, d_y_buffer);
-        sum += sum_of<A>(count, [&](int64_t i) { return upstream[i] * values[i]; });
+        sum += sum_of<double>(
+            count, [&](int64_t i) { return static_cast<double>(upstream[i]) * static_cast<double>(values[i]); });
         if (!args.d_x) return;
         A* to = target_chunk(d_x + begin, args.d_x.mode, d_x_buffer);
-        HEDDLE_INDEPENDENT
-        for (int64_t i = 0; i < count; ++i) to[i] = upstream[i] / guarded;
+        divide(divisor, upstream, count, to);
         store_chunk(d_x + begin, to, count, args.d_x.mode);
       });
       if (!args.d_divisor) return;
-      const A d_divisor = divisor < eps ? A(0) : -static_cast<A>(sum) / guarded;
+      const A d_divisor = divisor.is_below ? A(0) : static_cast<A>(-sum / divisor.exact);
       store(row<T>(args.d_divisor.view, index) + group, d_divisor, args.d_divisor.mode);
     });
   });

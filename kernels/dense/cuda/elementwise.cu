@@ -89,7 +89,7 @@ struct GluBackward {
       for (int j = 0; j < width; ++j) {
         constexpr Activation kAct = decltype(chosen)::value;
         const auto gate = activate_with_derivative<kAct, T>(in[0][j]);
-        out[0][j] = chain_rule<kAct>(in[2][j] * in[1][j], gate.derivative);
+        out[0][j] = chain_rule<kAct>(in[2][j], gate.derivative, in[1][j]);
         out[1][j] = in[2][j] * gate.value;
       }
     });

@@ -16,9 +16,8 @@ __global__ void __launch_bounds__(kGroupThreads) forward_groups(GuardedDivideFor
   if (!group.is_in(args.x)) return;
   const T* x = row<const T>(args.x, group.row);
   T* y = row<T>(args.y, group.row);
-  const A divisor = widen(row<const T>(args.divisor, group.row)[group.group]), eps = static_cast<A>(args.eps);
-  const A guarded = divisor <= eps ? eps : divisor;
-  group.for_each([&](int64_t i) { y[i] = narrow<T>(widen(x[i]) / guarded); });
+  const GuardedDivisor<A> divisor(widen(row<const T>(args.divisor, group.row)[group.group]), args.eps);
+  group.for_each([&](int64_t i) { y[i] = narrow<T>(divisor.divide(widen(x[i]))); });
 }
 
 template <class T>
@@ -28,18 +27,17 @@ __global__ void __launch_bounds__(kGroupThreads) backward_groups(GuardedDivideBa
   if (!group.is_in(args.y)) return;
   const T* y = row<const T>(args.y, group.row);
   const T* d_y = row<const T>(args.d_y, group.row);
-  const A divisor = widen(row<const T>(args.divisor, group.row)[group.group]), eps = static_cast<A>(args.eps);
-  const A guarded = divisor <= eps ? eps : divisor;
-  A sum = 0;
+  const GuardedDivisor<A> divisor(widen(row<const T>(args.divisor, group.row)[group.group]), args.eps);
+  double sum = 0.0;
   group.for_each([&](int64_t i) {
     const A upstream = widen(d_y[i]);
-    sum += upstream * widen(y[i]);
-    if (args.d_x) store_value(row<T>(args.d_x.view, group.row) + i, upstream / guarded, args.d_x.mode);
+    sum += static_cast<double>(upstream) * static_cast<double>(widen(y[i]));
+    if (args.d_x) store_value(row<T>(args.d_x.view, group.row) + i, divisor.divide(upstream), args.d_x.mode);
   });
   sum = group_sum(sum);
   if (!args.d_divisor || threadIdx.x % 32 != 0) return;
-  store_value(row<T>(args.d_divisor.view, group.row) + group.group, divisor < eps ? A(0) : -sum / guarded,
-              args.d_divisor.mode);
+  store_value(row<T>(args.d_divisor.view, group.row) + group.group,
+              divisor.is_below ? A(0) : static_cast<A>(-sum / divisor.exact), args.d_divisor.mode);
 }
 
 }  // namespace

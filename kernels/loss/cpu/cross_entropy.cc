@@ -61,8 +61,9 @@ OtherClasses<accumulate_t<T>> sum_other_classes(const T* z, int64_t classes, int
     terms += sum_of<A>(count, [part, maximum](int64_t i) { return exponential(part[i] - maximum); });
   });
   if (needs_gaps) {
-    for_each_part(maximum, [&, maximum](const A* part, int64_t count) {
-      gaps += sum_of<A>(count, [part, maximum](int64_t i) { return maximum - part[i]; });
+    const A share = A(1) / static_cast<A>(classes);
+    for_each_part(maximum, [&, maximum, share](const A* part, int64_t count) {
+      gaps += sum_of<A>(count, [part, maximum, share](int64_t i) { return half_gap(maximum, part[i]) * share; });
     });
   }
   return {maximum, static_cast<A>(terms), static_cast<A>(gaps)};
@@ -128,10 +129,10 @@ void reduce_losses_as(const ReduceLossesArgs& args) {
   const int32_t* target = vector<const int32_t>(args.targets);
   const A* losses = vector<const A>(args.row_losses);
   const auto count = static_cast<A>(rows - std::count(target, target + rows, args.options.ignore_index));
-  const A sum = sum_of<A>(rows, [losses](int64_t i) { return losses[i]; });
-  const A divisor = args.options.reduction == Reduction::mean ? count : A(1);
+  const double sum = sum_of<double>(rows, [losses](int64_t i) { return static_cast<double>(losses[i]); });
+  const double divisor = args.options.reduction == Reduction::mean ? static_cast<double>(count) : 1.0;
   *vector<A>(args.count) = count;
-  *vector<A>(args.loss) = count > A(0) ? sum / divisor : A(0);
+  *vector<A>(args.loss) = count > A(0) ? static_cast<A>(sum / divisor) : A(0);
 }
 
 template <class T>

@@ -35,13 +35,13 @@ template <class T>
 struct Partial {
   using A = accumulate_t<T>;
   OtherClasses<A> sums;
-  A classes;
+  A share;  // the number of these classes divided by that of all, for sums.gaps
 
   // Makes the sums relative to `maximum`, which is at least their own.
   __device__ __forceinline__ void raise(A maximum) {
     if (maximum == sums.maximum) return;
     sums.terms *= exponential<T>(sums.maximum - maximum);
-    if (classes > A(0)) sums.gaps += classes * (maximum - sums.maximum);
+    if (share > A(0)) sums.gaps += share * half_gap(maximum, sums.maximum);
     sums.maximum = maximum;
   }
   __device__ __forceinline__ void merge(Partial other) {
@@ -50,7 +50,7 @@ struct Partial {
     other.raise(maximum);
     sums.terms += other.sums.terms;
     sums.gaps += other.sums.gaps;
-    classes += other.classes;
+    share += other.share;
   }
 };
 
@@ -64,7 +64,7 @@ __device__ __forceinline__ Partial<T> merge_row(Partial<T> partial) {
     };
     partial.merge(
         {{of_other_lane(partial.sums.maximum), of_other_lane(partial.sums.terms), of_other_lane(partial.sums.gaps)},
-         of_other_lane(partial.classes)});
+         of_other_lane(partial.share)});
   }
   if constexpr (threads_per_row > 32) {
     __shared__ Partial<T> shared[threads_per_row / 32];
@@ -123,11 +123,14 @@ struct Forward {
   int32_t ignore_index;
   accumulate_t<T> smoothing, z_loss;
   SmoothedLabel<accumulate_t<T>> label;
+  accumulate_t<T> share;  // 1 / number of classes
 };
 
-// Adds `width` logits of a row to the sums, to the gaps where they are wanted (SMOOTHED). `place` as in visit_target().
+// Adds `width` logits of a row to the sums, to the gaps where they are wanted (SMOOTHED). `place` as in visit_target(),
+// `share` as in Forward.
 template <bool SMOOTHED, class T, int width>
-__device__ __forceinline__ void add_classes(Partial<T>& partial, Vec<accumulate_t<T>, width> values, int64_t place) {
+__device__ __forceinline__ void add_classes(Partial<T>& partial, Vec<accumulate_t<T>, width> values, int64_t place,
+                                            accumulate_t<T> share) {
   using A = accumulate_t<T>;
   visit_target<width>(place, [&](int e) { values[e] = -infinity<A>(); });
   A maximum = partial.sums.maximum, terms = A(0);
@@ -137,10 +140,10 @@ __device__ __forceinline__ void add_classes(Partial<T>& partial, Vec<accumulate_
   const bool is_some = maximum != -infinity<A>();
   if constexpr (SMOOTHED) {
     const bool has_target = place >= 0 && place < width;
-    partial.classes += A(has_target ? width - 1 : width);
+    partial.share += A(has_target ? width - 1 : width) * share;
     A gaps = A(0);
 #pragma unroll
-    for (int e = 0; e < width; ++e) gaps += e == place ? A(0) : maximum - values[e];
+    for (int e = 0; e < width; ++e) gaps += (e == place ? A(0) : half_gap(maximum, values[e])) * share;
     if (is_some) partial.sums.gaps += gaps;
   }
   if (!is_some) return;
@@ -183,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) row_losses(Forward<T> p) {
   Partial<T> partial = {{-infinity<A>(), A(0), A(0)}, A(0)};
 #pragma unroll 4
   for (int64_t j = int64_t{lane} * width; j < p.logits.cols; j += threads_per_row * width) {
-    add_classes<SMOOTHED>(partial, load_wide<width>(z + j), target - j);
+    add_classes<SMOOTHED>(partial, load_wide<width>(z + j), target - j, p.share);
   }
   partial = merge_row<T, threads_per_row>(partial);
   if (lane == 0) write_loss(p, i, partial.sums, target_logit(z, target, p.logits.cols));
@@ -221,7 +224,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 8 ? 1 : 2) row_losse
       const int j = begin + v * step;
       if (j >= classes) break;
       store(kept + j, values[v]);  // read by this thread alone
-      add_classes<SMOOTHED>(partial, widen_all(values[v]), int64_t{target} - j);
+      add_classes<SMOOTHED>(partial, widen_all(values[v]), int64_t{target} - j, p.share);
     }
   }
   partial = merge_row<T, kRowThreads>(partial);
@@ -353,7 +356,8 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
                         args.options.ignore_index,
                         static_cast<A>(args.options.label_smoothing),
                         static_cast<A>(args.options.z_loss),
-                        SmoothedLabel<A>::of(args.options.label_smoothing, classes)};
+                        SmoothedLabel<A>::of(args.options.label_smoothing, classes),
+                        A(1) / static_cast<A>(classes)};
   if (args.d_logits && launch_in_one_read(context, p)) return;
   with_width<T>(can_vectorize(args.logits, vector_width<T>), [&](auto chosen) {
     constexpr int width = decltype(chosen)::value;

@@ -24,10 +24,12 @@
 namespace heddle::kernels::cpu {
 namespace {
 
-// The statistics and sums of one group: d_p = inv_std * (d_n - n * along - constant), n = (p - mean - shift) * inv_std.
+// The statistics and sums of one group, with g = d_z * weight and n = (p - mean - shift) * inv_std:
+//   d_p = factor * (g - n * along - constant)
+// The scale is a part of `factor` alone. d_z * scale could be infinite where d_p is not.
 template <class A>
 struct GroupSums {
-  A mean = 0, shift = 0, inv_std = 0, along = 0, constant = 0;
+  A mean = 0, shift = 0, inv_std = 0, factor = 0, along = 0, constant = 0;
   bool is_ordinary = true;
 };
 
@@ -140,6 +142,7 @@ class BackwardRow {
     const A share = A(1) / static_cast<A>(size_);
     GroupSums<A> result;
     result.inv_std = vector<A>(args_.inv_std)[place];
+    result.factor = result.inv_std * scale_;
     const A mean = args_.options.center ? vector<A>(args_.mean)[place] : A(0);
     Sums<A, 1> products;
     Sums<A, 3> moments;
@@ -166,13 +169,13 @@ class BackwardRow {
     if (args_.options.center) {
       result.mean = mean;
       result.shift = moments.total(2) * share;
-      result.constant = moments.total(1) * share * scale_;
+      result.constant = moments.total(1) * share;
       product = moments.total(0);
     }
-    result.along = (product * share * scale_ - result.shift * result.constant) * result.inv_std;
-    const A inv_std = result.inv_std;
+    result.along = (product * share - result.shift * result.constant) * result.inv_std;
+    const A inv_std = result.inv_std, factor = result.factor;
     result.is_ordinary =
-        is_ordinary_gradient(inv_std, product, result.along * inv_std * inv_std, result.constant * inv_std);
+        is_ordinary_gradient(inv_std, product, result.along * inv_std * factor, result.constant * factor);
     return result;
   }
 
@@ -184,7 +187,7 @@ class BackwardRow {
     A* d_weight = d_weight_ != nullptr ? d_weight_ + begin_ + offset : nullptr;
     A* d_bias = d_bias_ != nullptr ? d_bias_ + begin_ + offset : nullptr;
     const A mean = sums.mean, shift = sums.shift, inv_std = sums.inv_std, scale = scale_;
-    const A along = sums.along, constant = sums.constant;
+    const A factor = sums.factor, along = sums.along, constant = sums.constant;
     with_flags(
         [&](auto center, auto has_weight, auto wants_weight, auto wants_bias, auto keeps) {
           HEDDLE_INDEPENDENT
@@ -192,13 +195,13 @@ class BackwardRow {
             A n = p[i];
             if constexpr (center) n = (n - mean) - shift;
             n *= inv_std;
-            A d_n = d_z[i] * scale;
-            if constexpr (wants_weight) d_weight[i] += d_n * n;
+            if constexpr (wants_weight) d_weight[i] += d_z[i] * (n * scale);
             if constexpr (wants_bias) d_bias[i] += d_z[i];
-            if constexpr (has_weight) d_n *= weight[i];
-            d_n -= n * along;
-            if constexpr (center) d_n -= constant;
-            d_p[i] = d_n * inv_std;
+            A g = d_z[i];
+            if constexpr (has_weight) g *= weight[i];
+            g -= n * along;
+            if constexpr (center) g -= constant;
+            d_p[i] = g * factor;
             if constexpr (keeps) normalized[i] = n;
           }
         },

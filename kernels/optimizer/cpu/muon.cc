@@ -24,11 +24,10 @@ void direction_as(const Context& context, const MuonDirectionArgs& args) {
   A* partials = vector<A>(args.partials);
   const auto u = [&](int64_t i) { return of_gradient * gradient[i] + of_m * m[i]; };
   parallel_ranges(context, args.m.size, kTaskSize, [&](int64_t begin, int64_t end) {
-    partials[begin / kTaskSize] = sum_of<A>(end - begin, [&](int64_t i) { return u(begin + i) * u(begin + i); });
+    partials[begin / kTaskSize] = norm_of<A>(end - begin, [&](int64_t i) { return u(begin + i); });
   });
-  double total = 0.0;
-  for (int64_t i = 0; i < gradient_norm_partials(args.m.size); ++i) total += static_cast<double>(partials[i]);
-  const A factor = static_cast<A>(1.0 / std::max(std::sqrt(total), args.eps));
+  const double norm = norm_of_partials<A>(args.partials, args.m.size);
+  const A factor = static_cast<A>(1.0 / std::max(norm, args.eps));
   T* direction = vector<T>(args.direction);
   parallel_ranges(context, args.m.size, kTaskSize, [&](int64_t begin, int64_t end) {
     for_each_chunk(end - begin, [&](int64_t offset, int64_t count) {

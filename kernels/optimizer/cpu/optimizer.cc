@@ -18,15 +18,13 @@ void gradient_norm_as(const Context& context, const GradientNormArgs& args) {
   const A* gradient = vector<const A>(args.gradient);
   A* partials = vector<A>(args.partials);
   parallel_ranges(context, args.gradient.size, kTaskSize, [&](int64_t begin, int64_t end) {
-    partials[begin / kTaskSize] =
-        sum_of<A>(end - begin, [&](int64_t i) { return gradient[begin + i] * gradient[begin + i]; });
+    partials[begin / kTaskSize] = norm_of<A>(end - begin, [&](int64_t i) { return gradient[begin + i]; });
   });
-  double total = 0.0;
-  for (int64_t i = 0; i < gradient_norm_partials(args.gradient.size); ++i) total += static_cast<double>(partials[i]);
+  double total = norm_of_partials<A>(args.partials, args.gradient.size);
   for (int64_t i = 0; i < args.losses.size; ++i) {
     if (!std::isfinite(vector<const A>(args.losses)[i])) total = std::numeric_limits<double>::quiet_NaN();
   }
-  vector<A>(args.scalars)[scalar_gradient_norm] = static_cast<A>(std::sqrt(total));
+  vector<A>(args.scalars)[scalar_gradient_norm] = static_cast<A>(total);
 }
 
 // The numbers of one update, in the type of the master. gradient_scale includes clipping; correction1 and correction2
@@ -84,7 +82,7 @@ void adamw(const Step<A>& step, const Part<A>& part, int64_t count, const A* __r
   for (int64_t i = 0; i < count; ++i) {
     const A g = gradient[i] * step.gradient_scale;
     m[i] = step.beta1.next(m[i], g);
-    v[i] = step.beta2.next(v[i], g * g);
+    v[i] = bounded_moment(step.beta2.next(v[i], g * g));
     const A direction = m[i] * step.correction1 / (std::sqrt(v[i] * step.correction2) + step.eps);
     master[i] = decay * master[i] - part.learning_rate * direction;
   }

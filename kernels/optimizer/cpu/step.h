@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/common/cpu/convert.h"
+#include "kernels/common/cpu/math.h"
 #include "kernels/optimizer/moving_average.h"
 #include "kernels/optimizer/optimizer.h"
 
@@ -14,10 +15,31 @@ namespace heddle::kernels::cpu {
 // Elements of one task, of which one partial sum is made; gradient_norm_partials() counts with the same.
 inline constexpr int64_t kTaskSize = 16384;
 
+// The norm of value(0) .. value(count - 1), by squares in double, of which those of float neither overflow nor vanish.
+template <class A, class Value>
+A norm_of(int64_t count, const Value& value) {
+  return static_cast<A>(std::sqrt(sum_of<double>(count, [&](int64_t i) {
+    const auto number = static_cast<double>(value(i));
+    return number * number;
+  })));
+}
+
+// The norm of a vector of `size` numbers, of which `partials` holds the norms of the tasks.
+template <class A>
+double norm_of_partials(const VectorView& partials, int64_t size) {
+  double squares = 0.0;
+  for (int64_t i = 0; i < gradient_norm_partials(size); ++i) {
+    const auto norm = static_cast<double>(vector<const A>(partials)[i]);
+    squares += norm * norm;
+  }
+  return std::sqrt(squares);
+}
+
 // Whether the step is to be taken at all.
 template <class A>
 bool is_finite_step(const VectorView& scalars) {
-  return std::isfinite(vector<const A>(scalars)[scalar_gradient_norm]);
+  const A* scalar = vector<const A>(scalars);
+  return std::isfinite(scalar[scalar_gradient_norm] * scalar[scalar_gradient_scale]);
 }
 
 // What the gradient is multiplied by: gradient_scale, and less where the norm is clipped.

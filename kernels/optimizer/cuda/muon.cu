@@ -1,6 +1,6 @@
 // The kernels of Muon beside its matrix products, for one matrix.                          kernels/optimizer/muon.h
-//   muon_direction    partials (=): a block sums the squares of one chunk of 16384 numbers of u; then direction (=):
-//                     every block adds up all partial sums, in the same order
+//   muon_direction    partials (=): a block takes the norm of one chunk of 16384 numbers of u; then direction (=):
+//                     every block takes the norm of all partial norms, in the same order
 //   muon_polynomial   squared (=), element by element
 //   muon_apply        master, the compute copy `value` and the average (=), in one pass
 #include <cstdint>
@@ -34,21 +34,21 @@ __device__ __forceinline__ Mixture<A> mixture_of(const Momentum<A>& p) {
   return {p.momentum.rest * clipped_scale(p.scalars), p.momentum.decay};
 }
 
-// partials[block] (=) the sum of squares of one chunk.
+// partials[block] (=) the norm of one chunk.
 template <class A>
-__global__ void __launch_bounds__(kThreads) sum_squares(Momentum<A> p, A* partials) {
-  __shared__ ReduceShared<A, kThreads> shared;
+__global__ void __launch_bounds__(kThreads) norm_of_chunk(Momentum<A> p, A* partials) {
+  __shared__ ReduceShared<double, kThreads> shared;
   const Mixture<A> mixture = mixture_of(p);
   const int64_t begin = blockIdx.x * int64_t{kChunk};
   const int64_t end = begin + kChunk < p.size ? begin + kChunk : p.size;
-  A sum = 0;
+  double sum = 0.0;
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
     const A u = mixture.of_gradient * p.gradient[i] + mixture.of_m * p.m[i];
-    sum += u * u;
+    sum += square(u);
   }
   sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(sqrt(sum));
 }
 
 template <class A, class T>
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
     normalize(Momentum<A> p, const A* partials, int count, double eps, T* direction) {
   __shared__ ReduceShared<double, kThreads> shared;
   double total = 0.0;
-  for (int i = threadIdx.x; i < count; i += kThreads) total += static_cast<double>(partials[i]);
+  for (int i = threadIdx.x; i < count; i += kThreads) total += square(partials[i]);
   total = block_sum<kThreads>(total, shared);
   const A factor = static_cast<A>(1.0 / fmax(sqrt(total), eps));
   const Mixture<A> mixture = mixture_of(p);
@@ -73,7 +73,7 @@ void direction_as(Context& context, const MuonDirectionArgs& args) {
                                 MovingAverage<A>::of(args.momentum), args.nesterov};
   const int64_t chunks = gradient_norm_partials(args.m.size);
   if (chunks == 0) return;
-  HEDDLE_LAUNCH(context, sum_squares<A>, static_cast<unsigned>(chunks), kThreads, 0, momentum,
+  HEDDLE_LAUNCH(context, norm_of_chunk<A>, static_cast<unsigned>(chunks), kThreads, 0, momentum,
                 vector<A>(args.partials));
   HEDDLE_LAUNCH(context, (normalize<A, T>), grid_for(context, args.m.size, kThreads, 8), kThreads, 0, momentum,
                 vector<const A>(args.partials), static_cast<int>(chunks), args.eps, vector<T>(args.direction));

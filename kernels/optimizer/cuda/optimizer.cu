@@ -1,6 +1,7 @@
 // Gradient norm and the update of parameters on flat vectors.                          kernels/optimizer/optimizer.h
-//   gradient_norm       partials (=) and scalars[scalar_gradient_norm] (=): a block sums the squares of one chunk of
-//                       16384 numbers, then a single block adds up the partial sums in order and looks at the losses
+//   gradient_norm       partials (=) and scalars[scalar_gradient_norm] (=): a block takes the norm of one chunk of
+//                       16384 numbers, then a single block that of the partial norms, in order, and looks at the
+//                       losses
 //   update_parameters   m, v, master, the compute copy `value` and the average (=), in one pass over all parts; scalars
 //                       and the table of parts are read from device memory
 //   exchange            two vectors, in one pass
@@ -16,35 +17,35 @@
 namespace heddle::kernels::cuda {
 namespace {
 
-// partials[block] (=) the sum of squares of one chunk.
+// partials[block] (=) the norm of one chunk.
 template <class A, int width>
-__global__ void __launch_bounds__(kThreads) sum_squares(const A* gradient, int64_t size, A* partials) {
-  __shared__ ReduceShared<A, kThreads> shared;
+__global__ void __launch_bounds__(kThreads) norm_of_chunk(const A* gradient, int64_t size, A* partials) {
+  __shared__ ReduceShared<double, kThreads> shared;
   const int64_t begin = blockIdx.x * int64_t{kChunk};
   const int64_t end = begin + kChunk < size ? begin + kChunk : size;
-  Vec<A, width> sum = {};
+  Vec<double, width> sum = {};
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x * width; i < end; i += kThreads * width) {
     const Vec<A, width> g = load<width>(gradient + i);
 #pragma unroll
-    for (int j = 0; j < width; ++j) sum[j] += g[j] * g[j];
+    for (int j = 0; j < width; ++j) sum[j] += square(g[j]);
   }
-  A total = 0;
+  double total = 0.0;
 #pragma unroll
   for (int j = 0; j < width; ++j) total += sum[j];
   total = block_sum<kThreads>(total, shared);
-  if (threadIdx.x == 0) partials[blockIdx.x] = total;
+  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(sqrt(total));
 }
 
-// scalars[scalar_gradient_norm] (=) the root of the sum of all partial sums, added up in double, or NaN when one of the
-// losses is not finite; one block.
+// scalars[scalar_gradient_norm] (=) the norm of all partial norms, or NaN when one of the losses is not finite; one
+// block.
 template <class A>
 __global__ void __launch_bounds__(kThreads)
     finish_norm(const A* partials, int64_t count, const A* losses, int64_t loss_count, A* scalars) {
   __shared__ ReduceShared<double, kThreads> shared;
   double total = 0.0;
 #pragma unroll 4
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) total += static_cast<double>(partials[i]);
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) total += square(partials[i]);
   for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) {
     if (!isfinite(losses[i])) total = static_cast<double>(NAN);
   }
@@ -57,7 +58,7 @@ void gradient_norm_as(Context& context, const GradientNormArgs& args) {
   const int64_t chunks = gradient_norm_partials(args.gradient.size);
   if (chunks > 0) {
     with_width<A>(can_vectorize(args.gradient, vector_width<A>), [&](auto width) {
-      HEDDLE_LAUNCH(context, (sum_squares<A, decltype(width)::value>), static_cast<unsigned>(chunks), kThreads, 0,
+      HEDDLE_LAUNCH(context, (norm_of_chunk<A, decltype(width)::value>), static_cast<unsigned>(chunks), kThreads, 0,
                     vector<const A>(args.gradient), args.gradient.size, vector<A>(args.partials));
     });
   }
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 1) update(Updat
       for (int j = 0; j < width; ++j) {
         const A g = gradient[j] * scale;
         m[j] = p.beta1.next(m[j], g);
-        v[j] = p.beta2.next(v[j], g * g);
+        v[j] = bounded_moment(p.beta2.next(v[j], g * g));
         const A direction = m[j] * correction1 / (sqrt(v[j] * correction2) + p.eps);
         master[j] = decay * master[j] - part.learning_rate * direction;
       }

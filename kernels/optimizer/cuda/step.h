@@ -12,6 +12,12 @@ namespace heddle::kernels::cuda {
 inline constexpr int kThreads = 256;
 inline constexpr int kChunk = 16384;  // the same as in gradient_norm_partials()
 
+// In double the squares of all numbers of float are normal numbers.
+template <class A>
+__device__ __forceinline__ double square(A number) {
+  return static_cast<double>(number) * static_cast<double>(number);
+}
+
 // Whether the step is to be taken at all.
 template <class A>
 __device__ __forceinline__ bool is_finite_step(const A* scalars) {
