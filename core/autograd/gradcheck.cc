@@ -39,6 +39,8 @@ double spread_of(const Values& values) {
   return spread > 0.0 && std::isfinite(spread) ? spread : 1.0;
 }
 
+bool have_same_bits(double a, double b, double) { return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b); }
+
 // The identity as an operator: what is computed from its output has an input that is no leaf.
 struct IdentityNode {
   Slot x, y;
@@ -60,6 +62,8 @@ class Checker {
   Checker(Context& context, const GradcheckFunction& function, const std::vector<GradcheckInput>& inputs,
           const GradcheckOptions& options)
       : context_(context), function_(function), inputs_(inputs), options_(options) {
+    check(std::any_of(inputs.begin(), inputs.end(), [](const auto& input) { return input.differentiate; }),
+          "[gradcheck] none of the {} inputs is differentiated, expected at least one", inputs.size());
     for (const GradcheckInput& input : inputs) {
       check(input.value.dtype() == DType::float64 || !input.differentiate,
             "[gradcheck] input {} is {}, expected float64", input.name, name(input.value.dtype()));
@@ -71,14 +75,15 @@ class Checker {
           [&](const auto& other) { return other.value.defined() && may_overlap(other.value, inputs_[i].value); });
       if (overlaps) inputs_[i].value = clone(context, inputs_[i].value);
     }
+    for (const GradcheckInput& input : inputs_) {
+      values_.push_back(input.value.defined() ? read_values(context, input.value) : Values{});
+    }
   }
 
   GradcheckReport run() {
     GradcheckReport report;
     const std::vector<Values> analytic = gradients(InputKind::leaf);
-    report.deterministic = agree(analytic, gradients(InputKind::leaf), [](double a, double b, double) {
-      return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
-    });
+    report.deterministic = agree(analytic, gradients(InputKind::leaf), have_same_bits);
     // Another order of additions is allowed. NaN agrees with nothing; a sum may be beyond the largest number.
     const auto times = [](double factor) {
       return [factor](double a, double b, double largest) {
@@ -86,7 +91,11 @@ class Checker {
       };
     };
     report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic), times(2.0));
-    report.composes = agree(analytic, gradients(InputKind::output), times(1.0));
+    // Upstream gradients that the caller gives away may be written over, those that it keeps may not.
+    report.composes = agree(analytic, gradients(InputKind::output), times(1.0)) &&
+                      agree(analytic, gradients(InputKind::output_given_upstream), times(1.0));
+    report.keeps_inputs = keeps_inputs_;
+    report.keeps_upstream = keeps_upstream_;
     base_ = outputs(&upstream_);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].differentiate) report.inputs.push_back(check_input(i, analytic[i]));
@@ -96,8 +105,8 @@ class Checker {
 
  private:
   // What the inputs of the function are: leaves, leaves whose gradients are `start` already, or outputs of another
-  // node.
-  enum class InputKind { leaf, written_leaf, output };
+  // node; with the last one the upstream gradients are given away.
+  enum class InputKind { leaf, written_leaf, output, output_given_upstream };
 
   // The gradients of all inputs, with leaves of their own; empty for inputs that are not differentiated.
   std::vector<Values> gradients(InputKind kind, const std::vector<Values>& start = {}) {
@@ -118,26 +127,43 @@ class Checker {
         poison(context_, leaves[i].tensor);  // a read of what was not written gives NaN
       }
       variables.push_back(tape.leaf(input.value, leaves[i], input.name));
-      if (kind == InputKind::output) variables.back() = identity(tape, variables.back());
+      if (kind >= InputKind::output) variables.back() = identity(tape, variables.back());
     }
     std::vector<Tape::Root> roots;
+    std::vector<Values> upstream;
     size_t index = 0;
     for (Variable& output : function_(tape, variables)) {
-      Tensor upstream = Tensor::empty(context_, output.shape(), output.dtype());
-      write_values(context_, upstream, upstream_values(index++, output.value.numel()));
-      if (output.requires_grad()) roots.push_back({output, upstream});
+      const Values numbers = upstream_values(index++, output.value.numel());
+      if (!output.requires_grad()) continue;
+      const Tensor tensor = Tensor::empty(context_, output.shape(), output.dtype());
+      write_values(context_, tensor, numbers);
+      upstream.push_back(read_values(context_, tensor));  // as they are stored
+      roots.push_back({output, tensor});
     }
-    // Upstream gradients that the caller gives away may be written over, those that it keeps may not: both are tried.
-    if (kind == InputKind::output) {
+    if (kind == InputKind::output_given_upstream) {
       tape.backward(std::move(roots));
     } else {
       tape.backward(roots);
+      std::vector<Values> now;
+      for (const Tape::Root& root : roots) now.push_back(read_values(context_, root.upstream));
+      keeps_upstream_ = keeps_upstream_ && agree(upstream, now, have_same_bits);
     }
+    restore_inputs();
     std::vector<Values> result;
     for (const Gradient& leaf : leaves) {
       result.push_back(leaf.tensor.defined() ? read_values(context_, leaf.tensor) : Values{});
     }
     return result;
+  }
+
+  // What the function has written over its inputs, which it must not do.
+  void restore_inputs() {
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const Tensor& input = inputs_[i].value;
+      if (!input.defined() || agree({values_[i]}, {read_values(context_, input)}, have_same_bits)) continue;
+      keeps_inputs_ = false;
+      write_values(context_, input, values_[i]);
+    }
   }
 
   Values upstream_values(size_t output, int64_t count) const {
@@ -201,7 +227,7 @@ class Checker {
   GradcheckInputReport check_input(size_t index, const Values& analytic) {
     const GradcheckInput& input = inputs_[index];
     GradcheckInputReport report{.name = input.name};
-    const Values values = read_values(context_, input.value);
+    const Values& values = values_[index];
     if (values.empty()) return report;
     Values finite = analytic, direction(values.size());
     for (double& gradient : finite) gradient = std::isfinite(gradient) ? gradient : 0.0;
@@ -283,8 +309,10 @@ class Checker {
   Context& context_;
   const GradcheckFunction& function_;
   std::vector<GradcheckInput> inputs_;  // none of them shares a number with another
+  std::vector<Values> values_;          // of the inputs
   const GradcheckOptions& options_;
-  Values base_, upstream_;  // of all outputs, one after the other
+  bool keeps_inputs_ = true, keeps_upstream_ = true;  // so far
+  Values base_, upstream_;                            // of all outputs, one after the other
 };
 
 }  // namespace
@@ -299,7 +327,7 @@ Verdict GradcheckInputReport::verdict() const {
 }
 
 Verdict GradcheckReport::verdict() const {
-  Verdict result = deterministic && accumulates && composes ? Verdict::ok : Verdict::wrong;
+  Verdict result = faults().empty() ? Verdict::ok : Verdict::wrong;
   for (const GradcheckInputReport& input : inputs) result = std::max(result, input.verdict());
   return result;
 }
@@ -309,6 +337,8 @@ std::string GradcheckReport::faults() const {
   if (!deterministic) text += "a second backward pass gave different bits\n";
   if (!accumulates) text += "a backward pass onto existing gradients did not add to them\n";
   if (!composes) text += "the gradients differ when the inputs are outputs of another operator instead of leaves\n";
+  if (!keeps_inputs) text += "inputs were written over\n";
+  if (!keeps_upstream) text += "upstream gradients that the caller still holds were written over\n";
   return text;
 }
 

@@ -1,7 +1,8 @@
 // Compares the gradients of a function with differences of its values (line_derivative.h), and says ok, WRONG or
 // undecided: a right gradient is never called wrong, nor a wrong one right.  docs/gradcheck.md. Also compares the ways
 // in which a gradient can be written with each other: it overwrites, it adds to an existing one, it is shared with
-// other inputs, it takes the memory of the upstream gradient.
+// other inputs, it takes the memory of the upstream gradient. And the function may write over nothing that is not its
+// own: inputs, upstream gradients that the caller holds.
 #pragma once
 
 #include <cstdint>
@@ -41,9 +42,11 @@ struct GradcheckInputReport {
 };
 
 struct GradcheckReport {
-  bool deterministic = true;  // a second backward gave the same bits
-  bool accumulates = true;    // a backward onto these gradients gave twice their values
-  bool composes = true;       // the gradients are the same for inputs that are outputs of another operator, not leaves
+  bool deterministic = true;   // a second backward gave the same bits
+  bool accumulates = true;     // a backward onto these gradients gave twice their values
+  bool composes = true;        // the gradients are the same for inputs that are outputs of another operator, not leaves
+  bool keeps_inputs = true;    // no input was written over
+  bool keeps_upstream = true;  // nor an upstream gradient that the caller still holds
   std::vector<GradcheckInputReport> inputs;
 
   // wrong if any of the above is false or any input is wrong, else undecided if any input is.
@@ -60,7 +63,8 @@ struct GradcheckReport {
 using GradcheckFunction = std::function<std::vector<Variable>(Tape&, const std::vector<Variable>&)>;
 
 // The upstream gradients are random and different for every element of every output; the checked scalar is
-// sum over outputs of <upstream, output>. Throws Error when an input is not float64.
+// sum over outputs of <upstream, output>. Throws Error when an input that is differentiated is not float64, and when
+// none is.
 GradcheckReport gradcheck(Context& context, const GradcheckFunction& function,
                           const std::vector<GradcheckInput>& inputs, const GradcheckOptions& options = {});
 

@@ -87,13 +87,16 @@ LineSlope judge(const LineFunction& g, const LineScales& scales) {
     return LineSlope{verdict, estimate.slope, estimate.error};
   };
   Ladder ladder(g, scales);
+  Estimate zero;  // the best of those that are 0 within their error
   while (ladder.descend()) {
     if (ladder.count() < 2) continue;
     const size_t last = ladder.count() - 1;
     const Estimate estimate = ladder.estimate(last);
     const double kink = std::abs(ladder[last].right_once - ladder[last].left_once);
     const bool is_smooth = kink <= kResolution * scales.size + 4.0 * ladder.rounding(last);
-    if (is_smooth && is_zero(estimate.slope, estimate.error)) return answer(Verdict::ok, estimate);
+    if (!is_smooth || !is_zero(estimate.slope, estimate.error)) continue;
+    if (estimate.error < zero.error) zero = estimate;
+    if (zero.error <= allowed) return answer(Verdict::ok, zero);
   }
   const Estimate best = ladder.best();
   const double slope = std::abs(best.slope);
@@ -107,6 +110,7 @@ LineSlope judge(const LineFunction& g, const LineScales& scales) {
       stays(ladder[finest].central) && stays(ladder[finest].right_once) && stays(ladder[finest].left_once)) {
     return answer(Verdict::wrong, best);
   }
+  if (std::isfinite(zero.error)) return answer(Verdict::ok, zero);
   // A kink between the points of all larger steps: the slope is that of the side where there is none.
   for (size_t i = ladder.count(); i-- > 2;) {
     for (const auto side : {&Rung::right_once, &Rung::left_once}) {

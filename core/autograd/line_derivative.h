@@ -32,9 +32,10 @@ struct LineSlope {
 
 // Takes central differences with steps 4 times shorter each, extrapolates them to a step of 0 (Richardson; Ridders,
 // "Accurate computation of F'(x) and F'(x)F''(x)", Advances in Engineering Software 4, 1982), and estimates the error
-// from rounding (noise / step) and from what the last extrapolation changed. The verdict is
-//   ok         where the slope is 0 within its error, and the error at most 2e-5 of the size; and where there is a kink
-//              at 0 and the slope of one side is 0
+// from rounding (noise / step) and from what the last extrapolation changed. The steps end early where the slope is 0
+// within an error of 1e-6 of the claimed one and 1e-9 of the size. The verdict is
+//   ok         where the slope is 0 within its error, and the error at most 2e-5 of the size, unless smaller steps show
+//              that it is wrong; and where there is a kink at 0 and the slope of one side is 0
 //   wrong      where the slope is beyond 8 times its error and stays so at smaller steps, on both sides of 0
 //   undecided  otherwise
 // A function that is stored in few digits does not change at all over short distances, so that its rounding error does

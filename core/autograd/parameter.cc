@@ -62,6 +62,9 @@ Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer i
   const std::optional<int64_t> numbers = checked_product(std::span(shape.begin(), shape.end()));
   check(numbers.has_value() && *numbers <= kMostNumbers - count_,
         "parameter {} has shape {}, too large: all parameters together may have 2^60 numbers", name, to_string(shape));
+  const size_t given = initializer.values.size();
+  check(initializer.kind != Initializer::Kind::values || static_cast<int64_t>(given) == *numbers,
+        "parameter {} of shape {} is given {} values, expected {}", name, to_string(shape), given, *numbers);
   count_ += *numbers;
   names_.insert(name);
   Parameter& parameter = parameters_.emplace_back();

@@ -52,7 +52,8 @@ struct Buffer {
 class ParameterSet {
  public:
   // The reference stays valid as long as the set. Throws Error when the name is taken, when an extent is negative, when
-  // the set is materialized, and when all parameters together would have more than 2^60 numbers.
+  // the number of given values does not fit the shape, when the set is materialized, and when all parameters together
+  // would have more than 2^60 numbers.
   Parameter& add(std::string name, const Shape& shape, Initializer initializer, bool weight_decay);
 
   // The same for a buffer; parameters and buffers share one space of names. Throws Error also when the number of values

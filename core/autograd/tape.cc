@@ -39,9 +39,12 @@ std::string operator_name(const std::type_info& node) {
 
 }  // namespace
 
+bool Tape::is_elsewhere(const Tensor& value) const {
+  return !context_.is_meta() && value.defined() && value.device() != context_.device();
+}
+
 void Tape::check_device(const Tensor& value, std::string_view name) const {
-  if (context_.is_meta() || !value.defined()) return;
-  if (value.device() == context_.device()) return;
+  if (!is_elsewhere(value)) return;
   fail("{} is on device {}, the tape on {}", name, to_string(value.device()), to_string(context_.device()));
 }
 
@@ -53,8 +56,10 @@ Variable Tape::constant(Tensor value) const {
 Variable Tape::leaf(Tensor value, Gradient& gradient, std::string_view name) {
   const auto replaced = replaced_leaves_.find(&gradient);
   if (replaced != replaced_leaves_.end()) return replaced->second;
+  check(value.defined(), "leaf {} has no value", name);
   check_device(value, name);
   if (mode_ != Mode::record) return constant(std::move(value));
+  if (is_elsewhere(gradient.tensor)) check_device(gradient.tensor, fmt::format("the gradient of leaf {}", name));
   const Slot slot = slots_.add_leaf(value, gradient, name);
   return {std::move(value), slot};
 }
@@ -81,6 +86,9 @@ std::vector<Variable> Tape::split(const Variable& from, int dim, const std::vect
 }
 
 bool Tape::records(std::initializer_list<const Variable*> inputs) const {
+  for (const Variable* input : inputs) {
+    if (is_elsewhere(input->value)) check_device(input->value, "an input of shape " + to_string(input->shape()));
+  }
   return mode_ == Mode::record &&
          std::any_of(inputs.begin(), inputs.end(), [](const Variable* input) { return input->requires_grad(); });
 }
@@ -211,6 +219,7 @@ void Tape::check_root(const Root& root) const {
   check(upstream.shape() == variable.shape() && upstream.dtype() == variable.dtype(),
         "backward: upstream gradient {} {}, expected {} {}", name(upstream.dtype()), to_string(upstream.shape()),
         name(variable.dtype()), to_string(variable.shape()));
+  check_device(upstream, "the upstream gradient");
 }
 
 void Tape::write_root(const Root& root) {

@@ -60,8 +60,8 @@ class Tape {
   // lie anywhere.
   Variable constant(Tensor value) const;
   // A value whose gradient goes to `gradient`, which must outlive the tape. Asking twice for the same Gradient gives
-  // the same slot. `name` appears in errors. Throws Error when the gradient's tensor does not fit the value in shape,
-  // dtype or strides.
+  // the same slot. `name` appears in errors. Throws Error when the value is undefined, and when the gradient's tensor
+  // does not fit it in shape, dtype, strides or device.
   Variable leaf(Tensor value, Gradient& gradient, std::string_view name);
   // From now on leaf() returns `by` for this gradient: a check replaces a parameter by values of its own this way.
   void replace_leaf(const Gradient& gradient, const Variable& by) { replaced_leaves_[&gradient] = by; }
@@ -76,8 +76,11 @@ class Tape {
   std::vector<Variable> split(const Variable& from, int dim, const std::vector<int64_t>& sizes);
 
   // --- For operators, forward ---
-  // Whether an operator of these inputs has to record a node.
+  // Whether an operator of these inputs has to record a node. Throws Error for an input on another device than the
+  // context's, unless that is meta.
   bool records(std::initializer_list<const Variable*> inputs) const;
+  // The same check of an index tensor, which is no Variable; `name` appears in the error.
+  void check_device(const Tensor& value, std::string_view name) const;
   // The output of an operator; it gets a slot when `recorded`.
   Variable output(Tensor value, bool recorded);
   // Takes over the node of an operator. Nodes run backward in the reverse order of recording. T is any struct with
@@ -110,7 +113,8 @@ class Tape {
   bool can_share_gradient(Slot slot) const;
 
   // Runs all nodes from `root`, with upstream gradient `upstream` (ones for a root of one element when undefined).
-  // Throws Error on a second call, on a root that was not recorded, and when a leaf that requires a gradient got none.
+  // Throws Error on a second call, on a root that was not recorded, on an upstream gradient that does not fit its root,
+  // and when a leaf that requires a gradient got none.
   // When a node throws, Gradient::written of all leaves is as it was before the call, and the tape is of no use
   // anymore.
   void backward(const Variable& root, Tensor upstream = {});
@@ -176,7 +180,7 @@ class Tape {
   void check_root(const Root& root) const;
   void write_root(const Root& root);
   void run(Entry& entry);
-  void check_device(const Tensor& value, std::string_view name) const;
+  bool is_elsewhere(const Tensor& value) const;
   std::vector<Tensor> take_new_outputs(const std::vector<Slot>& outputs);
   void tell(const Entry& entry, bool is_gradient, std::vector<Tensor> numbers) const;
   void finish_leaf(Slot leaf);

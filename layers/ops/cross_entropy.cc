@@ -40,11 +40,12 @@ struct CrossEntropyNode {
 
 }  // namespace
 
-void check_targets(std::string_view layer, const Tensor& targets, const Shape& rows, std::string_view of,
-                   const CrossEntropyOptions& options) {
+void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, const Shape& rows,
+                   std::string_view of, const CrossEntropyOptions& options) {
   check(targets.dtype() == DType::int32 && targets.shape() == rows && targets.is_contiguous(),
         "[{}] targets are {} {}, expected dense int32 {}: one for each row of {}", layer, name(targets.dtype()),
         to_string(targets.shape()), to_string(rows), of);
+  tape.check_device(targets, fmt::format("[{}] the tensor targets", layer));
   check(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
         "[{}] label_smoothing is {}, expected a number from 0 to 1", layer, options.label_smoothing);
   check(options.z_loss >= 0.0 && std::isfinite(options.z_loss), "[{}] z_loss is {}, expected a number of at least 0",
@@ -56,7 +57,7 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
   check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class",
         to_string(logits.shape()));
   Context& context = tape.context();
-  check_targets("cross_entropy", targets, logits.shape().part(0, logits.value.rank() - 1),
+  check_targets("cross_entropy", tape, targets, logits.shape().part(0, logits.value.rank() - 1),
                 "logits " + to_string(logits.shape()), options);
   const bool recorded = tape.records({&logits}), reduces = options.reduction != Reduction::none;
   const DType exact = accumulate_type(logits.dtype());

@@ -23,7 +23,7 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
 
 // The checks of `layer` for what it has in common with cross_entropy(): targets, one for each row of the shape `rows`,
 // and the options. `of` names the input whose rows they are.
-void check_targets(std::string_view layer, const Tensor& targets, const Shape& rows, std::string_view of,
-                   const CrossEntropyOptions& options);
+void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, const Shape& rows,
+                   std::string_view of, const CrossEntropyOptions& options);
 
 }  // namespace heddle

@@ -12,10 +12,11 @@ namespace {
 using kernels::rows_view;
 using kernels::vector_view;
 
-void check_embedding(const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
+void check_embedding(const Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
   check(tokens.dtype() == DType::int32 && tokens.is_contiguous(),
         "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()),
         to_string(tokens.shape()), to_string(tokens.strides()));
+  tape.check_device(tokens, "[embedding] the tensor tokens");
   check_rows("embedding", "weight", weight);
   check(weight.value.rank() == 2, "[embedding] weight has shape {}, expected (vocabulary, dim)",
         to_string(weight.shape()));
@@ -58,7 +59,7 @@ struct EmbeddingNode {
 }  // namespace
 
 Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
-  check_embedding(tokens, weight, options);
+  check_embedding(tape, tokens, weight, options);
   const bool recorded = tape.records({&weight});
   Shape shape = tokens.shape();
   shape.append(weight.shape()[1]);

@@ -120,9 +120,9 @@ Variable apply(Tape& tape, const Variable& x, const std::vector<Variable>& weigh
     features.push_back(weight.shape()[0]);
     values.push_back(weight.value);
     slots.push_back(weight.slot);
-    any_weight = any_weight || weight.requires_grad();
+    any_weight = tape.records({&weight}) || any_weight;
   }
-  const bool recorded = tape.records({&x, &bias}) || (any_weight && tape.mode() == Tape::Mode::record);
+  const bool recorded = tape.records({&x, &bias}) || any_weight;
   Shape shape = x.shape();
   shape[-1] = std::accumulate(features.begin(), features.end(), int64_t{0});
   Variable y = tape.output(Tensor::empty(tape.context(), shape, x.dtype()), recorded);

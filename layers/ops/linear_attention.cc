@@ -29,7 +29,7 @@ const char* name(Decay decay) {
   return "";
 }
 
-void check_linear_attention(const Variable& q, const Variable& k, const Variable& v,
+void check_linear_attention(const Tape& tape, const Variable& q, const Variable& k, const Variable& v,
                             const LinearAttentionInputs& inputs, const LinearAttentionOptions& options) {
   check_heads("linear_attention", "q", q);
   check_heads("linear_attention", "k", k);
@@ -59,6 +59,7 @@ void check_linear_attention(const Variable& q, const Variable& k, const Variable
     check(segments.dtype() == DType::int32 && segments.shape() == Shape{shape[0], shape[1]} && segments.is_contiguous(),
           "[linear_attention] segments is {} {}, expected int32 ({}, {}), contiguous: one for each token of q",
           name(segments.dtype()), to_string(segments.shape()), shape[0], shape[1]);
+    tape.check_device(segments, "[linear_attention] the tensor segments");
   }
   if (inputs.initial_state.defined()) {
     check_tensor("linear_attention", "initial_state", inputs.initial_state, exact,
@@ -122,7 +123,7 @@ struct LinearAttentionNode {
 
 LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
                                  const LinearAttentionInputs& inputs, const LinearAttentionOptions& options) {
-  check_linear_attention(q, k, v, inputs, options);
+  check_linear_attention(tape, q, k, v, inputs, options);
   Context& context = tape.context();
   // A constant decay is not differentiated, even if it is a leaf.
   const Slot log_decay = options.decay == Decay::constant ? Slot{} : inputs.log_decay.slot;

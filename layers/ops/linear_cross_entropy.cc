@@ -94,7 +94,7 @@ struct LinearCrossEntropyNode {
   }
 };
 
-void check_inputs(const Variable& x, const Variable& weight, const Tensor& targets,
+void check_inputs(const Tape& tape, const Variable& x, const Variable& weight, const Tensor& targets,
                   const LinearCrossEntropyOptions& options) {
   check_rows(kOperator, "x", x);
   check_rows(kOperator, "weight", weight);
@@ -102,7 +102,8 @@ void check_inputs(const Variable& x, const Variable& weight, const Tensor& targe
         "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}",
         kOperator, to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
   check_dtype(kOperator, "weight", weight, "x", x);
-  check_targets(kOperator, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()), options.loss);
+  check_targets(kOperator, tape, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()),
+                options.loss);
   check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kOperator);
   check(options.chunk > 0, "[{}] chunk is {}, expected at least one row", kOperator, options.chunk);
 }
@@ -112,7 +113,7 @@ void check_inputs(const Variable& x, const Variable& weight, const Tensor& targe
 Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& weight, const Tensor& targets,
                               const LinearCrossEntropyOptions& options) {
   Context& context = tape.context();
-  check_inputs(x, weight, targets, options);
+  check_inputs(tape, x, weight, targets, options);
   check_classes(context, targets, weight.shape()[0], options.loss.ignore_index);
   const bool recorded = tape.records({&x, &weight});
   const DType exact = accumulate_type(x.dtype());

@@ -16,8 +16,8 @@ using kernels::heads_view;
 using kernels::softmax_attention_query_sums;
 using kernels::vector_view;
 
-void check_softmax_attention(const Variable& q, const Variable& k, const Variable& v, const Variable& segments,
-                             const SoftmaxAttentionOptions& options) {
+void check_softmax_attention(const Tape& tape, const Variable& q, const Variable& k, const Variable& v,
+                             const Variable& segments, const SoftmaxAttentionOptions& options) {
   check_heads("softmax_attention", "q", q);
   check_heads("softmax_attention", "k", k);
   check_heads("softmax_attention", "v", v);
@@ -39,6 +39,7 @@ void check_softmax_attention(const Variable& q, const Variable& k, const Variabl
   if (!segments.defined()) return;
   check_tensor("softmax_attention", "segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
   check_dense("softmax_attention", "segments", segments);
+  tape.check_device(segments.value, "[softmax_attention] the tensor segments");
 }
 
 kernels::SoftmaxAttentionInputs kernel_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
@@ -87,7 +88,7 @@ struct SoftmaxAttentionNode {
 
 Variable softmax_attention(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
                            const Variable& segments, const SoftmaxAttentionOptions& options) {
-  check_softmax_attention(q, k, v, segments, options);
+  check_softmax_attention(tape, q, k, v, segments, options);
   Context& context = tape.context();
   const bool recorded = tape.records({&q, &k, &v});
   const Shape& shape = q.shape();

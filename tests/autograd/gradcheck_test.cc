@@ -15,6 +15,7 @@
 #include "core/tensor/element_types.h"
 #include "core/tensor/random.h"
 #include "tests/autograd/test_nodes.h"
+#include "tests/error_of.h"
 
 namespace heddle {
 namespace {
@@ -233,6 +234,93 @@ TEST_F(GradcheckTest, WrongGradientOfAnInputThatIsNoLeafIsReported) {
   EXPECT_FALSE(report.composes);
   EXPECT_FALSE(report.passed());
   EXPECT_THAT(report.to_string(), HasSubstr("instead of leaves"));
+}
+
+// Two steps see a slope to 2e-5 of the largest: to that an element of 1e-4 could be anything.
+TEST_F(GradcheckTest, ElementsThatAreSmallBesideOthersAreHeldToTheirOwnDigits) {
+  const Values values = {0.3, -1.2, 0.8, 0.5, -0.4, 1.7};
+  constexpr size_t kSmall = 4;
+  for (const double small : {1e-2, 1e-4, 1e-6}) {
+    for (const double claimed : {1.0, 0.0, 2.0, -1.0}) {
+      const auto function = [&](Tape& tape, const std::vector<Variable>& in) {
+        const Tensor factors = make_tensor(tape.context(), in[0].shape(), {1, 1, 1, 1, small, 1});
+        Elementwise sine = kSin;
+        sine.derivative = [&](double x, size_t i) { return std::cos(x) * (i == kSmall ? claimed : 1.0); };
+        return std::vector<Variable>{multiply(tape, apply(tape, in[0], sine), tape.constant(factors))};
+      };
+      const GradcheckReport report = gradcheck(context_, function, {input(values)});
+      EXPECT_EQ(report.verdict(), claimed == 1.0 ? Verdict::ok : Verdict::wrong) << small << " " << claimed << "\n"
+                                                                                 << report.to_string();
+      EXPECT_EQ(report.inputs[0].wrong, claimed == 1.0 ? 0 : 1);
+    }
+  }
+}
+
+TEST_F(GradcheckTest, WrongGradientsBesideALargeConstantAreFound) {
+  for (const double factor : {1.0, 1.01}) {
+    const Elementwise f{[](double x) { return 1e9 + std::sin(x); },
+                        [=](double x, size_t) { return factor * std::cos(x); }};
+    EXPECT_EQ(check_of(f, {0.1, 0.7, 2.0, -0.3}).passed(), factor == 1.0);
+  }
+}
+
+// y = 2 x, whose gradient does not depend on x, so that nothing else shows what its node writes over.
+GradcheckReport check_of_twice(Context& context, const GradcheckInput& x,
+                               const std::function<void(Tape& running, Slot from, const Tensor& d_y)>& backward) {
+  const auto twice = [&](Tape& tape, const std::vector<Variable>& in) {
+    const bool recorded = tape.records({&in[0]});
+    const Values values = read_values(tape.context(), in[0].value);
+    const Values doubled = zip(values, values, [](double a, double b) { return a + b; });
+    const Variable y = tape.output(make_tensor(tape.context(), in[0].shape(), doubled), recorded);
+    const auto call = [&, from = in[0].slot, to = y.slot](Tape& running) {
+      const Tensor d_y = running.take_gradient(to);
+      const Values d = read_values(running.context(), d_y);
+      backward(running, from, d_y);
+      write_gradient(running, running.destination(from), zip(d, d, [](double a, double b) { return a + b; }));
+    };
+    if (recorded) tape.record(CallNode{call}, {in[0]}, {y});
+    return std::vector<Variable>{y};
+  };
+  return gradcheck(context, twice, {x});
+}
+
+TEST_F(GradcheckTest, AnUpstreamGradientThatIsWrittenOverIsReported) {
+  for (const bool only_where_it_could_be_shared : {false, true}) {
+    const GradcheckReport report =
+        check_of_twice(context_, input({1, 2}), [&](Tape& running, Slot from, const Tensor& d_y) {
+          if (!only_where_it_could_be_shared || running.can_share_gradient(from)) fill_zero(running.context(), d_y);
+        });
+    EXPECT_FALSE(report.keeps_upstream);
+    EXPECT_TRUE(report.keeps_inputs);
+    EXPECT_EQ(report.verdict(), Verdict::wrong);
+    EXPECT_EQ(report.faults(), "upstream gradients that the caller still holds were written over\n");
+  }
+  const GradcheckReport right = check_of_twice(context_, input({1, 2}), [](Tape& running, Slot, const Tensor& d_y) {
+    if (d_y.is_unique()) fill_zero(running.context(), d_y);
+  });
+  EXPECT_TRUE(right.passed()) << right.to_string();
+}
+
+TEST_F(GradcheckTest, AnInputThatIsWrittenOverIsReportedAndRestored) {
+  const GradcheckInput x = input({1, 2});
+  const GradcheckReport report = check_of_twice(context_, x, [&](Tape& running, Slot, const Tensor&) {
+    write_values(running.context(), x.value, {7, 8});
+  });
+  EXPECT_FALSE(report.keeps_inputs);
+  EXPECT_TRUE(report.keeps_upstream);
+  EXPECT_EQ(report.verdict(), Verdict::wrong);
+  EXPECT_EQ(report.faults(), "inputs were written over\n");
+  EXPECT_EQ(read_values(context_, x.value), (Values{1, 2}));
+}
+
+TEST_F(GradcheckTest, NothingToCheckIsAnError) {
+  const auto function = [](Tape&, const std::vector<Variable>& in) { return in; };
+  EXPECT_EQ(testing::error_of([&] { gradcheck(context_, function, {}); }),
+            "[gradcheck] none of the 0 inputs is differentiated, expected at least one");
+  EXPECT_EQ(testing::error_of([&] {
+              gradcheck(context_, function, {input({1, 2}, false)});
+            }),
+            "[gradcheck] none of the 1 inputs is differentiated, expected at least one");
 }
 
 TEST_F(GradcheckTest, SeveralInputsAndOutputsSomeOfThemNotDifferentiated) {

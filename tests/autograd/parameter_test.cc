@@ -221,6 +221,10 @@ TEST_F(ParameterTest, ImpossibleOnesAreRefused) {
               set.add_buffer("b", {-1, -2}, {1, 2});
             }),
             "b has shape (-1, -2): an extent is negative");
+  EXPECT_EQ(testing::error_of([&] {
+              set.add("a", {3}, Initializer::given({1, 2}), true);
+            }),
+            "parameter a of shape (3) is given 2 values, expected 3");
   EXPECT_EQ(set.count(), 0);
   set.add("a", {2}, Initializer::constant(1.0), true);
   EXPECT_EQ(testing::error_of([&] { set.materialize(context_, DType::int32, 1); }),

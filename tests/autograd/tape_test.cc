@@ -229,6 +229,26 @@ TEST_F(TapeTest, AValueOfAnotherDeviceIsRefused) {
   EXPECT_EQ(testing::error_of([&] { tape.constant(far); }), "a value is on device meta, the tape on cpu");
   Tape counting(meta);
   EXPECT_EQ(testing::error_of([&] { leaf(counting, {1, 2}, gx_); }), "no error");
+
+  const Variable x = leaf(tape, {1, 2}, gx_), y = scale(tape, x, 2.0);
+  EXPECT_EQ(testing::error_of([&] {
+              multiply(tape, x, {far, {}});
+            }),
+            "an input of shape (2) is on device meta, the tape on cpu");
+  EXPECT_EQ(testing::error_of([&] { tape.backward(y, far); }),
+            "the upstream gradient is on device meta, the tape on cpu");
+  gy_.tensor = far;
+  EXPECT_EQ(testing::error_of([&] {
+              leaf(tape, {1, 2}, gy_, "y");
+            }),
+            "the gradient of leaf y is on device meta, the tape on cpu");
+}
+
+TEST_F(TapeTest, ALeafHasAValue) {
+  for (const auto mode : {Tape::Mode::record, Tape::Mode::inference}) {
+    Tape tape(context_, mode);
+    EXPECT_EQ(testing::error_of([&] { tape.leaf({}, gx_, "bias"); }), "leaf bias has no value");
+  }
 }
 
 // Also of one that is gone, whose place in memory and whose ids the next tape may have.

@@ -317,6 +317,27 @@ TEST(MixerStates, AStateKnowsItsMixerAndItsTensors) {
       ThrowsMessage<Error>(HasSubstr("a state has no tensor keys")));
 }
 
+TEST(MixerStates, APositionIsANumberOfTokens) {
+  Context context;
+  for (const char* type : {"lightning", "softmax_attention"}) {
+    const MixerModel model(context, fmt::format("{{type: {}, heads: 2}}", type), {8, 0, 2}, DType::float32);
+    const auto error_with = [&](const Tensor& position) {
+      return testing::error_of([&] { model.mixer->load_state(context, {{"position", position}}); });
+    };
+    const auto number = [&](double value, DType dtype) {
+      const Tensor tensor = Tensor::empty(context, {1}, dtype);
+      write_values(context, tensor, {value});
+      return tensor;
+    };
+    EXPECT_EQ(error_with(number(7, DType::int32)), "no error");
+    EXPECT_EQ(error_with(number(-1, DType::int32)),
+              fmt::format("[{}] the position of a state is -1, expected at least 0", type));
+    EXPECT_EQ(error_with(number(1.5, DType::float32)),
+              fmt::format("[{}] the position of a state is float32 (1), expected one int32", type));
+    EXPECT_EQ(error_with({}), fmt::format("[{}] the position of a state is float32 (), expected one int32", type));
+  }
+}
+
 // docs/model.md#parameters: the running number of a parameter picks the random numbers that it starts with.
 TEST(MixerParameters, ALearnedThetaComesFirst) {
   for (const char* type : {"lightning", "linear_attention"}) {

@@ -60,4 +60,15 @@ Tensor saved_position(Context& context, int64_t position) {
   return at;
 }
 
+int64_t loaded_position(std::string_view type, Context& context, const std::map<std::string, Tensor>& tensors) {
+  const auto found = tensors.find("position");
+  check(found != tensors.end(), "[{}] a state needs its position", type);
+  const Tensor& at = found->second;
+  check(at.defined() && at.dtype() == DType::int32 && at.numel() == 1,
+        "[{}] the position of a state is {} {}, expected one int32", type, name(at.dtype()), to_string(at.shape()));
+  const auto position = static_cast<int64_t>(read_values(context, at)[0]);
+  check(position >= 0, "[{}] the position of a state is {}, expected at least 0", type, position);
+  return position;
+}
+
 }  // namespace heddle

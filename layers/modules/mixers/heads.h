@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <string_view>
 
 #include "layers/modules/module.h"
@@ -34,7 +36,9 @@ void check_mixer_input(std::string_view type, const Variable& x, int64_t dim);
 // documents that begin in this pass. `state` may be null.
 void check_state_use(std::string_view type, const Tape& tape, const MixerState* state, const Tensor& segments);
 
-// The position of the next token as MixerState::save() gives it: an int32 tensor of one element.
+// The position of the next token as MixerState::save() gives it, `position`: an int32 tensor of one element.
 Tensor saved_position(Context& context, int64_t position);
+// That of the tensors of a state of this type. Throws Error when there is none, or it is none.
+int64_t loaded_position(std::string_view type, Context& context, const std::map<std::string, Tensor>& tensors);
 
 }  // namespace heddle

@@ -54,10 +54,9 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
                                                        const std::map<std::string, Tensor>& tensors) const {
   auto loaded = std::make_unique<State>();
   for (const auto& [name, tensor] : tensors) {
+    if (name == "position") continue;
     const bool has_heads = tensor.rank() == 4 && tensor.size(1) == heads_;
-    if (name == "position" && tensor.numel() == 1) {
-      loaded->position = static_cast<int64_t>(read_values(context, tensor)[0]);
-    } else if (name == "state" && has_heads) {
+    if (name == "state" && has_heads) {
       loaded->state = tensor;
     } else if (name == "key_sums" && has_heads && key_sums_ == KeySums::kept) {
       loaded->key_sums = tensor;
@@ -65,7 +64,7 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
       fail("[{}] a state has no tensor {} of shape {}", type_, name, to_string(tensor.shape()));
     }
   }
-  check(tensors.contains("position"), "[{}] a state needs its position", type_);
+  loaded->position = loaded_position(type_, context, tensors);
   check(key_sums_ == KeySums::none || loaded->state.defined() == loaded->key_sums.defined(),
         "[{}] a state needs both of its tensors state and key_sums, or neither", type_);
   return loaded;

@@ -119,9 +119,7 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::make_state() const {
 
 std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
                                                               const std::map<std::string, Tensor>& tensors) const {
-  const auto at = tensors.find("position");
-  check(at != tensors.end() && at->second.numel() == 1, "[{}] a state needs its position", kSoftmaxAttention);
-  const auto position = static_cast<int64_t>(read_values(context, at->second)[0]);
+  const int64_t position = loaded_position(kSoftmaxAttention, context, tensors);
   if (tensors.size() == 1) return std::make_unique<KeyValueCache>(options_.window, position);
   for (const auto& [name, tensor] : tensors) {
     if (name == "position") continue;
