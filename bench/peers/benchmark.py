@@ -4,7 +4,9 @@
     python3 bench/peers/benchmark.py srms_norm norm_gate --jobs 8 --json peers.json
     heddle bench srms_norm norm_gate --json heddle.json
     python3 bench/compare.py heddle.json peers.json
+    python3 bench/peers/benchmark.py training --quantity speed,memory --json peers.json
 
+The suite `training` measures whole steps, which training.py describes: ms, tokens a second, and the peak of allocated MiB.
 Providers of norms and position encodings: torch (eager), torch_functional (torch.nn.functional), torch_compile, and liger
 where it is importable; those of attention and of losses are in providers.py.
 Protocol (the same as `heddle bench`): before every timed call a buffer of eight times the L2 is overwritten; device
@@ -30,6 +32,7 @@ import yaml
 
 import operators
 import providers as others
+import training
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PASSES = ["fwd", "bwd", "bwd_first"]
@@ -254,12 +257,17 @@ def memory(subject, which):
     return total / 20 / 2**20
 
 
-def configs_of(suite, arguments):
-    """Each (suite's name, config's name, config with the suite's defaults, n)."""
+def read_suite(suite):
+    """The path of the suite's file, and what it says."""
     path = suite if suite.endswith(".yaml") else os.path.join(HERE, "../../configs/bench", suite + ".yaml")
     with open(path) as file:
-        spec = yaml.safe_load(file)
-    for name, config in spec["configs"].items():
+        return path, yaml.safe_load(file)
+
+
+def configs_of(suite, arguments):
+    """Each (suite's name, config's name, config with the suite's defaults, n) of operators."""
+    path, spec = read_suite(suite)
+    for name, config in spec.get("configs", {}).items():
         if not arguments.config or name in arguments.config:
             for n in arguments.n or config.get("n", spec.get("n")):
                 defaults = {"operator": spec.get("operator"), "dtype": spec.get("dtype", "bfloat16")}
@@ -311,6 +319,10 @@ def compile_ahead(arguments):
 def rows_of(suite, arguments):
     device = torch.device(arguments.device)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    path, spec = read_suite(suite)
+    if "training" in spec:
+        yield from training.rows(path, spec, arguments, device, device_name)
+        return
     stopwatch = Stopwatch(device)
     for suite_name, config_name, config, n in configs_of(suite, arguments):
         for provider, subject in subjects_of(config, n, device):
@@ -347,7 +359,7 @@ def main():
     parser.add_argument("--n", type=lambda text: [int(n) for n in text.split(",")])
     parser.add_argument("--config", type=lambda text: text.split(","))
     parser.add_argument("--provider", type=lambda text: text.split(","))
-    parser.add_argument("--passes", type=lambda text: text.split(","), default=PASSES)
+    parser.add_argument("--passes", type=lambda text: text.split(","), default=[*PASSES, "step"])
     parser.add_argument("--quantity", type=lambda text: text.split(","), default=["speed"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--threads", type=int, help="of the CPU")

@@ -20,8 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from config import load_config
-from tnl import LanguageModel
-from train_tnl import optimizer_of
+from training import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[2]
 # Relative. AdamW divides gradients by their size, so a rounding error of a small one becomes a step of full length: the
@@ -64,20 +63,10 @@ def train_heddle(arguments: argparse.Namespace, folder: Path, window: np.ndarray
 
 
 def train_torch(arguments: argparse.Namespace, weights: dict, window: np.ndarray) -> list[tuple]:
-    config = load_config(arguments.config)
-    model = LanguageModel(config["model"], config["trainer"]["sequence_length"], "chunked")
-    model.load_state_dict(weights)
-    optimizer = optimizer_of(model, config["optimizer"])
+    step = TrainingStep(load_config(arguments.config), "chunked")
+    step.model.load_state_dict(weights)
     batch = torch.from_numpy(window.astype(np.int64)).expand(4, -1)
-    rows = []
-    for _ in range(arguments.steps):
-        loss = model(batch[:, :-1], batch[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config["optimizer"]["clip_norm"])
-        optimizer.step()
-        rows.append((loss.item(), norm.item()))
-    return rows
+    return [step([(batch[:, :-1], batch[:, 1:])]) for _ in range(arguments.steps)]
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
-"""The model of configs/toy_kjv.yaml in PyTorch: embedding, N x [residual + norm, lightning attention, residual + norm,
-GLU], norm, head. Written for speed in plain torch operators, with heddle's parameter names, so that a checkpoint of
-heddle loads with load_state_dict.
+"""The model of configs/toy_kjv.yaml in PyTorch: embedding, N x [residual + norm, mixer, residual + norm, GLU], norm, head.
+The mixer is lightning attention or softmax attention. Written for speed in plain torch operators, with heddle's parameter
+names, so that a checkpoint of heddle loads with load_state_dict.
 """
 
 import math
@@ -10,6 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK = 64
+
+
+def refuse_others(name: str, section: dict, known: dict) -> None:
+    """Raises ValueError where the section has another value than those that this peer knows."""
+    for key, value in known.items():
+        if section.get(key, value) != value:
+            raise ValueError(f"{name}.{key} is {section[key]}, this peer knows {value}")
 
 
 def slopes(heads: int, layer: int, layers: int) -> Tensor:
@@ -55,11 +62,41 @@ class DecayedAttention(nn.Module):
         return o.flatten(2, 3)
 
 
+class FlaAttention(nn.Module):
+    """The same by the Triton kernels of flash-linear-attention, which need a GPU."""
+
+    def __init__(self, log_decay: Tensor, scale: float):
+        super().__init__()
+        from fla.ops.simple_gla import chunk_simple_gla
+
+        self.function, self.scale = chunk_simple_gla, scale
+        self.register_buffer("log_decay", log_decay.float(), persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2).to(v.dtype) for x in (q, k, v))  # rotation leaves q and k in float32
+        o, _ = self.function(q, k, v, g_gamma=self.log_decay, scale=self.scale)
+        return o.transpose(1, 2)
+
+
+class Rotary(nn.Module):
+    """Rotates features k and k + D/2 of x (B, H, N, D) by n * base^(-2k/D) at position n."""
+
+    def __init__(self, base: float, head_dim: int, length: int):
+        super().__init__()
+        theta = base ** (-2.0 * torch.arange(head_dim // 2, dtype=torch.float64) / head_dim)
+        phase = torch.arange(length, dtype=torch.float64)[:, None] * theta
+        self.register_buffer("cos", torch.cos(phase).float(), persistent=False)
+        self.register_buffer("sin", torch.sin(phase).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = x.chunk(2, -1)
+        return torch.cat((low * self.cos - high * self.sin, low * self.sin + high * self.cos), -1)
+
+
 class Norm(nn.Module):
     def __init__(self, section: dict):
         super().__init__()
-        if section["type"] != "srms_norm":
-            raise ValueError(f"norm.type is {section['type']}, this peer knows srms_norm")
+        refuse_others("norm", section, {"type": "srms_norm"})
         self.eps = section.get("eps", 1e-5)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -79,32 +116,54 @@ class Lightning(nn.Module):
         self.gate = nn.ModuleDict({"down": nn.Linear(dim, rank, bias=False), "up": nn.Linear(rank, dim, bias=False)})
         self.out = nn.Linear(dim, dim, bias=False)
         rotary = section["lrpe"]
-        self.rotates = layer in rotary["layers"]
-        theta = rotary["base"] ** (-2.0 * torch.arange(self.head_dim // 2, dtype=torch.float64) / self.head_dim)
-        phase = torch.arange(length, dtype=torch.float64)[:, None] * theta
-        self.register_buffer("cos", torch.cos(phase).float(), persistent=False)
-        self.register_buffer("sin", torch.sin(phase).float(), persistent=False)
-        log_decay = slopes(self.heads, layer, layers)
-        self.attention = DecayedAttention(log_decay, length, self.head_dim**-0.5, attention)
-
-    def rotate(self, x: Tensor) -> Tensor:
-        low, high = x.chunk(2, -1)
-        return torch.cat((low * self.cos - high * self.sin, low * self.sin + high * self.cos), -1)
+        rotates = layer in rotary.get("layers", range(layers))
+        self.rotary = Rotary(rotary.get("base", 10000.0), self.head_dim, length) if rotates else nn.Identity()
+        log_decay, scale = slopes(self.heads, layer, layers), self.head_dim**-0.5
+        self.attention = (FlaAttention(log_decay, scale) if attention == "fla"
+                          else DecayedAttention(log_decay, length, scale, attention))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, dim = x.shape
         qkv = F.silu(self.qkv(x)).view(batch, length, 3, self.heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if self.rotates:
-            q, k = self.rotate(q), self.rotate(k)
-        o = self.attention(q, k, v)
+        o = self.attention(self.rotary(q), self.rotary(k), v)
         o = srms_norm(o.transpose(1, 2), eps=1e-5).reshape(batch, length, dim)
         return self.out(o * torch.sigmoid(self.gate["up"](self.gate["down"](x))))
+
+
+class SoftmaxAttention(nn.Module):
+    """The attention of a transformer with rotary positions, by scaled_dot_product_attention."""
+
+    def __init__(self, section: dict, dim: int, length: int):
+        super().__init__()
+        refuse_others("mixer", section, {"kv_heads": 0, "window": 0})
+        self.heads = section["heads"]
+        self.head_dim = dim // self.heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.rotary = Rotary(section.get("base", 10000.0), self.head_dim, length)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k = self.rotary(q).to(v.dtype), self.rotary(k).to(v.dtype)
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(o.transpose(1, 2).reshape(batch, length, dim))
+
+
+def mixer_of(model: dict, layer: int, length: int, attention: str) -> nn.Module:
+    section = model["mixer"]
+    if section.get("type") == "lightning":
+        return Lightning(section, model["dim"], layer, model["layers"], length, attention)
+    if section.get("type") == "softmax_attention":
+        return SoftmaxAttention(section, model["dim"], length)
+    raise ValueError(f"mixer.type is {section.get('type')}, this peer knows lightning and softmax_attention")
 
 
 class Glu(nn.Module):
     def __init__(self, section: dict, dim: int):
         super().__init__()
+        refuse_others("channel", section, {"type": "glu", "act": "silu"})
         self.w12 = nn.Linear(dim, 2 * section["hidden"], bias=False)
         self.w3 = nn.Linear(section["hidden"], dim, bias=False)
 
@@ -117,7 +176,7 @@ class Block(nn.Module):
     def __init__(self, model: dict, layer: int, length: int, attention: str):
         super().__init__()
         self.mixer_norm = Norm(model["norm"])
-        self.mixer = Lightning(model["mixer"], model["dim"], layer, model["layers"], length, attention)
+        self.mixer = mixer_of(model, layer, length, attention)
         self.channel_norm = Norm(model["norm"])
         self.channel = Glu(model["channel"], model["dim"])
 
@@ -130,6 +189,7 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     def __init__(self, model: dict, length: int, attention: str):
         super().__init__()
+        refuse_others("model", model, {"tie_embeddings": False, "dropout": 0.0})
         self.embedding = nn.Embedding(model["vocab_size"], model["dim"])
         self.blocks = nn.ModuleList(Block(model, layer, length, attention) for layer in range(model["layers"]))
         self.final_norm = Norm(model["norm"])

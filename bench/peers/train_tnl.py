@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from config import load_config
 from tnl import CHUNK, LanguageModel
+from training import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,34 +50,18 @@ def read_tokens(config: dict) -> torch.Tensor:
     return torch.randint(config["model"]["vocab_size"], (1 << 20,))
 
 
-def optimizer_of(model: LanguageModel, section: dict) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": section["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section["lr"], betas=tuple(section["betas"]),
-                             eps=section["eps"], fused=True)
-
-
 class Trainer:
     def __init__(self, config: dict, attention: str, compiled: bool):
         trainer = config["trainer"]
-        torch.manual_seed(config.get("seed", 1))
         self.batch, self.length = trainer["batch_size"], trainer["sequence_length"]
         self.tokens = read_tokens(config)
-        self.model = LanguageModel(config["model"], self.length, attention)
-        self.forward = torch.compile(self.model) if compiled else self.model
-        self.optimizer = optimizer_of(self.model, config["optimizer"])
-        self.clip_norm = config["optimizer"]["clip_norm"]
+        self.take_step = TrainingStep(config, attention, compiled)
+        self.model = self.take_step.model
 
-    def step(self) -> float:
+    def step(self) -> None:
         begins = torch.randint(self.tokens.numel() - self.length, (self.batch, 1))
         windows = self.tokens[begins + torch.arange(self.length + 1)]
-        loss = self.forward(windows[:, :-1], windows[:, 1:])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        return loss.item()
+        self.take_step([(windows[:, :-1], windows[:, 1:])])
 
     def seconds(self, warmup: int, steps: int) -> list[float]:
         for _ in range(warmup):
@@ -144,7 +129,6 @@ def check(run: Path, tolerance: float = 1e-4) -> bool:
 def main() -> int:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)  # the far ends of the decay would cost tens of times the rest
     if arguments.check:
         return 0 if check(arguments.check) else 1
     config = load_config(arguments.config)
