@@ -62,21 +62,23 @@ int report(const char* message, int code) {
   }
 }
 
-// CLI11 would say no more than that a subcommand is required.
-bool is_unknown_command(const std::string& word, std::vector<std::string>& known) {
-  for (const Command& command : kCommands) known.emplace_back(command.name);
-  return !word.starts_with('-') && std::find(known.begin(), known.end(), word) == known.end();
+// Throws UsageError for a first word that is neither a command nor an option before one. CLI11 would say no more than
+// that a subcommand is required.
+void check_first_word(const std::string& word) {
+  const bool is_option = word.starts_with('-');
+  std::vector<std::string> known = {"-h", "--help", "--version"};
+  if (!is_option) {
+    known.clear();
+    for (const Command& command : kCommands) known.emplace_back(command.name);
+  }
+  if (std::find(known.begin(), known.end(), word) != known.end()) return;
+  const std::string hint = did_you_mean(word, known);
+  throw UsageError(fmt::format("unknown {} '{}'{}", is_option ? "option" : "command", word,
+                               hint.empty() ? ", expected one of " + join_names(known) : hint));
 }
 
 int run(int argc, char** argv, const Registry& registry) {
-  std::vector<std::string> known;
-  if (argc > 1 && is_unknown_command(argv[1], known)) {
-    const std::string hint = did_you_mean(argv[1], known);
-    return report(
-        fmt::format("unknown command '{}'{}", argv[1], hint.empty() ? ", expected one of " + join_names(known) : hint)
-            .c_str(),
-        kUsage);
-  }
+  if (argc > 1) check_first_word(argv[1]);
   CLI::App app("heddle " HEDDLE_VERSION ": a minimal training framework for linear-attention language models",
                "heddle");
   app.set_version_flag("--version", version_text(), "Print the version and how the program was built");

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "cli/command.h"
@@ -14,6 +13,7 @@
 #include "cli/option.h"
 #include "tools/export_model.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/shell_argument.h"
 
 namespace heddle::cli {
 namespace {
@@ -24,16 +24,6 @@ struct ExportArguments {
   size_t shard_bytes = ExportOptions{}.shard_bytes;
   ExportOptions exported;
 };
-
-// The path as an argument of a shell: it is quoted where it holds what a shell reads, and is no option.
-std::string shell_argument(const std::string& path) {
-  const std::string argument = path.starts_with('-') ? "./" + path : path;
-  constexpr std::string_view kPlain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-+,:=@%";
-  if (argument.find_first_not_of(kPlain) == std::string::npos) return argument;
-  std::string quoted;
-  for (const char character : argument) quoted += character == '\'' ? "'\\''" : std::string(1, character);
-  return "'" + quoted + "'";
-}
 
 int run(const ExportArguments& options, const Registry& registry) {
   ExportOptions exported = options.exported;

@@ -11,6 +11,7 @@
 #include "trainers/data/tokenizer.h"
 #include "trainers/run/model_folder.h"
 #include "trainers/run/run_folder.h"
+#include "trainers/shell_argument.h"
 
 namespace heddle::cli {
 
@@ -63,9 +64,9 @@ void check_is_no_export(const fs::path& path) {
   std::error_code unreadable;
   if (!fs::is_directory(path, unreadable) || !is_model_folder(path)) return;
   throw UsageError(
-      fmt::format("{0} is a folder that heddle export wrote, expected a run folder or a checkpoint; "
-                  "`heddle train CONFIG --init-from {0}` reads its weights",
-                  path.string()));
+      fmt::format("{} is a folder that heddle export wrote, expected a run folder or a checkpoint; "
+                  "`heddle train CONFIG --init-from {}` reads its weights",
+                  path.string(), shell_argument(path.string())));
 }
 
 }  // namespace heddle::cli

@@ -70,6 +70,12 @@ _heddle() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} help
   local _heddle_program=("${COMP_WORDS[0]}")
   COMPREPLY=()
+  # bash splits --option=VALUE at the =, which is then a word.
+  if [[ $cur == '=' ]]; then
+    cur=
+  elif [[ $previous == '=' ]]; then
+    previous=${COMP_WORDS[COMP_CWORD - 2]}
+  fi
   if ((COMP_CWORD == 1)); then
     COMPREPLY=($(compgen -W "$(_heddle_words --help | sed -n '/^Subcommands:/,/^$/ s/^  \([a-z][a-z-]*\) .*/\1/p') --help --version" -- "$cur"))
     return

@@ -528,7 +528,7 @@ class Bytes:
     size = 256
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode())
+        return list(text.encode(errors="surrogateescape"))  # an argument that is no UTF-8, as its bytes
 
     def decode(self, tokens: list[int]) -> str:
         return bytes(token for token in tokens if token < self.size).decode(errors="backslashreplace")
@@ -550,16 +550,34 @@ class Pieces:
         return self.processor.decode([token for token in tokens if token < self.size])
 
 
+def within(kind: Callable[[str], float], low: float, high: float = sys.float_info.max) -> Callable[[str], float]:
+    """What argparse reads a number in [low, high] by."""
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            limits = f">= {low}" if high == sys.float_info.max else f"in [{low}, {high}]"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {limits}")
+        return value
+
+    return number
+
+
+def ids(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")] if text else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
     parser.add_argument("--prompt", help="text to go on from; default: a line break, or none where a document is begun")
-    parser.add_argument("--prompt-tokens", metavar="IDS", help="token ids to go on from, as in 1,2,3")
-    parser.add_argument("--tokens", type=int, default=200, help="how many to write, at most")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest only; 0: from all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest of probability P together")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--prompt-tokens", type=ids, help="token ids to go on from, as in 1,2,3")
+    parser.add_argument("--tokens", type=within(int, 0), default=200, help="how many to write, at most")
+    parser.add_argument("--temperature", type=within(float, 0), default=0.8, help="0: always the likeliest")
+    parser.add_argument("--top-k", type=within(int, 0), default=0, help="draw from the K likeliest only; 0: from all")
+    parser.add_argument(
+        "--top-p", type=within(float, 0, 1), default=1.0, help="draw from the likeliest of probability P together"
+    )
+    parser.add_argument("--seed", type=within(int, 0, 2**64 - 1), default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--dtype", choices=("float64", "float32", "bfloat16", "float16"), help="default: of the tensors"
@@ -572,11 +590,14 @@ def main() -> int:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         parser.exit(1, f"error: {error}\n")
     if arguments.check:
-        return 0 if check_logits(model, arguments.folder) else 1
+        try:
+            return 0 if check_logits(model, arguments.folder) else 1
+        except (OSError, SafetensorError) as error:
+            parser.exit(1, f"error: {error}; heddle export --logits N writes them\n")
     tokenizer: Bytes | Pieces | None = None
     writes_documents = model.separator is not None
     if arguments.prompt_tokens is not None:
-        prompt = [int(word) for word in arguments.prompt_tokens.split(",")] if arguments.prompt_tokens else []
+        prompt = arguments.prompt_tokens
     elif model.config["tokens"] == "ids":
         if not writes_documents or arguments.prompt:
             parser.error("the tokens of this model are no text: give --prompt-tokens")

@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "core/config/config_error.h"
 #include "core/config/config_load.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
@@ -212,6 +213,8 @@ void run_layer_files(Context& context, const LayerSpec& spec, const std::filesys
   std::vector<NamedTensor> results;
   try {
     results = run_layer(context, spec, given, dtype);
+  } catch (const ConfigError&) {
+    throw;  // names the place in the spec
   } catch (const Error& error) {
     fail("{}: {}", inputs.string(), error.what());
   }

@@ -9,6 +9,7 @@
 
 #include "core/config/config_fields.h"
 #include "core/config/config_load.h"
+#include "core/config/config_tree.h"
 #include "core/runtime/checked.h"
 #include "layers/modules/choices.h"
 #include "trainers/data/tokenizer.h"
@@ -53,10 +54,11 @@ void describe(ConfigFields& fields, ScheduleConfig& schedule) {
   describe_decay(fields, schedule);
 }
 
-// A document begins with its separator, which is read before the prompt.
+// A document begins with its separator, which is read before the prompt. A prompt that is empty, as it can be there
+// alone, is not written: data that are not packed then have their own default.
 void describe(ConfigFields& fields, SampleConfig& sample, const DataConfig& data) {
   if (fields.reads() && data.pack) sample.prompt = "";
-  fields.field("prompt", sample.prompt);
+  if (fields.reads() || !sample.prompt.empty()) fields.field("prompt", sample.prompt);
   if (fields.reads() && sample.prompt.empty() && !data.pack) {
     fields.fail("prompt", "found an empty prompt, expected at least one character; with data.pack it may be empty");
   }
@@ -250,6 +252,20 @@ bool is_computed_with(const std::string& path) {
          path == "trainer.loss_scale" || path == "trainer.ema";
 }
 
+// What a run writes of its config must be read as it was: YAML holds no bytes that are no UTF-8, and none of the
+// characters that Unicode keeps out of texts, such as U+FFFF.
+void check_can_be_written(const ConfigNode& config) {
+  config.for_each_scalar([](const std::string& path, const ConfigValue& value) {
+    ConfigValue text = value;
+    text.quoted = true;  // alone in a line "---" would be more than text
+    if (parse_yaml(to_line(text), "")->scalar == value.scalar) return;
+    throw ConfigError(value.location,
+                      fmt::format("{}: found bytes that are no UTF-8, or characters that are none of a text, which the "
+                                  "config of a run cannot hold; a symbolic link can give a file another name",
+                                  path));
+  });
+}
+
 // The device holds numbers in the accumulate type. One that is beyond its normal numbers becomes inf or 0 there, or its
 // reciprocal does.
 void check_numbers(const TrainConfig& config) {
@@ -318,6 +334,7 @@ TrainConfig read_train_config(const ConfigNode& node, const Registry& registry) 
   ConfigFields fields(node);
   describe(fields, config, registry);
   node.finish();
+  check_can_be_written(node);
   check_train_config(config);
   cap_warmup(config);
   note_cut_decay(config);

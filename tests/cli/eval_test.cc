@@ -66,6 +66,9 @@ TEST_F(EvalCommandTest, NamesWhatIsWrong) {
   const Finished nowhere = run_heddle({"eval", run_ + "/nowhere"});
   EXPECT_EQ(nowhere.code, 2);
   EXPECT_EQ(nowhere.err, "error: '" + run_ + "/nowhere' does not exist, expected a run folder or a checkpoint\n");
+  const Finished file = run_heddle({"eval", run_ + "/config.yaml"});
+  EXPECT_EQ(file.code, 2);
+  EXPECT_EQ(file.err, "error: " + run_ + "/config.yaml is a file, expected a run folder or a checkpoint\n");
   const std::string link = (folder_ / "link").string();  // to itself
   fs::create_symlink("link", link);
   EXPECT_EQ(run_heddle({"eval", link}).err, "error: " + link + ": Too many levels of symbolic links\n");

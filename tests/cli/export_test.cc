@@ -316,6 +316,29 @@ TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
   compare("");
 }
 
+// As heddle generate does, and without a traceback of Python.
+TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  ASSERT_EQ(export_to("hf").code, 0);
+  const auto said = [&](const std::string& arguments, int code) {
+    const std::string folder = (folder_ / "hf").string(), err = (folder_ / "err").string();
+    const int status = std::system(
+        fmt::format("python3 '{0}/modeling_heddle.py' '{0}' {1} 2> '{2}' > /dev/null", folder, arguments, err).c_str());
+    EXPECT_EQ(WEXITSTATUS(status), code) << arguments;
+    EXPECT_THAT(read_file(err), Not(HasSubstr("Traceback"))) << arguments;
+    return read_file(err);
+  };
+  EXPECT_THAT(said("--temperature -1", 2), HasSubstr("--temperature: found '-1', expected a number >= 0"));
+  EXPECT_THAT(said("--temperature nan", 2), HasSubstr("found 'nan'"));
+  EXPECT_THAT(said("--top-p 2", 2), HasSubstr("--top-p: found '2', expected a number in [0, 1]"));
+  EXPECT_THAT(said("--top-k -3", 2), HasSubstr("--top-k: found '-3'"));
+  EXPECT_THAT(said("--tokens -1", 2), HasSubstr("--tokens: found '-1'"));
+  EXPECT_THAT(said("--seed -1", 2), HasSubstr("--seed: found '-1'"));
+  EXPECT_THAT(said("--prompt-tokens 1,x", 2), HasSubstr("--prompt-tokens"));
+  EXPECT_THAT(said("--check", 1), HasSubstr("hf/logits.safetensors; heddle export --logits N writes them"));
+  EXPECT_EQ(said("--prompt \"$(printf '\\377')\" --tokens 1", 0), "") << "no UTF-8, and a prompt of bytes all the same";
+}
+
 // A shell reads the command that is printed as it is meant.
 TEST_F(ExportTest, TheCommandThatIsPrintedIsQuoted) {
   EXPECT_THAT(export_to("it's here").out,

@@ -176,6 +176,9 @@ TEST_F(CompletionTest, OptionsAreThoseOfTheCommand) {
 TEST_F(CompletionTest, ValuesOfOptions) {
   EXPECT_THAT(complete({"export", "runs/a", "--format", ""}), ElementsAre("hf", "fla"));
   EXPECT_THAT(complete({"bench", "--quantity", "m"}), ElementsAre("memory"));
+  EXPECT_THAT(complete({"bench", "--quantity", "=", "m"}), ElementsAre("memory")) << "--quantity=m, as bash splits it";
+  EXPECT_THAT(complete({"bench", "--quantity", "="}), ElementsAre("speed", "memory"));
+  EXPECT_THAT(complete({"train", "a.yaml", "--set", "=", "ru"}), IsEmpty());
   EXPECT_THAT(complete({"train", "--device", "cu"}), ElementsAre("cuda", "cuda:0"));
   EXPECT_THAT(complete({"train", "--device", "m"}), IsEmpty());
   EXPECT_THAT(complete({"memory", "--device", "m"}), ElementsAre("meta"));

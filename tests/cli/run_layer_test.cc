@@ -73,6 +73,10 @@ TEST_F(RunLayerProgramTest, ABadSpecOrUsageIsTwo) {
   finished = run("bad.yaml", "in");
   EXPECT_EQ(finished.code, 2);
   EXPECT_THAT(finished.err, HasSubstr("error: " + path("bad.yaml") + ":2:11: "));
+  write("bad.yaml", "layer: rms_norm\noptions: {dim: 5}\n");
+  finished = run("bad.yaml", "in");
+  EXPECT_EQ(finished.code, 2);
+  EXPECT_THAT(finished.err, ::testing::StartsWith("error: " + path("bad.yaml") + ":2:16: options.dim: found 5"));
   EXPECT_EQ(run("none.yaml", "in").code, 2);
   EXPECT_EQ(run("spec.yaml", "in", {"--dtype", "int32"}).code, 2);
   EXPECT_EQ(run_heddle({"run-layer", path("spec.yaml")}).code, 2);

@@ -218,6 +218,12 @@ TEST_F(CsvLoggerTest, ALinkStaysALink) {
   }
 }
 
+TEST_F(CsvLoggerTest, AFolderOfItsNameIsAnErrorAtOnce) {
+  fs::create_directory(path_);
+  EXPECT_THAT([&] { logger_.start({}); },
+              ::testing::ThrowsMessage<Error>(path_.string() + " is a folder, expected a file"));
+}
+
 TEST_F(CsvLoggerTest, SkippedStepsAreCountedWhereTheyMayBe) {
   const std::string with =
       "step,tokens,loss,gradient_norm,learning_rate,validation_loss,validation_accuracy,skipped_steps\n";

@@ -261,6 +261,11 @@ TEST_F(PackedTextTest, ASampleBeginsADocument) {
   EXPECT_EQ(prompt(packed, "{prompt: \"\"}"), "");
   EXPECT_EQ(prompt(packed, "{prompt: a}"), "a");
   EXPECT_EQ(prompt("", "{}"), "\n");
+  // The prompt that nobody wrote is not in the config of the run, which may go on without packing.
+  const std::string stored = to_yaml(config(packed, {"trainer.sample={}"}));
+  const std::vector<std::string> unpacked = {"data.pack=false", "data.separator=null"};
+  EXPECT_EQ(read_train_config(parse_config(stored, "config.yaml", unpacked)).trainer.sample->prompt, "\n");
+  EXPECT_EQ(read_train_config(parse_config(stored)).trainer.sample->prompt, "");
 }
 
 TEST_F(PackedTextTest, WhatCannotBeMeantIsRefused) {

@@ -227,6 +227,8 @@ TEST_F(ProfileTest, AFileThatCannotBeMadeIsKnownBeforeTheFirstStep) {
   EXPECT_THAT(refusal([&] { run("run", config); }), HasSubstr(said));
   EXPECT_THAT(refusal([&] { dry_run(config, {.folder = folder_ / "run"}); }), HasSubstr(said));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "run/config.yaml"));
+  EXPECT_THAT(refusal([] { testing::tiny_train_config({"trainer.profile={steps: [4, 6], trace: ''}"}); }),
+              HasSubstr("trainer.profile.trace: found an empty path"));
   const std::string there = (folder_ / "there.json").string();
   write_file(there, "something");
   check_trace(testing::tiny_train_config({"trainer.profile={steps: [4, 6], trace: '" + there + "'}"}));

@@ -21,7 +21,9 @@
 #include "tests/trainers/test_config.h"
 #include "trainers/data/data_identity.h"
 #include "trainers/data/dataset.h"
+#include "trainers/data/file_format.h"
 #include "trainers/data/find_files.h"
+#include "trainers/data/tokenizer.h"
 
 namespace heddle::token_files_test {
 namespace {
@@ -181,6 +183,31 @@ TEST_F(TokenFilesTest, FilesOfAnotherKindAreNamed) {
   EXPECT_EQ(refusal("BZh9", text), "accepted");
   EXPECT_THAT(refusal(llmc(some_ids(20)), text), HasSubstr("expected text; data.type: tokens reads it"));
   EXPECT_EQ(refusal(ids + '\xff', text), "accepted") << "text is bytes of any value";
+}
+
+// What is printed can be run as it is: a shell reads each path as one word, and documents get the separator that the
+// data have.
+TEST_F(TokenFilesTest, TheCommandThatIsPrintedIsRight) {
+  DataConfig data = tokens();
+  data.tokenizer = "my pieces.model";
+  data.pack = true;
+  data.separator = 4095;
+  const std::string path = write("it's $HOME.txt", "Ye shall know them by their fruits.\n");
+  const std::string quoted = "'" + folder_.path().string() + "/it'\\''s $HOME.txt";
+  EXPECT_THAT([&] { TokenFiles(path, data, 4096); },
+              ::testing::ThrowsMessage<Error>(HasSubstr("`heddle tokenize " + quoted +
+                                                        "' --tokenizer 'my pieces.model' --documents KIND " +
+                                                        "--separator 4095 --out " + quoted + ".bin'` writes them")));
+  EXPECT_THAT(tokenize_command("-x", data), HasSubstr("tokenize ./-x --"));
+  data.tokenizer = kByteTokenizer;
+  data.separator = 10;
+  EXPECT_EQ(tokenize_command("a.txt", data), "heddle tokenize a.txt --tokenizer bytes")
+      << "the text itself holds the separators";
+  data.separator = 256;
+  EXPECT_EQ(tokenize_command("a.txt", data),
+            "heddle tokenize a.txt --tokenizer bytes --documents KIND --separator 256");
+  data.type = DataType::text;
+  EXPECT_EQ(tokenize_command("a.txt", data), "heddle tokenize a.txt --tokenizer bytes");
 }
 
 TEST_F(TokenFilesTest, HeadersOfLlmcMustFit) {

@@ -336,6 +336,24 @@ TEST(TrainConfigTest, NamesOfKindsStayText) {
   }
 }
 
+// What the config of a run could not hold.
+TEST(TrainConfigTest, TextThatCannotBeWrittenIsRefused) {
+  for (const std::string set : {"data.path=b\xff.txt", "data.path=*\xff.txt", "data={type: text, path: \"b\xff\"}",
+                                "trainer.sample.prompt=\xe4", "data.path=\"a\\uffff\""}) {
+    try {
+      read_train_config(parse_config(good_config(), "good.yaml", std::vector{set}));
+      ADD_FAILURE() << "accepted " << set;
+    } catch (const ConfigError& error) {
+      EXPECT_EQ(error.location().to_string(), "--set " + set);
+      EXPECT_THAT(error.message(), HasSubstr("found bytes that are no UTF-8"));
+    }
+  }
+  for (const std::string path : {"\u00e4.txt", "---", "\x7f", "\U0001f600"}) {
+    const std::vector<std::string> set = {"data.path=\"" + path + "\""};
+    EXPECT_EQ(read_train_config(parse_config(good_config(), "good.yaml", set)).data.path, path);
+  }
+}
+
 TEST(TrainConfigTest, ShippedConfigsAreGoodAndSurviveWriting) {
   int count = 0;
   std::vector<fs::path> paths = testing::model_configs();

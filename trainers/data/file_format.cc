@@ -9,6 +9,8 @@
 #include <string>
 
 #include "core/runtime/error.h"
+#include "trainers/data/tokenizer.h"
+#include "trainers/shell_argument.h"
 
 namespace heddle {
 namespace {
@@ -178,8 +180,8 @@ void check_width(const MappedFile& file, int64_t width, int64_t vocab_size) {
 // Says how the text can be read; where the data have a tokenizer, its tokens must be those of this one.
 [[noreturn]] void refuse_text(const std::string& path, const DataConfig& data) {
   if (!data.tokenizer) fail("{} is plain text, expected token ids; data.type: text reads it", path);
-  fail("{0} is plain text, expected token ids; `heddle tokenize {0} --tokenizer {1}{2} --out {0}.bin` writes them",
-       path, *data.tokenizer, data.pack ? " --documents KIND" : "");
+  fail("{} is plain text, expected token ids; `{} --out {}` writes them", path, tokenize_command(path, data),
+       shell_argument(path + ".bin"));
 }
 
 }  // namespace
@@ -195,6 +197,13 @@ void write_token(char* bytes, int64_t width, int32_t token) {
 }
 
 int64_t token_bytes(int64_t vocab_size) { return vocab_size <= int64_t{1} << 16 ? 2 : 4; }
+
+std::string tokenize_command(const std::string& input, const DataConfig& data) {
+  const bool is_text = *data.tokenizer == kByteTokenizer && data.separator < ByteTokenizer().size();
+  const bool needs_separators = data.type == DataType::tokens && data.pack && !is_text;
+  return fmt::format("heddle tokenize {} --tokenizer {}{}", shell_argument(input), shell_argument(*data.tokenizer),
+                     needs_separators ? fmt::format(" --documents KIND --separator {}", data.separator) : "");
+}
 
 FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t vocab_size) {
   const std::string path = file.path().string();

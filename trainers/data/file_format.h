@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "core/io/mapped_file.h"
@@ -36,6 +37,10 @@ inline constexpr LlmcHeader kLlmcHeaders[] = {{20240520, 1, 2}, {20240801, 7, 4}
 // another kind (.npy, gzip, safetensors, other headers of llm.c, ... and text where tokens are expected), a size that
 // does not fit, and integers that look as if they had another width than data.token_width.
 FileFormat format_of(const MappedFile& file, const DataConfig& data, int64_t vocab_size);
+
+// The command, but for its `--out FILE`, that writes what such data read by their tokenizer. Separators are asked for
+// where they are no text, which would have them already; the KIND of documents is left to the user.
+std::string tokenize_command(const std::string& input, const DataConfig& data);
 
 // Whether the integers of `bytes`, which were read as 32 bits wide, are all ids of the vocabulary when they are read as
 // 16 bits wide.

@@ -49,9 +49,9 @@ TokenFiles::TokenFiles(const std::string& path_or_pattern, const DataConfig& dat
     Row row{.count = count, .width = format.width, .tokens = file.bytes().data() + format.header_bytes};
     if (is_encoded) {
       check(bytes <= kMostEncodedBytes,
-            "{} has more than {} MiB of text, which would be encoded each time; encode it once by heddle tokenize "
-            "--tokenizer {}, and read it by data.type: tokens",
-            path_or_pattern, kMostEncodedBytes >> 20, *data.tokenizer);
+            "{} has more than {} MiB of text, which would be encoded each time; encode it once by `{} --out FILE.bin`, "
+            "and read that by data.type: tokens",
+            path_or_pattern, kMostEncodedBytes >> 20, tokenize_command(path_or_pattern, data));
       row = encode(file.bytes(), *tokenizer);
     }
     row.first = size_;

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "core/runtime/error.h"
+
 namespace heddle {
 namespace {
 
@@ -61,6 +63,7 @@ StepLog::StepLog(fs::path path, StepLogFormat format, Note note)
     : path_(std::move(path)), format_(std::move(format)), note_(std::move(note)) {}
 
 void StepLog::start(const StartEvent& event) {
+  check(!fs::is_directory(path_), "{} is a folder, expected a file", path_.string());  // before steps are taken
   if (!event.checkpoint) return begin();
   std::error_code ignored;
   const bool same_run = fs::equivalent(event.checkpoint->parent_path(), path_.parent_path() / "checkpoints", ignored) &&

@@ -307,6 +307,9 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
     throw UsageError(
         fmt::format("'{}' does not exist, expected a run folder or a checkpoint", run_or_checkpoint.string()));
   }
+  if (!fs::is_directory(run_or_checkpoint)) {
+    throw UsageError(fmt::format("{} is a file, expected a run folder or a checkpoint", run_or_checkpoint.string()));
+  }
   if (fs::exists(run_or_checkpoint / kStateFile)) return open_checkpoint(run_or_checkpoint);
   for (const fs::path& folder : {run_or_checkpoint / "checkpoints", run_or_checkpoint}) {
     if (list_checkpoints(folder).empty()) continue;

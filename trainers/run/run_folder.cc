@@ -13,6 +13,7 @@
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/shell_argument.h"
 
 namespace heddle {
 
@@ -44,7 +45,8 @@ void check_optimizer(const RunSubject& subject, const Checkpoint& checkpoint) {
   throw UsageError(fmt::format(
       "optimizer.type is {}, but {} was trained with {}, whose state {} cannot go on with. Keep {}, or start "
       "a new run from these weights by --init-from {}",
-      name(now), checkpoint.path.string(), name(then), name(now), name(then), checkpoint.path.string()));
+      name(now), checkpoint.path.string(), name(then), name(now), name(then),
+      shell_argument(checkpoint.path.string())));
 }
 
 }  // namespace
@@ -170,7 +172,7 @@ std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, co
   }
   if (difference.empty()) return checkpoint;
   throw UsageError(fmt::format("{}. Start anew in another folder with --out DIR, or go on nevertheless by --resume {}",
-                               difference, path_.string()));
+                               difference, shell_argument(path_.string())));
 }
 
 Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& subject, const Note& note) const {

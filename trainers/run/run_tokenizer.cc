@@ -9,6 +9,7 @@
 #include "core/runtime/error.h"
 #include "trainers/data/find_files.h"
 #include "trainers/run/checkpoint_config.h"
+#include "trainers/shell_argument.h"
 
 namespace heddle {
 namespace {
@@ -70,12 +71,12 @@ void check_tokenizer(const DataConfig& data, const Tokenizer* tokenizer, const C
   const std::optional<TokenizerIdentity> now = tokenizer_identity(data, tokenizer);
   if (tokenizer == nullptr || !checkpoint.state.tokenizer || is_same(now, checkpoint.state.tokenizer)) return;
   const auto copy = kept_tokenizer(checkpoint.path);
-  throw UsageError(fmt::format(
-      "{}. {}, or start a new run from these weights by --init-from {}",
-      difference(checkpoint, now ? to_string(*now) : kByteTokenizer),
-      copy ? fmt::format("Go on with the copy that the run keeps by --set data.tokenizer={}", copy->string())
-           : "Go on with that one",
-      checkpoint.path.string()));
+  throw UsageError(
+      fmt::format("{}. {}, or start a new run from these weights by --init-from {}",
+                  difference(checkpoint, now ? to_string(*now) : kByteTokenizer),
+                  copy ? "Go on with the copy that the run keeps by " + shell_set("data.tokenizer", copy->string())
+                       : "Go on with that one",
+                  shell_argument(checkpoint.path.string())));
 }
 
 DatasetOptions training_data(const TrainConfig& config, const fs::path& folder, const std::string& resume,
