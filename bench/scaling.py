@@ -11,7 +11,7 @@ import math
 MODELS = (  # name, layers, width, parameters; a block has 12 width^2, vocabulary 50304, tied to nothing
     ("165 M", 12, 768, 165e6),
     ("417 M", 24, 1024, 417e6),
-    ("1.3 B", 24, 2048, 1.41e9),
+    ("1.4 B", 24, 2048, 1.41e9),
     ("7 B", 32, 4096, 6.9e9),
 )
 

@@ -16,6 +16,7 @@
 #include "cli/device.h"
 #include "cli/manual.h"
 #include "cli/option.h"
+#include "cli/output_file.h"
 #include "cli/signals.h"
 #include "cli/standard_streams.h"
 #include "core/io/file_identity.h"
@@ -70,10 +71,11 @@ std::vector<BenchmarkSuite> load_suites(const std::vector<std::string>& given, c
   return suites;
 }
 
-double print_copy_rate(Context& context) {
+double print_copy_rate(Context& context, const TableStream& table) {
   const double copy_rate = measure_copy_rate(context, copy_bytes(context));
   context.allocator().release_cached();
-  fmt::print("copy rate on {}: {:.0f} GB/s, read and write counted\n", to_string(context.device()), copy_rate * 1e-9);
+  table.print(fmt::format("copy rate on {}: {:.0f} GB/s, read and write counted\n", to_string(context.device()),
+                          copy_rate * 1e-9));
   return copy_rate;
 }
 
@@ -99,13 +101,14 @@ int run(const BenchArguments& arguments, const Registry& registry) {
 
   const bool has_operators =
       std::any_of(suites.begin(), suites.end(), [](const BenchmarkSuite& suite) { return !suite.configs.empty(); });
-  const double copy_rate = times && has_operators && !context->is_meta() ? print_copy_rate(*context) : 0.0;
-  fmt::print("{}\n", table_header());
+  const TableStream table({arguments.json, arguments.csv});
+  const double copy_rate = times && has_operators && !context->is_meta() ? print_copy_rate(*context, table) : 0.0;
+  table.print(table_header() + "\n");
   bool finished = true;
   for (size_t i = 0; i < suites.size() && finished; ++i) {
     const auto report = [&](const BenchmarkRow& row) {
       files.add(row);
-      fmt::print("{}\n", table_line(row, best_published(published[i], row)));
+      table.print(table_line(row, best_published(published[i], row)) + "\n");
       finish_stdout();  // nobody may be there to read on
     };
     try {
@@ -145,8 +148,8 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   const Choices<BenchmarkQuantity> quantities = {{"speed", BenchmarkQuantity::speed},
                                                  {"memory", BenchmarkQuantity::memory}};
   add_choices(command, "--quantity", benchmark.quantities, "Only this", quantities)->option_text("speed|memory");
-  add_path(command, "--json", arguments->json, "Write the rows as JSON")->option_text("FILE");
-  add_path(command, "--csv", arguments->csv, "Write the rows as CSV")->option_text("FILE");
+  add_output(command, "--json", arguments->json, "Write the rows as JSON")->option_text("FILE");
+  add_output(command, "--csv", arguments->csv, "Write the rows as CSV")->option_text("FILE");
   add_path(command, "--plot", arguments->plot, "Write a chart (SVG) for each suite, pass and quantity into this folder")
       ->option_text("DIR");
   set_manual(

@@ -54,7 +54,7 @@ int run(const CompareArguments& options, const Registry& registry) {
   };
   const auto show = [&] {
     if (comparison.models.empty()) return;
-    fmt::print("{}", to_text(comparison));
+    TableStream({options.json, options.plot}).print(to_text(comparison));
     write_files(options, comparison, true);
   };
   bool finished = false;
@@ -91,8 +91,8 @@ Run add_compare(CLI::App& command, const Registry& registry) {
       ->option_text("N,... [256,1024,4096]");
   add_numbers(command, "--context", compare.contexts, "Tokens that are read before generation is timed", Range::count())
       ->option_text("N,... [1024,32768]");
-  add_path(command, "--json", options->json, "Write all numbers as JSON")->option_text("FILE");
-  add_path(command, "--plot", options->plot, "Write a chart (SVG) of the speeds by length")->option_text("FILE");
+  add_output(command, "--json", options->json, "Write all numbers as JSON")->option_text("FILE");
+  add_output(command, "--plot", options->plot, "Write a chart (SVG) of the speeds by length")->option_text("FILE");
   add_device_options(command, options->device);
   set_manual(
       command,

@@ -11,6 +11,7 @@
 #include "cli/input_files.h"
 #include "cli/manual.h"
 #include "cli/option.h"
+#include "cli/output_file.h"
 #include "tools/export_model.h"
 #include "trainers/run/checkpoint_config.h"
 #include "trainers/shell_argument.h"
@@ -30,6 +31,7 @@ int run(const ExportArguments& options, const Registry& registry) {
   exported.shard_bytes = options.shard_bytes;
   check_is_no_export(options.path);
   check_export_folder(exported.folder);
+  check_is_in_no_checkpoint("--out", exported.folder);
   const Checkpoint checkpoint = find_checkpoint(options.path, print_note);
   const TrainConfig config = read_checkpoint_config(checkpoint, options.overrides, registry);
   const std::vector<std::string> files = export_model(checkpoint, config, exported, registry);

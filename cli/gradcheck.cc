@@ -199,8 +199,8 @@ Run add_gradcheck(CLI::App& command, const Registry& registry) {
   for (const char* other : {"--options", "--shape", "--set", "--dtype", "--device", "--threads"}) list->excludes(other);
   set_manual(command,
              {.description = "Compares the gradients of operators, or of all parameters of a config's model, with "
-                             "derivatives taken from their "
-                             "values: without --device on every device there is.",
+                             "derivatives taken from their values. Cases of operators are checked on the CPU and, "
+                             "where there is one, on a GPU, unless --device names one of them.",
               .examples = {{"heddle gradcheck", "all cases of all operators"},
                            {"heddle gradcheck rms_norm --options '{eps: 0.1}' --shape x=3x5", "a case of one's own"},
                            {"heddle gradcheck configs/toy_copy.yaml --set model.dim=16", "the parameters of a model"}},

@@ -80,7 +80,7 @@ int run(const MemoryArguments& options, const Registry& registry) {
     memory.grid = peak_grid(config, options.batch_sizes, options.lengths, processes);
   }
   if (options.fit_bytes > 0) memory.fit = find_fit(config, options.fit_bytes, processes);
-  fmt::print("{}", to_text(memory));
+  TableStream({options.json, options.snapshot, options.trace, options.plot}).print(to_text(memory));
   if (!options.json.empty()) write_file(options.json, to_json(memory));
   if (!options.snapshot.empty()) write_file(options.snapshot, memory.snapshot);
   if (!options.trace.empty()) write_file(options.trace, timeline_trace(memory.report));
@@ -106,13 +106,13 @@ Run add_memory(CLI::App& command, const Registry& registry) {
   add_number(command, "--gpus", options->processes,
              "Count for one of as many processes that train together, each on a GPU", Range::between(1, 65536))
       ->option_text("N [trainer.parallel.data, or 1]");
-  add_path(command, "--json", options->json, "Write everything as JSON")->option_text("FILE");
-  add_path(command, "--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
+  add_output(command, "--json", options->json, "Write everything as JSON")->option_text("FILE");
+  add_output(command, "--snapshot", options->snapshot, "Write a snapshot for PyTorch's memory viewer")
       ->option_text("FILE");
-  add_path(command, "--trace", options->trace,
-           "Write layers and bytes over time for chrome://tracing and ui.perfetto.dev")
+  add_output(command, "--trace", options->trace,
+             "Write layers and bytes over time for chrome://tracing and ui.perfetto.dev")
       ->option_text("FILE");
-  add_path(command, "--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
+  add_output(command, "--plot", options->plot, "Write a chart (SVG) of the bytes by category over time")
       ->option_text("FILE");
   add_device_options(command, options->device, DeviceUse::count);
   set_manual(

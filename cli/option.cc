@@ -106,6 +106,12 @@ CLI::Option* refuse_empty(CLI::Option* option, const std::string& what) {
       "not empty"));
 }
 
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description) {
+  return add_path(command, name, path, description + "; -: stdout")->transform([](const std::string& given) {
+    return given == "-" ? std::string("/dev/stdout") : given;
+  });
+}
+
 CLI::Option* find_shared_configs(CLI::Option* option) {
   return option->transform([](const std::string& path) { return own_or_shared(path).string(); });
 }

@@ -39,6 +39,9 @@ CLI::Option* add_path(CLI::App& command, const std::string& name, Value& value, 
   return refuse_empty(command.add_option(name, value, description), "a path");
 }
 
+// The path of a file that is written; "-" is stdout.
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description);
+
 // Lets an option, whose values are paths of configs, also find those that came with the program.
 CLI::Option* find_shared_configs(CLI::Option* option);
 // The same, where a run folder stands for the config.yaml in it. `others`: values that are no paths.

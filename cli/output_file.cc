@@ -4,10 +4,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <system_error>
 
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
+#include "core/runtime/message.h"
 
 namespace heddle::cli {
 namespace {
@@ -29,6 +32,34 @@ void check_output_folder(const char* option, const fs::path& folder) {
   if (!fs::is_directory(folder)) throw UsageError(fmt::format("{}: {} is no folder", option, folder.string()));
   if (::access(folder.c_str(), W_OK) == 0) return;
   throw UsageError(fmt::format("{}: {} cannot be written: {}", option, folder.string(), std::strerror(errno)));
+}
+
+void check_is_in_no_checkpoint(const char* option, const fs::path& folder) {
+  std::error_code unreadable;
+  fs::path path = fs::weakly_canonical(folder, unreadable);
+  if (unreadable) path = fs::absolute(folder).lexically_normal();
+  for (; path.has_relative_path(); path = path.parent_path()) {
+    const std::string name = path.filename().string();
+    const fs::path checkpoints = path.parent_path();
+    if (!name.starts_with("step_") || name.find_first_not_of("0123456789", 5) != std::string::npos) continue;
+    if (checkpoints.filename() != "checkpoints") continue;
+    if (!fs::exists(checkpoints.parent_path() / "config.yaml", unreadable)) continue;  // no run writes there
+    throw UsageError(
+        fmt::format("{}: {} is in the checkpoint {}, and would be removed with it; expected a folder in no checkpoint",
+                    option, folder.string(), path.string()));
+  }
+}
+
+TableStream::TableStream(std::initializer_list<fs::path> outputs) {
+  for (const fs::path& path : outputs) is_stdout_ = is_stdout_ && (path.empty() || !is_stdout(path));
+}
+
+void TableStream::print(const std::string& text) const {
+  if (is_stdout_) {
+    fmt::print("{}", text);
+  } else {
+    print_message(stderr, text);
+  }
 }
 
 FileTable::FileTable(const NamedFiles& inputs) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -23,6 +24,22 @@ using NamedFiles = std::vector<NamedFile>;
 // check_distinct_files().
 void check_output_files(const NamedFiles& outputs, const NamedFiles& inputs);
 void check_output_folder(const char* option, const std::filesystem::path& folder);
+
+// Throws UsageError for a folder in, or as, a checkpoint RUN/checkpoints/step_N: a checkpoint is removed, with all that
+// is in it, when it is old.
+void check_is_in_no_checkpoint(const char* option, const std::filesystem::path& folder);
+
+// Where a command prints its table for people: stdout, or stderr where one of its files goes to stdout, so that a
+// program which reads that finds nothing else there. Empty paths are none.
+class TableStream {
+ public:
+  explicit TableStream(std::initializer_list<std::filesystem::path> outputs);
+  // As finish_stdout() says, text that cannot be written to stdout is an Error; a message on stderr is lost then.
+  void print(const std::string& text) const;
+
+ private:
+  bool is_stdout_ = true;
+};
 
 // The files of a command, whatever the paths that lead to them. Each is looked at once.
 class FileTable {

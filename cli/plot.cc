@@ -38,8 +38,7 @@ int run(const PlotArguments& options) {
   }
   const std::string svg = curves_svg(runs, options.curves);
   write_file(out, svg);
-  if (is_written_through(out)) return kDone;  // the chart may be on stdout
-  fmt::print("{}written to {}\n", curves_text(runs, options.curves), out);
+  TableStream({out}).print(fmt::format("{}written to {}\n", curves_text(runs, options.curves), out));
   return kDone;
 }
 
@@ -51,7 +50,7 @@ Run add_plot(CLI::App& command, const Registry&) {
   command.add_option("runs", options->runs, "Run folders, whose metrics.csv is read")
       ->required()
       ->option_text("RUN...");
-  add_path(command, "--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
+  add_output(command, "--out", options->out, "File of the chart (SVG)")->option_text("FILE [METRIC.svg]");
   command
       .add_option_function<std::string>(
           "--metric", [&curves](const std::string& text) { curves.metrics = parts_given_once("--metric", text); },

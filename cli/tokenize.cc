@@ -145,16 +145,26 @@ void commit(TokenWriter& writer, AtomicFile* model, const TokenizeArguments& opt
   }
 }
 
+// What `open` returns. Files of the user's that are not what they should be are wrong usage, as they are in a config.
+template <class Open>
+auto open_given(const Open& open) {
+  try {
+    return open();
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 int run(const TokenizeArguments& options) {
   const Signals& signals = Signals::install("stopping; a second signal stops at once");
   const bool is_trained = options.vocabulary > 0;
-  const std::vector<MappedFile> texts = open_texts(options.inputs);
+  const std::vector<MappedFile> texts = open_given([&] { return open_texts(options.inputs); });
   check_outputs(options, texts);
   uint64_t bytes = 0;
   for (const MappedFile& text : texts) bytes += text.bytes().size();
   const std::string model = is_trained ? trained_vocabulary(options, texts) : "";
-  const auto tokenizer =
-      is_trained ? make_sentencepiece(model, model_path(options)) : make_tokenizer(options.tokenizer);
+  const auto tokenizer = is_trained ? make_sentencepiece(model, model_path(options))
+                                    : open_given([&] { return make_tokenizer(options.tokenizer); });
   TokenizeOptions tokenize_options;
   tokenize_options.documents = options.documents;
   tokenize_options.separator = separator_of(options, *tokenizer);

@@ -80,6 +80,7 @@ void check_files(const TrainArguments& options, const TrainConfig& config, const
 }
 
 TrainConfig load(const TrainArguments& options, const Subject& subject, const Registry& registry) {
+  check_is_in_no_checkpoint("--out", subject.folder);
   TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   check_files(options, config, subject);
   return config;

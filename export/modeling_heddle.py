@@ -609,8 +609,9 @@ def main() -> int:
             parser.exit(1, f"error: cannot read text: {error}; --prompt-tokens reads and writes token ids\n")
         default = "" if writes_documents else "\n"
         prompt = tokenizer.encode(default if arguments.prompt is None else arguments.prompt)
-    is_empty = not prompt and not writes_documents
-    if is_empty or not all(0 <= token < model.embedding.num_embeddings for token in prompt):
+    if not prompt and not writes_documents:
+        parser.error("the prompt is empty, expected at least one token")
+    if not all(0 <= token < model.embedding.num_embeddings for token in prompt):
         parser.error(f"expected a prompt of tokens in [0, {model.embedding.num_embeddings})")
     written = list(prompt)
     written += model.generate(

@@ -186,6 +186,7 @@ BenchmarkSuite read_suite(const fs::path& path, const Registry& registry) {
   suite.name = root.get<std::string>("suite", path.stem().string());
   const auto published = root.find<std::string>("published");
   if (published) {
+    root.check_path("published", *published, "a file");
     suite.published = fs::weakly_canonical(path.parent_path() / *published).string();  // `..` of a link leads elsewhere
     if (!fs::is_regular_file(suite.published)) root.fail("published", fmt::format("found no file {}", suite.published));
   }

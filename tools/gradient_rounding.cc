@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfenv>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "core/tensor/transfer.h"
@@ -31,6 +32,41 @@ GradientValues difference_of(const GradientValues& a, const GradientValues& b) {
   GradientValues difference(a.size());
   for (size_t i = 0; i < a.size(); ++i) difference[i] = a[i] - b[i];
   return difference;
+}
+
+// Half a unit above the largest number: from here on numbers are rounded to infinity.
+double overflow_of(DType dtype) {
+  switch (dtype) {
+    case DType::float16:
+      return 65520.0;
+    case DType::bfloat16:
+      return 0x1.ffp127;
+    case DType::float32:
+      return 0x1.ffffffp127;
+    default:
+      return std::numeric_limits<double>::infinity();
+  }
+}
+
+// The numbers, those that the dtype stores as infinity as the first of these: what is beyond it makes nothing large.
+GradientValues within(DType dtype, GradientValues values) {
+  const double beyond = overflow_of(dtype);
+  for (double& value : values) value = std::clamp(value, -beyond, beyond);  // NaN stays
+  return values;
+}
+
+// What `found` is off by. Infinity stands for all numbers that the dtype stores as infinity, so that it is off by the
+// distance of the exact number from the nearest of these.
+double error_of(double found, double exact, DType dtype) {
+  if (!std::isinf(found)) return found - exact;
+  const double beyond = std::copysign(overflow_of(dtype), found);
+  return (found > 0.0 ? exact >= beyond : exact <= beyond) ? 0.0 : beyond - exact;
+}
+
+GradientValues errors_of(const GradientValues& found, const GradientValues& exact, DType dtype) {
+  GradientValues errors(found.size());
+  for (size_t i = 0; i < found.size(); ++i) errors[i] = error_of(found[i], exact[i], dtype);
+  return errors;
 }
 
 // Sets the direction in which this thread's arithmetic rounds, for the time of its life.
@@ -87,15 +123,16 @@ GradientValues InsideMove::upstream(GradientValues numbers) {
   return numbers;
 }
 
-RoundingSpread::RoundingSpread(const std::vector<GradientValues>& gradients, Measure measure)
-    : measure_(measure), between_(gradients.size(), 0.0), inside_size_(gradients.size(), 0.0) {
-  for (const GradientValues& gradient : gradients) inside_.emplace_back(gradient.size(), 0.0);
+RoundingSpread::RoundingSpread(const GradientPair& pair, Measure measure)
+    : measure_(measure), dtypes_(pair.dtypes), between_(pair.exact.size(), 0.0), inside_size_(pair.exact.size(), 0.0) {
+  for (const GradientValues& gradient : pair.exact) inside_.emplace_back(gradient.size(), 0.0);
 }
 
 void RoundingSpread::add_between(const std::vector<GradientValues>& disturbed,
                                  const std::vector<GradientValues>& exact) {
   for (size_t i = 0; i < between_.size(); ++i) {
-    between_[i] = std::max(between_[i], size_of(difference_of(disturbed[i], exact[i]), measure_));
+    const GradientValues change = difference_of(within(dtypes_[i], disturbed[i]), within(dtypes_[i], exact[i]));
+    between_[i] = std::max(between_[i], size_of(change, measure_));
   }
 }
 
@@ -106,7 +143,7 @@ void RoundingSpread::measure_inside(const LowGradients& low) {
       const RoundingMode rounding(mode);
       const std::vector<GradientValues> other = low(move);
       for (size_t i = 0; i < inside_.size(); ++i) {
-        const GradientValues change = difference_of(other[i], nearest[i]);
+        const GradientValues change = difference_of(within(dtypes_[i], other[i]), within(dtypes_[i], nearest[i]));
         inside_size_[i] = std::max(inside_size_[i], size_of(change, measure_));
         if (move > kInsideMoves) continue;
         for (size_t j = 0; j < change.size(); ++j) inside_[i][j] = std::max(inside_[i][j], std::abs(change[j]));
@@ -122,7 +159,8 @@ GradcheckInputReport compare(const std::string& name, const GradientPair& pair, 
   const Measure measure = spread.measure();
   const GradientValues &found = pair.low[input], &exact = pair.exact[input];
   GradcheckInputReport report{.name = name, .checked = static_cast<int64_t>(exact.size())};
-  const double size = size_of(exact, measure), tolerated = tolerance * (size > 0.0 ? size : 1.0);
+  const double size = size_of(within(pair.dtypes[input], exact), measure);
+  const double tolerated = tolerance * (size > 0.0 ? size : 1.0);
   const double between = 8.0 * spread.between(input);
   const bool is_steady = between <= 0.1 * size;  // else kinks are crossed now and then, which changes much at once
   const double allowed = is_steady ? std::max(tolerated, between) : tolerated;
@@ -133,7 +171,7 @@ GradcheckInputReport compare(const std::string& name, const GradientPair& pair, 
     if (off <= allowed || (off <= inside && inside <= 0.1 * size)) return;
     (off <= undecided ? report.undecided : report.wrong) += elements;  // NaN is wrong
   };
-  const GradientValues difference = difference_of(found, exact);
+  const GradientValues difference = errors_of(found, exact, pair.dtypes[input]);
   double worst = -1.0;
   for (size_t i = 0; i < exact.size(); ++i) {
     const double off = std::abs(difference[i]), inside = 8.0 * spread.inside(input)[i];

@@ -43,6 +43,7 @@ class Rounding {
 // The gradients of some inputs in low precision and in float64, at the same rounded inputs.
 struct GradientPair {
   std::vector<GradientValues> low, exact;
+  std::vector<DType> dtypes;  // that the gradients of low precision are stored in
 };
 
 // How many times numbers are moved to see what rounding does between operators, and what it does inside them: by
@@ -74,7 +75,7 @@ using LowGradients = std::function<std::vector<GradientValues>(int move)>;
 // What rounding was seen to change in each gradient, at most.
 class RoundingSpread {
  public:
-  RoundingSpread(const std::vector<GradientValues>& gradients, Measure measure);
+  RoundingSpread(const GradientPair& pair, Measure measure);
 
   // Between operators: `disturbed` are the gradients of float64 where inputs, values between operators and their
   // gradients were moved, `exact` are those where they were not.
@@ -93,12 +94,14 @@ class RoundingSpread {
 
  private:
   const Measure measure_;
+  const std::vector<DType> dtypes_;
   std::vector<double> between_, inside_size_;
   std::vector<GradientValues> inside_;
 };
 
 // Compares low with exact for each of the named inputs, by the rules of docs/gradcheck.md. `tolerance` is relative to
-// the size of a gradient. Calls spread.measure_inside(low) where not all of them are right without.
+// the size of a gradient. Where `low` is infinite, exact numbers that its dtype stores as infinity are right. Calls
+// spread.measure_inside(low) where not all of them are right without.
 std::vector<GradcheckInputReport> compare_gradients(const std::vector<std::string>& names, const GradientPair& pair,
                                                     RoundingSpread& spread, DType dtype, double tolerance,
                                                     const LowGradients& low);

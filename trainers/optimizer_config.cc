@@ -48,8 +48,11 @@ void describe_betas(ConfigFields& fields, OptimizerConfig& optimizer) {
 
 void describe_momentum(ConfigFields& fields, OptimizerConfig& optimizer) {
   fields.field("momentum", optimizer.momentum, Range::from_below(0, 1));
-  if (fields.reads() && optimizer.momentum == 0.0) optimizer.nesterov = false;  // whatever the default of the type
-  fields.field("nesterov", optimizer.nesterov);
+  if (optimizer.type == OptimizerType::muon) {
+    fields.field_or("nesterov", optimizer.nesterov, optimizer.momentum != 0.0);
+  } else {
+    fields.field("nesterov", optimizer.nesterov);
+  }
   if (fields.reads() && optimizer.nesterov && optimizer.momentum == 0.0) {
     fields.fail("nesterov", "found true, expected false: momentum is 0");
   }

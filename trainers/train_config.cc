@@ -81,7 +81,8 @@ void describe_loss_scale(ConfigFields& fields, TrainerConfig& trainer) {
     trainer.loss_scale = is_float16 ? default_loss_scale(trainer) : 1.0;
     if (!fields.node().has("loss_scale")) return;  // nor does null say anything, which takes a base's scale away
   }
-  if (fields.reads() || is_float16) {
+  // The default follows from the size of a batch, and is not written, as field_or() says.
+  if (fields.reads() || (is_float16 && trainer.loss_scale != default_loss_scale(trainer))) {
     fields.number_or_word("loss_scale", trainer.loss_scale, "dynamic", Range::positive());
   }
   if (!is_float16 && trainer.loss_scale != 1.0) {
@@ -241,8 +242,8 @@ void check_pack(const TrainConfig& config, const ConfigNode& data) {
   check_separator(config, data);
   if (takes_segments(config.model)) return;
   data.fail("pack",
-            "found true, expected false: positions with lrpe.shape or lrpe.extra_tokens are those of a whole "
-            "sequence, not of a document");
+            "found true, expected false: a mixer of this model does not keep documents apart (positions with "
+            "lrpe.shape or lrpe.extra_tokens are those of a whole sequence)");
 }
 
 // Whether the device computes with what is written there, if it is a number.

@@ -94,12 +94,14 @@ class Checker {
     // Upstream gradients that the caller gives away may be written over, those that it keeps may not.
     report.composes = agree(analytic, gradients(InputKind::output), times(1.0)) &&
                       agree(analytic, gradients(InputKind::output_given_upstream), times(1.0));
-    report.keeps_inputs = keeps_inputs_;
-    report.keeps_upstream = keeps_upstream_;
     base_ = outputs(&upstream_);
+    restore_inputs();
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].differentiate) report.inputs.push_back(check_input(i, analytic[i]));
     }
+    restore_inputs();
+    report.keeps_inputs = keeps_inputs_;
+    report.keeps_upstream = keeps_upstream_;
     return report;
   }
 

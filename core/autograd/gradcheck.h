@@ -63,8 +63,8 @@ struct GradcheckReport {
 using GradcheckFunction = std::function<std::vector<Variable>(Tape&, const std::vector<Variable>&)>;
 
 // The upstream gradients are random and different for every element of every output; the checked scalar is
-// sum over outputs of <upstream, output>. Throws Error when an input that is differentiated is not float64, and when
-// none is.
+// sum over outputs of <upstream, output>. Throws Error when no input is differentiated, and when one that is is not
+// float64.
 GradcheckReport gradcheck(Context& context, const GradcheckFunction& function,
                           const std::vector<GradcheckInput>& inputs, const GradcheckOptions& options = {});
 

@@ -50,6 +50,10 @@ class ConfigFields {
   // Reading keeps `value`, the default, where the key is not written. Writing changes nothing in the struct.
   template <ConfigReadable T>
   void field(const std::string& key, T& value, const Range& range = {});
+  // The same for a default that follows from other keys. It is not written: who changes one of these would have to
+  // change it as well.
+  template <ConfigReadable T>
+  void field_or(const std::string& key, T& value, const std::type_identity_t<T>& otherwise, const Range& range = {});
   template <ConfigReadable T>
   void required(const std::string& key, T& value, const Range& range = {});
   // Is written only when it has a value; a key that is not written, or null, reads as none, whatever the default.
@@ -88,6 +92,11 @@ class ConfigFields {
     if (reads()) node_->refuse(key, reason);
   }
 
+  // Reading throws ConfigError where `path`, the value of `key`, names no file: see ConfigNode::check_path().
+  void check_path(const std::string& key, const std::string& path, const std::string& expected) const {
+    if (reads()) node_->check_path(key, path, expected);
+  }
+
   // Throws ConfigError "PATH.KEY: MESSAGE" at the place of the value, or of the section when it is not written. For
   // checks while reading: while writing there is no place, and a plain Error is thrown.
   [[noreturn]] void fail(const std::string& key, const std::string& message) const;
@@ -112,6 +121,16 @@ template <ConfigReadable T>
 void ConfigFields::field(const std::string& key, T& value, const Range& range) {
   if (!reads()) return write(key, value);
   value = node_->get<T>(key, value, range);
+}
+
+template <ConfigReadable T>
+void ConfigFields::field_or(const std::string& key, T& value, const std::type_identity_t<T>& otherwise,
+                            const Range& range) {
+  if (reads()) {
+    value = node_->get<T>(key, otherwise, range);
+  } else if (value != otherwise) {
+    write(key, value);
+  }
 }
 
 template <ConfigReadable T>

@@ -24,7 +24,9 @@ using Kind = ConfigValue::Kind;
 std::string read_text(const std::string& path, const Location& asked_at) {
   std::error_code ignored;
   std::string reason = "it is a folder";
-  if (!fs::is_directory(path, ignored)) {
+  if (path.find('\0') != std::string::npos) {
+    reason = "it has a NUL byte";
+  } else if (!fs::is_directory(path, ignored)) {
     std::ifstream stream(path, std::ios::binary);
     if (stream) {
       return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};

@@ -114,6 +114,11 @@ bool ConfigNode::has(const std::string& key) const {
   return value != nullptr && value->kind != Kind::null;
 }
 
+void ConfigNode::check_path(std::string_view key, const std::string& path, const std::string& expected) const {
+  if (path.empty()) fail(key, "found an empty path, expected " + expected);
+  if (path.find('\0') != std::string::npos) fail(key, "found '" + path + "', with a NUL byte, expected " + expected);
+}
+
 void ConfigNode::refuse(const std::string& key, const std::string& reason) const {
   if (value_->find(key) == nullptr || !has(key)) return;
   fail(key, "found " + describe_found(*ask(key)) + ", expected no such key: " + reason);

@@ -74,6 +74,9 @@ class ConfigNode {
   // Throws ConfigError when `key`, which has no meaning beside what else is written, has a value; `reason` is a
   // sentence that says why. Makes the key known only where it is written.
   void refuse(const std::string& key, const std::string& reason) const;
+  // Throws where `path`, the value of `key`, names no file: it is empty, or has a NUL byte, at which the system would
+  // cut it. `expected` is what it names: "a file".
+  void check_path(std::string_view key, const std::string& path, const std::string& expected) const;
 
   // The value, or `otherwise` when the key is not written. A key written with no value (null) is an error.
   template <ConfigReadable T>

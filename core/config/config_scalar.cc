@@ -25,7 +25,14 @@
 namespace heddle {
 namespace {
 
-enum class Parsed { good, bad, out_of_range };
+enum class Parsed { good, bad, out_of_range, leading_zero };
+
+// Whether readers of YAML 1.1, PyYAML among them, may take a decimal number for an octal one: 010 is 8 to them.
+bool is_octal_of_yaml_1_1(std::string_view text) {
+  if (text.starts_with('+') || text.starts_with('-')) text.remove_prefix(1);
+  return text.size() > 1 && text[0] == '0' && std::isdigit(static_cast<unsigned char>(text[1])) != 0 &&
+         text.find('.') == std::string_view::npos;
+}
 
 template <std::integral T>
 Parsed parse(std::string_view text, T& number) {
@@ -36,6 +43,7 @@ Parsed parse(std::string_view text, T& number) {
   const char* end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data(), end, number);
   if (parsed.ptr != end || parsed.ec == std::errc::invalid_argument) return Parsed::bad;
+  if (is_octal_of_yaml_1_1(text)) return Parsed::leading_zero;
   return parsed.ec == std::errc() ? Parsed::good : Parsed::out_of_range;
 }
 
@@ -52,6 +60,7 @@ Parsed parse(std::string_view text, T& number) {
   char* end = nullptr;
   number = parse_floating(copy.c_str(), &end, c_locale, T{});
   if (end != copy.c_str() + copy.size()) return Parsed::bad;
+  if (is_octal_of_yaml_1_1(text)) return Parsed::leading_zero;
   const bool is_lost = number == 0 && text.substr(0, text.find_first_of("eE")).find_first_of("123456789") != text.npos;
   return std::isfinite(number) && !is_lost ? Parsed::good : Parsed::out_of_range;
 }
@@ -123,6 +132,7 @@ T parse_scalar(const ConfigValue& value, const std::string& path, const Range& r
   if (good) return result;
   std::string found = describe_found(value);
   if (value.kind == ConfigValue::Kind::scalar && is_quoted_number) found += " in quotes (text)";
+  if (parsed == Parsed::leading_zero) found += ", whose leading 0 makes it octal to readers of YAML 1.1";
   if (parsed == Parsed::out_of_range) found += fmt::format(", which {} bits cannot hold", 8 * sizeof(T));
   throw ConfigError(value.location, path + ": found " + found + ", expected " + expected_type<T>() + range.describe());
 }

@@ -60,6 +60,7 @@ int descriptor_of(const fs::path& path) {
 // Calls consume(data, bytes) for consecutive chunks of the file.
 template <class Consume>
 void read_chunks(const fs::path& path, const Consume& consume) {
+  check_no_nul(path);
   std::error_code unreadable;  // what cannot be looked at cannot be opened
   if (fs::is_directory(path, unreadable)) fail("cannot read {}: it is a folder", path.string());
   std::ifstream file(path, std::ios::binary);
@@ -92,7 +93,15 @@ void extend(FileDigest& digest, const void* data, size_t bytes) {
   digest.bytes += bytes;
 }
 
+void check_no_nul(const fs::path& path) {
+  const std::string& name = path.native();
+  const size_t at = name.find('\0');
+  if (at == std::string::npos) return;
+  throw UsageError(fmt::format("found a NUL byte in a path, behind '{}': no file has such a name", name.substr(0, at)));
+}
+
 fs::path follow_links(fs::path path) {
+  check_no_nul(path);
   constexpr int kMostLinks = 40;
   for (int links = 0; fs::is_symlink(path) && descriptor_of(path) < 0; ++links) {
     check(links < kMostLinks, "cannot write {}: too many symbolic links", path.string());
@@ -106,9 +115,23 @@ bool is_written_through(const fs::path& path) {
   return fs::exists(path) && !fs::is_regular_file(path) && !fs::is_directory(path);
 }
 
-fs::path partial_path(const fs::path& path) {
-  return path.parent_path() / fmt::format(".{}{}", path.filename().string(), kPartialSuffix);
+bool is_stdout(const fs::path& path) { return descriptor_of(follow_links(path)) == STDOUT_FILENO; }
+
+fs::path aside_path(const fs::path& path, std::string_view suffix) {
+  constexpr size_t kLongestName = 255;  // bytes; of Linux and macOS
+  constexpr size_t kMark = 1 + 8;
+  std::string name = path.filename().string();
+  if (1 + name.size() + suffix.size() > kLongestName && name.size() <= kLongestName) {
+    FileDigest whole;
+    extend(whole, name.data(), name.size());
+    size_t kept = kLongestName - 1 - kMark - suffix.size();
+    while (kept > 0 && (static_cast<unsigned char>(name[kept]) & 0xC0u) == 0x80u) --kept;  // not within a character
+    name = fmt::format("{}~{:08x}", name.substr(0, kept), whole.crc32);
+  }
+  return path.parent_path() / fmt::format(".{}{}", name, suffix);
 }
+
+fs::path partial_path(const fs::path& path) { return aside_path(path, kPartialSuffix); }
 
 AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
   if (const int descriptor = descriptor_of(path_); descriptor >= 0) {
@@ -169,6 +192,7 @@ FileDigest AtomicFile::commit() {
 }
 
 AppendFile::AppendFile(fs::path path) : path_(std::move(path)) {
+  check_no_nul(path_);
   descriptor_ = system_calls().open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_errno("open", path_);
   try {

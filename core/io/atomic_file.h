@@ -81,9 +81,19 @@ std::filesystem::path follow_links(std::filesystem::path path);
 // of a descriptor, whatever that leads to.
 bool is_written_through(const std::filesystem::path& path);
 
-// The name under which AtomicFile writes `path` before it is whole: ".NAME" and the suffix.
+// A name beside `path` for what is not whole yet or no more: ".NAME" and the suffix. Of a NAME that would make it
+// longer than a name may be, the beginning and a checksum of all of it.
+std::filesystem::path aside_path(const std::filesystem::path& path, std::string_view suffix);
+
+// Whether AtomicFile writes to what this process has as stdout: /dev/stdout, /dev/fd/1, and links to them.
+bool is_stdout(const std::filesystem::path& path);
+
+// The name under which AtomicFile writes `path` before it is whole.
 inline constexpr std::string_view kPartialSuffix = ".heddle-partial";
 std::filesystem::path partial_path(const std::filesystem::path& path);
+
+// Throws UsageError for a path with a NUL byte: the system would cut it there, and open another file.
+void check_no_nul(const std::filesystem::path& path);
 
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
 std::string read_file(const std::filesystem::path& path);

@@ -1,7 +1,6 @@
 #include "core/io/atomic_folder.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -47,6 +46,7 @@ class PartialFolder {
 }  // namespace
 
 void write_folder(const fs::path& path, const std::function<void(const fs::path&)>& fill) {
+  check_no_nul(path);
   const fs::path parent = path.parent_path(), partial = partial_path(path);
   if (!parent.empty() && fs::create_directories(parent)) sync_directory(parent.parent_path());
   const PartialFolder alone(partial, path);
@@ -64,7 +64,7 @@ void write_folder(const fs::path& path, const std::function<void(const fs::path&
 }
 
 void remove_folder(const fs::path& path) {
-  const fs::path aside = path.parent_path() / fmt::format(".{}{}", path.filename().string(), kRemovedSuffix);
+  const fs::path aside = aside_path(path, kRemovedSuffix);
   fs::remove_all(aside);
   rename_file(path, aside);
   fs::remove_all(aside);

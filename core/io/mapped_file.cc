@@ -33,6 +33,7 @@ void* map_file(const std::filesystem::path& path, size_t& size) {
 
 // A pipe is opened once: a second reader would not get what the first has taken.
 MappedFile::MappedFile(std::filesystem::path path) : path_(std::move(path)) {
+  check_no_nul(path_);
   size_t size = 0;
   std::error_code unreadable;  // read_file() says so
   if (void* const start = std::filesystem::is_regular_file(path_, unreadable) ? map_file(path_, size) : nullptr) {

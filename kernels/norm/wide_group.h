@@ -122,7 +122,7 @@ struct WideGroup {
     }
     result.scale = WideScale<T>::of([&] {
       double largest = team.maximum(place.extent, [&](int64_t c) { return std::abs(element(c).p); });
-      if (is_constant) largest *= 0x1p-900;  // p / scale is still finite
+      if (is_constant) largest *= 0x1p-1022;  // p / scale is still finite
       const double least = std::sqrt(options.eps);
       return largest < least ? least : largest;
     });

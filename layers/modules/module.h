@@ -109,8 +109,9 @@ class MixerOptions : public ModuleOptions<Mixer> {
  public:
   // The tokens of every sequence, where the mixer takes no other number of them and a text cannot be continued.
   virtual std::optional<int64_t> fixed_length() const { return std::nullopt; }
-  // Whether several documents may be packed into a sequence: Mixer::forward() takes segments.
-  virtual bool takes_segments() const { return true; }
+  // Whether several documents may be packed into a sequence: Mixer::forward() keeps those of `segments` apart. A config
+  // with data.pack is refused otherwise.
+  virtual bool takes_segments() const { return false; }
 };
 using ChannelOptions = ModuleOptions<Channel>;
 

@@ -313,6 +313,22 @@ TEST_F(GradcheckTest, AnInputThatIsWrittenOverIsReportedAndRestored) {
   EXPECT_EQ(read_values(context_, x.value), (Values{1, 2}));
 }
 
+// Where nothing is recorded an operator could take the memory of its input, which no backward pass would miss.
+TEST_F(GradcheckTest, AnInputThatIsWrittenOverWhereNothingIsRecordedIsReportedAndRestored) {
+  const GradcheckInput x = input({1, 2}), constant = input({1, 2}, false);
+  for (const size_t written : {0, 1}) {
+    const auto function = [&](Tape& tape, const std::vector<Variable>& in) {
+      const Variable y = apply(tape, in[0], kSin);
+      if (tape.mode() != Tape::Mode::record) write_values(tape.context(), in[written].value, {7, 8});
+      return std::vector<Variable>{y};
+    };
+    const GradcheckReport report = gradcheck(context_, function, {x, constant});
+    EXPECT_EQ(report.faults(), "inputs were written over\n");
+    EXPECT_EQ(report.verdict(), Verdict::wrong);
+    for (const GradcheckInput& one : {x, constant}) EXPECT_EQ(read_values(context_, one.value), (Values{1, 2}));
+  }
+}
+
 TEST_F(GradcheckTest, NothingToCheckIsAnError) {
   const auto function = [](Tape&, const std::vector<Variable>& in) { return in; };
   EXPECT_EQ(testing::error_of([&] { gradcheck(context_, function, {}); }),

@@ -49,15 +49,16 @@ std::string error_of(const std::string& text) {
 
 TEST(OptionTest, NumbersAreReadAsInAConfig) {
   Options options;
-  EXPECT_EQ(parse("--threads 2 --tokens 010 --seed 18446744073709551615 --temperature 1e-3 --n 3,1024,1 --pass bwd,fwd",
+  EXPECT_EQ(parse("--threads 2 --tokens 10 --seed 18446744073709551615 --temperature 1e-3 --n 3,1024,1 --pass bwd,fwd",
                   options),
             "");
   EXPECT_EQ(options.threads, 2);
-  EXPECT_EQ(options.tokens, 10) << "decimal, whatever it begins with";
+  EXPECT_EQ(options.tokens, 10);
   EXPECT_EQ(options.seed, std::numeric_limits<uint64_t>::max());
   EXPECT_EQ(options.temperature, 1e-3);
   EXPECT_THAT(options.sizes, ElementsAre(3, 1024, 1));
   EXPECT_THAT(options.passes, ElementsAre(2, 1));
+  EXPECT_THAT(error_of("--tokens 010"), HasSubstr("--tokens: found '010', whose leading 0 makes it octal"));
 }
 
 TEST(OptionTest, WhatIsNotGivenKeepsItsDefault) {

@@ -30,6 +30,8 @@ TEST_F(PlotCommandTest, DrawsTheLossesOfARun) {
   EXPECT_EQ(plot.code, 0) << plot.err;
   EXPECT_THAT(plot.out, StartsWith("<svg ")) << "nothing else is written to where the chart goes";
   EXPECT_THAT(plot.out, HasSubstr("gradient_norm</text>"));
+  EXPECT_THAT(plot.err, HasSubstr("run gradient_norm"));
+  EXPECT_THAT(run_heddle({"plot", run_, "--out", "/dev/null"}).out, HasSubstr("run validation_loss"));
 }
 
 TEST_F(PlotCommandTest, SaysWhatIsWrong) {

@@ -100,12 +100,27 @@ TEST_F(StreamsTest, ALinkIsFollowed) {
   }
 }
 
-TEST_F(StreamsTest, WhatIsNoFileIsWrittenThrough) {
-  const testing::Finished shown = run_heddle(bench("/dev/stdout"));
-  EXPECT_EQ(shown.code, 0) << shown.err;
-  EXPECT_THAT(shown.out, HasSubstr("\nsuite,"));
-  EXPECT_LT(shown.out.find("plain"), shown.out.find("\nsuite,"));  // the table comes first
+// A program that reads stdout finds the file there and nothing else: the table for people goes to stderr.
+TEST_F(StreamsTest, AFileOnStdoutIsAloneThere) {
+  fs::create_symlink("/dev/stdout", folder_ / "link");
+  for (const std::string& out :
+       {std::string("-"), std::string("/dev/stdout"), std::string("/dev/fd/1"), (folder_ / "link").string()}) {
+    const testing::Finished rows = run_heddle(bench(out));
+    EXPECT_EQ(rows.code, 0) << rows.err;
+    EXPECT_THAT(rows.out, ::testing::StartsWith("suite,")) << out;
+    EXPECT_THAT(rows.err, HasSubstr("plain")) << out;
+    const testing::Finished memory = run_heddle({"memory", HEDDLE_SOURCE_DIR "/configs/toy_copy.yaml", "--json", out});
+    EXPECT_EQ(memory.code, 0) << memory.err;
+    EXPECT_THAT(memory.out, ::testing::StartsWith("{")) << out;
+    EXPECT_THAT(memory.err, HasSubstr("peak")) << out;
+  }
+  // Where it goes elsewhere, they stay where they are looked for.
+  EXPECT_THAT(run_heddle(bench("/dev/null")).out, HasSubstr("plain"));
+  EXPECT_THAT(run_heddle(bench((folder_ / "-").string())).out, HasSubstr("plain"));
+  EXPECT_TRUE(fs::exists(folder_ / "-"));
+}
 
+TEST_F(StreamsTest, WhatIsNoFileIsWrittenThrough) {
   const fs::path pipe = folder_ / "pipe";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);

@@ -172,6 +172,29 @@ TEST_F(TokenizeCommandTest, WhatCannotBeMeantIsRefused) {
   EXPECT_FALSE(fs::exists(path("x.model")));
 }
 
+// As a config that names such files.
+TEST_F(TokenizeCommandTest, FilesThatAreNotWhatTheyShouldBeAreWrongUsage) {
+  write_file(path("empty.txt"), "");
+  write_file(path("lines.txt"), "\n\n\n");
+  write_file(path("wrong.model"), "no model of sentencepiece");
+  fs::create_directories(path("folder"));
+  const auto error_of = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "tokenize");
+    arguments.insert(arguments.end(), {"--out", path("x.bin")});
+    const Finished finished = run_heddle(arguments);
+    EXPECT_EQ(finished.code, 2) << finished.err;
+    EXPECT_FALSE(fs::exists(path("x.bin")));
+    return finished.err;
+  };
+  EXPECT_THAT(error_of({path("empty.txt")}), HasSubstr("error: " + path("empty.txt") + " is empty"));
+  EXPECT_THAT(error_of({path("folder")}), HasSubstr("error: cannot read " + path("folder") + ": it is a folder"));
+  EXPECT_THAT(error_of({path("lines.txt"), "--documents", "line"}), HasSubstr("error: the text has no token"));
+  EXPECT_THAT(error_of({text_, "--tokenizer", path("folder")}), HasSubstr("folder is a folder, expected a file"));
+  if (has_sentencepiece()) {
+    EXPECT_THAT(error_of({text_, "--tokenizer", path("wrong.model")}), HasSubstr("is no model of sentencepiece"));
+  }
+}
+
 TEST_F(TokenizeCommandTest, SizesThatTheTextDoesNotAllow) {
   if (!has_sentencepiece()) GTEST_SKIP() << "heddle was built without sentencepiece";
   std::string characters;

@@ -146,6 +146,27 @@ TEST_F(TrainCommandTest, ARunGoesOnByItsFolder) {
   }
 }
 
+// Old checkpoints are removed, with all that is in them.
+TEST_F(TrainCommandTest, ARunInACheckpointIsRefused) {
+  ASSERT_EQ(run_heddle(train("run")).code, 0);
+  const std::string step = "run/checkpoints/step_40";
+  ASSERT_TRUE(fs::exists(folder_ / step));
+  fs::create_symlink(step, folder_ / "link");
+  for (const std::string& out : {step, step + "/inner", step + "/a/b", std::string("link/inner"),
+                                 std::string("run/checkpoints/best/inner"), std::string("run/checkpoints/step_80/a")}) {
+    for (const char* more : {"--set=seed=2", "--dry-run"}) {
+      const Finished refused = run_heddle(train(out, {more}));
+      EXPECT_EQ(refused.code, 2) << out << "\n" << refused.err;
+      EXPECT_THAT(refused.err, HasSubstr(" is in the checkpoint ")) << out;
+    }
+    const Finished refused = run_heddle({"export", (folder_ / "run").string(), "--out", (folder_ / out).string()});
+    EXPECT_EQ(refused.code, 2) << out << "\n" << refused.err;
+  }
+  EXPECT_FALSE(fs::exists(folder_ / step / "inner"));
+  EXPECT_EQ(run_heddle(train("run/checkpoints_2/step_40")).code, 0);
+  EXPECT_EQ(run_heddle(train("step_40/run")).code, 0);
+}
+
 TEST_F(TrainCommandTest, AConfigOfTheUserIsNotReplacedByTheResolvedOne) {
   const std::string text = "# my own\n" + testing::tiny_config();
   std::ofstream(folder_ / "config.yaml") << text;

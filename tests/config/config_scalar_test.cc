@@ -26,16 +26,21 @@ std::string error_of_scalar(const std::string& text, const Range& range = {}) {
 }
 
 TEST(ConfigScalarTest, NumbersAreDecimal) {
-  EXPECT_EQ(number_of<std::int64_t>("010"), 10);
+  EXPECT_EQ(number_of<std::int64_t>("0"), 0);
+  EXPECT_EQ(number_of<std::int64_t>("-0"), 0);
   EXPECT_EQ(number_of<std::int64_t>("+7"), 7);
   EXPECT_EQ(number_of<std::int64_t>("-9223372036854775808"), std::numeric_limits<std::int64_t>::min());
   EXPECT_EQ(number_of<double>("+.5"), 0.5);
   EXPECT_EQ(number_of<double>("1.e2"), 100.0);
   EXPECT_EQ(number_of<double>("-5e-324"), -std::numeric_limits<double>::denorm_min());
-  for (const char* text : {"", "+", "++1", "+-1", "1e3", "0x10", "1_000", " 1", "1 ", "1.0", "9223372036854775808"}) {
+  for (const char* text : {"", "+", "++1", "+-1", "1e3", "0x10", "0b1", "0o10", "010", "+010", "-08", "00", "0_1",
+                           "1_000", "1:30", " 1", "1 ", "1.0", "9223372036854775808"}) {
     EXPECT_FALSE(number_of<std::int64_t>(text)) << text;
   }
-  for (const char* text : {"", "+", "e", "1e", "0x10", "inf", "-inf", "nan", "infinity", " 1", "1 ", "1,5", "1e999"}) {
+  EXPECT_EQ(number_of<double>("0"), 0.0);
+  EXPECT_EQ(number_of<double>("00.5"), 0.5);  // to all readers
+  for (const char* text : {"", "+", "e", "1e", "0x10", "0o10", "010", "-00", "01e3", "1_000", "1:30", "inf", "-inf",
+                           "nan", "infinity", " 1", "1 ", "1,5", "1e999"}) {
     EXPECT_FALSE(number_of<double>(text)) << text;
   }
 }
@@ -53,6 +58,11 @@ TEST(ConfigScalarTest, ErrorsSayWhatDoesNotFit) {
   EXPECT_EQ(error_of_scalar<float>("1e39"),
             "m.yaml:1:4: x: found '1e39', which 32 bits cannot hold, expected a number");
   EXPECT_EQ(error_of_scalar<double>("nan"), "m.yaml:1:4: x: found 'nan', expected a number");
+  EXPECT_EQ(
+      error_of_scalar<std::int64_t>("010", Range::positive()),
+      "m.yaml:1:4: x: found '010', whose leading 0 makes it octal to readers of YAML 1.1, expected an integer > 0");
+  EXPECT_EQ(error_of_scalar<double>("-07"),
+            "m.yaml:1:4: x: found '-07', whose leading 0 makes it octal to readers of YAML 1.1, expected a number");
   EXPECT_EQ(error_of_scalar<std::int64_t>("0", Range::count()),
             "m.yaml:1:4: x: found '0', expected an integer in [1, 2147483647]");
 }

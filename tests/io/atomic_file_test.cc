@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -17,6 +18,7 @@
 
 #include "core/io/atomic_folder.h"
 #include "core/io/disk_space.h"
+#include "core/io/mapped_file.h"
 #include "core/io/system_calls.h"
 #include "core/runtime/error.h"
 #include "tests/error_of.h"
@@ -94,6 +96,53 @@ TEST_F(AtomicFileTest, ASecondWriterLeavesAFileThatHasItsNameAlone) {
   }
   EXPECT_EQ(read_file(path), "second");
   EXPECT_EQ(files(), 1u);
+}
+
+// The name aside is no longer than a name may be, another one for every name, and cut between two characters.
+TEST_F(AtomicFileTest, ANameMayBeAsLongAsAnyName) {
+  for (const size_t length : {size_t{238}, size_t{239}, size_t{240}, size_t{255}}) {
+    const std::string name(length, 'n');
+    EXPECT_LE(partial_path(name).string().size(), 255u);
+    {
+      AtomicFile first(folder_ / name), second(folder_ / (name.substr(1) + "m"));
+      first.write("first", 5);
+      second.write("second", 6);
+      second.commit();
+      first.commit();
+    }
+    EXPECT_EQ(read_file(folder_ / name), "first");
+    EXPECT_EQ(read_file(folder_ / (name.substr(1) + "m")), "second");
+  }
+  EXPECT_EQ(files(), 8u);
+  const std::string folder(255, 'f');
+  for (const char* contents : {"earlier", "later"}) {
+    write_folder(folder_ / folder, [&](const fs::path& path) { write_file(path / "file", contents); });
+    EXPECT_EQ(read_file(folder_ / folder / "file"), contents);
+  }
+  EXPECT_EQ(files(), 9u);
+  for (const size_t before : {0u, 1u}) {
+    std::string name(before, 'n');
+    while (name.size() < 250) name += "\xc3\xa9";  // U+00E9
+    const std::string aside = partial_path(name).string();
+    EXPECT_EQ((aside.find('~') - 1 - before) % 2, 0u) << aside;
+  }
+  EXPECT_ANY_THROW(write_file(folder_ / std::string(256, 'n'), "x"));  // no file can have such a name
+}
+
+// The system would cut the path there.
+TEST_F(AtomicFileTest, APathWithANulByteIsRefused) {
+  write_file(folder_ / "file", "old");
+  const fs::path path = folder_ / std::string("file\0.txt", 9);
+  const std::vector<std::function<void()>> uses = {
+      [&] { write_file(path, "new"); },
+      [&] { read_file(path); },
+      [&] { digest_file(path); },
+      [&] { MappedFile{path}; },
+      [&] { AppendFile(path).append("new"); },
+      [&] { write_folder(path, [](const fs::path&) {}); },
+  };
+  for (const auto& use : uses) EXPECT_THAT(testing::error_of(use), HasSubstr("found a NUL byte in a path, behind '"));
+  EXPECT_EQ(read_file(folder_ / "file"), "old");
 }
 
 TEST_F(AtomicFileTest, AFolderIsReplacedWhole) {

@@ -238,6 +238,43 @@ void softmax_of_many_features_and_angles_of_heads(Context& context) {
   }
 }
 
+// Products of x and d_y beyond float, on the CPU, whose sum over features, batches or positions fits.
+TEST(LrpeSums, OfProductsBeyondFloatAreRight) {
+  Context context(Device{}, {.threads = 1});
+  constexpr double kHuge = 0x1p70, kTimes = 0x1p65;
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const auto d_theta = [&](const Shape& shape, const Numbers& x, const Numbers& d_y, int64_t offset) {
+      Gradient gradient;
+      Tape tape(context);
+      LrpeRotateOptions options;
+      options.offset = offset;
+      const Tensor theta = tensor_of(context, {1, 1}, DType::float32, {0.0});
+      const Variable y = lrpe_rotate(tape, tape.constant(tensor_of(context, shape, dtype, x)),
+                                     tape.leaf(theta, gradient, "theta"), options);
+      tape.backward(y, tensor_of(context, y.shape(), dtype, d_y));
+      return read_values(context, gradient.tensor)[0];
+    };
+    // s (d_y2 x1 - d_y1 x2), of one pair, of two sequences, and of positions 1 and 2.
+    EXPECT_EQ(d_theta({1, 1, 1, 2}, {kHuge, kHuge}, {kTimes, kTimes}, 1), 0.0);
+    EXPECT_EQ(d_theta({2, 1, 1, 2}, {kHuge, 0.0, kHuge, 0.0}, {-1.0, kTimes, -3.0, -kTimes}, 1), 0.0);
+    EXPECT_EQ(d_theta({1, 2, 1, 2}, {kHuge, 0.0, kHuge, 0.0}, {0.0, kTimes, 0.0, -kTimes / 2}, 1), 0.0);
+    // One that does not fit is infinite.
+    EXPECT_EQ(d_theta({1, 1, 1, 2}, {kHuge, 0.0}, {0.0, kTimes}, 1), std::numeric_limits<double>::infinity());
+  }
+  const CosineResults found = [&] {
+    Gradient d_x, d_theta;
+    Tape tape(context);
+    const Tensor theta = tensor_of(context, {1, 2}, DType::float32, {0.0, 0.0});
+    const Variable y = lrpe_cosine(
+        tape, tape.leaf(tensor_of(context, {2, 1, 1, 2}, DType::float32, {kHuge, kHuge, kHuge, -kHuge}), d_x, "x"),
+        tape.leaf(theta, d_theta, "theta"), {.offset = 1});
+    tape.backward(y,
+                  tensor_of(context, y.shape(), DType::float32, {0.0, 0.0, kTimes, kTimes, 0.0, 0.0, -kTimes, kTimes}));
+    return CosineResults{{}, {}, read_values(context, d_theta.tensor)};
+  }();
+  EXPECT_EQ(found.d_theta, (Numbers{0.0, 0.0}));
+}
+
 class LrpeNumbers : public test::OnDevices {};
 
 TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_half(context()); }

@@ -514,6 +514,64 @@ TEST_P(SoftmaxAttentionTest, ProbabilitiesAddUpToOneWhereScoresAreLarge) {
   EXPECT_THAT(found.d_k, ElementsAre(-1e8, 1e8));
 }
 
+// Scores that float does not hold, on the CPU: some of the row, all of them, of terms that cancel, and in more than one
+// block of queries and of keys.
+TEST(SoftmaxAttentionScores, BeyondFloatAreThoseOfDouble) {
+  const auto run = [](const Call& call, const Numbers& x, DType dtype) {
+    Context context(Device{}, {.threads = 1});
+    const auto tensor = [&](const Shape& shape, const std::vector<double>& values) {
+      const Tensor result = Tensor::empty(context, shape, dtype);
+      write_values(context, result, values);
+      return result;
+    };
+    Tape tape(context);
+    std::array<Gradient, 3> gradients;
+    const Variable q = tape.leaf(tensor({1, call.length, call.heads, call.dim}, x.q), gradients[0], "q");
+    const Variable k = tape.leaf(tensor({1, call.keys, call.kv_heads, call.dim}, x.k), gradients[1], "k");
+    const Variable v = tape.leaf(tensor({1, call.keys, call.kv_heads, call.value_dim}, x.v), gradients[2], "v");
+    const Variable o = softmax_attention(tape, q, k, v, {}, call.options);
+    tape.backward(o, tensor(o.shape(), x.d_o));
+    const auto read = [&](const Tensor& values) { return read_values(context, values); };
+    return Results{read(o.value), read(gradients[0].tensor), read(gradients[1].tensor), read(gradients[2].tensor)};
+  };
+  const Call call{3, 3, 1, 1, 1, 1, {.causal = false, .scale = 1.0}};
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const Results all = run(call, {{1e20, -1e20, 2e20}, {1e20, -1e20, 2e20}, {3.0, 5.0, 7.0}, {1.0, 2.0, 4.0}}, dtype);
+    EXPECT_THAT(all.o, ElementsAre(7.0, 5.0, 7.0)) << name(dtype);
+    EXPECT_THAT(all.d_q, Each(0.0)) << name(dtype);
+    EXPECT_THAT(all.d_k, Each(0.0)) << name(dtype);
+    EXPECT_THAT(all.d_v, ElementsAre(0.0, 2.0, 5.0)) << name(dtype);
+  }
+  // Two equal scores beyond float, beside one that fits.
+  const Results equal =
+      run(call, {{1e20, 1e20, 1e20}, {1e20, 1e20, 1.0}, {3.0, 5.0, 9.0}, {1.0, 2.0, 5.0}}, DType::float32);
+  EXPECT_THAT(equal.o, Each(4.0));
+  EXPECT_THAT(equal.d_v, ElementsAre(4.0, 4.0, 0.0));
+  // Scores of at most a few, whose terms cancel, beside usual ones; blocks of more than one size.
+  Call blocks{130, 130, 2, 1, 2, 3, {.scale = 0.5}};
+  Random random(3, RandomStream::test);
+  Numbers x;
+  for (auto* numbers : {&x.q, &x.k, &x.v, &x.d_o}) {
+    const bool is_of_q = numbers == &x.q || numbers == &x.d_o;
+    numbers->resize(static_cast<size_t>(130 * (is_of_q ? 2 : 1) * (numbers == &x.q || numbers == &x.k ? 2 : 3)));
+    for (double& number : *numbers) number = round_to(DType::float32, random.next_normal());
+  }
+  const auto set = [](std::vector<double>& numbers, int64_t row, double first, double second) {
+    numbers[static_cast<size_t>(2 * row)] = first;
+    numbers[static_cast<size_t>(2 * row + 1)] = second;
+  };
+  set(x.q, 2 * 3, 1e25, 1e25);        // token 3, head 0
+  set(x.q, 2 * 100 + 1, 1e25, 1e25);  // token 100, head 1
+  set(x.k, 2, 1e15, -1e15);
+  set(x.k, 70, 2e15, -2e15);
+  const Results exact = run(blocks, x, DType::float64), found = run(blocks, x, DType::float32);
+  expect_near(found.o, exact.o, 1e-5, "o");
+  expect_near(found.d_v, exact.d_v, 1e-5, "d_v");
+  for (const std::vector<double>& gradient : {found.d_q, found.d_k}) {
+    for (const double number : gradient) EXPECT_TRUE(std::isfinite(number));
+  }
+}
+
 // As in PyTorch: exp(-infinity) is 0, and a row of nothing else has no softmax.
 TEST_P(SoftmaxAttentionTest, InfiniteScores) {
   const Call call{3, 3, 1, 1, 1, 1, {.scale = 1.0}};

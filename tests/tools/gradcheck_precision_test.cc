@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -21,6 +22,7 @@
 #include "layers/registry.h"
 #include "tests/tools/planted_faults.h"
 #include "tools/check_gradients.h"
+#include "tools/gradient_rounding.h"
 #include "tools/own_case.h"
 
 namespace heddle {
@@ -170,6 +172,36 @@ TEST(GradcheckPrecisionTest, GradientsOfNormsThatNearlyCancelAreRight) {
   }
 }
 
+// Exact gradients that the dtype stores as infinity, and what is infinite in spite of an exact one that it could hold.
+TEST(GradcheckPrecisionTest, GradientsBeyondTheDtypeAreRightWhereTheyAreInfinite) {
+  Context context(Device{}, {.threads = 1});
+  const Operator& divide = built_in_registry().find("guarded_divide");
+  const OperatorCase one = own_case(divide, "{eps: 1.0e-6}", {{"x", {1, 1, 4}}, {"divisor", {1, 1, 2}}});
+  const GradcheckReport report = check_operator_gradients(context, divide, one, DType::float16);
+  EXPECT_NE(report.verdict(), Verdict::wrong) << report.to_string();
+
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const auto verdict = [](double found, double exact, DType dtype, double other = 1.0) {
+    const GradientPair pair{{{found, other}}, {{exact, 1.0}}, {dtype}};
+    RoundingSpread spread(pair, Measure::elements);
+    const LowGradients low = [&](int) { return pair.low; };
+    return compare_gradients({"x"}, pair, spread, dtype, 1e-2, low)[0].verdict();
+  };
+  EXPECT_EQ(verdict(kInfinity, 902343.0, DType::float16), Verdict::ok);
+  EXPECT_EQ(verdict(-kInfinity, -902343.0, DType::float16), Verdict::ok);
+  EXPECT_EQ(verdict(kInfinity, kInfinity, DType::float16), Verdict::ok);
+  EXPECT_EQ(verdict(kInfinity, 65500.0, DType::float16), Verdict::ok);  // off by less than is allowed
+  EXPECT_EQ(verdict(kInfinity, 60000.0, DType::float16), Verdict::wrong);
+  EXPECT_EQ(verdict(-kInfinity, 902343.0, DType::float16), Verdict::wrong);
+  EXPECT_EQ(verdict(65504.0, 902343.0, DType::float16), Verdict::wrong);
+  EXPECT_EQ(verdict(std::nan(""), 902343.0, DType::float16), Verdict::wrong);
+  EXPECT_EQ(verdict(kInfinity, 902343.0, DType::float32), Verdict::wrong);
+  EXPECT_EQ(verdict(kInfinity, 902343.0, DType::bfloat16), Verdict::wrong);
+  EXPECT_EQ(verdict(kInfinity, 902343.0, DType::float16, 1000.0), Verdict::wrong);  // 1 is not small beside infinity
+  EXPECT_EQ(verdict(kInfinity, 1e39, DType::bfloat16), Verdict::ok);
+  EXPECT_EQ(verdict(kInfinity, 1e39, DType::float32), Verdict::ok);
+}
+
 // --- Wrong gradients ---
 
 struct ImpreciseSubject {
@@ -248,6 +280,17 @@ TEST(GradcheckPrecisionTest, AGradientKeptInFewerDigitsIsNotRight) {
       const GradcheckReport report = Planted(subject, fault).check(context, DType::float32);
       EXPECT_NE(verdict_of_x(report), Verdict::ok) << subject.op << ": " << name(kept) << "\n" << report.to_string();
     }
+  }
+}
+
+// NaN that is the same twice has the same bits.
+TEST(GradcheckPrecisionTest, NaNIsNoOtherNumberThanItself) {
+  Context context(Device{}, {.threads = 1});
+  const Fault fault = [](const Arriving& g) { g.d[0] = std::nan(""); };
+  for (const DType dtype : kLowDtypes) {
+    const GradcheckReport report = Planted(imprecise_subjects()[3], fault).check(context, dtype);
+    EXPECT_EQ(verdict_of_x(report), Verdict::wrong) << report.to_string();
+    EXPECT_TRUE(report.deterministic) << report.to_string();
   }
 }
 

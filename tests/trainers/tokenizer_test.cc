@@ -273,7 +273,7 @@ TEST_F(SentencePieceTest, ModelsThatDoNotFitAreRefused) {
               HasSubstr("text.model has 400 tokens, expected at most model.vocab_size (399)"));
   EXPECT_EQ(refusal(text + "'" + model_ + "'", "448"), "accepted");
   EXPECT_THAT(refusal(text + "byte"), HasSubstr("data.tokenizer: found no file 'byte'"));
-  EXPECT_THAT(refusal(text + "''"), HasSubstr("found an empty name"));
+  EXPECT_THAT(refusal(text + "''"), HasSubstr("found an empty path, expected bytes or a file"));
   EXPECT_THAT(refusal(text + "'" + folder_.path().string() + "'"), HasSubstr("is a folder, expected a file"));
   EXPECT_THAT(refusal(text + "'" + (folder_ / "text").string() + "'"), HasSubstr("is no model of sentencepiece"));
   write_file(folder_ / "empty", "");

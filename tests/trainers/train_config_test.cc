@@ -149,8 +149,9 @@ TEST(TrainConfigTest, OnlyFieldsWithAMeaningAreWritten) {
     return to_yaml(testing::tiny_train_config(overrides));
   };
   EXPECT_THAT(text({}), HasSubstr("data:\n  type: copy\n  length: 6\nmodel:"));
-  EXPECT_THAT(text({"data={type: mqar, num_pairs: 2}"}),
-              HasSubstr("data:\n  type: mqar\n  num_pairs: 2\n  num_queries: 2\nmodel:"));
+  EXPECT_THAT(text({"data={type: mqar, num_pairs: 2}"}), HasSubstr("data:\n  type: mqar\n  num_pairs: 2\nmodel:"));
+  EXPECT_THAT(text({"data={type: mqar, num_pairs: 2, num_queries: 1}"}),
+              HasSubstr("data:\n  type: mqar\n  num_pairs: 2\n  num_queries: 1\nmodel:"));
   EXPECT_THAT(text({"data={type: tokens, path: a}"}),
               HasSubstr("  path: a\n  validation_fraction: 0.05\n  pack: false\n  token_width: uint16\nmodel:"));
   EXPECT_THAT(text({"schedule={type: constant}"}),
@@ -176,7 +177,8 @@ TEST(TrainConfigTest, TheLossScaleOfFloat16IsThatOfTheBatch) {
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=float16", "trainer.loss_scale=3"}).trainer.loss_scale, 3.0);
   EXPECT_EQ(testing::tiny_train_config({"trainer.dtype=bfloat16"}).trainer.loss_scale, 1.0);
   EXPECT_EQ(testing::tiny_train_config({"trainer.loss_scale=1"}).trainer.loss_scale, 1.0);
-  EXPECT_THAT(to_yaml(testing::tiny_train_config({"trainer.dtype=float16"})), HasSubstr("  loss_scale: 64\n"));
+  EXPECT_THAT(to_yaml(testing::tiny_train_config({"trainer.dtype=float16", "trainer.loss_scale=3"})),
+              HasSubstr("  loss_scale: 3\n"));
 }
 
 // A run of float16 is used in another dtype, and a config goes another way than its base.
@@ -214,6 +216,28 @@ TEST(TrainConfigTest, WithoutMomentumNothingLooksAhead) {
   EXPECT_FALSE(testing::tiny_train_config({"optimizer={type: muon, momentum: 0}"}).optimizer.nesterov);
   EXPECT_TRUE(testing::tiny_train_config({"optimizer={type: muon}"}).optimizer.nesterov);
   EXPECT_THROW(testing::tiny_train_config({"optimizer={type: muon, momentum: 0, nesterov: true}"}), ConfigError);
+}
+
+// The config of a run holds no default that follows from another key, which a change of that key would leave behind.
+TEST(TrainConfigTest, DefaultsThatFollowFromOtherKeysFollowInTheConfigOfARun) {
+  const auto changed = [](const std::vector<std::string>& first, const std::vector<std::string>& then) {
+    return read_train_config(parse_config(to_yaml(testing::tiny_train_config(first)), "config", then));
+  };
+  const std::vector<std::string> mqar = {"data={type: mqar, num_pairs: 2}"};
+  EXPECT_EQ(changed(mqar, {"data.num_pairs=1"}).data.num_queries, 1);
+  EXPECT_EQ(changed(mqar, {"data.num_pairs=3"}).data.num_queries, 3);
+  EXPECT_EQ(changed({"data={type: mqar, num_pairs: 2, num_queries: 1}"}, {"data.num_pairs=3"}).data.num_queries, 1);
+  const std::vector<std::string> muon = {"optimizer={type: muon}"};
+  EXPECT_TRUE(changed(muon, {}).optimizer.nesterov);
+  EXPECT_FALSE(changed(muon, {"optimizer.momentum=0"}).optimizer.nesterov);
+  EXPECT_FALSE(changed({"optimizer={type: muon, nesterov: false}"}, {}).optimizer.nesterov);
+  EXPECT_FALSE(changed({"optimizer={type: muon, momentum: 0}"}, {}).optimizer.nesterov);
+  EXPECT_TRUE(changed({"optimizer={type: muon, momentum: 0}"}, {"optimizer.momentum=0.9"}).optimizer.nesterov);
+  EXPECT_TRUE(changed({"optimizer={type: sgd, nesterov: true}"}, {}).optimizer.nesterov);
+  const std::vector<std::string> float16 = {"trainer.dtype=float16"};
+  EXPECT_EQ(changed(float16, {}).trainer.loss_scale, 64.0);
+  EXPECT_EQ(changed(float16, {"trainer.batch_size=8"}).trainer.loss_scale, 128.0);
+  EXPECT_EQ(changed(float16, {"trainer.dtype=float32"}).trainer.loss_scale, 1.0);
 }
 
 // So that anybody may try a config for a few steps.

@@ -32,7 +32,7 @@ void check_weights(const ConfigFields& fields, const std::vector<DataSource>& so
 
 void describe_source(ConfigFields& fields, DataSource& source) {
   fields.required("path", source.path);
-  if (fields.reads() && source.path.empty()) fields.fail("path", "found an empty path, expected a file");
+  fields.check_path("path", source.path, "a file");
   fields.required("weight", source.weight, Range::positive());
 }
 
@@ -44,7 +44,7 @@ void describe_paths(ConfigFields& fields, DataConfig& data) {
       fields.fail("sources", "found an empty list, expected {path, weight} for each source");
     }
     fields.required("path", data.path);
-    if (fields.reads() && data.path.empty()) fields.fail("path", "found an empty path, expected a file");
+    fields.check_path("path", data.path, "a file");
     return;
   }
   fields.refuse("path", "data.sources names the files; expected one of them, and null takes the other away");
@@ -64,9 +64,7 @@ void describe_packing(ConfigFields& fields, DataConfig& data) {
 void describe_tokenizer(ConfigFields& fields, DataConfig& data) {
   fields.optional("tokenizer", data.tokenizer);
   if (!fields.reads()) return;
-  if (data.tokenizer && data.tokenizer->empty()) {
-    fields.fail("tokenizer", "found an empty name, expected bytes or a file of sentencepiece");
-  }
+  if (data.tokenizer) fields.check_path("tokenizer", *data.tokenizer, "bytes or a file of sentencepiece");
   if (!data.tokenizer && data.type == DataType::text) data.tokenizer = kByteTokenizer;
 }
 
@@ -75,7 +73,7 @@ void describe_validation(ConfigFields& fields, DataConfig& data) {
   fields.optional("validation_path", data.validation_path);
   if (!data.validation_path) return fields.field("validation_fraction", data.validation_fraction, Range::inside(0, 1));
   if (!fields.reads()) return;
-  if (data.validation_path->empty()) fields.fail("validation_path", "found an empty path, expected a file");
+  fields.check_path("validation_path", *data.validation_path, "a file");
   if (!fields.node().has("validation_fraction")) return;
   fields.fail("validation_fraction",
               "found a share of data.path beside data.validation_path, expected one of them; null takes it away");
@@ -110,8 +108,8 @@ void describe(ConfigFields& fields, DataConfig& data) {
   }
   if (data.type == DataType::mqar) {
     fields.field("num_pairs", data.num_pairs, Range::count());
-    if (fields.reads()) data.num_queries = data.num_pairs;
-    fields.field("num_queries", data.num_queries, Range::between(1, static_cast<double>(data.num_pairs)));
+    const Range range = Range::between(1, static_cast<double>(data.num_pairs));
+    fields.field_or("num_queries", data.num_queries, data.num_pairs, range);
   } else {
     for (const char* key : {"num_pairs", "num_queries"}) fields.refuse(key, "it belongs to type mqar");
   }

@@ -134,7 +134,7 @@ TokenizeResult tokenize(const std::vector<MappedFile>& texts, const Tokenizer& t
                         const TokenizeOptions& options, TokenWriter& writer) {
   Tokenization tokenization(tokenizer, options, writer);
   for (const MappedFile& text : texts) tokenization.add(text);
-  check(writer.tokens() > 0, "the text has no token: all of its lines are empty");
+  if (writer.tokens() == 0) throw UsageError("the text has no token: all of its lines are empty");
   return tokenization.result();
 }
 

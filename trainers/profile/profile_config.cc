@@ -25,7 +25,7 @@ void describe(ConfigFields& fields, ProfileConfig& profile, std::int64_t steps) 
   std::optional<std::string> trace;
   if (!profile.trace.empty()) trace = profile.trace;
   fields.optional("trace", trace);
-  if (fields.reads() && trace && trace->empty()) fields.fail("trace", "found an empty path, expected a file");
+  if (trace) fields.check_path("trace", *trace, "a file");
   profile.trace = trace.value_or("");
 }
 

@@ -117,23 +117,35 @@ double weighted_product(const VectorA& a, const VectorB& b, double weight) {
   return weight == 0.0 ? 0.0 : a.template cast<double>().dot(b.template cast<double>()) * weight;
 }
 
+// Takes the weighted scores of the rows from `begin` to `end` again in double where a product of finite numbers has
+// overflowed A.
+template <class A>
+void correct_overflowed_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, int64_t begin,
+                               int64_t end, Panel<A>& scores) {
+  for (int64_t row = begin; row < end; ++row) {
+    if (!all_finite(a.row(row))) continue;
+    for (int64_t col = 0; col <= row; ++col) {
+      if (std::isfinite(scores(row, col)) || !all_finite(b.row(col))) continue;
+      const auto weight = static_cast<double>(decay.scores(row)[col]);
+      scores(row, col) = static_cast<A>(weighted_product(a.row(row), b.row(col), weight));
+    }
+  }
+}
+
 // Writes (=) scores[i][j] = (a b^T)[i][j] * scale * lambda_{j+1} ... lambda_i for j <= i, and 0 for j > i within the
 // block of row i; what lies right of that block is not written. A product that overflows A where its weight brings it
 // back, or is 0, is taken in double.
 template <class A>
 void masked_scores(const ConstPanel<A>& a, const ConstPanel<A>& b, const Decay<A>& decay, Panel<A>& scores) {
   lower_scores(a, b, scores);
-  for (int64_t row = 0; row < a.rows(); ++row) {
-    const int64_t end = std::min<int64_t>((row / kBlockRows + 1) * kBlockRows, a.rows());
-    const auto weights = decay.scores(row);
-    auto seen = scores.row(row).head(row + 1);
-    seen.array() *= weights.transpose();
-    scores.row(row).segment(row + 1, end - row - 1).setZero();
-    if (all_finite(seen) || !all_finite(a.row(row))) continue;
-    for (int64_t col = 0; col <= row; ++col) {
-      if (std::isfinite(seen[col]) || !all_finite(b.row(col))) continue;
-      seen[col] = static_cast<A>(weighted_product(a.row(row), b.row(col), static_cast<double>(weights[col])));
+  for (int64_t begin = 0; begin < a.rows(); begin += kBlockRows) {
+    const int64_t end = std::min<int64_t>(begin + kBlockRows, a.rows());
+    for (int64_t row = begin; row < end; ++row) {
+      scores.row(row).head(row + 1).array() *= decay.scores(row).transpose();
+      scores.row(row).segment(row + 1, end - row - 1).setZero();
     }
+    if (all_finite(scores.block(begin, 0, end - begin, end))) continue;
+    correct_overflowed_scores(a, b, decay, begin, end, scores);
   }
 }
 

@@ -8,12 +8,19 @@
 // D is not taken as d_o . o, because o is rounded to the storage dtype. Masking is choosing: a number that a token does
 // not depend on enters none of its products, not even times 0. Blocks and the order of sums depend on sizes and
 // segments alone.
+//
+// A row whose scores are beyond float has no finite lse. Its scores are taken again in double, row by row, and its lse
+// is infinity: that tells backward to do the same.
 #include "kernels/attention/softmax_attention.h"
 
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
 
 #include "core/runtime/error.h"
 #include "kernels/attention/cpu/linear_attention.h"
@@ -174,6 +181,35 @@ void add_transposed_visible(const Panel<A>& weights, const ConstPanel<A>& x, Ran
   });
 }
 
+// What lse is where the scores of a row overflowed A, which double does not.
+template <class A>
+constexpr A kOverflowed = std::numeric_limits<A>::infinity();
+
+// exponentiate_row() of such a row, in double: values (=) exp(score - the largest score of the row) in those of
+// `columns`, a range of keys, that the query sees. The other columns are left as they are.
+template <class T>
+void exponentiate_in_double(const SoftmaxAttentionInputs& inputs, HeadIndex index, int64_t query,
+                            const Visibility& visibility, Range columns, accumulate_t<T>* values) {
+  const HeadIndex kv_index = keys_of(inputs, index);
+  const T* q = head<const T>(inputs.q, index.batch, query, index.head);
+  const Range seen = visibility.keys_of(query);
+  std::vector<double> scores(static_cast<size_t>(seen.size()));
+  double largest = -std::numeric_limits<double>::infinity();
+  for (int64_t key = seen.begin; key < seen.end; ++key) {
+    const T* k = head<const T>(inputs.k, kv_index.batch, key, kv_index.head);
+    double product = 0.0;
+    for (int64_t i = 0; i < inputs.q.dim; ++i) product += static_cast<double>(q[i]) * static_cast<double>(k[i]);
+    const double score = static_cast<double>(inputs.scale) * product;
+    scores[static_cast<size_t>(key - seen.begin)] = score;
+    largest = score > largest ? score : largest;
+  }
+  const Range visible = seen.within(columns);
+  for (int64_t j = visible.begin; j < visible.end; ++j) {
+    const double score = scores[static_cast<size_t>(columns.begin + j - seen.begin)];
+    values[j] = static_cast<accumulate_t<T>>(std::exp(score - largest));
+  }
+}
+
 // Bytes of scratch memory for `matrices` of a block of rows with `cols` columns.
 template <class A>
 int64_t bytes_of(int64_t matrices, int64_t cols) {
@@ -204,8 +240,16 @@ void forward_block(const SoftmaxAttentionForwardArgs& args, HeadIndex index, Ran
     const A* seen = scores + visible.begin;
     const A largest = maximum_of<A>(visible.size(), [seen](int64_t j) { return seen[j]; });
     exponentiate_row(scores, keys.size(), visible, largest);
-    const A inverse_sum = normalize_row(scores, visible);
-    if (args.lse) at<A>(args.lse, q, index, queries.begin + row) = largest - std::log(inverse_sum);
+    A inverse_sum = normalize_row(scores, visible);
+    bool is_overflowed = false;
+    if (!std::is_same_v<A, double> && std::isnan(inverse_sum)) {
+      exponentiate_in_double<T>(args.inputs, index, queries.begin + row, visibility, keys, scores);
+      inverse_sum = normalize_row(scores, visible);
+      is_overflowed = !std::isnan(inverse_sum);  // else q or k are not finite
+    }
+    if (!args.lse) continue;
+    const A lse = is_overflowed ? kOverflowed<A> : largest - std::log(inverse_sum);
+    at<A>(args.lse, q, index, queries.begin + row) = lse;
   }
   multiply_visible<T>(p, queries, visibility, v, kv_index, keys, v_copy, spare, o);
   store<T>({args.o, GradientMode::overwrite}, index, queries.begin, queries.size(), o);
@@ -237,7 +281,9 @@ void backward_queries(const SoftmaxAttentionBackwardArgs& args, HeadIndex index,
     const int64_t query = queries.begin + row;
     const Range visible = visibility.keys_of(query).within(keys);
     A *p_row = p.row(row).data(), *d_row = d_scores.row(row).data();
-    exponentiate_row(p_row, keys.size(), visible, at<A>(args.lse, q, index, query));
+    const A lse = at<A>(args.lse, q, index, query);
+    exponentiate_row(p_row, keys.size(), visible, lse);
+    if (lse == kOverflowed<A>) exponentiate_in_double<T>(args.inputs, index, query, visibility, keys, p_row);
     // lse is known to its own rounding only, which is much where scores are large, so P is normalized as in forward.
     at<A>(args.inverse_sums, q, index, query) = normalize_row(p_row, visible);
     const A product = sum_of<A>(visible.size(), [p_seen = p_row + visible.begin, d_seen = d_row + visible.begin](
@@ -278,7 +324,9 @@ void backward_keys(const SoftmaxAttentionBackwardArgs& args, HeadIndex index, Ra
       const int64_t query = queries.begin + row;
       const Range visible = visibility.keys_of(query).within(keys);
       A* p_row = p.row(row).data();
-      exponentiate_row(p_row, keys.size(), visible, at<A>(args.lse, q, head, query));
+      const A lse = at<A>(args.lse, q, head, query);
+      exponentiate_row(p_row, keys.size(), visible, lse);
+      if (lse == kOverflowed<A>) exponentiate_in_double<T>(args.inputs, head, query, visibility, keys, p_row);
       p.row(row).segment(visible.begin, visible.size()) *= at<A>(args.inverse_sums, q, head, query);
       if (!args.d_k) continue;
       differentiate_row(p_row, d_scores.row(row).data(), keys.size(), visible, scale,

@@ -128,11 +128,11 @@ void reduce_losses_as(const ReduceLossesArgs& args) {
   const int64_t rows = args.targets.size;
   const int32_t* target = vector<const int32_t>(args.targets);
   const A* losses = vector<const A>(args.row_losses);
-  const auto count = static_cast<A>(rows - std::count(target, target + rows, args.options.ignore_index));
+  const int64_t count = rows - std::count(target, target + rows, args.options.ignore_index);
   const double sum = sum_of<double>(rows, [losses](int64_t i) { return static_cast<double>(losses[i]); });
   const double divisor = args.options.reduction == Reduction::mean ? static_cast<double>(count) : 1.0;
-  *vector<A>(args.count) = count;
-  *vector<A>(args.loss) = count > A(0) ? static_cast<A>(sum / divisor) : A(0);
+  *vector<A>(args.count) = static_cast<A>(count);
+  *vector<A>(args.loss) = count > 0 ? static_cast<A>(sum / divisor) : A(0);
 }
 
 template <class T>

@@ -12,7 +12,7 @@
 
 namespace heddle::kernels::cpu {
 
-// Elements of one task, of which one partial sum is made; gradient_norm_partials() counts with the same.
+// Elements of one task, of which one partial norm is made; gradient_norm_partials() counts with the same.
 inline constexpr int64_t kTaskSize = 16384;
 
 // The norm of value(0) .. value(count - 1), by squares in double, of which those of float neither overflow nor vanish.

@@ -7,7 +7,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/common/cpu/column_sums.h"
@@ -44,7 +47,32 @@ class LrpeBackward {
           }
         }
         if (d_theta == nullptr) continue;
-        encoding_.add_d_theta(begin_, count_, position, d_phi_, d_theta + shared * args_.theta.cols);
+        encoding_.add_d_theta(begin_, count_, position, d_phi_.data(), d_theta + shared * args_.theta.cols);
+      }
+    }
+  }
+
+  // Adds (+=) the position's terms to d_theta as run() does, with products and their sums in double, where those in A
+  // overflow. d_y is still there after run(): where d_theta is wanted, d_x is never written over it.
+  void add_exact_d_theta(int64_t position, double* d_theta) {
+    std::vector<double> d_phi;
+    for (int64_t shared = 0; shared < args_.theta.rows; ++shared) {
+      for (int64_t begin = 0; begin < pairs_; begin += kPairs) {
+        select_pairs(shared, begin, std::min(kPairs, pairs_ - begin), position);
+        d_phi.assign(static_cast<size_t>(count_), 0.0);
+        for (int64_t batch = 0; batch < args_.d_y.batch; ++batch) {
+          for (int64_t index = shared * group_; index < (shared + 1) * group_; ++index) {
+            const Pairs<A> d_a = rotate_back(batch, position, index);
+            const Pairs<A> a = activations(batch, position, index);
+            for (int64_t i = 0; i < count_; ++i) {
+              double& sum = d_phi[static_cast<size_t>(i)];
+              sum += static_cast<double>(d_a.side[1][i]) * static_cast<double>(a.side[0][i]);
+              if constexpr (kSides == 1) continue;
+              sum -= static_cast<double>(d_a.side[0][i]) * static_cast<double>(a.side[1][i]);
+            }
+          }
+        }
+        encoding_.add_d_theta(begin_, count_, position, d_phi.data(), d_theta + shared * args_.theta.cols);
       }
     }
   }
@@ -184,9 +212,13 @@ class LrpeBackward {
   PairBuffer<A> d_a_, a_, x_buffer_, maximum_, sum_, dots_;
 };
 
+// The sums of the tasks whose rows of partials, in A, are not finite; the others are empty.
+using LargeSums = std::vector<std::vector<double>>;
+
 // d_theta (=|+=) the partial sums, whose rows are added in order.
 template <class A>
-void add_theta_partials(Context& context, const RowsView& partials, const RowsDestination& d_theta) {
+void add_theta_partials(Context& context, const RowsView& partials, const LargeSums& large,
+                        const RowsDestination& d_theta) {
   const int64_t known = d_theta.view.cols;
   visit_floating(d_theta.view.dtype, [&](auto type) {
     parallel_ranges(context, d_theta.view.rows, 1, [&](int64_t begin, int64_t end) {
@@ -194,7 +226,9 @@ void add_theta_partials(Context& context, const RowsView& partials, const RowsDe
         for (int64_t k = 0; k < known; ++k) {
           double total = 0.0;
           for (int64_t part = 0; part < partials.rows; ++part) {
-            total += static_cast<double>(row<A>(partials, part)[index * known + k]);
+            const int64_t at = index * known + k;
+            const std::vector<double>& sums = large[static_cast<size_t>(part)];
+            total += sums.empty() ? static_cast<double>(row<A>(partials, part)[at]) : sums[static_cast<size_t>(at)];
           }
           store(row<decltype(type)>(d_theta.view, index) + k, static_cast<A>(total), d_theta.mode);
         }
@@ -218,6 +252,7 @@ void lrpe_backward(Context& context, const Args& args) {
       });
     }
     const int64_t length = args.d_y.length, tasks = lrpe_theta_partials(length);
+    LargeSums large(static_cast<size_t>(tasks));
     parallel_for(context, tasks, [&](int64_t task) {
       std::vector<double> d_theta(args.d_theta ? args.theta.rows * args.theta.cols : 0);
       Backward work(args);
@@ -225,9 +260,20 @@ void lrpe_backward(Context& context, const Args& args) {
       for (int64_t position = length * task / tasks; position < end; ++position) {
         work.run(position, args.d_theta ? d_theta.data() : nullptr);
       }
-      if (args.d_theta) std::copy(d_theta.begin(), d_theta.end(), row<A>(args.partials, task));
+      if (!args.d_theta) return;
+      A* partial = row<A>(args.partials, task);
+      const auto is_stored = [&] {  // 0 times what is not finite is NaN
+        std::copy(d_theta.begin(), d_theta.end(), partial);
+        return sum_of<A>(static_cast<int64_t>(d_theta.size()), [&](int64_t i) { return partial[i] * A(0); }) == A(0);
+      };
+      if (is_stored() || std::is_same_v<A, double>) return;
+      std::fill(d_theta.begin(), d_theta.end(), 0.0);
+      for (int64_t position = length * task / tasks; position < end; ++position) {
+        work.add_exact_d_theta(position, d_theta.data());
+      }
+      if (!is_stored()) large[static_cast<size_t>(task)] = std::move(d_theta);
     });
-    if (args.d_theta) add_theta_partials<A>(context, args.partials, args.d_theta);
+    if (args.d_theta) add_theta_partials<A>(context, args.partials, large, args.d_theta);
   });
 }
 

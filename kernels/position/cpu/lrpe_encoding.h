@@ -36,8 +36,10 @@ class Rotation {
     table_.at(row, begin, count, token + options_.offset, cosines, sines);
   }
 
-  // Adds (+=) the terms of these angles, whose gradients are d_phi, to d_theta, the gradient of that row of theta.
-  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, double* d_theta) const {
+  // Adds (+=) the terms of these angles, whose gradients are d_phi, to d_theta, the gradient of that row of theta. D is
+  // A, or double.
+  template <class D>
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const D* d_phi, double* d_theta) const {
     const auto position = static_cast<double>(token + options_.offset);
     const int64_t end = std::min(count, known_ - begin);  // not positive if none of these angles has a theta
     for (int64_t i = 0; i < end; ++i) d_theta[begin + i] += position * static_cast<double>(d_phi[i]);
@@ -75,7 +77,8 @@ class Cosine {
     });
   }
 
-  void add_d_theta(int64_t begin, int64_t count, int64_t token, const A* d_phi, double* d_theta) const {
+  template <class D>
+  void add_d_theta(int64_t begin, int64_t count, int64_t token, const D* d_phi, double* d_theta) const {
     if (is_extra(token)) return;
     for_each_axis(begin, count, token, [&](int64_t from, int64_t size, int64_t place, int64_t coordinate) {
       const auto factor = static_cast<double>(coordinate);

@@ -38,7 +38,8 @@ void check_state_use(std::string_view type, const Tape& tape, const MixerState* 
 
 // The position of the next token as MixerState::save() gives it, `position`: an int32 tensor of one element.
 Tensor saved_position(Context& context, int64_t position);
-// That of the tensors of a state of this type. Throws Error when there is none, or it is none.
+// The position in the saved tensors of a state of a mixer of this type. Throws Error when it is missing, is not one
+// int32, or is negative.
 int64_t loaded_position(std::string_view type, Context& context, const std::map<std::string, Tensor>& tensors);
 
 }  // namespace heddle

@@ -44,6 +44,7 @@ struct SoftmaxAttentionMixerConfig : MixerOptions {
 
   void describe(ConfigFields& fields, const ModelSize& model) override;
   std::unique_ptr<Mixer> make(const ModuleBuilder& builder, const BlockPlace& place) const override;
+  bool takes_segments() const override { return true; }
 };
 
 }  // namespace heddle

@@ -45,7 +45,7 @@ class Recall : public heddle::Mixer {
         out_({}, builder.child("out"), dim, dim) {}
 
   Variable forward(heddle::Tape& tape, const Variable& x, heddle::MixerState* state,
-                   const heddle::Tensor&) const override {
+                   const heddle::Tensor& segments) const override {
     const int64_t heads = options_.heads, head_dim = dim_ / heads;
     const int64_t batch = x.shape()[0], length = x.shape()[1];
     const std::vector<Variable> qk_and_v = heddle::split_last(tape, qkv_.forward(tape, x), {2 * dim_, dim_});
@@ -55,6 +55,7 @@ class Recall : public heddle::Mixer {
     const Variable v = heddle::reshape(tape, qk_and_v[1], {batch, length, heads, head_dim});
     auto* recall = dynamic_cast<RecallState*>(state);
     heddle::LinearAttentionInputs inputs;
+    inputs.segments = segments;
     if (recall != nullptr) inputs.initial_state = tape.constant(recall->memory);
     const heddle::LinearAttention attention = heddle::linear_attention(
         tape, q_and_k[0], q_and_k[1], v, inputs,
@@ -94,6 +95,7 @@ struct RecallOptions : heddle::MixerOptions {
                                       const heddle::BlockPlace& place) const override {
     return std::make_unique<Recall>(options, builder, place.dim);
   }
+  bool takes_segments() const override { return true; }
 };
 
 }  // namespace
