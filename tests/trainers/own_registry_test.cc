@@ -72,7 +72,8 @@ TEST_F(OwnRegistryTest, ItsSectionIsCheckedAsStrictly) {
               HasSubstr("unknown key 'bais' in model.mixer; did you mean 'bias'?"));
   EXPECT_THAT(refusal("{type: dense, init_std: -1}"), HasSubstr("model.mixer.init_std: found '-1'"));
   EXPECT_THAT(refusal("{type: dense, init_std: 1}", {"model.dim=1"}), HasSubstr("found a model of one feature"));
-  EXPECT_THAT(refusal("{type: dense}", {"data={type: text, path: text.txt, pack: true, separator: 10}"}),
+  EXPECT_THAT(refusal("{type: dense}",
+                      {"model.vocab_size=256", "data={type: text, path: text.txt, pack: true, separator: 10}"}),
               HasSubstr("data.pack: found true, expected false: a mixer of this model does not keep documents apart"));
   EXPECT_THROW(read_train_config(parse_config(to_yaml(config(), registry_))), ConfigError)
       << "the built-in registry does not know it";

@@ -280,7 +280,7 @@ TEST_F(PackedTextTest, WhatCannotBeMeantIsRefused) {
   // Encodings that count from the start of a sequence cannot start anew.
   const std::string from_the_start = "model.mixer.lrpe={type: lrpe_cosine, extra_tokens: 1}";
   EXPECT_THAT(refusal(", pack: true, separator: 10", {from_the_start}),
-              HasSubstr("data.pack: found true, expected false: positions with lrpe.shape or lrpe.extra_tokens"));
+              HasSubstr("data.pack: found true, expected false: a mixer of this model does not keep documents apart"));
   Context context(Device{}, {.threads = 1});
   const TrainConfig packed = config(", pack: true, separator: 10");
   TrainStep train_step(context, config("", {from_the_start}));
