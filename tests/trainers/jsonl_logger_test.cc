@@ -148,6 +148,22 @@ TEST_F(JsonlLoggerTest, AStartThatBeginsAgainAndAgainLeavesNothing) {
   log.step(step(2, 4.0));
   log.flush();
   EXPECT_FALSE(fs::exists(before));
+
+  // Starts that were cut off before they wrote anything, or more than their first line, change nothing in that.
+  logger().start({});
+  EXPECT_TRUE(fs::exists(before));
+  EXPECT_FALSE(fs::exists(path_));
+  for (const bool writes_a_line : {false, true}) {
+    JsonlLogger cut_off = logger();
+    cut_off.start({});
+    if (writes_a_line) cut_off.flush();
+  }
+  JsonlLogger last = logger();
+  last.start({});
+  last.step(step(1, 5.0));
+  last.step(step(2, 5.0));
+  last.flush();
+  EXPECT_FALSE(fs::exists(before));
 }
 
 TEST_F(JsonlLoggerTest, DamagedLinesAreKeptAside) {

@@ -74,6 +74,8 @@ void StepLog::start(const StartEvent& event) {
 // Nothing tells yet whether the lines are of another run, or of a start of this one that was cut off before its first
 // checkpoint and whose lines are written again: then drop_before() takes the file away.
 void StepLog::begin() {
+  // A start that was cut off before it wrote anything may have left no file but what it kept.
+  for (int number = 1; fs::exists(path_aside("before", number)); ++number) before_ = path_aside("before", number);
   if (!fs::is_regular_file(path_)) return;
   const std::string text = read_file(path_);
   const Kept before = kept(text, INT64_MAX);
