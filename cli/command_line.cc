@@ -66,9 +66,10 @@ int report(const char* message, int code) {
 // that a subcommand is required.
 void check_first_word(const std::string& word) {
   const bool is_option = word.starts_with('-');
-  std::vector<std::string> known = {"-h", "--help", "--version"};
-  if (!is_option) {
-    known.clear();
+  std::vector<std::string> known;
+  if (is_option) {
+    known = {"-h", "--help", "--version"};
+  } else {
     for (const Command& command : kCommands) known.emplace_back(command.name);
   }
   if (std::find(known.begin(), known.end(), word) != known.end()) return;

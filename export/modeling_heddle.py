@@ -570,7 +570,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
     parser.add_argument("--prompt", help="text to go on from; default: a line break, or none where a document is begun")
-    parser.add_argument("--prompt-tokens", type=ids, help="token ids to go on from, as in 1,2,3")
+    parser.add_argument("--prompt-tokens", type=ids, metavar="IDS", help="token ids to go on from, as in 1,2,3")
     parser.add_argument("--tokens", type=within(int, 0), default=200, help="how many to write, at most")
     parser.add_argument("--temperature", type=within(float, 0), default=0.8, help="0: always the likeliest")
     parser.add_argument("--top-k", type=within(int, 0), default=0, help="draw from the K likeliest only; 0: from all")

@@ -13,8 +13,7 @@
 namespace heddle {
 
 // The types that a config value can be read as. Integers are decimal, without leading zeros (YAML 1.1 has 010 for 8);
-// numbers must be finite, booleans are true or
-// false, and text is any scalar but null.
+// numbers must be finite, booleans are true or false, and text is any scalar but null.
 template <class T>
 concept ConfigScalar = std::same_as<T, int> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint64_t> ||
     std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, bool> || std::same_as<T, std::string>;
