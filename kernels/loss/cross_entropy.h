@@ -48,7 +48,7 @@ struct CrossEntropyBackwardArgs {
   RowsView logits;
   VectorView targets;
   VectorView maxima, rests, count;  // as forward wrote them; count is read for the mean
-  VectorView d_loss;                // (1) accumulate type; without a reduction (rows)
+  VectorView d_loss;                // (1) accumulate type; without a reduction (rows), or empty: 1 for each row
   RowsDestination d_logits;         // may be the same memory as logits
   CrossEntropyOptions options;
 };

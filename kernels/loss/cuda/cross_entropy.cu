@@ -1,34 +1,27 @@
 // Cross entropy of logits (rows, classes) against class indices.                          kernels/loss/cross_entropy.h
 //   forward    row_losses, maxima, rests (rows) (=), then loss and count (=) unless the losses of the rows are the
 //              result; the gradients of the rows' losses (=) where they are wanted
-//   backward   d_logits (=|+=), which may be the memory of the logits
 // Forward reads the logits once: a block (a warp where rows are short) keeps the maximum of its row but for the target,
 // and the sum of exponentials relative to it. Where it also writes gradients, the block keeps the row in shared memory
 // in between; a row that has no room there is read again. One block then adds up the losses of the rows in a fixed
-// order. Backward reads the logits once. A target that is neither ignored nor a class makes the loss and the row's
-// gradient NaN.
+// order. A target that is neither ignored nor a class makes the loss and the row's gradient NaN.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/common/cuda/activation.h"
 #include "kernels/common/cuda/launch.h"
 #include "kernels/common/cuda/reduce.h"
 #include "kernels/common/cuda/vec.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/loss/cross_entropy_row.h"
+#include "kernels/loss/cuda/cross_entropy_gradient.h"
 
 namespace heddle::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kRowThreads = 512;  // of a row that shared memory holds
-
-template <class T>
-struct Exponential {
-  __device__ __forceinline__ accumulate_t<T> operator()(accumulate_t<T> x) const { return exponential<T>(x); }
-};
 
 // The sums over some of the classes of a row, without its target.
 template <class T>
@@ -75,43 +68,6 @@ __device__ __forceinline__ Partial<T> merge_row(Partial<T> partial) {
     }
   }
   return partial;
-}
-
-// exp(z - maximum). In 16 bits an error of the exponent of 2^-18 at most is not seen.
-template <class T>
-__device__ __forceinline__ accumulate_t<T> term(accumulate_t<T> z, accumulate_t<T> maximum) {
-  if constexpr (sizeof(T) == 2) {
-    return exponential<T>(z - maximum);
-  } else {
-    return exponential_of_difference(z, maximum, Exponential<T>{});
-  }
-}
-
-// Calls visit(e) for the target among `width` logits of a row, if it is one of them; `place` is how far it is from the
-// first of them. Few threads of a row take this branch, so that a logit costs nothing for it.
-template <int width, class Visit>
-__device__ __forceinline__ void visit_target(int64_t place, const Visit& visit) {
-  if (place < 0 || place >= width) return;
-  stay_branch();
-#pragma unroll
-  for (int e = 0; e < width; ++e) {
-    if (e == place) visit(e);
-  }
-}
-
-// The gradient of `width` logits of a row. `place` as in visit_target().
-template <class T, int width>
-__device__ __forceinline__ Vec<accumulate_t<T>, width> gradient_of(
-    const CrossEntropyRowGradient<accumulate_t<T>>& of_row, const Vec<accumulate_t<T>, width>& values,
-    accumulate_t<T> maximum, int64_t place) {
-  Vec<accumulate_t<T>, width> terms, gradient;
-#pragma unroll
-  for (int e = 0; e < width; ++e) {
-    terms[e] = term<T>(values[e], maximum);
-    gradient[e] = of_row.of_other(terms[e]);
-  }
-  visit_target<width>(place, [&](int e) { gradient[e] = of_row.of_target(terms[e]); });
-  return gradient;
 }
 
 template <class T>
@@ -257,67 +213,6 @@ __global__ void __launch_bounds__(1024) add_losses(const A* row_losses, const in
   }
 }
 
-template <class T>
-struct Backward {
-  RowsView logits, d_logits;
-  const int32_t* targets;
-  const accumulate_t<T>*maxima, *rests;
-  const accumulate_t<T>* d_loss;  // null: 1
-  const accumulate_t<T>* count;   // read for the mean
-  int32_t ignore_index;
-  Reduction reduction;
-  SmoothedLabel<accumulate_t<T>> label;
-  accumulate_t<T> z_loss;
-  bool add;
-};
-
-// d_logits (=|+=). Grid: (rows, splits of a row), so that few long rows fill the GPU too. Block: (threads of a row,
-// rows).
-template <class T, int width>
-__global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
-  using A = accumulate_t<T>;
-  __shared__ A mean_scale;  // divided once a block: a division in double is a function call
-  if (p.reduction == Reduction::mean) {
-    if (threadIdx.x + threadIdx.y == 0) mean_scale = *p.count != A(0) ? *p.d_loss / *p.count : A(0);
-    __syncthreads();
-  }
-  const int64_t i = blockIdx.x * int64_t{blockDim.y} + threadIdx.y;
-  if (i >= p.logits.rows) return;
-  const int64_t lane = threadIdx.x + int64_t{blockIdx.y} * blockDim.x;
-  const int32_t target = p.targets[i];
-  const bool ignored = target == p.ignore_index;
-  const A scale = p.reduction == Reduction::mean ? mean_scale
-                  : p.d_loss == nullptr          ? A(1)
-                                                 : p.d_loss[p.reduction == Reduction::none ? i : 0];
-  const A maximum = p.maxima[i];
-  const CrossEntropyRowGradient<A> of_row(scale, p.label, p.logits.cols, maximum, p.rests[i], p.z_loss);
-  const T* z = row<const T>(p.logits, i);
-  T* d_z = row<T>(p.d_logits, i);
-#pragma unroll 2
-  for (int64_t j = lane * width; j < p.logits.cols; j += int64_t{gridDim.y} * blockDim.x * width) {
-    Vec<A, width> gradient = {};
-    if (!ignored) {
-      gradient = gradient_of<T, width>(of_row, load_wide<width>(z + j), maximum, target - j);
-    }
-    store_or_add(d_z + j, gradient, p.add);
-  }
-}
-
-// d_logits (=|+=).
-template <class T>
-void launch_gradient(Context& context, const Backward<T>& p) {
-  const int64_t rows = p.logits.rows, classes = p.logits.cols;
-  const bool aligned = can_vectorize_all(vector_width<T>, p.logits, p.d_logits);
-  with_width<T>(aligned, [&](auto chosen) {
-    constexpr int width = decltype(chosen)::value;
-    const int64_t vectors = ceil_div(classes, width);
-    const int rows_per_block = vectors <= 32 ? 8 : vectors <= 128 ? 2 : 1;
-    const dim3 grid(static_cast<unsigned>(ceil_div(rows, rows_per_block)),
-                    static_cast<unsigned>(std::min<int64_t>(ceil_div(vectors, 4 * kThreads), 64)));
-    HEDDLE_LAUNCH(context, (logits_gradient<T, width>), grid, dim3(kThreads / rows_per_block, rows_per_block), 0, p);
-  });
-}
-
 // Calls launch(std::bool_constant) with whether there is label smoothing.
 template <class T, class Launch>
 void visit_smoothing(const Forward<T>& p, const Launch& launch) {
@@ -372,37 +267,16 @@ void forward_as(Context& context, const CrossEntropyForwardArgs& args) {
     });
   });
   if (!args.d_logits) return;
-  launch_gradient<T>(context, {.logits = args.logits,
-                               .d_logits = args.d_logits,
-                               .targets = p.targets,
-                               .maxima = p.maxima,
-                               .rests = p.rests,
-                               .d_loss = nullptr,
-                               .count = nullptr,
-                               .ignore_index = p.ignore_index,
-                               .reduction = Reduction::none,
-                               .label = p.label,
-                               .z_loss = p.z_loss,
-                               .add = false});
-}
-
-template <class T>
-void backward_as(Context& context, const CrossEntropyBackwardArgs& args) {
-  using A = accumulate_t<T>;
-  const int64_t classes = args.logits.cols;
-  if (args.logits.rows == 0 || classes == 0) return;
-  launch_gradient<T>(context, {.logits = args.logits,
-                               .d_logits = args.d_logits.view,
-                               .targets = vector<const int32_t>(args.targets),
-                               .maxima = vector<const A>(args.maxima),
-                               .rests = vector<const A>(args.rests),
-                               .d_loss = vector<const A>(args.d_loss),
-                               .count = vector<const A>(args.count),
-                               .ignore_index = args.options.ignore_index,
-                               .reduction = args.options.reduction,
-                               .label = SmoothedLabel<A>::of(args.options.label_smoothing, classes),
-                               .z_loss = static_cast<A>(args.options.z_loss),
-                               .add = args.d_logits.mode == GradientMode::accumulate});
+  CrossEntropyOptions of_rows = args.options;
+  of_rows.reduction = Reduction::none;
+  cross_entropy_backward(context, {.logits = args.logits,
+                                   .targets = args.targets,
+                                   .maxima = args.maxima,
+                                   .rests = args.rests,
+                                   .count = {},
+                                   .d_loss = {},
+                                   .d_logits = {args.d_logits},
+                                   .options = of_rows});
 }
 
 }  // namespace
@@ -420,10 +294,6 @@ void reduce_losses(Context& context, const ReduceLossesArgs& args) {
                   vector<const int32_t>(args.targets), args.targets.size, args.options.ignore_index,
                   args.options.reduction == Reduction::mean, vector<A>(args.loss), vector<A>(args.count));
   });
-}
-
-void cross_entropy_backward(Context& context, const CrossEntropyBackwardArgs& args) {
-  visit_floating(args.logits.dtype, [&](auto type) { backward_as<decltype(type)>(context, args); });
 }
 
 }  // namespace heddle::kernels::cuda
