@@ -128,9 +128,9 @@ Run add_bench(CLI::App& command, const Registry& registry) {
   const auto arguments = std::make_shared<BenchArguments>();
   BenchmarkOptions& benchmark = arguments->benchmark;
   command
-      .add_option("SUITE", arguments->suites,
+      .add_option("suite", arguments->suites,
                   "Suites: names below configs/bench, YAML files, or operators, whose cases are measured")
-      ->capture_default_str();
+      ->option_text("SUITE... [srms_norm]");
   add_device_options(command, arguments->device, DeviceUse::count);
   add_numbers(command, "--n", benchmark.sizes,
               "Sizes instead of the suite's, as 1024,4096; of cases with fixed shapes, only those of these sizes",

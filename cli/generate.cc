@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
@@ -13,7 +12,6 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -23,6 +21,7 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/standard_streams.h"
+#include "core/config/config_scalar.h"
 #include "core/io/atomic_file.h"
 #include "trainers/run/loaded_model.h"
 
@@ -73,11 +72,10 @@ std::optional<Prompt> read_prompt(const GenerateArguments& options) {
 std::vector<int32_t> parse_ids(const Prompt& prompt, int64_t vocab_size) {
   constexpr const char* kExample = ", as in 1,2,3";
   const auto parse_id = [&](const std::string& word) {
-    int32_t id = -1;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error == std::errc() && end == word.data() + word.size() && id >= 0 && id < vocab_size) return id;
-    throw UsageError(
-        fmt::format("{}: found '{}', expected token ids in [0, {}){}", prompt.option, word, vocab_size, kExample));
+    const int64_t id = number_of<int64_t>(word).value_or(-1);
+    if (id >= 0 && id < vocab_size) return static_cast<int32_t>(id);
+    throw UsageError(fmt::format("{}: found '{}', expected token ids in [0, {}) without leading zeros{}", prompt.option,
+                                 word, vocab_size, kExample));
   };
   std::vector<int32_t> ids;
   if (prompt.text.empty()) return ids;

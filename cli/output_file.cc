@@ -70,7 +70,11 @@ FileTable::FileTable(const NamedFiles& inputs) {
 
 void FileTable::check(const NamedFile& output) const {
   const auto& [name, path] = output;
-  if (path.empty() || is_written_through(path)) return;
+  if (path.empty()) return;
+  if (is_stdout(path) && !on_stdout_.empty()) {
+    throw UsageError(fmt::format("{}: stdout is written by {}, too; expected a file", name, on_stdout_));
+  }
+  if (is_written_through(path)) return;
   const auto found = files_.find(file_identity(path));
   if (found == files_.end()) return;
   throw UsageError(fmt::format("{}: {} is {}; expected another file", name, path.string(), found->second));
@@ -79,7 +83,9 @@ void FileTable::check(const NamedFile& output) const {
 void FileTable::take(const NamedFile& output) {
   check(output);
   const auto& [name, path] = output;
-  if (path.empty() || is_written_through(path)) return;
+  if (path.empty()) return;
+  if (is_stdout(path)) on_stdout_ = name;
+  if (is_written_through(path)) return;
   files_.try_emplace(file_identity(path), "written by " + name + ", too");
 }
 

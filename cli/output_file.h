@@ -41,22 +41,23 @@ class TableStream {
   bool is_stdout_ = true;
 };
 
-// The files of a command, whatever the paths that lead to them. Each is looked at once.
+// The files of a command, whatever the paths that lead to them, and stdout. Each is looked at once.
 class FileTable {
  public:
   // `inputs` are read.
   explicit FileTable(const NamedFiles& inputs);
 
   // Throw UsageError when the output would replace a file of the table; take() then adds it. What is written through
-  // (/dev/null, a pipe) replaces nothing.
+  // (/dev/null, a pipe) replaces nothing, but two outputs on stdout would be mixed there.
   void check(const NamedFile& output) const;
   void take(const NamedFile& output);
 
  private:
   std::map<FileIdentity, std::string> files_;  // and what has them
+  std::string on_stdout_;                      // the output that goes there; empty: none does
 };
 
-// Throws UsageError when an output would replace one of `inputs` or another output.
+// Throws UsageError when an output would replace one of `inputs` or another output, and when two go to stdout.
 void check_distinct_files(const NamedFiles& outputs, const NamedFiles& inputs);
 // Throws UsageError when one of the outputs cannot be written.
 void check_writable_files(const NamedFiles& outputs);

@@ -19,7 +19,7 @@ void prepare_standard_streams() {
     // The lowest number that is free is taken, which is this one.
     ::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
   }
-  std::signal(SIGPIPE, SIG_IGN);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
 }
 
 void finish_stdout() {

@@ -19,8 +19,10 @@ install(FILES "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/CHANGELOG
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" RENAME copyright DESTINATION "${CMAKE_INSTALL_DOCDIR}")
 
 install(EXPORT heddle_targets NAMESPACE heddle:: DESTINATION "${package_dir}")
+cmake_path(APPEND CMAKE_INSTALL_DATADIR heddle OUTPUT_VARIABLE share_folder)
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/heddle-config.cmake.in"
-  "${PROJECT_BINARY_DIR}/heddle-config.cmake" INSTALL_DESTINATION "${package_dir}")
+  "${PROJECT_BINARY_DIR}/heddle-config.cmake" INSTALL_DESTINATION "${package_dir}" PATH_VARS share_folder)
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/heddle-config-version.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/heddle-config.cmake" "${PROJECT_BINARY_DIR}/heddle-config-version.cmake"
+              "${PROJECT_SOURCE_DIR}/cmake/share_folder.cc"
         DESTINATION "${package_dir}")

@@ -5,7 +5,8 @@
 # heddle_link(NAME PUBLIC|PRIVATE ...)      external libraries of heddle_NAME
 # heddle_examples(FOLDER)                   one executable and one test for each source in FOLDER
 # heddle_share(NAME)                        tells heddle_NAME where configs, published figures and export/ lie, seen from the
-#                                           program, and links them into the build folder as an installation has them
+#                                           program, and links them into the build folder as an installation has them;
+#                                           heddle_share_folder says it to programs of others (share_folder.cc)
 # heddle_compile_together(TARGET)           compiles the sources of TARGET several at a time
 # heddle_include_sources(TARGET)            lets TARGET include from the root of the repository, as our own code does
 # Folders without sources are no error: the library is then an INTERFACE that carries its dependencies.
@@ -167,4 +168,13 @@ function(heddle_share name)
   foreach(folder configs bench export)
     file(CREATE_LINK "${PROJECT_SOURCE_DIR}/${folder}" "${PROJECT_BINARY_DIR}/share/heddle/${folder}" SYMBOLIC)
   endforeach()
+  # Our own program finds the folder from where it lies, wherever it is installed. One of a project around heddle does not.
+  set(share_folder "")
+  if(NOT PROJECT_IS_TOP_LEVEL)
+    set(share_folder "${PROJECT_BINARY_DIR}/share/heddle")
+  endif()
+  add_library(heddle_share_folder STATIC "${PROJECT_SOURCE_DIR}/cmake/share_folder.cc")
+  target_compile_definitions(heddle_share_folder PRIVATE HEDDLE_SHARE_FOLDER="${share_folder}")
+  target_link_libraries(heddle_share_folder PRIVATE heddle_flags)
+  target_link_libraries(heddle_${name} PUBLIC $<BUILD_INTERFACE:heddle_share_folder>)
 endfunction()

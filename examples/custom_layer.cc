@@ -56,7 +56,7 @@ struct SquaredReluNode {
 
 Variable squared_relu(Tape& tape, const Variable& x) {
   check(x.dtype() == DType::float64, "[squared_relu] x is {}, expected float64", name(x.dtype()));
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("squared_relu", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   squared_relu_forward(kernels::rows_view(x.value), kernels::rows_view(y.value));
   if (!recorded) return y;

@@ -550,10 +550,17 @@ class Pieces:
         return self.processor.decode([token for token in tokens if token < self.size])
 
 
+def decimal(kind: Callable[[str], float], text: str) -> float:
+    """The number that the text is, as `heddle` reads it: without what only Python takes for a decimal number."""
+    if re.fullmatch(r"[+-]?0\d[^.]*|.*_.*", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a decimal number without leading zeros")
+    return kind(text)
+
+
 def within(kind: Callable[[str], float], low: float, high: float = sys.float_info.max) -> Callable[[str], float]:
     """What argparse reads a number in [low, high] by."""
     def number(text: str) -> float:
-        value = kind(text)
+        value = decimal(kind, text)
         if not low <= value <= high:
             limits = f">= {low}" if high == sys.float_info.max else f"in [{low}, {high}]"
             raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {limits}")
@@ -563,7 +570,7 @@ def within(kind: Callable[[str], float], low: float, high: float = sys.float_inf
 
 
 def ids(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")] if text else []
+    return [int(decimal(int, word.strip())) for word in text.split(",")] if text else []
 
 
 def main() -> int:

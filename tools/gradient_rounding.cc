@@ -69,6 +69,14 @@ GradientValues errors_of(const GradientValues& found, const GradientValues& exac
   return errors;
 }
 
+// Whether NaN has taken the place of a number: a value on the way was rounded to infinity.
+bool loses_numbers(const GradientValues& rounded, const GradientValues& exact) {
+  for (size_t i = 0; i < exact.size(); ++i) {
+    if (std::isnan(rounded[i]) && !std::isnan(exact[i])) return true;
+  }
+  return false;
+}
+
 // Sets the direction in which this thread's arithmetic rounds, for the time of its life.
 class RoundingMode {
  public:
@@ -132,7 +140,8 @@ void RoundingSpread::add_between(const std::vector<GradientValues>& disturbed,
                                  const std::vector<GradientValues>& exact) {
   for (size_t i = 0; i < between_.size(); ++i) {
     const GradientValues change = difference_of(within(dtypes_[i], disturbed[i]), within(dtypes_[i], exact[i]));
-    between_[i] = std::max(between_[i], size_of(change, measure_));
+    between_[i] = loses_numbers(disturbed[i], exact[i]) ? std::numeric_limits<double>::infinity()
+                                                        : std::max(between_[i], size_of(change, measure_));
   }
 }
 
@@ -169,7 +178,8 @@ GradcheckInputReport compare(const std::string& name, const GradientPair& pair, 
   // `inside` is what rounding inside an operator may do; where that is a tenth of the gradient, few digits are left.
   const auto judge = [&](double off, double inside, int64_t elements) {
     if (off <= allowed || (off <= inside && inside <= 0.1 * size)) return;
-    (off <= undecided ? report.undecided : report.wrong) += elements;  // NaN is wrong
+    // NaN is wrong, unless rounding may make it.
+    (off <= undecided || std::isinf(undecided) ? report.undecided : report.wrong) += elements;
   };
   const GradientValues difference = errors_of(found, exact, pair.dtypes[input]);
   double worst = -1.0;

@@ -86,7 +86,7 @@ class RoundingSpread {
   void measure_inside(const LowGradients& low);
 
   Measure measure() const { return measure_; }
-  // The size of the largest change.
+  // The size of the largest change; infinity where values are beyond the dtype, and NaN is left of the gradient.
   double between(size_t input) const { return between_[input]; }
   double inside_size(size_t input) const { return inside_size_[input]; }  // nearby, too
   // The largest change of each element, not nearby.

@@ -1,13 +1,14 @@
 #include "tools/run_metrics.h"
 
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 #include <string_view>
 #include <system_error>
 
+#include "core/config/c_locale.h"
 #include "core/config/nearest_name.h"
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
@@ -73,7 +74,7 @@ RunMetrics read_metrics(const fs::path& run) {
     std::vector<double>& row = metrics.rows.emplace_back();
     for (size_t i = 0; i < fields.size(); ++i) {
       char* rest = nullptr;
-      const double value = std::strtod(fields[i].c_str(), &rest);
+      const double value = strtod_l(fields[i].c_str(), &rest, c_locale());
       if (*rest != '\0') refuse("'" + fields[i] + "'", "a number in column " + metrics.columns[i]);
       row.push_back(fields[i].empty() ? std::numeric_limits<double>::quiet_NaN() : value);
     }

@@ -134,7 +134,7 @@ class LayerRun {
       }
       const Tensor& given = given_.at(upstream);
       check(given.shape() == output.shape(), "tensor '{}' has shape {}, expected {}: that of {}", upstream,
-            to_string(given.shape()), to_string(output.shape()), name);
+            given.shape(), output.shape(), name);
       roots.push_back({output, convert(upstream, given, output.dtype())});
     }
     return roots;

@@ -11,14 +11,19 @@ namespace heddle {
 
 namespace fs = std::filesystem;
 
+const char* share_folder_of_libraries();  // of cmake/share_folder.cc; "" in our own program
+
 std::vector<fs::path> share_folders() {
   std::vector<fs::path> folders = {""};
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (error) return folders;
-  for (const char* share : {HEDDLE_SHARE_FROM_PROGRAM, "share/heddle"}) {
-    folders.push_back((program.parent_path() / share).lexically_normal());
+  if (!error) {
+    for (const char* share : {HEDDLE_SHARE_FROM_PROGRAM, "share/heddle"}) {
+      folders.push_back((program.parent_path() / share).lexically_normal());
+    }
   }
+  const fs::path of_libraries = share_folder_of_libraries();
+  if (!of_libraries.empty()) folders.push_back(of_libraries);
   return folders;
 }
 

@@ -7,7 +7,8 @@
 namespace heddle {
 
 // Folders that hold `configs`, `bench` and `export`, if they are there at all: the current one, the share/heddle of the
-// installation that the running program is a part of, and that of its build folder. Earlier ones go first.
+// installation that the running program is a part of, that of its build folder, and in a program of somebody else's
+// that of the heddle whose libraries it links. Earlier ones go first.
 std::vector<std::filesystem::path> share_folders();
 
 // The file of that name, relative to these folders but the current one; it came with the program. Throws Error that

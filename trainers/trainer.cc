@@ -261,8 +261,9 @@ class Run {
     if (is_due(step, trainer.eval_every, steps())) {
       result.evaluation = with_averaged_weights(
           train_step_.average(), [&] { return evaluate(context_, train_step_.model(), *data_, processes_); });
-      tell(&Logger::evaluation, evaluation_event(step, *result.evaluation));
-      is_best = evaluations_.add(step, result.evaluation->loss) && trainer.keep_best;
+      const EvaluationEvent event = evaluation_event(step, *result.evaluation);
+      tell(&Logger::evaluation, event);
+      is_best = evaluations_.add({step, event.loss, event.accuracy, event.bits_per_byte}) && trainer.keep_best;
     }
     const bool is_asked_for = requests_.checkpoint();
     if (is_complete(step)) return;  // run() saves it
@@ -301,6 +302,7 @@ class Run {
                          state, kept, train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
+    flush_loggers_if_there_is_room();
   }
 
   // What a user reads after an error of a full disk. A damaged checkpoint may be there of a later step.

@@ -84,10 +84,12 @@ class Checker {
     GradcheckReport report;
     const std::vector<Values> analytic = gradients(InputKind::leaf);
     report.deterministic = agree(analytic, gradients(InputKind::leaf), have_same_bits);
-    // Another order of additions is allowed. NaN agrees with nothing; a sum may be beyond the largest number.
+    // Another order of additions is allowed, and a sum may be beyond the largest number. NaN stays NaN; whether it is
+    // right is judged by the values.
     const auto times = [](double factor) {
       return [factor](double a, double b, double largest) {
-        return std::abs(factor * a - b) <= 1e-9 * largest || (std::isfinite(a) && factor * a == b);
+        return std::abs(factor * a - b) <= 1e-9 * largest || (std::isfinite(a) && factor * a == b) ||
+               (std::isnan(a) && std::isnan(b));
       };
     };
     report.accumulates = agree(analytic, gradients(InputKind::written_leaf, analytic), times(2.0));
@@ -242,6 +244,7 @@ class Checker {
 
     draw_direction();
     LineScales scales;
+    scales.moves_several = options_.projections > 0 && values.size() > 1;
     Values moved = values;  // the terms of f may all be 0 at x itself, as those of x^2 are at 0
     for (size_t i = 0; i < moved.size(); ++i) moved[i] += scales.step * direction[i];
     const double f_size = std::max(size_of_terms(base_), size_of_terms(outputs_at(input.value, values, moved)));

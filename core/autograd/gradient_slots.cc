@@ -19,7 +19,7 @@ uint32_t new_tape_number() {
 // Operators see of a leaf and of its gradient the same views, and demand contiguous ones.
 void check_bound_gradient(const Tensor& value, const Tensor& gradient, std::string_view leaf) {
   if (value.shape() != gradient.shape()) {
-    fail("leaf {} has shape {}, its gradient {}", leaf, to_string(value.shape()), to_string(gradient.shape()));
+    fail("leaf {} has shape {}, its gradient {}", leaf, value.shape(), gradient.shape());
   }
   const DType dtype = value.dtype(), wide = accumulate_type(dtype);
   if (gradient.dtype() != dtype && gradient.dtype() != wide) {
@@ -28,8 +28,8 @@ void check_bound_gradient(const Tensor& value, const Tensor& gradient, std::stri
   }
   for (int dim = 0; dim < value.rank(); ++dim) {
     if (value.size(dim) < 2 || value.stride(dim) != 1 || gradient.stride(dim) == 1) continue;
-    fail("leaf {} of shape {} has strides {}, its gradient {}, expected 1 in dimension {} of both", leaf,
-         to_string(value.shape()), to_string(value.strides()), to_string(gradient.strides()), dim);
+    fail("leaf {} of shape {} has strides {}, its gradient {}, expected 1 in dimension {} of both", leaf, value.shape(),
+         value.strides(), gradient.strides(), dim);
   }
 }
 
@@ -64,8 +64,8 @@ Slot GradientSlots::add_leaf(const Tensor& value, Gradient& gradient, std::strin
   if (found != slot_of_leaf_.end()) {
     const State& known = at(found->second);
     if (value.shape() == known.shape && value.dtype() == known.dtype) return found->second;
-    fail("leaf {} is {} {}, its gradient is that of leaf {}, {} {}", name, heddle::name(value.dtype()),
-         to_string(value.shape()), known.leaf_name, heddle::name(known.dtype), to_string(known.shape));
+    fail("leaf {} is {} {}, its gradient is that of leaf {}, {} {}", name, heddle::name(value.dtype()), value.shape(),
+         known.leaf_name, heddle::name(known.dtype), known.shape);
   }
   const Slot slot = add(value);
   slot_of_leaf_[&gradient] = slot;
@@ -95,7 +95,7 @@ void GradientSlots::check_view_of_gradient(Slot slot) const {
     view_of(at(slot), leaf.leaf->tensor);
   } catch (const Error& error) {
     fail("the gradient of leaf {} has strides {}, unlike its value, which allows a view that it does not: {}",
-         leaf.leaf_name, to_string(leaf.leaf->tensor.strides()), error.what());
+         leaf.leaf_name, leaf.leaf->tensor.strides(), error.what());
   }
 }
 
@@ -215,8 +215,8 @@ bool GradientSlots::share_gradient(Slot slot, const Tensor& gradient) {
   if (!can_share_gradient(slot)) return false;
   State& state = at(slot);
   check(gradient.shape() == state.shape && gradient.dtype() == state.dtype && gradient.is_contiguous(),
-        "share_gradient: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()),
-        to_string(gradient.shape()), to_string(gradient.strides()), name(state.dtype), to_string(state.shape));
+        "share_gradient: gradient {} {} of strides {} for a value {} {}", name(gradient.dtype()), gradient.shape(),
+        gradient.strides(), name(state.dtype), state.shape);
   state.gradient = gradient;
   state.reached = state.written = true;
   return true;

@@ -87,14 +87,16 @@ LineSlope judge(const LineFunction& g, const LineScales& scales) {
     return LineSlope{verdict, estimate.slope, estimate.error};
   };
   Ladder ladder(g, scales);
+  const auto is_smooth_at = [&](size_t i) {
+    const double kink = std::abs(ladder[i].right_once - ladder[i].left_once);
+    return kink <= kResolution * scales.size + 4.0 * ladder.rounding(i);
+  };
   Estimate zero;  // the best of those that are 0 within their error
   while (ladder.descend()) {
     if (ladder.count() < 2) continue;
     const size_t last = ladder.count() - 1;
     const Estimate estimate = ladder.estimate(last);
-    const double kink = std::abs(ladder[last].right_once - ladder[last].left_once);
-    const bool is_smooth = kink <= kResolution * scales.size + 4.0 * ladder.rounding(last);
-    if (!is_smooth || !is_zero(estimate.slope, estimate.error)) continue;
+    if (!is_smooth_at(last) || !is_zero(estimate.slope, estimate.error)) continue;
     if (estimate.error < zero.error) zero = estimate;
     if (zero.error <= allowed) return answer(Verdict::ok, zero);
   }
@@ -107,7 +109,8 @@ LineSlope judge(const LineFunction& g, const LineScales& scales) {
     return std::abs(other) >= slope / 2.0 && (other > 0.0) == (best.slope > 0.0);
   };
   if (slope > std::max(8.0 * best.error, allowed) && finest > 0 && finest < ladder.count() &&
-      stays(ladder[finest].central) && stays(ladder[finest].right_once) && stays(ladder[finest].left_once)) {
+      stays(ladder[finest].central) && stays(ladder[finest].right_once) && stays(ladder[finest].left_once) &&
+      (!scales.moves_several || is_smooth_at(finest))) {
     return answer(Verdict::wrong, best);
   }
   if (std::isfinite(zero.error)) return answer(Verdict::ok, zero);

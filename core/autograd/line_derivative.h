@@ -21,6 +21,10 @@ struct LineScales {
   double noise = 0.0;    // the rounding error of g
   double size = 1.0;     // of a usual slope
   double claimed = 0.0;  // the slope that g is the difference to
+  // Whether the line moves several numbers at once. Each of them may have a kink at 0, and the derivative of either of
+  // its sides is right; their sum along the line need not lie near that of one side of the line. So a kink at 0 then
+  // makes nothing wrong.
+  bool moves_several = false;
 };
 
 // The slope of g at 0 and its estimated error.
@@ -36,7 +40,8 @@ struct LineSlope {
 // within an error of 1e-6 of the claimed one and 1e-9 of the size. The verdict is
 //   ok         where the slope is 0 within its error, and the error at most 2e-5 of the size, unless smaller steps show
 //              that it is wrong; and where there is a kink at 0 and the slope of one side is 0
-//   wrong      where the slope is beyond 8 times its error and stays so at smaller steps, on both sides of 0
+//   wrong      where the slope is beyond 8 times its error and stays so at smaller steps, on both sides of 0; not at a
+//              kink of a line that moves several numbers
 //   undecided  otherwise
 // A function that is stored in few digits does not change at all over short distances, so that its rounding error does
 // not show there. So before it says wrong it looks for jumps over longer distances, from one number that can be stored

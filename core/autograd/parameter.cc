@@ -45,15 +45,14 @@ void initialize(Context& context, const Parameter& parameter, uint64_t seed, uin
 void ParameterSet::check_new(const std::string& name, const Shape& shape) const {
   check(!master_.defined(), "{} was added after the parameters got their memory", name);
   check(std::all_of(shape.begin(), shape.end(), [](int64_t extent) { return extent >= 0; }),
-        "{} has shape {}: an extent is negative", name, to_string(shape));
+        "{} has shape {}: an extent is negative", name, shape);
   if (!names_.contains(name)) return;
   for (const Parameter& other : parameters_) {
-    check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, to_string(other.shape),
-          to_string(shape));
+    check(other.name != name, "two parameters are called {}: of shapes {} and {}", name, other.shape, shape);
   }
   for (const Buffer& other : buffers_) {
     check(other.name != name, "{} is the name of a buffer of shape {} already, and now of another value of shape {}",
-          name, to_string(other.shape), to_string(shape));
+          name, other.shape, shape);
   }
 }
 
@@ -61,10 +60,10 @@ Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer i
   check_new(name, shape);
   const std::optional<int64_t> numbers = checked_product(std::span(shape.begin(), shape.end()));
   check(numbers.has_value() && *numbers <= kMostNumbers - count_,
-        "parameter {} has shape {}, too large: all parameters together may have 2^60 numbers", name, to_string(shape));
+        "parameter {} has shape {}, too large: all parameters together may have 2^60 numbers", name, shape);
   const size_t given = initializer.values.size();
   check(initializer.kind != Initializer::Kind::values || static_cast<int64_t>(given) == *numbers,
-        "parameter {} of shape {} is given {} values, expected {}", name, to_string(shape), given, *numbers);
+        "parameter {} of shape {} is given {} values, expected {}", name, shape, given, *numbers);
   count_ += *numbers;
   names_.insert(name);
   Parameter& parameter = parameters_.emplace_back();
@@ -78,7 +77,7 @@ Parameter& ParameterSet::add(std::string name, const Shape& shape, Initializer i
 Buffer& ParameterSet::add_buffer(std::string name, const Shape& shape, std::vector<double> values) {
   check_new(name, shape);
   check(static_cast<int64_t>(values.size()) == numel(shape), "buffer {} of shape {} has {} values, expected {}", name,
-        to_string(shape), values.size(), numel(shape));
+        shape, values.size(), numel(shape));
   names_.insert(name);
   return buffers_.emplace_back(Buffer{std::move(name), shape, std::move(values), {}});
 }

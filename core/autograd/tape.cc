@@ -80,7 +80,7 @@ std::vector<Variable> Tape::split(const Variable& from, int dim, const std::vect
     begin += size;
   }
   check(begin == from.shape()[dim], "split of dimension {} of a value of shape {}: the parts add up to {}", dim,
-        to_string(from.shape()), begin);
+        from.shape(), begin);
   if (from.requires_grad()) slots_.make_partition(slots);
   return parts;
 }
@@ -89,8 +89,15 @@ bool Tape::records(std::initializer_list<const Variable*> inputs) const {
   for (const Variable* input : inputs) {
     if (is_elsewhere(input->value)) check_device(input->value, "an input of shape " + to_string(input->shape()));
   }
-  return mode_ == Mode::record &&
-         std::any_of(inputs.begin(), inputs.end(), [](const Variable* input) { return input->requires_grad(); });
+  return std::any_of(inputs.begin(), inputs.end(), [&](const Variable* input) { return wants_gradient(*input); });
+}
+
+bool Tape::records(std::string_view op, std::initializer_list<NamedInput> inputs) const {
+  for (const auto& [name, input] : inputs) {
+    if (is_elsewhere(input.value)) check_device(input.value, fmt::format("[{}] {}", op, name));
+  }
+  return std::any_of(inputs.begin(), inputs.end(),
+                     [&](const NamedInput& input) { return wants_gradient(input.variable); });
 }
 
 Variable Tape::output(Tensor value, bool recorded) {
@@ -213,12 +220,12 @@ void Tape::check_root(const Root& root) const {
   check(variable.requires_grad(), "backward from a value that depends on no leaf that requires a gradient");
   if (!upstream.defined()) {
     check(variable.value.numel() == 1, "backward from a value of shape {} needs an upstream gradient",
-          to_string(variable.shape()));
+          variable.shape());
     return;
   }
   check(upstream.shape() == variable.shape() && upstream.dtype() == variable.dtype(),
-        "backward: upstream gradient {} {}, expected {} {}", name(upstream.dtype()), to_string(upstream.shape()),
-        name(variable.dtype()), to_string(variable.shape()));
+        "backward: upstream gradient {} {}, expected {} {}", name(upstream.dtype()), upstream.shape(),
+        name(variable.dtype()), variable.shape());
   check_device(upstream, "the upstream gradient");
 }
 

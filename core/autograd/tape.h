@@ -77,8 +77,13 @@ class Tape {
 
   // --- For operators, forward ---
   // Whether an operator of these inputs has to record a node. Throws Error for an input on another device than the
-  // context's, unless that is meta.
+  // context's, unless that is meta; with names it says "[glu] b is on device ..".
   bool records(std::initializer_list<const Variable*> inputs) const;
+  struct NamedInput {
+    std::string_view name;
+    const Variable& variable;
+  };
+  bool records(std::string_view op, std::initializer_list<NamedInput> inputs) const;
   // The same check of an index tensor, which is no Variable; `name` appears in the error.
   void check_device(const Tensor& value, std::string_view name) const;
   // The output of an operator; it gets a slot when `recorded`.
@@ -181,6 +186,7 @@ class Tape {
   void write_root(const Root& root);
   void run(Entry& entry);
   bool is_elsewhere(const Tensor& value) const;
+  bool wants_gradient(const Variable& input) const { return mode_ == Mode::record && input.requires_grad(); }
   std::vector<Tensor> take_new_outputs(const std::vector<Slot>& outputs);
   void tell(const Entry& entry, bool is_gradient, std::vector<Tensor> numbers) const;
   void finish_leaf(Slot leaf);

@@ -1,11 +1,7 @@
 #include "core/config/config_scalar.h"
 
 #include <fmt/format.h>
-#include <locale.h>
 #include <stdlib.h>
-#if defined(__APPLE__)
-#include <xlocale.h>
-#endif
 
 #include <algorithm>
 #include <cctype>
@@ -20,6 +16,7 @@
 #include <system_error>
 #include <type_traits>
 
+#include "core/config/c_locale.h"
 #include "core/config/for_each_scalar.h"
 
 namespace heddle {
@@ -47,18 +44,17 @@ Parsed parse(std::string_view text, T& number) {
   return parsed.ec == std::errc() ? Parsed::good : Parsed::out_of_range;
 }
 
-double parse_floating(const char* text, char** end, locale_t locale, double) { return strtod_l(text, end, locale); }
-float parse_floating(const char* text, char** end, locale_t locale, float) { return strtof_l(text, end, locale); }
+double parse_floating(const char* text, char** end, double) { return strtod_l(text, end, c_locale()); }
+float parse_floating(const char* text, char** end, float) { return strtof_l(text, end, c_locale()); }
 
 // By strtod, because the library of clang has no std::from_chars for floating point. Of what strtod takes beside
 // decimal numbers (hexadecimal ones, inf, nan, leading space) nothing gets through.
 template <std::floating_point T>
 Parsed parse(std::string_view text, T& number) {
-  static const locale_t c_locale = newlocale(LC_ALL_MASK, "C", nullptr);
   if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return Parsed::bad;
   const std::string copy(text);
   char* end = nullptr;
-  number = parse_floating(copy.c_str(), &end, c_locale, T{});
+  number = parse_floating(copy.c_str(), &end, T{});
   if (end != copy.c_str() + copy.size()) return Parsed::bad;
   if (is_octal_of_yaml_1_1(text)) return Parsed::leading_zero;
   const bool is_lost = number == 0 && text.substr(0, text.find_first_of("eE")).find_first_of("123456789") != text.npos;

@@ -136,7 +136,7 @@ class MpiCommunicator final : public Communicator {
     check(values.rank() == 1 && values.is_contiguous(),
           "[communicator] found a tensor of shape {}, expected a dense one "
           "of one dimension",
-          to_string(values.shape()));
+          values.shape());
     if (size_ == 1 || context_.is_meta()) return;
     if (values.device().type == DeviceType::cpu) return work(static_cast<char*>(values.raw()));
     const size_t bytes = static_cast<size_t>(values.numel()) * size_of(values.dtype());

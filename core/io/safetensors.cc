@@ -5,10 +5,15 @@
 #include <bit>
 #include <cerrno>
 #include <cstddef>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <ios>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
+#include <string>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -159,26 +164,31 @@ FileDigest write_safetensors(const std::filesystem::path& path, std::span<const 
 }
 
 SafetensorsReader::SafetensorsReader(std::filesystem::path path) : path_(std::move(path)) {
-  std::error_code unreadable;  // what cannot be looked at cannot be opened
-  check(!std::filesystem::is_directory(path_, unreadable), "cannot read {}: it is a folder", path_.string());
-  file_.open(path_, std::ios::binary);
-  check(file_.is_open(), "cannot open {}: {}", path_.string(), std::generic_category().message(errno));
+  std::error_code unreadable;  // read_file() says so
+  if (std::filesystem::is_regular_file(path_, unreadable)) {
+    file_ = std::make_unique<std::ifstream>(path_, std::ios::binary);
+    check(file_->good(), "cannot open {}: {}", path_.string(), std::generic_category().message(errno));
+    file_bytes_ = std::filesystem::file_size(path_);
+  } else {  // tensors are read in any order, and a pipe has one
+    std::string bytes = read_file(path_);
+    file_bytes_ = bytes.size();
+    file_ = std::make_unique<std::istringstream>(std::move(bytes));
+  }
   read_header();
 }
 
 void SafetensorsReader::read_header() {
   const std::string path = path_.string();
-  const uint64_t file_bytes = std::filesystem::file_size(path_);
   uint64_t length = 0;
-  check(file_bytes >= sizeof(length), "{}: truncated: {} bytes, expected at least 8", path, file_bytes);
-  file_.read(reinterpret_cast<char*>(&length), sizeof(length));
+  check(file_bytes_ >= sizeof(length), "{}: truncated: {} bytes, expected at least 8", path, file_bytes_);
+  file_->read(reinterpret_cast<char*>(&length), sizeof(length));
   check(length <= kMaxHeader, "{}: the header length is {}, more than the {} allowed: not a safetensors file", path,
         length, kMaxHeader);
-  check(length <= file_bytes - sizeof(length), "{}: truncated: the header has {} bytes, the file {}", path, length,
-        file_bytes);
+  check(length <= file_bytes_ - sizeof(length), "{}: truncated: the header has {} bytes, the file {}", path, length,
+        file_bytes_);
   std::string text(length, '\0');
-  file_.read(text.data(), static_cast<std::streamsize>(length));
-  check(file_.good(), "cannot read {}", path);
+  file_->read(text.data(), static_cast<std::streamsize>(length));
+  check(file_->good(), "cannot read {}", path);
   data_start_ = sizeof(length) + length;
   check(text.starts_with('{'), "{}: the header does not start with '{{': not a safetensors file", path);
 
@@ -198,7 +208,7 @@ void SafetensorsReader::read_header() {
   std::sort(entries_.begin(), entries_.end(), [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
     return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
   });
-  check_layout(file_bytes - data_start_);
+  check_layout(file_bytes_ - data_start_);
 }
 
 void SafetensorsReader::check_layout(uint64_t data_bytes) {
@@ -233,10 +243,10 @@ void SafetensorsReader::read(const SafetensorsEntry& entry, void* host) {
 }
 
 void SafetensorsReader::read_bytes(const SafetensorsEntry& entry, uint64_t begin, uint64_t bytes, void* host) {
-  file_.clear();
-  file_.seekg(static_cast<std::streamoff>(data_start_ + entry.begin + begin));
-  file_.read(static_cast<char*>(host), static_cast<std::streamsize>(bytes));
-  check(!file_.fail(), "cannot read tensor '{}' of {}", entry.name, path_.string());
+  file_->clear();
+  file_->seekg(static_cast<std::streamoff>(data_start_ + entry.begin + begin));
+  file_->read(static_cast<char*>(host), static_cast<std::streamsize>(bytes));
+  check(!file_->fail(), "cannot read tensor '{}' of {}", entry.name, path_.string());
 }
 
 Tensor SafetensorsReader::read(Context& context, const SafetensorsEntry& entry) {
@@ -247,8 +257,8 @@ Tensor SafetensorsReader::read(Context& context, const SafetensorsEntry& entry) 
 
 void SafetensorsReader::read(Context& context, const SafetensorsEntry& entry, const Tensor& tensor) {
   check(entry.dtype == tensor.dtype() && entry.shape == tensor.shape(), "{}: tensor '{}' is {} {}, expected {} {}",
-        path_.string(), entry.name, heddle::name(entry.dtype), to_string(entry.shape), heddle::name(tensor.dtype()),
-        to_string(tensor.shape()));
+        path_.string(), entry.name, heddle::name(entry.dtype), entry.shape, heddle::name(tensor.dtype()),
+        tensor.shape());
   if (context.is_meta()) return;
   std::vector<char> host(entry.end - entry.begin);
   read(entry, host.data());
@@ -259,7 +269,7 @@ void SafetensorsReader::read(Context& context, const SafetensorsEntry& entry, co
 void SafetensorsReader::read_part(Context& context, const SafetensorsEntry& entry, int64_t first, const Tensor& part) {
   check(entry.dtype == part.dtype() && first >= 0 && first + part.numel() <= numel(entry.shape),
         "{}: tensor '{}' is {} {}, expected {} with the elements {} to {}", path_.string(), entry.name,
-        heddle::name(entry.dtype), to_string(entry.shape), heddle::name(part.dtype()), first, first + part.numel());
+        heddle::name(entry.dtype), entry.shape, heddle::name(part.dtype()), first, first + part.numel());
   if (context.is_meta()) return;
   const uint64_t element = size_of(entry.dtype);
   std::vector<char> host(static_cast<size_t>(part.numel()) * element);

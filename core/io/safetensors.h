@@ -6,9 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
+#include <istream>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,7 +32,8 @@ struct SafetensorsEntry {
 
 class SafetensorsReader {
  public:
-  // Reads and checks the header; data is read on demand, and none of it for a tensor on meta.
+  // Reads and checks the header; data is read on demand, and none of it for a tensor on meta. What is no regular file
+  // (a pipe, a device) is read to its end.
   explicit SafetensorsReader(std::filesystem::path path);
 
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // in the order of their data
@@ -54,8 +56,8 @@ class SafetensorsReader {
   void check_layout(uint64_t data_bytes);
 
   std::filesystem::path path_;
-  std::ifstream file_;
-  uint64_t data_start_ = 0;
+  std::unique_ptr<std::istream> file_;
+  uint64_t file_bytes_ = 0, data_start_ = 0;
   std::vector<SafetensorsEntry> entries_;
   SafetensorsMetadata metadata_;
 };

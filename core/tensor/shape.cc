@@ -35,7 +35,7 @@ int Shape::index(int dim) const {
 
 int64_t numel(const Shape& shape) {
   const std::optional<int64_t> product = checked_product(std::span(shape.begin(), shape.end()));
-  check(product.has_value(), "shape {} is too large: it has more elements than an int64 counts", to_string(shape));
+  check(product.has_value(), "shape {} is too large: it has more elements than an int64 counts", shape);
   return *product;
 }
 

@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 
+#include "core/runtime/error.h"
+
 namespace heddle {
 
 inline constexpr int kMaxRank = 8;
@@ -48,3 +50,12 @@ Shape contiguous_strides(const Shape& shape);
 std::string to_string(const Shape& shape);
 
 }  // namespace heddle
+
+// A shape as an argument of a message, check() among them, which makes no text of it unless the check fails.
+template <>
+struct fmt::formatter<heddle::Shape> : fmt::formatter<std::string> {
+  template <class Context>
+  auto format(const heddle::Shape& shape, Context& context) const {
+    return fmt::formatter<std::string>::format(heddle::to_string(shape), context);
+  }
+};

@@ -20,7 +20,7 @@ namespace {
 
 int wrap(int dim, const Shape& shape) {
   const int wrapped = dim < 0 ? dim + shape.rank() : dim;
-  check(wrapped >= 0 && wrapped < shape.rank(), "no dimension {} in a tensor of shape {}", dim, to_string(shape));
+  check(wrapped >= 0 && wrapped < shape.rank(), "no dimension {} in a tensor of shape {}", dim, shape);
   return wrapped;
 }
 
@@ -29,20 +29,18 @@ Shape complete(const Shape& wanted, const Shape& from) {
   Shape result = wanted;
   int unknown = -1;
   for (int dim = 0; dim < wanted.rank(); ++dim) {
-    check(wanted[dim] >= -1, "cannot reshape {} to {}: negative extent", to_string(from), to_string(wanted));
+    check(wanted[dim] >= -1, "cannot reshape {} to {}: negative extent", from, wanted);
     if (wanted[dim] != -1) continue;
-    check(unknown < 0, "cannot reshape {} to {}: only one extent may be -1", to_string(from), to_string(wanted));
+    check(unknown < 0, "cannot reshape {} to {}: only one extent may be -1", from, wanted);
     unknown = dim;
   }
   if (unknown >= 0) {
     result[unknown] = 1;
     const int64_t known = numel(result);
-    check(known > 0, "cannot reshape {} to {}: any extent would do for -1 beside an extent of 0", to_string(from),
-          to_string(wanted));
+    check(known > 0, "cannot reshape {} to {}: any extent would do for -1 beside an extent of 0", from, wanted);
     result[unknown] = numel(from) / known;
   }
-  check(numel(result) == numel(from), "cannot reshape {} to {}: the numbers of elements differ", to_string(from),
-        to_string(wanted));
+  check(numel(result) == numel(from), "cannot reshape {} to {}: the numbers of elements differ", from, wanted);
   return result;
 }
 
@@ -74,11 +72,11 @@ size_t dense_bytes(const Shape& shape, DType dtype) {
   // Strides count an extent of 0 as 1, so that their product must fit as well.
   Shape nowhere_zero = shape;
   for (int dim = 0; dim < shape.rank(); ++dim) {
-    check(shape[dim] >= 0, "negative extent in shape {}", to_string(shape));
+    check(shape[dim] >= 0, "negative extent in shape {}", shape);
     nowhere_zero[dim] = std::max<int64_t>(shape[dim], 1);
   }
   const auto bytes = checked_product({numel(nowhere_zero), static_cast<int64_t>(size_of(dtype))});
-  check(bytes.has_value(), "shape {} is too large: it has more bytes than an int64 counts", to_string(shape));
+  check(bytes.has_value(), "shape {} is too large: it has more bytes than an int64 counts", shape);
   return numel(shape) == 0 ? 0 : static_cast<size_t>(*bytes);
 }
 
@@ -159,7 +157,7 @@ template int64_t* Tensor::data<int64_t>() const;
 Tensor Tensor::slice(int dim, int64_t begin, int64_t end) const {
   dim = wrap(dim, shape_);
   check(0 <= begin && begin <= end && end <= shape_[dim], "slice [{}, {}) of dimension {} of a tensor of shape {}",
-        begin, end, dim, to_string(shape_));
+        begin, end, dim, shape_);
   Tensor view = *this;
   view.shape_[dim] = end - begin;
   view.offset_ += begin * strides_[dim];
@@ -191,7 +189,7 @@ Tensor Tensor::reshape(const Shape& shape) const {
   Tensor view = *this;
   view.shape_ = complete(shape, shape_);
   check(strides_of_view(*this, view.shape_, view.strides_), "cannot view {} with strides {} as {} without a copy",
-        to_string(shape_), to_string(strides_), to_string(view.shape_));
+        shape_, strides_, view.shape_);
   return view;
 }
 
@@ -203,8 +201,8 @@ std::vector<Tensor> Tensor::split(int dim, const std::vector<int64_t>& sizes) co
     parts.push_back(slice(dim, begin, begin + size));
     begin += size;
   }
-  check(begin == shape_[dim], "split of dimension {} of a tensor of shape {}: the parts add up to {}", dim,
-        to_string(shape_), begin);
+  check(begin == shape_[dim], "split of dimension {} of a tensor of shape {}: the parts add up to {}", dim, shape_,
+        begin);
   return parts;
 }
 

@@ -24,8 +24,8 @@ void require_device(const Context& context, const Tensor& tensor, const char* wh
 }
 
 void require_contiguous(const Tensor& tensor, const char* what) {
-  check(tensor.is_contiguous(), "{}: the tensor of shape {} and strides {} is not contiguous", what,
-        to_string(tensor.shape()), to_string(tensor.strides()));
+  check(tensor.is_contiguous(), "{}: the tensor of shape {} and strides {} is not contiguous", what, tensor.shape(),
+        tensor.strides());
 }
 
 // Calls run(address, bytes) for each contiguous range of memory that the tensor covers, in row-major order.
@@ -112,7 +112,7 @@ void copy_to_host_async(Context& context, const Tensor& tensor, void* host) {
 
 void copy(Context& context, const Tensor& to, const Tensor& from) {
   check(to.shape() == from.shape() && to.dtype() == from.dtype(), "copy: {} {} to {} {}", name(from.dtype()),
-        to_string(from.shape()), name(to.dtype()), to_string(to.shape()));
+        from.shape(), name(to.dtype()), to.shape());
   if (context.is_meta()) return;
   require_device(context, to, "copy");
   require_device(context, from, "copy");
@@ -145,7 +145,7 @@ std::vector<double> read_values(Context& context, const Tensor& tensor) {
 
 void write_values(Context& context, const Tensor& tensor, const std::vector<double>& values) {
   check(static_cast<int64_t>(values.size()) == tensor.numel(), "write_values: {} values for a tensor of shape {}",
-        values.size(), to_string(tensor.shape()));
+        values.size(), tensor.shape());
   require_device(context, tensor, "write_values");
   std::vector<char> bytes(byte_count(tensor));
   visit_type(tensor.dtype(), [&](auto type) { encode<decltype(type)>(values, bytes); });

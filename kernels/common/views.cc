@@ -7,16 +7,16 @@ namespace {
 
 void require_dense_rows(const Tensor& tensor, const char* what) {
   check(tensor.rank() == 0 || tensor.stride(-1) == 1 || tensor.size(-1) <= 1,
-        "{}: the last dimension of a tensor of shape {} and strides {} is not contiguous", what,
-        to_string(tensor.shape()), to_string(tensor.strides()));
+        "{}: the last dimension of a tensor of shape {} and strides {} is not contiguous", what, tensor.shape(),
+        tensor.strides());
 }
 
 }  // namespace
 
 VectorView vector_view(const Tensor& tensor) {
   if (!tensor.defined()) return {};
-  check(tensor.is_contiguous(), "a tensor of shape {} and strides {} is not contiguous", to_string(tensor.shape()),
-        to_string(tensor.strides()));
+  check(tensor.is_contiguous(), "a tensor of shape {} and strides {} is not contiguous", tensor.shape(),
+        tensor.strides());
   return {tensor.raw(), tensor.dtype(), tensor.numel()};
 }
 
@@ -38,7 +38,7 @@ HeadsView heads_view(const Tensor& tensor, Layout layout) {
   if (tensor.rank() == 3) {
     return {tensor.raw(), tensor.dtype(), shape[0], shape[1], 1, shape[2], strides[0], strides[1], shape[2]};
   }
-  check(tensor.rank() == 4, "expected a tensor of rank 4 or 3, found shape {}", to_string(shape));
+  check(tensor.rank() == 4, "expected a tensor of rank 4 or 3, found shape {}", shape);
   const int length = layout == Layout::bnhd ? 1 : 2;
   const int heads = layout == Layout::bnhd ? 2 : 1;
   return {tensor.raw(), tensor.dtype(), shape[0],        shape[length], shape[heads],

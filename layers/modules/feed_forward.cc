@@ -41,8 +41,8 @@ FeedForward::FeedForward(const Options& options, const ModuleBuilder& builder, i
       out_({}, builder.child(type_ == FeedForwardType::glu ? "w3" : "w2"), options.hidden, dim) {}
 
 Variable FeedForward::forward(Tape& tape, const Variable& x) const {
-  check(x.value.rank() >= 1 && x.shape()[-1] == dim_, "[{}] x has shape {}, expected (..., {})", name(type_),
-        to_string(x.shape()), dim_);
+  check(x.value.rank() >= 1 && x.shape()[-1] == dim_, "[{}] x has shape {}, expected (..., {})", name(type_), x.shape(),
+        dim_);
   const Variable inner = in_.forward(tape, x);
   return out_.forward(tape,
                       type_ == FeedForwardType::glu ? glu_of_halves(tape, inner, act_) : activation(tape, inner, act_));

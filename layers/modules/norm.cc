@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/runtime/error.h"
+
 namespace heddle {
 
 const Choices<NormType>& norm_choices() {
@@ -61,16 +63,19 @@ Norm::Options Norm::Options::of(NormType type) {
   return options;
 }
 
-Norm::Norm(const Options& options, const ModuleBuilder& builder, int64_t dim) : options_(options) {
+Norm::Norm(const Options& options, const ModuleBuilder& builder, int64_t dim) : options_(options), dim_(dim) {
   if (options.weight) weight_ = builder.add("weight", {dim}, Initializer::constant(1.0));
   if (options.bias) bias_ = builder.add("bias", {dim}, Initializer::constant(0.0));
 }
 
 Normed Norm::forward(Tape& tape, const Variable& x, const Variable& residual, const Variable& gate) const {
+  const std::string_view layer = heddle::name(options_.type);
+  check(x.value.rank() == 0 || x.shape()[-1] == dim_, "[{}] x has shape {}, expected a last dimension of {}", layer,
+        x.shape(), dim_);
   NormInputs inputs{residual, gate, {}, {}};
   if (weight_ != nullptr) inputs.weight = ParameterSet::on(tape, *weight_);
   if (bias_ != nullptr) inputs.bias = ParameterSet::on(tape, *bias_);
-  return norm(tape, x, inputs, options_.norm, heddle::name(options_.type));
+  return norm(tape, x, inputs, options_.norm, layer);
 }
 
 }  // namespace heddle

@@ -35,11 +35,12 @@ class Norm {
   };
 
   Norm(const Options& options, const ModuleBuilder& builder, int64_t dim);
-  // residual and gate may be undefined.
+  // residual and gate may be undefined. Throws Error when the last dimension of x is another than `dim`.
   Normed forward(Tape& tape, const Variable& x, const Variable& residual = {}, const Variable& gate = {}) const;
 
  private:
   Options options_;
+  int64_t dim_;
   Parameter* weight_ = nullptr;
   Parameter* bias_ = nullptr;
 };

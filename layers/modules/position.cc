@@ -80,7 +80,7 @@ LrpeCosineOptions Lrpe::grid_at(int64_t offset, int64_t length) const {
   grid.shape = options_.shape;
   if (grid.shape.rank() > 0) {
     check(offset == 0, "[lrpe_cosine] a text on the grid {} is read in one pass, found one that goes on at token {}",
-          to_string(grid.shape), offset);
+          grid.shape, offset);
     grid.extra_tokens = extra;
   } else {
     grid.extra_tokens = std::clamp<int64_t>(extra - offset, 0, length);

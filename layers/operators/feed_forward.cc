@@ -42,8 +42,8 @@ FeedForwardOperatorOptions read_options(const ConfigNode& node, Activation act) 
 void check_weight(std::string_view layer, std::string_view name, const Variable& weight, const Shape& expected,
                   std::string_view meaning, const Variable& x) {
   check_rows(layer, name, weight);
-  check(weight.shape() == expected, "[{}] {} has shape {}, expected {}: {}", layer, name, to_string(weight.shape()),
-        to_string(expected), meaning);
+  check(weight.shape() == expected, "[{}] {} has shape {}, expected {}: {}", layer, name, weight.shape(), expected,
+        meaning);
   check_dtype(layer, name, weight, "x", x);
 }
 
@@ -59,7 +59,7 @@ OperatorFunction make_glu(const ConfigNode& node) {
   return [options = read_options(node, Activation::silu)](Tape& tape, const NamedVariables& inputs) {
     const Variable &x = inputs.at("x"), &w12 = inputs.at("w12"), &w3 = inputs.at("w3");
     check_rows("glu", "x", x);
-    check(w3.value.rank() == 2, "[glu] w3 has shape {}, expected (dim, hidden)", to_string(w3.shape()));
+    check(w3.value.rank() == 2, "[glu] w3 has shape {}, expected (dim, hidden)", w3.shape());
     const int64_t hidden = options.hidden.value_or(w3.shape()[1]);
     check_weight("glu", "w3", w3, {w3.shape()[0], hidden}, "(dim, hidden)", x);
     check_weight("glu", "w12", w12, {2 * hidden, x.shape()[-1]}, "(2 * hidden, last dimension of x)", x);
@@ -71,7 +71,7 @@ OperatorFunction make_ffn(const ConfigNode& node) {
   return [options = read_options(node, Activation::relu)](Tape& tape, const NamedVariables& inputs) {
     const Variable &x = inputs.at("x"), &w1 = inputs.at("w1"), &w2 = inputs.at("w2");
     check_rows("ffn", "x", x);
-    check(w2.value.rank() == 2, "[ffn] w2 has shape {}, expected (dim, hidden)", to_string(w2.shape()));
+    check(w2.value.rank() == 2, "[ffn] w2 has shape {}, expected (dim, hidden)", w2.shape());
     const int64_t hidden = options.hidden.value_or(w2.shape()[1]);
     check_weight("ffn", "w2", w2, {w2.shape()[0], hidden}, "(dim, hidden)", x);
     check_weight("ffn", "w1", w1, {hidden, x.shape()[-1]}, "(hidden, last dimension of x)", x);

@@ -61,8 +61,7 @@ OperatorFunction make_norm(const ConfigNode& node) {
     const Variable x = input_or_none(inputs, "x");
     const NormInputs others{input_or_none(inputs, "residual"), input_or_none(inputs, "gate"),
                             input_or_none(inputs, "weight"), input_or_none(inputs, "bias")};
-    check(x.value.rank() >= 1 && x.shape()[-1] > 0, "[{}] x has shape {}, expected (..., dim)", name(type),
-          to_string(x.shape()));
+    check(x.value.rank() >= 1 && x.shape()[-1] > 0, "[{}] x has shape {}, expected (..., dim)", name(type), x.shape());
     check_norm_dim(node, x.shape()[-1], options.norm);
     check_presence(node, "weight", options.weight, others.weight);
     check_presence(node, "bias", options.bias, others.bias);

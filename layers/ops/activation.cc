@@ -33,7 +33,7 @@ struct ActivationNode {
 Variable activation(Tape& tape, const Variable& x, Activation act) {
   check_rows("activation", "x", x);
   if (act == Activation::none) return x;
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("activation", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   kernels::activation_forward(tape.context(), {rows_view(x.value), rows_view(y.value), act});
   if (!recorded) return y;

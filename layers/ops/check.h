@@ -26,7 +26,7 @@ auto view_of(std::string_view layer, std::string_view what, const Make& make) {
 inline void check_rows(std::string_view layer, std::string_view what, const Variable& x) {
   check(x.defined(), "[{}] {} is missing", layer, what);
   check(is_floating(x.dtype()) && x.value.rank() >= 1, "[{}] {} is {} {}, expected real numbers (..., dim)", layer,
-        what, name(x.dtype()), to_string(x.shape()));
+        what, name(x.dtype()), x.shape());
   view_of(layer, what, [&] { return kernels::rows_view(x.value); });
 }
 
@@ -34,16 +34,15 @@ inline void check_rows(std::string_view layer, std::string_view what, const Vari
 inline void check_heads(std::string_view layer, std::string_view what, const Variable& x) {
   check(x.defined(), "[{}] {} is missing", layer, what);
   check(is_floating(x.dtype()) && x.value.rank() == 4,
-        "[{}] {} is {} {}, expected real numbers (batch, length, heads, dim)", layer, what, name(x.dtype()),
-        to_string(x.shape()));
-  check(x.shape()[3] > 0, "[{}] {} has shape {}, expected at least one feature", layer, what, to_string(x.shape()));
+        "[{}] {} is {} {}, expected real numbers (batch, length, heads, dim)", layer, what, name(x.dtype()), x.shape());
+  check(x.shape()[3] > 0, "[{}] {} has shape {}, expected at least one feature", layer, what, x.shape());
   view_of(layer, what, [&] { return kernels::heads_view(x.value); });
 }
 
 // Elements that lie side by side in memory, the last dimension fastest.
 inline void check_dense(std::string_view layer, std::string_view what, const Variable& x) {
-  check(x.value.is_contiguous(), "[{}] {} is not contiguous: {} has strides {}, expected {}", layer, what,
-        to_string(x.shape()), to_string(x.value.strides()), to_string(contiguous_strides(x.shape())));
+  check(x.value.is_contiguous(), "[{}] {} is not contiguous: {} has strides {}, expected {}", layer, what, x.shape(),
+        x.value.strides(), contiguous_strides(x.shape()));
 }
 
 // Throws Error unless the fused kernels compute act.
@@ -62,7 +61,7 @@ inline void check_fused_activation(std::string_view layer, std::string_view what
 inline void check_tensor(std::string_view layer, std::string_view what, const Variable& found, DType dtype,
                          const Shape& shape, std::string_view because) {
   check(found.shape() == shape && found.dtype() == dtype, "[{}] {} is {} {}, expected {} {}: {}", layer, what,
-        name(found.dtype()), to_string(found.shape()), name(dtype), to_string(shape), because);
+        name(found.dtype()), found.shape(), name(dtype), shape, because);
 }
 
 // `found` has the dtype of the layer's input `of`.

@@ -44,7 +44,7 @@ void check_targets(std::string_view layer, const Tape& tape, const Tensor& targe
                    std::string_view of, const CrossEntropyOptions& options) {
   check(targets.dtype() == DType::int32 && targets.shape() == rows && targets.is_contiguous(),
         "[{}] targets are {} {}, expected dense int32 {}: one for each row of {}", layer, name(targets.dtype()),
-        to_string(targets.shape()), to_string(rows), of);
+        targets.shape(), rows, of);
   tape.check_device(targets, fmt::format("[{}] the tensor targets", layer));
   check(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
         "[{}] label_smoothing is {}, expected a number from 0 to 1", layer, options.label_smoothing);
@@ -54,12 +54,12 @@ void check_targets(std::string_view layer, const Tape& tape, const Tensor& targe
 
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets, const CrossEntropyOptions& options) {
   check_rows("cross_entropy", "logits", logits);
-  check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class",
-        to_string(logits.shape()));
+  check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class", logits.shape());
   Context& context = tape.context();
   check_targets("cross_entropy", tape, targets, logits.shape().part(0, logits.value.rank() - 1),
                 "logits " + to_string(logits.shape()), options);
-  const bool recorded = tape.records({&logits}), reduces = options.reduction != Reduction::none;
+  const bool recorded = tape.records("cross_entropy", {{"logits", logits}}),
+             reduces = options.reduction != Reduction::none;
   const DType exact = accumulate_type(logits.dtype());
   const int64_t rows = targets.numel();
   Variable loss = tape.output(Tensor::empty(context, reduces ? Shape{} : targets.shape(), exact), recorded);

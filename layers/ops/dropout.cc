@@ -37,9 +37,9 @@ Variable dropout(Tape& tape, const Variable& x, const DropoutOptions& options) {
   const int64_t last = std::numeric_limits<int64_t>::max() - x.value.numel();
   check(options.first_element >= 0 && options.first_element <= last,
         "[dropout] first_element is {}, expected 0 to {}: elements that come before x {}", options.first_element, last,
-        to_string(x.shape()));
+        x.shape());
   if (options.p == 0.0 || tape.mode() == Tape::Mode::inference) return x;
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("dropout", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   kernels::dropout(tape.context(),
                    {rows_view(x.value), {rows_view(y.value)}, options.p, options.seed, options.first_element});

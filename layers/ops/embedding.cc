@@ -14,15 +14,13 @@ using kernels::vector_view;
 
 void check_embedding(const Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
   check(tokens.dtype() == DType::int32 && tokens.is_contiguous(),
-        "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()),
-        to_string(tokens.shape()), to_string(tokens.strides()));
+        "[embedding] tokens are {} {} of strides {}, expected dense int32", name(tokens.dtype()), tokens.shape(),
+        tokens.strides());
   tape.check_device(tokens, "[embedding] the tensor tokens");
   check_rows("embedding", "weight", weight);
-  check(weight.value.rank() == 2, "[embedding] weight has shape {}, expected (vocabulary, dim)",
-        to_string(weight.shape()));
+  check(weight.value.rank() == 2, "[embedding] weight has shape {}, expected (vocabulary, dim)", weight.shape());
   check(weight.value.size(0) > 0 || tokens.numel() == 0,
-        "[embedding] weight has shape {}, expected at least one row for tokens {}", to_string(weight.shape()),
-        to_string(tokens.shape()));
+        "[embedding] weight has shape {}, expected at least one row for tokens {}", weight.shape(), tokens.shape());
   if (!options.padding_idx) return;
   check(*options.padding_idx >= 0 && *options.padding_idx < weight.value.size(0),
         "[embedding] padding_idx is {}, expected one of [0, {}): the vocabulary", *options.padding_idx,
@@ -60,7 +58,7 @@ struct EmbeddingNode {
 
 Variable embedding(Tape& tape, const Tensor& tokens, const Variable& weight, const EmbeddingOptions& options) {
   check_embedding(tape, tokens, weight, options);
-  const bool recorded = tape.records({&weight});
+  const bool recorded = tape.records("embedding", {{"weight", weight}});
   Shape shape = tokens.shape();
   shape.append(weight.shape()[1]);
   Variable y = tape.output(Tensor::empty(tape.context(), shape, weight.dtype()), recorded);

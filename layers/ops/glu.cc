@@ -35,10 +35,9 @@ struct GluNode {
 Variable glu(Tape& tape, const Variable& a, const Variable& b, Activation act) {
   check_rows("glu", "a", a);
   check_rows("glu", "b", b);
-  check(b.shape() == a.shape(), "[glu] b has shape {}, expected {}: that of a", to_string(b.shape()),
-        to_string(a.shape()));
+  check(b.shape() == a.shape(), "[glu] b has shape {}, expected {}: that of a", b.shape(), a.shape());
   check_dtype("glu", "b", b, "a", a);
-  const bool recorded = tape.records({&a, &b});
+  const bool recorded = tape.records("glu", {{"a", a}, {"b", b}});
   Variable y = tape.output(Tensor::empty(tape.context(), a.shape(), a.dtype()), recorded);
   kernels::glu_forward(tape.context(), {rows_view(a.value), rows_view(b.value), rows_view(y.value), act});
   if (!recorded) return y;
@@ -50,7 +49,7 @@ Variable glu(Tape& tape, const Variable& a, const Variable& b, Activation act) {
 
 Variable glu_of_halves(Tape& tape, const Variable& both, Activation act) {
   check(both.value.rank() >= 1 && both.shape()[-1] % 2 == 0,
-        "[glu] both halves together have shape {}, expected an even last dimension", to_string(both.shape()));
+        "[glu] both halves together have shape {}, expected an even last dimension", both.shape());
   const int64_t hidden = both.shape()[-1] / 2;
   const std::vector<Variable> halves = split_last(tape, both, {hidden, hidden});
   return glu(tape, halves[0], halves[1], act);

@@ -42,7 +42,7 @@ void check_inputs(const Variable& x, const Variable& divisor, double eps) {
   groups[-1] = x.shape()[-1];
   check(is_divided && groups == x.shape(),
         "[{}] divisor has shape {}, expected that of x {} but for a last dimension that divides that of x", kName,
-        to_string(divisor.shape()), to_string(x.shape()));
+        divisor.shape(), x.shape());
   check(eps > 0.0, "[{}] eps is {}, expected a number above 0", kName, eps);
 }
 
@@ -50,7 +50,7 @@ void check_inputs(const Variable& x, const Variable& divisor, double eps) {
 
 Variable guarded_divide(Tape& tape, const Variable& x, const Variable& divisor, double eps) {
   check_inputs(x, divisor, eps);
-  const bool recorded = tape.records({&x, &divisor});
+  const bool recorded = tape.records("guarded_divide", {{"x", x}, {"divisor", divisor}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   kernels::guarded_divide_forward(tape.context(),
                                   {rows_view(x.value), rows_view(divisor.value), rows_view(y.value), eps});

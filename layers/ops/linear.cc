@@ -21,13 +21,13 @@ void check_linear(const Variable& x, const Variable& weight, const Variable& bia
   check_rows("linear", "x", x);
   check_rows("linear", "weight", weight);
   check(weight.value.rank() == 2 && weight.shape()[1] == x.shape()[-1],
-        "[linear] weight has shape {}, expected (out, {}): the last dimension of x {}", to_string(weight.shape()),
-        x.shape()[-1], to_string(x.shape()));
+        "[linear] weight has shape {}, expected (out, {}): the last dimension of x {}", weight.shape(), x.shape()[-1],
+        x.shape());
   check_dtype("linear", "weight", weight, "x", x);
   if (!bias.defined()) return;
   const Shape expected{weight.shape()[0]};
   check(bias.shape() == expected, "[linear] bias has shape {}, expected {}: the first dimension of weight {}",
-        to_string(bias.shape()), to_string(expected), to_string(weight.shape()));
+        bias.shape(), expected, weight.shape());
   check_dtype("linear", "bias", bias, "x", x);
   check_dense("linear", "bias", bias);
 }
@@ -120,9 +120,9 @@ Variable apply(Tape& tape, const Variable& x, const std::vector<Variable>& weigh
     features.push_back(weight.shape()[0]);
     values.push_back(weight.value);
     slots.push_back(weight.slot);
-    any_weight = tape.records({&weight}) || any_weight;
+    any_weight = tape.records("linear", {{"weight", weight}}) || any_weight;
   }
-  const bool recorded = tape.records({&x, &bias}) || any_weight;
+  const bool recorded = tape.records("linear", {{"x", x}, {"bias", bias}}) || any_weight;
   Shape shape = x.shape();
   shape[-1] = std::accumulate(features.begin(), features.end(), int64_t{0});
   Variable y = tape.output(Tensor::empty(tape.context(), shape, x.dtype()), recorded);

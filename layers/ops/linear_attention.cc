@@ -58,7 +58,7 @@ void check_linear_attention(const Tape& tape, const Variable& q, const Variable&
     const Tensor& segments = inputs.segments;
     check(segments.dtype() == DType::int32 && segments.shape() == Shape{shape[0], shape[1]} && segments.is_contiguous(),
           "[linear_attention] segments is {} {}, expected int32 ({}, {}), contiguous: one for each token of q",
-          name(segments.dtype()), to_string(segments.shape()), shape[0], shape[1]);
+          name(segments.dtype()), segments.shape(), shape[0], shape[1]);
     tape.check_device(segments, "[linear_attention] the tensor segments");
   }
   if (inputs.initial_state.defined()) {
@@ -128,7 +128,9 @@ LinearAttention linear_attention(Tape& tape, const Variable& q, const Variable& 
   // A constant decay is not differentiated, even if it is a leaf.
   const Slot log_decay = options.decay == Decay::constant ? Slot{} : inputs.log_decay.slot;
   const Variable differentiated{inputs.log_decay.value, log_decay};
-  const bool recorded = tape.records({&q, &k, &v, &differentiated, &inputs.initial_state});
+  const bool recorded = tape.records(
+      "linear_attention",
+      {{"q", q}, {"k", k}, {"v", v}, {"log_decay", differentiated}, {"initial_state", inputs.initial_state}});
   const Shape& shape = q.shape();
   const int64_t value_dim = v.shape()[3];
 

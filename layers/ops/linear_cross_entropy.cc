@@ -100,7 +100,7 @@ void check_inputs(const Tape& tape, const Variable& x, const Variable& weight, c
   check_rows(kOperator, "weight", weight);
   check(weight.value.rank() == 2 && weight.shape()[1] == x.shape()[-1] && weight.shape()[0] > 0,
         "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}",
-        kOperator, to_string(weight.shape()), x.shape()[-1], x.shape()[-1], to_string(x.shape()));
+        kOperator, weight.shape(), x.shape()[-1], x.shape()[-1], x.shape());
   check_dtype(kOperator, "weight", weight, "x", x);
   check_targets(kOperator, tape, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()),
                 options.loss);
@@ -115,7 +115,7 @@ Variable linear_cross_entropy(Tape& tape, const Variable& x, const Variable& wei
   Context& context = tape.context();
   check_inputs(tape, x, weight, targets, options);
   check_classes(context, targets, weight.shape()[0], options.loss.ignore_index);
-  const bool recorded = tape.records({&x, &weight});
+  const bool recorded = tape.records("linear_cross_entropy", {{"x", x}, {"weight", weight}});
   const DType exact = accumulate_type(x.dtype());
   const int64_t rows = targets.numel();
   const Tensor x_rows = as_matrix(x.value, rows), row_targets = targets.reshape({rows});

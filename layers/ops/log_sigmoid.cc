@@ -29,7 +29,7 @@ struct LogSigmoidNode {
 Variable log_sigmoid(Tape& tape, const Variable& x, double divisor) {
   check_rows("log_sigmoid", "x", x);
   check(divisor > 0.0, "[log_sigmoid] divisor is {}, expected a number above 0", divisor);
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("log_sigmoid", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), accumulate_type(x.dtype())), recorded);
   kernels::log_sigmoid_forward(tape.context(), {rows_view(x.value), rows_view(y.value), divisor});
   if (!recorded) return y;

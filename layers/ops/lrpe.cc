@@ -12,15 +12,15 @@ kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout l
   check(x.defined(), "[{}] x is missing", op);
   const char* expected = layout == Layout::bnhd ? "(B, N, H, D) or (B, N, D)" : "(B, H, N, D) or (B, N, D)";
   check(is_floating(x.dtype()) && (x.value.rank() == 3 || x.value.rank() == 4),
-        "[{}] x is {} {}, expected real numbers {}", op, name(x.dtype()), to_string(x.shape()), expected);
-  check(x.shape()[-1] > 0, "[{}] x has shape {}, expected at least one feature", op, to_string(x.shape()));
+        "[{}] x is {} {}, expected real numbers {}", op, name(x.dtype()), x.shape(), expected);
+  check(x.shape()[-1] > 0, "[{}] x has shape {}, expected at least one feature", op, x.shape());
   check_fused_activation(op, "act", act);
   return view_of(op, "x", [&] { return kernels::heads_view(x.value, layout); });
 }
 
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta) {
   check(theta.defined(), "[{}] theta is missing", op);
-  check(theta.value.rank() == 2, "[{}] theta has shape {}, expected (H, E) or (1, E)", op, to_string(theta.shape()));
+  check(theta.value.rank() == 2, "[{}] theta has shape {}, expected (H, E) or (1, E)", op, theta.shape());
   const DType wide = accumulate_type(x.dtype());
   const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
   check(theta.dtype() == wide || theta.dtype() == x.dtype(), "[{}] theta is {}, expected {}{}: x is {}", op,

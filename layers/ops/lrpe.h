@@ -74,7 +74,7 @@ template <class Encoding>
 Variable apply_lrpe(Tape& tape, const Variable& x, const Variable& theta, const Shape& y_shape, Layout layout,
                     const typename Encoding::Options& options) {
   Context& context = tape.context();
-  const bool recorded = tape.records({&x, &theta});
+  const bool recorded = tape.records(Encoding::kName, {{"x", x}, {"theta", theta}});
   const kernels::HeadsView view = kernels::heads_view(x.value, layout);
   Variable y = tape.output(Tensor::empty(context, y_shape, x.dtype()), recorded);
   Tensor maximum, sum;

@@ -28,15 +28,15 @@ struct Cosine {
 kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const LrpeCosineOptions& options) {
   const int64_t extra = options.extra_tokens;
   check(extra >= 0 && extra <= length, "[lrpe_cosine] extra_tokens is {}, expected 0 to {}: the tokens of x {}", extra,
-        length, to_string(x.shape()));
+        length, x.shape());
   const Shape shape = options.shape.rank() > 0 ? options.shape : Shape{length - extra};
   check(shape.rank() <= kMostAxes && std::all_of(shape.begin(), shape.end(), [](int64_t n) { return n >= 0; }),
-        "[lrpe_cosine] shape is {}, expected 1 to {} extents of at least 0", to_string(shape), kMostAxes);
+        "[lrpe_cosine] shape is {}, expected 1 to {} extents of at least 0", shape, kMostAxes);
   check(checked_product(std::span(shape.begin(), shape.end())) == length - extra,
-        "[lrpe_cosine] shape {} and {} extra tokens do not make {} tokens, those of x {}", to_string(shape), extra,
-        length, to_string(x.shape()));
+        "[lrpe_cosine] shape {} and {} extra tokens do not make {} tokens, those of x {}", shape, extra, length,
+        x.shape());
   check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",
-        options.offset, to_string(shape), shape.rank());
+        options.offset, shape, shape.rank());
   check_lrpe_offset(Cosine::kName, options.offset, length - extra);
   kernels::LrpeCosineOptions grid;
   grid.act = options.act;
@@ -57,7 +57,7 @@ kernels::LrpeCosineOptions check_lrpe_cosine(const Variable& x, const Variable& 
   check(
       (heads == 1 || heads == view.heads) && angles >= least,
       "[lrpe_cosine] theta has shape {}, expected (1 or {}, at least {}): the heads and the features of x {} on {} {}",
-      to_string(theta.shape()), view.heads, least, to_string(x.shape()), grid.axes, grid.axes == 1 ? "axis" : "axes");
+      theta.shape(), view.heads, least, x.shape(), grid.axes, grid.axes == 1 ? "axis" : "axes");
   return grid;
 }
 

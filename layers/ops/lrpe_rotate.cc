@@ -22,12 +22,12 @@ struct Rotate {
 void check_lrpe_rotate(const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
   const kernels::HeadsView view = check_lrpe_x(Rotate::kName, x, options.layout, options.act);
   check_lrpe_offset(Rotate::kName, options.offset, view.length);
-  check(view.dim % 2 == 0, "[lrpe_rotate] x has shape {}, expected an even last dimension", to_string(x.shape()));
+  check(view.dim % 2 == 0, "[lrpe_rotate] x has shape {}, expected an even last dimension", x.shape());
   check_lrpe_theta(Rotate::kName, x, theta);
   const int64_t heads = theta.shape()[0], angles = theta.shape()[1];
   check((heads == 1 || heads == view.heads) && angles >= 1 && angles <= view.dim / 2,
         "[lrpe_rotate] theta has shape {}, expected (1 or {}, at most {}): the heads and half the features of x {}",
-        to_string(theta.shape()), view.heads, view.dim / 2, to_string(x.shape()));
+        theta.shape(), view.heads, view.dim / 2, x.shape());
 }
 
 }  // namespace

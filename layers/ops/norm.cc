@@ -17,7 +17,7 @@ using kernels::vector_view;
 void check_same(std::string_view layer, const char* what, const Variable& found, const Variable& x) {
   if (!found.defined()) return;
   check(found.shape() == x.shape() && found.dtype() == x.dtype(), "[{}] {} is {} {}, expected {} {}: that of x", layer,
-        what, name(found.dtype()), to_string(found.shape()), name(x.dtype()), to_string(x.shape()));
+        what, name(found.dtype()), found.shape(), name(x.dtype()), x.shape());
   check_rows(layer, what, found);
 }
 
@@ -25,7 +25,7 @@ void check_vector(std::string_view layer, const char* what, const Variable& foun
   if (!found.defined()) return;
   const Shape expected{x.shape()[-1]};
   check(found.shape() == expected, "[{}] {} has shape {}, expected {}: the last dimension of x {}", layer, what,
-        to_string(found.shape()), to_string(expected), to_string(x.shape()));
+        found.shape(), expected, x.shape());
   const DType wide = accumulate_type(x.dtype());
   const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
   check(found.dtype() == wide || found.dtype() == x.dtype(), "[{}] {} is {}, expected {}{}: x is {}", layer, what,
@@ -36,10 +36,9 @@ void check_vector(std::string_view layer, const char* what, const Variable& foun
 void check_norm(std::string_view layer, const Variable& x, const NormInputs& inputs, const NormOptions& options) {
   check_rows(layer, "x", x);
   const int64_t dim = x.shape()[-1];
-  check(dim > 0, "[{}] x has shape {}, expected at least one feature", layer, to_string(x.shape()));
+  check(dim > 0, "[{}] x has shape {}, expected at least one feature", layer, x.shape());
   check(options.groups >= 1 && dim % options.groups == 0,
-        "[{}] groups is {}, expected a divisor of the last dimension of x {}", layer, options.groups,
-        to_string(x.shape()));
+        "[{}] groups is {}, expected a divisor of the last dimension of x {}", layer, options.groups, x.shape());
   check(options.eps >= 0.0, "[{}] eps is {}, expected a number >= 0", layer, options.eps);
   check_same(layer, "residual", inputs.residual, x);
   check_same(layer, "gate", inputs.gate, x);
@@ -119,7 +118,11 @@ Normed norm(Tape& tape, const Variable& x, const NormInputs& inputs, const NormO
             std::string_view layer) {
   check_norm(layer, x, inputs, options);
   Context& context = tape.context();
-  const bool recorded = tape.records({&x, &inputs.residual, &inputs.gate, &inputs.weight, &inputs.bias});
+  const bool recorded = tape.records(layer, {{"x", x},
+                                             {"residual", inputs.residual},
+                                             {"gate", inputs.gate},
+                                             {"weight", inputs.weight},
+                                             {"bias", inputs.bias}});
   const bool has_residual = inputs.residual.defined();
   const bool stores_r = has_residual && options.return_residual;
   const DType statistics = accumulate_type(x.dtype());

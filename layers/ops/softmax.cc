@@ -32,8 +32,8 @@ struct SoftmaxNode {
 Variable softmax(Tape& tape, const Variable& x, int64_t groups) {
   check_rows("softmax", "x", x);
   check(groups >= 1 && x.shape()[-1] % groups == 0,
-        "[softmax] groups is {}, expected a divisor of the last dimension of x {}", groups, to_string(x.shape()));
-  const bool recorded = tape.records({&x});
+        "[softmax] groups is {}, expected a divisor of the last dimension of x {}", groups, x.shape());
+  const bool recorded = tape.records("softmax", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   kernels::softmax_forward(tape.context(), {rows_view(x.value), rows_view(y.value), groups});
   if (!recorded) return y;

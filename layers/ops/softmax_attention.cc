@@ -29,13 +29,13 @@ void check_softmax_attention(const Tape& tape, const Variable& q, const Variable
                "that of k but for its own last dimension");
   check(kv_heads > 0 ? heads % kv_heads == 0 : heads == 0,
         "[softmax_attention] k has {} heads in shape {}, expected a number that divides the {} heads of q {}", kv_heads,
-        to_string(k.shape()), heads, to_string(q.shape()));
+        k.shape(), heads, q.shape());
   check(options.window >= 0, "[softmax_attention] window is {}, expected 0, for none, or more", options.window);
   check(options.window == 0 || options.causal, "[softmax_attention] window is {}, expected 0: causal is false",
         options.window);
   check(keys >= length || !(options.causal || segments.defined()),
-        "[softmax_attention] k has {} tokens in shape {}, expected at least the {} of q {}: {}", keys,
-        to_string(k.shape()), length, to_string(q.shape()), options.causal ? "causal is true" : "there are segments");
+        "[softmax_attention] k has {} tokens in shape {}, expected at least the {} of q {}: {}", keys, k.shape(),
+        length, q.shape(), options.causal ? "causal is true" : "there are segments");
   if (!segments.defined()) return;
   check_tensor("softmax_attention", "segments", segments, DType::int32, {batch, keys}, "(batch, length of k)");
   check_dense("softmax_attention", "segments", segments);
@@ -90,7 +90,7 @@ Variable softmax_attention(Tape& tape, const Variable& q, const Variable& k, con
                            const Variable& segments, const SoftmaxAttentionOptions& options) {
   check_softmax_attention(tape, q, k, v, segments, options);
   Context& context = tape.context();
-  const bool recorded = tape.records({&q, &k, &v});
+  const bool recorded = tape.records("softmax_attention", {{"q", q}, {"k", k}, {"v", v}});
   const Shape& shape = q.shape();
   const Variable o =
       tape.output(Tensor::empty(context, {shape[0], shape[1], shape[2], v.shape()[3]}, q.dtype()), recorded);

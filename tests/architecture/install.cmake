@@ -1,12 +1,14 @@
 # cmake -DPREFIX=DIR -DBUILD=DIR -P install.cmake
-# Installs into an empty PREFIX and compares its headers with the include root of BUILD.
+# Installs into another folder, moves it to PREFIX, as one may with what is installed, and compares its headers with the
+# include root of BUILD.
 cmake_minimum_required(VERSION 3.25)
 
-file(REMOVE_RECURSE "${PREFIX}")
-execute_process(COMMAND "${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${PREFIX}" RESULT_VARIABLE code OUTPUT_QUIET)
+file(REMOVE_RECURSE "${PREFIX}" "${PREFIX}_before")
+execute_process(COMMAND "${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${PREFIX}_before" RESULT_VARIABLE code OUTPUT_QUIET)
 if(NOT code EQUAL 0)
   message(FATAL_ERROR "cmake --install ended with ${code}")
 endif()
+file(RENAME "${PREFIX}_before" "${PREFIX}")
 file(STRINGS "${BUILD}/heddle_headers.txt" expected)
 file(GLOB_RECURSE found LIST_DIRECTORIES false RELATIVE "${PREFIX}/include/heddle" "${PREFIX}/include/heddle/*")
 list(SORT expected)

@@ -117,6 +117,14 @@ TEST_F(GradcheckTest, NaNIsWrongWhereTheDerivativeIsZero) {
   EXPECT_EQ(report.inputs[0].worst_element, 1);
 }
 
+// The square root of a negative number has no derivative, and NaN is all that its gradient can be.
+TEST_F(GradcheckTest, NaNIsUndecidedWhereTheFunctionIsNaN) {
+  const Elementwise root{[](double x) { return std::sqrt(x); }, [](double x, size_t) { return 0.5 / std::sqrt(x); }};
+  const GradcheckReport report = check_of(root, {0.5, -1.0, 2.0});
+  EXPECT_EQ(report.verdict(), Verdict::undecided) << report.to_string();
+  EXPECT_EQ(report.inputs[0].worst_element, 1);
+}
+
 TEST_F(GradcheckTest, NansAreShownWithoutTheirSign) {
   const double nan = std::copysign(std::nan(""), -1.0);
   GradcheckReport report;
@@ -151,6 +159,26 @@ TEST_F(GradcheckTest, AtAKinkTheDerivativeOfOneSideIsRight) {
   EXPECT_EQ(report.verdict(), Verdict::undecided) << report.to_string();
   EXPECT_EQ(report.inputs[0].worst_element, 1);
   EXPECT_THAT(report.to_string(), HasSubstr("x: undecided, 0 wrong and 1 undecided of 3"));
+}
+
+// Along a direction each number is at a kink of its own, and the slope need not be near that of either side of the
+// line.
+TEST_F(GradcheckTest, SeveralKinksAtThePointDoNotMakeADirectionWrong) {
+  Values values(8);
+  for (size_t i = 0; i < values.size(); i += 2) values[i + 1] = static_cast<double>(i) - 3.0;
+  for (const double at_zero : {0.0, 1.0}) {
+    const Elementwise relu{[](double x) { return std::max(x, 0.0); },
+                           [=](double x, size_t) { return x == 0.0  ? at_zero
+                                                          : x > 0.0 ? 1.0
+                                                                    : 0.0; }};
+    Elementwise wrong = relu;
+    wrong.derivative = [](double x, size_t) { return x > 0.0 ? 1.1 : 0.0; };
+    for (uint64_t seed = 1; seed <= 20; ++seed) {
+      const GradcheckReport report = check_of(relu, values, {.seed = seed, .projections = 3});
+      EXPECT_EQ(report.inputs[0].wrong, 0) << seed << "\n" << report.to_string();
+      EXPECT_FALSE(check_of(wrong, values, {.seed = seed, .projections = 3}).passed()) << seed;
+    }
+  }
 }
 
 // Kinks at all distances from the point, as those of a wide layer are.

@@ -235,6 +235,11 @@ TEST_F(TapeTest, AValueOfAnotherDeviceIsRefused) {
               multiply(tape, x, {far, {}});
             }),
             "an input of shape (2) is on device meta, the tape on cpu");
+  const Variable elsewhere{far, {}};
+  EXPECT_EQ(testing::error_of([&] {
+              tape.records("multiply", {{"a", x}, {"b", elsewhere}});
+            }),
+            "[multiply] b is on device meta, the tape on cpu");
   EXPECT_EQ(testing::error_of([&] { tape.backward(y, far); }),
             "the upstream gradient is on device meta, the tape on cpu");
   gy_.tensor = far;

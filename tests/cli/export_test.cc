@@ -1,4 +1,6 @@
-// heddle export, the folder it writes as PyTorch reads it, and train --init-from.
+// heddle export and train --init-from. What PyTorch makes of an export is tested in modeling_heddle_test.cc.
+#include "tests/cli/export_test.h"
+
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,8 +18,6 @@
 #include "core/io/safetensors.h"
 #include "core/runtime/context.h"
 #include "core/tensor/transfer.h"
-#include "tests/cli/process.h"
-#include "tests/cli/trained_test.h"
 #include "tests/trainers/test_config.h"
 
 namespace heddle {
@@ -27,19 +27,11 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using testing::ExportTest;
 using testing::Finished;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::run_heddle;
-using testing::TempFolder;
-using testing::TrainedTest;
-
-bool has_torch() { return std::system("python3 -c 'import torch, safetensors' > /dev/null 2>&1") == 0; }
-
-// The overrides of --set as arguments.
-void append(std::vector<std::string>& arguments, const std::vector<std::string>& overrides) {
-  for (const std::string& text : overrides) arguments.insert(arguments.end(), {"--set", text});
-}
 
 std::vector<std::string> names_in(const fs::path& folder) {
   std::vector<std::string> names;
@@ -49,43 +41,6 @@ std::vector<std::string> names_in(const fs::path& folder) {
 }
 
 nlohmann::json json_of(const fs::path& path) { return nlohmann::json::parse(read_file(path)); }
-
-class ExportTest : public TrainedTest {
- protected:
-  Finished export_to(const std::string& out, const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {"export", run_, "--out", (folder_ / out).string()};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return run_heddle(arguments);
-  }
-  // Takes a model whose documents are the lines of the text instead.
-  void train_packed() {
-    run_ = (folder_ / "packed").string();
-    const Finished trained = train(run_, {"data={type: text, path: \"" + text_ + "\", pack: true, separator: 10}",
-                                          "model.vocab_size=256", "trainer.sample={tokens: 5}"});
-    ASSERT_EQ(trained.code, 0) << trained.err;
-  }
-  // Trains one step of the model of text from weights.
-  Finished train_from(const std::string& weights, const std::string& run,
-                      const std::vector<std::string>& overrides = {}) {
-    std::vector<std::string> all = {"data={type: text, path: \"" + text_ + "\"}", "model.vocab_size=256"};
-    all.insert(all.end(), overrides.begin(), overrides.end());
-    return train_one_step(weights, run, all);
-  }
-  Finished train_one_step(const std::string& weights, const std::string& run,
-                          const std::vector<std::string>& overrides) {
-    std::vector<std::string> arguments = {"train",       (folder_ / "tiny.yaml").string(),
-                                          "--out",       (folder_ / run).string(),
-                                          "--init-from", (folder_ / weights).string(),
-                                          "--device",    "cpu",
-                                          "--threads",   "1",
-                                          "--set",       "trainer.steps=1"};
-    append(arguments, overrides);
-    return run_heddle(arguments);
-  }
-  std::string weights_after(const std::string& run) {
-    return read_file(folder_ / run / "checkpoints/step_1/model.safetensors");
-  }
-};
 
 TEST_F(ExportTest, WritesAFolderThatHuggingFaceKnows) {
   const Finished exported = export_to("hf");
@@ -299,46 +254,6 @@ TEST_F(ExportTest, BadArguments) {
   EXPECT_FALSE(fs::exists(out));
 }
 
-TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
-  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
-  const auto compare = [&](const std::string& prompt) {
-    ASSERT_EQ(export_to("hf").code, 0);
-    const Finished ours = run_heddle({"generate", run_, "--prompt", prompt, "--tokens", "40", "--temperature", "0"});
-    const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
-                                (folder_ / "hf").string() + "' --prompt '" + prompt +
-                                "' --tokens 40 --temperature 0 > '" + (folder_ / "text").string() + "'";
-    ASSERT_EQ(std::system(command.c_str()), 0);
-    EXPECT_EQ(read_file(folder_ / "text"), ours.out);
-  };
-  compare("the ");
-  train_packed();
-  compare("the ");
-  compare("");
-}
-
-// As heddle generate does, and without a traceback of Python.
-TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
-  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
-  ASSERT_EQ(export_to("hf").code, 0);
-  const auto said = [&](const std::string& arguments, int code) {
-    const std::string folder = (folder_ / "hf").string(), err = (folder_ / "err").string();
-    const int status = std::system(
-        fmt::format("python3 '{0}/modeling_heddle.py' '{0}' {1} 2> '{2}' > /dev/null", folder, arguments, err).c_str());
-    EXPECT_EQ(WEXITSTATUS(status), code) << arguments;
-    EXPECT_THAT(read_file(err), Not(HasSubstr("Traceback"))) << arguments;
-    return read_file(err);
-  };
-  EXPECT_THAT(said("--temperature -1", 2), HasSubstr("--temperature: found '-1', expected a number >= 0"));
-  EXPECT_THAT(said("--temperature nan", 2), HasSubstr("found 'nan'"));
-  EXPECT_THAT(said("--top-p 2", 2), HasSubstr("--top-p: found '2', expected a number in [0, 1]"));
-  EXPECT_THAT(said("--top-k -3", 2), HasSubstr("--top-k: found '-3'"));
-  EXPECT_THAT(said("--tokens -1", 2), HasSubstr("--tokens: found '-1'"));
-  EXPECT_THAT(said("--seed -1", 2), HasSubstr("--seed: found '-1'"));
-  EXPECT_THAT(said("--prompt-tokens 1,x", 2), HasSubstr("--prompt-tokens"));
-  EXPECT_THAT(said("--check", 1), HasSubstr("hf/logits.safetensors; heddle export --logits N writes them"));
-  EXPECT_EQ(said("--prompt \"$(printf '\\377')\" --tokens 1", 0), "") << "no UTF-8, and a prompt of bytes all the same";
-}
-
 // A shell reads the command that is printed as it is meant.
 TEST_F(ExportTest, TheCommandThatIsPrintedIsQuoted) {
   EXPECT_THAT(export_to("it's here").out,
@@ -371,67 +286,6 @@ TEST_F(ExportTest, TheSeparatorOfDocumentsIsExported) {
   train_packed();
   ASSERT_EQ(export_to("hf").code, 0);
   EXPECT_EQ(json_of(folder_ / "hf/config.json")["separator"], 10);
-}
-
-// Options that no config of configs/models has.
-const std::vector<std::vector<std::string>> kOddModels = {
-    {"model.norm={type: layer_norm, eps: 1.0e-5, scale: 0.5}", "model.tie_embeddings=true", "model.dropout=0.1",
-     "model.mixer={type: lightning, heads: 4, act: elu1, gate: {act: silu, position: pre, rank: 0}, lrpe: {type: "
-     "lrpe_cosine, learnable: true, per_head: true, act: sigmoid, theta_init: low_half, extra_tokens: 3}}",
-     "model.channel={type: ffn, hidden: 50, act: gelu_tanh}"},
-    {"model.norm={type: group_norm, groups: 3}", "model.channel={type: ffn, hidden: 50, act: relu2}",
-     "model.mixer={type: linear_attention, heads: 6, kv_heads: 2, act: softmax, decay: true, normalizer: true, lrpe: "
-     "{type: lrpe_rotate, pairing: interleaved, theta_init: high_half, learnable: true}}"},
-    {"model.norm={type: group_rms_norm, groups: 4, weight: false, bias: true}", "model.layers=1",
-     "model.mixer={type: softmax_attention, heads: 6, kv_heads: 2, window: 5, base: 100}",
-     "model.channel={type: glu, hidden: 20, act: tanh}"},
-    {"model.norm={type: group_srms_norm, groups: 2, weight: true}", "model.layers=5", "trainer.dtype=bfloat16",
-     "model.mixer={pattern: [a, b, c], kinds: {a: {type: retention, heads: 3, expand_k: 0.5, expand_v: 1.5, base: 50}, "
-     "b: {type: simple_gla, heads: 2, expand_k: 0.5, divisor: 4}, c: {type: softmax_attention, heads: 2, window: 1}}}",
-     "model.channel={type: glu, hidden: 20, act: gelu}"},
-    {"model.norm={type: srms_norm}", "trainer.dtype=float64", "model.channel={type: ffn, hidden: 8, act: relu}",
-     "model.mixer={type: linear_attention, heads: 4, act: silu, lrpe: {type: lrpe_cosine, layers: [1]}}"},
-    {"model.mixer={type: lightning, heads: 4, act: none, lrpe: {type: lrpe_cosine, shape: [2, 3, 4], act: softmax}}",
-     "model.channel={type: glu, hidden: 20, act: sigmoid}"}};
-
-// A few steps with a high rate, so that no parameter is as it started.
-std::vector<std::string> few_steps(const std::string& config, const std::string& run, const std::string& length,
-                                   const std::vector<std::string>& overrides) {
-  std::vector<std::string> arguments = {"train", config, "--out", run, "--device", "cpu", "--threads", "1"};
-  append(arguments, {"data.path='" HEDDLE_SOURCE_DIR "/tests/golden/text.txt'", "model.dim=48", "model.layers=2",
-                     "optimizer.lr=0.02", "schedule={type: constant}", "trainer.steps=3", "trainer.batch_size=2",
-                     "trainer.sequence_length=" + length, "trainer.eval_batches=1", "trainer.sample=null"});
-  append(arguments, overrides);
-  return arguments;
-}
-
-// Every mixer, norm, activation and position encoding: logits of one pass, and of tokens read one after the other.
-TEST(ExportParityTest, LogitsAreThoseOfPyTorch) {
-  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
-  const TempFolder folder;
-  std::string folders;
-  const auto add = [&](const std::string& name, const std::string& config, const std::string& length,
-                       const std::vector<std::string>& overrides) {
-    const std::string run = (folder / (name + ".run")).string(), out = (folder / name).string();
-    const Finished trained = run_heddle(few_steps(config, run, length, overrides));
-    ASSERT_EQ(trained.code, 0) << trained.err;
-    const Finished exported = run_heddle({"export", run, "--out", out, "--logits", length});
-    ASSERT_EQ(exported.code, 0) << exported.err;
-    folders += " '" + out + "'";
-  };
-  for (const fs::path& config : testing::model_configs()) {
-    if (config.stem().string().ends_with("_toy")) add(config.stem().string(), config.string(), "150", {});
-  }
-  for (size_t i = 0; i < kOddModels.size(); ++i) {
-    const std::string length = i + 1 == kOddModels.size() ? "24" : "150";  // the last one reads a grid
-    add(fmt::format("odd{}", i), HEDDLE_SOURCE_DIR "/configs/models/linear_toy.yaml", length, kOddModels[i]);
-  }
-  const std::string program =
-      "import sys, pathlib; sys.path.insert(0, \"" HEDDLE_SOURCE_DIR
-      "/export\"); import modeling_heddle as m; "
-      "bad = [d for d in map(pathlib.Path, sys.argv[1:]) if not "
-      "m.check_logits(m.HeddleForCausalLM.from_pretrained(d), d, 1e-4)]; print(*bad); sys.exit(len(bad) > 0)";
-  EXPECT_EQ(std::system(("python3 -B -c '" + program + "'" + folders).c_str()), 0);
 }
 
 }  // namespace

@@ -227,7 +227,8 @@ TEST_F(GenerateCommandTest, IdsInAndOut) {
 
   EXPECT_THAT(refusal({}), HasSubstr("expected ids to go on from, --prompt-tokens 1,2,3"));
   EXPECT_THAT(refusal({"--prompt-tokens", "1,8"}),
-              HasSubstr("--prompt-tokens: found '8', expected token ids in [0, 8), as in 1,2,3"));
+              HasSubstr("--prompt-tokens: found '8', expected token ids in [0, 8) without leading zeros, as in 1,2,3"));
+  EXPECT_THAT(refusal({"--prompt-tokens", "1,03"}), HasSubstr("--prompt-tokens: found '03', expected token ids"));
   EXPECT_THAT(refusal({"--prompt", "1 -2"}), HasSubstr("--prompt: found '-2'"));
   EXPECT_THAT(refusal({"--prompt", "a text"}), HasSubstr("--prompt: found 'a'"));
   for (const char* ids : {" , ", "1,", ",1", "1,,2", "1, \n"}) {

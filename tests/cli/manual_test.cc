@@ -102,6 +102,15 @@ TEST(ManualTest, EveryCommandHasAManual) {
   }
 }
 
+// What is shown of a value is what it stands for, not how the library of the command line calls its type.
+TEST(ManualTest, ValuesAreShownByTheirMeaning) {
+  for (const std::string& command : commands()) {
+    const std::string help = run_heddle({command, "--help"}).out;
+    EXPECT_THAT(help, Not(ContainsRegex("(TEXT|INT|UINT|FLOAT)( \\.\\.\\.|=|:|$)|=\\["))) << command;
+  }
+  EXPECT_THAT(run_heddle({"bench", "--help"}).out, HasSubstr("\n  suite SUITE... [srms_norm]  "));
+}
+
 TEST(ManualTest, ExitCodesOfACommandStandBesideTheOthers) {
   EXPECT_THAT(run_heddle({"train", "--help"}).out,
               HasSubstr("\n  2    wrong usage or configuration\n  130  interrupted"));

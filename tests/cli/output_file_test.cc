@@ -68,8 +68,28 @@ TEST(OutputFileTest, ATableTakesWhatItIsTold) {
 
 // What is written through replaces nothing, so it may be given twice.
 TEST(OutputFileTest, DevicesMayBeGivenTwice) {
+  EXPECT_EQ(refusal_of({{"--json", "/dev/null"}, {"--csv", "/dev/null"}}, {{"the text", "/dev/null"}}), "");
   for (const char* name : {"/dev/null", "/dev/stdout", "/dev/fd/1"}) {
-    EXPECT_EQ(refusal_of({{"--json", name}, {"--csv", name}}, {{"the text", name}}), "") << name;
+    EXPECT_EQ(refusal_of({{"--json", name}}, {{"the text", name}}), "") << name;
+  }
+}
+
+// Two outputs would be mixed there.
+TEST(OutputFileTest, StdoutIsGivenOnce) {
+  for (const char* name : {"/dev/stdout", "/dev/fd/1"}) {
+    EXPECT_EQ(refusal_of({{"--json", name}, {"--csv", "/dev/null"}, {"--plot", "/dev/stdout"}}, {}),
+              "--plot: stdout is written by --json, too; expected a file")
+        << name;
+  }
+  const std::string config = HEDDLE_SOURCE_DIR "/configs/toy_copy.yaml";
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"bench", "srms_norm", "--n", "8", "--quantity", "memory", "--json", "-", "--csv", "-"},
+        {"memory", config, "--trace", "-", "--snapshot", "/dev/stdout"},
+        {"compare", config, "--steps", "1", "--json", "-", "--plot", "-"}}) {
+    const Finished refused = run_heddle(command);
+    EXPECT_EQ(refused.code, 2) << command[0];
+    EXPECT_EQ(refused.out, "") << command[0];
+    EXPECT_THAT(refused.err, HasSubstr(": stdout is written by ")) << command[0];
   }
 }
 

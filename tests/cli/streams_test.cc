@@ -4,15 +4,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/io/atomic_file.h"
 #include "tests/cli/process.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/run/checkpoint.h"
@@ -86,6 +89,23 @@ TEST_F(StreamsTest, ResultsThatCannotBeWrittenAreAFailure) {
       EXPECT_EQ(finished.code, 1) << command[0] << " " << out;
       EXPECT_THAT(finished.err, HasSubstr("error: cannot write to stdout: ")) << command[0] << " " << out;
     }
+  }
+}
+
+// `ulimit -f`: the system would end the process by SIGXFSZ, without a word and with a part of the file left behind.
+TEST_F(StreamsTest, AFileBeyondTheSizeThatIsAllowedIsAFailure) {
+  const std::string config = (folder_ / "tiny.yaml").string(), err = (folder_ / "err").string();
+  const auto limited = [&](const std::string& command) {
+    return std::system(fmt::format("bash -c \"trap - XFSZ; ulimit -f 1; exec '{}' {} > /dev/null 2> '{}'\"",
+                                   HEDDLE_PROGRAM, command, err)
+                           .c_str());
+  };
+  for (const char* option : {"--json", "--snapshot", "--trace", "--plot"}) {
+    const fs::path file = folder_ / "file";
+    const int status = limited(fmt::format("memory '{}' {} '{}'", config, option, file.string()));
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << option;
+    EXPECT_THAT(read_file(err), HasSubstr("File too large")) << option;
+    EXPECT_FALSE(fs::exists(file) || fs::exists(partial_path(file))) << option;
   }
 }
 

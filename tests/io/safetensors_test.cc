@@ -2,15 +2,20 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <ios>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
+#include "tests/error_of.h"
 #include "tests/temp_folder.h"
 
 namespace heddle {
@@ -32,6 +37,32 @@ fs::path raw_file(const std::string& name, const std::string& header, size_t dat
   std::memcpy(text.data(), &length, 8);
   write_file(path, text + header + std::string(data_bytes, 'x'));
   return path;
+}
+
+// A pipe cannot be read twice, and its size is not known.
+TEST(SafetensorsTest, APipeIsReadAsAFileIs) {
+  Context context;
+  const fs::path file = test_file("to_pipe.safetensors"), pipe = test_file("pipe");
+  std::vector<NamedTensor> tensors;
+  for (const char* name : {"a", "b"}) {
+    tensors.push_back({name, Tensor::empty(context, {30000}, DType::float64)});
+    write_values(context, tensors.back().tensor, std::vector<double>(30000, *name));
+  }
+  write_safetensors(context, file, tensors);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const auto write_into_pipe = [&](const std::string& bytes) {
+    return std::thread([=] { std::ofstream(pipe, std::ios::binary) << bytes; });
+  };
+  std::thread writer = write_into_pipe(read_file(file));
+  SafetensorsReader reader(pipe);
+  writer.join();
+  for (const char* name : {"b", "a"}) {
+    EXPECT_EQ(read_values(context, reader.read(context, reader.at(name))), std::vector<double>(30000, *name));
+  }
+  writer = write_into_pipe(read_file(file) + "more");
+  EXPECT_THAT(testing::error_of([&] { SafetensorsReader more(pipe); }),
+              HasSubstr("4 trailing bytes after the last tensor"));
+  writer.join();
 }
 
 std::string refusal_of_tensors(const fs::path& path) {

@@ -183,22 +183,33 @@ double norm_of(const std::vector<double>& numbers, DType dtype = DType::float32)
   return read_values(context, scalars)[scalar_gradient_norm];
 }
 
+// Of numbers of this size, in three partial norms.
+void expect_norms_of_size(double size, DType dtype, double relative) {
+  std::vector<double> numbers(40000, 0.0);
+  numbers[3] = 0.6 * size;
+  numbers[39999] = -0.8 * size;
+  EXPECT_NEAR(norm_of(numbers, dtype), size, relative * size);
+  numbers.assign(numbers.size(), size / 200.0);
+  EXPECT_NEAR(norm_of(numbers, dtype), size, relative * size);
+}
+
 // Numbers whose squares, or the sums of those, do not fit the dtype.
 TEST(GradientNorm, OfNumbersOfAnySize) {
-  for (const double size : {3e38, 1e30, 1e19, 1e-19, 1e-23, 1e-30, 1e-38}) {
-    std::vector<double> numbers(40000, 0.0);  // three partial norms
-    numbers[3] = 0.6 * size;
-    numbers[39999] = -0.8 * size;
-    EXPECT_NEAR(norm_of(numbers), size, 1e-6 * size);
-    if (size > 1e37) continue;
-    numbers.assign(numbers.size(), size);
-    EXPECT_NEAR(norm_of(numbers), 200.0 * size, 1e-6 * 200.0 * size);
+  for (const double size : {3e38, 1e30, 1e19, 1e-19, 1e-23, 1e-30, 1e-36})
+    expect_norms_of_size(size, DType::float32, 1e-6);
+  for (const double size : {1.7e308, 1e200, 1e154, 1e150, 1.0, 1e-150, 1e-162, 1e-200, 1e-300}) {
+    expect_norms_of_size(size, DType::float64, 1e-14);
   }
+  EXPECT_EQ(norm_of({0.0, 5e-324, 0.0}, DType::float64), std::numeric_limits<double>::denorm_min());
   EXPECT_EQ(norm_of({0.0, 1e-45, 0.0}), static_cast<double>(std::numeric_limits<float>::denorm_min()));
   const double infinity = std::numeric_limits<double>::infinity();
   EXPECT_EQ(norm_of({1.0, -infinity}), infinity);
   EXPECT_TRUE(std::isnan(norm_of({1.0, std::nan("")})));
   EXPECT_EQ(norm_of({3.4e38, 3.4e38}), infinity);  // the norm itself does not fit
+  EXPECT_EQ(norm_of({1.0, -infinity}, DType::float64), infinity);
+  EXPECT_TRUE(std::isnan(norm_of({1e300, std::nan("")}, DType::float64)));
+  EXPECT_EQ(norm_of({1.7e308, 1.7e308}, DType::float64), infinity);
+  EXPECT_EQ(norm_of({0.0, 0.0}, DType::float64), 0.0);
 }
 
 // A gradient whose square is infinite, without clipping: the second moment stays finite, and so falls again.

@@ -131,6 +131,21 @@ TEST(NormModule, ReadsItsSection) {
   EXPECT_THROW(make_norm("{type: rms_norm, return_residual: false}", builder), ConfigError);
 }
 
+// Also without a weight, whose shape would tell.
+TEST(NormModule, HasOneLastDimension) {
+  Context context;
+  ParameterSet parameters;
+  const Norm norm(Norm::Options::of(NormType::srms_norm), ModuleBuilder(parameters), 8);
+  Tape tape(context);
+  const auto refusal = [&](const Shape& shape) {
+    const Variable x = tape.constant(Tensor::zeros(context, shape, DType::float32));
+    return testing::error_of([&] { norm.forward(tape, x); });
+  };
+  EXPECT_EQ(refusal({2, 8}), "no error");
+  EXPECT_EQ(refusal({2, 4}), "[srms_norm] x has shape (2, 4), expected a last dimension of 8");
+  EXPECT_EQ(testing::error_of([&] { norm.forward(tape, {}); }), "[srms_norm] x is missing");
+}
+
 // Squares of numbers near the largest of float16 do not fit into float16.
 TEST(NormNumbers, LargeOnesOfFloat16KeepTheirDigits) {
   Context context;

@@ -202,6 +202,23 @@ TEST(GradcheckPrecisionTest, GradientsBeyondTheDtypeAreRightWhereTheyAreInfinite
   EXPECT_EQ(verdict(kInfinity, 1e39, DType::float32), Verdict::ok);
 }
 
+// What rounding makes NaN is no fault, and NaN where it makes none is one.
+TEST(GradcheckPrecisionTest, NaNIsUndecidedWhereRoundingMakesIt) {
+  const double nan = std::nan("");
+  const auto verdict = [](double found, double exact, double rounded) {
+    const GradientPair pair{{{found, 1.0}}, {{exact, 1.0}}, {DType::float16}};
+    RoundingSpread spread(pair, Measure::norms);
+    spread.add_between({{rounded, 1.0}}, pair.exact);
+    const LowGradients low = [&](int) { return pair.low; };
+    return compare_gradients({"x"}, pair, spread, DType::float16, 1e-2, low)[0].verdict();
+  };
+  EXPECT_EQ(verdict(nan, 2.0, nan), Verdict::undecided);
+  EXPECT_EQ(verdict(3.0, 2.0, nan), Verdict::undecided);
+  EXPECT_EQ(verdict(2.0, 2.0, nan), Verdict::ok);
+  EXPECT_EQ(verdict(nan, 2.0, 2.001), Verdict::wrong);
+  EXPECT_EQ(verdict(nan, nan, nan), Verdict::wrong);  // float64 has no gradient either: it was not written
+}
+
 // --- Wrong gradients ---
 
 struct ImpreciseSubject {

@@ -5,8 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <clocale>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
 #include <filesystem>
 #include <regex>
 #include <sstream>
@@ -49,6 +51,22 @@ size_t count(const std::string& text, const std::string& part) {
   size_t found = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
   return found;
+}
+
+// As in a program that takes the locale of its user and links heddle.
+TEST_F(RunCurvesTest, ADecimalPointIsOneInEveryLocale) {
+  const std::string name = folder_ / "de_DE.UTF-8";
+  if (std::system(fmt::format("localedef -i de_DE -f UTF-8 '{}' > /dev/null 2>&1", name).c_str()) != 0) {
+    GTEST_SKIP() << "no locale can be made here";
+  }
+  ::setenv("LOCPATH", folder_.path().c_str(), 1);
+  const char* const found = std::setlocale(LC_NUMERIC, "de_DE.UTF-8");
+  ::unsetenv("LOCPATH");
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(std::strtod("2,5", nullptr), 2.5);
+  const RunMetrics metrics_there = metrics("run", "step,loss\n1,2.5\n");
+  std::setlocale(LC_NUMERIC, "C");
+  EXPECT_THAT(metrics_there.column(1), ElementsAre(2.5));
 }
 
 TEST_F(RunCurvesTest, FieldsAreNumbersOrEmpty) {

@@ -19,6 +19,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/tensor/transfer.h"
+#include "tests/error_of.h"
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
 #include "trainers/evaluation_history.h"
@@ -260,6 +261,27 @@ TEST_F(CheckpointTest, AnotherFormatIsRefused) {
   const fs::path path = write(1);
   change_state(path, [](nlohmann::json& state) { state["format"] = 2; });
   EXPECT_THAT(refusal(path), HasSubstr("state.json: format 2, expected 1: it was written by heddle test"));
+}
+
+// As `scp -r` and `cp -rL` leave it.
+TEST_F(CheckpointTest, AFolderInPlaceOfTheLinkToTheBestIsReplaced) {
+  const fs::path checkpoints = folder_ / "checkpoints", best = checkpoints / "best";
+  const auto write_with_best = [&](int64_t step, int64_t best_step) {
+    CheckpointState state{step, 3, "seed: 3\n", "heddle test"};
+    state.evaluations.best = {.step = best_step, .loss = 0.5};
+    write_checkpoint(context_, checkpoints, trained_.parameters, *trained_.optimizer, state, {.newest = 1});
+  };
+  write_with_best(1, 1);
+  fs::remove(best);
+  fs::copy(checkpoints / "step_1", best, fs::copy_options::recursive);
+  write_with_best(2, 1);
+  EXPECT_EQ(fs::read_symlink(best), "step_1");
+  // What is nowhere else is not removed.
+  fs::remove(best);
+  fs::rename(checkpoints / "step_1", best);
+  EXPECT_THAT(testing::error_of([&] { write_with_best(3, 3); }),
+              HasSubstr("best is a folder, expected a symbolic link to a checkpoint; give it another name"));
+  EXPECT_EQ(open_checkpoint(best).state.step, 1);
 }
 
 // Former versions wrote null for an infinite first loss, which they took for the best one.

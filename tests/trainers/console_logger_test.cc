@@ -126,7 +126,7 @@ TEST(ConsoleLoggerTest, TheEndIsASummaryOrSaysHowToContinue) {
   event.peak_bytes = size_t{5} << 20;
   event.evaluation = {.step = 40, .loss = 0.5, .accuracy = 0.875};
   event.checkpoint = "runs/toy/checkpoints/step_40";
-  event.best = EvaluationHistory::Best{.step = 20, .loss = 0.25};
+  event.best = EvaluationHistory::Best{.step = 20, .loss = 0.25, .accuracy = 0.9375};
   const auto end_of = [&] {
     const std::string text = written([&](ConsoleLogger& logger) {
       logger.start(start);
@@ -141,7 +141,7 @@ TEST(ConsoleLoggerTest, TheEndIsASummaryOrSaysHowToContinue) {
             "training    steps 11 to 40 of 40, batch 32 x 256, 0.3 M tokens\n"
             "time        1:40, 1:15 of it in steps: 4.0 k tokens/s\n"
             "memory      5.0 MiB at the peak\n"
-            "best loss   0.2500 nats/token in validation after step 20\n"
+            "best loss   0.2500 nats/token, accuracy 93.75 % in validation after step 20\n"
             "last loss   0.5000 nats/token, accuracy 87.50 % in validation after step 40\n"
             "run folder  runs/toy\n");
   start.threads = 1;
@@ -149,8 +149,14 @@ TEST(ConsoleLoggerTest, TheEndIsASummaryOrSaysHowToContinue) {
   start.device = {DeviceType::cuda, 1};
   start.device_name = "NVIDIA H100";
   event.evaluation->is_text = true;
+  event.evaluation->accuracy = event.best->accuracy = std::nan("");
   EXPECT_THAT(end_of(), HasSubstr("device      cuda:1, NVIDIA H100\n"));
   EXPECT_THAT(end_of(), HasSubstr("best loss   0.2500 nats/byte (0.361 bits/byte) in validation after step 20\n"));
+  event.evaluation->is_text = false;  // pieces of text
+  event.evaluation->bits_per_byte = 1.5;
+  event.best->bits_per_byte = 1.25;
+  EXPECT_THAT(end_of(), HasSubstr("best loss   0.2500 nats/token (1.250 bits/byte) in validation after step 20\n"
+                                  "last loss   0.5000 nats/token (1.500 bits/byte) in validation after step 40\n"));
   event.finished = false;
   event.steps = 100;
   EXPECT_EQ(

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
@@ -22,7 +23,9 @@ namespace heddle::run_folder_test {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TrainConfig tiny(const std::vector<std::string>& overrides = {}) { return testing::tiny_train_config(overrides); }
 
@@ -345,7 +348,7 @@ TEST(EvaluationHistoryTest, IsTheSameInACheckpoint) {
   for (const bool has_best : {false, true}) {
     for (const int64_t without_gain : {0, 2}) {
       CheckpointState state{.step = 3, .seed = 1, .config = "", .program = ""};
-      if (has_best) state.evaluations.best = {2, 0.1};
+      if (has_best) state.evaluations.best = {.step = 2, .loss = 0.1, .accuracy = 0.75, .bits_per_byte = 1.5};
       state.evaluations.without_gain = without_gain;
       write_state(folder / "state.json", state, {{"model.safetensors", {}}});
       const EvaluationHistory found = read_state(folder / "state.json").state.evaluations;
@@ -354,23 +357,37 @@ TEST(EvaluationHistoryTest, IsTheSameInACheckpoint) {
       if (!has_best) continue;
       EXPECT_EQ(found.best->step, 2);
       EXPECT_EQ(found.best->loss, 0.1);
+      EXPECT_EQ(found.best->accuracy, 0.75);
+      EXPECT_EQ(found.best->bits_per_byte, 1.5);
     }
   }
 }
 
+// Also in checkpoints of former versions, which hold its loss alone.
+TEST(EvaluationHistoryTest, WhatWasNotMeasuredOfTheBestIsNotInACheckpoint) {
+  const testing::TempFolder folder;
+  CheckpointState state{.step = 3, .seed = 1, .config = "", .program = ""};
+  state.evaluations.best = {.step = 2, .loss = 0.1};
+  write_state(folder / "state.json", state, {{"model.safetensors", {}}});
+  EXPECT_THAT(read_file(folder / "state.json"), Not(AnyOf(HasSubstr("accuracy"), HasSubstr("bits"))));
+  const EvaluationHistory found = read_state(folder / "state.json").state.evaluations;
+  EXPECT_TRUE(std::isnan(found.best->accuracy));
+  EXPECT_TRUE(std::isnan(found.best->bits_per_byte));
+}
+
 TEST(EvaluationHistoryTest, OnlyALowerLossIsAGain) {
   EvaluationHistory history;
-  EXPECT_FALSE(history.add(0, std::numeric_limits<double>::infinity()));
-  EXPECT_FALSE(history.add(1, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_FALSE(history.add({0, std::numeric_limits<double>::infinity()}));
+  EXPECT_FALSE(history.add({1, std::numeric_limits<double>::quiet_NaN()}));
   EXPECT_EQ(history.without_gain, 2);
-  EXPECT_TRUE(history.add(2, 3.0));
+  EXPECT_TRUE(history.add({2, 3.0}));
   EXPECT_EQ(history.without_gain, 0);
-  EXPECT_FALSE(history.add(3, 3.0));
-  EXPECT_FALSE(history.add(4, 3.5));
-  EXPECT_FALSE(history.add(5, std::numeric_limits<double>::quiet_NaN()));
+  EXPECT_FALSE(history.add({3, 3.0}));
+  EXPECT_FALSE(history.add({4, 3.5}));
+  EXPECT_FALSE(history.add({5, std::numeric_limits<double>::quiet_NaN()}));
   EXPECT_EQ(history.best->step, 2);
   EXPECT_EQ(history.without_gain, 3);
-  EXPECT_TRUE(history.add(6, 2.9));
+  EXPECT_TRUE(history.add({6, 2.9}));
   EXPECT_EQ(history.best->step, 6);
   EXPECT_EQ(history.best->loss, 2.9);
   EXPECT_EQ(history.without_gain, 0);

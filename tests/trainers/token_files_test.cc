@@ -275,7 +275,8 @@ TEST_F(TokenFilesTest, PathsInTheHomeFolderAndPatternsAreFound) {
             "found no file 'books/none.txt' (looked in " + fs::current_path().string() + ")");
   const fs::path before = fs::current_path();
   fs::current_path(folder_.path());
-  EXPECT_THAT(missing("data/kjv.txt"), HasSubstr("./dev setup"));
+  EXPECT_THAT(missing("data/kjv.txt"), HasSubstr("`./dev setup` in the repository of heddle writes this text, and "
+                                                 "--set data.path=FILE takes any other"));
   fs::current_path(before);
 }
 

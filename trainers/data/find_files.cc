@@ -37,7 +37,9 @@ std::vector<std::string> matches_of(const std::string& pattern) {
       fs::path(name).is_absolute() ? "" : fmt::format(" (looked in {})", fs::current_path().string());
   const bool is_bible = fs::path(name).lexically_normal() == fs::path("data/kjv.txt");
   throw UsageError(fmt::format("found no file {}'{}'{}{}", is_pattern ? "that matches " : "", name, place,
-                               is_bible ? "; ./dev setup prepares this text" : ""));
+                               is_bible ? "; `./dev setup` in the repository of heddle writes this text, and "
+                                          "--set data.path=FILE takes any other"
+                                        : ""));
 }
 
 }  // namespace

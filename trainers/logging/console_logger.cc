@@ -40,12 +40,13 @@ std::string describe_loss(double loss, bool is_text) {
   return fmt::format("{:.4f} nats/byte ({:.3f} bits/byte)", unsigned_nan(loss), unsigned_nan(loss / std::log(2.0)));
 }
 
-std::string describe(const EvaluationEvent& event) {
-  std::string text = describe_loss(event.loss, event.is_text);
-  if (!event.is_text && !std::isnan(event.bits_per_byte)) {
-    text += fmt::format(" ({:.3f} bits/byte)", event.bits_per_byte);
+// Of an EvaluationEvent, or of the best evaluation of a run.
+std::string describe(const auto& evaluation, bool is_text) {
+  std::string text = describe_loss(evaluation.loss, is_text);
+  if (!is_text && !std::isnan(evaluation.bits_per_byte)) {
+    text += fmt::format(" ({:.3f} bits/byte)", evaluation.bits_per_byte);
   }
-  if (!std::isnan(event.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * event.accuracy);
+  if (!std::isnan(evaluation.accuracy)) text += fmt::format(", accuracy {:.2f} %", 100.0 * evaluation.accuracy);
   return text;
 }
 
@@ -72,11 +73,11 @@ std::string summary(const StartEvent& start, const EndEvent& end) {
   line("time", fmt::format("{}, {} of it in steps: {:.1f} k tokens/s", format_duration(end.elapsed),
                            format_duration(end.seconds), thousands_per_second(end.tokens, end.seconds)));
   line("memory", fmt::format("{} at the peak", format_bytes(end.peak_bytes)));
-  if (end.best) {
-    line("best loss",
-         fmt::format("{} in validation after step {}", describe_loss(end.best->loss, last.is_text), end.best->step));
-  }
-  line("last loss", fmt::format("{} in validation after step {}", describe(last), last.step));
+  const auto loss_line = [&](const char* name, const auto& evaluation) {
+    line(name, fmt::format("{} in validation after step {}", describe(evaluation, last.is_text), evaluation.step));
+  };
+  if (end.best) loss_line("best loss", *end.best);
+  loss_line("last loss", last);
   line("run folder", start.folder.string());
   return text.substr(1);
 }
@@ -131,7 +132,7 @@ void ConsoleLogger::step(const StepEvent& event) {
 }
 
 void ConsoleLogger::evaluation(const EvaluationEvent& event) {
-  say(fmt::format("step {}: validation loss {}", event.step, describe(event)));
+  say(fmt::format("step {}: validation loss {}", event.step, describe(event, event.is_text)));
 }
 
 void ConsoleLogger::end(const EndEvent& event) {

@@ -167,11 +167,21 @@ int64_t linked_best(const fs::path& folder) {
   return -1;
 }
 
+// Where a copy of the run was made of what links lead to, folder/best is a folder, whose contents are in step_N, too.
+void remove_copy_of_best(const fs::path& folder) {
+  const fs::path copy = folder / kBest;
+  if (!fs::is_directory(fs::symlink_status(copy))) return;
+  const bool is_copy = has_all_files(copy) && has_all_files(folder / folder_name(read_complete(copy).state.step));
+  check(is_copy, "{} is a folder, expected a symbolic link to a checkpoint; give it another name", copy.string());
+  remove_folder(copy);
+}
+
 // Sets folder/best to the checkpoint of this step, in one go.
 void link_best(const fs::path& folder, int64_t step) {
   const fs::path link = folder / kBest, aside = partial_path(link);
   std::error_code ignored;
   if (fs::read_symlink(link, ignored) == folder_name(step)) return;
+  remove_copy_of_best(folder);
   fs::remove(aside);
   fs::create_symlink(folder_name(step), aside, ignored);
   if (!ignored) rename_file(aside, link);  // a file system without links has none

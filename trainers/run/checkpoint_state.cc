@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -73,7 +75,12 @@ Json to_json(const CheckpointState& state) {
   }
   const auto& [best, without_gain] = state.evaluations;
   if (best || without_gain > 0) json["evaluations"]["without_gain"] = without_gain;
-  if (best) json["evaluations"].update({{"best_step", best->step}, {"best_loss", best->loss}});
+  if (best) {
+    Json& evaluations = json["evaluations"];
+    evaluations.update({{"best_step", best->step}, {"best_loss", best->loss}});
+    if (!std::isnan(best->accuracy)) evaluations["best_accuracy"] = best->accuracy;
+    if (!std::isnan(best->bits_per_byte)) evaluations["best_bits_per_byte"] = best->bits_per_byte;
+  }
   if (const auto& scale = state.loss_scale) {
     json["loss_scale"] = {{"value", scale->value}, {"good_steps", scale->good_steps}, {"left_out", scale->left_out}};
   }
@@ -104,7 +111,11 @@ CheckpointState state_of(const Json& json) {
     const Json& evaluations = json["evaluations"];
     // Former versions took an infinite loss for a best one, and wrote null.
     if (evaluations.contains("best_step") && !evaluations.at("best_loss").is_null()) {
-      state.evaluations.best = {integer<int64_t>(evaluations, "best_step"), evaluations.at("best_loss").get<double>()};
+      const double none = std::numeric_limits<double>::quiet_NaN();
+      state.evaluations.best = {.step = integer<int64_t>(evaluations, "best_step"),
+                                .loss = evaluations.at("best_loss").get<double>(),
+                                .accuracy = evaluations.value("best_accuracy", none),
+                                .bits_per_byte = evaluations.value("best_bits_per_byte", none)};
     }
     state.evaluations.without_gain = integer<int64_t>(evaluations, "without_gain");
   }

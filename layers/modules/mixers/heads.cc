@@ -42,7 +42,7 @@ void check_positive(std::string_view type, std::string_view option, double found
 void check_mixer_input(std::string_view type, const Variable& x, int64_t dim) {
   check(x.defined(), "[{}] x is missing", type);
   check(x.value.rank() == 3 && x.shape()[-1] == dim, "[{}] x has shape {}, expected (batch, length, {})", type,
-        to_string(x.shape()), dim);
+        x.shape(), dim);
 }
 
 void check_state_use(std::string_view type, const Tape& tape, const MixerState* state, const Tensor& segments) {
@@ -65,7 +65,7 @@ int64_t loaded_position(std::string_view type, Context& context, const std::map<
   check(found != tensors.end(), "[{}] a state needs its position", type);
   const Tensor& at = found->second;
   check(at.defined() && at.dtype() == DType::int32 && at.numel() == 1,
-        "[{}] the position of a state is {} {}, expected one int32", type, name(at.dtype()), to_string(at.shape()));
+        "[{}] the position of a state is {} {}, expected one int32", type, name(at.dtype()), at.shape());
   const auto position = static_cast<int64_t>(read_values(context, at)[0]);
   check(position >= 0, "[{}] the position of a state is {}, expected at least 0", type, position);
   return position;

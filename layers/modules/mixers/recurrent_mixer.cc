@@ -61,7 +61,7 @@ std::unique_ptr<MixerState> RecurrentMixer::load_state(Context& context,
     } else if (name == "key_sums" && has_heads && key_sums_ == KeySums::kept) {
       loaded->key_sums = tensor;
     } else {
-      fail("[{}] a state has no tensor {} of shape {}", type_, name, to_string(tensor.shape()));
+      fail("[{}] a state has no tensor {} of shape {}", type_, name, tensor.shape());
     }
   }
   loaded->position = loaded_position(type_, context, tensors);

@@ -125,7 +125,7 @@ std::unique_ptr<MixerState> SoftmaxAttentionMixer::load_state(Context& context,
     if (name == "position") continue;
     check((name == "keys" || name == "values") && tensor.rank() == 4 && tensor.size(1) <= position &&
               tensor.size(2) == kv_heads_ && tensor.size(3) == head_dim_,
-          "[{}] a state has no tensor {} of shape {}", kSoftmaxAttention, name, to_string(tensor.shape()));
+          "[{}] a state has no tensor {} of shape {}", kSoftmaxAttention, name, tensor.shape());
   }
   check(tensors.contains("keys") && tensors.contains("values") &&
             tensors.at("keys").shape() == tensors.at("values").shape(),

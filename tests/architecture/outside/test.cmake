@@ -1,5 +1,6 @@
 # cmake -DPROGRAM=PATH -DWORK=DIR -P test.cmake
-# What a user's operator and mixer get from heddle's commands: gradcheck, benchmarks, run-layer, training.
+# What a user's operator and mixer get from heddle's commands: gradcheck, benchmarks, run-layer, training. And what the
+# program finds of the files that came with the heddle that it links, though it lies elsewhere.
 cmake_minimum_required(VERSION 3.25)
 
 file(REMOVE_RECURSE "${WORK}")
@@ -71,3 +72,10 @@ run(2 train recall.yaml --set model.mixer.type=recal --out other --device cpu)
 expect("${err}" "model.mixer.type: .*'recal'.*did you mean 'recall'")
 run(2 train recall.yaml --set model.mixer.haeds=4 --out other --device cpu)
 expect("${err}" "unknown key 'haeds' in model.mixer.*did you mean 'heads'")
+
+# --- Files that came with heddle: suites, configs, the Python file of an export ---
+run(0 bench srms_norm --config plain --n 8 --quantity memory)
+expect("${out}" "srms_norm +plain +fwd +memory +8 ")
+run(0 train configs/toy_copy.yaml --set trainer.steps=1 --out copy --device cpu --threads 1)
+run(0 export copy --out exported)
+expect("${out}" "modeling_heddle.py")

@@ -83,7 +83,7 @@ struct SoftcapNode {
 
 heddle::Variable softcap(heddle::Tape& tape, const heddle::Variable& x, double cap) {
   heddle::check(heddle::is_floating(x.dtype()), "[softcap] x is {}, expected real numbers", heddle::name(x.dtype()));
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("softcap", {{"x", x}});
   heddle::Variable y = tape.output(heddle::Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   softcap_forward(tape.context(), {heddle::kernels::rows_view(x.value), heddle::kernels::rows_view(y.value), cap});
   if (!recorded) return y;

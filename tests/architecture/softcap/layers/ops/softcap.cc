@@ -26,7 +26,7 @@ struct SoftcapNode {
 Variable softcap(Tape& tape, const Variable& x, double cap) {
   check_rows("softcap", "x", x);
   check(cap > 0.0, "[softcap] cap is {}, expected more than 0", cap);
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("softcap", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   kernels::softcap_forward(tape.context(), {rows_view(x.value), rows_view(y.value), cap});
   if (!recorded) return y;

@@ -1,0 +1,177 @@
+// export/modeling_heddle.py, which heddle export writes beside the weights. Skipped where torch is not installed.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/cli/export_test.h"
+#include "tests/trainers/test_config.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using testing::append;
+using testing::ExportTest;
+using testing::Finished;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::run_heddle;
+using testing::TempFolder;
+
+bool has_torch() { return std::system("python3 -c 'import torch, safetensors' > /dev/null 2>&1") == 0; }
+
+TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  const auto compare = [&](const std::string& prompt) {
+    ASSERT_EQ(export_to("hf").code, 0);
+    const Finished ours = run_heddle({"generate", run_, "--prompt", prompt, "--tokens", "40", "--temperature", "0"});
+    const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
+                                (folder_ / "hf").string() + "' --prompt '" + prompt +
+                                "' --tokens 40 --temperature 0 > '" + (folder_ / "text").string() + "'";
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    EXPECT_EQ(read_file(folder_ / "text"), ours.out);
+  };
+  compare("the ");
+  train_packed();
+  compare("the ");
+  compare("");
+}
+
+// Calls main() of modeling_heddle.py in the folder argv[1] once for each line of stdin, a JSON list of arguments, and
+// prints the exit code and what went to stderr as a line of JSON. All in one process: torch takes seconds to be loaded.
+constexpr const char* kCallMain = R"(
+import contextlib, io, json, sys, traceback
+folder = sys.argv[1]
+sys.path.insert(0, folder)
+import modeling_heddle
+for line in sys.stdin:
+    sys.argv[1:] = [folder, *json.loads(line)]
+    code, err = 1, io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = modeling_heddle.main()
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+    print(json.dumps([code, err.getvalue()]))
+)";
+
+// As heddle generate does, and without a traceback of Python.
+TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  ASSERT_EQ(export_to("hf").code, 0);
+  struct Call {
+    std::string arguments;  // JSON
+    int code;
+    std::string said;
+  };
+  const std::vector<Call> calls = {
+      {R"(["--temperature", "-1"])", 2, "--temperature: found '-1', expected a number >= 0"},
+      {R"(["--temperature", "nan"])", 2, "found 'nan'"},
+      {R"(["--top-p", "2"])", 2, "--top-p: found '2', expected a number in [0, 1]"},
+      {R"(["--top-p", "01"])", 2, "--top-p: found '01', expected a decimal number without leading zeros"},
+      {R"(["--top-k", "-3"])", 2, "--top-k: found '-3'"},
+      {R"(["--tokens", "-1"])", 2, "--tokens: found '-1'"},
+      {R"(["--tokens", "1_0"])", 2, "--tokens: found '1_0'"},
+      {R"(["--seed", "-1"])", 2, "--seed: found '-1'"},
+      {R"(["--prompt-tokens", "1,x"])", 2, "--prompt-tokens"},
+      {R"(["--prompt-tokens", "1, 010"])", 2, "--prompt-tokens: found '010', expected a decimal number"},
+      {R"(["--prompt-tokens", "0, 10", "--tokens", "1"])", 0, ""},
+      {R"(["--prompt-tokens", "1,256"])", 2, "expected a prompt of tokens in [0, 256)"},
+      {R"(["--check"])", 1, "hf/logits.safetensors; heddle export --logits N writes them"},
+      {R"(["--prompt", "\udcff", "--tokens", "1"])", 0, ""},  // no UTF-8, and a prompt of bytes all the same
+  };
+  std::string lines;
+  for (const Call& call : calls) lines += call.arguments + "\n";
+  write_file(folder_ / "calls", lines);
+  write_file(folder_ / "call_main.py", kCallMain);
+  const auto file = [&](const char* name) { return (folder_ / name).string(); };
+  ASSERT_EQ(std::system(fmt::format("python3 -B '{}' '{}' < '{}' > '{}'", file("call_main.py"), file("hf"),
+                                    file("calls"), file("answers"))
+                            .c_str()),
+            0);
+  std::istringstream answers(read_file(folder_ / "answers"));
+  for (const Call& call : calls) {
+    std::string line;
+    ASSERT_TRUE(std::getline(answers, line)) << call.arguments;
+    const nlohmann::json answer = nlohmann::json::parse(line);
+    const std::string said = answer.at(1);
+    EXPECT_EQ(answer.at(0), call.code) << call.arguments << said;
+    EXPECT_THAT(said, AllOf(HasSubstr(call.said), Not(HasSubstr("Traceback")))) << call.arguments;
+    EXPECT_EQ(said.empty(), call.said.empty()) << call.arguments << said;
+  }
+}
+
+// Options that no config of configs/models has.
+const std::vector<std::vector<std::string>> kOddModels = {
+    {"model.norm={type: layer_norm, eps: 1.0e-5, scale: 0.5}", "model.tie_embeddings=true", "model.dropout=0.1",
+     "model.mixer={type: lightning, heads: 4, act: elu1, gate: {act: silu, position: pre, rank: 0}, lrpe: {type: "
+     "lrpe_cosine, learnable: true, per_head: true, act: sigmoid, theta_init: low_half, extra_tokens: 3}}",
+     "model.channel={type: ffn, hidden: 50, act: gelu_tanh}"},
+    {"model.norm={type: group_norm, groups: 3}", "model.channel={type: ffn, hidden: 50, act: relu2}",
+     "model.mixer={type: linear_attention, heads: 6, kv_heads: 2, act: softmax, decay: true, normalizer: true, lrpe: "
+     "{type: lrpe_rotate, pairing: interleaved, theta_init: high_half, learnable: true}}"},
+    {"model.norm={type: group_rms_norm, groups: 4, weight: false, bias: true}", "model.layers=1",
+     "model.mixer={type: softmax_attention, heads: 6, kv_heads: 2, window: 5, base: 100}",
+     "model.channel={type: glu, hidden: 20, act: tanh}"},
+    {"model.norm={type: group_srms_norm, groups: 2, weight: true}", "model.layers=5", "trainer.dtype=bfloat16",
+     "model.mixer={pattern: [a, b, c], kinds: {a: {type: retention, heads: 3, expand_k: 0.5, expand_v: 1.5, base: 50}, "
+     "b: {type: simple_gla, heads: 2, expand_k: 0.5, divisor: 4}, c: {type: softmax_attention, heads: 2, window: 1}}}",
+     "model.channel={type: glu, hidden: 20, act: gelu}"},
+    {"model.norm={type: srms_norm}", "trainer.dtype=float64", "model.channel={type: ffn, hidden: 8, act: relu}",
+     "model.mixer={type: linear_attention, heads: 4, act: silu, lrpe: {type: lrpe_cosine, layers: [1]}}"},
+    {"model.mixer={type: lightning, heads: 4, act: none, lrpe: {type: lrpe_cosine, shape: [2, 3, 4], act: softmax}}",
+     "model.channel={type: glu, hidden: 20, act: sigmoid}"}};
+
+// A few steps with a high rate, so that no parameter is as it started.
+std::vector<std::string> few_steps(const std::string& config, const std::string& run, const std::string& length,
+                                   const std::vector<std::string>& overrides) {
+  std::vector<std::string> arguments = {"train", config, "--out", run, "--device", "cpu", "--threads", "1"};
+  append(arguments, {"data.path='" HEDDLE_SOURCE_DIR "/tests/golden/text.txt'", "model.dim=48", "model.layers=2",
+                     "optimizer.lr=0.02", "schedule={type: constant}", "trainer.steps=3", "trainer.batch_size=2",
+                     "trainer.sequence_length=" + length, "trainer.eval_batches=1", "trainer.sample=null"});
+  append(arguments, overrides);
+  return arguments;
+}
+
+// Every mixer, norm, activation and position encoding: logits of one pass, and of tokens read one after the other.
+TEST(ExportParityTest, LogitsAreThoseOfPyTorch) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
+  const TempFolder folder;
+  std::string folders;
+  const auto add = [&](const std::string& name, const std::string& config, const std::string& length,
+                       const std::vector<std::string>& overrides) {
+    const std::string run = (folder / (name + ".run")).string(), out = (folder / name).string();
+    const Finished trained = run_heddle(few_steps(config, run, length, overrides));
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    const Finished exported = run_heddle({"export", run, "--out", out, "--logits", length});
+    ASSERT_EQ(exported.code, 0) << exported.err;
+    folders += " '" + out + "'";
+  };
+  for (const fs::path& config : testing::model_configs()) {
+    if (config.stem().string().ends_with("_toy")) add(config.stem().string(), config.string(), "150", {});
+  }
+  for (size_t i = 0; i < kOddModels.size(); ++i) {
+    const std::string length = i + 1 == kOddModels.size() ? "24" : "150";  // the last one reads a grid
+    add(fmt::format("odd{}", i), HEDDLE_SOURCE_DIR "/configs/models/linear_toy.yaml", length, kOddModels[i]);
+  }
+  const std::string program =
+      "import sys, pathlib; sys.path.insert(0, \"" HEDDLE_SOURCE_DIR
+      "/export\"); import modeling_heddle as m; "
+      "bad = [d for d in map(pathlib.Path, sys.argv[1:]) if not "
+      "m.check_logits(m.HeddleForCausalLM.from_pretrained(d), d, 1e-4)]; print(*bad); sys.exit(len(bad) > 0)";
+  EXPECT_EQ(std::system(("python3 -B -c '" + program + "'" + folders).c_str()), 0);
+}
+
+}  // namespace
+}  // namespace heddle
