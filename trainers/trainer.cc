@@ -270,7 +270,9 @@ class Run {
     if (is_due(step, trainer.checkpoint_every, steps()) || is_best || is_asked_for) save_if_there_is_room(step);
     const bool has_sample = trainer.sample && trainer.sample->every > 0 && step % trainer.sample->every == 0;
     if (has_sample) sample(step, false);
-    if (result.evaluation || has_sample || write_clock_.is_due()) flush_loggers_if_there_is_room();
+    if (saved_step_ == step || result.evaluation || has_sample || write_clock_.is_due()) {
+      flush_loggers_if_there_is_room();
+    }
   }
 
   EvaluationEvent evaluation_event(int64_t step, const Evaluation& evaluation) const {
@@ -302,7 +304,6 @@ class Run {
                          state, kept, train_step_.average(), train_step_.parallel());
     saved_step_ = step;
     tell(&Logger::checkpoint, {.step = step, .path = path});
-    flush_loggers_if_there_is_room();
   }
 
   // What a user reads after an error of a full disk. A damaged checkpoint may be there of a later step.

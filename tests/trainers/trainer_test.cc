@@ -87,7 +87,7 @@ TEST_F(TrainerTest, LoggersHearWhatHappensInItsOrder) {
   run("run", config);
   EXPECT_THAT(second.told,
               ::testing::ElementsAre(HasSubstr("note passing over"), "start 1" + start,
-                                     "step 2 of 4: 64 tokens, 128 in all", "flush", "checkpoint step_2",
+                                     "step 2 of 4: 64 tokens, 128 in all", "flush", "checkpoint step_2", "flush",
                                      "step 3 of 4: 64 tokens, 192 in all", "evaluation 3", "flush", "checkpoint step_3",
                                      "flush", "step 4 of 4: 64 tokens, 256 in all", "evaluation 4", "flush",
                                      "checkpoint step_4", "end 1 to 4 of 4: finished, 192 tokens", "flush"));

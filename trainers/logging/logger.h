@@ -113,8 +113,8 @@ class Logger {
   virtual void note(const std::string&) {}
   // Whoever keeps a file brings it up to date, here alone. This is called before a checkpoint is written, so that no
   // file ends before the checkpoint does, and after it, every ten seconds, after evaluations, samples and the end, and
-  // before a NonFinite leaves train(). When it throws NoSpace (core/io/disk_space.h), the checkpoint is not written, the run
-  // goes on, and the next call is to write what is missing.
+  // before a NonFinite leaves train(). When it throws NoSpace (core/io/disk_space.h), the checkpoint is not written,
+  // the run goes on, and the next call is to write what is missing.
   virtual void flush() {}
 };
 
