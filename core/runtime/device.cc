@@ -1,7 +1,6 @@
 #include "core/runtime/device.h"
 
 #include <charconv>
-#include <system_error>
 
 #include "core/runtime/backend.h"
 #include "core/runtime/error.h"
@@ -25,10 +24,11 @@ Device parse_device(std::string_view text) {
   if (text == "meta") return {DeviceType::meta};
   if (text == "cuda") return {DeviceType::cuda};
   constexpr std::string_view prefix = "cuda:";
-  if (text.starts_with(prefix) && text.size() > prefix.size()) {
+  if (text.starts_with(prefix)) {
     int index = -1;
-    const auto [end, code] = std::from_chars(text.data() + prefix.size(), text.data() + text.size(), index);
-    if (code == std::errc() && end == text.data() + text.size() && index >= 0) return {DeviceType::cuda, index};
+    std::from_chars(text.data() + prefix.size(), text.data() + text.size(), index);
+    const Device device{DeviceType::cuda, index};
+    if (to_string(device) == text && index >= 0) return device;  // not cuda:01, cuda:-0 or cuda:1x
   }
   fail("unknown device '{}', expected cpu, cuda, cuda:INDEX or meta", text);
 }

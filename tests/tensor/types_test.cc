@@ -52,8 +52,8 @@ TEST(DeviceTest, NamesGoBothWays) {
 }
 
 TEST(DeviceTest, WhatIsNoDeviceIsRefused) {
-  for (const char* text :
-       {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:1 ", "CPU", "cpu:0", "cuda:99999999999999999999"}) {
+  for (const char* text : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:1 ", "CPU", "cpu:0",
+                           "cuda:99999999999999999999", "cuda:01", "cuda:-0", "cuda:+1"}) {
     EXPECT_EQ(testing::error_of([&] { parse_device(text); }),
               fmt::format("unknown device '{}', expected cpu, cuda, cuda:INDEX or meta", text));
   }
