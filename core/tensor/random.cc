@@ -15,8 +15,11 @@
 namespace heddle {
 
 uint32_t Random::next_word() {
-  const PhiloxBlock block = philox(seed_, stream_, position_ / 4);
-  return block.words[position_++ % 4];
+  if (position_ / 4 != block_number_) {
+    block_number_ = position_ / 4;
+    block_ = philox(seed_, stream_, block_number_);
+  }
+  return block_.words[position_++ % 4];
 }
 
 uint64_t Random::next_below(uint64_t bound) {
@@ -38,7 +41,7 @@ double Random::next_normal() {
 
 namespace {
 
-constexpr int64_t kNumbersOfAThread = int64_t{1} << 18;
+constexpr int64_t kNumbersOfAThread = int64_t{1} << 16;
 
 // number(random) draws one, of `words` words. Several threads share a large tensor: every number has its own position.
 template <class Number>

@@ -67,6 +67,9 @@ class Random {
   uint64_t seed_;
   uint64_t stream_;
   uint64_t position_ = 0;  // counted in words
+  // The block that the last word was of; no position has the number that it begins with.
+  uint64_t block_number_ = ~uint64_t{0};
+  PhiloxBlock block_ = {};
 };
 
 // Fill a floating tensor of any device: the numbers are made on the host, so they are the same everywhere. On meta
