@@ -32,6 +32,7 @@ struct Command {
   Run (*add)(CLI::App& command, const Registry& registry);
 };
 
+constexpr const char* kHelp = "help";
 constexpr std::array kCommands = {
     Command{"train", "Train a model from a config", add_train},
     Command{"tokenize", "Text to token files; trains a vocabulary first where asked", add_tokenize},
@@ -71,6 +72,7 @@ void check_first_word(const std::string& word) {
     known = {"-h", "--help", "--version"};
   } else {
     for (const Command& command : kCommands) known.emplace_back(command.name);
+    known.emplace_back(kHelp);
   }
   if (std::find(known.begin(), known.end(), word) != known.end()) return;
   const std::string hint = did_you_mean(word, known);
@@ -78,14 +80,40 @@ void check_first_word(const std::string& word) {
                                hint.empty() ? ", expected one of " + join_names(known) : hint));
 }
 
+// `help` and `help COMMAND` are other ways to write `--help` and `COMMAND --help`.
+std::vector<std::string> arguments_of(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + std::max(argc, 1));
+  if (arguments.empty() || arguments.front() != kHelp) return arguments;
+  if (arguments.size() > 2) {
+    throw UsageError(fmt::format("help: found '{}' after '{}', expected one command", arguments[2], arguments[1]));
+  }
+  arguments.erase(arguments.begin());
+  if (arguments != std::vector<std::string>{"--help"}) arguments.emplace_back("--help");
+  return arguments;
+}
+
+// CLI11 would name the arguments from the last to the first.
+std::string message_of(const CLI::ParseError& error, const CLI::App& command) {
+  const std::vector<std::string> extras = command.remaining(true);
+  if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::ExtrasError) || extras.empty()) return error.what();
+  const std::string first = extras.front().substr(0, extras.front().find('='));
+  std::vector<std::string> options;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+  }
+  return fmt::format("the following argument{} not expected: {}{}", extras.size() == 1 ? " was" : "s were",
+                     fmt::join(extras, " "), first.starts_with("--") ? did_you_mean(first, options) : "");
+}
+
 int run(int argc, char** argv, const Registry& registry) {
-  if (argc > 1) check_first_word(argv[1]);
+  std::vector<std::string> arguments = arguments_of(argc, argv);
+  if (!arguments.empty()) check_first_word(arguments.front());
   CLI::App app("heddle " HEDDLE_VERSION ": a minimal training framework for linear-attention language models",
                "heddle");
   app.set_version_flag("--version", version_text(), "Print the version and how the program was built");
   app.require_subcommand(1);
   app.footer(
-      "`heddle COMMAND --help` is the manual of a command.\n"
+      "`heddle COMMAND --help`, or `heddle help COMMAND`, is the manual of a command.\n"
       "Exit codes: 0 done, 1 failure at run time, 2 wrong usage or configuration, 3 gradcheck: a gradient is "
       "undecided,\n"
       "130 interrupted (training: after writing a checkpoint).");
@@ -95,11 +123,12 @@ int run(int argc, char** argv, const Registry& registry) {
     runs[subcommand] = command.add(*subcommand, registry);
   }
   try {
-    app.parse(argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+    app.parse(arguments);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    report(error.what(), kUsage);
     const auto chosen = app.get_subcommands();
+    report(message_of(error, chosen.empty() ? app : *chosen.front()).c_str(), kUsage);
     print_message(stderr, fmt::format("see heddle {}--help\n", chosen.empty() ? "" : chosen.front()->get_name() + " "));
     return kUsage;
   }

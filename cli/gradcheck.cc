@@ -17,6 +17,7 @@
 #include "cli/dtype.h"
 #include "cli/manual.h"
 #include "cli/option.h"
+#include "cli/progress.h"
 #include "core/config/config_scalar.h"
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
@@ -41,6 +42,7 @@ struct GradcheckArguments {
 // What was found so far, over all blocks of the table.
 struct Tally {
   int checked = 0, wrong = 0, undecided = 0;
+  Progress progress = {};
 
   void add(Verdict verdict) {
     ++checked;
@@ -50,8 +52,16 @@ struct Tally {
   int exit_code() const { return wrong > 0 ? kFailed : undecided > 0 ? kUndecided : kDone; }
 };
 
+// Tells of the derivatives of one block of the table.
+GradcheckProgress progress_of(const std::string& title, Progress& progress) {
+  return [&progress, title](int64_t checked, int64_t all) {
+    progress.tell([&](double) { return fmt::format("{}: {} of {} derivatives", title, checked, all); });
+  };
+}
+
 // Prints a block of the table.
 void show(const std::string& title, const GradcheckReport& report, DType dtype, Tally& tally) {
+  tally.progress.clear();
   fmt::print("{}\n", title);
   std::istringstream faults(report.faults());
   for (std::string fault; std::getline(faults, fault);) fmt::print("  WRONG     {}\n", fault);
@@ -90,15 +100,16 @@ void check_operators(Context& context, const Registry& registry, const Gradcheck
       cases.push_back(own_case(op, options.own_options, options.shapes));
     }
     for (const OperatorCase& operator_case : cases) {
-      const GradcheckReport report = check_operator_gradients(context, op, operator_case, dtype);
+      const GradcheckReport report =
+          check_operator_gradients(context, op, operator_case, dtype, progress_of(op.name, tally.progress));
       show(title_of(operator_case, context), report, dtype, tally);
     }
   }
 }
 
 void check_model(Context& context, const TrainConfig& config, const std::string& path, DType dtype, Tally& tally) {
-  show(fmt::format("{}  {}", path, to_string(context.device())), check_model_gradients(context, config, dtype), dtype,
-       tally);
+  const GradcheckReport report = check_model_gradients(context, config, dtype, progress_of(path, tally.progress));
+  show(fmt::format("{}  {}", path, to_string(context.device())), report, dtype, tally);
 }
 
 // Without --device all devices there are: a CPU, and the first GPU.

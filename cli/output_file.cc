@@ -11,6 +11,7 @@
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
+#include "trainers/run/checkpoint.h"
 
 namespace heddle::cli {
 namespace {
@@ -39,10 +40,8 @@ void check_is_in_no_checkpoint(const char* option, const fs::path& folder) {
   fs::path path = fs::weakly_canonical(folder, unreadable);
   if (unreadable) path = fs::absolute(folder).lexically_normal();
   for (; path.has_relative_path(); path = path.parent_path()) {
-    const std::string name = path.filename().string();
     const fs::path checkpoints = path.parent_path();
-    if (!name.starts_with("step_") || name.find_first_not_of("0123456789", 5) != std::string::npos) continue;
-    if (checkpoints.filename() != "checkpoints") continue;
+    if (checkpoints.filename() != "checkpoints" || !step_of_checkpoint(path.filename().string())) continue;
     if (!fs::exists(checkpoints.parent_path() / "config.yaml", unreadable)) continue;  // no run writes there
     throw UsageError(
         fmt::format("{}: {} is in the checkpoint {}, and would be removed with it; expected a folder in no checkpoint",

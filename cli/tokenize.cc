@@ -2,12 +2,9 @@
 #include "trainers/data/tokenize.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -19,10 +16,10 @@
 #include "cli/manual.h"
 #include "cli/option.h"
 #include "cli/output_file.h"
+#include "cli/progress.h"
 #include "cli/signals.h"
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
-#include "core/runtime/message.h"
 #include "trainers/data/sentencepiece.h"
 
 namespace heddle::cli {
@@ -42,33 +39,10 @@ struct TokenizeArguments {
   int64_t separator = kNotGiven;
 };
 
-// Says how much is done: on a terminal in place and often, else a line now and then.
-class Progress {
- public:
-  explicit Progress(uint64_t bytes) : bytes_(bytes) {}
-  ~Progress() {
-    if (is_line_open_) print_message(stderr, "\r\033[K");
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-
-  void tell(uint64_t done) {
-    const auto now = Clock::now();
-    if (now - last_ < (is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000))) return;
-    last_ = now;
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    const std::string line = fmt::format("{:.1f} of {:.1f} MB, {:.2f} MB/s", static_cast<double>(done) / 1e6,
-                                         static_cast<double>(bytes_) / 1e6, static_cast<double>(done) / 1e6 / seconds);
-    print_message(stderr, is_terminal_ ? "\r\033[K" + line : line + "\n");
-    is_line_open_ = is_terminal_;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  uint64_t bytes_;
-  bool is_terminal_ = isatty(STDERR_FILENO) != 0, is_line_open_ = false;
-  Clock::time_point start_ = Clock::now(), last_ = start_;
-};
+std::string megabytes(uint64_t done, uint64_t all, double seconds) {
+  return fmt::format("{:.1f} of {:.1f} MB, {:.2f} MB/s", static_cast<double>(done) / 1e6,
+                     static_cast<double>(all) / 1e6, static_cast<double>(done) / 1e6 / seconds);
+}
 
 // The name of the model beside the tokens.
 std::string model_path(const TokenizeArguments& options) {
@@ -173,9 +147,9 @@ int run(const TokenizeArguments& options) {
   TokenWriter writer(options.out, vocabulary);
   TokenizeResult result;
   {
-    Progress progress(bytes);
+    Progress progress;
     tokenize_options.goes_on = [&](uint64_t done) {
-      progress.tell(done);
+      progress.tell([&](double seconds) { return megabytes(done, bytes, seconds); });
       return !signals.stop_requested();
     };
     try {

@@ -20,6 +20,7 @@
 #include "core/distributed/communicator.h"
 #include "tools/verify_resume.h"
 #include "trainers/dry_run.h"
+#include "trainers/logging/console_logger.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/run/run_tokenizer.h"
@@ -102,7 +103,8 @@ int show_dry_run(const TrainArguments& options, const TrainConfig& config, const
                               .note = print_note},
                              registry);
   const double steps = static_cast<double>(config.trainer.steps);
-  fmt::print("parameters   {} ({:.2f} M)\n", run.parameters, static_cast<double>(run.parameters) / 1e6);
+  const std::string in_full = std::to_string(run.parameters), in_short = format_parameters(run.parameters);
+  fmt::print("parameters   {}{}\n", in_full, in_short == in_full ? "" : " (" + in_short + ")");
   fmt::print("memory       {} at the peak of a step{}\n", format_bytes(run.peak_bytes),
              processes > 1 ? fmt::format(", in each of {} processes", processes) : "");
   for (int i = 0; i < kMemoryCategories; ++i) {

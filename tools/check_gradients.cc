@@ -40,7 +40,8 @@ std::vector<NamedTensor> make_inputs(Context& context, const OperatorCase& opera
   return inputs;
 }
 
-GradcheckReport check_differences(Context& context, const LayerSpec& spec, const OperatorCase& operator_case) {
+GradcheckReport check_differences(Context& context, const LayerSpec& spec, const OperatorCase& operator_case,
+                                  const GradcheckProgress& progress) {
   const std::vector<NamedTensor> tensors = make_inputs(context, operator_case, DType::float64);
   std::vector<GradcheckInput> inputs;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -55,7 +56,7 @@ GradcheckReport check_differences(Context& context, const LayerSpec& spec, const
     for (const auto& [name, output] : outputs) result.push_back(output);
     return result;
   };
-  return gradcheck(context, function, inputs);
+  return gradcheck(context, function, inputs, {.progress = progress});
 }
 
 // Random tokens, and what the loss of a model for them is.
@@ -123,7 +124,8 @@ int64_t checked_length(const TrainConfig& config) {
   return kShort;
 }
 
-GradcheckReport check_model_differences(Context& context, const TrainConfig& config) {
+GradcheckReport check_model_differences(Context& context, const TrainConfig& config,
+                                        const GradcheckProgress& progress) {
   ModelLoss model(context, config, checked_length(config));
   model.materialize(context, DType::float64, config.seed);
   std::vector<GradcheckInput> inputs;
@@ -135,7 +137,7 @@ GradcheckReport check_model_differences(Context& context, const TrainConfig& con
     }
     return std::vector<Variable>{model.loss(tape)};
   };
-  return gradcheck(context, function, inputs, {.projections = 3});
+  return gradcheck(context, function, inputs, {.projections = 3, .progress = progress});
 }
 
 void write_parameters(Context& context, ParameterSet& to, const std::vector<GradientValues>& values) {
@@ -274,14 +276,15 @@ double gradient_tolerance(DType dtype) {
 double model_tolerance(DType dtype) { return 4.0 * gradient_tolerance(dtype); }
 
 GradcheckReport check_operator_gradients(Context& context, const Operator& op, const OperatorCase& operator_case,
-                                         DType dtype) {
+                                         DType dtype, const GradcheckProgress& progress) {
   const LayerSpec spec{&op, bind_operator(op, parse_config(operator_case.options, operator_case.name))};
-  return dtype == DType::float64 ? check_differences(context, spec, operator_case)
+  return dtype == DType::float64 ? check_differences(context, spec, operator_case, progress)
                                  : check_precision(context, spec, operator_case, dtype);
 }
 
-GradcheckReport check_model_gradients(Context& context, const TrainConfig& config, DType dtype) {
-  return dtype == DType::float64 ? check_model_differences(context, config)
+GradcheckReport check_model_gradients(Context& context, const TrainConfig& config, DType dtype,
+                                      const GradcheckProgress& progress) {
+  return dtype == DType::float64 ? check_model_differences(context, config, progress)
                                  : check_model_precision(context, config, dtype);
 }
 

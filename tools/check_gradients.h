@@ -16,8 +16,9 @@ namespace heddle {
 // element of that gradient, or 8 times what it changes by when inputs, values on the way and their gradients move by
 // rounding errors, whichever is more. Where that is more than a tenth of the largest element, a gradient within 4 times
 // as much is undecided.
+// `progress` is told of differences, which are many.
 GradcheckReport check_operator_gradients(Context& context, const Operator& op, const OperatorCase& operator_case,
-                                         DType dtype);
+                                         DType dtype, const GradcheckProgress& progress = {});
 
 double gradient_tolerance(DType dtype);
 
@@ -25,7 +26,8 @@ double gradient_tolerance(DType dtype);
 // length where its layers take no other. The parameters are those of a new model moved off a little, since zeros among
 // them may be kinks. float64: derivatives along random directions. Other dtypes: as above, with the norms of a
 // parameter's gradient and of its error in place of elements, and model_tolerance(dtype).
-GradcheckReport check_model_gradients(Context& context, const TrainConfig& config, DType dtype);
+GradcheckReport check_model_gradients(Context& context, const TrainConfig& config, DType dtype,
+                                      const GradcheckProgress& progress = {});
 
 double model_tolerance(DType dtype);
 

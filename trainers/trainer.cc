@@ -128,9 +128,7 @@ class Run {
   int64_t steps() const { return config_.trainer.steps; }
   int64_t sequences_of_step() const { return config_.trainer.accumulate * config_.trainer.batch_size; }
   int64_t tokens_of_step() const { return sequences_of_step() * config_.trainer.sequence_length; }
-  std::filesystem::path checkpoint_path(int64_t step) const {
-    return folder_.checkpoints() / fmt::format("step_{}", step);
-  }
+  std::filesystem::path checkpoint_path(int64_t step) const { return folder_.checkpoints() / checkpoint_name(step); }
 
   bool is_complete(int64_t step) const { return heddle::is_complete(config_.trainer, evaluations_, step); }
 

@@ -262,6 +262,7 @@ class Checker {
       // A gradient that is no number is wrong where the function has a derivative.
       if (!is_number) slope.verdict = std::isfinite(slope.error) ? Verdict::wrong : Verdict::undecided;
       ++report.checked;
+      if (options_.progress) options_.progress(++checked_, count_derivatives());
       report.wrong += slope.verdict == Verdict::wrong ? 1 : 0;
       report.undecided += slope.verdict == Verdict::undecided ? 1 : 0;
       // Within a verdict it is the worse the further off, and no number at all is the worst.
@@ -292,6 +293,16 @@ class Checker {
     return report;
   }
 
+  // Of all inputs.
+  int64_t count_derivatives() const {
+    int64_t count = 0;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      if (!inputs_[i].differentiate || values_[i].empty()) continue;
+      count += options_.projections > 0 ? options_.projections : static_cast<int64_t>(values_[i].size());
+    }
+    return count;
+  }
+
   // The sum of the magnitudes of the terms of f, where it has these outputs.
   double size_of_terms(const Values& outputs) const {
     double sum = 0.0;
@@ -318,6 +329,7 @@ class Checker {
   const GradcheckOptions& options_;
   bool keeps_inputs_ = true, keeps_upstream_ = true;  // so far
   Values base_, upstream_;                            // of all outputs, one after the other
+  int64_t checked_ = 0;                               // derivatives
 };
 
 }  // namespace

@@ -22,10 +22,14 @@ struct GradcheckInput {
   bool differentiate = true;
 };
 
+// Is told how many derivatives of how many are checked.
+using GradcheckProgress = std::function<void(int64_t checked, int64_t all)>;
+
 struct GradcheckOptions {
   uint64_t seed = 1;  // of the upstream gradient and of the directions
   // 0: every element is moved. n > 0: n random directions for each input (for large inputs).
   int projections = 0;
+  GradcheckProgress progress = {};  // called after each derivative
 };
 
 // What was found for one input, and its worst element: a wrong one if there is any, else an undecided one, else the one

@@ -15,6 +15,7 @@ struct Location {
   int column = 0;
 
   std::string to_string() const;  // "FILE:LINE:COL", or "FILE" when line is 0
+  bool is_override() const { return line == 0 && file.starts_with("--set "); }
 };
 
 // A configuration that a user has to mend. what() is "FILE:LINE:COL: message".

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <ios>
-#include <iterator>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -28,10 +27,16 @@ std::string read_text(const std::string& path, const Location& asked_at) {
     reason = "it has a NUL byte";
   } else if (!fs::is_directory(path, ignored)) {
     std::ifstream stream(path, std::ios::binary);
-    if (stream) {
-      return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+    std::string text;
+    constexpr std::size_t kChunk = std::size_t{1} << 16, kMost = std::size_t{1} << 24;
+    while (stream && text.size() <= kMost) {  // a device may never end
+      const std::size_t before = text.size();
+      text.resize(before + kChunk);
+      stream.read(text.data() + before, kChunk);
+      text.resize(before + static_cast<std::size_t>(stream.gcount()));
     }
-    reason = std::strerror(errno);
+    if (stream.eof()) return text;
+    reason = stream ? "it has more than 16 MiB, expected a config" : std::strerror(errno);
   }
   throw ConfigError(asked_at, "cannot read '" + path + "': " + reason);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
+#include <functional>
 
 #include "core/config/for_each_scalar.h"
 #include "core/config/nearest_name.h"
@@ -268,13 +269,33 @@ void ConfigNode::for_each_scalar(
   visit_scalars(*value_, path_, visit);
 }
 
+std::string ConfigNode::did_you_mean_below(const std::string& key) const {
+  constexpr std::size_t kMost = 3;  // more tell a user nothing
+  std::vector<std::string> paths;
+  const std::function<void(const ConfigNode&)> visit = [&](const ConfigNode& node) {
+    for (const Reading::Child& child : node.reading_->children) {
+      const std::string path = child.node.path_of(key);
+      if (contains(child.node.reading_->known, key) && !contains(paths, path)) paths.push_back(path);
+      visit(child.node);
+    }
+  };
+  visit(*this);
+  if (paths.empty() || paths.size() > kMost) return "";
+  std::string names;
+  for (const std::string& path : paths) names += (names.empty() ? "'" : " or '") + path + "'";
+  return "; did you mean " + names + "?";
+}
+
 void ConfigNode::finish() const {
   if (reading_->handed_on) return;
   const std::vector<std::string>& known = reading_->known;
   for (const ConfigEntry& entry : value_->entries) {
     if (contains(known, entry.name)) continue;
-    std::string hint = did_you_mean(entry.name, known);
-    if (hint.empty()) hint = known.empty() ? ", expected no keys" : ", expected one of " + join_names(known);
+    std::vector<std::string> expected = known;
+    if (entry.location.is_override() && path_.empty()) std::erase(expected, "base");  // which only a file may name
+    std::string hint = did_you_mean(entry.name, expected);
+    if (hint.empty()) hint = did_you_mean_below(entry.name);
+    if (hint.empty()) hint = expected.empty() ? ", expected no keys" : ", expected one of " + join_names(expected);
     throw ConfigError(entry.location,
                       "unknown key '" + entry.name + "'" + (path_.empty() ? "" : " in " + path_) + hint);
   }

@@ -136,6 +136,8 @@ class ConfigNode {
 
   // The written value or nullptr, after making the key known.
   const ConfigValue* ask(const std::string& key) const;
+  // "; did you mean 'norm.eps'?" where sections below this one know a key of this name, else "".
+  std::string did_you_mean_below(const std::string& key) const;
   [[noreturn]] void fail_missing(const std::string& key, const std::string& expected) const;
   // The node of the section under `key`, or of an item of the list there: one reading state for all who ask.
   ConfigNode child(const std::string& key, std::size_t item, const ConfigTree& value, const Location& location,

@@ -57,12 +57,27 @@ int descriptor_of(const fs::path& path) {
   return error == std::errc() && end == name.data() + name.size() ? descriptor : -1;
 }
 
+// Throws Error for a device of which no memory holds all, such as /dev/zero and /dev/random. A terminal ends, and
+// /dev/null is empty.
+void check_has_end(const fs::path& path) {
+  struct stat found {
+  }, null{};
+  if (::stat(path.c_str(), &found) != 0 || !S_ISCHR(found.st_mode)) return;
+  if (::stat("/dev/null", &null) == 0 && null.st_rdev == found.st_rdev) return;
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_NOCTTY | O_CLOEXEC);
+  if (descriptor < 0) return;  // whoever reads it says so
+  const bool is_terminal = ::isatty(descriptor) != 0;
+  ::close(descriptor);
+  check(is_terminal, "cannot read {}: it is a device that never ends, expected a file", path.string());
+}
+
 // Calls consume(data, bytes) for consecutive chunks of the file.
 template <class Consume>
 void read_chunks(const fs::path& path, const Consume& consume) {
   check_no_nul(path);
   std::error_code unreadable;  // what cannot be looked at cannot be opened
   if (fs::is_directory(path, unreadable)) fail("cannot read {}: it is a folder", path.string());
+  check_has_end(path);
   std::ifstream file(path, std::ios::binary);
   if (!file) fail_errno("open", path);
   std::vector<char> buffer(kChunk);

@@ -96,6 +96,7 @@ std::filesystem::path partial_path(const std::filesystem::path& path);
 void check_no_nul(const std::filesystem::path& path);
 
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
+// Read a file, a pipe or a terminal to its end. Throw Error for a folder, and for a device that never ends (/dev/zero).
 std::string read_file(const std::filesystem::path& path);
 FileDigest digest_file(const std::filesystem::path& path);
 // Gives a file or folder its name; what had the name before is gone. It lasts when the folder is synced.

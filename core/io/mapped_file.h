@@ -8,8 +8,8 @@
 namespace heddle {
 
 // A regular file is mapped: its pages are read when they are touched, and the system takes them back when memory is
-// short, so a file may be larger than memory. What cannot be mapped (a pipe, a device) is read to its end. Copies share
-// the bytes, which live as long as one of them.
+// short, so a file may be larger than memory. What cannot be mapped (a pipe, a terminal) is read to its end, by
+// read_file(). Copies share the bytes, which live as long as one of them.
 //
 // Appending to a mapped file, or replacing it by another under its name, changes nothing here. It must not be cut
 // short: the system ends a process that touches a page which is gone (SIGBUS).

@@ -33,7 +33,7 @@ struct SafetensorsEntry {
 class SafetensorsReader {
  public:
   // Reads and checks the header; data is read on demand, and none of it for a tensor on meta. What is no regular file
-  // (a pipe, a device) is read to its end.
+  // (a pipe) is read to its end.
   explicit SafetensorsReader(std::filesystem::path path);
 
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // in the order of their data

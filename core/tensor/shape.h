@@ -53,7 +53,8 @@ std::string to_string(const Shape& shape);
 
 // A shape as an argument of a message, check() among them, which makes no text of it unless the check fails.
 template <>
-struct fmt::formatter<heddle::Shape> : fmt::formatter<std::string> {
+struct fmt::formatter<heddle::Shape> : private fmt::formatter<std::string> {  // privately: in a list it has no quotes
+  using fmt::formatter<std::string>::parse;
   template <class Context>
   auto format(const heddle::Shape& shape, Context& context) const {
     return fmt::formatter<std::string>::format(heddle::to_string(shape), context);

@@ -76,7 +76,7 @@ Variable squared_relu(Tape& tape, const Variable& x) {
         "[squared_relu] x is {}, expected float64 or float32", name(x.dtype()));
   check(tape.context().device().type == DeviceType::cuda, "[squared_relu] the context is on {}, expected a GPU",
         to_string(tape.context().device()));
-  const bool recorded = tape.records({&x});
+  const bool recorded = tape.records("squared_relu", {{"x", x}});
   Variable y = tape.output(Tensor::empty(tape.context(), x.shape(), x.dtype()), recorded);
   const auto kernel = x.dtype() == DType::float64 ? forward_kernel<double> : forward_kernel<float>;
   launch(tape.context(), x.value.numel(), kernel, kernels::rows_view(x.value), kernels::rows_view(y.value));

@@ -71,4 +71,12 @@ inline void check_dtype(std::string_view layer, std::string_view what, const Var
         name(input.dtype()), of);
 }
 
+// `found` has the dtype of x, or the one in which sums of such numbers are taken.
+inline void check_dtype_or_wider(std::string_view layer, std::string_view what, const Variable& found,
+                                 const Variable& x) {
+  const DType same = x.dtype(), wide = accumulate_type(same);
+  check(found.dtype() == wide || found.dtype() == same, "[{}] {} is {}, expected {}{}{}: x is {}", layer, what,
+        name(found.dtype()), wide == same ? "" : name(same), wide == same ? "" : " or ", name(wide), name(same));
+}
+
 }  // namespace heddle

@@ -40,11 +40,12 @@ struct CrossEntropyNode {
 
 }  // namespace
 
-void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, const Shape& rows,
-                   std::string_view of, const CrossEntropyOptions& options) {
+void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, std::string_view name,
+                   const Variable& x, const CrossEntropyOptions& options) {
+  const Shape rows = x.shape().part(0, x.value.rank() - 1);
   check(targets.dtype() == DType::int32 && targets.shape() == rows && targets.is_contiguous(),
-        "[{}] targets are {} {}, expected dense int32 {}: one for each row of {}", layer, name(targets.dtype()),
-        targets.shape(), rows, of);
+        "[{}] targets are {} {}, expected dense int32 {}: one for each row of {} {}", layer,
+        heddle::name(targets.dtype()), targets.shape(), rows, name, x.shape());
   tape.check_device(targets, fmt::format("[{}] the tensor targets", layer));
   check(options.label_smoothing >= 0.0 && options.label_smoothing <= 1.0,
         "[{}] label_smoothing is {}, expected a number from 0 to 1", layer, options.label_smoothing);
@@ -56,10 +57,9 @@ Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets
   check_rows("cross_entropy", "logits", logits);
   check(logits.shape()[-1] > 0, "[cross_entropy] logits have shape {}, expected at least one class", logits.shape());
   Context& context = tape.context();
-  check_targets("cross_entropy", tape, targets, logits.shape().part(0, logits.value.rank() - 1),
-                "logits " + to_string(logits.shape()), options);
-  const bool recorded = tape.records("cross_entropy", {{"logits", logits}}),
-             reduces = options.reduction != Reduction::none;
+  check_targets("cross_entropy", tape, targets, "logits", logits, options);
+  const bool recorded = tape.records("cross_entropy", {{"logits", logits}});
+  const bool reduces = options.reduction != Reduction::none;
   const DType exact = accumulate_type(logits.dtype());
   const int64_t rows = targets.numel();
   Variable loss = tape.output(Tensor::empty(context, reduces ? Shape{} : targets.shape(), exact), recorded);

@@ -21,9 +21,9 @@ using kernels::Reduction;
 Variable cross_entropy(Tape& tape, const Variable& logits, const Tensor& targets,
                        const CrossEntropyOptions& options = {});
 
-// The checks of `layer` for what it has in common with cross_entropy(): targets, one for each row of the shape `rows`,
-// and the options. `of` names the input whose rows they are.
-void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, const Shape& rows,
-                   std::string_view of, const CrossEntropyOptions& options);
+// The checks of `layer` for what it has in common with cross_entropy(): targets, one for each row of the input x, which
+// is called `name`, and the options.
+void check_targets(std::string_view layer, const Tape& tape, const Tensor& targets, std::string_view name,
+                   const Variable& x, const CrossEntropyOptions& options);
 
 }  // namespace heddle

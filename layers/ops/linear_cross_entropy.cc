@@ -102,8 +102,7 @@ void check_inputs(const Tape& tape, const Variable& x, const Variable& weight, c
         "[{}] weight has shape {}, expected (classes, {}), at least one class: {} is the last dimension of x {}",
         kOperator, weight.shape(), x.shape()[-1], x.shape()[-1], x.shape());
   check_dtype(kOperator, "weight", weight, "x", x);
-  check_targets(kOperator, tape, targets, x.shape().part(0, x.value.rank() - 1), "x " + to_string(x.shape()),
-                options.loss);
+  check_targets(kOperator, tape, targets, "x", x, options.loss);
   check(options.loss.reduction != Reduction::none, "[{}] reduction is none, expected mean or sum", kOperator);
   check(options.chunk > 0, "[{}] chunk is {}, expected at least one row", kOperator, options.chunk);
 }

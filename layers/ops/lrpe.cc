@@ -1,7 +1,7 @@
 #include "layers/ops/lrpe.h"
 
 #include <algorithm>
-#include <string>
+#include <string_view>
 
 #include "core/runtime/error.h"
 #include "layers/ops/check.h"
@@ -21,10 +21,7 @@ kernels::HeadsView check_lrpe_x(std::string_view op, const Variable& x, Layout l
 void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& theta) {
   check(theta.defined(), "[{}] theta is missing", op);
   check(theta.value.rank() == 2, "[{}] theta has shape {}, expected (H, E) or (1, E)", op, theta.shape());
-  const DType wide = accumulate_type(x.dtype());
-  const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
-  check(theta.dtype() == wide || theta.dtype() == x.dtype(), "[{}] theta is {}, expected {}{}: x is {}", op,
-        name(theta.dtype()), same, name(wide), name(x.dtype()));
+  check_dtype_or_wider(op, "theta", theta, x);
   view_of(op, "theta", [&] { return kernels::rows_view(theta.value); });
 }
 

@@ -1,7 +1,7 @@
 #include "layers/ops/norm.h"
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 
 #include "core/runtime/error.h"
 #include "layers/ops/check.h"
@@ -26,10 +26,7 @@ void check_vector(std::string_view layer, const char* what, const Variable& foun
   const Shape expected{x.shape()[-1]};
   check(found.shape() == expected, "[{}] {} has shape {}, expected {}: the last dimension of x {}", layer, what,
         found.shape(), expected, x.shape());
-  const DType wide = accumulate_type(x.dtype());
-  const std::string same = wide == x.dtype() ? "" : fmt::format("{} or ", name(x.dtype()));
-  check(found.dtype() == wide || found.dtype() == x.dtype(), "[{}] {} is {}, expected {}{}: x is {}", layer, what,
-        name(found.dtype()), same, name(wide), name(x.dtype()));
+  check_dtype_or_wider(layer, what, found, x);
   check_dense(layer, what, found);
 }
 

@@ -125,6 +125,19 @@ TEST_F(GradcheckTest, NaNIsUndecidedWhereTheFunctionIsNaN) {
   EXPECT_EQ(report.inputs[0].worst_element, 1);
 }
 
+TEST_F(GradcheckTest, EachDerivativeIsTold) {
+  for (const int projections : {0, 3}) {
+    std::vector<int64_t> told;
+    const int64_t all = projections > 0 ? projections : 5;
+    check_of(kSin, {-1, 0, 0.5, 2, 100}, {.projections = projections, .progress = [&](int64_t checked, int64_t of) {
+                                            told.push_back(checked);
+                                            EXPECT_EQ(of, all);
+                                          }});
+    ASSERT_EQ(static_cast<int64_t>(told.size()), all);
+    for (int64_t i = 0; i < all; ++i) EXPECT_EQ(told[static_cast<size_t>(i)], i + 1);
+  }
+}
+
 TEST_F(GradcheckTest, NansAreShownWithoutTheirSign) {
   const double nan = std::copysign(std::nan(""), -1.0);
   GradcheckReport report;

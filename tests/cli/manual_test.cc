@@ -102,6 +102,28 @@ TEST(ManualTest, EveryCommandHasAManual) {
   }
 }
 
+TEST(ManualTest, IsAskedForByAWordOrAnOption) {
+  const auto expect_same = [](const std::vector<std::string>& word, const std::vector<std::string>& option) {
+    const testing::Finished found = run_heddle(word), expected = run_heddle(option);
+    EXPECT_EQ(found.code, 0) << found.err;
+    EXPECT_EQ(found.out, expected.out);
+    EXPECT_EQ(found.err, "");
+  };
+  expect_same({"help"}, {"--help"});
+  expect_same({"help", "--help"}, {"--help"});
+  expect_same({"help", "train"}, {"train", "--help"});
+  expect_same({"help", "run-layer"}, {"run-layer", "--help"});
+  const auto refusal = [](const std::vector<std::string>& arguments) {
+    const testing::Finished found = run_heddle(arguments);
+    EXPECT_EQ(found.code, 2);
+    EXPECT_EQ(found.out, "");
+    return found.err;
+  };
+  EXPECT_EQ(refusal({"help", "trian"}), "error: unknown command 'trian'; did you mean 'train'?\n");
+  EXPECT_EQ(refusal({"help", "train", "eval"}), "error: help: found 'eval' after 'train', expected one command\n");
+  EXPECT_EQ(refusal({"helb"}), "error: unknown command 'helb'; did you mean 'help'?\n");
+}
+
 // What is shown of a value is what it stands for, not how the library of the command line calls its type.
 TEST(ManualTest, ValuesAreShownByTheirMeaning) {
   for (const std::string& command : commands()) {

@@ -105,6 +105,8 @@ TEST_F(TrainCommandTest, LayerOptionsAreCheckedAsStrictly) {
   EXPECT_THAT(refusal("model.mixer.type=lightening"), HasSubstr("did you mean 'lightning'?"));
   EXPECT_THAT(refusal("model.norm.type=rmsnorm"), HasSubstr("did you mean 'rms_norm'?"));
   EXPECT_THAT(refusal("model.channel.hiden=3"), HasSubstr("did you mean 'hidden'?"));
+  EXPECT_EQ(refusal("lr=2"), "error: --set lr=2: unknown key 'lr'; did you mean 'optimizer.lr'?\n");
+  EXPECT_THAT(refusal("wheels=4"), HasSubstr("unknown key 'wheels', expected one of seed, data, "));  // no base
   EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
@@ -120,7 +122,10 @@ TEST_F(TrainCommandTest, WrongUsageExitsWithTwo) {
   EXPECT_THAT(refusal({}), HasSubstr("subcommand"));
   EXPECT_THAT(refusal({"trian"}), HasSubstr("unknown command 'trian'; did you mean 'train'?"));
   EXPECT_THAT(refusal({"--verison"}), HasSubstr("unknown option '--verison'; did you mean '--version'?"));
-  EXPECT_THAT(refusal(train("run", {"--stes", "3"})), HasSubstr("--stes"));
+  EXPECT_THAT(refusal(train("run", {"--stes", "3"})),
+              StartsWith("error: the following arguments were not expected: --stes 3; did you mean '--steps'?\n"));
+  EXPECT_THAT(refusal(train("run", {"--outside=1", "a", "b"})),
+              StartsWith("error: the following arguments were not expected: --outside=1 a b\nsee heddle train --help"));
   EXPECT_THAT(refusal(train("run", {"--device", "gpu"})), HasSubstr("gpu"));
   EXPECT_THAT(refusal(train("run", {"--threads", "-1"})), HasSubstr("--threads"));
   EXPECT_THAT(refusal(train("run", {"extra"})), HasSubstr("extra"));

@@ -52,6 +52,22 @@ TEST_F(ConfigLoadTest, EachValueKeepsItsOrigin) {
   EXPECT_EQ(a.location_of("z").to_string(), "--set a.z=3");
 }
 
+TEST_F(ConfigLoadTest, WhatNeverEndsIsNoConfig) {
+  EXPECT_EQ(testing::error_of([] { load_config("/dev/zero"); }),
+            "/dev/zero: cannot read '/dev/zero': it has more than 16 MiB, expected a config");
+}
+
+TEST_F(ConfigLoadTest, OnlyAFileMayNameABase) {
+  write("main.yaml", "a: 1\nwheels: 4\n");
+  const auto refusal = [&](const std::vector<std::string>& overrides) {
+    const ConfigNode node = load("main.yaml", overrides);
+    node.require<int64_t>("a");
+    return testing::error_of([&] { node.finish(); });
+  };
+  EXPECT_EQ(refusal({}), path("main.yaml") + ":2:1: unknown key 'wheels', expected one of base, a");
+  EXPECT_EQ(refusal({"wheels=3"}), "--set wheels=3: unknown key 'wheels', expected one of a");
+}
+
 // The file lacks the key, whatever is set beside it.
 TEST_F(ConfigLoadTest, AMissingKeyIsSaidOfTheFile) {
   write("main.yaml", "a: 1\n");

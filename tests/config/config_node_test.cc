@@ -140,6 +140,19 @@ TEST(ConfigNodeTest, FinishReachesSectionsOfSectionsThatAreNotWritten) {
   node.finish();
 }
 
+TEST(ConfigNodeTest, AKeyOfASectionBelowIsSuggested) {
+  const ConfigNode node = parse_config("lr: 1\nblocks:\n- {}\n- {}\n- {}\n- {}\n", "m.yaml");
+  node.section("optimizer").get<double>("lr", 0);
+  for (const ConfigNode& block : node.list("blocks")) block.section("norm").get<double>("eps", 0);
+  EXPECT_EQ(error_of([&] { node.finish(); }), "m.yaml:1:1: unknown key 'lr'; did you mean 'optimizer.lr'?");
+  node.section("model").section("head").get<double>("lr", 0);
+  EXPECT_EQ(error_of([&] { node.finish(); }),
+            "m.yaml:1:1: unknown key 'lr'; did you mean 'optimizer.lr' or 'model.head.lr'?");
+  const ConfigNode many = parse_config("eps: 1\nblocks: [{}, {}, {}, {}]\n", "m.yaml");
+  for (const ConfigNode& block : many.list("blocks")) block.get<double>("eps", 0);
+  EXPECT_EQ(error_of([&] { many.finish(); }), "m.yaml:1:1: unknown key 'eps', expected one of blocks");
+}
+
 TEST(ConfigNodeTest, AliasesAreReadApart) {
   const ConfigNode node = parse_config("a: &same {x: 1, y: 2}\nb: *same\n", "m.yaml");
   for (const char* key : {"x", "y"}) node.section("a").require<int>(key);

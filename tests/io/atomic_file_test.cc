@@ -24,6 +24,7 @@
 #include "tests/error_of.h"
 #include "tests/io/recorded_calls.h"
 #include "tests/temp_folder.h"
+#include "tests/terminal.h"
 
 namespace heddle {
 namespace {
@@ -207,6 +208,23 @@ TEST_F(AtomicFileTest, ErrorsNameTheFile) {
               AllOf(HasSubstr("cannot open "), HasSubstr("circle: Too many levels of symbolic links")));
   EXPECT_THAT(testing::error_of([&] { write_file(folder_ / "circle", "x"); }), HasSubstr("cannot write "));
   EXPECT_THAT(testing::error_of([&] { write_file(folder_ / "no/file", "x"); }), HasSubstr("No such file"));
+}
+
+TEST_F(AtomicFileTest, ADeviceThatNeverEndsIsNotRead) {
+  fs::create_symlink("/dev/zero", folder_ / "link");
+  for (const fs::path& device : {fs::path("/dev/zero"), fs::path("/dev/urandom"), folder_ / "link"}) {
+    const std::string refusal = "cannot read " + device.string() + ": it is a device that never ends, expected a file";
+    EXPECT_EQ(testing::error_of([&] { read_file(device); }), refusal);
+    EXPECT_EQ(testing::error_of([&] { digest_file(device); }), refusal);
+    EXPECT_EQ(testing::error_of([&] { MappedFile file(device); }), refusal);
+  }
+  EXPECT_EQ(read_file("/dev/null"), "");
+}
+
+TEST_F(AtomicFileTest, ATerminalIsReadToTheEndThatIsTyped) {
+  const testing::Terminal terminal;
+  terminal.type("a line\n\x04");
+  EXPECT_EQ(read_file(terminal.path()), "a line\n");
 }
 
 TEST_F(AtomicFileTest, ALinkAndPermissionsStay) {

@@ -1,10 +1,13 @@
 // Dtypes, devices and shapes: names, parsing, errors.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/runtime/device.h"
 #include "core/runtime/error.h"
@@ -89,6 +92,13 @@ TEST(ShapeTest, ComparesExtentsAndRank) {
   EXPECT_TRUE(Shape{} == Shape{});
   Shape shrunk{2, 3, 4};
   EXPECT_TRUE(shrunk.part(0, 2) == (Shape{2, 3})) << "what lies beyond the rank does not count";
+}
+
+// Also beside fmt/ranges.h, to which a shape is a range.
+TEST(ShapeTest, IsAnArgumentOfAMessage) {
+  EXPECT_EQ(fmt::format("{} and {}", Shape{2, 3}, Shape{}), "(2, 3) and ()");
+  EXPECT_EQ(fmt::format("{:>8}|{:<8}|", Shape{2, 3}, Shape{4}), "  (2, 3)|(4)     |");
+  EXPECT_EQ(fmt::format("{}", std::vector<Shape>{{2, 3}, {4}}), "[(2, 3), (4)]");
 }
 
 TEST(ShapeTest, HasAtMostEightDimensions) {

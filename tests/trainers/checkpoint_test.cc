@@ -277,11 +277,47 @@ TEST_F(CheckpointTest, AFolderInPlaceOfTheLinkToTheBestIsReplaced) {
   write_with_best(2, 1);
   EXPECT_EQ(fs::read_symlink(best), "step_1");
   // What is nowhere else is not removed.
+  const auto expect_refusal = [&](const char* why) {
+    EXPECT_THAT(
+        testing::error_of([&] { write_with_best(3, 3); }),
+        HasSubstr("best is a folder that is no copy of a checkpoint beside it, expected a symbolic link to one"))
+        << why;
+    EXPECT_EQ(open_checkpoint(best).state.step, 1) << why;
+  };
   fs::remove(best);
-  fs::rename(checkpoints / "step_1", best);
-  EXPECT_THAT(testing::error_of([&] { write_with_best(3, 3); }),
-              HasSubstr("best is a folder, expected a symbolic link to a checkpoint; give it another name"));
-  EXPECT_EQ(open_checkpoint(best).state.step, 1);
+  fs::copy(checkpoints / "step_1", best, fs::copy_options::recursive);
+  write_file(best / "notes.txt", "worth keeping");
+  expect_refusal("another file");
+  EXPECT_EQ(read_file(best / "notes.txt"), "worth keeping");
+  fs::remove(best / "notes.txt");
+  std::string model = read_file(checkpoints / "step_1/model.safetensors");
+  model.back() = static_cast<char>(model.back() ^ 1);
+  write_file(checkpoints / "step_1/model.safetensors", model);
+  expect_refusal("the other one is damaged");
+  fs::remove_all(checkpoints / "step_1");
+  write_checkpoint(context_, checkpoints, trained_.parameters, *trained_.optimizer,
+                   {.step = 1, .seed = 4, .config = "seed: 4\n", .program = "heddle test"}, {.newest = 9});
+  expect_refusal("the other one is of the same step of another run");
+  fs::remove_all(checkpoints / "step_1");
+  expect_refusal("there is no other one");
+}
+
+// Folders of other names are not ours.
+TEST_F(CheckpointTest, OnlyNamesThatARunWritesAreCheckpoints) {
+  const fs::path checkpoints = folder_ / "checkpoints";
+  const std::vector<std::string> others = {"step_-5", "step_-1", "step_", "step_007", "step_1.old", "step_+1"};
+  for (const std::string& name : others) fs::create_directories(checkpoints / name);
+  for (const int64_t step : {0, 8, 9}) {
+    const CheckpointState state{step, 3, "seed: 3\n", "heddle test"};
+    write_checkpoint(context_, checkpoints, trained_.parameters, *trained_.optimizer, state, {.newest = 1});
+  }
+  for (const std::string& name : others) {
+    EXPECT_TRUE(fs::exists(checkpoints / name)) << name;
+    EXPECT_FALSE(step_of_checkpoint(name).has_value()) << name;
+  }
+  EXPECT_FALSE(fs::exists(fs::symlink_status(checkpoints / "best")));
+  ASSERT_EQ(list_checkpoints(checkpoints).size(), 1);
+  EXPECT_EQ(list_checkpoints(checkpoints)[0].step, 9);
 }
 
 // Former versions wrote null for an infinite first loss, which they took for the best one.

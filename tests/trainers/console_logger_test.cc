@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "core/io/atomic_file.h"
 #include "tests/temp_folder.h"
@@ -58,6 +59,17 @@ TEST(ConsoleLoggerTest, TheStartSaysWhatIsTrainedAndWhere) {
   event.device = {DeviceType::cuda, 1};
   EXPECT_EQ(written([&](ConsoleLogger& logger) { logger.start(event); }),
             "1.23 M parameters, bfloat16, batch 32 x 256 on cuda:1; run folder runs/toy\n");
+}
+
+TEST(ConsoleLoggerTest, FewParametersAreShownInFull) {
+  StartEvent event = start_event();
+  for (const auto& [count, shown] : {std::pair<int64_t, const char*>{848, "848 parameters, "},
+                                     {99999, "99999 parameters, "},
+                                     {100000, "0.10 M parameters, "},
+                                     {1234567890, "1234.57 M parameters, "}}) {
+    event.parameters = count;
+    EXPECT_THAT(written([&](ConsoleLogger& logger) { logger.start(event); }), ::testing::StartsWith(shown));
+  }
 }
 
 TEST(ConsoleLoggerTest, OfManyStepsTheFirstAndTheLastAreShownAtOnce) {

@@ -100,9 +100,9 @@ void ConsoleLogger::note(const std::string& line) { say("note: " + line); }
 void ConsoleLogger::start(const StartEvent& event) {
   start_ = event;
   if (event.checkpoint) say(fmt::format("resumed from {}", event.checkpoint->string()));
-  say(fmt::format("{:.2f} M parameters, {}, batch {} x {} on {}; run folder {}",
-                  static_cast<double>(event.parameters) / 1e6, name(event.dtype), event.batch_size,
-                  event.sequence_length, describe_device(event), event.folder.string()));
+  say(fmt::format("{} parameters, {}, batch {} x {} on {}; run folder {}", format_parameters(event.parameters),
+                  name(event.dtype), event.batch_size, event.sequence_length, describe_device(event),
+                  event.folder.string()));
   if (event.step < event.steps) return;
   say(fmt::format("nothing left to do: the run is at step {} of {}", event.step, event.steps));
 }
@@ -157,6 +157,10 @@ std::string format_duration(double seconds) {
   const int64_t whole = std::llround(seconds);
   if (whole >= 3600) return fmt::format("{}:{:02d}:{:02d}", whole / 3600, whole / 60 % 60, whole % 60);
   return fmt::format("{}:{:02d}", whole / 60, whole % 60);
+}
+
+std::string format_parameters(int64_t count) {
+  return count < 100'000 ? std::to_string(count) : fmt::format("{:.2f} M", static_cast<double>(count) * 1e-6);
 }
 
 }  // namespace heddle

@@ -46,4 +46,7 @@ class ConsoleLogger : public Logger {
 // "1:05", "2:03:59".
 std::string format_duration(double seconds);
 
+// "848", "1.23 M": a number of parameters, in full where two digits of a million would not tell much.
+std::string format_parameters(int64_t count);
+
 }  // namespace heddle

@@ -155,8 +155,6 @@ void write_files(const fs::path& folder, const std::vector<TensorFile>& files, s
   write_state(folder / kStateFile, state, digests);
 }
 
-std::string folder_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
-
 // The step of the checkpoint that folder/best leads to; -1 where there is none.
 int64_t linked_best(const fs::path& folder) {
   std::error_code ignored;
@@ -167,12 +165,29 @@ int64_t linked_best(const fs::path& folder) {
   return -1;
 }
 
+// Whether `copy` holds a checkpoint and no more, and its step_N in `folder` the same one, undamaged.
+bool is_copy_of_checkpoint(const fs::path& copy, const fs::path& folder) {
+  try {
+    const StateFile found = read_complete(copy);
+    for (const fs::directory_entry& entry : fs::directory_iterator(copy)) {
+      const std::string name = entry.path().filename().string();
+      if (name != kStateFile && !found.files.contains(name)) return false;
+    }
+    const fs::path original = open_checkpoint(folder / checkpoint_name(found.state.step)).path;
+    return read_file(copy / kStateFile) == read_file(original / kStateFile);  // the checksums of all files among it
+  } catch (const std::exception&) {                                           // of the file system, too
+    return false;
+  }
+}
+
 // Where a copy of the run was made of what links lead to, folder/best is a folder, whose contents are in step_N, too.
 void remove_copy_of_best(const fs::path& folder) {
   const fs::path copy = folder / kBest;
   if (!fs::is_directory(fs::symlink_status(copy))) return;
-  const bool is_copy = has_all_files(copy) && has_all_files(folder / folder_name(read_complete(copy).state.step));
-  check(is_copy, "{} is a folder, expected a symbolic link to a checkpoint; give it another name", copy.string());
+  check(is_copy_of_checkpoint(copy, folder),
+        "{} is a folder that is no copy of a checkpoint beside it, expected a symbolic link to one; give it another "
+        "name",
+        copy.string());
   remove_folder(copy);
 }
 
@@ -180,10 +195,10 @@ void remove_copy_of_best(const fs::path& folder) {
 void link_best(const fs::path& folder, int64_t step) {
   const fs::path link = folder / kBest, aside = partial_path(link);
   std::error_code ignored;
-  if (fs::read_symlink(link, ignored) == folder_name(step)) return;
+  if (fs::read_symlink(link, ignored) == checkpoint_name(step)) return;
   remove_copy_of_best(folder);
   fs::remove(aside);
-  fs::create_symlink(folder_name(step), aside, ignored);
+  fs::create_symlink(checkpoint_name(step), aside, ignored);
   if (!ignored) rename_file(aside, link);  // a file system without links has none
 }
 
@@ -203,7 +218,7 @@ std::vector<ShardedTensor> parts_of_masters(const ParameterSet& parameters, cons
 fs::path write(const fs::path& folder, const std::vector<TensorFile>& files, std::deque<TensorCollector>& collectors,
                const CheckpointState& state, const KeptCheckpoints& kept) {
   try {
-    const fs::path path = folder / folder_name(state.step);
+    const fs::path path = folder / checkpoint_name(state.step);
     if (fs::create_directories(folder)) sync_directory(folder.parent_path());
     check_room(folder, bytes_needed(files, state), fmt::format("the checkpoint of step {}", state.step));
     write_folder(path, [&](const fs::path& partial) { write_files(partial, files, collectors, state); });
@@ -226,9 +241,19 @@ void remove_unless_noted(const fs::path& checkpoint, const Note& note) {
 
 }  // namespace
 
+std::string checkpoint_name(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
+
+std::optional<int64_t> step_of_checkpoint(std::string_view name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t step = -1;
+  std::from_chars(name.data() + std::string_view(kPrefix).size(), name.data() + name.size(), step);
+  if (step < 0 || checkpoint_name(step) != name) return std::nullopt;  // as step_-5, step_007 and step_5.old
+  return step;
+}
+
 void remove_older_checkpoints(const fs::path& folder, const CheckpointState& state, const KeptCheckpoints& kept) {
   int64_t best = kept.best && state.evaluations.best ? state.evaluations.best->step : -1;
-  if (fs::exists(folder / folder_name(best))) {
+  if (best >= 0 && fs::exists(folder / checkpoint_name(best))) {
     link_best(folder, best);
   } else if (kept.best) {  // missing, since the disk was full when it was found
     best = linked_best(folder);
@@ -264,7 +289,7 @@ fs::path write_checkpoint(Context& context, const fs::path& folder, const Parame
     }
     for (TensorCollector& collector : collectors) collector.finish();  // the others wait for what was not written
     if (error) std::rethrow_exception(error);
-    return folder / folder_name(state.step);
+    return folder / checkpoint_name(state.step);
   });
 }
 
@@ -287,12 +312,7 @@ std::vector<CheckpointFolder> list_checkpoints(const fs::path& folder) {
     return all;
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kPrefix)) continue;
-    int64_t step = 0;
-    const char* digits = name.data() + std::string_view(kPrefix).size();
-    const auto [end, error] = std::from_chars(digits, name.data() + name.size(), step);
-    if (error == std::errc() && end == name.data() + name.size()) all.push_back({step, entry.path()});
+    if (const auto step = step_of_checkpoint(entry.path().filename().string())) all.push_back({*step, entry.path()});
   }
   std::sort(all.begin(), all.end(),
             [](const CheckpointFolder& a, const CheckpointFolder& b) { return a.step < b.step; });

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/autograd/parameter.h"
@@ -55,6 +56,10 @@ void remove_older_checkpoints(const std::filesystem::path& folder, const Checkpo
 
 // Checks every file. Throws Error saying which file is wrong, what was found and what was expected.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
+
+// The name "step_N" of the folder of a checkpoint, and N of such a name. Others are no checkpoints of ours.
+std::string checkpoint_name(int64_t step);
+std::optional<int64_t> step_of_checkpoint(std::string_view name);
 
 // A folder step_N, which may be damaged.
 struct CheckpointFolder {
