@@ -112,7 +112,7 @@ def run_all(arguments: argparse.Namespace, trials: list[Trial]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layers", nargs="*", metavar="LAYER")
+    parser.add_argument("layers", nargs="*", type=layers.layer, metavar="LAYER")
     parser.add_argument("--heddle", default=layers.ROOT / "build/cpu/heddle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cases", type=int, default=12, help="of each operator and dtype")

@@ -392,6 +392,7 @@ class HeddleForCausalLM(nn.Module):
         super().__init__()
         model = config["model"]
         self.config = config
+        self.tokens: str = config["tokens"]  # what they are: bytes, pieces or ids
         self.separator: int | None = config.get("separator")  # the token before each document, which ends the last one
         self.embedding = nn.Embedding(model["vocab_size"], model["dim"])
         self.blocks = nn.ModuleList(Block(model, layer) for layer in range(model["layers"]))
@@ -405,10 +406,14 @@ class HeddleForCausalLM(nn.Module):
         """Loads a folder; dtype None is that of its tensors. Raises an error that names tensors which do not fit."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") != "heddle":
-            raise ValueError(f"{folder}/config.json has model_type {config.get('model_type')!r}, expected 'heddle'")
-        with torch.device("meta"):
-            model = cls(config)
+        model_type = config.get("model_type") if isinstance(config, dict) else None
+        if model_type != "heddle":
+            raise ValueError(f"{folder}/config.json has model_type {model_type!r}, expected 'heddle'")
+        try:
+            with torch.device("meta"):
+                model = cls(config)
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{folder}/config.json describes no model of heddle: {error!r}") from error
         # A learned theta stays wide: rounded, it would turn far tokens anywhere.
         tensors = {
             name: tensor.to(device, dtype if not name.endswith("lrpe.theta") else dtype and wide_dtype(dtype))
@@ -452,7 +457,7 @@ class HeddleForCausalLM(nn.Module):
         """
         device = self.embedding.weight.device
         generator = torch.Generator().manual_seed(seed)
-        if choices is None and self.config["tokens"] == "bytes":
+        if choices is None and self.tokens == "bytes":
             choices = 256
         state, unread = self.initial_state(), list(prompt)
         if self.separator is not None:
@@ -472,7 +477,9 @@ class HeddleForCausalLM(nn.Module):
 def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> int:
     """Draws an index of the logits. Temperature 0: the largest. Else: among the top_k largest (0: all), from the
     smallest set whose probability reaches top_p. Of equal logits the lower index counts as the larger one."""
-    scores, order = logits.sort(descending=True, stable=True)
+    scores, order = logits.sort(descending=True, stable=True)  # NaN comes first
+    if not scores[0].isfinite():
+        raise ValueError(f"the largest logit of the model is {scores[0]}, expected a finite number")
     if temperature == 0:
         return int(order[0])
     weights = ((scores - scores[0]) / temperature).exp()[: top_k or None]
@@ -486,7 +493,13 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     index = folder / "model.safetensors.index.json"
     files = ["model.safetensors"]
     if index.exists():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if (folder / files[0]).exists():
+            raise ValueError(f"{folder} holds {files[0]} and {index.name}, expected one of them")
+        content = json.loads(index.read_text(encoding="utf-8"))
+        places = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+            raise ValueError(f"{index}: 'weight_map' is missing, expected a map of tensors to files")
+        files = sorted(set(places.values()))
     for file in files:
         with safe_open(folder / file, framework="pt") as reader:
             for name in reader.keys():
@@ -514,12 +527,12 @@ def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4
     return good
 
 
-def printable(text: str) -> str:
-    """The text as a terminal can show it: control characters but newline and tab as \\xNN."""
+def printable(text: bytes) -> str:
+    """The text as a terminal can show it: what is no UTF-8, and control characters but newline and tab, as \\xNN."""
     def escaped(found: re.Match) -> str:
         return "".join(f"\\x{byte:02x}" for byte in found[0].encode())
 
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", escaped, text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", escaped, text.decode(errors="backslashreplace"))
 
 
 class Bytes:
@@ -527,11 +540,11 @@ class Bytes:
 
     size = 256
 
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode(errors="surrogateescape"))  # an argument that is no UTF-8, as its bytes
+    def encode(self, text: bytes) -> list[int]:
+        return list(text)
 
-    def decode(self, tokens: list[int]) -> str:
-        return bytes(token for token in tokens if token < self.size).decode(errors="backslashreplace")
+    def decode(self, tokens: list[int]) -> bytes:
+        return bytes(token for token in tokens if token < self.size)
 
 
 class Pieces:
@@ -543,11 +556,18 @@ class Pieces:
         self.processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         self.size: int = self.processor.get_piece_size()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: bytes) -> list[int]:
         return self.processor.encode(text)
 
-    def decode(self, tokens: list[int]) -> str:
-        return self.processor.decode([token for token in tokens if token < self.size])
+    def decode(self, tokens: list[int]) -> bytes:
+        return b"".join(self.bytes_of(token) for token in tokens if token < self.size)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What a piece stands for: a byte, which may be part of a character, or a text, in which U+2581 is a space."""
+        model, piece = self.processor, self.processor.id_to_piece(token)
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return b""
+        return bytes([int(piece[1:-1], 16)]) if model.is_byte(token) else piece.replace("\u2581", " ").encode()
 
 
 def decimal(kind: Callable[[str], float], text: str) -> float:
@@ -576,8 +596,9 @@ def ids(text: str) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Goes on with a text, by a model that heddle has trained.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what `heddle export --format hf` wrote")
-    parser.add_argument("--prompt", help="text to go on from; default: a line break, or none where a document is begun")
-    parser.add_argument("--prompt-tokens", type=ids, metavar="IDS", help="token ids to go on from, as in 1,2,3")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", help="text to go on from; default: a line break, or none where a document is begun")
+    prompts.add_argument("--prompt-tokens", type=ids, metavar="IDS", help="token ids to go on from, as in 1,2,3")
     parser.add_argument("--tokens", type=within(int, 0), default=200, help="how many to write, at most")
     parser.add_argument("--temperature", type=within(float, 0), default=0.8, help="0: always the likeliest")
     parser.add_argument("--top-k", type=within(int, 0), default=0, help="draw from the K likeliest only; 0: from all")
@@ -605,23 +626,24 @@ def main() -> int:
     writes_documents = model.separator is not None
     if arguments.prompt_tokens is not None:
         prompt = arguments.prompt_tokens
-    elif model.config["tokens"] == "ids":
+    elif model.tokens == "ids":
         if not writes_documents or arguments.prompt:
             parser.error("the tokens of this model are no text: give --prompt-tokens")
         prompt = []
     else:
         try:
-            tokenizer = Bytes() if model.config["tokens"] == "bytes" else Pieces(arguments.folder)
+            tokenizer = Bytes() if model.tokens == "bytes" else Pieces(arguments.folder)
         except (ImportError, OSError, RuntimeError) as error:
             parser.exit(1, f"error: cannot read text: {error}; --prompt-tokens reads and writes token ids\n")
         default = "" if writes_documents else "\n"
-        prompt = tokenizer.encode(default if arguments.prompt is None else arguments.prompt)
+        text = default if arguments.prompt is None else arguments.prompt
+        prompt_text = text.encode(errors="surrogateescape")  # an argument that is no UTF-8, as its bytes
+        prompt = tokenizer.encode(prompt_text)
     if not prompt and not writes_documents:
         parser.error("the prompt is empty, expected at least one token")
     if not all(0 <= token < model.embedding.num_embeddings for token in prompt):
         parser.error(f"expected a prompt of tokens in [0, {model.embedding.num_embeddings})")
-    written = list(prompt)
-    written += model.generate(
+    generated = model.generate(
         prompt,
         arguments.tokens,
         arguments.temperature,
@@ -630,7 +652,14 @@ def main() -> int:
         choices=tokenizer.size if tokenizer is not None else None,
         top_p=arguments.top_p,
     )
-    print(printable(tokenizer.decode(written)) if tokenizer is not None else " ".join(map(str, written)))
+    try:
+        written = list(generated)
+    except (ValueError, RuntimeError) as error:  # a grid, a logit that is not finite, no memory
+        parser.exit(1, f"error: {error}\n")
+    if tokenizer is not None:
+        print(printable(prompt_text + tokenizer.decode(written)))
+    else:
+        print(*prompt, *written)
     return 0
 
 

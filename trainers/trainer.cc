@@ -334,12 +334,13 @@ class Run {
   }
 
   void end(const TrainResult& result) {
-    if (const int64_t skipped = train_step_.skipped().total; skipped > 0) {
+    const int64_t skipped = train_step_.skipped().total;
+    if (skipped > 0) {
       note_(fmt::format("{} of {} steps were left out, since their numbers were not finite", skipped, result.step));
     }
     if (result.evaluation && !std::isfinite(result.evaluation->loss)) {
-      note_(fmt::format("the validation loss after step {} is {}, though the losses of the steps were finite",
-                        result.step, unsigned_nan(result.evaluation->loss)));
+      note_(fmt::format("the validation loss after step {} is {}{}", result.step, unsigned_nan(result.evaluation->loss),
+                        skipped == 0 ? ", though the losses of the steps were finite" : ""));
     }
     if (result.out_of_time) note_(fmt::format("the time is over (trainer.hours {:g})", *config_.trainer.hours));
     if (result.finished && result.step < steps()) {

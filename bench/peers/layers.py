@@ -33,6 +33,13 @@ FORMULAS = {**{name: operators.norm for name in ("layer_norm", "rms_norm", "srms
                             "lrpe_rotate", "lrpe_cosine")}}
 
 
+def layer(name: str) -> str:
+    """The name of an operator, as argparse reads it."""
+    if name not in FORMULAS:
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected one of {', '.join(FORMULAS)}")
+    return name
+
+
 @dataclass
 class Case:
     name: str
@@ -146,7 +153,7 @@ def worst_error(found: operators.Tensors, expected: operators.Tensors) -> tuple[
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layers", nargs="*", metavar="LAYER")
+    parser.add_argument("layers", nargs="*", type=layer, metavar="LAYER")
     parser.add_argument("--heddle", default=ROOT / "build/cpu/heddle")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=TOLERANCE, default=["float64", "float32", "bfloat16"])

@@ -125,6 +125,9 @@ TEST_F(ExportTest, DamagedFoldersAreRefused) {
   const auto write_index = [&] { std::ofstream(folder / "model.safetensors.index.json") << index.dump(); };
   const std::string last = index["weight_map"]["head.weight"], first = index["weight_map"]["embedding.weight"];
 
+  fs::copy_file(folder / first, folder / "model.safetensors");  // which of both is meant?
+  EXPECT_THAT(refusal(), HasSubstr("holds model.safetensors and model.safetensors.index.json, expected one of them"));
+  fs::remove(folder / "model.safetensors");
   index["weight_map"]["head.weight"] = "../shards/" + last;
   write_index();
   EXPECT_THAT(refusal(),

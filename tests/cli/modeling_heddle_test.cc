@@ -13,6 +13,7 @@
 
 #include "tests/cli/export_test.h"
 #include "tests/trainers/test_config.h"
+#include "trainers/data/sentencepiece.h"
 
 namespace heddle {
 namespace {
@@ -27,34 +28,60 @@ using ::testing::Not;
 using testing::run_heddle;
 using testing::TempFolder;
 
-bool has_torch() { return std::system("python3 -c 'import torch, safetensors' > /dev/null 2>&1") == 0; }
+// Whether python3 has these modules, "torch, safetensors".
+bool has_modules(const std::string& names) {
+  return std::system(fmt::format("python3 -c 'import {}' > /dev/null 2>&1", names).c_str()) == 0;
+}
 
-TEST_F(ExportTest, PyTorchGeneratesTheSameText) {
-  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
-  const auto compare = [&](const std::string& prompt) {
+bool has_torch() { return has_modules("torch, safetensors"); }
+
+class ExportedTextTest : public ExportTest {
+ protected:
+  // Exports the run and compares what both make of the prompt.
+  void compare(const std::string& prompt) {
     ASSERT_EQ(export_to("hf").code, 0);
     const Finished ours = run_heddle({"generate", run_, "--prompt", prompt, "--tokens", "40", "--temperature", "0"});
+    ASSERT_EQ(ours.code, 0) << ours.err;
     const std::string command = "python3 '" + (folder_ / "hf/modeling_heddle.py").string() + "' '" +
                                 (folder_ / "hf").string() + "' --prompt '" + prompt +
                                 "' --tokens 40 --temperature 0 > '" + (folder_ / "text").string() + "'";
     ASSERT_EQ(std::system(command.c_str()), 0);
     EXPECT_EQ(read_file(folder_ / "text"), ours.out);
-  };
+  }
+};
+
+TEST_F(ExportedTextTest, IsThatOfHeddle) {
+  if (!has_torch()) GTEST_SKIP() << "python3 has no torch and safetensors";
   compare("the ");
   train_packed();
   compare("the ");
   compare("");
 }
 
-// Calls main() of modeling_heddle.py in the folder argv[1] once for each line of stdin, a JSON list of arguments, and
+// The pieces of bytes among them, of which a model of a few steps writes many that are no UTF-8.
+TEST_F(ExportedTextTest, OfPiecesIsThatOfHeddle) {
+  if (!has_sentencepiece() || !has_modules("torch, safetensors, sentencepiece")) {
+    GTEST_SKIP() << "heddle was built without sentencepiece, or python3 lacks it, torch or safetensors";
+  }
+  const std::string tokens = (folder_ / "fox.bin").string(), model = (folder_ / "fox.model").string();
+  ASSERT_EQ(run_heddle({"tokenize", text_, "--out", tokens, "--train-vocab", "290"}).code, 0);
+  run_ = (folder_ / "pieces").string();
+  const Finished trained =
+      train(run_, {"data={type: tokens, path: '" + tokens + "', tokenizer: '" + model + "'}", "model.vocab_size=290",
+                   "trainer.sample=null", "trainer.sequence_length=8", "trainer.steps=1"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  compare("  the fox");
+  compare("\xff\xfe \xe2\x98\x83");
+}
+
+// Calls main() of modeling_heddle.py, of the folder argv[1], once for each line of stdin, a JSON list of arguments, and
 // prints the exit code and what went to stderr as a line of JSON. All in one process: torch takes seconds to be loaded.
 constexpr const char* kCallMain = R"(
 import contextlib, io, json, sys, traceback
-folder = sys.argv[1]
-sys.path.insert(0, folder)
+sys.path.insert(0, sys.argv[1])
 import modeling_heddle
 for line in sys.stdin:
-    sys.argv[1:] = [folder, *json.loads(line)]
+    sys.argv[1:] = json.loads(line)
     code, err = 1, io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -74,7 +101,22 @@ TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
     std::string arguments;  // JSON
     int code;
     std::string said;
+    std::string folder = "hf";
   };
+  const auto damage = [&](const char* copy, const char* name, const std::string& contents) {
+    fs::copy(folder_ / "hf", folder_ / copy);
+    write_file(folder_ / copy / name, contents);
+  };
+  nlohmann::json config = nlohmann::json::parse(read_file(folder_ / "hf/config.json"));
+  config["model"].erase("dim");
+  damage("no_dim", "config.json", config.dump());
+  damage("list", "config.json", "[]");
+  std::string weights = read_file(folder_ / "hf/model.safetensors");
+  weights.replace(weights.size() - 4, 4, "\xff\xff\xff\xff");  // a NaN of head.weight
+  damage("nan", "model.safetensors", weights);
+  damage("both", "model.safetensors.index.json", "{}");
+  damage("no_map", "model.safetensors.index.json", "{}");
+  fs::remove(folder_ / "no_map/model.safetensors");
   const std::vector<Call> calls = {
       {R"(["--temperature", "-1"])", 2, "--temperature: found '-1', expected a number >= 0"},
       {R"(["--temperature", "nan"])", 2, "found 'nan'"},
@@ -88,14 +130,24 @@ TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
       {R"(["--prompt-tokens", "1, 010"])", 2, "--prompt-tokens: found '010', expected a decimal number"},
       {R"(["--prompt-tokens", "0, 10", "--tokens", "1"])", 0, ""},
       {R"(["--prompt-tokens", "1,256"])", 2, "expected a prompt of tokens in [0, 256)"},
+      {R"(["--prompt", "a", "--prompt-tokens", "1"])", 2, "not allowed with argument --prompt"},
+      {R"(["--device", "meta"])", 1, "error: Cannot copy out of meta tensor"},
+      {R"([])", 1, "no_dim/config.json describes no model of heddle: KeyError('dim')", "no_dim"},
+      {R"([])", 1, "list/config.json has model_type None", "list"},
+      {R"([])", 1, "both holds model.safetensors and model.safetensors.index.json, expected one of them", "both"},
+      {R"([])", 1, "no_map/model.safetensors.index.json: 'weight_map' is missing", "no_map"},
+      {R"(["--temperature", "0"])", 1, "error: the largest logit of the model is nan", "nan"},
       {R"(["--check"])", 1, "hf/logits.safetensors; heddle export --logits N writes them"},
       {R"(["--prompt", "\udcff", "--tokens", "1"])", 0, ""},  // no UTF-8, and a prompt of bytes all the same
   };
   std::string lines;
-  for (const Call& call : calls) lines += call.arguments + "\n";
+  const auto file = [&](const std::string& name) { return (folder_ / name).string(); };
+  for (const Call& call : calls) {
+    const char* comma = call.arguments == "[]" ? "" : ", ";
+    lines += fmt::format("[\"{}\"{}{}\n", file(call.folder), comma, call.arguments.substr(1));
+  }
   write_file(folder_ / "calls", lines);
   write_file(folder_ / "call_main.py", kCallMain);
-  const auto file = [&](const char* name) { return (folder_ / name).string(); };
   ASSERT_EQ(std::system(fmt::format("python3 -B '{}' '{}' < '{}' > '{}'", file("call_main.py"), file("hf"),
                                     file("calls"), file("answers"))
                             .c_str()),

@@ -565,6 +565,15 @@ TEST_F(TrainerTest, AValidationLossThatIsNotFiniteIsNoted) {
   EXPECT_THAT(file("run/metrics.csv"), HasSubstr(",nan,"));
 }
 
+TEST_F(TrainerTest, NoLossesAreCalledFiniteWhereStepsWereLeftOut) {
+  const TrainConfig config =
+      testing::tiny_train_config({"trainer.steps=2", "optimizer.lr=1.0e+30", "schedule={type: constant}",
+                                  "trainer.skip_nonfinite=1", "trainer.sample=null"});
+  EXPECT_FALSE(std::isfinite(run("run", config).evaluation.value().loss));
+  EXPECT_THAT(log(), HasSubstr("note: 1 of 2 steps were left out, since their numbers were not finite\n"));
+  EXPECT_THAT(log(), HasSubstr("note: the validation loss after step 2 is nan\n"));
+}
+
 TEST_F(TrainerTest, LearnsToCopyAndToRecall) {
 #if defined(HEDDLE_SANITIZED)
   GTEST_SKIP() << "hundreds of steps, which the other tests take one by one";

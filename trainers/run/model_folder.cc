@@ -103,6 +103,8 @@ class WeightFiles {
       open(folder / kWholeFile);
       return;
     }
+    check(!fs::exists(folder / kWholeFile), "{} holds {} and {}, expected one of them", folder.string(), kWholeFile,
+          kIndexFile);
     const Json json = read_json(index);
     check(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
           "{}: 'weight_map' is missing, expected a map of tensors to files", index.string());
