@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -23,9 +24,12 @@ class Terminal {
     path_ = ::ptsname(descriptor_);
     other_ = ::open(path_.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC);  // so that it lasts while nobody else has it open
   }
+  // The leader of a session owns the first terminal that it opens, and is told by SIGHUP that it is gone.
   ~Terminal() {
+    const auto before = std::signal(SIGHUP, SIG_IGN);
     ::close(other_);
     ::close(descriptor_);
+    std::signal(SIGHUP, before);
   }
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
