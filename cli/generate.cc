@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <functional>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <sstream>
@@ -48,9 +47,8 @@ struct Prompt {
 };
 
 std::string read_prompt_file(const std::string& path) {
-  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
   try {
-    return read_file(path);
+    return path == "-" ? read_stream(std::cin, "stdin") : read_file(path);
   } catch (const Error& error) {
     throw UsageError(fmt::format("--prompt-file: {}", error.what()));
   }
@@ -136,6 +134,7 @@ int run(GenerateArguments options, const Registry& registry) {
                     "continued",
                     options.path, *length));
   }
+  options.generate.cuda_graph = loaded.config.trainer.cuda_graph;
   const DataConfig& data = loaded.config.data;
   if (data.pack) options.generate.end = static_cast<int32_t>(data.separator);
   std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(data, loaded.model.vocab_size());

@@ -19,7 +19,7 @@
 #include "tools/compare_memory.h"
 #include "tools/median.h"
 #include "trainers/logging/console_logger.h"
-#include "trainers/model/generate.h"
+#include "trainers/model/text_reader.h"
 #include "trainers/run/run_folder.h"
 #include "trainers/step_memory.h"
 #include "trainers/trainer.h"
@@ -110,17 +110,17 @@ TrainingSpeed time_training(Context& context, TrainConfig config, int64_t length
 }
 
 // None when it was stopped, which may be while the context is read.
-std::optional<GenerationSpeed> time_generation(Context& context, const LanguageModel& model, int64_t length,
-                                               const std::function<bool()>& stop_requested) {
-  ModelState state = model.initial_state();
+std::optional<GenerationSpeed> time_generation(Context& context, const LanguageModel& model, bool cuda_graph,
+                                               int64_t length, const std::function<bool()>& stop_requested) {
+  TextReader reader(context, model, cuda_graph);
   for (int64_t read = 0; read < length; read += kContextPart) {
     if (stop_requested()) return std::nullopt;
-    read_tokens(context, model, tokens_in_turn(model.vocab_size(), std::min(kContextPart, length - read)), state);
+    reader.read(tokens_in_turn(model.vocab_size(), std::min(kContextPart, length - read)));
   }
-  GenerationSpeed speed{.context = length, .tokens_per_second = 0.0, .state_bytes = bytes_of(context, state)};
+  GenerationSpeed speed{.context = length, .tokens_per_second = 0.0, .state_bytes = bytes_of(context, reader.state())};
   std::vector<double> seconds;
   for (const int32_t token : tokens_in_turn(model.vocab_size(), kTimedTokens)) {
-    seconds.push_back(seconds_of([&] { read_tokens(context, model, {&token, 1}, state); }));
+    seconds.push_back(seconds_of([&] { reader.read({&token, 1}); }));
   }
   speed.tokens_per_second = 1.0 / median(seconds);
   return speed;
@@ -158,7 +158,8 @@ class Measurement {
     model_.parameters = train_step.model().parameters().count();
     for (const int64_t length : options_.contexts) {
       if (!begin(fmt::format("generation after {} tokens", length))) return false;
-      const auto speed = time_generation(context_, train_step.model(), length, options_.stop_requested);
+      const auto speed = time_generation(context_, train_step.model(), subject_.config.trainer.cuda_graph, length,
+                                         options_.stop_requested);
       if (!speed) return false;
       model_.generation.push_back(*speed);
     }

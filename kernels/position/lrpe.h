@@ -25,6 +25,10 @@ struct LrpeForwardArgs {
   RowsView theta;
   VectorView maximum, sum;
   Options options;
+  // On the device of x: the number of tokens of a text that come before x, which is read when the kernel runs; nullptr:
+  // none. Token n of x is token n + *tokens_before of the text. Not with a softmax over the sequence, nor with more
+  // than one axis.
+  const int32_t* tokens_before = nullptr;
 };
 
 template <class Options>

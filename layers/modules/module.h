@@ -60,6 +60,16 @@ struct BlockPlace {
   int64_t layers = 1;
 };
 
+// How many tokens of a text come before those that a module reads: a number; or, for work that a graph repeats, one
+// that lies on the device, int32 (1), and is read there each time. The number on the host then counts for nothing.
+struct TokensBefore {
+  int64_t count = 0;
+  Tensor on_device = {};
+
+  TokensBefore(int64_t tokens = 0) : count(tokens) {}  // NOLINT(google-explicit-constructor): a number of tokens
+  TokensBefore(int64_t tokens, Tensor tensor) : count(tokens), on_device(std::move(tensor)) {}
+};
+
 // What a mixer carries from one part of a text to the next: a recurrent state, keys and values, a position. Only the
 // mixer that made it knows what is in it.
 class MixerState {
@@ -68,6 +78,13 @@ class MixerState {
   // What has to be kept to go on later, by name; a position is an int32 tensor of one element. Mixer::load_state()
   // makes the same state of it.
   virtual std::map<std::string, Tensor> save(Context& context) const = 0;
+  // A copy for steps that a graph repeats: Mixer::forward() writes the next state over the last one, in memory that is
+  // the copy's own, and takes the tokens before from `tokens_before`, int32 (1) on the device, which whoever repeats
+  // the steps keeps up; save() gives it as the position. nullptr where that cannot be: the state grows with the text,
+  // or nothing was read yet.
+  virtual std::unique_ptr<MixerState> in_place(Context& /*context*/, const Tensor& /*tokens_before*/) const {
+    return nullptr;
+  }
 };
 
 // Mixes along the sequence: (B, N, dim) -> (B, N, dim).

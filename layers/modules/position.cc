@@ -71,14 +71,18 @@ std::optional<int64_t> Lrpe::Options::fixed_length() const {
   return numel(shape) + extra_tokens;
 }
 
-// Where the tokens from `offset` on lie, the extra tokens being the first of the text.
-LrpeCosineOptions Lrpe::grid_at(int64_t offset, int64_t length) const {
+// Where the tokens behind `before` others lie, the extra tokens being the first of the text.
+LrpeCosineOptions Lrpe::grid_at(const TokensBefore& before, int64_t length) const {
+  const int64_t offset = before.count;
   const int64_t extra = options_.extra_tokens;
   LrpeCosineOptions grid;
   grid.act = options_.act;
   grid.softmax = options_.softmax;
   grid.shape = options_.shape;
-  if (grid.shape.rank() > 0) {
+  grid.tokens_before = before.on_device;
+  if (before.on_device.defined()) {
+    grid.extra_tokens = extra;
+  } else if (grid.shape.rank() > 0) {
     check(offset == 0, "[lrpe_cosine] a text on the grid {} is read in one pass, found one that goes on at token {}",
           grid.shape, offset);
     grid.extra_tokens = extra;
@@ -89,16 +93,20 @@ LrpeCosineOptions Lrpe::grid_at(int64_t offset, int64_t length) const {
   return grid;
 }
 
-Variable Lrpe::forward(Tape& tape, const Variable& x, int64_t offset) const {
+Variable Lrpe::forward(Tape& tape, const Variable& x, const TokensBefore& before) const {
   // A learned theta is read from its float32 master: rounded to bfloat16 it would turn far tokens anywhere.
   const Variable theta = parameter_ != nullptr ? tape.leaf(parameter_->master, parameter_->gradient, parameter_->name)
                                                : tape.constant(buffer_->value);
-  if (options_.type == LrpeType::cosine) return lrpe_cosine(tape, x, theta, grid_at(offset, x.shape()[1]));
+  if (options_.type == LrpeType::cosine) return lrpe_cosine(tape, x, theta, grid_at(before, x.shape()[1]));
   LrpeRotateOptions options;
   options.act = options_.act;
   options.softmax = options_.softmax;
   options.pairing = options_.pairing;
-  options.offset = offset;
+  if (before.on_device.defined()) {
+    options.tokens_before = before.on_device;
+  } else {
+    options.offset = before.count;
+  }
   return lrpe_rotate(tape, x, theta, options);
 }
 

@@ -49,8 +49,8 @@ class Lrpe {
 
   Lrpe(const Options& options, const ModuleBuilder& builder, int64_t heads, int64_t head_dim);
 
-  // x (B, N, H, D); `offset` is the position of the first token. y has D features, or 2 D by cosine.
-  Variable forward(Tape& tape, const Variable& x, int64_t offset = 0) const;
+  // x (B, N, H, D), behind `before` tokens of its text. y has D features, or 2 D by cosine.
+  Variable forward(Tape& tape, const Variable& x, const TokensBefore& before = {}) const;
   const Options& options() const { return options_; }
   // What attention sees of the encodings is the difference of two positions, which is the same wherever a document
   // begins in a sequence, so that the positions of packed documents start anew by themselves. Throws Error where
@@ -58,7 +58,7 @@ class Lrpe {
   void check_segments(const Tensor& segments) const;
 
  private:
-  LrpeCosineOptions grid_at(int64_t offset, int64_t length) const;
+  LrpeCosineOptions grid_at(const TokensBefore& before, int64_t length) const;
 
   Options options_;
   const Buffer* buffer_ = nullptr;  // the theta that is fixed

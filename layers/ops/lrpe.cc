@@ -33,4 +33,15 @@ void check_lrpe_offset(std::string_view op, int64_t offset, int64_t tokens) {
         -kLargest, last, tokens);
 }
 
+void check_tokens_before(std::string_view op, const Tape& tape, const Tensor& tokens_before, Softmax softmax) {
+  if (!tokens_before.defined()) return;
+  check(tokens_before.dtype() == DType::int32 && tokens_before.numel() == 1,
+        "[{}] tokens_before is {} {}, expected one int32", op, name(tokens_before.dtype()), tokens_before.shape());
+  tape.check_device(tokens_before, fmt::format("[{}] the tensor tokens_before", op));
+  check(tape.mode() != Tape::Mode::record,
+        "[{}] found tokens_before on a tape that records, expected a tape for inference", op);
+  check(softmax != Softmax::sequence,
+        "[{}] found tokens_before beside a softmax over the sequence, expected one of them", op);
+}
+
 }  // namespace heddle

@@ -24,6 +24,10 @@ void check_lrpe_theta(std::string_view op, const Variable& x, const Variable& th
 // Positions, offset to offset + tokens - 1, are integers that double holds.
 void check_lrpe_offset(std::string_view op, int64_t offset, int64_t tokens);
 
+// Throws Error unless `tokens_before` is undefined or what the options of the encodings say of it: one int32, beside a
+// tape that does not record and a softmax that does not run over the sequence.
+void check_tokens_before(std::string_view op, const Tape& tape, const Tensor& tokens_before, Softmax softmax);
+
 // `Encoding` names one of the two: kName, Options, ForwardArgs, BackwardArgs, forward(), backward() and kKeepsDim,
 // whether y has the features of x.
 template <class Encoding>
@@ -72,7 +76,7 @@ struct LrpeNode {
 // Forward, and the node that leads back. The arguments have been checked.
 template <class Encoding>
 Variable apply_lrpe(Tape& tape, const Variable& x, const Variable& theta, const Shape& y_shape, Layout layout,
-                    const typename Encoding::Options& options) {
+                    const typename Encoding::Options& options, const Tensor& tokens_before) {
   Context& context = tape.context();
   const bool recorded = tape.records(Encoding::kName, {{"x", x}, {"theta", theta}});
   const kernels::HeadsView view = kernels::heads_view(x.value, layout);
@@ -87,7 +91,8 @@ Variable apply_lrpe(Tape& tape, const Variable& x, const Variable& theta, const 
                               .theta = kernels::rows_view(theta.value),
                               .maximum = kernels::vector_view(maximum),
                               .sum = kernels::vector_view(sum),
-                              .options = options});
+                              .options = options,
+                              .tokens_before = tokens_before.defined() ? tokens_before.data<int32_t>() : nullptr});
   if (!recorded) return y;
 
   const bool has_act = options.act != Activation::none || options.softmax != Softmax::none;

@@ -27,6 +27,18 @@ struct Cosine {
 // What the kernels are told of the grid that the `length` tokens of x lie on.
 kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const LrpeCosineOptions& options) {
   const int64_t extra = options.extra_tokens;
+  kernels::LrpeCosineOptions grid;
+  grid.act = options.act;
+  grid.softmax = options.softmax;
+  grid.extra_tokens = extra;
+  grid.offset = options.offset;
+  if (options.tokens_before.defined()) {  // how many tokens are extra is known on the device alone
+    check(extra >= 0, "[lrpe_cosine] extra_tokens is {}, expected at least 0", extra);
+    check(options.shape.rank() == 0, "[lrpe_cosine] found tokens_before beside shape {}, expected one of them",
+          options.shape);
+    check_lrpe_offset(Cosine::kName, options.offset, length);
+    return grid;
+  }
   check(extra >= 0 && extra <= length, "[lrpe_cosine] extra_tokens is {}, expected 0 to {}: the tokens of x {}", extra,
         length, x.shape());
   const Shape shape = options.shape.rank() > 0 ? options.shape : Shape{length - extra};
@@ -38,11 +50,6 @@ kernels::LrpeCosineOptions check_grid(const Variable& x, int64_t length, const L
   check(shape.rank() == 1 || options.offset == 0, "[lrpe_cosine] offset is {}, expected 0: shape {} has {} axes",
         options.offset, shape, shape.rank());
   check_lrpe_offset(Cosine::kName, options.offset, length - extra);
-  kernels::LrpeCosineOptions grid;
-  grid.act = options.act;
-  grid.softmax = options.softmax;
-  grid.extra_tokens = extra;
-  grid.offset = options.offset;
   grid.axes = shape.rank();
   std::copy(shape.begin(), shape.end(), grid.extents);
   return grid;
@@ -65,9 +72,10 @@ kernels::LrpeCosineOptions check_lrpe_cosine(const Variable& x, const Variable& 
 
 Variable lrpe_cosine(Tape& tape, const Variable& x, const Variable& theta, const LrpeCosineOptions& options) {
   const kernels::LrpeCosineOptions grid = check_lrpe_cosine(x, theta, options);
+  check_tokens_before(Cosine::kName, tape, options.tokens_before, options.softmax);
   Shape y_shape = x.shape();
   y_shape[-1] *= 2;
-  return apply_lrpe<Cosine>(tape, x, theta, y_shape, options.layout, grid);
+  return apply_lrpe<Cosine>(tape, x, theta, y_shape, options.layout, grid, options.tokens_before);
 }
 
 }  // namespace heddle

@@ -21,6 +21,10 @@ struct LrpeCosineOptions {
   Shape shape = {};          // (n_1 .. n_k) of the grid, the last fastest; empty: one axis of all tokens on it
   int64_t extra_tokens = 0;  // before the grid: their angles are 0
   int64_t offset = 0;        // position of the first token of the grid; 0 with more than one axis
+  // int32, one element on the device of x: the tokens of a text that come before x, by which all positions are greater.
+  // It is read when the operator runs, so that what a graph repeats can go on in the text. The extra tokens
+  // are then the first of the text, and the grid has one axis. Inference only.
+  Tensor tokens_before = {};
 };
 
 // x: (B, N, H, D), (B, H, N, D) with layout bhnd, or (B, N, D): one head; N = extra_tokens + n_1 * ... * n_k; of a

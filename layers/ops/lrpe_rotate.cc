@@ -34,7 +34,8 @@ void check_lrpe_rotate(const Variable& x, const Variable& theta, const LrpeRotat
 
 Variable lrpe_rotate(Tape& tape, const Variable& x, const Variable& theta, const LrpeRotateOptions& options) {
   check_lrpe_rotate(x, theta, options);
-  return apply_lrpe<Rotate>(tape, x, theta, x.shape(), options.layout, options);
+  check_tokens_before(Rotate::kName, tape, options.tokens_before, options.softmax);
+  return apply_lrpe<Rotate>(tape, x, theta, x.shape(), options.layout, options, options.tokens_before);
 }
 
 }  // namespace heddle

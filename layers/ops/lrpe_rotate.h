@@ -16,6 +16,9 @@ using kernels::Softmax;
 
 struct LrpeRotateOptions : kernels::LrpeRotateOptions {
   Layout layout = Layout::bnhd;
+  // int32, one element on the device of x: the tokens of a text that come before x, by which all positions are greater.
+  // It is read when the operator runs, so that what a graph repeats can go on in the text. Inference only.
+  Tensor tokens_before = {};
 };
 
 // x: (B, N, H, D), (B, H, N, D) with layout bhnd, or (B, N, D): one head; of a floating dtype, heads and tokens may be

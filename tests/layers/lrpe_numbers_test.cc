@@ -1,5 +1,6 @@
 // Position encodings at the ends: extra tokens that hold infinity, more positions than there are partial sums of
 // d_theta. On the CPU and, where there is one, on a GPU.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -116,6 +117,50 @@ void offsets_count_behind_extra_tokens(Context& context) {
             }
             EXPECT_NEAR(found.d_theta[static_cast<size_t>(i)], d_theta, tolerance * terms) << i;
           }
+        }
+      }
+    }
+  }
+}
+
+// Tokens behind others of their text have the angles of their places there, though no kernel is told of the number.
+void tokens_before_are_read_on_the_device(Context& context) {
+  constexpr int64_t kTokens = 3, kHeads = 2;
+  for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {
+    const double tolerance = dtype == DType::float64    ? 1e-12
+                             : dtype == DType::float32  ? 1e-5
+                             : dtype == DType::bfloat16 ? 3e-2
+                                                        : 4e-3;
+    for (const int64_t dim : {6, 16, 128}) {
+      const Tensor x =
+          tensor_of(context, {2, kTokens, kHeads, dim}, dtype, random_numbers(2 * kTokens * kHeads * dim, 1));
+      const Tensor angles = tensor_of(context, {kHeads, dim}, accumulate_type(dtype), random_numbers(kHeads * dim, 2));
+      for (const int64_t before : {0, 1, 4, 70000}) {
+        const Tensor on_device = tensor_of(context, {1}, DType::int32, {static_cast<double>(before)});
+        Tape tape(context, Tape::Mode::inference);
+        const auto expect_near = [&](const Variable& found, const Variable& expected) {
+          EXPECT_THAT(read_values(context, found.value),
+                      ::testing::Pointwise(::testing::DoubleNear(tolerance), read_values(context, expected.value)))
+              << name(dtype) << " dim " << dim << " behind " << before;
+        };
+        const Variable half = tape.constant(angles.slice(1, 0, dim / 2)), all = tape.constant(angles);
+        for (const Pairing pairing : {Pairing::half, Pairing::interleaved}) {
+          LrpeRotateOptions options;
+          options.softmax = pairing == Pairing::half ? Softmax::none : Softmax::feature;
+          options.act = pairing == Pairing::half ? Activation::silu : Activation::none;
+          options.pairing = pairing;
+          options.offset = before;
+          const Variable expected = lrpe_rotate(tape, tape.constant(x), half, options);
+          options.offset = 0;
+          options.tokens_before = on_device;
+          expect_near(lrpe_rotate(tape, tape.constant(x), half, options), expected);
+        }
+        for (const int64_t extra : {0, 2, 5}) {
+          const LrpeCosineOptions told{.act = Activation::relu,
+                                       .extra_tokens = std::clamp<int64_t>(extra - before, 0, kTokens),
+                                       .offset = std::max<int64_t>(before - extra, 0)};
+          const LrpeCosineOptions read{.act = Activation::relu, .extra_tokens = extra, .tokens_before = on_device};
+          expect_near(lrpe_cosine(tape, tape.constant(x), all, read), lrpe_cosine(tape, tape.constant(x), all, told));
         }
       }
     }
@@ -281,6 +326,7 @@ TEST_P(LrpeNumbers, ExtraTokensHaveNoSecondHalf) { extra_tokens_have_no_second_h
 TEST_P(LrpeNumbers, ThetaGetsTheSumOverAllPositions) { d_theta_is_the_sum_over_all_positions(context()); }
 TEST_P(LrpeNumbers, Float64AnglesKeepTheirDigits) { float64_angles_keep_their_digits(context()); }
 TEST_P(LrpeNumbers, OffsetsCountBehindExtraTokens) { offsets_count_behind_extra_tokens(context()); }
+TEST_P(LrpeNumbers, TokensBeforeAreReadOnTheDevice) { tokens_before_are_read_on_the_device(context()); }
 TEST_P(LrpeNumbers, SoftmaxOfManyFeatures) { softmax_of_many_features(context()); }
 TEST_P(LrpeNumbers, SoftmaxOfManyFeaturesAndAnglesOfHeads) { softmax_of_many_features_and_angles_of_heads(context()); }
 HEDDLE_ON_DEVICES(LrpeNumbers);

@@ -216,6 +216,36 @@ TEST(LrpeOperators, NameTheArgument) {
             "[lrpe_cosine] act is 99, expected one of none, relu, sigmoid, silu, elu1");
 }
 
+TEST(LrpeOperators, TokensBeforeAreOneNumberForInference) {
+  Context context;
+  const auto message = [&](Tape::Mode mode, const Tensor& before, Softmax softmax, const Shape& shape) {
+    Tape tape(context, mode);
+    const Variable x = tape.constant(normal(context, {1, 4, 2, 8})), theta = tape.constant(normal(context, {1, 4}));
+    LrpeRotateOptions options;
+    options.softmax = softmax;
+    options.tokens_before = before;
+    const std::string of_rotate = testing::error_of([&] { lrpe_rotate(tape, x, theta, options); });
+    const std::string of_cosine = testing::error_of([&] {
+      lrpe_cosine(tape, x, tape.constant(normal(context, {1, 8})),
+                  {.softmax = softmax, .shape = shape, .tokens_before = before});
+    });
+    return of_rotate + "; " + of_cosine;
+  };
+  const auto of_both = [](const std::string& text) { return "[lrpe_rotate] " + text + "; [lrpe_cosine] " + text; };
+  const Tensor one = Tensor::zeros(context, {1}, DType::int32), two = Tensor::zeros(context, {2}, DType::int32);
+  constexpr auto kInference = Tape::Mode::inference;
+  EXPECT_EQ(message(kInference, one, Softmax::feature, {}), "no error; no error");
+  EXPECT_EQ(message(kInference, two, Softmax::none, {}), of_both("tokens_before is int32 (2), expected one int32"));
+  EXPECT_EQ(message(kInference, Tensor::zeros(context, {1}, DType::float32), Softmax::none, {}),
+            of_both("tokens_before is float32 (1), expected one int32"));
+  EXPECT_EQ(message(Tape::Mode::record, one, Softmax::none, {}),
+            of_both("found tokens_before on a tape that records, expected a tape for inference"));
+  EXPECT_EQ(message(kInference, one, Softmax::sequence, {}),
+            of_both("found tokens_before beside a softmax over the sequence, expected one of them"));
+  EXPECT_EQ(message(kInference, one, Softmax::none, {2, 2}),
+            "no error; [lrpe_cosine] found tokens_before beside shape (2, 2), expected one of them");
+}
+
 TEST(LrpeCosine, RefusesAnOffsetOnAGrid) {
   Context context;
   Tape tape(context);

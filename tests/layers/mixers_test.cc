@@ -76,6 +76,43 @@ TEST_P(Mixers, StepsWithTheStateAreTheWhole) {
   }
 }
 
+// What a graph repeats computes the same: each state takes the place of the last, and the position is one on the
+// device.
+TEST_P(Mixers, AStateInPlaceGoesOnWhereItLies) {
+  Context context;
+  const MixerModel model(context, GetParam(), {8, 0, 2}, DType::float32);
+  Tape tape(context, Tape::Mode::inference);
+  const auto tokens = [&](int64_t count) { return tape.constant(normal(context, {2, count, 8}, DType::float32)); };
+  const Tensor before = Tensor::zeros(context, {1}, DType::int32);
+  const std::unique_ptr<MixerState> state = model.mixer->make_state();
+  EXPECT_EQ(state->in_place(context, before), nullptr) << "nothing was read yet";
+  model.mixer->forward(tape, tokens(30), state.get(), {});
+  const std::unique_ptr<MixerState> in_place = state->in_place(context, before);
+  if (std::string_view(GetParam()).find("softmax_attention") != std::string_view::npos) {
+    EXPECT_EQ(in_place, nullptr) << "the cache grows";
+    return;
+  }
+  ASSERT_NE(in_place, nullptr);
+  const std::map<std::string, Tensor> memory = in_place->save(context);
+  for (int64_t read = 30, count = 1; read < 40; read += count, count = count % 3 + 1) {
+    write_values(context, before, {static_cast<double>(read)});
+    const Variable x = tokens(count);
+    const Variable found = model.mixer->forward(tape, x, in_place.get(), {});
+    const Variable expected = model.mixer->forward(tape, x, state.get(), {});
+    EXPECT_EQ(read_values(context, found.value), read_values(context, expected.value)) << "behind " << read;
+  }
+  const std::map<std::string, Tensor> expected = state->save(context);
+  ASSERT_EQ(expected.size(), memory.size());
+  for (const auto& [name, tensor] : in_place->save(context)) {
+    if (name == "position") {
+      EXPECT_EQ(read_values(context, tensor), read_values(context, before));
+    } else {
+      EXPECT_EQ(tensor.data<float>(), memory.at(name).data<float>()) << name << " moved";
+      EXPECT_EQ(read_values(context, tensor), read_values(context, expected.at(name))) << name;
+    }
+  }
+}
+
 // Without sequences or without tokens there is nothing, and gradients of parameters are 0 and not what was there.
 TEST_P(Mixers, NoSequencesAndNoTokensGiveNothing) {
   for (const Shape& shape : {Shape{0, 4, 8}, Shape{2, 0, 8}, Shape{0, 0, 8}}) {

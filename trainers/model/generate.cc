@@ -14,7 +14,7 @@
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "core/runtime/utf8.h"
-#include "core/tensor/transfer.h"
+#include "trainers/model/text_reader.h"
 
 namespace heddle {
 namespace {
@@ -25,18 +25,34 @@ std::string escape(std::string_view bytes) {
   return text;
 }
 
-// Logits of the last position after the model has read `tokens`, which continue the text of `state`.
-Tensor read_part(Context& context, const LanguageModel& model, std::span<const int32_t> tokens, ModelState& state) {
-  Tensor on_device;
-  {
-    const MemoryScope scope(context, MemoryCategory::data);
-    on_device = Tensor::empty(context, {1, static_cast<int64_t>(tokens.size())}, DType::int32);
+// The indices of logits, the likeliest first and the lowest first among equals. They are sorted as far as they are
+// asked for, as few of a large vocabulary are.
+class LikeliestFirst {
+ public:
+  explicit LikeliestFirst(std::span<const double> logits) : logits_(logits), order_(logits.size()) {
+    std::iota(order_.begin(), order_.end(), int64_t{0});
   }
-  copy_from_host(context, on_device, tokens.data());
-  context.synchronize();
-  Tape tape(context, Tape::Mode::inference);
-  return model.forward(tape, on_device, &state).value.select(1, on_device.size(1) - 1);
-}
+
+  int64_t operator[](int64_t place) {
+    while (place >= sorted_) sort_more();
+    return order_[static_cast<size_t>(place)];
+  }
+
+ private:
+  void sort_more() {
+    const auto is_before = [&](int64_t a, int64_t b) {
+      return logits_[a] > logits_[b] || (logits_[a] == logits_[b] && a < b);
+    };
+    const int64_t end = std::min(static_cast<int64_t>(order_.size()), std::max<int64_t>(64, 4 * sorted_));
+    std::nth_element(order_.begin() + sorted_, order_.begin() + end - 1, order_.end(), is_before);
+    std::sort(order_.begin() + sorted_, order_.begin() + end, is_before);
+    sorted_ = end;
+  }
+
+  std::span<const double> logits_;
+  std::vector<int64_t> order_;
+  int64_t sorted_ = 0;
+};
 
 void check_prompt(std::span<const int32_t> prompt, int64_t vocab_size) {
   check(!prompt.empty(), "generate: the prompt is empty, expected at least one token");
@@ -48,13 +64,6 @@ void check_prompt(std::span<const int32_t> prompt, int64_t vocab_size) {
 
 }  // namespace
 
-std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
-                                ModelState& state) {
-  constexpr size_t kPart = 1024;
-  for (; tokens.size() > kPart; tokens = tokens.subspan(kPart)) read_part(context, model, tokens.first(kPart), state);
-  return read_values(context, read_part(context, model, tokens, state));
-}
-
 void generate_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> prompt,
                      const GenerateOptions& options, int64_t choices, const std::function<bool(int32_t)>& emit) {
   std::vector<int32_t> document;
@@ -64,11 +73,11 @@ void generate_tokens(Context& context, const LanguageModel& model, std::span<con
     prompt = document;
   }
   check_prompt(prompt, model.vocab_size());
-  ModelState state = model.initial_state();
+  TextReader reader(context, model, options.cuda_graph);
   Random random(options.seed, RandomStream::sampling);
   int32_t token = 0;
   for (int64_t i = 0; i < options.tokens; ++i) {
-    std::vector<double> logits = read_tokens(context, model, prompt, state);
+    std::vector<double> logits = reader.read(prompt);
     logits.resize(static_cast<size_t>(std::min(choices, model.vocab_size())));
     token = static_cast<int32_t>(sample_token(logits, options, random.next_uniform()));
     if (token == options.end || !emit(token) || (options.stop_requested && options.stop_requested())) return;
@@ -97,33 +106,35 @@ void generate(Context& context, const LanguageModel& model, const Tokenizer& tok
 
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform) {
   const auto size = static_cast<int64_t>(logits.size());
-  double largest = -std::numeric_limits<double>::infinity();
-  for (const double logit : logits) largest = std::isnan(logit) || logit > largest ? logit : largest;
+  size_t likeliest = 0;
+  for (size_t i = 1; i < logits.size() && !std::isnan(logits[likeliest]); ++i) {
+    if (std::isnan(logits[i]) || logits[i] > logits[likeliest]) likeliest = i;
+  }
+  const double largest = logits[likeliest];
   check(std::isfinite(largest), "the largest logit of the model is {}, expected a finite number: no token can be drawn",
         unsigned_nan(largest));
-  std::vector<int64_t> order(logits.size());
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
-  if (options.temperature == 0.0) return order[0];
+  if (options.temperature == 0.0) return static_cast<int64_t>(likeliest);
+  LikeliestFirst order(logits);
+  const auto weight = [&](int64_t token) { return std::exp((logits[token] - largest) / options.temperature); };
   int64_t kept = options.top_k > 0 ? std::min(options.top_k, size) : size;
-  std::vector<double> weights(static_cast<size_t>(kept));
   double total = 0.0;
-  for (int64_t i = 0; i < kept; ++i) {
-    weights[i] = std::exp((logits[order[i]] - logits[order[0]]) / options.temperature);
-    total += weights[i];
+  for (int64_t i = 0; i < kept; ++i) total += weight(kept < size ? order[i] : i);
+  if (options.top_p < 1.0) {  // the smallest number of tokens whose share reaches top_p
+    double sum = 0.0;
+    int64_t count = 0;
+    while (count < kept && (count == 0 || sum < options.top_p * total)) sum += weight(order[count++]);
+    kept = count;
+    total = sum;
   }
-  // The smallest number of tokens whose share reaches top_p.
-  double sum = 0.0;
+  double rest = uniform * total;
   for (int64_t i = 0; i < kept; ++i) {
-    sum += weights[i];
-    if (sum >= options.top_p * total) kept = i + 1;
+    const double share = weight(order[i]);
+    if (share == 0.0) break;  // nor has any that follows: what is left of `rest` is rounding
+    likeliest = static_cast<size_t>(order[i]);
+    rest -= share;
+    if (rest < 0.0) break;
   }
-  double rest = uniform * std::accumulate(weights.begin(), weights.begin() + kept, 0.0);
-  for (int64_t i = 0; i < kept; ++i) {
-    rest -= weights[i];
-    if (rest < 0.0) return order[i];
-  }
-  return order[kept - 1];
+  return static_cast<int64_t>(likeliest);
 }
 
 std::string StopText::add(uint8_t byte) {

@@ -1,5 +1,4 @@
-// Tokens from a model, one after the other. The model keeps a state of what it has read, so with a recurrent mixer
-// every token costs the same, however long the text is.
+// Tokens from a model, one after the other.
 #pragma once
 
 #include <cstddef>
@@ -29,12 +28,8 @@ struct GenerateOptions {
   std::optional<int32_t> end = {};
   std::string stop = {};  // generate(): ends where this text was written, and leaves it out; "": does not
   std::function<bool()> stop_requested = {};  // asked after every token; ends when it says yes
+  bool cuda_graph = true;                     // on a GPU, TextReader's use_graph
 };
-
-// Reads `tokens` (at least one, ids of the vocabulary), which continue the text of `state`, and returns the logits
-// after the last of them. A long text is read in parts, so that the memory does not grow with it.
-std::vector<double> read_tokens(Context& context, const LanguageModel& model, std::span<const int32_t> tokens,
-                                ModelState& state);
 
 // Reads `prompt` (at least one id of the vocabulary, or none where there is an end) and calls emit(token) for each new
 // token, until it returns false. Draws from the first `choices` tokens of the vocabulary. Throws Error for a prompt

@@ -13,6 +13,7 @@ std::string sample_text(Context& context, const LanguageModel& model, const Toke
   options.tokens = sample.tokens;
   options.temperature = sample.temperature;
   options.seed = config.seed;
+  options.cuda_graph = config.trainer.cuda_graph;
   options.stop_requested = stop_requested;
   if (config.data.pack) options.end = static_cast<int32_t>(config.data.separator);
   Utf8Printer printer;

@@ -22,14 +22,17 @@ class LrpeForward {
 
  public:
   explicit LrpeForward(const Args& args)
-      : args_(args), pairs_(args.x.dim / kSides), encoding_(args.theta, args.options) {}
+      : args_(args),
+        before_(args.tokens_before != nullptr ? *args.tokens_before : 0),
+        pairs_(args.x.dim / kSides),
+        encoding_(args.theta, args.options) {}
 
   void run(int64_t position) {
     const int64_t group = heads_per_theta(args_.x, args_.theta);
     for (int64_t shared = 0; shared < args_.theta.rows; ++shared) {
       for (int64_t begin = 0; begin < pairs_; begin += kPairs) {
         const int64_t count = std::min(kPairs, pairs_ - begin);
-        encoding_.angles(shared, begin, count, position, cosines_, sines_);
+        encoding_.angles(shared, begin, count, position + before_, cosines_, sines_);
         for (int64_t batch = 0; batch < args_.x.batch; ++batch) {
           for (int64_t index = shared * group; index < (shared + 1) * group; ++index) {
             rotate(batch, position, index, begin, count);
@@ -71,12 +74,12 @@ class LrpeForward {
         to_second[i] = p * sines_[i] + q * cosines_[i];
       }
     }
-    if (encoding_.is_extra(position)) std::fill_n(to_second, count, A(0));
+    if (encoding_.is_extra(position + before_)) std::fill_n(to_second, count, A(0));
     store_pairs<2>(y, pairing, pairs_, begin, count, Pairs<A>(to), GradientMode::overwrite);
   }
 
   const Args& args_;
-  const int64_t pairs_;
+  const int64_t before_, pairs_;
   Encoding encoding_;
   Buffer<A, kPairs> cosines_, sines_;
   PairBuffer<A> input_, output_, maximum_, sum_;

@@ -1,6 +1,7 @@
 // Chooses among the kernels of the position encodings, by storage type, alignment and options.     docs/layers.md#lrpe
-// float64, and rows that are not whole aligned vectors, take the kernels of lrpe_rows.h. Other rows take those of
-// lrpe_vectors.h, or for a softmax over the sequence those of lrpe_slab.h (short sequences) or lrpe_sequence.h.
+// float64, rows that are not whole aligned vectors, and tokens whose place in the text lies on the device take the
+// kernels of lrpe_rows.h. Other rows take those of lrpe_vectors.h, or for a softmax over the sequence those of
+// lrpe_slab.h (short sequences) or lrpe_sequence.h.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,8 @@ void launch_lrpe_forward(Context& context, const typename Vectors::ForwardArgs& 
   const HeadsView& x = args.x;
   if (x.batch * x.length * x.heads * x.dim == 0) return;
   const Softmax softmax = args.options.softmax;
-  const int lanes = can_vectorize_all(Vectors::WIDTH, x, args.y) ? lanes_of_row<Vectors>(x, args.theta, softmax) : 0;
+  const bool is_for_vectors = args.tokens_before == nullptr && can_vectorize_all(Vectors::WIDTH, x, args.y);
+  const int lanes = is_for_vectors ? lanes_of_row<Vectors>(x, args.theta, softmax) : 0;
   if constexpr (!std::is_same_v<T, double>) {
     if (lanes > 0) {
       if (softmax == Softmax::sequence && launch_slab_forward<Vectors>(context, args, lanes)) return;

@@ -78,12 +78,12 @@ struct RowActivation {
   }
 };
 
-// Sine and cosine of angle k of a row.
+// Sine and cosine of angle k of a row at a position of the text.
 template <class Encoding, class Options>
-__device__ __forceinline__ void compute_angle(const RowsView& theta, const Options& options, const RowPlace& place,
-                                              int64_t k, SinCos<typename Encoding::A> (&angle)[1]) {
-  const typename Encoding::Thetas thetas(theta, place.theta_head, static_cast<int>(k));
-  typename Encoding::Angles(thetas).at(options, place.position, angle);
+__device__ __forceinline__ void compute_angle(const RowsView& theta, const Options& options, int64_t theta_head,
+                                              int64_t position, int64_t k, SinCos<typename Encoding::A> (&angle)[1]) {
+  const typename Encoding::Thetas thetas(theta, theta_head, static_cast<int>(k));
+  typename Encoding::Angles(thetas).at(options, position, angle);
 }
 
 // d_a, the gradient of the activated x, at the inputs of angle k.
@@ -103,17 +103,19 @@ __global__ void __launch_bounds__(32) lrpe_forward_rows(const __grid_constant__ 
   using A = typename Encoding::A;
   const int64_t rows = args.x.batch * args.x.length * args.x.heads;
   const int dim = static_cast<int>(args.x.dim);
+  const int64_t before = args.tokens_before != nullptr ? *args.tokens_before : 0;
   for (int64_t index = blockIdx.x; index < rows; index += gridDim.x) {
     const RowPlace place(args.x, args.theta, index);
+    const int64_t position = place.position + before;  // in the text
     const RowActivation<T> act(args, place);
     T* to = head<T>(args.y, place.batch, place.position, place.head_index);
     for (int k = threadIdx.x; k < Encoding::angle_count(dim); k += 32) {
       SinCos<A> angle[1];
-      compute_angle<Encoding>(args.theta, args.options, place, k, angle);
+      compute_angle<Encoding>(args.theta, args.options, place.theta_head, position, k, angle);
       A a[Encoding::kValues], y[2];
 #pragma unroll
       for (int v = 0; v < Encoding::kInputs; ++v) a[v] = act(Encoding::input_at(v, k, dim));
-      Encoding::forward(a, angle, Encoding::is_extra(args.options, place.position), y);
+      Encoding::forward(a, angle, Encoding::is_extra(args.options, position), y);
 #pragma unroll
       for (int v = 0; v < 2; ++v) to[Encoding::output_at(v, k, dim)] = narrow<T>(y[v]);
     }
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(32) lrpe_backward_rows(const __grid_constant__
     T* d_x = head<T>(d_x_view, place.batch, place.position, place.head_index);
     const auto gradient = [&](int k, A(&d_a)[Encoding::kValues]) {
       SinCos<A> angle[1];
-      compute_angle<Encoding>(args.theta, options, place, k, angle);
+      compute_angle<Encoding>(args.theta, options, place.theta_head, place.position, k, angle);
       input_gradient<Encoding>(d_y, k, dim, angle, Encoding::is_extra(options, place.position), d_a);
     };
     A dot = A(0);
@@ -223,7 +225,7 @@ __global__ void __launch_bounds__(32 * kSequenceWarps, 1)
     for (; place.position < args.x.length; place.position += kSequenceWarps) {
       const RowActivation<T> act(args, place);
       SinCos<A> angle[1];
-      compute_angle<Encoding>(args.theta, args.options, place, k, angle);
+      compute_angle<Encoding>(args.theta, args.options, place.theta_head, place.position, k, angle);
       A d_a[Encoding::kValues];
       input_gradient<Encoding>(head<const T>(args.d_y, place.batch, place.position, place.head_index), k, dim, angle,
                                Encoding::is_extra(args.options, place.position), d_a);
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(32)
         const T* d_y = head<const T>(args.d_y, place.batch, n, place.head_index);
         for (int64_t k = index; k < angles; k += min(period, angles)) {
           SinCos<A> angle[1];
-          compute_angle<Encoding>(args.theta, args.options, place, k, angle);
+          compute_angle<Encoding>(args.theta, args.options, place.theta_head, place.position, k, angle);
           A a[Encoding::kValues], y[2];
 #pragma unroll
           for (int v = 0; v < Encoding::kInputs; ++v) {

@@ -75,11 +75,11 @@ Variable Lightning::mix(Tape& tape, const Variable& x, State* state, const Tenso
   const Variable qkv = activation(tape, qkv_.forward(tape, x), options_.act);
   const std::vector<Variable> parts = tape.split(reshape(tape, qkv, head_shape), 2, {heads(), heads(), heads()});
   Variable q = parts[0], k = parts[1];
-  const int64_t offset = position(state);
+  const TokensBefore before = tokens_before(state);
   if (lrpe_) {
     lrpe_->check_segments(segments);
-    q = lrpe_->forward(tape, q, offset);
-    k = lrpe_->forward(tape, k, offset);
+    q = lrpe_->forward(tape, q, before);
+    k = lrpe_->forward(tape, k, before);
   }
   const Variable o =
       attend(tape, q, k, parts[2], tape.constant(log_decay_->value),

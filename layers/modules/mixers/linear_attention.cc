@@ -79,8 +79,8 @@ Variable LinearAttentionMixer::mix(Tape& tape, const Variable& x, State* state, 
   const auto by_head = [&](const Variable& part) {
     return reshape(tape, part, {x.shape()[0], x.shape()[1], part.shape()[-1] / head_dim_, head_dim_});
   };
-  const auto encoded = [&, offset = position(state)](const Variable& features) {
-    return lrpe_ ? lrpe_->forward(tape, features, offset) : features;
+  const auto encoded = [&, before = tokens_before(state)](const Variable& features) {
+    return lrpe_ ? lrpe_->forward(tape, features, before) : features;
   };
   const Variable q = by_head(feature_map(tape, parts[0])), k = by_head(feature_map(tape, parts[1]));
   LinearAttentionOptions options;

@@ -11,17 +11,40 @@
 namespace heddle {
 
 // The recurrent state of each head, and the position of the next token. Its tensors are replaced, never written to, so
-// that a copy stays what it was.
+// that a copy stays what it was; those of a state in place are written to, and the position lies on the device.
 struct RecurrentMixer::State : MixerState {
   Tensor state;     // (B, H, D, Dv), accumulate type; undefined: zeros
   Tensor key_sums;  // (B, H, D, 1), the same
-  int64_t position = 0;
+  TokensBefore position;
+
+  bool is_in_place() const { return position.on_device.defined(); }
 
   std::map<std::string, Tensor> save(Context& context) const override {
-    std::map<std::string, Tensor> tensors{{"position", saved_position(context, position)}};
+    std::map<std::string, Tensor> tensors;
+    tensors["position"] = is_in_place() ? clone(context, position.on_device) : saved_position(context, position.count);
     if (state.defined()) tensors["state"] = state;
     if (key_sums.defined()) tensors["key_sums"] = key_sums;
     return tensors;
+  }
+
+  std::unique_ptr<MixerState> in_place(Context& context, const Tensor& tokens_before) const override {
+    if (!state.defined()) return nullptr;
+    auto copied = std::make_unique<State>();
+    copied->state = clone(context, state);
+    if (key_sums.defined()) copied->key_sums = clone(context, key_sums);
+    copied->position.on_device = tokens_before;
+    return copied;
+  }
+
+  // Takes the place of the state before.
+  void become(Context& context, State next, int64_t tokens) {
+    if (is_in_place()) {
+      copy(context, state, next.state);
+      if (key_sums.defined()) copy(context, key_sums, next.key_sums);
+      return;
+    }
+    next.position.count += tokens;
+    *this = std::move(next);
   }
 };
 
@@ -78,12 +101,13 @@ Variable RecurrentMixer::forward(Tape& tape, const Variable& x, MixerState* stat
   check(own != nullptr, "[{}] the state is that of another mixer", type_);
   State next = *own;
   Variable y = mix(tape, x, &next, segments);
-  next.position += x.shape()[1];
-  *own = std::move(next);
+  own->become(tape.context(), std::move(next), x.shape()[1]);
   return y;
 }
 
-int64_t RecurrentMixer::position(const State* state) { return state != nullptr ? state->position : 0; }
+TokensBefore RecurrentMixer::tokens_before(const State* state) {
+  return state != nullptr ? state->position : TokensBefore();
+}
 
 Variable RecurrentMixer::attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v,
                                 const Variable& log_decay, const LinearAttentionOptions& options, State* state,

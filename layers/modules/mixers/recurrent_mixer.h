@@ -33,8 +33,8 @@ class RecurrentMixer : public Mixer {
 
   // What the mixer computes of x (B, N, dim); `state` may be null.
   virtual Variable mix(Tape& tape, const Variable& x, State* state, const Tensor& segments) const = 0;
-  // The position of the first token of x.
-  static int64_t position(const State* state);
+  // How many tokens come before the first of x.
+  static TokensBefore tokens_before(const State* state);
   // linear_attention from the state on, in whose place the state after these tokens comes; without a state from zeros
   // on, and with `segments` from zeros on in each of them.
   static Variable attend(Tape& tape, const Variable& q, const Variable& k, const Variable& v, const Variable& log_decay,

@@ -112,7 +112,8 @@ Variable Retention::mix(Tape& tape, const Variable& x, State* state, const Tenso
   const auto by_head = [&](const Variable& all) {
     return reshape(tape, all, {batch, length, heads(), all.shape()[-1] / heads()});
   };
-  const int64_t offset = position(state), head_dim = key_dim_ / heads();
+  const TokensBefore before = tokens_before(state);
+  const int64_t head_dim = key_dim_ / heads();
   std::vector<Variable> qkv;
   if (rotary_) {  // q and k are let go of once they are rotated; as parts of one tensor they would stay as long as v
     qkv = Linear::forward(tape, x, {&q_, &k_});
@@ -124,8 +125,8 @@ Variable Retention::mix(Tape& tape, const Variable& x, State* state, const Tenso
   const Variable v = by_head(qkv[2]);
   qkv.clear();
   if (rotary_) {
-    q = rotary_->forward(tape, q, offset);
-    k = rotary_->forward(tape, k, offset);
+    q = rotary_->forward(tape, q, before);
+    k = rotary_->forward(tape, k, before);
   }
   const Variable log_decay =
       decay_ ? log_sigmoid(tape, decay_->forward(tape, x), options_.divisor) : tape.constant(log_decay_->value);
