@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include "core/config/nearest_name.h"
 #include "core/runtime/error.h"
@@ -23,6 +25,14 @@ bool holds(const Rows& rows, const std::string& type) {
   return std::any_of(rows.begin(), rows.end(), [&](const auto& row) { return row.first == type; });
 }
 
+template <class Rows, class Make>
+void add_row(Rows& rows, std::string_view what, const std::string& type, Make make) {
+  check(!type.empty(), "a {} without a type was added to the registry", what);
+  check(!holds(rows, type), "two {}s are called {}", what, type);
+  check(make != nullptr, "{} {} has no function that makes its options", what, type);
+  rows.emplace_back(type, std::move(make));
+}
+
 template <class Rows, class Section>
 void describe_section(const Rows& rows, ConfigFields& fields, const ModelSize& model, Section& section) {
   std::vector<std::string> types;
@@ -32,6 +42,7 @@ void describe_section(const Rows& rows, ConfigFields& fields, const ModelSize& m
       std::find_if(rows.begin(), rows.end(), [&](const auto& other) { return other.first == section.type; });
   if (fields.reads()) {
     auto options = row->second();
+    check(options != nullptr, "the function of type {} returned no options", section.type);
     options->describe(fields, model);
     section.options = std::move(options);
   } else {
@@ -89,13 +100,11 @@ void Registry::add(Operator op) {
 }
 
 void Registry::add_mixer(const std::string& type, MakeMixerOptions make) {
-  check(!holds(mixers_, type), "two mixers are called {}", type);
-  mixers_.emplace_back(type, std::move(make));
+  add_row(mixers_, "mixer", type, std::move(make));
 }
 
 void Registry::add_channel(const std::string& type, MakeChannelOptions make) {
-  check(!holds(channels_, type), "two channel layers are called {}", type);
-  channels_.emplace_back(type, std::move(make));
+  add_row(channels_, "channel layer", type, std::move(make));
 }
 
 std::vector<std::string> Registry::operator_names() const {

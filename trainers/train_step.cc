@@ -60,7 +60,7 @@ TrainStep::TrainStep(Context& context, const TrainConfig& config, Processes* pro
       scale_is_dynamic_(!config.trainer.loss_scale),
       loss_scale_{initial_loss_scale(config.trainer)},
       skip_nonfinite_(config.trainer.skip_nonfinite),
-      use_graph_(config.trainer.cuda_graph && config.model.dropout == 0.0 && context.backend().has_graphs() &&
+      use_graph_(config.trainer.cuda_graph && context.backend().has_graphs() &&
                  (parallel_ == nullptr || parallel_->can_be_captured())) {}
 
 bool TrainStep::fits_staging() const {
@@ -83,6 +83,12 @@ void TrainStep::make_staging() {
     staging_.batches.push_back(empty_batch(context_, batch));
     bytes += (2 * batch.tokens.size() + batch.segments.size()) * sizeof(int32_t);
   }
+  const size_t seeds = dropout_seeds(0).size();
+  if (seeds > 0) {
+    const MemoryScope scope(context_, MemoryCategory::data);
+    const auto batches = static_cast<int64_t>(batches_.size());
+    staging_.dropout_seeds = Tensor::empty(context_, {batches, static_cast<int64_t>(seeds) / 2, 2}, DType::int64);
+  }
   const MemoryScope scope(context_, "loss", MemoryCategory::gradient);
   const auto count = static_cast<int64_t>(batches_.size());
   if (parallel_ == nullptr) {
@@ -96,7 +102,8 @@ void TrainStep::make_staging() {
     staging_.losses = of_this_process.select(0, 1);
   }
   const auto bytes_of = [&](const Tensor& tensor) { return static_cast<size_t>(tensor.numel()) * size_of(loss_dtype); };
-  staging_.upstream_offset = round_up(bytes);
+  staging_.seeds_offset = round_up(bytes);
+  staging_.upstream_offset = staging_.seeds_offset + round_up(batches_.size() * seeds * sizeof(uint64_t));
   staging_.numbers_offset = staging_.upstream_offset + round_up(bytes_of(staging_.upstream));
   if (context_.is_meta()) return;
   staging_.host = std::make_unique<PinnedBuffer>(context_, staging_.numbers_offset + bytes_of(staging_.numbers));
@@ -113,6 +120,10 @@ double TrainStep::upstream_on_host(size_t micro_batch) const {
   return loss_scale_.value * static_cast<double>(counted_targets(batch)) / static_cast<double>(batch.counted_by_all);
 }
 
+std::vector<uint64_t> TrainStep::dropout_seeds(size_t micro_batch) const {
+  return model_.dropout_seeds(derived_seed(derived_seed(seed_, static_cast<uint64_t>(step_)), micro_batch));
+}
+
 void TrainStep::stage() {
   if (staging_.host == nullptr) return;
   char* host = staging_.host->as<char>();
@@ -122,6 +133,13 @@ void TrainStep::stage() {
       std::memcpy(host, numbers->data(), numbers->size() * sizeof(int32_t));
       host += numbers->size() * sizeof(int32_t);
     }
+  }
+  char* seeds = staging_.host->as<char>() + staging_.seeds_offset;
+  for (size_t i = 0; i < batches_.size(); ++i) {
+    const std::vector<uint64_t> of_batch = dropout_seeds(i);
+    if (of_batch.empty()) break;
+    std::memcpy(seeds, of_batch.data(), of_batch.size() * sizeof(uint64_t));
+    seeds += of_batch.size() * sizeof(uint64_t);
   }
   const DType dtype = staging_.upstream.dtype();
   char* upstream = staging_.host->as<char>() + staging_.upstream_offset;
@@ -137,6 +155,7 @@ void TrainStep::copy_staged(const Tensor& to, size_t offset) {
 void TrainStep::compute() {
   model_.parameters().zero_grad();
   copy_staged(staging_.upstream, staging_.upstream_offset);
+  if (staging_.dropout_seeds.defined()) copy_staged(staging_.dropout_seeds, staging_.seeds_offset);
   size_t offset = 0;
   for (size_t i = 0; i < staging_.batches.size(); ++i) {
     const DeviceBatch& batch = staging_.batches[i];
@@ -177,8 +196,10 @@ void TrainStep::compute_watched() {
 
 Variable TrainStep::record_loss(Tape& tape, size_t micro_batch, const LanguageModel::Observer& observer) const {
   const DeviceBatch& batch = staging_.batches[micro_batch];
-  const DropoutMasks masks{derived_seed(derived_seed(seed_, static_cast<uint64_t>(step_)), micro_batch),
-                           batches_[micro_batch].first_row};
+  DropoutMasks masks{.first_sequence = batches_[micro_batch].first_row};
+  if (staging_.dropout_seeds.defined()) {
+    masks.seeds = staging_.dropout_seeds.select(0, static_cast<int64_t>(micro_batch));
+  }
   return model_.loss(tape, model_.features(tape, {batch.tokens, batch.segments}, nullptr, observer, masks),
                      batch.targets);
 }

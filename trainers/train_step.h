@@ -38,8 +38,7 @@ struct StepResult {
 };
 
 // On a GPU with graphs the second step is captured and from then on replayed (trainer.cuda_graph: auto), with the same
-// bits as without. A model with dropout is not: each step has another seed, and a graph would repeat one mask. Of
-// several processes each computes its part of every batch, and all take the same step.
+// bits as without. Of several processes each computes its part of every batch, and all take the same step.
 class TrainStep {
  public:
   // Builds the model and its optimizer; the parameters start from config.seed. `processes` must outlive it; nullptr:
@@ -82,12 +81,13 @@ class TrainStep {
   // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
+    Tensor dropout_seeds;  // int64 (batches, layers, 2); undefined in a model without dropout
     Tensor upstream;  // the loss scale; of several processes, for each batch that times this one's share of its targets
     Tensor losses;    // of the batches
     Tensor numbers;   // the losses; of several processes (processes, 2, batches): upstream and losses of each
-    // Tokens, targets and segments of all batches, upstream, numbers; null on meta.
+    // Tokens, targets and segments of all batches, seeds, upstream, numbers; null on meta.
     std::unique_ptr<PinnedBuffer> host;
-    size_t upstream_offset = 0, numbers_offset = 0;
+    size_t seeds_offset = 0, upstream_offset = 0, numbers_offset = 0;
   };
 
   bool fits_staging() const;
@@ -104,6 +104,7 @@ class TrainStep {
   double staged_loss() const;
   Tensor upstream_of(size_t micro_batch) const;
   double upstream_on_host(size_t micro_batch) const;
+  std::vector<uint64_t> dropout_seeds(size_t micro_batch) const;
   std::string describe_non_finite(const StepResult& result);
   std::string find_first_non_finite();
 

@@ -20,6 +20,8 @@ struct DropoutArgs {
   double p = 0.0;     // from 0 to 1: the probability that an element is dropped
   uint64_t seed = 0;
   int64_t first_element = 0;  // of the mask: where x is a part of a larger tensor, what comes before it there
+  // On the device of x, in place of `seed`, whose bits it holds: read when the kernel runs. nullptr: `seed` counts.
+  const int64_t* seed_on_device = nullptr;
 };
 
 // Which elements are dropped and what the others are multiplied by, for both devices.

@@ -14,6 +14,9 @@ struct DropoutOptions {
   uint64_t seed = 0;  // of the mask: one for each place and step
   // Where x is a part of a larger tensor that has one mask: the number of elements that come before it there.
   int64_t first_element = 0;
+  // int64, one element on the device of x, which holds the bits of a seed in place of `seed`. It is read when the
+  // operator runs and again in backward, so that a graph can draw another mask with each replay.
+  Tensor seed_on_device = {};
 };
 
 // On a tape for inference, and where p is 0, the result is x itself. Throws Error for a p outside [0, 1], and for a

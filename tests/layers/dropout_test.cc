@@ -135,6 +135,37 @@ TEST_P(Dropout, RefusesPlacesThatNoMaskHas) {
   EXPECT_EQ(message(last), "no error");
 }
 
+// A mask whose seed lies on the device is that of the same seed, in forward and backward, whatever is changed later.
+TEST_P(Dropout, TakesTheBitsOfASeedOnTheDevice) {
+  constexpr int64_t kFirst = 6;
+  const Tensor ones = Tensor::empty(context(), {30, 7}, DType::float32);
+  write_values(context(), ones, std::vector<double>(210, 1.0));
+  const Tensor on_device = Tensor::empty(context(), {2, 1}, DType::int64);
+  for (const uint64_t seed : {uint64_t{0}, uint64_t{5}, uint64_t{1} << 63 | 12345, ~uint64_t{0}}) {
+    for (const int64_t first : {int64_t{0}, kFirst}) {
+      const int64_t bits[2] = {0, static_cast<int64_t>(seed)};
+      copy_from_host(context(), on_device, bits);
+      Tape tape(context());
+      Gradient d_x;
+      const Variable y =
+          dropout(tape, tape.leaf(ones, d_x, "x"),
+                  {.p = 0.4, .seed = 77, .first_element = first, .seed_on_device = on_device.select(0, 1)});
+      tape.backward(y, ones);
+      const std::vector<double> expected =
+          dropped(context(), {.p = 0.4, .seed = seed, .first_element = first}, {30, 7});
+      EXPECT_EQ(read_values(context(), y.value), expected) << seed;
+      EXPECT_EQ(read_values(context(), d_x.tensor), expected) << seed;
+    }
+  }
+  const auto message = [&](const Tensor& seeds) {
+    Tape tape(context());
+    return testing::error_of([&] { dropout(tape, tape.constant(ones), {.p = 0.4, .seed_on_device = seeds}); });
+  };
+  EXPECT_EQ(message(on_device), "[dropout] seed_on_device is int64 (2, 1), expected one int64");
+  EXPECT_EQ(message(Tensor::zeros(context(), {1}, DType::int32)),
+            "[dropout] seed_on_device is int32 (1), expected one int64");
+}
+
 HEDDLE_ON_DEVICES(Dropout);
 
 TEST(DropoutSeeds, Differ) {

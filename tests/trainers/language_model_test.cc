@@ -101,7 +101,7 @@ TEST_F(LanguageModelTest, EachPlaceHasAMaskOfItsOwn) {
   config.dropout = 0.5;
   LanguageModel model(config);
   model.parameters().materialize(context_, DType::float64, 3);
-  const auto masks_of = [&](uint64_t seed, Tape::Mode mode) {
+  const auto masks_of = [&](const DropoutMasks& given, Tape::Mode mode) {
     std::vector<std::vector<bool>> masks;
     Tape tape(context_, mode);
     const auto observe = [&](std::string_view part, const Variable& output) {
@@ -109,14 +109,20 @@ TEST_F(LanguageModelTest, EachPlaceHasAMaskOfItsOwn) {
       masks.emplace_back();
       for (const double value : read_values(context_, output.value)) masks.back().push_back(value == 0.0);
     };
-    model.forward(tape, on_device(context_, kTokens), nullptr, observe, {.seed = seed});
+    model.forward(tape, on_device(context_, kTokens), nullptr, observe, given);
     return masks;
   };
-  const auto masks = masks_of(1, Tape::Mode::record), others = masks_of(2, Tape::Mode::record);
+  const auto masks = masks_of({.seed = 1}, Tape::Mode::record), others = masks_of({.seed = 2}, Tape::Mode::record);
   std::set<std::vector<bool>> all(masks.begin(), masks.end());
   all.insert(others.begin(), others.end());
   EXPECT_EQ(all.size(), 8u);
-  EXPECT_EQ(masks_of(1, Tape::Mode::record), masks);
+  EXPECT_EQ(masks_of({.seed = 1}, Tape::Mode::record), masks);
+  const std::vector<uint64_t> seeds = model.dropout_seeds(1);
+  ASSERT_EQ(seeds.size(), 4u);
+  const Tensor tensor = Tensor::empty(context_, {2, 2}, DType::int64);
+  copy_from_host(context_, tensor, seeds.data());
+  EXPECT_EQ(masks_of({.seed = 2, .seeds = tensor}, Tape::Mode::record), masks);
+  EXPECT_TRUE(model_.dropout_seeds(1).empty());
   Tape tape(context_, Tape::Mode::inference);
   EXPECT_EQ(read_values(context_, model.forward(tape, on_device(context_, kTokens)).value), logits(kTokens));
 }

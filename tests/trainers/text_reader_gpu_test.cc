@@ -59,8 +59,7 @@ TEST_F(TextReaderGpu, ReplaysComputeWhatIsComputedWithoutThem) {
       {"{type: retention, heads: 2}", true},
       {"{type: simple_gla, heads: 2}", true},
       {"{type: softmax_attention, heads: 2}", false},
-      {"{pattern: [a, b], kinds: {a: {type: lightning, heads: 2}, b: {type: softmax_attention, heads: 2}}}",
-       false},
+      {"{pattern: [a, b], kinds: {a: {type: lightning, heads: 2}, b: {type: softmax_attention, heads: 2}}}", false},
   };
   for (const auto& [mixer, is_captured] : mixers) {
     for (const auto& [dtype, tolerance] :

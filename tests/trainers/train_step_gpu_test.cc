@@ -48,7 +48,7 @@ Trained train(Device device, const TrainConfig& config, int64_t steps) {
 }
 
 TEST_F(TrainStepGpu, LossesAreThoseOfTheCpu) {
-  // With dropout each step has masks of its own, which a graph would not have.
+  // With dropout each step has masks of its own, also where it is the replay of a graph.
   for (const char* set : {"model.dropout=0", "model.dropout=0.3", "model.channel={type: ffn, hidden: 24, act: gelu}"}) {
     const TrainConfig config = testing::tiny_train_config({set, "trainer.accumulate=2"});
     const Trained cpu = train({DeviceType::cpu}, config, 10), gpu = train({DeviceType::cuda}, config, 10);
@@ -88,14 +88,28 @@ TEST_F(TrainStepGpu, AProfileChangesNoBit) {
 }
 
 TEST_F(TrainStepGpu, TheGraphChangesNoBit) {
-  for (const char* dtype : {"float32", "bfloat16", "float16"}) {
-    const std::string set = std::string("trainer.dtype=") + dtype;
-    const TrainConfig with = testing::tiny_train_config({set, "trainer.accumulate=2"});
-    const TrainConfig without = testing::tiny_train_config({set, "trainer.accumulate=2", "trainer.cuda_graph=off"});
-    const Trained a = train({DeviceType::cuda}, with, 8), b = train({DeviceType::cuda}, without, 8);
-    EXPECT_EQ(a.losses, b.losses) << dtype;
-    EXPECT_EQ(a.weights, b.weights) << dtype;
+  for (const std::string more : {"model.dropout=0", "model.dropout=0.3", "model.recompute=block"}) {
+    for (const char* dtype : {"float32", "bfloat16", "float16"}) {
+      const auto set = [&](const char* graph) {
+        return testing::tiny_train_config({std::string("trainer.dtype=") + dtype, more, "trainer.accumulate=2",
+                                           std::string("trainer.cuda_graph=") + graph});
+      };
+      const Trained a = train({DeviceType::cuda}, set("auto"), 8), b = train({DeviceType::cuda}, set("off"), 8);
+      EXPECT_EQ(a.losses, b.losses) << dtype << " " << more;
+      EXPECT_EQ(a.weights, b.weights) << dtype << " " << more;
+    }
   }
+}
+
+TEST_F(TrainStepGpu, AModelWithDropoutIsCaptured) {
+  const TrainConfig config = testing::tiny_train_config({"model.dropout=0.3", "model.recompute=block"});
+  Context context({DeviceType::cuda});
+  TrainStep train_step(context, config);
+  const auto data = make_dataset(dataset_options(config));
+  for (int64_t step = 1; step <= 3; ++step) {
+    train_step.step(testing::batches_of_step(*data, config, step), step, learning_rate(step));
+  }
+  EXPECT_TRUE(train_step.is_captured());
 }
 
 TEST_F(TrainStepGpu, TheGraphChangesNoBitOfAnyOptimizer) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/runtime/error.h"
 #include "core/tensor/random.h"
+#include "layers/ops/check.h"
 #include "layers/ops/cross_entropy.h"
 #include "layers/ops/dropout.h"
 #include "layers/ops/linear.h"
@@ -19,6 +22,23 @@
 #include "trainers/data/dataset.h"
 
 namespace heddle {
+namespace {
+
+// What a mixer or channel layer made. It may be one of the user's program, and have made nothing.
+template <class Made>
+Made checked(std::string_view layer, std::string_view function, Made made) {
+  check(made != nullptr, "[{}] {}() returned nullptr", layer, function);
+  return made;
+}
+
+// The same of what it computed from x.
+Variable checked_output(std::string_view layer, const Variable& x, Variable y) {
+  check(y.defined(), "[{}] y is missing", layer);
+  check_tensor(layer, "y", y, x.dtype(), x.shape(), "those of x");
+  return y;
+}
+
+}  // namespace
 
 LanguageModel::LanguageModel(const ModelConfig& config)
     : vocab_size_(config.vocab_size),
@@ -36,11 +56,12 @@ LanguageModel::LanguageModel(const ModelConfig& config)
     const ModuleBuilder builder = root.child(block.path);
     block.mixer_norm = std::make_unique<Norm>(config.norm, builder.child("mixer_norm"), config.dim);
     const size_t mixer_begin = parameters_.all().size();
-    block.mixer = config.mixer.of_layer(layer).options->make(builder.child("mixer"), place);
+    const ModuleBuilder mixer = builder.child("mixer"), channel = builder.child("channel");
+    block.mixer = checked(mixer.path(), "make", config.mixer.of_layer(layer).options->make(mixer, place));
     block.mixer_parameters = parameters_since(mixer_begin);
     block.channel_norm = std::make_unique<Norm>(config.norm, builder.child("channel_norm"), config.dim);
     const size_t channel_begin = parameters_.all().size();
-    block.channel = config.channel.options->make(builder.child("channel"), place);
+    block.channel = checked(channel.path(), "make", config.channel.options->make(channel, place));
     block.channel_parameters = parameters_since(channel_begin);
     block.parameters = parameters_since(begin);
   }
@@ -58,8 +79,42 @@ std::vector<Parameter*> LanguageModel::parameters_since(size_t begin) {
 
 ModelState LanguageModel::initial_state() const {
   ModelState state;
-  for (const Block& block : blocks_) state.push_back(block.mixer->make_state());
+  for (const Block& block : blocks_) {
+    state.push_back(checked(block.path + ".mixer", "make_state", block.mixer->make_state()));
+  }
   return state;
+}
+
+// The masks of one block: of its mixer, then of its channel layer.
+struct LanguageModel::BlockMasks {
+  std::array<uint64_t, 2> seeds;
+  Tensor on_device;  // int64 (2), the same, or undefined
+  int64_t first_sequence;
+
+  static std::array<uint64_t, 2> seeds_of(uint64_t seed, uint64_t layer) {
+    const uint64_t of_block = derived_seed(seed, layer);
+    return {derived_seed(of_block, 0), derived_seed(of_block, 1)};
+  }
+  BlockMasks(const DropoutMasks& masks, size_t layer)
+      : seeds(seeds_of(masks.seed, layer)), first_sequence(masks.first_sequence) {
+    if (masks.seeds.defined()) on_device = masks.seeds.select(0, static_cast<int64_t>(layer));
+  }
+
+  DropoutOptions options(double p, size_t place, const Variable& x) const {
+    DropoutOptions options{.p = p, .seed = seeds[place]};
+    options.first_element = first_sequence * x.shape()[1] * x.shape()[2];
+    if (on_device.defined()) options.seed_on_device = on_device.select(0, static_cast<int64_t>(place));
+    return options;
+  }
+};
+
+std::vector<uint64_t> LanguageModel::dropout_seeds(uint64_t seed) const {
+  std::vector<uint64_t> seeds;
+  if (dropout_ == 0.0) return seeds;
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    for (const uint64_t of_layer : BlockMasks::seeds_of(seed, layer)) seeds.push_back(of_layer);
+  }
+  return seeds;
 }
 
 // x and the sum of what came before it, which every norm adds x to.
@@ -91,7 +146,7 @@ void LanguageModel::normalize(Tape& tape, const std::string& part, const Norm& n
 
 // The parts whose values are not kept go through recompute(). Observers see each part once, as it is first computed.
 void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
-                              Recompute recomputed, const Observer& observer, const DropoutMasks& masks) const {
+                              Recompute recomputed, const Observer& observer, const BlockMasks& masks) const {
   if (recomputed == Recompute::block) {
     const std::vector<Variable> outputs = recompute(
         tape, {stream.x, stream.residual}, block.parameters,
@@ -110,27 +165,27 @@ void LanguageModel::run_block(Tape& tape, const Block& block, Stream& stream, Mi
       return std::vector<Variable>{layer(inner, in[0])};
     })[0];
   };
-  uint64_t place = 0;  // in the block: the mixer, then the channel layer
+  size_t place = 0;  // in the block: the mixer, then the channel layer
   const auto run_layer = [&](const std::string& part, const auto& layer, const std::vector<Parameter*>& parameters,
                              bool is_recomputed) {
-    const uint64_t seed = derived_seed(masks.seed, place++);
     stream.x = run_part(tape, part, observer, [&] {
       const Variable y = apply(layer, parameters, is_recomputed);
-      const int64_t before = masks.first_sequence * y.shape()[1] * y.shape()[2];
-      return dropout(tape, y, {.p = dropout_, .seed = seed, .first_element = before});
+      return dropout(tape, y, masks.options(dropout_, place++, y));
     });
   };
   normalize(tape, block.path + ".mixer_norm", *block.mixer_norm, stream, observer);
   run_layer(
       block.path + ".mixer",
-      [&mixer = *block.mixer, state, segments](Tape& inner, const Variable& x) {
-        return mixer.forward(inner, x, state, segments);
+      [&block, state, segments](Tape& inner, const Variable& x) {
+        return checked_output(block.path + ".mixer", x, block.mixer->forward(inner, x, state, segments));
       },
       block.mixer_parameters, recomputed == Recompute::mixer);
   normalize(tape, block.path + ".channel_norm", *block.channel_norm, stream, observer);
   run_layer(
       block.path + ".channel",
-      [&channel = *block.channel](Tape& inner, const Variable& x) { return channel.forward(inner, x); },
+      [&block](Tape& inner, const Variable& x) {
+        return checked_output(block.path + ".channel", x, block.channel->forward(inner, x));
+      },
       block.channel_parameters, recomputed == Recompute::channel);
 }
 
@@ -141,7 +196,7 @@ Variable LanguageModel::features(Tape& tape, const ModelInput& input, ModelState
   stream.x = run_part(tape, "embedding", observer, [&] { return embedding_->forward(tape, input.tokens); });
   for (size_t i = 0; i < blocks_.size(); ++i) {
     run_block(tape, blocks_[i], stream, state != nullptr ? (*state)[i].get() : nullptr, input.segments, recomputed,
-              observer, {derived_seed(masks.seed, i), masks.first_sequence});
+              observer, BlockMasks(masks, i));
   }
   normalize(tape, "final_norm", *final_norm_, stream, observer);
   return stream.x;

@@ -39,6 +39,9 @@ struct ModelInput {
 struct DropoutMasks {
   uint64_t seed = 0;
   int64_t first_sequence = 0;
+  // int64 (layers, 2) on the device, in place of `seed`: what dropout_seeds() gives for it. A graph reads them anew
+  // with each replay.
+  Tensor seeds = {};
 };
 
 class LanguageModel {
@@ -52,6 +55,9 @@ class LanguageModel {
   int64_t loss_chunk() const { return loss_chunk_; }
   // The state at the start of a text.
   ModelState initial_state() const;
+  // The seeds of the masks of DropoutMasks::seed: for each block that of its mixer, then that of its channel layer.
+  // None in a model without dropout.
+  std::vector<uint64_t> dropout_seeds(uint64_t seed) const;
 
   // Is called with the output of each part as it is made: "embedding", "blocks.3.mixer", ...
   using Observer = std::function<void(std::string_view part, const Variable& output)>;
@@ -77,13 +83,14 @@ class LanguageModel {
     std::vector<Parameter*> parameters, mixer_parameters, channel_parameters;  // all of them, and those of its layers
   };
   struct Stream;
+  struct BlockMasks;
 
   std::vector<Parameter*> parameters_since(size_t begin);
   static void normalize(Tape& tape, const std::string& part, const Norm& norm, Stream& stream,
                         const Observer& observer);
   Variable head_weight(Tape& tape) const;
   void run_block(Tape& tape, const Block& block, Stream& stream, MixerState* state, const Tensor& segments,
-                 Recompute recomputed, const Observer& observer, const DropoutMasks& masks) const;
+                 Recompute recomputed, const Observer& observer, const BlockMasks& masks) const;
 
   ParameterSet parameters_;
   int64_t vocab_size_;

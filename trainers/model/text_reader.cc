@@ -1,6 +1,9 @@
 #include "trainers/model/text_reader.h"
 
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "core/runtime/error.h"

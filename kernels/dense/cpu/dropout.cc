@@ -34,7 +34,8 @@ template <class T>
 void dropout_as(const Context& context, const DropoutArgs& args) {
   using A = accumulate_t<T>;
   const int64_t cols = args.x.cols, rows_per_task = std::max<int64_t>(1, 4 * kChunk / std::max<int64_t>(1, cols));
-  const DropoutRule rule(args.p, args.seed);
+  const DropoutRule rule(args.p,
+                         args.seed_on_device != nullptr ? static_cast<uint64_t>(*args.seed_on_device) : args.seed);
   const uint64_t dropped_below = rule.dropped_below;
   const A scale = static_cast<A>(rule.scale);
   parallel_ranges(context, args.x.rows, rows_per_task, [&](int64_t first, int64_t last) {

@@ -3,6 +3,7 @@
 // Philox gives the words of four elements at once. A vector of four elements or more begins where such a block does,
 // unless the mask begins elsewhere: then each element draws its own block.
 #include <cstdint>
+#include <type_traits>
 
 #include "core/tensor/random.h"
 #include "kernels/dense/cuda/map_vectors.h"
@@ -21,11 +22,14 @@ __device__ __forceinline__ uint32_t word_at(const PhiloxBlock& block, unsigned p
 // in: x; out: y. is_aligned: first_element is a multiple of 4.
 template <class A, bool is_aligned>
 struct Dropout {
-  DropoutRule rule;
+  DropoutRule given;
   int64_t first_element;
+  const int64_t* seed_on_device;
   template <int width>
   __device__ __forceinline__ void operator()(int64_t first, const Vec<A, width> (&in)[1],
                                              Vec<A, width> (&out)[1]) const {
+    DropoutRule rule = given;
+    if (seed_on_device != nullptr) rule.seed = static_cast<uint64_t>(*seed_on_device);
     const A scale = static_cast<A>(rule.scale);
     PhiloxBlock block;
 #pragma unroll
@@ -43,11 +47,12 @@ struct Dropout {
 void dropout(Context& context, const DropoutArgs& args) {
   visit_floating(args.x.dtype, [&]<class T>(T) {
     const DropoutRule rule(args.p, args.seed);
-    if (args.first_element % 4 == 0) {
-      map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>, true>{rule, args.first_element});
-    } else {
-      map<T, T, 1, 1>(context, {args.x}, {args.y}, Dropout<accumulate_t<T>, false>{rule, args.first_element});
-    }
+    const auto run = [&](auto is_aligned) {
+      map<T, T, 1, 1>(
+          context, {args.x}, {args.y},
+          Dropout<accumulate_t<T>, decltype(is_aligned)::value>{rule, args.first_element, args.seed_on_device});
+    };
+    args.first_element % 4 == 0 ? run(std::true_type{}) : run(std::false_type{});
   });
 }
 
