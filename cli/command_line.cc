@@ -92,10 +92,11 @@ std::vector<std::string> arguments_of(int argc, char** argv) {
   return arguments;
 }
 
-// CLI11 would name the arguments from the last to the first.
+// An argument that is not expected is told before what may be missing for it. CLI11 would do the reverse, and name such
+// arguments from the last to the first.
 std::string message_of(const CLI::ParseError& error, const CLI::App& command) {
   const std::vector<std::string> extras = command.remaining(true);
-  if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::ExtrasError) || extras.empty()) return error.what();
+  if (extras.empty()) return error.what();
   const std::string first = extras.front().substr(0, extras.front().find('='));
   std::vector<std::string> options;
   for (const CLI::Option* option : command.get_options()) {

@@ -63,7 +63,7 @@ Run add_export(CLI::App& command, const Registry& registry) {
       ->option_text("SIZE [5GB]");
   add_number(command, "--logits", options->exported.logits,
              "Also write the logits of N random tokens, which `modeling_heddle.py DIR --check` compares with its own",
-             Range::at_least(0))
+             Range::between(0, Range::count().high))
       ->option_text("N [0]");
   add_overrides(command, options->overrides, "model.mixer.eps=1.0e-6");
   set_manual(

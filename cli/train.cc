@@ -18,6 +18,7 @@
 #include "cli/output_file.h"
 #include "cli/signals.h"
 #include "core/distributed/communicator.h"
+#include "core/io/atomic_file.h"
 #include "tools/verify_resume.h"
 #include "trainers/dry_run.h"
 #include "trainers/logging/console_logger.h"
@@ -53,7 +54,10 @@ struct Subject {
 Subject subject_of(const TrainArguments& options) {
   Subject subject{options.config, options.out};
   std::error_code unreadable;  // whoever reads it says so
-  if (std::filesystem::is_directory(subject.config, unreadable)) subject.config /= "config.yaml";
+  if (std::filesystem::is_directory(subject.config, unreadable)) {
+    subject.config /= "config.yaml";
+    check_regular_file(subject.config);
+  }
   if (options.out.empty()) {
     subject.folder = run_folder_of(subject.config).value_or("runs" / std::filesystem::path(options.config).stem());
   }

@@ -21,7 +21,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-Options = dict[str, Any]  # a section of config.json
 State = dict[str, Any]  # what a mixer keeps of the tokens that it has read: "position" and tensors
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -44,6 +43,34 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
+
+FEATURE_MAPS = (*ACTIVATIONS, "softmax")
+NORMS = ("layer_norm", "rms_norm", "srms_norm", "group_norm", "group_rms_norm", "group_srms_norm")
+
+
+class ConfigError(ValueError):
+    """A value of config.json that is missing, or not what is expected there."""
+
+
+class Options(dict[str, Any]):
+    """A section of config.json, which knows the path of its keys: "model.mixer.act"."""
+
+    def __init__(self, values: dict[str, Any], path: str = "") -> None:
+        super().__init__(values)
+        self.prefix = f"{path}." if path else ""
+        for key, value in values.items():
+            if isinstance(value, dict):
+                self[key] = Options(value, self.prefix + key)
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(f"{self.prefix}{key} is missing")
+
+    def choice(self, key: str, known: Iterable[str], default: str | None = None) -> str:
+        """The value of the key, which is one of the known names."""
+        name = self[key] if default is None else self.get(key, default)
+        if name not in tuple(known):
+            raise ConfigError(f"{self.prefix}{key} is {name!r}, expected one of {', '.join(known)}")
+        return name
 
 
 def wide(x: Tensor) -> Tensor:
@@ -83,7 +110,7 @@ class Norm(nn.Module):
     def __init__(self, options: Options, dim: int) -> None:
         super().__init__()
         self.groups, self.eps, self.scale = options.get("groups", 1), options["eps"], options["scale"]
-        self.center = options["type"] in ("layer_norm", "group_norm")
+        self.center = options.choice("type", NORMS) in ("layer_norm", "group_norm")
         self.weight = nn.Parameter(torch.ones(dim)) if options["weight"] else None
         self.bias = nn.Parameter(torch.zeros(dim)) if options["bias"] else None
 
@@ -101,14 +128,16 @@ class Lrpe(nn.Module):
 
     def __init__(self, options: Options, heads: int, head_dim: int) -> None:
         super().__init__()
-        self.rotates = options["type"] == "lrpe_rotate"
-        self.act, self.pairing = options["act"], options.get("pairing", "half")
+        self.rotates = options.choice("type", ("lrpe_rotate", "lrpe_cosine")) == "lrpe_rotate"
+        self.act = options.choice("act", FEATURE_MAPS)
+        self.pairing = options.choice("pairing", ("half", "interleaved"), "half")
         self.grid, self.extra_tokens = options.get("shape") or [], options.get("extra_tokens", 0)
         angles = head_dim // 2 if self.rotates else -(-head_dim // max(1, len(self.grid)))
         theta = options["base"] ** (-2.0 * numbers(angles) / head_dim)
-        if options["theta_init"] == "low_half":
+        theta_init = options.choice("theta_init", ("rope", "low_half", "high_half"))
+        if theta_init == "low_half":
             theta[: angles // 2] = 0
-        elif options["theta_init"] == "high_half":
+        elif theta_init == "high_half":
             theta[angles // 2 :] = 0
         theta = theta.repeat(heads if options["per_head"] else 1, 1)
         self.theta = nn.Parameter(theta.float()) if options["learnable"] else None
@@ -154,7 +183,7 @@ def lrpe_of_layer(options: Options, layer: int, heads: int, head_dim: int) -> Lr
 
 def rotary(base: float, heads: int, head_dim: int) -> Lrpe:
     options = {"type": "lrpe_rotate", "theta_init": "rope", "base": base, "learnable": False, "per_head": False}
-    return Lrpe(options | {"act": "none"}, heads, head_dim)
+    return Lrpe(Options(options | {"act": "none"}), heads, head_dim)
 
 
 def linear_attention(
@@ -213,13 +242,14 @@ class Lightning(Mixer):
 
     def __init__(self, options: Options, dim: int, layer: int, layers: int) -> None:
         super().__init__()
-        self.heads, self.act, self.gate_options = options["heads"], options["act"], options.get("gate")
+        self.heads, self.act, gate = options["heads"], options.choice("act", ACTIVATIONS), options.get("gate")
         self.log_decay = lightning_log_decay(self.heads, layer, layers)
         self.lrpe = lrpe_of_layer(options, layer, self.heads, dim // self.heads)
         self.qkv, self.out = linear(dim, 3 * dim), linear(dim, dim)
-        if self.gate_options is not None:
-            rank = self.gate_options["rank"]
-            self.gate = LowRank(dim, rank) if rank > 0 else linear(dim, dim)
+        self.gate_position = gate.choice("position", ("pre", "post")) if gate is not None else None
+        if gate is not None:
+            self.gate_act = gate.choice("act", ACTIVATIONS)
+            self.gate = LowRank(dim, gate["rank"]) if gate["rank"] > 0 else linear(dim, dim)
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         u = ACTIVATIONS[self.act](self.qkv(x)).unflatten(-1, (3, self.heads, -1))
@@ -230,10 +260,10 @@ class Lightning(Mixer):
         log_decay = self.log_decay.to(wide_dtype(x.dtype))
         o, state["state"] = linear_attention(q, k, v, log_decay, scale, state.get("state"))
         o = o.flatten(-2)
-        if self.gate_options is None:
+        if self.gate_position is None:
             return self.out(normalize(o, self.heads, 1e-5).to(x.dtype))
-        gate = wide(ACTIVATIONS[self.gate_options["act"]](self.gate(x)))
-        if self.gate_options["position"] == "pre":
+        gate = wide(ACTIVATIONS[self.gate_act](self.gate(x)))
+        if self.gate_position == "pre":
             return self.out(normalize(o * gate, self.heads, 1e-5).to(x.dtype))
         return self.out((normalize(o, self.heads, 1e-5) * gate).to(x.dtype))
 
@@ -245,7 +275,7 @@ class LinearAttention(Mixer):
         super().__init__()
         self.heads, self.head_dim = options["heads"], dim // options["heads"]
         self.kv_heads = options["kv_heads"] or self.heads
-        self.act, self.normalizer = options["act"], options["normalizer"]
+        self.act, self.normalizer = options.choice("act", FEATURE_MAPS), options["normalizer"]
         self.log_decay = lightning_log_decay(self.heads, layer, layers) if options["decay"] else None
         self.lrpe = lrpe_of_layer(options, layer, self.heads, self.head_dim)
         self.qkv, self.out = linear(dim, (self.heads + 2 * self.kv_heads) * self.head_dim), linear(dim, dim)
@@ -331,7 +361,7 @@ class SoftmaxAttention(Mixer):
 class Glu(nn.Module):
     def __init__(self, options: Options, dim: int) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[options["act"]]
+        self.act = ACTIVATIONS[options.choice("act", ACTIVATIONS)]
         self.w12, self.w3 = linear(dim, 2 * options["hidden"]), linear(options["hidden"], dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -342,7 +372,7 @@ class Glu(nn.Module):
 class Ffn(nn.Module):
     def __init__(self, options: Options, dim: int) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[options["act"]]
+        self.act = ACTIVATIONS[options.choice("act", ACTIVATIONS)]
         self.w1, self.w2 = linear(dim, options["hidden"]), linear(options["hidden"], dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -359,12 +389,6 @@ MIXERS: dict[str, type[Mixer]] = {
 CHANNELS: dict[str, type[nn.Module]] = {"glu": Glu, "ffn": Ffn}
 
 
-def named(kind: str, name: str, known: dict[str, Any]) -> Any:
-    if name not in known:
-        raise ValueError(f"config.json names the {kind} '{name}', expected one of {', '.join(known)}")
-    return known[name]
-
-
 def mixer_of_layer(section: Options, layer: int) -> Options:
     """The section {type, ...} itself, or with {pattern, kinds} the kind that the pattern names."""
     pattern = section.get("pattern")
@@ -376,9 +400,9 @@ class Block(nn.Module):
         super().__init__()
         dim, mixer = model["dim"], mixer_of_layer(model["mixer"], layer)
         self.mixer_norm = Norm(model["norm"], dim)
-        self.mixer = named("mixer", mixer["type"], MIXERS)(mixer, dim, layer, model["layers"])
+        self.mixer = MIXERS[mixer.choice("type", MIXERS)](mixer, dim, layer, model["layers"])
         self.channel_norm = Norm(model["norm"], dim)
-        self.channel = named("channel layer", model["channel"]["type"], CHANNELS)(model["channel"], dim)
+        self.channel = CHANNELS[model["channel"].choice("type", CHANNELS)](model["channel"], dim)
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         x = x + self.mixer(self.mixer_norm(x), state)
@@ -388,11 +412,12 @@ class Block(nn.Module):
 class HeddleForCausalLM(nn.Module):
     """The model of config.json, whose section `model` is that of docs/config.md with every default written out."""
 
-    def __init__(self, config: Options) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        model = config["model"]
+        options = Options(config)
+        model = options["model"]
         self.config = config
-        self.tokens: str = config["tokens"]  # what they are: bytes, pieces or ids
+        self.tokens = options.choice("tokens", ("bytes", "pieces", "ids"))
         self.separator: int | None = config.get("separator")  # the token before each document, which ends the last one
         self.embedding = nn.Embedding(model["vocab_size"], model["dim"])
         self.blocks = nn.ModuleList(Block(model, layer) for layer in range(model["layers"]))
@@ -403,7 +428,7 @@ class HeddleForCausalLM(nn.Module):
     def from_pretrained(
         cls, folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> HeddleForCausalLM:
-        """Loads a folder; dtype None is that of its tensors. Raises an error that names tensors which do not fit."""
+        """Loads a folder; dtype None is that of its tensors. Raises an error that names what does not fit."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model_type = config.get("model_type") if isinstance(config, dict) else None
@@ -412,12 +437,17 @@ class HeddleForCausalLM(nn.Module):
         try:
             with torch.device("meta"):
                 model = cls(config)
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        except ConfigError as error:
+            raise ConfigError(f"{folder}/config.json: {error}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"{folder}/config.json describes no model of heddle: {error!r}") from error
+        tensors, files = read_tensors(folder)
+        if dtype is None:
+            check_dtypes(model, tensors, files)
         # A learned theta stays wide: rounded, it would turn far tokens anywhere.
         tensors = {
             name: tensor.to(device, dtype if not name.endswith("lrpe.theta") else dtype and wide_dtype(dtype))
-            for name, tensor in read_tensors(folder)
+            for name, tensor in tensors.items()
         }
         model.load_state_dict(tensors, assign=True)
         return model.eval()
@@ -488,22 +518,49 @@ def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, generator
     return int(order[torch.multinomial(weights[:kept], 1, generator=generator)])
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of model.safetensors, or of the files that model.safetensors.index.json lists."""
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Path]]:
+    """The tensors of model.safetensors, or of the files that model.safetensors.index.json lists, and their files."""
     index = folder / "model.safetensors.index.json"
-    files = ["model.safetensors"]
+    names = ["model.safetensors"]
     if index.exists():
-        if (folder / files[0]).exists():
-            raise ValueError(f"{folder} holds {files[0]} and {index.name}, expected one of them")
+        if (folder / names[0]).exists():
+            raise ValueError(f"{folder} holds {names[0]} and {index.name}, expected one of them")
         content = json.loads(index.read_text(encoding="utf-8"))
         places = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
             raise ValueError(f"{index}: 'weight_map' is missing, expected a map of tensors to files")
-        files = sorted(set(places.values()))
-    for file in files:
-        with safe_open(folder / file, framework="pt") as reader:
+        names = sorted(set(places.values()))
+    tensors: dict[str, Tensor] = {}
+    files: dict[str, Path] = {}
+    for file in (folder / name for name in names):
+        with safe_open(file, framework="pt") as reader:
             for name in reader.keys():
-                yield name, reader.get_tensor(name)
+                if name in files:
+                    raise ValueError(f"{file}: tensor {name!r} is in {files[name].name}, too, expected in one file")
+                tensors[name], files[name] = reader.get_tensor(name), file
+                if not tensors[name].is_floating_point():
+                    raise ValueError(f"{file}: tensor {name!r} is {dtype_name(tensors[name])}, expected a floating dtype")
+    return tensors, files
+
+
+def check_dtypes(model: nn.Module, tensors: dict[str, Tensor], files: dict[str, Path]) -> None:
+    """Matrix products and the embedding want one dtype of all their tensors; those of norms may be of another."""
+    first = ""
+    for prefix, module in model.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        for name in (f"{prefix}.{own}" for own, _ in module.named_parameters()):
+            first = first or name
+            if name not in tensors or first not in tensors or tensors[name].dtype == tensors[first].dtype:
+                continue
+            raise ValueError(
+                f"{files[name]}: tensor {name!r} is {dtype_name(tensors[name])}, expected {dtype_name(tensors[first])}, "
+                f"the dtype of {first!r}; a dtype that is given (--dtype) converts all"
+            )
 
 
 def check_logits(model: HeddleForCausalLM, folder: Path, tolerance: float = 1e-4) -> bool:

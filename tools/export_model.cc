@@ -12,6 +12,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/atomic_folder.h"
 #include "core/io/json_text.h"
+#include "core/runtime/allocator.h"
 #include "core/runtime/error.h"
 #include "core/tensor/transfer.h"
 #include "tools/share_folders.h"
@@ -114,6 +115,21 @@ OrderedJson config_json(const Checkpoint& checkpoint, const TrainConfig& config,
   return json;
 }
 
+// Throws UsageError where the logits of so many tokens take more memory than the machine has: counted, not computed.
+void check_logits_fit(const TrainConfig& config, DType dtype, int64_t length) {
+  const size_t there = Context().properties().memory_bytes;
+  Context meta(Device{DeviceType::meta}, {.threads = 1, .allocator = {.limit_bytes = there}});
+  try {
+    LanguageModel model(config.model);
+    model.parameters().materialize(meta, dtype, config.seed);
+    Tape tape(meta, Tape::Mode::inference);
+    model.forward(tape, Tensor::empty(meta, {1, length}, DType::int32));
+  } catch (const OutOfMemory&) {
+    throw UsageError(fmt::format("--logits: the logits of {} tokens take more memory than this machine has, {}", length,
+                                 format_bytes(there)));
+  }
+}
+
 void write_logits(Context& context, const fs::path& path, const LanguageModel& model, const TrainConfig& config,
                   int64_t length) {
   Random random(config.seed, RandomStream::test);
@@ -143,7 +159,7 @@ void check_export_folder(const fs::path& folder) {
   std::error_code unreadable;
   if (!fs::exists(place, unreadable) && !unreadable) return;
   if (!fs::is_directory(place, unreadable)) throw UsageError(fmt::format("--out: {} is no folder", folder.string()));
-  if (fs::equivalent(place, fs::current_path())) {  // it is replaced, and who is in it would see an empty folder
+  if (fs::equivalent(place, ".")) {  // it is replaced, and who is in it would see an empty folder
     throw UsageError(fmt::format("--out: {} is the current folder, expected another one", folder.string()));
   }
   const bool is_earlier_export = is_export(place);
@@ -163,6 +179,7 @@ std::vector<std::string> export_model(const Checkpoint& checkpoint, const TrainC
   if (!obstacle.empty()) throw UsageError("RetNetForCausalLM cannot compute this model: " + obstacle);
   const std::optional<std::string> tokenizer = tokenizer_model(checkpoint, config, registry);
   const DType dtype = accumulate_type(config.trainer.dtype);
+  if (options.logits > 0) check_logits_fit(config, dtype, options.logits);
   Context context;
   LanguageModel model(config.model);
   model.parameters().materialize(context, dtype, config.seed);

@@ -51,7 +51,7 @@ std::vector<double> RunMetrics::column(size_t index) const {
 
 RunMetrics read_metrics(const fs::path& run) {
   RunMetrics metrics{.file = file_of(run), .columns = {}, .rows = {}};
-  const std::string text = read_file(metrics.file);
+  const std::string text = read_regular_file(metrics.file);
   int line_number = 0;
   const auto refuse = [&](const std::string& found, const std::string& expected) {
     fail("{}:{}: found {}, expected {}", metrics.file.string(), line_number, found, expected);

@@ -25,7 +25,7 @@ int64_t check_start(const TrainConfig& config, const DryRunOptions& options, con
     load_parameters(context, *checkpoint, parameters);
     return checkpoint->state.step;
   }
-  if (!options.init_from.empty()) init_weights(context, options.init_from, config.model, parameters, options.note);
+  if (!options.init_from.empty()) init_weights(context, options.init_from, subject, parameters, options.note);
   return 0;
 }
 

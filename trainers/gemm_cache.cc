@@ -24,7 +24,7 @@ using Entries = std::map<std::string, std::string>;
 Entries read_entries(const fs::path& file) {
   Entries entries;
   if (!fs::exists(file)) return entries;
-  std::istringstream lines(read_file(file));
+  std::istringstream lines(read_regular_file(file));
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
     std::string problem, algorithm, rest;

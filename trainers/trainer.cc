@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <exception>
@@ -14,6 +15,7 @@
 
 #include "core/io/atomic_file.h"
 #include "core/io/disk_space.h"
+#include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
 #include "trainers/data/read_ahead.h"
 #include "trainers/gemm_cache.h"
@@ -32,6 +34,15 @@
 
 namespace heddle {
 namespace {
+
+// What a program may have forgotten.
+void check_options(const TrainOptions& options) {
+  check(!options.folder.empty(), "TrainOptions::folder is empty, expected a run folder");
+  check(std::find(options.loggers.begin(), options.loggers.end(), nullptr) == options.loggers.end(),
+        "TrainOptions::loggers holds nullptr");
+  check(options.stop_requested && options.checkpoint_requested, "TrainOptions::{} is empty, expected a function",
+        options.stop_requested ? "checkpoint_requested" : "stop_requested");
+}
 
 bool is_due(int64_t step, int64_t every, int64_t steps) { return step == steps || (every > 0 && step % every == 0); }
 
@@ -412,6 +423,7 @@ class Run {
 }  // namespace
 
 TrainResult train(Context& context, const TrainConfig& config, const TrainOptions& options, const Registry& registry) {
+  check_options(options);
   Processes processes(options.communicator);
   try {
     return Run(context, config, options, registry, processes).run();

@@ -12,6 +12,8 @@
 #include <cstdio>
 #include <fstream>
 #include <ios>
+#include <istream>
+#include <limits>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,6 +22,8 @@
 #include "core/io/partial_lock.h"
 #include "core/io/system_calls.h"
 #include "core/runtime/error.h"
+#include "core/runtime/host_memory.h"
+#include "core/runtime/memory_stats.h"
 
 namespace heddle {
 namespace {
@@ -71,21 +75,25 @@ void check_has_end(const fs::path& path) {
   check(is_terminal, "cannot read {}: it is a device that never ends, expected a file", path.string());
 }
 
-// Calls consume(data, bytes) for consecutive chunks of the file.
-template <class Consume>
-void read_chunks(const fs::path& path, const Consume& consume) {
+std::ifstream open_to_read(const fs::path& path) {
   check_no_nul(path);
   std::error_code unreadable;  // what cannot be looked at cannot be opened
   if (fs::is_directory(path, unreadable)) fail("cannot read {}: it is a folder", path.string());
   check_has_end(path);
   std::ifstream file(path, std::ios::binary);
   if (!file) fail_errno("open", path);
+  return file;
+}
+
+// Calls consume(data, bytes) for consecutive chunks of what a stream still gives.
+template <class Consume>
+void read_chunks(std::istream& stream, const fs::path& name, const Consume& consume) {
   std::vector<char> buffer(kChunk);
-  while (file) {
-    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    consume(buffer.data(), static_cast<size_t>(file.gcount()));
+  while (stream) {
+    stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    consume(buffer.data(), static_cast<size_t>(stream.gcount()));
   }
-  if (file.bad()) fail_errno("read", path);
+  if (stream.bad()) fail_errno("read", name);
 }
 
 // Opens an empty file that no other writer has open.
@@ -239,16 +247,43 @@ FileDigest write_file(const fs::path& path, std::string_view contents) {
   return file.commit();
 }
 
-std::string read_file(const fs::path& path) {
-  std::string contents;
-  read_chunks(path, [&](const char* data, size_t bytes) { contents.append(data, bytes); });
-  return contents;
+std::string read_file(const fs::path& path, uint64_t most_of_pipe) {
+  std::ifstream file = open_to_read(path);
+  std::error_code unknown;
+  const bool is_file = fs::is_regular_file(path, unknown);
+  return read_stream(file, path.string(), is_file ? std::numeric_limits<uint64_t>::max() : most_of_pipe);
 }
 
 FileDigest digest_file(const fs::path& path) {
+  std::ifstream file = open_to_read(path);
   FileDigest digest;
-  read_chunks(path, [&](const char* data, size_t bytes) { extend(digest, data, bytes); });
+  read_chunks(file, path, [&](const char* data, size_t bytes) { extend(digest, data, bytes); });
   return digest;
+}
+
+// A string that grows needs three times its size while it is copied.
+std::string read_stream(std::istream& stream, const std::string& name, uint64_t most_bytes) {
+  const uint64_t most = most_bytes > 0 ? most_bytes : host_memory_bytes() / 4;
+  std::string contents;
+  read_chunks(stream, name, [&](const char* data, size_t bytes) {
+    check(contents.size() + bytes <= most, "cannot read {}: it gives more than {} and may never end, expected a file",
+          name, format_bytes(most));
+    contents.append(data, bytes);
+  });
+  return contents;
+}
+
+void check_regular_file(const fs::path& path) {
+  std::error_code unknown;
+  const fs::file_status found = fs::status(path, unknown);
+  if (!fs::exists(found) || fs::is_regular_file(found)) return;
+  const char* kind = fs::is_directory(found) ? "folder" : fs::is_fifo(found) ? "pipe" : "device or a socket";
+  fail("{} is a {}, expected a file", path.string(), kind);
+}
+
+std::string read_regular_file(const fs::path& path) {
+  check_regular_file(path);
+  return read_file(path);
 }
 
 void rename_file(const fs::path& from, const fs::path& to) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <istream>
 #include <string>
 #include <string_view>
 
@@ -96,9 +97,17 @@ std::filesystem::path partial_path(const std::filesystem::path& path);
 void check_no_nul(const std::filesystem::path& path);
 
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
-// Read a file, a pipe or a terminal to its end. Throw Error for a folder, and for a device that never ends (/dev/zero).
-std::string read_file(const std::filesystem::path& path);
+// Read a file, a pipe or a terminal to its end. Throw Error for a folder, for a device that never ends (/dev/zero), and
+// for a pipe that gives more than `most_of_pipe` bytes (0: a quarter of the machine's memory): it may never end.
+std::string read_file(const std::filesystem::path& path, uint64_t most_of_pipe = 0);
 FileDigest digest_file(const std::filesystem::path& path);
+// What a stream still gives, as read_file() reads a pipe; `name` appears in errors.
+std::string read_stream(std::istream& stream, const std::string& name, uint64_t most_bytes = 0);
+// Throws Error for what is there and no regular file: "metrics.csv is a pipe, expected a file". Of the files of a run a
+// pipe would be waited for. What is not there is left to whoever opens it.
+void check_regular_file(const std::filesystem::path& path);
+// The same, then read_file().
+std::string read_regular_file(const std::filesystem::path& path);
 // Gives a file or folder its name; what had the name before is gone. It lasts when the folder is synced.
 void rename_file(const std::filesystem::path& from, const std::filesystem::path& to);
 // Makes renames and removals inside the folder last.

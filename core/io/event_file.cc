@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <cstddef>
+#include <system_error>
 #include <utility>
 
 namespace heddle {
@@ -82,15 +85,30 @@ std::string host_name() {
   return name.data();
 }
 
+constexpr std::string_view kPrefix = "events.out.tfevents.";
+// The time in a name has ten digits, so that names are sorted by it.
+constexpr int64_t kLastTime = 9'999'999'999;
+
+// The second `time`, or a later one, after those of the files that are in the folder. TensorBoard reads files in the
+// order of their names, and of two from one second, or after the clock was set back, the new one must come last.
+int64_t second_of_new_file(const fs::path& folder, double time) {
+  int64_t second = std::llround(std::floor(time));
+  std::error_code unreadable;
+  for (fs::directory_iterator entry(folder, unreadable); entry != fs::directory_iterator();
+       entry.increment(unreadable)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with(kPrefix)) continue;
+    int64_t other = -1;
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), other);
+    if (other < kLastTime) second = std::max(second, other + 1);
+  }
+  return second;
+}
+
 // events.out.tfevents.TIME.HOST.PROCESS.NUMBER, of which only the beginning has a meaning for readers.
 fs::path new_path(const fs::path& folder, double time) {
-  fs::path path;
-  int number = 0;
-  do {
-    path = folder / fmt::format("events.out.tfevents.{:010d}.{}.{}.{}", std::llround(std::floor(time)), host_name(),
-                                ::getpid(), number++);
-  } while (fs::exists(path));
-  return path;
+  const int64_t second = second_of_new_file(folder, time);
+  return folder / fmt::format("{}{:010d}.{}.{}.0", kPrefix, second, host_name(), ::getpid());
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ uint32_t crc32c(std::string_view bytes);
 // A number at one step, by its name in TensorBoard ("train/loss"). It is kept in single precision.
 using EventScalar = std::pair<std::string, double>;
 
-// A new file beside those that are there, with a name as TensorBoard expects it. `time` is in seconds since 1970.
-// Events are kept until write() has written them. Throws Error naming the file.
+// A new file beside those that are there, with a name as TensorBoard expects it, after theirs in its order. `time` is
+// in seconds since 1970. Events are kept until write() has written them. Throws Error naming the file.
 class EventFile {
  public:
   // `folder` must be there. The file is created by the first write().

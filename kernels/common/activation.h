@@ -3,6 +3,7 @@
 // infinite argument value and derivative are the limits of the function; NaN gives NaN.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -49,11 +50,28 @@ HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative) {
 }
 
 // The same where act(x) is multiplied by a factor. The derivative, which is 0 far from x = 0 for sigmoids, comes first:
-// upstream * factor could be infinite, and 0 times that NaN.
+// upstream * factor could be infinite, and 0 times that NaN. That of relu2 may be any number: above 1 it meets the
+// smaller of the others first, else the larger. Then no product of two leaves the range where that of all three does
+// not.
 template <Activation act, class A>
 HEDDLE_HOST_DEVICE inline A chain_rule(A upstream, A derivative, A factor) {
-  constexpr bool kHasFlatPart = act == Activation::relu || act == Activation::relu2;
-  return kHasFlatPart && derivative == A(0) ? A(0) : upstream * derivative * factor;
+  if constexpr (act == Activation::relu2) {
+    const bool is_upstream_first = (derivative > A(1)) == (std::fabs(upstream) < std::fabs(factor));
+    const A first = is_upstream_first ? upstream : factor, second = is_upstream_first ? factor : upstream;
+    return derivative == A(0) ? A(0) : derivative * first * second;
+  }
+  return act == Activation::relu && derivative == A(0) ? A(0) : upstream * derivative * factor;
+}
+
+// `value`, which is act(x), times a factor. That of relu2 is a square, which may leave the range where the product does
+// not.
+template <Activation act, class A>
+HEDDLE_HOST_DEVICE inline A gated(A x, A value, A factor) {
+  if constexpr (act == Activation::relu2) {
+    const A root = x <= A(0) ? A(0) : x;
+    return root * (root * factor);
+  }
+  return value * factor;
 }
 
 // All activations, which the elementwise operators accept by these names.

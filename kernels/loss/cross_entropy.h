@@ -47,8 +47,8 @@ struct ReduceLossesArgs {
 struct CrossEntropyBackwardArgs {
   RowsView logits;
   VectorView targets;
-  VectorView maxima, rests, count;  // as forward wrote them; count is read for the mean
-  VectorView d_loss;                // (1) accumulate type; without a reduction (rows), or empty: 1 for each row
+  VectorView maxima, rests, count;  // as forward wrote them; count is needed for the mean alone
+  VectorView d_loss;                // (1) accumulate type, without a reduction (rows); empty: 1 for each loss
   RowsDestination d_logits;         // may be the same memory as logits
   CrossEntropyOptions options;
 };

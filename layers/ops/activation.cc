@@ -20,8 +20,7 @@ struct ActivationNode {
     kernels::ActivationBackwardArgs args{rows_view(saved_x), rows_view(d_y), {}, act};
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
     KernelDestinations destinations(tape);
-    args.d_x =
-        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, saved_x.dtype()));
+    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : destinations.rows_of(x, saved_x.dtype());
     kernels::activation_backward(tape.context(), args);
     destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);

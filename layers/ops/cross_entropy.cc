@@ -30,8 +30,8 @@ struct CrossEntropyNode {
     args.options = options;
     const bool in_place = saved_logits.is_unique() && saved_logits.is_contiguous() && tape.can_share_gradient(logits);
     KernelDestinations destinations(tape);
-    args.d_logits = in_place ? kernels::RowsDestination{args.logits}
-                             : rows_destination(destinations.of(logits, saved_logits.dtype()));
+    args.d_logits =
+        in_place ? kernels::RowsDestination{args.logits} : destinations.rows_of(logits, saved_logits.dtype());
     kernels::cross_entropy_backward(tape.context(), args);
     destinations.finish();
     if (in_place) pass_gradient(tape, logits, saved_logits);

@@ -23,8 +23,8 @@ struct GluNode {
     const Tensor d_y = tape.take_gradient(y);
     KernelDestinations destinations(tape);
     kernels::GluBackwardArgs args{rows_view(saved_a), rows_view(saved_b), rows_view(d_y), {}, {}, act};
-    args.d_a = rows_destination(destinations.of(a, d_y.dtype()));
-    args.d_b = rows_destination(destinations.of(b, d_y.dtype()));
+    args.d_a = destinations.rows_of(a, d_y.dtype());
+    args.d_b = destinations.rows_of(b, d_y.dtype());
     kernels::glu_backward(tape.context(), args);
     destinations.finish();
   }

@@ -5,9 +5,7 @@
 #include "core/tensor/shape.h"
 
 namespace heddle {
-namespace {
 
-// Whether the dimensions [begin, end) of a tensor can be seen as one, whose stride is `stride`; 0: any.
 bool are_one(const Tensor& tensor, int begin, int end, int64_t stride) {
   int64_t expected = stride;  // of the next dimension outwards
   for (int dim = end - 1; dim >= begin; --dim) {
@@ -17,8 +15,6 @@ bool are_one(const Tensor& tensor, int begin, int end, int64_t stride) {
   }
   return true;
 }
-
-}  // namespace
 
 void add_gradient(Context& context, const Tensor& from, const GradientDestination& to) {
   if (from.numel() == 0) return;
@@ -30,7 +26,7 @@ void add_gradient(Context& context, const Tensor& from, const GradientDestinatio
   }
   for (int inner = rank - 1; inner >= 0; --inner) {  // the first dimension that belongs to the columns
     const auto is_matrix = [&](const Tensor& tensor) {
-      return are_one(tensor, 0, inner, 0) && are_one(tensor, inner, rank, 1);
+      return are_one(tensor, 0, inner) && are_one(tensor, inner, rank, 1);
     };
     if (!is_matrix(from) || !is_matrix(to.tensor)) continue;
     const int64_t rows = numel(from.shape().part(0, inner));

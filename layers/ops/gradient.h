@@ -1,6 +1,8 @@
 // Between the tape's destinations and the kernels': small helpers that every layer's backward uses.
 #pragma once
 
+#include <cstdint>
+
 #include "core/autograd/tape.h"
 #include "kernels/common/views.h"
 #include "kernels/dense/elementwise.h"
@@ -17,6 +19,9 @@ inline kernels::HeadsDestination heads_destination(const GradientDestination& de
                                                    kernels::Layout layout = kernels::Layout::bnhd) {
   return {kernels::heads_view(destination.tensor, layout), destination.mode};
 }
+
+// Whether the dimensions [begin, end) of a tensor can be seen as one, whose stride is `stride`; 0: any.
+bool are_one(const Tensor& tensor, int begin, int end, int64_t stride = 0);
 
 // Writes (=) or adds (+=) `from` to `to`, of one shape: in one kernel where both can be seen as the same matrix, else
 // part by part. Both are contiguous in the same dimension.

@@ -24,8 +24,8 @@ struct GuardedDivideNode {
     KernelDestinations destinations(tape);
     kernels::GuardedDivideBackwardArgs args{rows_view(saved_y), rows_view(saved_divisor), rows_view(d_y), {}, {}, eps};
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
-    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, d_y.dtype()));
-    args.d_divisor = rows_destination(destinations.of(divisor, d_y.dtype()));
+    args.d_x = in_place ? kernels::RowsDestination{rows_view(d_y)} : destinations.rows_of(x, d_y.dtype());
+    args.d_divisor = destinations.rows_of(divisor, d_y.dtype());
     kernels::guarded_divide_backward(tape.context(), args);
     destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);

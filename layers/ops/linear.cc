@@ -8,6 +8,7 @@
 #include "kernels/dense/gemm.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 #include "layers/ops/view.h"
 
 namespace heddle {
@@ -99,13 +100,14 @@ struct LinearNode {
                               .c = run.weights});
     }
     saved_x = {};  // nothing else may hold it: then d_x can have its memory
-    const GradientDestination d_x = tape.destination(x);
-    if (!d_x) return;
-    kernels::RowsDestination sum = rows_destination(d_x);
+    KernelDestinations destinations(tape);
+    kernels::RowsDestination sum = destinations.rows_of(x);
+    if (!sum) return;
     for (const WeightRun& run : runs_of(saved_weights, features)) {
       kernels::gemm(context, {.a = features_of(d_y, run), .b = run.weights.view, .bias = {}, .c = sum});
       sum.mode = GradientMode::accumulate;
     }
+    destinations.finish();
   }
 };
 

@@ -110,8 +110,8 @@ struct LinearAttentionNode {
     args.d_q = heads_destination(destinations.of(q, d_o.dtype()));
     args.d_k = heads_destination(destinations.of(k, d_o.dtype()));
     args.d_v = heads_destination(destinations.of(v, d_o.dtype()));
-    args.d_log_decay = vector_destination(destinations.of(log_decay));
-    args.d_initial_state = vector_destination(destinations.of(initial_state));
+    args.d_log_decay = destinations.vector_of(log_decay);
+    args.d_initial_state = destinations.vector_of(initial_state);
     args.scale = scale;
     const Tensor workspace = add_workspace(context, args);
     kernels::linear_attention_backward(context, args);

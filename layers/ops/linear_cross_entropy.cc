@@ -9,6 +9,7 @@
 #include "kernels/loss/cross_entropy.h"
 #include "layers/ops/check.h"
 #include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -78,18 +79,20 @@ struct LinearCrossEntropyNode {
   // The gradient of an input: in the memory of `from` where it can stay there.
   void pass(Tape& tape, Slot input, const Tensor& from, const Tensor& d_loss) const {
     if (!from.defined()) return;
-    const auto scale = [&](const GradientDestination& to) {
+    const auto scale = [&](const kernels::RowsDestination& to) {
       kernels::scale(tape.context(),
                      {.from = rows_view(from),
-                      .to = rows_destination(to),
+                      .to = to,
                       .factor = vector_view(d_loss),
                       .divisor = reduction == Reduction::mean ? vector_view(count) : kernels::VectorView{}});
     };
     if (from.dtype() == dtype && tape.can_share_gradient(input)) {
-      scale({from});
+      scale({rows_view(from)});
       pass_gradient(tape, input, from);
     } else {
-      scale(tape.destination(input));
+      KernelDestinations destinations(tape);
+      scale(destinations.rows_of(input));
+      destinations.finish();
     }
   }
 };

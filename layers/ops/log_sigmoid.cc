@@ -18,7 +18,7 @@ struct LogSigmoidNode {
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
     KernelDestinations destinations(tape);
-    const kernels::RowsDestination d_x = rows_destination(destinations.of(x, saved_x.dtype()));
+    const kernels::RowsDestination d_x = destinations.rows_of(x, saved_x.dtype());
     kernels::log_sigmoid_backward(tape.context(), {rows_view(saved_x), rows_view(d_y), d_x, divisor});
     destinations.finish();
   }

@@ -75,9 +75,9 @@ struct NormNode {
     args.d_y = rows_view(d_y);
     args.options = options;
     KernelDestinations destinations(tape);
-    args.d_gate = rows_destination(destinations.of(gate, d_y.dtype()));
-    args.d_weight = vector_destination(destinations.of(weight));
-    args.d_bias = vector_destination(destinations.of(bias));
+    args.d_gate = destinations.rows_of(gate, d_y.dtype());
+    args.d_weight = destinations.vector_of(weight);
+    args.d_bias = destinations.vector_of(bias);
     Tensor partials;
     if (args.d_weight || args.d_bias) {
       const MemoryScope scope(context, MemoryCategory::workspace);
@@ -102,8 +102,8 @@ struct NormNode {
       return;
     }
     args.d_r = rows_view(d_r);
-    args.d_x = rows_destination(destinations.of(x, d_y.dtype()));
-    args.d_residual = rows_destination(destinations.of(residual, d_y.dtype()));
+    args.d_x = destinations.rows_of(x, d_y.dtype());
+    args.d_residual = destinations.rows_of(residual, d_y.dtype());
     kernels::norm_backward(context, args);
     destinations.finish();
   }

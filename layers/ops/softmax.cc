@@ -20,7 +20,7 @@ struct SoftmaxNode {
     const bool in_place = d_y.is_unique() && tape.can_share_gradient(x);
     KernelDestinations destinations(tape);
     const kernels::RowsDestination d_x =
-        in_place ? kernels::RowsDestination{rows_view(d_y)} : rows_destination(destinations.of(x, d_y.dtype()));
+        in_place ? kernels::RowsDestination{rows_view(d_y)} : destinations.rows_of(x, d_y.dtype());
     kernels::softmax_backward(tape.context(), {rows_view(saved_x), rows_view(d_y), d_x, groups});
     destinations.finish();
     if (in_place) pass_gradient(tape, x, d_y);

@@ -30,6 +30,13 @@ TEST_F(TrainedTest, TrainingReportsAndPrintsTheSample) {
   EXPECT_THAT(training_.err, HasSubstr("nats/byte"));
 }
 
+TEST_F(TrainedTest, PipesInPlaceOfFilesOfARunAreRefused) {
+  const auto go_on = [&] { return run_heddle({"train", run_, "--device", "cpu", "--threads", "1"}); };
+  for (const char* name : {"run/config.yaml", "run/metrics.csv"}) expect_no_pipe(name, go_on);
+  expect_no_pipe("run/config.yaml", [&] { return train(run_, {}); });
+  expect_no_pipe("run/metrics.csv", [&] { return run_heddle({"plot", run_}); });
+}
+
 TEST(CommandTest, HelpAndInfo) {
   const Finished help = run_heddle({"--help"});
   EXPECT_EQ(help.code, 0);
@@ -43,6 +50,22 @@ TEST(CommandTest, HelpAndInfo) {
   for (const char* word : {"heddle 0.", "compiler", "cuda", "cpu", "Eigen 3.", "yaml-cpp 0."}) {
     EXPECT_THAT(info.out, HasSubstr(word));
   }
+}
+
+// Whatever else an argument that is not known leaves missing.
+TEST(CommandTest, AnUnknownOptionIsNamedBeforeWhatIsMissing) {
+  for (const char* name : {"train", "tokenize", "eval", "generate", "export", "compare", "gradcheck", "memory",
+                           "run-layer", "bench", "plot", "info"}) {
+    const Finished refused = run_heddle({name, "--hlep"});
+    EXPECT_EQ(refused.code, 2) << name;
+    EXPECT_THAT(refused.err,
+                StartsWith("error: the following argument was not expected: --hlep; did you mean '--help'?\n"))
+        << name;
+  }
+  EXPECT_THAT(run_heddle({"tokenize", "a.txt", "--uot", "b.bin"}).err,
+              StartsWith("error: the following argument was not expected: --uot; did you mean '--out'?"));
+  EXPECT_THAT(run_heddle({"train", "a.yaml", "--steps", "3", "--verify-resum"}).err,
+              HasSubstr("did you mean '--verify-resume'?"));
 }
 
 }  // namespace

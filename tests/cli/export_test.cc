@@ -117,6 +117,13 @@ TEST_F(ExportTest, WeightsThatDoNotFitAreNamed) {
   EXPECT_FALSE(fs::exists(folder_ / "b/config.yaml"));
 }
 
+TEST_F(ExportTest, PipesInPlaceOfFilesAreRefused) {
+  ASSERT_EQ(export_to("hf").code, 0);
+  for (const char* name : {"hf/config.json", "hf/model.safetensors"}) {
+    expect_no_pipe(name, [&] { return train_from("hf", "a"); });
+  }
+}
+
 TEST_F(ExportTest, DamagedFoldersAreRefused) {
   ASSERT_EQ(export_to("shards", {"--shard-size", "16KB"}).code, 0);
   const fs::path folder = folder_ / "shards";
@@ -251,6 +258,11 @@ TEST_F(ExportTest, BadArguments) {
   EXPECT_THAT(export_to("out", {"--format", "onnx"}).err, HasSubstr("--format: found 'onnx', expected one of hf, fla"));
   EXPECT_EQ(export_to("out", {"--shard-size", "0"}).code, 2);
   EXPECT_EQ(export_to("out", {"--logits", "-1"}).code, 2);
+  for (const char* count : {"2147483647", "9223372036854775807"}) {
+    const Finished absurd = export_to("out", {"--logits", count});
+    EXPECT_EQ(absurd.code, 2);
+    EXPECT_THAT(absurd.err, AllOf(HasSubstr("error: --logits: "), HasSubstr(count)));
+  }
   const Finished other = export_to("out", {"--format", "fla"});
   EXPECT_EQ(other.code, 2);
   EXPECT_THAT(other.err, HasSubstr("RetNetForCausalLM cannot compute this model: model.mixer is not one retention"));

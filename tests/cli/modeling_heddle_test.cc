@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "core/io/safetensors.h"
+#include "core/runtime/context.h"
 #include "tests/cli/export_test.h"
 #include "tests/trainers/test_config.h"
 #include "trainers/data/sentencepiece.h"
@@ -107,16 +109,48 @@ TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
     fs::copy(folder_ / "hf", folder_ / copy);
     write_file(folder_ / copy / name, contents);
   };
+  const auto damage_config = [&](const char* copy, const std::string& place, const nlohmann::json& value) {
+    nlohmann::json config = nlohmann::json::parse(read_file(folder_ / "hf/config.json"));
+    config[nlohmann::json::json_pointer(place)] = value;
+    damage(copy, "config.json", config.dump());
+  };
   nlohmann::json config = nlohmann::json::parse(read_file(folder_ / "hf/config.json"));
   config["model"].erase("dim");
   damage("no_dim", "config.json", config.dump());
   damage("list", "config.json", "[]");
+  damage_config("text_dim", "/model/dim", "wide");
+  damage_config("act", "/model/channel/act", "sliu");
+  damage_config("mixer_act", "/model/mixer/act", "sliu");
+  damage_config("mixer", "/model/mixer/type", "lightening");
+  damage_config("channel", "/model/channel/type", nlohmann::json::array());
+  damage_config("norm", "/model/norm/type", "rmsnorm");
+  damage_config("lrpe", "/model/mixer/lrpe/type", "rope");
+  damage_config("theta_init", "/model/mixer/lrpe/theta_init", "low");
+  damage_config("tokens", "/tokens", "words");
   std::string weights = read_file(folder_ / "hf/model.safetensors");
   weights.replace(weights.size() - 4, 4, "\xff\xff\xff\xff");  // a NaN of head.weight
   damage("nan", "model.safetensors", weights);
   damage("both", "model.safetensors.index.json", "{}");
   damage("no_map", "model.safetensors.index.json", "{}");
   fs::remove(folder_ / "no_map/model.safetensors");
+  const auto damage_tensor = [&](const char* copy, const char* name, DType dtype) {
+    Context context;
+    const SafetensorsReader reader(folder_ / "hf/model.safetensors");
+    std::vector<NamedTensor> tensors;
+    for (const SafetensorsEntry& entry : reader.entries()) {
+      tensors.push_back({entry.name, Tensor::zeros(context, entry.shape, entry.name == name ? dtype : entry.dtype)});
+    }
+    fs::copy(folder_ / "hf", folder_ / copy);
+    write_safetensors(context, folder_ / copy / "model.safetensors", tensors);
+  };
+  damage_tensor("narrow", "head.weight", DType::bfloat16);
+  damage_tensor("integer", "head.weight", DType::int32);
+  ASSERT_EQ(export_to("twice", {"--shard-size", "16KB"}).code, 0);
+  const nlohmann::json places =
+      nlohmann::json::parse(read_file(folder_ / "twice/model.safetensors.index.json")).at("weight_map");
+  const std::string first = places.at("embedding.weight"), last = places.at("head.weight");
+  ASSERT_NE(first, last);
+  fs::copy_file(folder_ / "twice" / first, folder_ / "twice" / last, fs::copy_options::overwrite_existing);
   const std::vector<Call> calls = {
       {R"(["--temperature", "-1"])", 2, "--temperature: found '-1', expected a number >= 0"},
       {R"(["--temperature", "nan"])", 2, "found 'nan'"},
@@ -132,7 +166,24 @@ TEST_F(ExportTest, ThePythonFileSaysWhatIsWrong) {
       {R"(["--prompt-tokens", "1,256"])", 2, "expected a prompt of tokens in [0, 256)"},
       {R"(["--prompt", "a", "--prompt-tokens", "1"])", 2, "not allowed with argument --prompt"},
       {R"(["--device", "meta"])", 1, "error: Cannot copy out of meta tensor"},
-      {R"([])", 1, "no_dim/config.json describes no model of heddle: KeyError('dim')", "no_dim"},
+      {R"([])", 1, "no_dim/config.json: model.dim is missing", "no_dim"},
+      {R"([])", 1, "text_dim/config.json describes no model of heddle: ", "text_dim"},
+      {R"([])", 1, "act/config.json: model.channel.act is 'sliu', expected one of none, relu, sigmoid, silu, elu1",
+       "act"},
+      {R"([])", 1, "mixer_act/config.json: model.mixer.act is 'sliu', expected one of none, relu, ", "mixer_act"},
+      {R"([])", 1, "mixer/config.json: model.mixer.type is 'lightening', expected one of lightning, ", "mixer"},
+      {R"([])", 1, "channel/config.json: model.channel.type is [], expected one of glu, ffn", "channel"},
+      {R"([])", 1, "norm/config.json: model.norm.type is 'rmsnorm', expected one of layer_norm, rms_norm, ", "norm"},
+      {R"([])", 1, "lrpe/config.json: model.mixer.lrpe.type is 'rope', expected one of lrpe_rotate, lrpe_cosine",
+       "lrpe"},
+      {R"([])", 1, "model.mixer.lrpe.theta_init is 'low', expected one of rope, low_half, high_half", "theta_init"},
+      {R"([])", 1, "tokens/config.json: tokens is 'words', expected one of bytes, pieces, ids", "tokens"},
+      {R"([])", 1, "narrow/model.safetensors: tensor 'head.weight' is bfloat16, expected float32, the dtype of",
+       "narrow"},
+      {R"(["--dtype", "float32", "--tokens", "1"])", 0, "", "narrow"},
+      {R"([])", 1, "integer/model.safetensors: tensor 'head.weight' is int32, expected a floating dtype", "integer"},
+      {R"([])", 1, fmt::format("twice/{}: tensor 'embedding.weight' is in {}, too, expected in one", last, first),
+       "twice"},
       {R"([])", 1, "list/config.json has model_type None", "list"},
       {R"([])", 1, "both holds model.safetensors and model.safetensors.index.json, expected one of them", "both"},
       {R"([])", 1, "no_map/model.safetensors.index.json: 'weight_map' is missing", "no_map"},

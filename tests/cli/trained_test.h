@@ -1,9 +1,13 @@
 // A run folder to evaluate and to write text with.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -31,6 +35,19 @@ class TrainedTest : public ::testing::Test {
         "train", (folder_ / "tiny.yaml").string(), "--out", run, "--device", "cpu", "--threads", "1"};
     for (const std::string& text : overrides) arguments.insert(arguments.end(), {"--set", text});
     return run_heddle(arguments);
+  }
+
+  // What the command says where a pipe lies in place of this file. Nobody writes into it, so that it would be waited
+  // for.
+  void expect_no_pipe(const std::string& name, const std::function<Finished()>& command) {
+    const std::filesystem::path file = folder_ / name, kept = folder_ / "kept";
+    std::filesystem::rename(file, kept);
+    EXPECT_EQ(::mkfifo(file.c_str(), 0600), 0);
+    const Finished refused = command();
+    std::filesystem::remove(file);
+    std::filesystem::rename(kept, file);
+    EXPECT_EQ(refused.code, 1) << name;
+    EXPECT_THAT(refused.err, ::testing::HasSubstr(file.string() + " is a pipe, expected a file"));
   }
 
   TempFolder folder_;

@@ -2,10 +2,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "kernels/dense/embedding.h"
 #include "kernels/loss/cross_entropy.h"
+#include "kernels/optimizer/muon.h"
 #include "kernels/optimizer/optimizer.h"
 #include "tests/cuda/gpu_test.h"
 
@@ -94,6 +96,7 @@ struct LossCase {
   bool all_ignored = false;
   Reduction reduction = Reduction::mean;
   double z_loss = 0.0;
+  bool upstream = true;
 };
 
 TEST_F(CrossEntropyGpu, MatchesTheCpu) {
@@ -105,8 +108,10 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
           LossCase{7, 33, {}, 0.1, false, Reduction::none, 0.02},
           LossCase{3, 4099, {8, 0}, 0.0, false, Reduction::sum, 0.02},
           LossCase{64, 256, {}, 0.0, false, Reduction::mean, 0.02},
-          LossCase{4, 256, {}, 0.1, true, Reduction::sum, 0.02},
-          LossCase{4, 40, {}, 0.1, true, Reduction::none, 0.02}}) {
+          LossCase{4, 256, {}, 0.1, true, Reduction::sum, 0.02}, LossCase{4, 40, {}, 0.1, true, Reduction::none, 0.02},
+          LossCase{7, 33, {}, 0.1, false, Reduction::mean, 0.0, false},
+          LossCase{7, 33, {}, 0.1, false, Reduction::sum, 0.0, false},
+          LossCase{7, 33, {}, 0.1, false, Reduction::none, 0.0, false}}) {
       for (const GradientMode mode : {GradientMode::overwrite, GradientMode::accumulate}) {
         for (const bool in_place : {false, true}) {
           if (in_place && mode == GradientMode::accumulate) continue;
@@ -148,7 +153,7 @@ TEST_F(CrossEntropyGpu, MatchesTheCpu) {
                                              .maxima = vector_view(maxima),
                                              .rests = vector_view(rests),
                                              .count = reduces ? vector_view(count) : VectorView{},
-                                             .d_loss = vector_view(d_loss),
+                                             .d_loss = c.upstream ? vector_view(d_loss) : VectorView{},
                                              .d_logits = {rows_view(d_logits), mode},
                                              .options = options});
             Results results = {read_values(context, losses), read_values(context, maxima), read_values(context, rests),
@@ -236,19 +241,51 @@ Results run_step(Context& context, DType value, int64_t size, int64_t shift) {
   return results;
 }
 
-// Numbers whose squares, or the sums of those, do not fit float.
+// Numbers whose squares, or the sums of those, do not fit the dtype.
 TEST_F(OptimizerGpu, NormsOfNumbersOfAnySize) {
   Context context({DeviceType::cuda, 0});
   constexpr int64_t kSize = 40000;  // three partial norms
-  for (const double size : {1e36, 1e30, 1e19, 1e-19, 1e-23, 1e-30}) {
-    const Tensor gradient = Tensor::empty(context, {kSize}, DType::float32);
-    write_values(context, gradient, std::vector<double>(kSize, size));
-    const Tensor scalars = Tensor::zeros(context, {step_scalars}, DType::float32);
-    const Tensor partials = Tensor::empty(context, {gradient_norm_partials(kSize)}, DType::float32);
+  const auto norm_of = [&](DType dtype, double number) {
+    const Tensor gradient = Tensor::empty(context, {kSize}, dtype);
+    write_values(context, gradient, std::vector<double>(kSize, number));
+    const Tensor scalars = Tensor::zeros(context, {step_scalars}, dtype);
+    const Tensor partials = Tensor::empty(context, {gradient_norm_partials(kSize)}, dtype);
     gradient_norm(
         context,
         {.gradient = vector_view(gradient), .scalars = vector_view(scalars), .partials = vector_view(partials)});
-    EXPECT_NEAR(read_values(context, scalars)[scalar_gradient_norm], 200.0 * size, 1e-6 * 200.0 * size);
+    return read_values(context, scalars)[scalar_gradient_norm];
+  };
+  for (const double size : {1e36, 1e30, 1e19, 1e-19, 1e-23, 1e-30}) {
+    EXPECT_NEAR(norm_of(DType::float32, size), 200.0 * size, 1e-6 * 200.0 * size);
+  }
+  for (const double size : {8e305, 1e200, 1e154, 1e150, 1.0, 1e-150, 1e-162, 1e-200, 1e-300}) {
+    EXPECT_NEAR(norm_of(DType::float64, size), 200.0 * size, 1e-13 * 200.0 * size);
+  }
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(norm_of(DType::float64, 0.0), 0.0);
+  EXPECT_EQ(norm_of(DType::float64, 1e308), kInfinite);  // the norm itself does not fit
+  EXPECT_EQ(norm_of(DType::float64, kInfinite), kInfinite);
+  EXPECT_TRUE(std::isnan(norm_of(DType::float64, std::nan(""))));
+}
+
+// The direction of Muon, which is divided by the norm of the matrix.
+TEST_F(OptimizerGpu, MuonNormalizesNumbersOfAnySize) {
+  Context context({DeviceType::cuda, 0});
+  constexpr int64_t kSize = 40000;
+  for (const double size : {1e300, 1e160, 1.0, 1e-160, 1e-300}) {
+    const Tensor m = Tensor::empty(context, {kSize}, DType::float64),
+                 direction = Tensor::empty(context, {kSize}, m.dtype());
+    write_values(context, m, std::vector<double>(kSize, size));
+    const Tensor scalars = Tensor::zeros(context, {step_scalars}, m.dtype());
+    const Tensor partials = Tensor::empty(context, {gradient_norm_partials(kSize)}, m.dtype());
+    muon_direction(context, {.gradient = vector_view(m),
+                             .m = vector_view(m),
+                             .scalars = vector_view(scalars),
+                             .partials = vector_view(partials),
+                             .direction = vector_view(direction),
+                             .nesterov = false,
+                             .eps = 0.0});
+    for (const double number : read_values(context, direction)) ASSERT_NEAR(number, 1.0 / 200.0, 1e-15) << size;
   }
 }
 

@@ -2,17 +2,23 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <ios>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -219,6 +225,45 @@ TEST_F(AtomicFileTest, ADeviceThatNeverEndsIsNotRead) {
     EXPECT_EQ(testing::error_of([&] { MappedFile file(device); }), refusal);
   }
   EXPECT_EQ(read_file("/dev/null"), "");
+}
+
+// Memory would end first.
+TEST_F(AtomicFileTest, APipeThatMayNeverEndIsNotRead) {
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  constexpr uint64_t kMost = 3 << 20;
+  const auto read = [&](size_t bytes) {
+    std::thread writer([&] { std::ofstream(pipe, std::ios::binary) << std::string(bytes, 'x'); });
+    std::string read;
+    const std::string refusal = testing::error_of([&] { read = read_file(pipe, kMost); });
+    writer.join();
+    return refusal == "no error" ? std::to_string(read.size()) : refusal;
+  };
+  const auto before = std::signal(SIGPIPE, SIG_IGN);  // of the writer, whose reader goes away
+  EXPECT_EQ(read(kMost), std::to_string(kMost));
+  EXPECT_EQ(read(kMost + (1 << 20)),
+            "cannot read " + pipe.string() + ": it gives more than 3.0 MiB and may never end, expected a file");
+  std::signal(SIGPIPE, before);
+  std::istringstream stream(std::string(kMost + 1, 'x'));
+  EXPECT_THAT(testing::error_of([&] { read_stream(stream, "stdin", kMost); }),
+              HasSubstr("cannot read stdin: it gives"));
+  write_file(folder_ / "file", std::string(kMost + 1, 'x'));
+  EXPECT_EQ(read_file(folder_ / "file", kMost).size(), kMost + 1) << "a file has an end";
+}
+
+TEST_F(AtomicFileTest, APipeIsNoRegularFile) {
+  const fs::path pipe = folder_ / "pipe", file = folder_ / "file";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  write_file(file, "text");
+  fs::create_symlink("file", folder_ / "link");
+  EXPECT_EQ(testing::error_of([&] { read_regular_file(pipe); }), pipe.string() + " is a pipe, expected a file");
+  EXPECT_EQ(testing::error_of([] { check_regular_file("/dev/null"); }),
+            "/dev/null is a device or a socket, expected a file");
+  EXPECT_THAT(testing::error_of([&] { check_regular_file(folder_.path()); }),
+              HasSubstr("is a folder, expected a file"));
+  EXPECT_EQ(read_regular_file(folder_ / "link"), "text");
+  check_regular_file(folder_ / "none");
+  EXPECT_THAT(testing::error_of([&] { read_regular_file(folder_ / "none"); }), HasSubstr("No such file"));
 }
 
 TEST_F(AtomicFileTest, ATerminalIsReadToTheEndThatIsTyped) {

@@ -96,5 +96,22 @@ TEST(EventFileTest, FilesOfOneFolderHaveNamesOfTheirOwn) {
   EXPECT_THROW(EventFile(folder / "none", 1.0).write(), Error);
 }
 
+// TensorBoard reads the files of a folder in this order, and takes away what was told before of the steps that begin
+// anew.
+TEST(EventFileTest, ANewFileComesAfterTheOthers) {
+  const testing::TempFolder folder;
+  const auto add = [&](double time) {
+    EventFile file(folder.path(), time);
+    file.write();
+    return file.path().filename().string();
+  };
+  write_file(folder / "events.out.tfevents.1750000000.host.99999999.0", "of a process with a larger number");
+  write_file(folder / "events.out.tfevents.9999999999.host.1.0", "after which there is none");
+  write_file(folder / "events.out.tfevents.x", "of another program");
+  EXPECT_THAT(add(1.75e9), StartsWith("events.out.tfevents.1750000001."));
+  EXPECT_THAT(add(1.7e9), StartsWith("events.out.tfevents.1750000002.")) << "the clock was set back";
+  EXPECT_THAT(add(1.76e9), StartsWith("events.out.tfevents.1760000000."));
+}
+
 }  // namespace
 }  // namespace heddle

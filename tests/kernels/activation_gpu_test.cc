@@ -30,6 +30,11 @@ TEST_F(ActivationsGpu, EveryKernelTakesTheLimits) {
   expect_limits(context, kElementwiseActivations);
 }
 
+TEST_F(ActivationsGpu, GluStaysWithinTheRange) {
+  Context context({DeviceType::cuda, 0});
+  expect_glu_within_range(context, kElementwiseActivations);
+}
+
 TEST_F(ActivationsGpu, ReluIsFlatBelowZero) {
   Context context({DeviceType::cuda, 0});
   for (const Activation act : {Activation::relu, Activation::relu2}) expect_flat_relu(context, act);

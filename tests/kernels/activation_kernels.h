@@ -350,4 +350,52 @@ inline void expect_flat_relu(Context& context, Activation act) {
   }
 }
 
+// glu of numbers whose products in pairs leave the range of the dtype while the result is in it.
+inline void expect_glu_within_range(Context& context, std::span<const ActivationName> activations) {
+  std::vector<double> a_numbers, b_numbers, d_y_numbers;
+  for (const double a : {1e-25, 1.5, 1e25, -1e-25, -1.5, -1e25}) {
+    for (const double b : {1e-25, 1.5, 1e25}) {
+      for (const double d_y : {1e-25, 1.5, 1e25}) {
+        a_numbers.push_back(a);
+        b_numbers.push_back(b);
+        d_y_numbers.push_back(d_y);
+      }
+    }
+  }
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    const auto tensor = [&](const std::vector<double>& values) {
+      const Tensor result = Tensor::empty(context, {1, static_cast<int64_t>(values.size())}, dtype);
+      write_values(context, result, values);
+      return result;
+    };
+    const Tensor a = tensor(a_numbers), b = tensor(b_numbers), d_y = tensor(d_y_numbers);
+    const std::vector<double> gates = read_values(context, a), factors = read_values(context, b),
+                              upstream = read_values(context, d_y);
+    for (const auto& [name, act] : activations) {
+      const Tensor y = tensor(a_numbers), d_a = tensor(a_numbers), d_b = tensor(a_numbers);
+      glu_forward(context, {.a = rows_view(a), .b = rows_view(b), .y = rows_view(y), .act = act});
+      glu_backward(context, {.a = rows_view(a),
+                             .b = rows_view(b),
+                             .d_y = rows_view(d_y),
+                             .d_a = {rows_view(d_a)},
+                             .d_b = {rows_view(d_b)},
+                             .act = act});
+      const auto expect = [&](const char* what, const Tensor& found, const auto& formula) {
+        const std::vector<double> values = read_values(context, found);
+        for (size_t i = 0; i < values.size(); ++i) {
+          const double expected = formula(activation_formula(act, gates[i]), i);
+          if (std::abs(expected) > 3e38) continue;
+          EXPECT_NEAR(values[i], expected, activation_tolerance(dtype) * std::abs(expected) + 1e-37)
+              << what << " of " << name << " in " << heddle::name(dtype) << ", a " << gates[i] << ", b " << factors[i]
+              << ", d_y " << upstream[i];
+        }
+      };
+      expect("y", y, [&](const ActivationFormula& gate, size_t i) { return gate.value * factors[i]; });
+      expect("d_a", d_a,
+             [&](const ActivationFormula& gate, size_t i) { return upstream[i] * gate.derivative * factors[i]; });
+      expect("d_b", d_b, [&](const ActivationFormula& gate, size_t i) { return upstream[i] * gate.value; });
+    }
+  }
+}
+
 }  // namespace heddle::kernels

@@ -57,6 +57,11 @@ TEST(Activations, EveryKernelTakesTheLimits) {
   expect_limits(context, kElementwiseActivations);
 }
 
+TEST(Activations, GluStaysWithinTheRange) {
+  Context context;
+  expect_glu_within_range(context, kElementwiseActivations);
+}
+
 TEST(Activations, ReluIsFlatBelowZero) {
   Context context;
   for (const Activation act : {Activation::relu, Activation::relu2}) expect_flat_relu(context, act);

@@ -43,6 +43,18 @@ Tensor make_tensor(Context& context, const CaseInput& input, DType dtype, bool s
   return Tensor::empty(context, {count + 1}, dtype).slice(0, 1, count + 1).reshape(input.shape);
 }
 
+// A part of a tensor that is larger in every dimension of several elements.
+Tensor make_part(Context& context, const Shape& shape, DType dtype) {
+  Shape larger = shape;
+  for (int dim = 0; dim < shape.rank(); ++dim) larger[dim] += shape[dim] > 1 ? 2 : 0;
+  Tensor part = Tensor::empty(context, larger, dtype);
+  for (int dim = 0; dim < shape.rank(); ++dim) {
+    const int64_t begin = (larger[dim] - shape[dim]) / 2;
+    part = part.slice(dim, begin, begin + shape[dim]);
+  }
+  return part;
+}
+
 // Blocks come from cached memory: fill it with NaN, so that what is read before it is written shows.
 void poison_free_memory(Context& context, const ReferenceTensors& inputs) {
   int64_t count = 1 << 13;
@@ -117,7 +129,8 @@ RunResult run_case(Context& context, const OperatorCase& op_case, const Referenc
     }
     const bool is_parameter = input.kind == CaseInputKind::parameter || input.kind == CaseInputKind::matrix;
     const DType gradient_dtype = options.wide_parameters && is_parameter ? accumulate_type(dtype) : dtype;
-    gradients[i].tensor = make_tensor(context, input, gradient_dtype, options.strided);
+    gradients[i].tensor = options.parts ? make_part(context, input.shape, gradient_dtype)
+                                        : make_tensor(context, input, gradient_dtype, options.strided);
     gradients[i].written = options.add;
     if (options.add) {
       write_values(context, gradients[i].tensor, old_gradient(op_case, input, gradient_dtype).values);

@@ -15,6 +15,7 @@ struct RunOptions {
   std::optional<DType> upstream = {};
   bool gradients = true;
   bool strided = false;  // inputs and gradients start one element into their memory and have gaps between rows
+  bool parts = false;    // gradients of leaves are parts of tensors that are larger in every dimension
   bool add = false;      // gradients are added to what old_gradient() says
   bool inner = false;    // inputs are results of another operator, whose gradients may be shared and written over
   bool wide_parameters = false;  // gradients of parameters in the accumulate type

@@ -188,6 +188,8 @@ void views_give_the_same(Context& context, const OperatorCase& op_case) {
     const RunResult dense = run_case(context, op_case, inputs, {.dtype = dtype});
     const RunResult strided = run_case(context, op_case, inputs, {.dtype = dtype, .strided = true});
     compare(strided, dense, text(dtype) + "views");
+    const RunResult parts = run_case(context, op_case, inputs, {.dtype = dtype, .parts = true});
+    compare(parts, dense, text(dtype) + "parts");
     const RunResult added = run_case(context, op_case, inputs, {.dtype = dtype, .add = true});
     const RunResult both = run_case(context, op_case, inputs, {.dtype = dtype, .strided = true, .add = true});
     compare(both, added, text(dtype) + "views, added,");

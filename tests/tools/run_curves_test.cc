@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <clocale>
 #include <cmath>
@@ -92,6 +93,13 @@ TEST_F(RunCurvesTest, WhatIsNoRunIsRefused) {
               ThrowsMessage<UsageError>(HasSubstr("holds no metrics.csv, expected the folder")));
   EXPECT_THAT(reading(write("empty", "step,loss\n")), ThrowsMessage<UsageError>(EndsWith("holds no step yet")));
   EXPECT_THAT(reading(write("nothing", "")), ThrowsMessage<UsageError>(EndsWith("holds no step yet")));
+}
+
+TEST_F(RunCurvesTest, APipeIsNotWaitedFor) {
+  const fs::path file = folder_ / "metrics.csv";
+  ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+  EXPECT_THAT([&] { read_metrics(folder_.path()); },
+              ThrowsMessage<Error>(file.string() + " is a pipe, expected a file"));
 }
 
 TEST_F(RunCurvesTest, DamageIsNamedByItsLine) {

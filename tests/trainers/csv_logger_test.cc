@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <cstdint>
@@ -222,6 +223,21 @@ TEST_F(CsvLoggerTest, AFolderOfItsNameIsAnErrorAtOnce) {
   fs::create_directory(path_);
   EXPECT_THAT([&] { logger_.start({}); },
               ::testing::ThrowsMessage<Error>(path_.string() + " is a folder, expected a file"));
+}
+
+// A run that goes on would wait for somebody to write into it.
+TEST_F(CsvLoggerTest, APipeOfItsNameIsAnErrorAtOnce) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  const auto refusal = ::testing::ThrowsMessage<Error>(path_.string() + " is a pipe, expected a file");
+  EXPECT_THAT([&] { logger_.start({}); }, refusal);
+  StartEvent event;
+  event.step = 1;
+  event.checkpoint = folder_ / "checkpoints/step_1";
+  fs::create_directories(*event.checkpoint);
+  EXPECT_THAT([&] { logger_.start(event); }, refusal);
+  CsvLogger elsewhere(folder_ / "other.csv", [](const std::string&) {});
+  fs::rename(path_, folder_ / "other.csv");
+  EXPECT_THAT([&] { elsewhere.start(event); }, ::testing::Throws<Error>());
 }
 
 TEST_F(CsvLoggerTest, SkippedStepsAreCountedWhereTheyMayBe) {

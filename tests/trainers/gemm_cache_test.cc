@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -62,6 +63,17 @@ TEST_F(GemmCacheTest, LeavesOutDamagedLines) {
   Context context;
   GemmCache(context, file_, note_);
   EXPECT_EQ(known(context), (Entries{{"a", "1"}, {"d", "5"}}));
+}
+
+TEST_F(GemmCacheTest, APipeIsANoteAndIsNotWaitedFor) {
+  std::filesystem::create_directories(file_.parent_path());
+  ASSERT_EQ(::mkfifo(file_.c_str(), 0600), 0);
+  Context context;
+  GemmCache cache(context, file_, note_);
+  known(context)["a/64x64"] = "01ff";
+  cache.save();
+  ASSERT_EQ(notes_.size(), 2u);
+  for (const std::string& note : notes_) EXPECT_THAT(note, ::testing::HasSubstr("is a pipe, expected a file"));
 }
 
 TEST_F(GemmCacheTest, AFolderThatCannotBeMadeIsANote) {

@@ -236,6 +236,27 @@ TEST_F(RunFolderTest, APathMustNotLeaveOtherCheckpointsBehind) {
   EXPECT_THAT(choice(run_, (folder_ / "nowhere").string()), HasSubstr("does not exist"));
 }
 
+// Tab completion writes the last slash of a folder, and a large checkpoint may have been moved to another disk.
+TEST_F(RunFolderTest, ACheckpointIsOfItsRunByWhateverPath) {
+  const fs::path checkpoint = write(run_, 5), disk = folder_ / "disk";
+  const auto is_of_run = [&](const fs::path& path) {
+    return is_in_folder({.path = path, .state = {}}, run_ / "checkpoints") && choice(run_, path.string()) == "5";
+  };
+  fs::create_symlink("step_5", run_ / "checkpoints/best");
+  for (const char* name : {"step_5", "step_5/", "best", "best/", "../checkpoints/step_5/"}) {
+    EXPECT_TRUE(is_of_run(run_ / "checkpoints" / name)) << name;
+  }
+  fs::rename(checkpoint, disk);
+  fs::create_symlink(disk, checkpoint);
+  EXPECT_TRUE(is_of_run(checkpoint));
+  EXPECT_TRUE(is_of_run(checkpoint / ""));
+  EXPECT_FALSE(is_of_run(disk));
+  const fs::path here = fs::current_path();
+  fs::current_path(run_ / "checkpoints");
+  EXPECT_TRUE(is_of_run("step_5"));
+  fs::current_path(here);
+}
+
 TEST_F(RunFolderTest, OneProcessAtATime) {
   const RunFolder first(run_);
   EXPECT_THROW(RunFolder second(run_), Error);
@@ -305,6 +326,15 @@ TEST_F(RunFolderTest, AutoWantsTheSameData) {
 TEST_F(RunFolderTest, AFileIsNoRunFolder) {
   write_file(run_, "x");
   EXPECT_THAT(choice(run_, "auto"), HasSubstr("is a file, expected a run folder"));
+}
+
+TEST_F(RunFolderTest, ALinkToADiskThatIsNotThereIsNoRunFolder) {
+  fs::create_directory_symlink("/nowhere/disk", run_);
+  EXPECT_THAT(choice(run_, "auto"), HasSubstr("run is a link to /nowhere/disk, where no folder is"));
+  fs::remove(run_);
+  fs::create_directory(run_.string() + "_of_disk");
+  fs::create_directory_symlink(run_.string() + "_of_disk", run_);
+  EXPECT_EQ(choice(run_, "auto"), "0");
 }
 
 // Of another user, such as lost+found. Root, whom no mode stops, takes the rights of another one.

@@ -6,9 +6,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/io/atomic_file.h"
@@ -103,6 +105,32 @@ TEST_F(RunTokenizerTest, AnotherTokenizerIsRefusedAndBothAreNamed) {
   write_file(model_, pieces_);
   run("whole", config());
   EXPECT_EQ(weights("run"), weights("whole"));
+}
+
+// Blocks may be taken for other tokens, but it is said.
+TEST_F(RunTokenizerTest, ANewRunWithWeightsOfAnotherTokenizerNotesIt) {
+  run("run", config());
+  const std::string others = vocabulary(310);
+  const fs::path other = folder_ / "other.model", exported = folder_ / "exported";
+  write_file(other, others);
+  fs::create_directory(exported);
+  write_file(exported / "config.json", R"({"model_type": "heddle"})");
+  fs::copy(folder_ / "run/checkpoints/step_12/model.safetensors", exported);
+  fs::copy(copy("run"), exported);
+  for (const auto& [from, weights, tokenizer] :
+       {std::tuple(folder_ / "run", folder_ / "run/checkpoints/step_12", model_),
+        std::tuple(exported, exported, (exported / "tokenizer.model").string())}) {
+    init_from_ = from;
+    const std::string note = "the tokenizer is not that of " + weights.string() + ": now " +
+                             shown(other.string(), others) + ", then " + shown(tokenizer, pieces_) +
+                             ": embedding and head have learned other tokens";
+    size_t said = log().size();
+    run("same_" + from.filename().string(), config(), 1);
+    EXPECT_EQ(log().find("the tokenizer is not that of", said), std::string::npos);
+    said = log().size();
+    run("other_" + from.filename().string(), config(other.string()), 1);
+    EXPECT_NE(log().find(note, said), std::string::npos) << log().substr(said);
+  }
 }
 
 TEST_F(RunTokenizerTest, ModelsAreUsedWithTheCopy) {

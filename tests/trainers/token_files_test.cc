@@ -277,6 +277,11 @@ TEST_F(TokenFilesTest, PathsInTheHomeFolderAndPatternsAreFound) {
   fs::current_path(folder_.path());
   EXPECT_THAT(missing("data/kjv.txt"), HasSubstr("`./dev setup` in the repository of heddle writes this text, and "
                                                  "--set data.path=FILE takes any other"));
+  const fs::path gone = folder_ / "gone";
+  fs::create_directory(gone);
+  fs::current_path(gone);
+  fs::remove(gone);
+  EXPECT_EQ(missing("text.txt"), "found no file 'text.txt' (looked in the current folder, which is gone)");
   fs::current_path(before);
 }
 

@@ -204,6 +204,9 @@ TEST_F(TrainerTest, AFinishedRunIsLeftAlone) {
   const std::string metrics = file("run/metrics.csv");
   EXPECT_TRUE(run("run", config).finished);
   EXPECT_THAT(log(), HasSubstr("nothing left to do"));
+  const size_t said = log().size();
+  run("run", config, 0, (folder_ / "run/checkpoints/step_10/").string());
+  EXPECT_NE(log().find("nothing left to do", said), std::string::npos) << "a checkpoint with a slash behind it";
   EXPECT_EQ(file("run/metrics.csv"), metrics);
 }
 
@@ -279,6 +282,73 @@ TEST_F(TrainerTest, TheBestOfOtherDataIsForgotten) {
   EXPECT_EQ(history.best->step, 50);
   EXPECT_NE(history.best->loss, before);
   EXPECT_EQ(fs::read_symlink(folder_ / "other/checkpoints/best"), "step_50");
+}
+
+// How many sequences an evaluation reads follows from the size of a step, too, and generated ones from the seed.
+TEST_F(TrainerTest, TheBestOfOtherValidationSequencesIsForgotten) {
+  using Overrides = std::vector<std::string>;
+  const std::string path = folder_ / "text";
+  std::ofstream(path) << std::string(4000, 'x');
+  const Overrides copies;
+  int count = 0;
+  const Overrides text = {"data={type: text, path: \"" + path + "\", validation_fraction: 0.5}",
+                          "model.vocab_size=256"};
+  const auto train_to = [&](int64_t steps, const Overrides& data, const Overrides& more, const std::string& from) {
+    Overrides all = {"trainer.steps=" + std::to_string(steps), "schedule.type=constant", "trainer.eval_batches=6"};
+    all.insert(all.end(), data.begin(), data.end());
+    all.insert(all.end(), more.begin(), more.end());
+    const std::string folder = "run_" + std::to_string(++count);
+    run(folder, testing::tiny_train_config(all), 0, from);
+    return folder_ / folder;
+  };
+  const auto forgets = [&](const Overrides& data, const Overrides& then, const Overrides& now) {
+    const std::string from = train_to(4, data, then, "auto");
+    const size_t said = log().size();
+    train_to(5, data, now, from);
+    return log().find("was of other validation data: it starts anew", said) != std::string::npos;
+  };
+  EXPECT_FALSE(forgets(copies, {}, {}));
+  EXPECT_TRUE(forgets(copies, {}, {"trainer.batch_size=8"}));
+  EXPECT_TRUE(forgets(copies, {}, {"trainer.accumulate=2"}));
+  EXPECT_FALSE(forgets(copies, {}, {"trainer.batch_size=8", "trainer.eval_batches=3"})) << "as many as before";
+  EXPECT_TRUE(forgets(copies, {}, {"seed=9"}));
+  EXPECT_FALSE(forgets(text, {}, {"seed=9"})) << "windows of a file do not depend on it";
+  EXPECT_TRUE(forgets(text, {}, {"trainer.batch_size=8"}));
+  EXPECT_FALSE(forgets(text, {"trainer.eval_batches=100"}, {"trainer.eval_batches=all"})) << "there are only 125";
+  EXPECT_TRUE(forgets(text, {}, {"trainer.eval_batches=all"}));
+
+  const auto sources = [&](const std::string& name, const std::string& weight) {
+    std::ofstream(folder_ / name) << std::string(4000, 'y');
+    const std::string list =
+        "{path: \"" + path + "\", weight: 1}, {path: \"" + (folder_ / name).string() + "\", weight: ";
+    return Overrides{"data={type: text, sources: [" + list + weight + "}]}", "model.vocab_size=256"};
+  };
+  EXPECT_FALSE(forgets({}, sources("second", "2"), sources("moved", "2"))) << "the same file of another name";
+  EXPECT_TRUE(forgets({}, sources("second", "2"), sources("second", "3")));
+}
+
+TEST_F(TrainerTest, OptionsThatAreMissingAreNamed) {
+  Context context(Device{}, {.threads = 1});
+  const auto said = [&](const std::function<void(TrainOptions&)>& change) -> std::string {
+    TrainOptions options;
+    options.folder = folder_ / "run";
+    options.log = nullptr;
+    change(options);
+    try {
+      train(context, testing::tiny_train_config({"trainer.steps=1"}), options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(said([](TrainOptions& options) { options.folder.clear(); }),
+            "TrainOptions::folder is empty, expected a run folder");
+  EXPECT_EQ(said([](TrainOptions& options) { options.loggers = {nullptr}; }), "TrainOptions::loggers holds nullptr");
+  EXPECT_EQ(said([](TrainOptions& options) { options.stop_requested = nullptr; }),
+            "TrainOptions::stop_requested is empty, expected a function");
+  EXPECT_EQ(said([](TrainOptions& options) { options.checkpoint_requested = nullptr; }),
+            "TrainOptions::checkpoint_requested is empty, expected a function");
+  EXPECT_EQ(said([](TrainOptions&) {}), "accepted");
 }
 
 TEST_F(TrainerTest, ALongerRunGoesOnFromAPathIntoAnotherFolder) {

@@ -30,11 +30,18 @@ std::vector<std::string> matches_of(const std::string& pattern) {
   return files;
 }
 
+namespace fs = std::filesystem;
+
+// Where a relative name was looked for.
+std::string current_folder() {
+  std::error_code is_gone;
+  const fs::path folder = fs::current_path(is_gone);
+  return is_gone ? "the current folder, which is gone" : folder.string();
+}
+
 [[noreturn]] void fail_missing(const std::string& name) {
-  namespace fs = std::filesystem;
   const bool is_pattern = name.find_first_of("*?[") != std::string::npos;
-  const std::string place =
-      fs::path(name).is_absolute() ? "" : fmt::format(" (looked in {})", fs::current_path().string());
+  const std::string place = fs::path(name).is_absolute() ? "" : fmt::format(" (looked in {})", current_folder());
   const bool is_bible = fs::path(name).lexically_normal() == fs::path("data/kjv.txt");
   throw UsageError(fmt::format("found no file {}'{}'{}{}", is_pattern ? "that matches " : "", name, place,
                                is_bible ? "; `./dev setup` in the repository of heddle writes this text, and "
@@ -47,15 +54,15 @@ std::vector<std::string> matches_of(const std::string& pattern) {
 std::string find_file(const std::string& path) {
   const std::string name = expand_home(path);
   std::error_code ignored;
-  if (!std::filesystem::exists(name, ignored)) fail_missing(name);
-  check(!std::filesystem::is_directory(name, ignored), "{} is a folder, expected a file", name);
+  if (!fs::exists(name, ignored)) fail_missing(name);
+  check(!fs::is_directory(name, ignored), "{} is a folder, expected a file", name);
   return name;
 }
 
 std::vector<std::string> find_files(const std::string& path_or_pattern) {
   const std::string name = expand_home(path_or_pattern);
   std::error_code ignored;
-  if (std::filesystem::exists(name, ignored)) return {name};
+  if (fs::exists(name, ignored)) return {name};
   std::vector<std::string> files = matches_of(name);
   if (files.empty()) fail_missing(name);
   return files;

@@ -63,7 +63,7 @@ StepLog::StepLog(fs::path path, StepLogFormat format, Note note)
     : path_(std::move(path)), format_(std::move(format)), note_(std::move(note)) {}
 
 void StepLog::start(const StartEvent& event) {
-  check(!fs::is_directory(path_), "{} is a folder, expected a file", path_.string());  // before steps are taken
+  check_regular_file(path_);  // before steps are taken
   if (!event.checkpoint) return begin();
   std::error_code ignored;
   const bool same_run = fs::equivalent(event.checkpoint->parent_path(), path_.parent_path() / "checkpoints", ignored) &&
@@ -77,7 +77,7 @@ void StepLog::begin() {
   // A start that was cut off before it wrote anything may have left no file but what it kept.
   for (int number = 1; fs::exists(path_aside("before", number)); ++number) before_ = path_aside("before", number);
   if (!fs::is_regular_file(path_)) return;
-  const std::string text = read_file(path_);
+  const std::string text = read_regular_file(path_);
   const Kept before = kept(text, INT64_MAX);
   if (before.last > 0 || before.damaged) keep_before(text);
   fs::remove(follow_links(path_));
@@ -89,7 +89,7 @@ void StepLog::keep_before(const std::string& text) {
   bool is_kept = false;
   int number = 1;
   for (; fs::exists(path_aside("before", number)); ++number) {
-    const std::string other = without_times(read_file(path_aside("before", number)));
+    const std::string other = without_times(read_regular_file(path_aside("before", number)));
     is_kept = other.starts_with(lines);
     if (is_kept || lines.starts_with(other)) break;
   }
@@ -101,8 +101,8 @@ void StepLog::keep_before(const std::string& text) {
 // are not read again.
 void StepLog::drop_before() {
   if (!before_) return;
-  const std::string before = fs::exists(*before_) ? without_times(read_file(*before_)) : "";
-  const std::string lines = without_times(read_file(path_));
+  const std::string before = fs::exists(*before_) ? without_times(read_regular_file(*before_)) : "";
+  const std::string lines = without_times(read_regular_file(path_));
   if (before.size() > lines.size() && before.starts_with(lines)) return;
   if (lines.starts_with(before)) fs::remove(*before_);
   before_.reset();
@@ -129,7 +129,7 @@ void StepLog::go_on(const fs::path& from, int64_t last_step) {
     write_file(path_, format_.header);
     return;
   }
-  const std::string text = read_file(from);
+  const std::string text = read_regular_file(from);
   const Kept found = kept(text, last_step);
   if (found.damaged && in_place) keep_aside("some of its rows are damaged", "damaged");
   // With logging.every a file may hold no line of the last step. Where it was larger before, the lines are far from
@@ -154,7 +154,7 @@ void StepLog::keep_aside(const std::string& reason, const std::string& suffix) {
 }
 
 void StepLog::keep_as(const fs::path& aside, const std::string& reason) {
-  write_file(aside, read_file(path_));
+  write_file(aside, read_regular_file(path_));
   note_(fmt::format("{} is kept as {}: {}", path_.string(), aside.filename().string(), reason));
 }
 

@@ -75,16 +75,6 @@ bool has_all_files(const fs::path& path) {
   }
 }
 
-// Throws Error where something that is no folder takes the place of one.
-void check_place_is_free(const fs::path& folder) {
-  const fs::file_status found = fs::symlink_status(folder);
-  if (fs::is_symlink(found)) {
-    fail("{} is a link to {}, where no folder is; its disk may not be mounted", folder.string(),
-         fs::read_symlink(folder).string());
-  }
-  check(!fs::exists(found), "{} is a file, expected a folder of checkpoints", folder.string());
-}
-
 bool has_tensor(const std::vector<ShardedTensor>& tensors, const std::string& name) {
   return std::any_of(tensors.begin(), tensors.end(), [&](const ShardedTensor& tensor) { return tensor.name == name; });
 }
@@ -305,10 +295,17 @@ Checkpoint open_checkpoint(const fs::path& path) {
   return {path, std::move(state)};
 }
 
+void check_leads_to_a_folder(const fs::path& path) {
+  if (!fs::is_symlink(fs::symlink_status(path)) || fs::is_directory(path)) return;
+  fail("{} is a link to {}, where no folder is; its disk may not be mounted", path.string(),
+       fs::read_symlink(path).string());
+}
+
 std::vector<CheckpointFolder> list_checkpoints(const fs::path& folder) {
   std::vector<CheckpointFolder> all;
   if (!fs::is_directory(folder)) {
-    check_place_is_free(folder);
+    check_leads_to_a_folder(folder);
+    check(!fs::exists(folder), "{} is a file, expected a folder of checkpoints", folder.string());
     return all;
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
@@ -350,6 +347,14 @@ Checkpoint find_checkpoint(const fs::path& run_or_checkpoint, const Note& note) 
   if (fs::exists(run_or_checkpoint / kModelFile)) return open_checkpoint(run_or_checkpoint);
   throw UsageError(
       fmt::format("{} holds no checkpoint: no {} and no checkpoints/step_N", run_or_checkpoint.string(), kStateFile));
+}
+
+bool is_in_folder(const Checkpoint& checkpoint, const fs::path& folder) {
+  std::error_code ignored;
+  fs::path named = fs::absolute(checkpoint.path, ignored);
+  if (!named.has_filename()) named = named.parent_path();  // it was given as "step_N/"
+  return fs::equivalent(named.parent_path(), folder, ignored) ||
+         fs::equivalent(fs::canonical(named, ignored).parent_path(), folder, ignored);
 }
 
 void load_parameters(Context& context, const Checkpoint& checkpoint, ParameterSet& parameters) {

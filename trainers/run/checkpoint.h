@@ -61,13 +61,16 @@ Checkpoint open_checkpoint(const std::filesystem::path& path);
 std::string checkpoint_name(int64_t step);
 std::optional<int64_t> step_of_checkpoint(std::string_view name);
 
+// Throws Error where `path` is a symbolic link that leads to no folder, as one to a disk that is not mounted.
+void check_leads_to_a_folder(const std::filesystem::path& path);
+
 // A folder step_N, which may be damaged.
 struct CheckpointFolder {
   int64_t step = 0;
   std::filesystem::path path;
 };
 // The oldest comes first; there are none where `folder` does not exist. Throws Error when it is something else than a
-// folder, such as a link to a disk that is not there.
+// folder, or leads to none.
 std::vector<CheckpointFolder> list_checkpoints(const std::filesystem::path& folder);
 
 // The newest whole checkpoint of a folder RUN/checkpoints. Notes of each newer one why it is skipped.
@@ -76,6 +79,10 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& folder,
 // The newest checkpoint of a run folder, or the checkpoint itself. Throws UsageError when the path is neither,
 // and Error when none is whole.
 Checkpoint find_checkpoint(const std::filesystem::path& run_or_checkpoint, const Note& note);
+
+// Whether the checkpoint is one of this folder, as its path names it or behind links: `best` is a link, and so may a
+// step_N be, which was moved to another disk.
+bool is_in_folder(const Checkpoint& checkpoint, const std::filesystem::path& folder);
 
 // The master weights, each under the name of its parameter.
 std::vector<NamedTensor> masters(const ParameterSet& parameters);

@@ -44,11 +44,26 @@ std::vector<ConfigDifference> differences(const TrainConfig& config, const Check
   return config_differences(to_tree(config, registry), to_tree(then, registry));
 }
 
-// Where files of data lie does not matter: they are told apart by their contents.
-bool changes_evaluations(const ConfigDifference& difference) {
-  const std::string& path = difference.path;
-  return path == "trainer.eval_batches" || path == "trainer.sequence_length" ||
-         (path.starts_with("data") && !path.ends_with("path"));
+// Whether evaluations with these two limits read the same sequences. How many are read follows from the batch size and
+// `accumulate`, too. A limit that `data` do not reach is none; of several sources some may reach their share of it.
+bool are_equal_limits(const DatasetOptions& now, const DatasetOptions& then, const Dataset& data) {
+  if (now.eval_sequences == then.eval_sequences) return true;
+  const int64_t read = data.validation_sequences();
+  const bool reads_all = now.data.sources.empty() && now.eval_sequences.value_or(INT64_MAX) > read;
+  return reads_all && then.eval_sequences.value_or(INT64_MAX) >= read;
+}
+
+bool are_equal_weights(const std::vector<DataSource>& now, const std::vector<DataSource>& then) {
+  return std::equal(now.begin(), now.end(), then.begin(), then.end(),
+                    [](const DataSource& a, const DataSource& b) { return a.weight == b.weight; });
+}
+
+// Where files of data lie does not matter: they are told apart by their contents. Generated sequences are drawn by the
+// seed.
+bool changes_sequences(const std::string& key, const DataConfig& now, const DataConfig& then) {
+  if (key == "seed") return now.type == DataType::mqar || now.type == DataType::copy;
+  if (key == "data.sources") return !are_equal_weights(now.sources, then.sources);
+  return key == "trainer.sequence_length" || (key.starts_with("data") && !key.ends_with("path"));
 }
 
 }  // namespace
@@ -84,12 +99,16 @@ std::string config_difference(const TrainConfig& config, const Checkpoint& check
   return text;
 }
 
-bool is_evaluated_alike(const TrainConfig& config, const DataIdentity& data, const Checkpoint& checkpoint,
+bool is_evaluated_alike(const TrainConfig& config, const Dataset& data, const Checkpoint& checkpoint,
                         const Registry& registry) {
-  if (!data_difference(data, checkpoint).empty()) return false;
+  if (!data_difference(data.identity(), checkpoint).empty()) return false;
   try {
+    const TrainConfig then = read_checkpoint_config(checkpoint, {}, registry);
+    if (!are_equal_limits(dataset_options(config), dataset_options(then), data)) return false;
     const auto found = differences(config, checkpoint, registry, checkpoint.state.tokenizer);
-    return std::none_of(found.begin(), found.end(), changes_evaluations);
+    return std::none_of(found.begin(), found.end(), [&](const ConfigDifference& difference) {
+      return changes_sequences(difference.path, config.data, then.data);
+    });
   } catch (const ConfigError&) {
     return true;
   }

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "trainers/data/dataset.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/train_config.h"
 
@@ -29,8 +30,8 @@ std::string config_difference(const TrainConfig& config, const Checkpoint& check
                               const std::optional<TokenizerIdentity>& tokenizer = {});
 
 // Whether losses of the run of the checkpoint can be compared with those of `config` on these data: both are of the
-// same data. A config of the checkpoint that cannot be read is taken for one that evaluates them alike.
-bool is_evaluated_alike(const TrainConfig& config, const DataIdentity& data, const Checkpoint& checkpoint,
+// same sequences. A config of the checkpoint that cannot be read is taken for one that evaluates them alike.
+bool is_evaluated_alike(const TrainConfig& config, const Dataset& data, const Checkpoint& checkpoint,
                         const Registry& registry);
 
 }  // namespace heddle

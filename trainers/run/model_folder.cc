@@ -53,7 +53,7 @@ std::vector<std::vector<NamedTensor>> cut_into_shards(std::span<const NamedTenso
 
 Json read_json(const fs::path& path) {
   try {
-    return Json::parse(read_file(path));
+    return Json::parse(read_regular_file(path));
   } catch (const Json::exception& error) {
     fail("{}: not valid JSON: {}", path.string(), error.what());
   }
@@ -124,6 +124,7 @@ class WeightFiles {
 
  private:
   void open(const fs::path& path) {
+    check_regular_file(path);
     SafetensorsReader& file = *files_.emplace_back(std::make_unique<SafetensorsReader>(path));
     for (const SafetensorsEntry& entry : file.entries()) {
       const bool is_new = found_.emplace(entry.name, Found{&file, &entry}).second;

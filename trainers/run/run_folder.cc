@@ -35,7 +35,7 @@ std::vector<fs::directory_entry> readable_entries(const fs::path& folder) {
   return entries;
 }
 
-bool is_written_by_a_run(const fs::path& config) { return read_file(config).starts_with(kConfigHeader); }
+bool is_written_by_a_run(const fs::path& config) { return read_regular_file(config).starts_with(kConfigHeader); }
 
 // What an optimizer of one type keeps of its steps means nothing to another.
 void check_optimizer(const RunSubject& subject, const Checkpoint& checkpoint) {
@@ -78,6 +78,7 @@ RunFolder::RunFolder(fs::path path, Access access) : path_(std::move(path)) {
   if (fs::exists(path_) && !fs::is_directory(path_)) {
     throw UsageError(fmt::format("{} is a file, expected a run folder", path_.string()));
   }
+  check_leads_to_a_folder(path_);
   if (access == Access::read) return;
   is_new_ = fs::create_directories(path_);
   lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -105,12 +106,13 @@ void RunFolder::check_config() const {
 void RunFolder::write_config(const std::string& yaml) const {
   check_config();
   const std::string text = std::string(kConfigHeader) + yaml;
-  if (!fs::exists(config()) || read_file(config()) != text) write_file(config(), text);
+  if (!fs::exists(config()) || read_regular_file(config()) != text) write_file(config(), text);
 }
 
 void RunFolder::check_tokenizer(const RunSubject& subject) const {
   const auto identity = tokenizer_identity(subject.config.data, subject.tokenizer);
   if (!identity || !fs::exists(tokenizer())) return;
+  check_regular_file(tokenizer());
   const FileDigest here = digest_file(tokenizer());
   if (here == identity->digest) return;
   throw UsageError(
@@ -178,9 +180,7 @@ std::optional<Checkpoint> RunFolder::choose_newest(const RunSubject& subject, co
 Checkpoint RunFolder::choose_path(const std::string& resume, const RunSubject& subject, const Note& note) const {
   const std::vector<CheckpointFolder> here = list_checkpoints(checkpoints());
   const Checkpoint checkpoint = find_checkpoint(resume, note);
-  const fs::path its_folder = fs::canonical(checkpoint.path).parent_path();
-  const bool same_run = fs::exists(checkpoints()) && fs::equivalent(its_folder, checkpoints());
-  if (!here.empty() && !same_run) {
+  if (!here.empty() && !is_in_folder(checkpoint, checkpoints())) {
     throw UsageError(
         fmt::format("{} holds checkpoints of another run; give a fresh folder with --out DIR", path_.string()));
   }

@@ -28,9 +28,8 @@ std::optional<std::string> found(const std::string& path) {
 }
 
 // Says which two tokenizers are not the same.
-std::string difference(const Checkpoint& checkpoint, const std::string& now) {
-  return fmt::format("the tokenizer is not that of {}: now {}, then {}", checkpoint.path.string(), now,
-                     to_string(*checkpoint.state.tokenizer));
+std::string difference(const fs::path& weights, const std::string& now, const TokenizerIdentity& then) {
+  return fmt::format("the tokenizer is not that of {}: now {}, then {}", weights.string(), now, to_string(then));
 }
 
 }  // namespace
@@ -67,13 +66,19 @@ bool is_same(const std::optional<TokenizerIdentity>& a, const std::optional<Toke
   return a && b && a->digest == b->digest;
 }
 
-void check_tokenizer(const DataConfig& data, const Tokenizer* tokenizer, const Checkpoint& checkpoint) {
+std::string tokenizer_difference(const DataConfig& data, const Tokenizer* tokenizer, const fs::path& weights,
+                                 const std::optional<TokenizerIdentity>& then) {
   const std::optional<TokenizerIdentity> now = tokenizer_identity(data, tokenizer);
-  if (tokenizer == nullptr || !checkpoint.state.tokenizer || is_same(now, checkpoint.state.tokenizer)) return;
+  if (tokenizer == nullptr || !then || is_same(now, then)) return "";
+  return difference(weights, now ? to_string(*now) : kByteTokenizer, *then);
+}
+
+void check_tokenizer(const DataConfig& data, const Tokenizer* tokenizer, const Checkpoint& checkpoint) {
+  const std::string found = tokenizer_difference(data, tokenizer, checkpoint.path, checkpoint.state.tokenizer);
+  if (found.empty()) return;
   const auto copy = kept_tokenizer(checkpoint.path);
   throw UsageError(
-      fmt::format("{}. {}, or start a new run from these weights by --init-from {}",
-                  difference(checkpoint, now ? to_string(*now) : kByteTokenizer),
+      fmt::format("{}. {}, or start a new run from these weights by --init-from {}", found,
                   copy ? "Go on with the copy that the run keeps by " + shell_set("data.tokenizer", copy->string())
                        : "Go on with that one",
                   shell_argument(checkpoint.path.string())));
@@ -110,7 +115,7 @@ std::optional<std::string> tokenizer_of_run(const TrainConfig& config, const Che
     if (digest == then->digest) return tokenizer;
     now = to_string(TokenizerIdentity{*tokenizer, digest});
   }
-  const std::string reason = difference(checkpoint, now);
+  const std::string reason = difference(checkpoint.path, now, *then);
   if (is_given) throw UsageError("--set data.tokenizer: " + reason);
   throw Error(reason);
 }

@@ -28,8 +28,12 @@ std::string to_string(const TokenizerIdentity& tokenizer);
 // Whether both are there and the same file but for its name.
 bool is_same(const std::optional<TokenizerIdentity>& a, const std::optional<TokenizerIdentity>& b);
 
-// Throws UsageError, which names both, when `tokenizer` is another one than that of the checkpoint: its weights mean
-// nothing for other tokens. Data without a tokenizer and checkpoints that do not say theirs fit.
+// Names both when `tokenizer` is another one than `then`, that of the weights in this folder; "" when it is not. Data
+// without a tokenizer fit, and so do weights that do not say theirs.
+std::string tokenizer_difference(const DataConfig& data, const Tokenizer* tokenizer,
+                                 const std::filesystem::path& weights, const std::optional<TokenizerIdentity>& then);
+
+// Throws UsageError for that difference from a checkpoint: its weights mean nothing for other tokens.
 void check_tokenizer(const DataConfig& data, const Tokenizer* tokenizer, const Checkpoint& checkpoint);
 
 // The options of the data set that is trained on, in the run folder `folder`, as TrainOptions say (trainers/trainer.h).

@@ -4,7 +4,6 @@
 
 #include <filesystem>
 #include <optional>
-#include <system_error>
 
 #include "core/runtime/error.h"
 #include "trainers/parallel/same_run.h"
@@ -25,14 +24,14 @@ class Starter {
     check_one_origin();
     const RunSubject subject{run_.config, run_.registry, run_.data.identity(), run_.data.tokenizer()};
     const auto checkpoint = run_.folder.choose_together(run_.processes, run_.options.resume, subject, run_.note);
-    run_.processes.together([&] { load(checkpoint); });
+    run_.processes.together([&] { load(checkpoint, subject); });
     check_same_start(run_.processes, run_.context, start_.step, train_step_.model().parameters());
     run_.processes.together([&] {
       if (!run_.processes.is_first() || is_complete()) return;
       run_.folder.write_config(run_.config_text);
       run_.folder.write_tokenizer(subject);
     });
-    const bool is_saved = checkpoint && (is_complete() || is_in_this_folder(*checkpoint));
+    const bool is_saved = checkpoint && (is_complete() || is_in_folder(*checkpoint, run_.folder.checkpoints()));
     if (run_.processes.from_first(is_saved ? "1" : "") == "1") start_.saved_step = start_.step;
     start_.event = event(checkpoint);
     return start_;
@@ -56,7 +55,7 @@ class Starter {
     throw UsageError("--init-from starts a new run and --resume PATH goes on with one: give one of them");
   }
 
-  void load(const std::optional<Checkpoint>& checkpoint) {
+  void load(const std::optional<Checkpoint>& checkpoint, const RunSubject& subject) {
     if (checkpoint) {
       if (!run_.options.init_from.empty()) {
         run_.note("--init-from is for a new run, and has no effect here: this one goes on from " +
@@ -65,13 +64,12 @@ class Starter {
       go_on_from(*checkpoint);
       check_steps_are_left(*checkpoint);
     } else if (!run_.options.init_from.empty()) {
-      init_from(run_.options.init_from);
+      init_from(run_.options.init_from, subject);
     }
   }
 
-  void init_from(const std::filesystem::path& path) {
-    const std::string whose =
-        init_weights(run_.context, path, run_.config.model, train_step_.model().parameters(), run_.note);
+  void init_from(const std::filesystem::path& path, const RunSubject& subject) {
+    const std::string whose = init_weights(run_.context, path, subject, train_step_.model().parameters(), run_.note);
     if (train_step_.average() != nullptr) train_step_.average()->restart();
     run_.note("the weights are " + whose);
   }
@@ -88,7 +86,7 @@ class Starter {
     start_.step = state.step;
     // The process that wrote it may have been killed before it removed the older ones.
     const std::filesystem::path folder = run_.folder.checkpoints();
-    if (run_.processes.is_first() && is_in_this_folder(checkpoint)) {
+    if (run_.processes.is_first() && is_in_folder(checkpoint, folder)) {
       KeptCheckpoints kept = kept_checkpoints(run_.config.trainer);
       kept.note = run_.note;
       remove_older_checkpoints(folder, state, kept);
@@ -98,7 +96,7 @@ class Starter {
   // The best loss on other data is none to beat.
   EvaluationHistory evaluations_of(const Checkpoint& checkpoint) const {
     const EvaluationHistory& then = checkpoint.state.evaluations;
-    if (!then.best || is_evaluated_alike(run_.config, run_.data.identity(), checkpoint, run_.registry)) return then;
+    if (!then.best || is_evaluated_alike(run_.config, run_.data, checkpoint, run_.registry)) return then;
     run_.note(fmt::format("the best validation loss, {:g} at step {}, was of other validation data: it starts anew",
                           then.best->loss, then.best->step));
     return {};
@@ -112,15 +110,10 @@ class Starter {
 
   // A new folder for a run without a step would hold nothing.
   void check_steps_are_left(const Checkpoint& checkpoint) const {
-    if (!run_.processes.is_first() || !is_complete() || is_in_this_folder(checkpoint)) return;
+    if (!run_.processes.is_first() || !is_complete() || is_in_folder(checkpoint, run_.folder.checkpoints())) return;
     throw UsageError(fmt::format("{} is at step {}, and trainer.steps is {}: there is nothing to do in {}",
                                  checkpoint.path.string(), start_.step, run_.config.trainer.steps,
                                  run_.folder.path().string()));
-  }
-
-  bool is_in_this_folder(const Checkpoint& checkpoint) const {
-    std::error_code ignored;
-    return std::filesystem::equivalent(checkpoint.path.parent_path(), run_.folder.checkpoints(), ignored);
   }
 
   StartEvent event(const std::optional<Checkpoint>& checkpoint) const {

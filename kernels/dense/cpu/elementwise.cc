@@ -105,7 +105,7 @@ void glu_forward_as(const Context& context, RowsView a, RowsView b, RowsView y) 
     const auto* gate = load_chunk(element<const T>(a, row, col), count, a_buffer);
     const auto* value = load_chunk(element<const T>(b, row, col), count, b_buffer);
     write_chunk(element<T>(y, row, col), count, GradientMode::overwrite,
-                [&](int64_t i) { return apply_activation<act>(gate[i]) * value[i]; });
+                [&](int64_t i) { return gated<act>(gate[i], apply_activation<act>(gate[i]), value[i]); });
   });
 }
 
@@ -129,7 +129,7 @@ void glu_backward_as(const Context& context, const GluBackwardArgs& args) {
       const Activated<A> activated = activate_with_derivative<act>(gate[i]);
       const A here = upstream[i];
       d_a_values[i] = chain_rule<act>(here, activated.derivative, value[i]);
-      d_b_values[i] = here * activated.value;
+      d_b_values[i] = gated<act>(gate[i], activated.value, here);
     }
     if (d_a) store_chunk(to_a, d_a_values, count, args.d_a.mode);
     if (d_b) store_chunk(to_b, d_b_values, count, args.d_b.mode);

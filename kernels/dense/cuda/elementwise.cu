@@ -73,7 +73,10 @@ struct GluForward {
   __device__ __forceinline__ void operator()(int64_t, const Vec<A, width> (&in)[2], Vec<A, width> (&out)[1]) const {
     visit_one_of<is_fused>(act, [&](auto chosen) {
 #pragma unroll
-      for (int j = 0; j < width; ++j) out[0][j] = activate<decltype(chosen)::value, T>(in[0][j]) * in[1][j];
+      for (int j = 0; j < width; ++j) {
+        constexpr Activation kAct = decltype(chosen)::value;
+        out[0][j] = gated<kAct>(in[0][j], activate<kAct, T>(in[0][j]), in[1][j]);
+      }
     });
   }
 };
@@ -90,7 +93,7 @@ struct GluBackward {
         constexpr Activation kAct = decltype(chosen)::value;
         const auto gate = activate_with_derivative<kAct, T>(in[0][j]);
         out[0][j] = chain_rule<kAct>(in[2][j], gate.derivative, in[1][j]);
-        out[1][j] = in[2][j] * gate.value;
+        out[1][j] = gated<kAct>(in[0][j], gate.value, in[2][j]);
       }
     });
   }

@@ -153,8 +153,8 @@ void backward_as(const Context& context, const CrossEntropyBackwardArgs& args) {
         write_no_gradient(classes, d_z, args.d_logits.mode);
         continue;
       }
-      const A scale = d_loss == nullptr ? A(1) : d_loss[reduction == Reduction::none ? i : 0] / divisor;
-      const CrossEntropyRowGradient<A> of_row(scale, label, classes, maxima[i], rests[i], z_loss);
+      const A upstream = d_loss == nullptr ? A(1) : d_loss[reduction == Reduction::none ? i : 0];
+      const CrossEntropyRowGradient<A> of_row(upstream / divisor, label, classes, maxima[i], rests[i], z_loss);
       write_gradient(row<const T>(args.logits, i), classes, target[i], maxima[i], of_row, d_z, args.d_logits.mode);
     }
   });

@@ -19,7 +19,7 @@ struct Backward {
   RowsView logits, d_logits;
   const int32_t* targets;
   const accumulate_t<T>*maxima, *rests;
-  const accumulate_t<T>* d_loss;  // null: 1 for each row
+  const accumulate_t<T>* d_loss;  // null: 1 for each loss
   const accumulate_t<T>* count;   // read for the mean
   int32_t ignore_index;
   Reduction reduction;
@@ -35,7 +35,10 @@ __global__ void __launch_bounds__(kThreads) logits_gradient(Backward<T> p) {
   using A = accumulate_t<T>;
   __shared__ A mean_scale;  // divided once a block: a division in double is a function call
   if (p.reduction == Reduction::mean) {
-    if (threadIdx.x + threadIdx.y == 0) mean_scale = *p.count != A(0) ? *p.d_loss / *p.count : A(0);
+    if (threadIdx.x + threadIdx.y == 0) {
+      const A upstream = p.d_loss != nullptr ? *p.d_loss : A(1);
+      mean_scale = *p.count != A(0) ? upstream / *p.count : A(0);
+    }
     __syncthreads();
   }
   const int64_t i = blockIdx.x * int64_t{blockDim.y} + threadIdx.y;

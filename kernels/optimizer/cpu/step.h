@@ -9,45 +9,37 @@
 #include "kernels/common/cpu/math.h"
 #include "kernels/optimizer/moving_average.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/optimizer/sum_of_squares.h"
 
 namespace heddle::kernels::cpu {
 
 // Elements of one task, of which one partial norm is made; gradient_norm_partials() counts with the same.
 inline constexpr int64_t kTaskSize = 16384;
 
-// The root of the sum of the squares of numbers of A; sum_of_squares(factor) takes it in double of the numbers times
-// the factor. In double the squares of float neither overflow nor vanish. Where those of double do, the numbers are
-// taken times a power of two, which changes none of their digits.
-template <class A, class SumOfSquares>
-double root_of_squares(const SumOfSquares& sum_of_squares) {
-  const double sum = sum_of_squares(1.0);
-  if (!std::is_same_v<A, double> || (sum > 0x1p-900 && std::isfinite(sum))) return std::sqrt(sum);
-  const double factor = sum < 1.0 ? 0x1p600 : 0x1p-600;
-  return std::sqrt(sum_of_squares(factor)) / factor;
-}
-
 // The norm of value(0) .. value(count - 1).
 template <class A, class Value>
 A norm_of(int64_t count, const Value& value) {
-  return static_cast<A>(root_of_squares<A>([&](double factor) {
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
     return sum_of<double>(count, [&](int64_t i) {
       const auto number = static_cast<double>(value(i)) * factor;
       return number * number;
     });
-  }));
+  });
+  return static_cast<A>(squares.root());
 }
 
 // The norm of a vector of `size` numbers, of which `partials` holds the norms of the tasks.
 template <class A>
 double norm_of_partials(const VectorView& partials, int64_t size) {
-  return root_of_squares<A>([&](double factor) {
-    double squares = 0.0;
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
+    double sum = 0.0;
     for (int64_t i = 0; i < gradient_norm_partials(size); ++i) {
       const auto norm = static_cast<double>(vector<const A>(partials)[i]) * factor;
-      squares += norm * norm;
+      sum += norm * norm;
     }
-    return squares;
+    return sum;
   });
+  return squares.root();
 }
 
 // Whether the step is to be taken at all.

@@ -41,24 +41,28 @@ __global__ void __launch_bounds__(kThreads) norm_of_chunk(Momentum<A> p, A* part
   const Mixture<A> mixture = mixture_of(p);
   const int64_t begin = blockIdx.x * int64_t{kChunk};
   const int64_t end = begin + kChunk < p.size ? begin + kChunk : p.size;
-  double sum = 0.0;
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
+    double sum = 0.0;
 #pragma unroll 4
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const A u = mixture.of_gradient * p.gradient[i] + mixture.of_m * p.m[i];
-    sum += square(u);
-  }
-  sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(sqrt(sum));
+    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+      const A u = mixture.of_gradient * p.gradient[i] + mixture.of_m * p.m[i];
+      sum += square(u, factor);
+    }
+    return block_sum<kThreads>(sum, shared);
+  });
+  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(squares.root());
 }
 
 template <class A, class T>
 __global__ void __launch_bounds__(kThreads)
     normalize(Momentum<A> p, const A* partials, int count, double eps, T* direction) {
   __shared__ ReduceShared<double, kThreads> shared;
-  double total = 0.0;
-  for (int i = threadIdx.x; i < count; i += kThreads) total += square(partials[i]);
-  total = block_sum<kThreads>(total, shared);
-  const A factor = static_cast<A>(1.0 / fmax(sqrt(total), eps));
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
+    double total = 0.0;
+    for (int i = threadIdx.x; i < count; i += kThreads) total += square(partials[i], factor);
+    return block_sum<kThreads>(total, shared);
+  });
+  const A factor = static_cast<A>(1.0 / fmax(squares.root(), eps));
   const Mixture<A> mixture = mixture_of(p);
   const int64_t stride = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < p.size; i += stride) {

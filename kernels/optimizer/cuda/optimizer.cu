@@ -23,18 +23,20 @@ __global__ void __launch_bounds__(kThreads) norm_of_chunk(const A* gradient, int
   __shared__ ReduceShared<double, kThreads> shared;
   const int64_t begin = blockIdx.x * int64_t{kChunk};
   const int64_t end = begin + kChunk < size ? begin + kChunk : size;
-  Vec<double, width> sum = {};
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
+    Vec<double, width> sum = {};
 #pragma unroll 4
-  for (int64_t i = begin + threadIdx.x * width; i < end; i += kThreads * width) {
-    const Vec<A, width> g = load<width>(gradient + i);
+    for (int64_t i = begin + threadIdx.x * width; i < end; i += kThreads * width) {
+      const Vec<A, width> g = load<width>(gradient + i);
 #pragma unroll
-    for (int j = 0; j < width; ++j) sum[j] += square(g[j]);
-  }
-  double total = 0.0;
+      for (int j = 0; j < width; ++j) sum[j] += square(g[j], factor);
+    }
+    double total = 0.0;
 #pragma unroll
-  for (int j = 0; j < width; ++j) total += sum[j];
-  total = block_sum<kThreads>(total, shared);
-  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(sqrt(total));
+    for (int j = 0; j < width; ++j) total += sum[j];
+    return block_sum<kThreads>(total, shared);
+  });
+  if (threadIdx.x == 0) partials[blockIdx.x] = static_cast<A>(squares.root());
 }
 
 // scalars[scalar_gradient_norm] (=) the norm of all partial norms, or NaN when one of the losses is not finite; one
@@ -43,14 +45,16 @@ template <class A>
 __global__ void __launch_bounds__(kThreads)
     finish_norm(const A* partials, int64_t count, const A* losses, int64_t loss_count, A* scalars) {
   __shared__ ReduceShared<double, kThreads> shared;
-  double total = 0.0;
+  const SumOfSquares squares = sum_within_range<A>([&](double factor) {
+    double total = 0.0;
 #pragma unroll 4
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) total += square(partials[i]);
-  for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) {
-    if (!isfinite(losses[i])) total = static_cast<double>(NAN);
-  }
-  total = block_sum<kThreads>(total, shared);
-  if (threadIdx.x == 0) scalars[scalar_gradient_norm] = static_cast<A>(sqrt(total));
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) total += square(partials[i], factor);
+    for (int64_t i = threadIdx.x; i < loss_count; i += kThreads) {
+      if (!isfinite(losses[i])) total = static_cast<double>(NAN);
+    }
+    return block_sum<kThreads>(total, shared);
+  });
+  if (threadIdx.x == 0) scalars[scalar_gradient_norm] = static_cast<A>(squares.root());
 }
 
 template <class A>

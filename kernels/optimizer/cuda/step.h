@@ -6,16 +6,17 @@
 #include "kernels/common/cuda/vec.h"
 #include "kernels/optimizer/moving_average.h"
 #include "kernels/optimizer/optimizer.h"
+#include "kernels/optimizer/sum_of_squares.h"
 
 namespace heddle::kernels::cuda {
 
 inline constexpr int kThreads = 256;
 inline constexpr int kChunk = 16384;  // the same as in gradient_norm_partials()
 
-// In double the squares of all numbers of float are normal numbers.
 template <class A>
-__device__ __forceinline__ double square(A number) {
-  return static_cast<double>(number) * static_cast<double>(number);
+__device__ __forceinline__ double square(A number, double factor) {
+  const double scaled = static_cast<double>(number) * factor;
+  return scaled * scaled;
 }
 
 // Whether the step is to be taken at all.

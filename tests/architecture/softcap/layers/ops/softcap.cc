@@ -2,7 +2,7 @@
 
 #include "kernels/dense/softcap.h"
 #include "layers/ops/check.h"
-#include "layers/ops/gradient.h"
+#include "layers/ops/kernel_destinations.h"
 
 namespace heddle {
 namespace {
@@ -16,8 +16,9 @@ struct SoftcapNode {
 
   void backward(Tape& tape) {
     const Tensor d_y = tape.take_gradient(y);
-    kernels::softcap_backward(tape.context(),
-                              {rows_view(saved_x), rows_view(d_y), rows_destination(tape.destination(x)), cap});
+    KernelDestinations destinations(tape);
+    kernels::softcap_backward(tape.context(), {rows_view(saved_x), rows_view(d_y), destinations.rows_of(x), cap});
+    destinations.finish();
   }
 };
 
