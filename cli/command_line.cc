@@ -56,7 +56,7 @@ int report_out_of_memory() {
 
 int report(const char* message, int code) {
   try {
-    print_message(stderr, fmt::format("error: {}\n", message));
+    print_message(stderr, fmt::format("error: {}\n", with_visible_controls(message)));
     return code;
   } catch (const std::bad_alloc&) {
     return report_out_of_memory();
@@ -178,6 +178,8 @@ int run_command_line(int argc, char** argv) {
   return report_errors([&] { return run_command_line(argc, argv, built_in_registry()); });
 }
 
-void print_note(const std::string& line) { print_message(stderr, fmt::format("note: {}\n", line)); }
+void print_note(const std::string& line) {
+  print_message(stderr, fmt::format("note: {}\n", with_visible_controls(line)));
+}
 
 }  // namespace heddle::cli

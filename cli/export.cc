@@ -31,7 +31,7 @@ int run(const ExportArguments& options, const Registry& registry) {
   exported.shard_bytes = options.shard_bytes;
   check_is_no_export(options.path);
   check_export_folder(exported.folder);
-  check_is_in_no_checkpoint("--out", exported.folder);
+  check_is_apart_from_checkpoints("--out", exported.folder);
   const Checkpoint checkpoint = find_checkpoint(options.path, print_note);
   const TrainConfig config = read_checkpoint_config(checkpoint, options.overrides, registry);
   const std::vector<std::string> files = export_model(checkpoint, config, exported, registry);

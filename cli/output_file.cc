@@ -12,6 +12,7 @@
 #include "core/runtime/error.h"
 #include "core/runtime/message.h"
 #include "trainers/run/checkpoint.h"
+#include "trainers/run/run_folder.h"
 
 namespace heddle::cli {
 namespace {
@@ -35,17 +36,26 @@ void check_output_folder(const char* option, const fs::path& folder) {
   throw UsageError(fmt::format("{}: {} cannot be written: {}", option, folder.string(), std::strerror(errno)));
 }
 
-void check_is_in_no_checkpoint(const char* option, const fs::path& folder) {
+void check_is_apart_from_checkpoints(const char* option, const fs::path& folder) {
+  const auto refuse = [&](const std::string& found) {
+    throw UsageError(fmt::format("{}: {} {}", option, folder.string(), found));
+  };
   std::error_code unreadable;
+  if (fs::is_directory(folder, unreadable) && !list_checkpoints(folder).empty()) {
+    refuse("holds checkpoints itself; expected a folder of its own");
+  }
   fs::path path = fs::weakly_canonical(folder, unreadable);
   if (unreadable) path = fs::absolute(folder).lexically_normal();
   for (; path.has_relative_path(); path = path.parent_path()) {
-    const fs::path checkpoints = path.parent_path();
-    if (checkpoints.filename() != "checkpoints" || !step_of_checkpoint(path.filename().string())) continue;
-    if (!fs::exists(checkpoints.parent_path() / "config.yaml", unreadable)) continue;  // no run writes there
-    throw UsageError(
-        fmt::format("{}: {} is in the checkpoint {}, and would be removed with it; expected a folder in no checkpoint",
-                    option, folder.string(), path.string()));
+    const fs::path parent = path.parent_path();
+    if (path.filename() == "checkpoints" && run_folder_of(parent / "config.yaml")) {
+      refuse(
+          fmt::format("is in {}, which is for the checkpoints of a run; expected a folder of its own", path.string()));
+    }
+    if (parent.filename() != "checkpoints" || !step_of_checkpoint(path.filename().string())) continue;
+    if (!fs::exists(parent.parent_path() / "config.yaml", unreadable)) continue;  // no run writes there
+    refuse(fmt::format("is in the checkpoint {}, and would be removed with it; expected a folder in no checkpoint",
+                       path.string()));
   }
 }
 

@@ -25,9 +25,9 @@ using NamedFiles = std::vector<NamedFile>;
 void check_output_files(const NamedFiles& outputs, const NamedFiles& inputs);
 void check_output_folder(const char* option, const std::filesystem::path& folder);
 
-// Throws UsageError for a folder in, or as, a checkpoint RUN/checkpoints/step_N: a checkpoint is removed, with all that
-// is in it, when it is old.
-void check_is_in_no_checkpoint(const char* option, const std::filesystem::path& folder);
+// Throws UsageError for a folder that holds checkpoints itself, or that is in, or as, RUN/checkpoints or a checkpoint
+// RUN/checkpoints/step_N, which is removed, with all that is in it, when it is old.
+void check_is_apart_from_checkpoints(const char* option, const std::filesystem::path& folder);
 
 // Where a command prints its table for people: stdout, or stderr where one of its files goes to stdout, so that a
 // program which reads that finds nothing else there. Empty paths are none.

@@ -130,13 +130,15 @@ auto open_given(const Open& open) {
 }
 
 int run(const TokenizeArguments& options) {
-  const Signals& signals = Signals::install("stopping; a second signal stops at once");
   const bool is_trained = options.vocabulary > 0;
   const std::vector<MappedFile> texts = open_given([&] { return open_texts(options.inputs); });
   check_outputs(options, texts);
   uint64_t bytes = 0;
   for (const MappedFile& text : texts) bytes += text.bytes().size();
   const std::string model = is_trained ? trained_vocabulary(options, texts) : "";
+  // Not earlier: the library that trains a vocabulary cannot be stopped, and as nothing is written yet a signal may end
+  // the process.
+  const Signals& signals = Signals::install("stopping; a second signal stops at once");
   const auto tokenizer = is_trained ? make_sentencepiece(model, model_path(options))
                                     : open_given([&] { return make_tokenizer(options.tokenizer); });
   TokenizeOptions tokenize_options;

@@ -18,6 +18,7 @@
 #include "cli/output_file.h"
 #include "cli/signals.h"
 #include "core/distributed/communicator.h"
+#include "core/distributed/launch_variables.h"
 #include "core/io/atomic_file.h"
 #include "tools/verify_resume.h"
 #include "trainers/dry_run.h"
@@ -85,7 +86,7 @@ void check_files(const TrainArguments& options, const TrainConfig& config, const
 }
 
 TrainConfig load(const TrainArguments& options, const Subject& subject, const Registry& registry) {
-  check_is_in_no_checkpoint("--out", subject.folder);
+  check_is_apart_from_checkpoints("--out", subject.folder);
   TrainConfig config = load_train_config(subject.config.string(), options.overrides, registry);
   check_files(options, config, subject);
   return config;
@@ -96,16 +97,21 @@ std::string start_of(const DryRun& run, const TrainArguments& options) {
   return options.init_from.empty() ? "from the beginning" : "from the weights of " + options.init_from;
 }
 
+// Of several processes that another launcher has started the first one shows it.
 int show_dry_run(const TrainArguments& options, const TrainConfig& config, const std::filesystem::path& folder,
                  const Registry& registry) {
-  const int processes = counted_processes(config, options.launch.gpus);
+  const Launch launch = read_launch(device_of(options.device).type);
+  const bool is_first = launch.rank == 0;
+  const int processes =
+      counted_processes(config, launch.kind == Launch::Kind::alone ? options.launch.gpus : launch.world_size);
   const DryRun run = dry_run(config,
                              {.processes = processes,
                               .folder = folder,
                               .resume = options.resume,
                               .init_from = options.init_from,
-                              .note = print_note},
+                              .note = is_first ? print_note : [](const std::string&) {}},
                              registry);
+  if (!is_first) return kDone;
   const double steps = static_cast<double>(config.trainer.steps);
   const std::string in_full = std::to_string(run.parameters), in_short = format_parameters(run.parameters);
   fmt::print("parameters   {}{}\n", in_full, in_short == in_full ? "" : " (" + in_short + ")");
@@ -128,6 +134,12 @@ int show_dry_run(const TrainArguments& options, const TrainConfig& config, const
 }
 
 int verify(const TrainArguments& options, const TrainConfig& config, const Signals& signals, const Registry& registry) {
+  if (const Launch launch = read_launch(device_of(options.device).type); launch.kind != Launch::Kind::alone) {
+    throw UsageError(
+        fmt::format("--verify-resume trains as one process, and the environment says that this process was started as "
+                    "rank {} of {}",
+                    launch.rank, launch.world_size));
+  }
   VerifyResumeOptions verify_options;
   verify_options.steps = options.verified_steps;
   verify_options.open = [&] { return open_device(options.device, DeviceUse::compute); };

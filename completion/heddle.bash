@@ -4,6 +4,8 @@
 # _heddle_words ARGUMENT...: what heddle prints for these arguments; nothing where it cannot run.
 _heddle_words() { "${_heddle_program[@]}" "$@" 2>/dev/null; }
 
+_heddle_commands() { _heddle_words --help | sed -n '/^Subcommands:/,/^$/ s/^  \([a-z][a-z-]*\) .*/\1/p'; }
+
 # The folder with the configs that came with the program, installed or built.
 _heddle_share() {
   local program folder
@@ -77,7 +79,11 @@ _heddle() {
     previous=${COMP_WORDS[COMP_CWORD - 2]}
   fi
   if ((COMP_CWORD == 1)); then
-    COMPREPLY=($(compgen -W "$(_heddle_words --help | sed -n '/^Subcommands:/,/^$/ s/^  \([a-z][a-z-]*\) .*/\1/p') --help --version" -- "$cur"))
+    COMPREPLY=($(compgen -W "$(_heddle_commands) help --help --version" -- "$cur"))
+    return
+  fi
+  if [[ $command == help ]]; then
+    ((COMP_CWORD == 2)) && COMPREPLY=($(compgen -W "$(_heddle_commands)" -- "$cur"))
     return
   fi
   help=$(_heddle_words "$command" --help) || return
@@ -97,6 +103,7 @@ _heddle() {
       _heddle_files '*.y?(a)ml'
       ;;
     run-layer) _heddle_files '*.y?(a)ml' ;;
+    info) ;;
     *) _heddle_files ;;
   esac
   return 0

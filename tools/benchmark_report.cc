@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include "core/config/config_error.h"
@@ -15,10 +16,13 @@
 #include "core/io/json_text.h"
 #include "core/runtime/error.h"
 #include "core/runtime/unsigned_nan.h"
+#include "core/runtime/utf8.h"
 #include "tools/svg.h"
 
 namespace heddle {
 namespace {
+
+constexpr std::string_view kPublishedHeader = "suite,gpu,config,pass,quantity,n,provider,value";
 
 const char* unit_of(const BenchmarkRow& row) { return row.quantity == BenchmarkQuantity::speed ? "ms" : "MiB"; }
 
@@ -56,18 +60,24 @@ std::vector<PublishedFigure> read_published(const std::string& path) {
   std::vector<PublishedFigure> figures;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
+    const auto refuse = [&](const std::string& message) { throw ConfigError({path, number, 1}, message); };
     if (line.ends_with('\r')) line.pop_back();
-    if (number == 1 || line.empty()) continue;
+    if (number == 1) {
+      if (line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
+      if (line != kPublishedHeader) refuse(fmt::format("found '{}', expected {}", line, kPublishedHeader));
+      continue;
+    }
+    if (line.empty()) continue;
     std::vector<std::string> fields;
     std::stringstream stream(line);
     for (std::string field; std::getline(stream, field, ',');) fields.push_back(field);
-    const auto refuse = [&](const std::string& message) { throw ConfigError({path, number, 1}, message); };
     if (fields.size() != 8) {
       refuse(fmt::format("found {} field{}, expected 8", fields.size(), fields.size() == 1 ? "" : "s"));
     }
     const auto n = number_of<int64_t>(fields[5]);
     const auto value = number_of<double>(fields[7]);
     if (!n || !value) refuse(fmt::format("found n '{}' and value '{}', expected numbers", fields[5], fields[7]));
+    if (*value <= 0) refuse(fmt::format("found the value {}, expected a number > 0", fields[7]));
     figures.push_back({fields[0], fields[1], fields[2], fields[3], fields[4], *n, fields[6], *value});
   }
   return figures;

@@ -137,7 +137,8 @@ size_t window_of(const CurveOptions& options, size_t points) {
 std::string path_of(const Points& points, const SvgAxis& x, const SvgAxis& y, const std::string& style) {
   std::string path;
   for (const auto& [at, value] : thinned(points)) {
-    path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(at), y(value));
+    const double on_axis = std::clamp(value, y.low, y.high);  // where a mean of the smallest doubles is rounded to 0
+    path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(at), y(on_axis));
   }
   return fmt::format("<path d='{}' fill='none' stroke-linejoin='round' {}/>\n", path, style);
 }
@@ -207,13 +208,13 @@ std::string curves_text(std::span<const RunMetrics> runs, const CurveOptions& op
   const std::vector<Curve> curves = curves_of(runs, options);
   size_t width = 3;
   for (const Curve& curve : curves) width = std::max(width, (curve.run + curve.metric).size() + 1);
-  std::string text = fmt::format("{:<{}}{:>12}{:>10}{:>12}{:>10}\n", "run", width, "last", "at " + options.x, "lowest",
-                                 "at " + options.x);
+  std::string text = fmt::format("{:<{}} {:>11} {:>9} {:>11} {:>9}\n", "run", width, "last", "at " + options.x,
+                                 "lowest", "at " + options.x);
   for (const Curve& curve : curves) {
     const auto lowest = std::min_element(curve.points.begin(), curve.points.end(),
                                          [](const auto& a, const auto& b) { return a.second < b.second; });
     const auto& [last_x, last] = curve.points.back();
-    text += fmt::format("{:<{}}{:>12.6g}{:>10.0f}{:>12.6g}{:>10.0f}\n", curve.run + " " + curve.metric, width, last,
+    text += fmt::format("{:<{}} {:>11.6g} {:>9.0f} {:>11.6g} {:>9.0f}\n", curve.run + " " + curve.metric, width, last,
                         last_x, lowest->second, lowest->first);
   }
   return text;

@@ -12,6 +12,8 @@
 #include "core/config/nearest_name.h"
 #include "core/io/atomic_file.h"
 #include "core/runtime/error.h"
+#include "core/runtime/message.h"
+#include "core/runtime/utf8.h"
 
 namespace heddle {
 namespace {
@@ -54,12 +56,13 @@ RunMetrics read_metrics(const fs::path& run) {
   const std::string text = read_regular_file(metrics.file);
   int line_number = 0;
   const auto refuse = [&](const std::string& found, const std::string& expected) {
-    fail("{}:{}: found {}, expected {}", metrics.file.string(), line_number, found, expected);
+    fail("{}:{}: found {}, expected {}", metrics.file.string(), line_number, with_visible_controls(found), expected);
   };
-  for (size_t begin = 0; begin < text.size();) {
+  for (size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) break;
-    const std::string line = text.substr(begin, end - begin);
+    std::string line = text.substr(begin, end - begin);
+    if (line.ends_with('\r')) line.pop_back();
     begin = end + 1;
     const std::vector<std::string> fields = fields_of(line);
     if (++line_number == 1) {
@@ -75,7 +78,8 @@ RunMetrics read_metrics(const fs::path& run) {
     for (size_t i = 0; i < fields.size(); ++i) {
       char* rest = nullptr;
       const double value = strtod_l(fields[i].c_str(), &rest, c_locale());
-      if (*rest != '\0') refuse("'" + fields[i] + "'", "a number in column " + metrics.columns[i]);
+      if (rest != fields[i].c_str() + fields[i].size())
+        refuse("'" + fields[i] + "'", "a number in column " + metrics.columns[i]);
       row.push_back(fields[i].empty() ? std::numeric_limits<double>::quiet_NaN() : value);
     }
     if (!(row[0] > 0)) refuse("'" + fields[0] + "'", "a step");

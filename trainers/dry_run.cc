@@ -47,6 +47,7 @@ double operations_per_step(const TrainConfig& config, const ParameterSet& parame
 
 DryRun dry_run(const TrainConfig& config, const DryRunOptions& options, const Registry& registry) {
   const int processes = options.processes;
+  check_config(config, registry);
   check_processes(config, processes);
   check_trace(config);
   const std::unique_ptr<Dataset> data =

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -364,12 +363,18 @@ namespace {
 // A batch of an evaluation is as large as a step.
 std::optional<std::int64_t> eval_sequences(const TrainerConfig& trainer) {
   if (!trainer.eval_batches) return std::nullopt;
-  const std::int64_t of_step = trainer.batch_size * trainer.accumulate;
-  return std::min(*trainer.eval_batches, std::numeric_limits<std::int64_t>::max() / of_step) * of_step;
+  const auto sequences = checked_product({*trainer.eval_batches, trainer.batch_size, trainer.accumulate});
+  return sequences.value_or(std::numeric_limits<std::int64_t>::max());
 }
 
 }  // namespace
 std::string to_yaml(const TrainConfig& config, const Registry& registry) { return to_yaml(to_tree(config, registry)); }
+
+// Its description says what it may hold, whether it is read or made.
+void check_config(const TrainConfig& config, const Registry& registry) {
+  const Location made{"TrainConfig"};
+  read_train_config(ConfigNode(parse_yaml(to_yaml(config, registry), made.file, &made)), registry);
+}
 
 DatasetOptions dataset_options(const TrainConfig& config) {
   return {.data = config.data,

@@ -89,6 +89,10 @@ TrainConfig load_train_config(const std::string& path, std::span<const std::stri
 // text reads back as an equal config.
 std::string to_yaml(const TrainConfig& config, const Registry& registry = built_in_registry());
 
+// Throws ConfigError, which names the key, where a config that a program has made or changed could not be read from a
+// file: a number beyond its range, or values that contradict each other.
+void check_config(const TrainConfig& config, const Registry& registry = built_in_registry());
+
 // The loss scale of the first step; a dynamic one adapts from there.
 double initial_loss_scale(const TrainerConfig& trainer);
 // The same as a tree, to compare configs key by key.

@@ -69,6 +69,7 @@ bool TrainStep::fits_staging() const {
     const DeviceBatch& staged = staging_.batches[i];
     if (staged.tokens.shape() != Shape{batches_[i].size, batches_[i].length}) return false;
     if (staged.segments.defined() != batches_[i].has_segments()) return false;
+    if (staging_.first_rows[i] != batches_[i].first_row) return false;
   }
   return true;
 }
@@ -81,6 +82,7 @@ void TrainStep::make_staging() {
   size_t bytes = 0;
   for (const Batch& batch : batches_) {
     staging_.batches.push_back(empty_batch(context_, batch));
+    staging_.first_rows.push_back(batch.first_row);
     bytes += (2 * batch.tokens.size() + batch.segments.size()) * sizeof(int32_t);
   }
   const size_t seeds = dropout_seeds(0).size();

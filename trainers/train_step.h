@@ -81,7 +81,8 @@ class TrainStep {
   // The batches of a step on the host and on the device: the same memory in every step.
   struct Staging {
     std::vector<DeviceBatch> batches;
-    Tensor dropout_seeds;  // int64 (batches, layers, 2); undefined in a model without dropout
+    std::vector<int64_t> first_rows;  // of the batches, with which their masks of dropout begin
+    Tensor dropout_seeds;             // int64 (batches, layers, 2); undefined in a model without dropout
     Tensor upstream;  // the loss scale; of several processes, for each batch that times this one's share of its targets
     Tensor losses;    // of the batches
     Tensor numbers;   // the losses; of several processes (processes, 2, batches): upstream and losses of each

@@ -55,7 +55,7 @@ class Run {
         options_(options),
         registry_(registry),
         processes_(processes),
-        data_(processes.together([&] { return make_data(config, options, processes); })),
+        data_(processes.together([&] { return make_data(config, options, registry, processes); })),
         made_step_(processes.together([&] { return std::make_unique<TrainStep>(context, config, &processes); })),
         train_step_(*made_step_),
         config_text_(to_yaml(config, registry)),
@@ -126,7 +126,8 @@ class Run {
   }
 
   static std::unique_ptr<Dataset> make_data(const TrainConfig& config, const TrainOptions& options,
-                                            const Processes& processes) {
+                                            const Registry& registry, const Processes& processes) {
+    check_config(config, registry);
     check_processes(config, processes.count());
     return make_dataset(training_data(config, options.folder, options.resume, options.init_from));
   }

@@ -1,7 +1,8 @@
 #include "core/config/config_error.h"
 
-#include <cstddef>
 #include <utility>
+
+#include "core/runtime/message.h"
 
 namespace heddle {
 
@@ -10,19 +11,9 @@ std::string Location::to_string() const {
   return file + ":" + std::to_string(line) + ":" + std::to_string(column);
 }
 
-namespace {
-
-// what() would end at a NUL byte.
-std::string without_nul(std::string text) {
-  for (std::size_t at; (at = text.find('\0')) != std::string::npos;) text.replace(at, 1, "\\x00");
-  return text;
-}
-
-}  // namespace
-
 ConfigError::ConfigError(Location location, std::string message)
-    : Error(without_nul(location.to_string() + ": " + message)),
+    : Error(with_visible_controls(location.to_string() + ": " + message)),
       location_(std::move(location)),
-      message_(without_nul(std::move(message))) {}
+      message_(with_visible_controls(std::move(message))) {}
 
 }  // namespace heddle

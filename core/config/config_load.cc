@@ -106,6 +106,15 @@ ConfigTree with_default_types(const ConfigTree& root, const DefaultTypes& defaul
   return typed;
 }
 
+// The file `name` of a folder, without detours in its path. The `..` of a linked folder leads elsewhere than the name
+// of the link says; there the path stays as it is.
+fs::path path_in(const fs::path& folder, const std::string& name) {
+  const fs::path path = folder / name, direct = path.lexically_normal();
+  std::error_code unreadable;
+  const bool leads_elsewhere = fs::exists(path, unreadable) && !fs::equivalent(path, direct, unreadable);
+  return leads_elsewhere ? path : direct;
+}
+
 // Adds the file to `including`, which holds those that led to it, and then its bases.
 ConfigTree load_file(const std::string& path, const Location& asked_at, const DefaultTypes& default_types,
                      std::vector<fs::path>& including);
@@ -126,8 +135,7 @@ ConfigTree resolve_base(const ConfigTree& document, const std::string& path, con
     throw ConfigError(value->location, "base: expected the name of another config file");
   }
   root->entries.erase(base);
-  const fs::path folder = fs::path(path).parent_path();
-  const std::string base_path = (folder / value->scalar).lexically_normal().string();
+  const std::string base_path = path_in(fs::path(path).parent_path(), value->scalar).string();
   const ConfigTree under = load_file(base_path, value->location, default_types, including);
   return merge(with_default_types(under, default_types), root, false);
 }

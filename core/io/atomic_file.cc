@@ -261,7 +261,7 @@ FileDigest digest_file(const fs::path& path) {
   return digest;
 }
 
-// A string that grows needs three times its size while it is copied.
+// Of the memory only a quarter: a string that grows is copied into one of twice its size, beside the old one.
 std::string read_stream(std::istream& stream, const std::string& name, uint64_t most_bytes) {
   const uint64_t most = most_bytes > 0 ? most_bytes : host_memory_bytes() / 4;
   std::string contents;

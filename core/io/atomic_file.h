@@ -97,14 +97,15 @@ std::filesystem::path partial_path(const std::filesystem::path& path);
 void check_no_nul(const std::filesystem::path& path);
 
 FileDigest write_file(const std::filesystem::path& path, std::string_view contents);
-// Read a file, a pipe or a terminal to its end. Throw Error for a folder, for a device that never ends (/dev/zero), and
-// for a pipe that gives more than `most_of_pipe` bytes (0: a quarter of the machine's memory): it may never end.
+// Read a file, a pipe or a terminal to its end. Throw Error for a folder and for a device that never ends (/dev/zero);
+// read_file() also for a pipe that gives more than `most_of_pipe` bytes (0: a quarter of the machine's memory), since
+// it may never end.
 std::string read_file(const std::filesystem::path& path, uint64_t most_of_pipe = 0);
 FileDigest digest_file(const std::filesystem::path& path);
 // What a stream still gives, as read_file() reads a pipe; `name` appears in errors.
 std::string read_stream(std::istream& stream, const std::string& name, uint64_t most_bytes = 0);
-// Throws Error for what is there and no regular file: "metrics.csv is a pipe, expected a file". Of the files of a run a
-// pipe would be waited for. What is not there is left to whoever opens it.
+// Throws Error for what is there and no regular file: "metrics.csv is a pipe, expected a file". Whoever opened a pipe
+// would wait until somebody writes into it. What is not there is left to whoever opens it.
 void check_regular_file(const std::filesystem::path& path);
 // The same, then read_file().
 std::string read_regular_file(const std::filesystem::path& path);

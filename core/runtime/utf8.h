@@ -9,6 +9,7 @@
 namespace heddle {
 
 inline constexpr std::string_view kReplacementCharacter = "\xef\xbf\xbd";  // U+FFFD
+inline constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // U+FEFF, with which spreadsheets begin a file
 
 // Bytes of the character that this byte begins; 0 where it begins none.
 size_t length_of_character(uint8_t first);

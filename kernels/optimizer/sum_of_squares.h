@@ -1,4 +1,4 @@
-// Sums of squares that leave no range, for both devices.
+// Sums of squares that stay within the range of double, for both devices.
 #pragma once
 
 #include <cmath>

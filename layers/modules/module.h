@@ -67,7 +67,6 @@ struct TokensBefore {
   Tensor on_device = {};
 
   TokensBefore(int64_t tokens = 0) : count(tokens) {}  // NOLINT(google-explicit-constructor): a number of tokens
-  TokensBefore(int64_t tokens, Tensor tensor) : count(tokens), on_device(std::move(tensor)) {}
 };
 
 // What a mixer carries from one part of a text to the next: a recurrent state, keys and values, a position. Only the
@@ -76,7 +75,7 @@ class MixerState {
  public:
   virtual ~MixerState() = default;
   // What has to be kept to go on later, by name; a position is an int32 tensor of one element. Mixer::load_state()
-  // makes the same state of it.
+  // makes the same state of it. Steps that are taken afterwards leave these tensors as they are.
   virtual std::map<std::string, Tensor> save(Context& context) const = 0;
   // A copy for steps that a graph repeats: Mixer::forward() writes the next state over the last one, in memory that is
   // the copy's own, and takes the tokens before from `tokens_before`, int32 (1) on the device, which whoever repeats

@@ -80,11 +80,11 @@ LrpeCosineOptions Lrpe::grid_at(const TokensBefore& before, int64_t length) cons
   grid.softmax = options_.softmax;
   grid.shape = options_.shape;
   grid.tokens_before = before.on_device;
-  if (before.on_device.defined()) {
+  if (grid.shape.rank() > 0) {
+    check(offset == 0 && !before.on_device.defined(),
+          "[lrpe_cosine] a text on the grid {} is read in one pass, found one that goes on", grid.shape);
     grid.extra_tokens = extra;
-  } else if (grid.shape.rank() > 0) {
-    check(offset == 0, "[lrpe_cosine] a text on the grid {} is read in one pass, found one that goes on at token {}",
-          grid.shape, offset);
+  } else if (before.on_device.defined()) {
     grid.extra_tokens = extra;
   } else {
     grid.extra_tokens = std::clamp<int64_t>(extra - offset, 0, length);

@@ -5,8 +5,7 @@
 //   Dtype: the kernel writes gradients in the dtype of its inputs alone, while a leaf of 16 bits may have a float32
 //     gradient.
 //   Memory: the kernel writes rows at even distances, or contiguous memory, while the gradient of a leaf may be any
-//   part
-//     of a tensor.
+//     part of a tensor.
 // In these cases the kernel writes a workspace, which finish() adds to the destination.
 //
 //   KernelDestinations destinations(tape);
@@ -34,7 +33,7 @@ class KernelDestinations {
   GradientDestination of(Slot slot, std::optional<DType> dtype = {}) {
     return of(slot, dtype, [](const Tensor&) { return true; });
   }
-  // The same for kernels that write rows, and those that write contiguous memory.
+  // The same for kernels that write rows at even distances, and for those that write contiguous memory.
   kernels::RowsDestination rows_of(Slot slot, std::optional<DType> dtype = {}) {
     return rows_destination(
         of(slot, dtype, [](const Tensor& memory) { return are_one(memory, 0, memory.rank() - 1); }));

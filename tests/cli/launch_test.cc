@@ -1,4 +1,5 @@
 // `heddle train` as one of several processes, as far as it goes without GPUs.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -113,6 +114,28 @@ TEST_F(LaunchTest, VariablesOfMpirunWithoutItAreAnError) {
   if (result.err.find("built without MPI") != std::string::npos) GTEST_SKIP() << result.err;
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("the launcher's variables say process 1 of 2, MPI says 0 of 1"));
+  EXPECT_FALSE(has_begun());
+}
+
+// What it would take is that of the processes that would train, and the first one says it.
+TEST_F(LaunchTest, ADryRunIsThatOfAllProcesses) {
+  for (const char* rank : {"0", "1"}) {
+    const Environment environment(
+        {{"OMPI_COMM_WORLD_SIZE", "2"}, {"OMPI_COMM_WORLD_RANK", rank}, {"OMPI_COMM_WORLD_LOCAL_RANK", rank}});
+    const Finished result = train({"--device", "cpu", "--dry-run"});
+    EXPECT_EQ(result.code, 0) << result.err;
+    if (*rank == '1') {
+      EXPECT_EQ(result.out + result.err, "");
+    } else {
+      EXPECT_THAT(result.out, HasSubstr("in each of 2 processes"));
+    }
+    const Finished odd = train({"--device", "cpu", "--dry-run", "--set", "trainer.batch_size=5"});
+    EXPECT_EQ(odd.code, 2);
+    EXPECT_THAT(odd.err, HasSubstr("found 5, expected a multiple of 2, the number of processes"));
+    const Finished verified = run_heddle({"train", folder_ / "tiny.yaml", "--device", "cpu", "--verify-resume"});
+    EXPECT_EQ(verified.code, 2);
+    EXPECT_THAT(verified.err, HasSubstr(fmt::format("started as rank {} of 2", rank)));
+  }
   EXPECT_FALSE(has_begun());
 }
 

@@ -192,10 +192,14 @@ class CompletionTest : public ::testing::Test {
 
 TEST_F(CompletionTest, Commands) {
   std::vector<std::string> expected = commands();
-  expected.insert(expected.end(), {"--help", "--version"});
+  expected.insert(expected.end(), {"help", "--help", "--version"});
   EXPECT_THAT(complete({""}), ::testing::UnorderedElementsAreArray(expected));
   EXPECT_THAT(complete({"ev"}), ElementsAre("eval"));
   EXPECT_THAT(complete({"x"}), IsEmpty());
+  std::ofstream(folder_ / "train.txt") << "";
+  EXPECT_THAT(complete({"help", "tr"}), ElementsAre("train"));
+  EXPECT_THAT(complete({"help", "train", "tr"}), IsEmpty());
+  EXPECT_THAT(complete({"info", "tr"}), IsEmpty());
 }
 
 TEST_F(CompletionTest, OptionsAreThoseOfTheCommand) {

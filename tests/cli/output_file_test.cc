@@ -157,7 +157,7 @@ TEST_F(OwnInputsTest, OfBench) {
   write_file(suite,
              "base: suite_base.yaml\npublished: p.csv\nconfigs: {plain: {inputs: {x: [4, n]}, moved: {fwd: [x, y], "
              "bwd: [x, d_y, d_x]}}}\n");
-  write_file(published, "suite,config,pass,quantity,provider,n,unit,value\n");
+  write_file(published, "suite,gpu,config,pass,quantity,n,provider,value\n");
   for (const std::string& file : {suite, path("suite_base.yaml"), published}) {
     for (const char* option : {"--json", "--csv"}) {
       EXPECT_THAT(refusal({"bench", suite, option, file}, file), HasSubstr("is a file of suite b"));

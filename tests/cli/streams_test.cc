@@ -54,6 +54,11 @@ class StreamsTest : public ::testing::Test {
   testing::TempFolder folder_;
 };
 
+// Neither would be seen on a terminal, which a message from a file could otherwise color or clear, too.
+TEST_F(StreamsTest, ControlCharactersOfAMessageAreShown) {
+  EXPECT_THAT(run_heddle({"plot", "a\r\x1b[2Jb"}).err, HasSubstr("error: a\\x0d\\x1b[2Jb: there is no such"));
+}
+
 TEST_F(StreamsTest, MessagesThatCannotBeWrittenEndNoTraining) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
   EXPECT_EQ(run_heddle(train("full"), {.err = "/dev/full"}).code, 0);

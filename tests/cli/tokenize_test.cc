@@ -2,15 +2,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/io/atomic_file.h"
+#include "core/tensor/random.h"
 #include "tests/cli/process.h"
 #include "tests/cli/trained_test.h"
 #include "tests/temp_folder.h"
@@ -255,6 +258,29 @@ TEST_F(TokenizeCommandTest, OfTwoThatWriteOneFileTheSecondIsRefused) {
   EXPECT_EQ(third.code, 0) << third.err;
   EXPECT_EQ(fs::file_size(path("x.bin")), 1024u + 2 * 11);
   EXPECT_FALSE(fs::exists(partial_path(path("x.bin"))));
+}
+
+// The library that trains a vocabulary cannot be stopped, so the signal ends the process.
+TEST_F(TokenizeCommandTest, ASignalEndsTheTrainingOfAVocabulary) {
+  if (!has_sentencepiece()) GTEST_SKIP() << "heddle was built without sentencepiece";
+  Random random(5, RandomStream::test);
+  std::string text;
+  for (int word = 0; word < 300000; ++word) {
+    for (int letter = 0; letter < 12; ++letter) text += static_cast<char>('a' + random.next_below(26));
+    text += word % 10 == 9 ? '\n' : ' ';
+  }
+  write_file(text_, text);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    testing::Process process({"tokenize", text_, "--out", path("x.bin"), "--train-vocab", "8000"});
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    ASSERT_TRUE(process.running()) << process.err();
+    const auto sent = std::chrono::steady_clock::now();
+    process.send(signal);
+    EXPECT_EQ(process.wait(), -signal);
+    EXPECT_LT(std::chrono::steady_clock::now() - sent, std::chrono::seconds(2));
+    EXPECT_FALSE(fs::exists(path("x.bin")));
+    EXPECT_FALSE(fs::exists(path("x.model")));
+  }
 }
 
 // What is stopped leaves neither a token file nor a part of one.

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/cli/process.h"
@@ -168,6 +169,16 @@ TEST_F(TrainCommandTest, ARunInACheckpointIsRefused) {
     EXPECT_EQ(refused.code, 2) << out << "\n" << refused.err;
   }
   EXPECT_FALSE(fs::exists(folder_ / step / "inner"));
+  fs::create_directories(folder_ / "disk/step_7");
+  for (const auto& [out, found] :
+       std::vector<std::pair<std::string, std::string>>{{"run/checkpoints", " holds checkpoints itself"},
+                                                        {"run/checkpoints/inner", "is for the checkpoints of a run"},
+                                                        {"disk", " holds checkpoints itself"}}) {
+    const Finished refused = run_heddle(train(out, {"--set=seed=2"}));
+    EXPECT_EQ(refused.code, 2) << out << "\n" << refused.err;
+    EXPECT_THAT(refused.err, HasSubstr(found)) << out;
+    EXPECT_FALSE(fs::exists(folder_ / out / "config.yaml"));
+  }
   EXPECT_EQ(run_heddle(train("run/checkpoints_2/step_40")).code, 0);
   EXPECT_EQ(run_heddle(train("step_40/run")).code, 0);
 }

@@ -188,6 +188,15 @@ TEST_F(ConfigLoadTest, PathsOfBasesAreNormalized) {
   EXPECT_EQ(load("main.yaml").dump(), "a: 1\n");
 }
 
+// As where the configs of a project are a link in each of its experiments.
+TEST_F(ConfigLoadTest, ABaseLiesBesideTheFolderThatALinkLeadsTo) {
+  write("common.yaml", "a: 1\n");
+  write("sub/main.yaml", "base: ../common.yaml\n");
+  fs::create_directories(folder_ / "experiment");
+  fs::create_directory_symlink(folder_ / "sub", folder_ / "experiment/configs");
+  EXPECT_EQ(load("experiment/configs/main.yaml").dump(), "a: 1\n");
+}
+
 TEST(NearestNameTest, FindsWhatWasMeant) {
   const std::vector<std::string> names = {"warmup_steps", "type", "min_lr", "batch_size"};
   EXPECT_EQ(nearest_name("warmup", names), "warmup_steps");

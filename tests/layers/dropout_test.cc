@@ -135,7 +135,7 @@ TEST_P(Dropout, RefusesPlacesThatNoMaskHas) {
   EXPECT_EQ(message(last), "no error");
 }
 
-// A mask whose seed lies on the device is that of the same seed, in forward and backward, whatever is changed later.
+// A mask whose seed lies on the device is that of the same seed on the host, in forward and backward.
 TEST_P(Dropout, TakesTheBitsOfASeedOnTheDevice) {
   constexpr int64_t kFirst = 6;
   const Tensor ones = Tensor::empty(context(), {30, 7}, DType::float32);

@@ -123,7 +123,8 @@ void offsets_count_behind_extra_tokens(Context& context) {
   }
 }
 
-// Tokens behind others of their text have the angles of their places there, though no kernel is told of the number.
+// Tokens behind others of their text have the angles of their places in it, where the number of the others lies on the
+// device, too.
 void tokens_before_are_read_on_the_device(Context& context) {
   constexpr int64_t kTokens = 3, kHeads = 2;
   for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16, DType::float16}) {

@@ -338,10 +338,14 @@ TEST(LrpeCosine, AGridIsReadInOnePass) {
   parameters.materialize(context, DType::float32, 1);
   Tape tape(context, Tape::Mode::inference);
   EXPECT_EQ(to_string(lrpe->forward(tape, tape.constant(normal(context, {1, 7, 2, 8}))).shape()), "(1, 7, 2, 16)");
-  EXPECT_EQ(testing::error_of([&] {
-              lrpe->forward(tape, tape.constant(normal(context, {1, 1, 2, 8})), 7);
-            }),
-            "[lrpe_cosine] a text on the grid (2, 3) is read in one pass, found one that goes on at token 7");
+  TokensBefore on_device;
+  on_device.on_device = Tensor::zeros(context, {1}, DType::int32);
+  for (const TokensBefore& before : {TokensBefore(7), on_device}) {
+    EXPECT_EQ(testing::error_of([&] {
+                lrpe->forward(tape, tape.constant(normal(context, {1, 1, 2, 8})), before);
+              }),
+              "[lrpe_cosine] a text on the grid (2, 3) is read in one pass, found one that goes on");
+  }
 }
 
 }  // namespace

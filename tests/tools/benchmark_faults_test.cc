@@ -114,6 +114,15 @@ TEST_F(BenchmarkFaultsTest, PublishedFigures) {
   EXPECT_THAT(fault_of("published: figures.csv\n" + rest), HasSubstr("figures.csv:2:1: found 2 fields, expected 8"));
   write_file(folder_ / "figures.csv", "suite,gpu,config,pass,quantity,n,provider,value\na,b,c,d,e,x,f,1\n");
   EXPECT_THAT(fault_of("published: figures.csv\n" + rest), HasSubstr("found n 'x' and value '1', expected numbers"));
+  write_file(folder_ / "figures.csv", "suite,gpu,config,pass,quantity,n,provider,value\na,b,c,d,e,1,f,-1\n");
+  EXPECT_THAT(fault_of("published: figures.csv\n" + rest), HasSubstr("found the value -1, expected a number > 0"));
+  write_file(folder_ / "figures.csv", "suite,gpu,config,pass,n,quantity,provider,value\n");
+  EXPECT_THAT(
+      fault_of("published: figures.csv\n" + rest),
+      HasSubstr("figures.csv:1:1: found 'suite,gpu,config,pass,n,quantity,provider,value', expected suite,gpu,"));
+  write_file(folder_ / "figures.csv",
+             "\xef\xbb\xbfsuite,gpu,config,pass,quantity,n,provider,value\r\na,b,c,d,e,1,f,1\r\n");
+  EXPECT_EQ(fault_of("published: figures.csv\n" + rest), "none");
 }
 
 }  // namespace

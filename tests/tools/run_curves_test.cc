@@ -79,6 +79,12 @@ TEST_F(RunCurvesTest, FieldsAreNumbersOrEmpty) {
   EXPECT_EQ(read_metrics(folder_ / "run/metrics.csv").rows.size(), 2u);
 }
 
+TEST_F(RunCurvesTest, AFileMayBeWrittenByASpreadsheet) {
+  const RunMetrics found = metrics("run", "\xef\xbb\xbfstep,loss\r\n1,2.5\r\n2,\r\n");
+  EXPECT_THAT(found.columns, ElementsAre("step", "loss"));
+  EXPECT_THAT(found.column(1), ElementsAre(2.5, IsNan()));
+}
+
 // A loss that was not finite is no damage, and nothing that could be drawn.
 TEST_F(RunCurvesTest, FieldsMayBeNotFinite) {
   const std::vector<RunMetrics> runs = {metrics("run", "step,loss\n1,2.5\n2,nan\n3,inf\n4,2\n")};
@@ -109,6 +115,10 @@ TEST_F(RunCurvesTest, DamageIsNamedByItsLine) {
   EXPECT_THAT(reading("step,b\n1,2\n2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:3: found 1 field, expected 2")));
   EXPECT_THAT(reading("step,b\n1,2x\n"),
               ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '2x', expected a number in column b")));
+  // What a file system leaves after a power failure.
+  EXPECT_THAT(reading(std::string("step,b\n1,2\0\n", 13)),
+              ThrowsMessage<Error>(HasSubstr("metrics.csv:2: found '2\\x00', expected a number")));
+  EXPECT_THAT(reading(std::string("step,b\n1,\0\n", 12)), ThrowsMessage<Error>(EndsWith("a number in column b")));
   EXPECT_THAT(reading("step,b\n,2\n"), ThrowsMessage<Error>(EndsWith("metrics.csv:2: found '', expected a step")));
   EXPECT_THAT(
       reading("step,b\n2,2\n2,2\n"),
@@ -255,6 +265,10 @@ TEST_F(RunCurvesTest, ExtremeLossesAreDrawn) {
           << losses;
     }
   }
+  const std::vector<RunMetrics> runs = {metrics("a", "step,loss\n1,5e-324\n2,1e308\n")};
+  EXPECT_THAT(curves_svg(runs, {.metrics = {"loss"}, .is_logarithmic = true}), Not(HasSubstr("inf")));
+  EXPECT_THAT(curves_text(runs, {.metrics = {"loss"}}),
+              HasSubstr("a loss      1e+308         2 4.94066e-324         1"));
 }
 
 std::vector<double> values_of(const std::vector<SvgTick>& ticks) {

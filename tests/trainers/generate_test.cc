@@ -78,7 +78,7 @@ TEST(SampleTokenTest, KeepsTheLikeliest) {
   EXPECT_EQ(sample_token(std::vector<double>{-kInfinity, 2.0}, {}, 0.1), 1);
   for (const double temperature : {0.0, 1.0}) {
     for (const std::vector<double>& logits :
-         {std::vector<double>{1.0, std::nan(""), 2.0}, {kInfinity, 1.0, 0.0}, {-kInfinity, -kInfinity}}) {
+         {std::vector<double>{1.0, std::nan(""), 2.0}, {kInfinity, 1.0, 0.0}, {-kInfinity, -kInfinity}, {}}) {
       EXPECT_THROW(sample_token(logits, {.temperature = temperature}, 0.5), Error);
     }
   }

@@ -21,8 +21,10 @@
 #include "core/io/safetensors.h"
 #include "core/io/system_calls.h"
 #include "core/tensor/transfer.h"
+#include "tests/error_of.h"
 #include "tests/trainers/test_config.h"
 #include "tests/trainers/trainer_test.h"
+#include "trainers/dry_run.h"
 #include "trainers/run/checkpoint.h"
 #include "trainers/schedule.h"
 
@@ -30,6 +32,7 @@ namespace heddle::trainer_test {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
 using ::testing::HasSubstr;
 using testing::TrainerTest;
 
@@ -642,6 +645,32 @@ TEST_F(TrainerTest, NoLossesAreCalledFiniteWhereStepsWereLeftOut) {
   EXPECT_FALSE(std::isfinite(run("run", config).evaluation.value().loss));
   EXPECT_THAT(log(), HasSubstr("note: 1 of 2 steps were left out, since their numbers were not finite\n"));
   EXPECT_THAT(log(), HasSubstr("note: the validation loss after step 2 is nan\n"));
+}
+
+// What a config file could not say is no config of a program either.
+TEST_F(TrainerTest, AConfigThatAProgramChangedIsCheckedLikeAFile) {
+  using Change = std::function<void(TrainConfig&)>;
+  const std::vector<std::pair<Change, std::string>> changes = {
+      {[](TrainConfig& config) { config.trainer.batch_size = 0; }, "trainer.batch_size: found '0'"},
+      {[](TrainConfig& config) { config.trainer.sequence_length = 0; }, "trainer.sequence_length: found '0'"},
+      {[](TrainConfig& config) { config.trainer.accumulate = 0; }, "trainer.accumulate: found '0'"},
+      {[](TrainConfig& config) { config.trainer.steps = -3; }, "trainer.steps: found '-3', expected an integer > 0"},
+      {[](TrainConfig& config) { config.trainer.keep_checkpoints = 0; }, "trainer.keep_checkpoints: found '0'"},
+      {[](TrainConfig& config) { config.trainer.ema = 1.5; }, "trainer.ema: found '1.5'"},
+      {[](TrainConfig& config) { config.model.layers = 0; }, "model.layers: found '0'"},
+      {[](TrainConfig& config) { config.optimizer.lr = -1; }, "optimizer.lr: found '-1', expected a number > 0"},
+      {[](TrainConfig& config) { config.optimizer.lr = INFINITY; }, "lr is inf, expected a finite number"},
+      {[](TrainConfig& config) { config.schedule.min_lr = 1; }, "schedule.min_lr: found 1, expected at most"},
+      {[](TrainConfig& config) { config.data.length = 0; }, "data.length: found '0'"},
+      {[](TrainConfig& config) { config.logging.every = 0; }, "logging.every: found '0'"},
+  };
+  for (const auto& [change, message] : changes) {
+    TrainConfig config = testing::tiny_train_config();
+    change(config);
+    EXPECT_THAT(error_of([&] { run("run", config); }), HasSubstr(message));
+    EXPECT_THAT(error_of([&] { dry_run(config); }), HasSubstr(message));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 TEST_F(TrainerTest, LearnsToCopyAndToRecall) {

@@ -25,8 +25,8 @@ std::string escape(std::string_view bytes) {
   return text;
 }
 
-// The indices of logits, the likeliest first and the lowest first among equals. They are sorted as far as they are
-// asked for, as few of a large vocabulary are.
+// The indices of logits, the likeliest first and the lowest first among equals. They are sorted only as far as they are
+// asked for: most draws need few of a large vocabulary.
 class LikeliestFirst {
  public:
   explicit LikeliestFirst(std::span<const double> logits) : logits_(logits), order_(logits.size()) {
@@ -106,6 +106,7 @@ void generate(Context& context, const LanguageModel& model, const Tokenizer& tok
 
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform) {
   const auto size = static_cast<int64_t>(logits.size());
+  check(size > 0, "there are no logits: no token can be drawn");
   size_t likeliest = 0;
   for (size_t i = 1; i < logits.size() && !std::isnan(logits[likeliest]); ++i) {
     if (std::isnan(logits[i]) || logits[i] > logits[likeliest]) likeliest = i;

@@ -43,7 +43,7 @@ void generate(Context& context, const LanguageModel& model, const Tokenizer& tok
               const GenerateOptions& options, const std::function<void(uint8_t)>& emit);
 
 // Draws an index of `logits` with one uniform number. Among equals the lowest index is the likeliest. Throws Error when
-// one of them is NaN, or the largest is infinite.
+// there are none, one of them is NaN, or the largest is infinite.
 int64_t sample_token(std::span<const double> logits, const GenerateOptions& options, double uniform);
 
 // Looks for a text in bytes that come one by one.

@@ -12,7 +12,7 @@
 namespace heddle {
 namespace {
 
-constexpr size_t kPart = 1024;  // tokens that are read at a time
+constexpr size_t kPart = 1024;  // most tokens that are read at a time
 
 Tensor empty_numbers(Context& context, const Shape& shape) {
   const MemoryScope scope(context, MemoryCategory::data);
@@ -28,6 +28,7 @@ TextReader::TextReader(Context& context, const LanguageModel& model, bool use_gr
       state_(model.initial_state()) {}
 
 std::vector<double> TextReader::read(std::span<const int32_t> tokens) {
+  check(!tokens.empty(), "a text goes on with no token, expected at least one");
   constexpr auto kMost = int64_t{std::numeric_limits<int32_t>::max()};
   check(static_cast<int64_t>(tokens.size()) <= kMost - tokens_read_,
         "a text goes on with {} tokens after {}, expected at most {} in all", tokens.size(), tokens_read_, kMost);
@@ -52,6 +53,19 @@ void TextReader::begin_steps() {
   step_.emplace(Step{.numbers = std::move(numbers), .host = PinnedBuffer(context_, 2 * sizeof(int32_t))});
 }
 
+// The number of tokens that were read, to where the states in place take it from.
+void TextReader::write_tokens_before() {
+  if (!step_) return;
+  const auto before = static_cast<int32_t>(tokens_read_);
+  copy_from_host(context_, step_->numbers.slice(0, 1, 2), &before);
+  context_.synchronize();
+}
+
+const ModelState& TextReader::state() {
+  write_tokens_before();
+  return state_;
+}
+
 // The logits after the last of `tokens` (1, n).
 Tensor TextReader::forward(const Tensor& tokens) {
   Tape tape(context_, Tape::Mode::inference);
@@ -61,9 +75,8 @@ Tensor TextReader::forward(const Tensor& tokens) {
 Tensor TextReader::read_part(std::span<const int32_t> tokens) {
   const Tensor on_device = empty_numbers(context_, {1, static_cast<int64_t>(tokens.size())});
   copy_from_host(context_, on_device, tokens.data());
-  const auto before = static_cast<int32_t>(tokens_read_);
-  if (step_) copy_from_host(context_, step_->numbers.slice(0, 1, 2), &before);
   context_.synchronize();
+  write_tokens_before();
   Tensor logits = forward(on_device);
   tokens_read_ += on_device.size(1);
   return logits;
@@ -74,8 +87,8 @@ Tensor TextReader::compute_step() {
   return forward(step_->numbers.slice(0, 0, 1).reshape({1, 1}));
 }
 
-// Is run once before it is captured. What cannot be captured, as a part of a user's own that waits for the device, is
-// run each time.
+// The work of a step is run once before it is captured. What cannot be captured, as a part of a user's own that waits
+// for the device, is run each time.
 std::vector<double> TextReader::step(int32_t token) {
   step_->host.as<int32_t>()[0] = token;
   step_->host.as<int32_t>()[1] = static_cast<int32_t>(tokens_read_);

@@ -17,7 +17,8 @@ namespace heddle {
 // of some hundred. Not where a state grows with the text, as a cache of keys and values does.
 class TextReader {
  public:
-  // Begins a text. Context and model must outlive the reader. `use_graph`: where it can be.
+  // Begins a text. Context and model must outlive the reader. `use_graph`: whether single tokens are captured where
+  // they can be.
   TextReader(Context& context, const LanguageModel& model, bool use_graph = true);
   TextReader(const TextReader&) = delete;
   TextReader& operator=(const TextReader&) = delete;
@@ -26,21 +27,23 @@ class TextReader {
   // last of them. Many are read in parts, so that the memory does not grow with them.
   std::vector<double> read(std::span<const int32_t> tokens);
 
-  const ModelState& state() const { return state_; }
-  // Whether the last token was read by a replay.
+  // The states after all tokens that were read.
+  const ModelState& state();
+  // Whether a single token is read by a replay by now.
   bool is_captured() const { return step_ && step_->graph; }
 
  private:
   // Reads one token, again and again, with the states in place.
   struct Step {
     Tensor numbers;     // int32 (2): the token, and how many come before it
-    PinnedBuffer host;  // the same
+    PinnedBuffer host;  // where each step copies them from
     Graph graph = {};
     bool ran_once = false;
-    Tensor logits = {};  // which the graph writes
+    Tensor logits = {};  // of the last step; the graph writes them
   };
 
   void begin_steps();
+  void write_tokens_before();
   Tensor forward(const Tensor& tokens);
   Tensor read_part(std::span<const int32_t> tokens);
   std::vector<double> step(int32_t token);

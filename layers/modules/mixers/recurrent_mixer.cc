@@ -20,10 +20,11 @@ struct RecurrentMixer::State : MixerState {
   bool is_in_place() const { return position.on_device.defined(); }
 
   std::map<std::string, Tensor> save(Context& context) const override {
+    const auto kept = [&](const Tensor& tensor) { return is_in_place() ? clone(context, tensor) : tensor; };
     std::map<std::string, Tensor> tensors;
-    tensors["position"] = is_in_place() ? clone(context, position.on_device) : saved_position(context, position.count);
-    if (state.defined()) tensors["state"] = state;
-    if (key_sums.defined()) tensors["key_sums"] = key_sums;
+    tensors["position"] = is_in_place() ? kept(position.on_device) : saved_position(context, position.count);
+    if (state.defined()) tensors["state"] = kept(state);
+    if (key_sums.defined()) tensors["key_sums"] = kept(key_sums);
     return tensors;
   }
 
