@@ -1,5 +1,7 @@
 // Reading a text token by token with states in place, on a CPU that says it has graphs and fails to capture them: all
 // that TextReader does on a GPU but the replay, with the bits of a reader that knows of no graphs.
+#include "trainers/model/text_reader.h"
+
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -12,7 +14,6 @@
 #include "core/runtime/backend.h"
 #include "core/tensor/transfer.h"
 #include "tests/trainers/test_config.h"
-#include "trainers/model/text_reader.h"
 
 namespace heddle::text_reader_test {
 namespace {
