@@ -11,9 +11,9 @@ std::string Location::to_string() const {
   return file + ":" + std::to_string(line) + ":" + std::to_string(column);
 }
 
-ConfigError::ConfigError(Location location, std::string message)
+ConfigError::ConfigError(Location location, const std::string& message)
     : Error(with_visible_controls(location.to_string() + ": " + message)),
       location_(std::move(location)),
-      message_(with_visible_controls(std::move(message))) {}
+      message_(with_visible_controls(message)) {}
 
 }  // namespace heddle

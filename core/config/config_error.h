@@ -21,7 +21,7 @@ struct Location {
 // A configuration that a user has to mend. what() is "FILE:LINE:COL: message".
 class ConfigError : public Error {
  public:
-  ConfigError(Location location, std::string message);
+  ConfigError(Location location, const std::string& message);
 
   const Location& location() const { return location_; }
   const std::string& message() const { return message_; }
