@@ -151,6 +151,8 @@ void gradients_match_float64(Context& context, const OperatorCase& op_case) {
   }
 }
 
+// A GPU takes another path where rows of gradients do not allow whole vectors. There a kernel that reads what it adds
+// to cuts a sum over rows in other places, so that more than the addition is rounded.
 void gradients_are_added(Context& context, const OperatorCase& op_case) {
   for (const DType dtype : {DType::float64, DType::float32, DType::bfloat16}) {
     const ReferenceTensors inputs = case_inputs(op_case, dtype);
@@ -165,7 +167,8 @@ void gradients_are_added(Context& context, const OperatorCase& op_case) {
         const DType own = case_dtype(input, dtype);
         ReferenceTensor wanted = old_gradient(op_case, input, wide && is_parameter ? accumulate_type(own) : own);
         for (size_t i = 0; i < wanted.values.size(); ++i) wanted.values[i] += fresh.gradients.at(input.name).values[i];
-        expect_near(added.gradients.at(input.name), wanted, {2 * roundoff(dtype), 2 * roundoff(dtype)},
+        const double rounding = (parts && is_gpu(context) ? 16 : 2) * roundoff(dtype);
+        expect_near(added.gradients.at(input.name), wanted, {rounding, rounding},
                     text(dtype) + "added gradient of " + input.name + (parts ? ", a part" : ""));
       }
     }
