@@ -371,7 +371,8 @@ inline void expect_glu_within_range(Context& context, std::span<const Activation
     const Tensor a = tensor(a_numbers), b = tensor(b_numbers), d_y = tensor(d_y_numbers);
     const std::vector<double> gates = read_values(context, a), factors = read_values(context, b),
                               upstream = read_values(context, d_y);
-    for (const auto& [name, act] : activations) {
+    for (const ActivationName& chosen : activations) {
+      const Activation act = chosen.activation;
       const Tensor y = tensor(a_numbers), d_a = tensor(a_numbers), d_b = tensor(a_numbers);
       glu_forward(context, {.a = rows_view(a), .b = rows_view(b), .y = rows_view(y), .act = act});
       glu_backward(context, {.a = rows_view(a),
@@ -386,7 +387,7 @@ inline void expect_glu_within_range(Context& context, std::span<const Activation
           const double expected = formula(activation_formula(act, gates[i]), i);
           if (std::abs(expected) > 3e38) continue;
           EXPECT_NEAR(values[i], expected, activation_tolerance(dtype) * std::abs(expected) + 1e-37)
-              << what << " of " << name << " in " << heddle::name(dtype) << ", a " << gates[i] << ", b " << factors[i]
+              << what << " of " << chosen.name << " in " << name(dtype) << ", a " << gates[i] << ", b " << factors[i]
               << ", d_y " << upstream[i];
         }
       };
